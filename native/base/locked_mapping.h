@@ -1,0 +1,35 @@
+// Memory that the data path may touch without ever faulting: mapped, populated and, where the
+// limits allow, locked when it is made.
+#pragma once
+
+#include <cstddef>
+#include <memory>
+#include <string>
+
+#include "base/result.h"
+
+namespace farswap {
+
+/// One anonymous mapping, zero-filled and populated, unmapped by the destructor.
+/// Transparent huge pages are asked for; whether the lock was granted is told by `locked()`.
+class LockedMapping {
+ public:
+  static Result<std::unique_ptr<LockedMapping>> Create(std::size_t bytes, const std::string& name);
+  ~LockedMapping();
+  LockedMapping(const LockedMapping&) = delete;
+  LockedMapping& operator=(const LockedMapping&) = delete;
+
+  std::byte* data() const { return data_; }
+  std::size_t bytes() const { return bytes_; }
+  bool locked() const { return locked_; }
+
+ private:
+  LockedMapping(std::byte* data, std::size_t bytes, bool locked)
+      : data_(data), bytes_(bytes), locked_(locked) {}
+
+  std::byte* data_;
+  std::size_t bytes_;
+  bool locked_;
+};
+
+}  // namespace farswap

@@ -1,0 +1,41 @@
+// Results that carry an error message: nothing in the native core throws across bind/.
+#pragma once
+
+#include <cassert>
+#include <string>
+#include <utility>
+#include <variant>
+
+namespace farswap {
+
+/// What went wrong, in words for the operator.
+struct Error {
+  std::string message;
+};
+
+/// Either a value or an Error. Check `ok()` before `value()`; both accessors assert.
+template <typename T>
+class [[nodiscard]] Result {
+ public:
+  Result(T value) : state_(std::move(value)) {}
+  Result(Error error) : state_(std::move(error)) {}
+
+  bool ok() const { return std::holds_alternative<T>(state_); }
+  T& value() {
+    assert(ok());
+    return *std::get_if<T>(&state_);
+  }
+  const Error& error() const {
+    assert(!ok());
+    return *std::get_if<Error>(&state_);
+  }
+
+ private:
+  std::variant<T, Error> state_;
+};
+
+/// The result of something that yields no value.
+struct Unit {};
+using Outcome = Result<Unit>;
+
+}  // namespace farswap

@@ -1,0 +1,85 @@
+// What the tier needs of the memory servers. `remote/` implements it over gRPC; tests implement it
+// in memory with faults. All methods return at once; answers come on threads of the implementation.
+#pragma once
+
+#include <array>
+#include <cstddef>
+#include <cstdint>
+#include <span>
+
+#include "tier/page.h"
+
+namespace farswap::tier {
+
+/// What became of one page of a PutBatch.
+enum class PutResult : std::uint8_t {
+  kAcked,        // this very version is kept by the server
+  kSuperseded,   // the server has a higher version: ours is stale
+  kServerFull,   // no server of the shard has room
+  kRejected,     // the server found the object invalid or failed to keep it
+  kUnavailable,  // no answer in time, no connection, or shutting down: it may or may not be kept
+};
+
+/// Pages on their way to the servers. Owned by whoever submits it, borrowed by the RemoteStore
+/// from Put() until OnPutDone(). `pages` borrow their bytes from the owner just as long.
+class PutBatch {
+ public:
+  static constexpr std::size_t kPagesMax = 256;
+  virtual ~PutBatch() = default;
+  /// Called once per Put(), after `results[0..count)` are set, from any thread but never from
+  /// inside Put(). The batch belongs to its owner again. Must not block.
+  virtual void OnPutDone() = 0;
+
+  std::size_t count = 0;
+  std::array<PageObject, kPagesMax> pages;
+  std::array<PutResult, kPagesMax> results;
+};
+
+/// What became of one slot of a RemoteFetch.
+enum class GetResult : std::uint8_t {
+  kFound,
+  kNotFound,     // the server answers, and has no such page
+  kCorrupt,      // the server found its record damaged
+  kUnavailable,  // no answer within the fetch's deadline
+};
+
+/// Slots being fetched, all of one shard. Borrowed by the RemoteStore from Get() until OnGetDone().
+class RemoteFetch {
+ public:
+  static constexpr std::size_t kSlotsMax = 64;
+  virtual ~RemoteFetch() = default;
+  /// Called once for each index in [0, count), in any order but one at a time, from any thread but
+  /// never from inside Get(). `object` is meaningful for kFound; its bytes live during the call.
+  /// It was parsed, not verified. Must not block.
+  virtual void OnPage(std::size_t index, GetResult result, const PageObject& object) = 0;
+  /// Called once after the last OnPage(). The fetch belongs to its owner again, and may be gone
+  /// when this returns.
+  virtual void OnGetDone() = 0;
+
+  std::size_t count = 0;
+  std::array<SlotIndex, kSlotsMax> slots;
+  RemoteFetch* next = nullptr;  // for the RemoteStore's queues
+};
+
+/// A slot whose remote page is not wanted any more, up to this version.
+struct DiscardItem {
+  SlotIndex slot;
+  Version version;
+};
+
+/// The memory servers, as one store. Thread-safe.
+class RemoteStore {
+ public:
+  virtual ~RemoteStore() = default;
+  /// Sends the pages to their shards' servers; a shard without one gets one. Bounded in time.
+  virtual void Put(PutBatch* batch) = 0;
+  /// Asks the servers of the fetch's shard. Waits for a server that is away, bounded in time.
+  virtual void Get(RemoteFetch* fetch) = 0;
+  /// Tells the servers, best effort: a discard that is lost only leaks, until the slot is written
+  /// again or the incarnation ends. False: could not be queued now, offer the items again later.
+  virtual bool Discard(std::span<const DiscardItem> items) = 0;
+  /// Whether a Put() can be expected to succeed now: at least one server is connected.
+  virtual bool Writable() const = 0;
+};
+
+}  // namespace farswap::tier
