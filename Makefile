@@ -1,0 +1,169 @@
+# farswap: one place for what a developer or an operator runs. `make help` lists it.
+#
+# One build tree a kind, build/$(BUILD). The wheel of release and debug is built in it by pip and
+# installed for real, C++ tests included in the tree, so that every source is compiled once; asan
+# and tsan have no Python module and go straight through CMake. Stamps in the virtual environment
+# say what is installed, and depend on every file that matters.
+SHELL := /bin/bash
+.SHELLFLAGS := -euo pipefail -c
+.DEFAULT_GOAL := build
+.DELETE_ON_ERROR:
+MAKEFLAGS += --no-builtin-rules
+
+BUILD ?= release
+JOBS ?= $(shell nproc)
+VENV ?= .venv
+PYTEST_ARGS ?=
+
+WHEEL_BUILDS := release debug
+SANITIZER_BUILDS := asan tsan
+ifeq ($(filter $(BUILD),$(WHEEL_BUILDS) $(SANITIZER_BUILDS)),)
+$(error BUILD is release, debug, asan or tsan, not $(BUILD))
+endif
+
+PY := $(VENV)/bin/python
+PIP := $(PY) -m pip --disable-pip-version-check --quiet
+REQUIREMENTS := $(VENV)/.requirements
+INSTALLED := $(VENV)/.installed-$(BUILD)
+NATIVE_SOURCES := $(shell find native proto -type f -not -path '*/fuzz/corpus/*')
+PYTHON_SOURCES := $(shell find admin client_nbd common server -name '*.py' -type f 2>/dev/null)
+OUR_CPP := $(shell find native -name '*.cc' -o -name '*.h' | sort)
+
+TYPE_release := Release
+TYPE_debug := Debug
+SANITIZER_asan := address
+SANITIZER_tsan := thread
+# The clang build is also what holds the sources to a second compiler.
+CMAKE_CLANG := -G Ninja -DCMAKE_C_COMPILER=clang -DCMAKE_CXX_COMPILER=clang++ \
+  -DFARSWAP_PYTHON=OFF -DCMAKE_BUILD_TYPE=Debug -DCMAKE_CXX_FLAGS_DEBUG='-O1 -g'
+# No address randomization: the thread sanitizer needs its shadow memory at fixed addresses.
+FIXED_ADDRESSES := setarch -R
+
+# Paths relative to the tree let clones of it share one compiler cache.
+ifneq ($(shell command -v ccache),)
+export CMAKE_C_COMPILER_LAUNCHER := ccache
+export CMAKE_CXX_COMPILER_LAUNCHER := ccache
+export CCACHE_BASEDIR := $(CURDIR)
+export CCACHE_NOHASHDIR := 1
+endif
+export CMAKE_BUILD_PARALLEL_LEVEL := $(JOBS)
+export CMAKE_GENERATOR := Ninja
+export UBSAN_OPTIONS := print_stacktrace=1
+export TSAN_OPTIONS := suppressions=$(CURDIR)/native/tests/tsan.supp second_deadlock_stack=1
+
+##@ Getting started
+.PHONY: help
+help: ## this list
+	@awk -F ':.*## ' '/^##@/ {print "\n" substr($$0, 5)} \
+	  /^[a-z-]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@printf '\nVariables: BUILD=release|debug|asan|tsan (%s), JOBS=%s, VENV=%s, PYTEST_ARGS=...\n' \
+	  '$(BUILD)' '$(JOBS)' '$(VENV)'
+
+.PHONY: packages
+packages:
+	@deploy/install-packages
+
+.PHONY: setup
+setup: packages build ## install Debian packages, the virtual environment and farswap in it
+
+.PHONY: build
+ifneq ($(filter $(BUILD),$(WHEEL_BUILDS)),)
+build: $(INSTALLED) ## compile and install into the virtual environment (the default)
+else
+build: native-$(BUILD)
+endif
+
+$(REQUIREMENTS): pyproject.toml .ci/find-python .ci/python-requirements | packages
+	[ -x $(PY) ] || "$$(.ci/find-python)" -m venv $(VENV)
+	$(PIP) install --upgrade 'pip>=25.1'
+	$(PY) .ci/python-requirements | $(PIP) install -r /dev/stdin --group dev
+	touch $@
+
+$(INSTALLED): $(REQUIREMENTS) $(NATIVE_SOURCES) $(PYTHON_SOURCES) | packages
+	rm -f $(VENV)/.installed-*
+	$(PIP) install . --no-build-isolation --no-deps --force-reinstall --no-cache-dir \
+	  -C build-dir=build/$(BUILD) -C cmake.build-type=$(TYPE_$(BUILD)) \
+	  -C cmake.define.FARSWAP_DEV=ON
+	touch $@
+
+.PHONY: $(SANITIZER_BUILDS:%=native-%)
+$(SANITIZER_BUILDS:%=native-%): native-%: | packages
+	cmake -S native -B build/$* $(CMAKE_CLANG) -DFARSWAP_DEV=ON -DFARSWAP_SANITIZE=$(SANITIZER_$*)
+	$(FIXED_ADDRESSES) cmake --build build/$*
+
+##@ Testing
+.PHONY: test
+ifneq ($(filter $(BUILD),$(WHEEL_BUILDS)),)
+test: setup ## all tests that need no virtual machine
+	ctest --test-dir build/$(BUILD) --output-on-failure -j $(JOBS)
+	$(PY) -m pytest tests -m 'not vm' $(PYTEST_ARGS)
+else
+test: ctest-$(BUILD)
+endif
+
+.PHONY: sanitize
+sanitize: $(SANITIZER_BUILDS:%=ctest-%) ## C++ tests under ASan with UBSan, then under TSan
+
+.PHONY: $(SANITIZER_BUILDS:%=ctest-%)
+$(SANITIZER_BUILDS:%=ctest-%): ctest-%: native-%
+	$(FIXED_ADDRESSES) ctest --test-dir build/$* --output-on-failure -j $(JOBS)
+
+FUZZ_SECONDS ?= 20
+.PHONY: fuzz
+fuzz: packages ## each libFuzzer target for FUZZ_SECONDS (20)
+	cmake -S native -B build/fuzz $(CMAKE_CLANG) -DFARSWAP_FUZZ=ON
+	cmake --build build/fuzz
+	.ci/run-fuzzers build/fuzz/fuzz build/fuzz/corpus $(FUZZ_SECONDS)
+
+.PHONY: vm
+vm: setup ## real swap: /dev/nbd0 in a Debian 6.12 kernel under QEMU
+	$(PY) -m pytest tests/vm -m vm $(PYTEST_ARGS)
+
+.PHONY: swap
+swap: setup ## real swap on the running kernel by loop over FUSE (root)
+	$(PY) -m pytest tests/system -m kernel $(PYTEST_ARGS)
+
+##@ Quality
+.PHONY: lint
+lint: lint-python lint-cpp lint-house ## ruff, mypy, import rules, clang-format, clang-tidy, house rules
+
+# What mypy and the import rules look at: the package as it is laid out when installed, by links,
+# since both pass over what they find in site-packages.
+LINT_TREE := build/lint
+.PHONY: lint-tree
+lint-tree: build
+	@mkdir -p $(LINT_TREE)/farswap
+	@ln -sfn $(foreach part,admin client_nbd common server native/package/__init__.py \
+	  native/package/py.typed build/$(BUILD)/proto/python/farswap/v1 \
+	  build/$(BUILD)/bind/native.pyi,$(CURDIR)/$(part)) $(LINT_TREE)/farswap/
+
+.PHONY: lint-python
+lint-python: lint-tree
+	$(PY) -m ruff check .
+	$(PY) -m ruff format --check .
+	MYPYPATH=$(LINT_TREE) $(PY) -m mypy -p farswap
+	PYTHONPATH=$(LINT_TREE) $(VENV)/bin/lint-imports
+
+.PHONY: lint-cpp
+lint-cpp: build
+	clang-format --dry-run -Werror $(OUR_CPP)
+	.ci/run-clang-tidy build/$(BUILD) $(JOBS)
+
+.PHONY: lint-house
+lint-house: $(REQUIREMENTS)
+	$(PY) -m pytest -q tests/tidy
+
+##@ Seeing it work
+.PHONY: demo
+demo: setup ## write 256 MiB of real pages, read them back from memory servers, then really swap
+	$(PY) -m tests.demo
+
+.PHONY: bench
+bench: setup ## measure against peers in the same run
+	$(PY) -m tests.bench
+
+##@ Cleaning
+.PHONY: clean
+clean: ## remove what was built; the virtual environment and the downloaded kernel stay
+	find build -mindepth 1 -maxdepth 1 -not -name kernel -exec rm -rf {} + 2>/dev/null || true
+	rm -f $(VENV)/.installed-*
