@@ -1,0 +1,91 @@
+"""Where a service listens: a unix socket or a TCP port, as one type.
+
+Text forms: `unix:/run/farswap/host.sock`, `127.0.0.1:7071`, `tcp:127.0.0.1:10809`,
+`[::1]:7071`. Port 0 asks for any free port; whoever binds then tells the real one.
+"""
+
+from __future__ import annotations
+
+import ipaddress
+import re
+from typing import Self
+
+# sockaddr_un.sun_path without its terminating zero, unix(7).
+UNIX_PATH_BYTES_MAX = 107
+
+_HOST_PORT = re.compile(r"(\[[0-9A-Fa-f:.%]+\]|[A-Za-z0-9._-]+):([0-9]{1,5})")
+
+
+class Address:
+    """`path` is set for a unix socket; `host` and `port` for TCP. Immutable by convention."""
+
+    __slots__ = ("host", "path", "port")
+
+    def __init__(self, *, path: str = "", host: str = "", port: int = 0) -> None:
+        self.path = path
+        self.host = host
+        self.port = port
+
+    @classmethod
+    def parse(cls, text: object) -> Self:
+        """Raises ValueError, whose message shows the text, for what is no address."""
+        if not isinstance(text, str):
+            raise ValueError(f"{text} is not an address")  # noqa: TRY004 - a value, to the operator
+        if text.startswith("unix:"):
+            return cls._parse_unix(text)
+        match = _HOST_PORT.fullmatch(text.removeprefix("tcp:"))
+        if match is None or int(match[2]) > 65535:
+            raise ValueError(
+                f'"{text}" is not an address such as unix:/run/farswap/host.sock or 127.0.0.1:7071'
+            )
+        return cls(host=match[1].strip("[]"), port=int(match[2]))
+
+    @classmethod
+    def _parse_unix(cls, text: str) -> Self:
+        path = text.removeprefix("unix:")
+        if not path.startswith("/"):
+            raise ValueError(f'"{text}" needs an absolute path: unix:/...')
+        if "\0" in path or path.endswith("/"):
+            raise ValueError(f'"{text}" does not name a socket')
+        if len(path.encode()) > UNIX_PATH_BYTES_MAX:
+            raise ValueError(f'"{text}" is longer than the {UNIX_PATH_BYTES_MAX} bytes of a socket')
+        return cls(path=path)
+
+    @property
+    def is_unix(self) -> bool:
+        """A unix socket, not TCP."""
+        return bool(self.path)
+
+    @property
+    def is_local(self) -> bool:
+        """Reachable from this machine alone."""
+        if self.is_unix or self.host == "localhost":
+            return True
+        try:
+            return ipaddress.ip_address(self.host.partition("%")[0]).is_loopback
+        except ValueError:
+            return False
+
+    def with_port(self, port: int) -> Address:
+        """The same host at another port: the real one, where 0 was asked for."""
+        return Address(host=self.host, port=port)
+
+    @property
+    def host_port(self) -> str:
+        """`127.0.0.1:7071`, `[::1]:7071`."""
+        return f"[{self.host}]:{self.port}" if ":" in self.host else f"{self.host}:{self.port}"
+
+    def __str__(self) -> str:
+        return f"unix:{self.path}" if self.is_unix else self.host_port
+
+    def __repr__(self) -> str:
+        return f"Address({str(self)!r})"
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Address) and self._key() == other._key()
+
+    def __hash__(self) -> int:
+        return hash(self._key())
+
+    def _key(self) -> tuple[str, str, int]:
+        return (self.path, self.host, self.port)

@@ -1,0 +1,91 @@
+"""What the command lines of both daemons share: their options and how they end.
+
+Exit codes: 0, 1 (failed), 2 (usage or configuration). Errors go to stderr, one line each, after
+the program's name. Imports neither grpc nor the native core.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, NoReturn, TypeVar
+
+import click
+from farswap.common.errors import EXIT_FAILED, ConfigError, FarswapError, exit_code
+from farswap.common.units import ByteSize
+
+Command = TypeVar("Command", bound=Callable[..., Any])
+
+
+class SizeParameter(click.ParamType["ByteSize"]):
+    """A command line size: as in configuration files, or a plain number of bytes."""
+
+    name = "size"
+
+    def convert(
+        self, value: object, param: click.Parameter | None, ctx: click.Context | None
+    ) -> ByteSize:
+        """Called by click with the text, or with a default that is a size already."""
+        if isinstance(value, ByteSize):
+            return value
+        text = str(value)
+        try:
+            return ByteSize.parse(f"{text}B" if text.isascii() and text.isdigit() else text)
+        except ValueError as error:
+            self.fail(str(error), param, ctx)
+
+
+def daemon_options(command: Command) -> Command:
+    """--config, --check-config and --set; the command gets config, check_config, overrides."""
+    for option in (
+        click.option(
+            "--set",
+            "overrides",
+            multiple=True,
+            metavar="SECTION.KEY=VALUE",
+            help="Use VALUE instead of what the file says. May be given several times.",
+        ),
+        click.option("--check-config", is_flag=True, help="Check the configuration and exit."),
+        click.option(
+            "--config",
+            type=click.Path(dir_okay=False, path_type=Path),
+            metavar="FILE",
+            help="The configuration, TOML.",
+        ),
+    ):
+        command = option(command)
+    return command
+
+
+def run(program: str, command: click.Command, args: list[str] | None = None) -> NoReturn:
+    """Runs a click command to the end of the process, every error a clear line."""
+    try:
+        command.main(args=args, prog_name=program, standalone_mode=False)
+    except click.exceptions.Exit as end:
+        sys.exit(end.exit_code)
+    except click.exceptions.NoArgsIsHelpError as help_wanted:
+        print(help_wanted.format_message(), file=sys.stderr)
+        sys.exit(2)
+    except click.UsageError as error:
+        say_error(program, error.format_message())
+        sys.exit(error.exit_code)
+    except click.ClickException as error:
+        say_error(program, error.format_message())
+        sys.exit(error.exit_code)
+    except (click.Abort, KeyboardInterrupt):
+        say_error(program, "interrupted")
+        sys.exit(EXIT_FAILED)
+    except ConfigError as error:
+        for problem in error.problems:
+            say_error(program, problem)
+        sys.exit(exit_code(error))
+    except FarswapError as error:
+        say_error(program, str(error))
+        sys.exit(exit_code(error))
+    sys.exit(0)
+
+
+def say_error(program: str, message: str) -> None:
+    """One line on stderr."""
+    print(f"{program}: {message}", file=sys.stderr)

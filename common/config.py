@@ -1,0 +1,188 @@
+"""TOML files into typed, immutable configuration, with every problem told at once.
+
+A configuration is a `Section` of `Section`s: the outer one's fields are the TOML tables, the
+inner ones' fields their keys. `load()` walks the file key by key instead of letting the first
+error end it, and raises one ConfigError with a line for each problem:
+
+    host.toml: tier.pool_limit: "12XB" is not a size such as 64MiB
+    host.toml: tier.pool_limt: unknown key; did you mean pool_limit?
+
+`--set section.key=value` overrides are applied before that walk and named `--set` in messages.
+Checks across keys are the caller's: it gets the decoded configuration and adds problems of its
+own (`load(..., check=...)`), which are only run when every key by itself is good.
+"""
+
+from __future__ import annotations
+
+import difflib
+import tomllib
+from collections.abc import Callable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any, TypeVar, get_type_hints
+
+import msgspec
+from farswap.common.address import Address
+from farswap.common.errors import ConfigError
+from farswap.common.units import ByteSize, Milliseconds
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+
+class Section(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Base of configuration tables. A field without a default is a required key."""
+
+
+C = TypeVar("C", bound=Section)
+
+# A check across keys: problems as (key, message), e.g. ("device.size", "is not ...").
+Check = Callable[[C], Sequence[tuple[str, str]]]
+
+
+class _Override(str):
+    """A value from --set: text that may be a TOML value or the string itself."""
+
+
+def load(
+    model: type[C],
+    path: Path,
+    overrides: Sequence[str] = (),
+    check: Check[C] | None = None,
+) -> C:
+    """Reads `path` as a `model`. Raises ConfigError with all problems."""
+    try:
+        text = path.read_bytes().decode()
+    except OSError as error:
+        raise ConfigError([f"{path}: {error.strerror}"]) from error
+    except UnicodeDecodeError as error:
+        raise ConfigError([f"{path}: not UTF-8 text: byte {error.start}"]) from error
+    return parse(model, text, path.name, overrides, check)
+
+
+def parse(
+    model: type[C],
+    text: str,
+    source: str,
+    overrides: Sequence[str] = (),
+    check: Check[C] | None = None,
+) -> C:
+    """Like load(), of text. `source` is the file's name in messages."""
+    try:
+        document = tomllib.loads(text)
+    except tomllib.TOMLDecodeError as error:
+        raise ConfigError([f"{source}: not TOML: {error}"]) from error
+    walk = _Walk(source)
+    walk.override(document, overrides)
+    config = walk.decode(model, document)
+    if config is None or walk.problems:
+        raise ConfigError(walk.problems)
+    if check is not None:
+        crossed = [f"{walk.source_of(key)}: {key}: {message}" for key, message in check(config)]
+        if crossed:
+            raise ConfigError(crossed)
+    return config
+
+
+class _Walk:
+    """One pass over a document: collects problems and remembers which keys --set gave."""
+
+    def __init__(self, source: str) -> None:
+        self.problems: list[str] = []
+        self._source = source
+        self._overridden: set[str] = set()
+
+    def source_of(self, key: str) -> str:
+        return "--set" if key in self._overridden else self._source
+
+    def override(self, document: dict[str, Any], overrides: Sequence[str]) -> None:
+        for text in overrides:
+            key, equals, value = text.partition("=")
+            section, dot, name = key.strip().partition(".")
+            if not (equals and dot and section and name):
+                self.problems.append(f"--set {text}: expected section.key=value")
+                continue
+            table = document.setdefault(section, {})
+            if isinstance(table, dict):
+                table[name] = _Override(value.strip())
+                self._overridden.add(f"{section}.{name}")
+
+    def decode(self, model: type[C], document: Mapping[str, Any]) -> C | None:
+        hints = get_type_hints(model)
+        fields = {field.name: field for field in msgspec.structs.fields(model)}
+        self._refuse_unknown(document, list(fields), "")
+        sections: dict[str, Any] = {}
+        for name in fields:
+            table = document.get(name, {})
+            if not isinstance(table, Mapping):
+                self._problem(name, f"must be a table: [{name}]")
+                continue
+            sections[name] = self._decode_section(name, hints[name], table)
+        return None if self.problems else model(**sections)
+
+    def _decode_section(
+        self, section: str, model: type[Section], table: Mapping[str, Any]
+    ) -> Section | None:
+        hints = get_type_hints(model, include_extras=True)
+        fields = msgspec.structs.fields(model)
+        self._refuse_unknown(table, [field.name for field in fields], f"{section}.")
+        problems_before = len(self.problems)
+        values: dict[str, Any] = {}
+        for field in fields:
+            key = f"{section}.{field.name}"
+            if field.name not in table:
+                if field.required:
+                    self._problem(key, "is missing")
+                continue
+            try:
+                values[field.name] = _convert(table[field.name], hints[field.name])
+            except ValueError as error:
+                self._problem(key, str(error))
+        return None if len(self.problems) > problems_before else model(**values)
+
+    def _refuse_unknown(self, table: Mapping[str, Any], known: list[str], prefix: str) -> None:
+        for name in table:
+            if name in known:
+                continue
+            close = difflib.get_close_matches(name, known, n=1)
+            hint = f"; did you mean {close[0]}?" if close else ""
+            kind = "key" if prefix else "section"
+            self._problem(f"{prefix}{name}", f"unknown {kind}{hint}")
+
+    def _problem(self, key: str, message: str) -> None:
+        self.problems.append(f"{self.source_of(key)}: {key}: {message}")
+
+
+def _convert(value: object, wanted: type) -> object:
+    """The value as the field's type; raises ValueError with the operator's message."""
+    if not isinstance(value, _Override):
+        return _convert_plain(value, wanted)
+    # A --set value is tried as TOML, then as the bare string that it would be in quotes.
+    try:
+        return _convert_plain(tomllib.loads(f"value = {value}")["value"], wanted)
+    except (ValueError, KeyError) as error:
+        try:
+            return _convert_plain(str(value), wanted)
+        except ValueError as plain:
+            is_toml = not isinstance(error, tomllib.TOMLDecodeError | KeyError)
+            raise (error if is_toml else plain) from None
+
+
+def _convert_plain(value: object, wanted: type) -> object:
+    try:
+        return msgspec.convert(value, wanted, dec_hook=_decode_custom)
+    except msgspec.ValidationError as error:
+        if isinstance(error.__cause__, ValueError):
+            raise ValueError(str(error.__cause__)) from None  # noqa: TRY004 - as our parsers said
+        reason = str(error).replace("`", "").replace(" - at $", " at ")
+        raise ValueError(f"{_shown(value)}: {reason[0].lower()}{reason[1:]}") from None
+
+
+def _shown(value: object) -> str:
+    if isinstance(value, bool):
+        return "true" if value else "false"
+    return f'"{value}"' if isinstance(value, str) else str(value)
+
+
+def _decode_custom(wanted: type, value: object) -> object:
+    if issubclass(wanted, ByteSize | Milliseconds | Address):
+        return wanted.parse(value)
+    raise NotImplementedError(f"no decoder for {wanted}")

@@ -1,0 +1,86 @@
+"""A daemon's life: the ready line, systemd's notifications, signals, the order of stopping.
+
+Order: parts start one after the other, each `push`ed on a `StopStack` once it runs; when all
+run, `announce_ready()`; then the daemon waits on `StopSignals`; then `StopStack.stop()` stops
+what was started, last first. A part that fails to stop is logged and does not keep the others
+from being stopped.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+import socket
+import sys
+from typing import TYPE_CHECKING
+
+from farswap.common import log
+
+if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable
+
+_log = log.logger("lifecycle")
+
+
+def announce_ready(**fields: str | int) -> None:
+    """Prints `ready key=value ...` to stdout, and tells systemd."""
+    line = " ".join(["ready", *(f"{key}={value}" for key, value in fields.items())])
+    sys.stdout.write(line + "\n")
+    sys.stdout.flush()
+    sd_notify(f"READY=1\nSTATUS={line}")
+
+
+def sd_notify(state: str) -> bool:
+    """Sends `state` to $NOTIFY_SOCKET, sd_notify(3). False when there is none or it is gone."""
+    path = os.environ.get("NOTIFY_SOCKET", "")
+    if not path.startswith(("/", "@")):
+        return False
+    # "@" stands for the zero byte of the abstract namespace.
+    target = "\0" + path[1:] if path.startswith("@") else path
+    try:
+        with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC) as notify:
+            notify.settimeout(0)
+            notify.sendto(state.encode(), target)
+    except OSError as error:
+        _log.warning("systemd could not be notified", error=error.strerror)
+        return False
+    return True
+
+
+class StopSignals:
+    """SIGTERM and SIGINT as events. A daemon that may refuse to stop waits more than once."""
+
+    def __init__(self) -> None:
+        self._arrived: asyncio.Queue[str] = asyncio.Queue()
+        loop = asyncio.get_running_loop()
+        for number in (signal.SIGTERM, signal.SIGINT):
+            loop.add_signal_handler(number, self._arrived.put_nowait, number.name)
+
+    async def wait(self) -> str:
+        """The name of the next signal. Signals that came together count as one."""
+        name = await self._arrived.get()
+        while not self._arrived.empty():
+            self._arrived.get_nowait()
+        return name
+
+
+class StopStack:
+    """What is to be stopped, in the order of its start."""
+
+    def __init__(self) -> None:
+        self._parts: list[tuple[str, Callable[[], Awaitable[object]]]] = []
+
+    def push(self, part: str, stop: Callable[[], Awaitable[object]]) -> None:
+        """`stop` will be awaited after the stops of all parts pushed later."""
+        self._parts.append((part, stop))
+
+    async def stop(self) -> None:
+        """Stops the last started first. Idempotent."""
+        sd_notify("STOPPING=1")
+        while self._parts:
+            part, stop = self._parts.pop()
+            try:
+                await stop()
+            except Exception:  # noqa: BLE001 - a bug in one part must not keep the others running
+                _log.exception("part did not stop in order", stopping=part)

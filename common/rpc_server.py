@@ -1,0 +1,170 @@
+"""gRPC servers of the daemons' admin services, on grpc.aio.
+
+One `RpcServer` has one listen address, its own services, and the standard health and reflection
+services. Errors of farswap's own tree become statuses here and nowhere else; anything else is a
+bug, logged with its traceback and answered INTERNAL without details.
+
+Unix sockets are mode 0600: who may write the file may operate the daemon. gRPC binds them in a
+private place and they are renamed to their path (see unix_socket), so that a stale socket is
+replaced and no moment exists in which others could connect.
+"""
+
+from __future__ import annotations
+
+import socket
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NoReturn, cast
+
+import grpc
+import grpc.aio
+from farswap.common import log, unix_socket
+from farswap.common.errors import BindError, FarswapError, status_name
+from grpc_health.v1 import health, health_pb2, health_pb2_grpc
+from grpc_reflection.v1alpha import reflection
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Awaitable, Callable
+
+    from farswap.common.address import Address
+
+    _Handler = grpc.RpcMethodHandler[Any, Any]
+    _Context = grpc.aio.ServicerContext[Any, Any]
+    _Unary = Callable[[object, _Context], Awaitable[object]]
+    _Stream = Callable[[object, _Context], AsyncIterator[object]]
+    _Interceptor = grpc.aio.ServerInterceptor[Any, Any]
+else:
+    _Interceptor = grpc.aio.ServerInterceptor
+
+_log = log.logger("admin")
+
+# Admin messages are small; this is far above a status with thousands of connections.
+_MESSAGE_BYTES_MAX = 4 << 20
+
+_OPTIONS = [
+    # Two daemons on one port would each get a part of the calls.
+    ("grpc.so_reuseport", 0),
+    ("grpc.max_receive_message_length", _MESSAGE_BYTES_MAX),
+]
+
+
+class RpcServer:
+    """A server under construction, then running. `address` is the bound one, with its real port.
+
+    Raises BindError from the constructor. Call it on the event loop that is to serve.
+    """
+
+    def __init__(self, listen: Address) -> None:
+        self._server = grpc.aio.server(
+            interceptors=[_ErrorsToStatus()], options=_OPTIONS, maximum_concurrent_rpcs=64
+        )
+        self._health: Any = health.aio.HealthServicer()  # type: ignore[attr-defined]
+        self._names = [health.SERVICE_NAME, reflection.SERVICE_NAME]
+        health_pb2_grpc.add_HealthServicer_to_server(self._health, self._server)
+        self.address = _bind(self._server, listen)
+
+    def add(self, service_name: str, register: Callable[[grpc.aio.Server], None]) -> None:
+        """Adds a service: its full name and what calls its add_..._to_server()."""
+        register(self._server)
+        self._names.append(service_name)
+
+    async def start(self) -> None:
+        """Serves; every service reports SERVING."""
+        reflection.enable_server_reflection(self._names, self._server)
+        await self._server.start()
+        for name in ["", *self._names]:
+            await self._health.set(name, health_pb2.HealthCheckResponse.SERVING)
+
+    async def stop(self, grace_s: float = 2.0) -> None:
+        """NOT_SERVING at once; calls under way get `grace_s`, then they are cancelled."""
+        await self._health.enter_graceful_shutdown()
+        await self._server.stop(grace_s)
+        if self.address.is_unix:
+            unix_socket.remove(Path(self.address.path))
+
+
+def _bind(server: grpc.aio.Server, listen: Address) -> Address:
+    if listen.is_unix:
+        with unix_socket.published(Path(listen.path)) as draft:
+            try:
+                server.add_insecure_port(f"unix:{draft}")
+            except RuntimeError as error:
+                raise BindError(f"{listen}: {error}") from error
+        return listen
+    try:
+        port = server.add_insecure_port(listen.host_port)
+    except RuntimeError as error:
+        raise BindError(f"{listen}: {_why_not_bound(listen)}") from error
+    return listen.with_port(port)
+
+
+def _why_not_bound(listen: Address) -> str:
+    """gRPC hides the reason; the same bind by hand tells it."""
+    try:
+        family, kind, proto, _, target = socket.getaddrinfo(
+            listen.host, listen.port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
+        )[0]
+        with socket.socket(family, kind, proto) as probe:
+            probe.bind(target)
+            probe.listen()
+    except OSError as error:
+        return error.strerror or str(error)
+    return "cannot be bound"
+
+
+class _ErrorsToStatus(_Interceptor):
+    """Wraps the behaviours of unary-unary and unary-stream methods, all that we have."""
+
+    async def intercept_service(
+        self,
+        continuation: Callable[[grpc.HandlerCallDetails], Awaitable[_Handler]],
+        handler_call_details: grpc.HandlerCallDetails,
+    ) -> _Handler:
+        """Called by grpc.aio for every call, before its behaviour."""
+        handler = await continuation(handler_call_details)
+        method = handler_call_details.method
+        if handler is None or not method.startswith("/farswap."):
+            return handler
+        # In grpc.aio behaviours are coroutine functions, which the library's types do not say.
+        if handler.unary_unary is not None:
+            return grpc.unary_unary_rpc_method_handler(
+                cast("Any", _guard_unary(cast("_Unary", handler.unary_unary), method)),
+                handler.request_deserializer,
+                handler.response_serializer,
+            )
+        if handler.unary_stream is not None:
+            return grpc.unary_stream_rpc_method_handler(
+                cast("Any", _guard_stream(cast("_Stream", handler.unary_stream), method)),
+                handler.request_deserializer,
+                handler.response_serializer,
+            )
+        return handler
+
+
+def _guard_unary(behaviour: _Unary, method: str) -> _Unary:
+    async def guarded(request: object, context: _Context) -> object:
+        try:
+            return await behaviour(request, context)
+        except Exception as error:  # noqa: BLE001 - the boundary where all errors become statuses
+            return await _abort(error, method, context)
+
+    return guarded
+
+
+def _guard_stream(behaviour: _Stream, method: str) -> _Stream:
+    async def guarded(request: object, context: _Context) -> AsyncIterator[object]:
+        try:
+            async for response in behaviour(request, context):
+                yield response
+        except Exception as error:  # noqa: BLE001 - the boundary where all errors become statuses
+            await _abort(error, method, context)
+
+    return guarded
+
+
+async def _abort(error: Exception, method: str, context: _Context) -> NoReturn:
+    if isinstance(error, grpc.aio.AbortError):
+        raise error
+    if isinstance(error, FarswapError):
+        await context.abort(grpc.StatusCode[status_name(error)], str(error))
+    _log.error("call failed by a bug", method=method, exc_info=error)
+    await context.abort(grpc.StatusCode.INTERNAL, "internal error; see the daemon's log")

@@ -1,0 +1,70 @@
+"""Sizes (`64MiB`) and durations (`500ms`) as operators write them, and back.
+
+Both are integers in one unit, bytes and milliseconds, with a type of their own so that the
+configuration decoder knows how to read them. Parsing is exact: no floats, no unit left out.
+"""
+
+from __future__ import annotations
+
+import re
+from typing import Self
+
+_BYTES_BY_UNIT = {"B": 1, "KiB": 1 << 10, "MiB": 1 << 20, "GiB": 1 << 30, "TiB": 1 << 40}
+_MS_BY_UNIT = {"ms": 1, "s": 1000, "m": 60_000, "h": 3_600_000, "d": 86_400_000}
+
+# What the protocol's and the native core's 64-bit fields hold with a sign to spare.
+BYTES_MAX = (1 << 63) - 1
+# A year: longer is a slip of the pen, and milliseconds of it still fit 32-bit seconds anywhere.
+MS_MAX = 366 * 86_400_000
+
+_QUANTITY = re.compile(r"([0-9]+)([A-Za-z]+)")
+
+
+def _parse(text: object, units: dict[str, int], limit: int, kind: str, example: str) -> int:
+    match = _QUANTITY.fullmatch(text) if isinstance(text, str) else None
+    if match is None or match[2] not in units:
+        raise ValueError(f"{_quoted(text)} is not a {kind} such as {example}")
+    # A number of this many digits is over any limit; int() would refuse 5,000 of them.
+    if len(match[1]) > 20 or int(match[1]) * units[match[2]] > limit:
+        raise ValueError(f"{_quoted(text)} is too large a {kind}")
+    return int(match[1]) * units[match[2]]
+
+
+def _quoted(value: object) -> str:
+    return f'"{value}"' if isinstance(value, str) else str(value)
+
+
+class ByteSize(int):
+    """A number of bytes, written as `4096B`, `64KiB`, `64MiB`, `1GiB` or `2TiB`."""
+
+    @classmethod
+    def parse(cls, text: object) -> Self:
+        """Raises ValueError, whose message shows the text, for anything else."""
+        return cls(_parse(text, _BYTES_BY_UNIT, BYTES_MAX, "size", "64MiB"))
+
+    def __str__(self) -> str:
+        return format_size(self)
+
+
+class Milliseconds(int):
+    """A time span, written as `500ms`, `2s`, `5m`, `1h` or `1d`."""
+
+    @classmethod
+    def parse(cls, text: object) -> Self:
+        """Raises ValueError, whose message shows the text, for anything else."""
+        return cls(_parse(text, _MS_BY_UNIT, MS_MAX, "duration", "2s or 500ms"))
+
+    def __str__(self) -> str:
+        return _format(int(self), _MS_BY_UNIT)
+
+
+def _format(value: int, units: dict[str, int]) -> str:
+    for unit, factor in reversed(units.items()):
+        if value and value % factor == 0:
+            return f"{value // factor}{unit}"
+    return f"{value}{next(iter(units))}"
+
+
+def format_size(value: int) -> str:
+    """The exact size in its largest whole unit: `64MiB`, `65537B`. ByteSize.parse reads it back."""
+    return _format(value, _BYTES_BY_UNIT)

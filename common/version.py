@@ -1,0 +1,41 @@
+"""Which farswap this is, and who answers: the ServerInfo of both daemons.
+
+`API_VERSION` is raised by every incompatible change of proto/farswap/v1/*.proto; farswapctl
+refuses to interpret an answer that carries another.
+"""
+
+from __future__ import annotations
+
+import os
+import time
+from importlib import metadata
+
+from farswap.v1 import types_pb2
+
+API_VERSION = 1
+
+
+def release() -> str:
+    """The release, e.g. "0.1.0"; "unpackaged" when run from a source tree."""
+    try:
+        return metadata.version("farswap")
+    except metadata.PackageNotFoundError:
+        return "unpackaged"
+
+
+class Identity:
+    """One running program; made when it starts, since the uptime counts from there."""
+
+    def __init__(self, program: str) -> None:
+        self._program = program
+        self._started_ns = time.monotonic_ns()
+
+    def server_info(self) -> types_pb2.ServerInfo:
+        """As of now."""
+        return types_pb2.ServerInfo(
+            program=self._program,
+            version=release(),
+            api_version=API_VERSION,
+            uptime_ms=(time.monotonic_ns() - self._started_ns) // 1_000_000,
+            pid=os.getpid(),
+        )
