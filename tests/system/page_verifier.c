@@ -1,0 +1,235 @@
+// page_verifier: fills memory with pages whose every byte can be told from their index and
+// generation, then reads them back in random order over several passes, rewriting some on the way.
+//
+// Run in a memory cgroup smaller than its memory, it makes the kernel move pages to swap and back;
+// any page that comes back other than it left is a wrong page. It knows nothing of farswap: the
+// expected bytes are computed, never stored, so that they cannot be swapped themselves.
+//
+// Prints one JSON object and exits 0 when every page was right, 1 when one was not, 2 on bad use.
+//
+//   page_verifier --mib N [--passes 2] [--rewrite-percent 25] [--seed 1] [--cgroup DIR]
+//
+// The mix, in pages out of a hundred: 10 zero, 10 of one repeated word, 55 compressible (about 3:1
+// with LZ4), 25 random. --cgroup moves the program into a cgroup (v1 or v2) before it allocates.
+#define _GNU_SOURCE
+#include <errno.h>
+#include <fcntl.h>
+#include <getopt.h>
+#include <stdbool.h>
+#include <stdint.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/mman.h>
+#include <time.h>
+#include <unistd.h>
+
+enum {
+  kPageBytes = 4096,
+  kPageWords = kPageBytes / sizeof(uint64_t),
+  kPagesPerMib = 256,
+  kReportedMismatches = 5,
+};
+
+// Where a kind's share of the hundred ends.
+enum { kZeroBelow = 10, kSameFilledBelow = 20, kCompressibleBelow = 75 };
+
+struct Options {
+  size_t pages;
+  unsigned passes;
+  unsigned rewrite_percent;
+  uint64_t seed;
+  const char* cgroup;
+};
+
+struct Vmstat {
+  long pages_in;
+  long pages_out;
+};
+
+// SplitMix64, http://xoshiro.di.unimi.it/splitmix64.c: every input gives another, well mixed
+// output.
+static uint64_t Mix(uint64_t x) {
+  x += 0x9e3779b97f4a7c15;
+  x = (x ^ (x >> 30)) * 0xbf58476d1ce4e5b9;
+  x = (x ^ (x >> 27)) * 0x94d049bb133111eb;
+  return x ^ (x >> 31);
+}
+
+static void Render(uint64_t* words, uint64_t seed, uint64_t page, unsigned generation) {
+  // The kind stays with the page; its bytes change with each generation.
+  const uint64_t identity = Mix(seed ^ Mix(page));
+  const unsigned share = (unsigned)(identity % 100);
+  uint64_t state = Mix(identity + generation);
+  if (share < kZeroBelow) {
+    memset(words, 0, kPageBytes);
+    return;
+  }
+  if (share < kSameFilledBelow) {
+    for (int i = 0; i < kPageWords; ++i) words[i] = state;
+    return;
+  }
+  const bool random = share >= kCompressibleBelow;
+  const uint64_t filler = 0x2020202020200000 | (state & 0xffff);
+  for (int i = 0; i < kPageWords; ++i) {
+    const bool noise = random || i % 4 == 0;
+    if (noise) state = Mix(state);
+    words[i] = noise ? state : filler;
+  }
+  // Whoever finds this page in the wrong place can tell where it belongs.
+  words[1] = page;
+  words[2] = generation;
+}
+
+// Visits every index below `count` once: a full-period linear congruential generator over the next
+// power of two, passing over what is too large.
+struct Permutation {
+  size_t count, mask, multiplier, increment, state;
+};
+
+static struct Permutation Permute(size_t count, uint64_t seed) {
+  size_t size = 1;
+  while (size < count) size <<= 1;
+  struct Permutation order = {
+      .count = count,
+      .mask = size - 1,
+      .multiplier = (Mix(seed) & ~(size_t)7) | 5,
+      .increment = Mix(seed + 1) | 1,
+      .state = Mix(seed + 2) & (size - 1),
+  };
+  return order;
+}
+
+static size_t Next(struct Permutation* order) {
+  do {
+    order->state = (order->state * order->multiplier + order->increment) & order->mask;
+  } while (order->state >= order->count);
+  return order->state;
+}
+
+static struct Vmstat ReadVmstat(void) {
+  struct Vmstat stat = {-1, -1};
+  FILE* file = fopen("/proc/vmstat", "r");
+  if (file == NULL) return stat;
+  char line[128];
+  while (fgets(line, sizeof line, file) != NULL) {
+    (void)sscanf(line, "pswpin %ld", &stat.pages_in);
+    (void)sscanf(line, "pswpout %ld", &stat.pages_out);
+  }
+  fclose(file);
+  return stat;
+}
+
+static double Seconds(void) {
+  struct timespec now;
+  clock_gettime(CLOCK_MONOTONIC, &now);
+  return (double)now.tv_sec + (double)now.tv_nsec / 1e9;
+}
+
+static bool EnterCgroup(const char* directory) {
+  char path[4096];
+  snprintf(path, sizeof path, "%s/cgroup.procs", directory);
+  const int fd = open(path, O_WRONLY);
+  const bool entered = fd >= 0 && dprintf(fd, "%d\n", getpid()) > 0;
+  if (!entered) fprintf(stderr, "page_verifier: %s: %s\n", path, strerror(errno));
+  if (fd >= 0) close(fd);
+  return entered;
+}
+
+static void ReportMismatch(const uint64_t* expected, const uint64_t* found, size_t page,
+                           unsigned pass, unsigned generation) {
+  int word = 0;
+  while (expected[word] == found[word]) ++word;
+  fprintf(stderr,
+          "page_verifier: pass %u page %zu generation %u word %d: expected %016llx found %016llx\n",
+          pass, page, generation, word, (unsigned long long)expected[word],
+          (unsigned long long)found[word]);
+}
+
+// One pass over all pages; returns how many were wrong.
+static size_t VerifyPass(const struct Options* options, uint64_t* memory,
+                         unsigned char* generations, unsigned pass) {
+  static uint64_t expected[kPageWords];
+  struct Permutation order = Permute(options->pages, options->seed + pass);
+  size_t wrong = 0;
+  for (size_t i = 0; i < options->pages; ++i) {
+    const size_t page = Next(&order);
+    uint64_t* words = memory + page * kPageWords;
+    Render(expected, options->seed, page, generations[page]);
+    if (memcmp(expected, words, kPageBytes) != 0 && wrong++ < kReportedMismatches)
+      ReportMismatch(expected, words, page, pass, generations[page]);
+    if (Mix(page ^ Mix(pass)) % 100 < options->rewrite_percent)
+      Render(words, options->seed, page, ++generations[page]);
+  }
+  return wrong;
+}
+
+static int Run(const struct Options* options) {
+  if (options->cgroup != NULL && !EnterCgroup(options->cgroup)) return 2;
+  const size_t bytes = options->pages * kPageBytes;
+  unsigned char* generations = calloc(options->pages, 1);
+  uint64_t* memory =
+      mmap(NULL, bytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+  if (generations == NULL || memory == MAP_FAILED) {
+    perror("page_verifier: memory");
+    return 2;
+  }
+  (void)madvise(memory, bytes, MADV_NOHUGEPAGE);
+
+  const struct Vmstat before = ReadVmstat();
+  const double started = Seconds();
+  for (size_t page = 0; page < options->pages; ++page)
+    Render(memory + page * kPageWords, options->seed, page, 0);
+  const double filled = Seconds();
+  size_t wrong = 0;
+  for (unsigned pass = 1; pass <= options->passes; ++pass)
+    wrong += VerifyPass(options, memory, generations, pass);
+  const double verified = Seconds();
+  const struct Vmstat after = ReadVmstat();
+
+  printf(
+      "{\"pages\": %zu, \"passes\": %u, \"wrong_pages\": %zu, \"swapped_out\": %ld, "
+      "\"swapped_in\": %ld, \"fill_seconds\": %.3f, \"verify_seconds\": %.3f}\n",
+      options->pages, options->passes, wrong, after.pages_out - before.pages_out,
+      after.pages_in - before.pages_in, filled - started, verified - filled);
+  return wrong == 0 ? 0 : 1;
+}
+
+int main(int argc, char** argv) {
+  static const struct option kLongOptions[] = {
+      {"mib", required_argument, NULL, 'n'},
+      {"passes", required_argument, NULL, 'p'},
+      {"rewrite-percent", required_argument, NULL, 'r'},
+      {"seed", required_argument, NULL, 's'},
+      {"cgroup", required_argument, NULL, 'g'},
+      {NULL, 0, NULL, 0},
+  };
+  struct Options options = {.passes = 2, .rewrite_percent = 25, .seed = 1};
+  int choice;
+  while ((choice = getopt_long(argc, argv, "", kLongOptions, NULL)) != -1) {
+    switch (choice) {
+      case 'n':
+        options.pages = strtoul(optarg, NULL, 10) * kPagesPerMib;
+        break;
+      case 'p':
+        options.passes = (unsigned)strtoul(optarg, NULL, 10);
+        break;
+      case 'r':
+        options.rewrite_percent = (unsigned)strtoul(optarg, NULL, 10);
+        break;
+      case 's':
+        options.seed = strtoull(optarg, NULL, 10);
+        break;
+      case 'g':
+        options.cgroup = optarg;
+        break;
+      default:
+        return 2;
+    }
+  }
+  if (options.pages == 0 || options.passes > 250) {
+    fprintf(stderr, "page_verifier: --mib is missing, or more than 250 passes\n");
+    return 2;
+  }
+  return Run(&options);
+}
