@@ -30,10 +30,10 @@ struct TierStats {
   std::uint64_t pool_payload_bytes;  // bytes of the objects themselves
   std::uint64_t metadata_bytes;      // slot table
   std::uint64_t pages_same_filled;
-  std::uint64_t pages_local;         // without the ones being written back
+  std::uint64_t pages_local;  // without the ones being written back
   std::uint64_t pages_writing;
   std::uint64_t pages_remote;
-  std::uint64_t pages_raw;           // local or writing, kept uncompressed
+  std::uint64_t pages_raw;  // local or writing, kept uncompressed
   bool shrinking;
   std::array<std::uint64_t, kCounterCount> counters;
 };

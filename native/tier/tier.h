@@ -1,6 +1,6 @@
 // The local tier: a userspace zswap. Pages come in by Store(), are compressed and kept in a locked
-// pool, are read by Load() and Fetch(), forgotten by Invalidate(); the shrinker moves the coldest to
-// the RemoteStore. The slot table is the only truth about where a page is.
+// pool, are read by Load() and Fetch(), forgotten by Invalidate(); the shrinker moves the coldest
+// to the RemoteStore. The slot table is the only truth about where a page is.
 //
 // Threads: any number may call the public methods. A store or load of one slot is atomic against
 // every other operation on that slot; requests of several pages are not atomic as a whole.
@@ -23,9 +23,9 @@
 namespace farswap::tier {
 
 struct TierConfig {
-  std::uint64_t slots = 0;                       // size of the device in pages, 1..2^32-1
-  std::uint64_t pool_bytes_max = 0;              // [tier] pool_limit; at least 4 MiB
-  std::uint32_t accept_threshold_percent = 90;   // 1..100
+  std::uint64_t slots = 0;                      // size of the device in pages, 1..2^32-1
+  std::uint64_t pool_bytes_max = 0;             // [tier] pool_limit; at least 4 MiB
+  std::uint32_t accept_threshold_percent = 90;  // 1..100
   /// How long stores may go on failing to get pool memory before they are refused with kNoSpace:
   /// counted from the last moment the shrinker freed something.
   std::chrono::milliseconds store_wait{2000};
@@ -43,14 +43,12 @@ enum class IoStatus : std::uint8_t {
 /// and `outputs` (each kPageBytes, exclusively the fetch's until OnFetched) and `count`.
 class PageFetch;
 
-class ShrinkerState;
-
 class Tier {
  public:
   /// `remote` must outlive the tier. Fails with a message when memory cannot be had or the config
   /// is out of range.
   static Result<std::unique_ptr<Tier>> Create(const TierConfig& config, RemoteStore* remote);
-  /// Stops the shrinker, then waits until the RemoteStore has given back what it borrowed.
+  /// No fetch may be under way.
   virtual ~Tier() = default;
 
   /// Keeps a copy of the page. kNoSpace also forgets what the slot held before, so that stale bytes
@@ -58,7 +56,7 @@ class Tier {
   virtual IoStatus Store(SlotIndex slot, const std::byte* page) = 0;
 
   /// Like Store(), but only if the slot's version is still `expected` (from LoadWait()); otherwise
-  /// kChanged and nothing is done. For read-modify-write.
+  /// kChanged and nothing is done. kNoSpace keeps what the slot holds. For read-modify-write.
   virtual IoStatus StoreIf(SlotIndex slot, const std::byte* page, Version expected) = 0;
 
   enum class LoadResult : std::uint8_t { kDone, kRemote, kIoError };
@@ -102,6 +100,11 @@ class Tier {
     const char* stopped_because;  // "" when the target was reached
   };
   virtual ManualWriteback ManualWritebackProgress() const = 0;
+
+  /// Ends the shrinker: nothing is written back any more, and stores that find no room fail at
+  /// once. Waits until the RemoteStore has given back every PutBatch. Idempotent; the destructor
+  /// calls it.
+  virtual void StopWriteback() = 0;
 
   virtual TierStats Stats() const = 0;
   virtual std::uint64_t slots() const = 0;

@@ -1,0 +1,41 @@
+// Compaction: the entries of a sparse slab are copied into other slabs of its class, so that the
+// slab can serve another class. Runs on the shrinker's thread alone.
+#include <cstring>
+
+#include "tier/tier_impl.h"
+
+namespace farswap::tier {
+
+// Interleavings to survive: the entry is freed, overwritten, isolated for writeback or its slot
+// trimmed between BeginDrain() and here. All of them change the slot's record, which is looked at
+// under its lock; an entry of a draining slab cannot be allocated again meanwhile.
+bool TierImpl::MoveEntry(EntryRef from) {
+  const SlotIndex slot = pool_->At(from)->slot.load(std::memory_order_relaxed);
+  if (slot == kNoSlot) return true;
+  const auto lock = table_->Lock(slot);
+  SlotRecord record = table_->Get(slot);
+  if (!record.InPool() || record.object.entry != from) return true;
+  const EntryRef to = pool_->Allocate(record.length);
+  if (to == kNoEntry) return false;
+  std::memcpy(pool_->Bytes(to), pool_->Bytes(from), record.length);
+  pool_->At(to)->stored_unix_s = pool_->At(from)->stored_unix_s;
+  pool_->At(to)->slot.store(slot, std::memory_order_relaxed);
+  if (record.state == SlotState::kLocal) lru_.Replace(from, to);
+  record.object.entry = to;
+  table_->Set(slot, record);
+  pool_->Free(from);
+  Count(Counter::compactions);
+  return true;
+}
+
+bool TierImpl::CompactOneSlab(Pool::Drain* drain) {
+  const std::uint32_t before = pool_->free_slabs();
+  if (!pool_->BeginDrain(drain)) return false;
+  for (const EntryRef entry : drain->entries) {
+    if (!MoveEntry(entry)) break;
+  }
+  pool_->EndDrain(*drain);
+  return pool_->free_slabs() > before;
+}
+
+}  // namespace farswap::tier

@@ -1,0 +1,167 @@
+// Reads of pages that may be remote. A page that is overwritten, trimmed or written back anew while
+// it is fetched is read again from wherever it is then; a fetched page of the very version that was
+// asked for is good whatever happened to its slot meanwhile, since the read began before that.
+#include <cassert>
+#include <condition_variable>
+#include <mutex>
+
+#include "tier/codec.h"
+#include "tier/tier_impl.h"
+
+namespace farswap::tier {
+
+void PageFetch::OnPage(std::size_t index, GetResult result, const PageObject& object) {
+  const std::uint8_t page = origin_[index];
+  bool again = false;
+  if (!tier_->AcceptFetched(slots[index], wanted_[index], result, object, page_outputs[page],
+                            &again)) {
+    status_ = IoStatus::kIoError;
+  }
+  if (again) again_ |= std::uint64_t{1} << page;
+}
+
+void PageFetch::OnGetDone() { tier_->ContinueFetch(this); }
+
+void TierImpl::Fetch(PageFetch* fetch) {
+  assert(fetch->page_count >= 1 && fetch->page_count <= PageFetch::kPagesMax);
+  fetch->tier_ = this;
+  fetch->status_ = IoStatus::kOk;
+  fetch->again_ = ~std::uint64_t{0} >> (PageFetch::kPagesMax - fetch->page_count);
+  ContinueFetch(fetch);
+}
+
+// Reads the pages of fetch->again_ that are here, and asks for the others.
+void TierImpl::ContinueFetch(PageFetch* fetch) {
+  fetch->count = 0;
+  for (std::uint64_t left = fetch->again_; left != 0; left &= left - 1) {
+    const auto page = static_cast<std::size_t>(__builtin_ctzll(left));
+    const SlotIndex slot = fetch->page_slots[page];
+    Version version;
+    switch (LoadVersion(slot, fetch->page_outputs[page], &version)) {
+      case LoadResult::kDone:
+        break;
+      case LoadResult::kIoError:
+        fetch->status_ = IoStatus::kIoError;
+        break;
+      case LoadResult::kRemote:
+        fetch->slots[fetch->count] = slot;
+        fetch->wanted_[fetch->count] = version;
+        fetch->origin_[fetch->count] = static_cast<std::uint8_t>(page);
+        ++fetch->count;
+        break;
+    }
+  }
+  fetch->again_ = 0;
+  if (fetch->count == 0) {
+    fetch->OnFetched(fetch->status_);
+  } else {
+    remote_->Get(fetch);
+  }
+}
+
+// False: the page cannot be had. *again: the slot changed, look where its page is now.
+bool TierImpl::AcceptFetched(SlotIndex slot, Version wanted, GetResult result,
+                             const PageObject& object, std::byte* out, bool* again) {
+  // The checksum is checked against the slot that was asked for, not the one the server names.
+  PageObject asked = object;
+  asked.slot = slot;
+  if (result == GetResult::kFound && object.version == wanted && Verify(asked, out)) {
+    Count(Counter::loads_remote);
+    return true;
+  }
+  {
+    const auto lock = table_->Lock(slot);
+    const SlotRecord& record = table_->Get(slot);
+    if (record.state != SlotState::kRemote || record.version != wanted) {
+      *again = true;
+      Count(Counter::fetch_retries);
+      return true;
+    }
+  }
+  const bool unavailable = result == GetResult::kUnavailable;
+  Count(unavailable ? Counter::fetch_unavailable : Counter::fetch_missing);
+  return false;
+}
+
+namespace {
+
+// One page, waited for.
+class WaitedFetch final : public PageFetch {
+ public:
+  WaitedFetch(SlotIndex slot, std::byte* out) {
+    page_count = 1;
+    page_slots[0] = slot;
+    page_outputs[0] = out;
+  }
+
+  void OnFetched(IoStatus status) override {
+    // Notified under the lock: the waiter may destroy this as soon as it sees `done_`.
+    std::lock_guard lock(mutex_);
+    outcome_ = status;
+    done_ = true;
+    changed_.notify_one();
+  }
+
+  IoStatus Wait() {
+    std::unique_lock lock(mutex_);
+    changed_.wait(lock, [this] { return done_; });
+    return outcome_;
+  }
+
+ private:
+  std::mutex mutex_;
+  std::condition_variable changed_;
+  bool done_ = false;
+  IoStatus outcome_ = IoStatus::kOk;
+};
+
+}  // namespace
+
+IoStatus TierImpl::LoadWait(SlotIndex slot, std::byte* out, Version* version) {
+  while (true) {
+    switch (LoadVersion(slot, out, version)) {
+      case LoadResult::kDone:
+        return IoStatus::kOk;
+      case LoadResult::kIoError:
+        return IoStatus::kIoError;
+      case LoadResult::kRemote:
+        break;
+    }
+    WaitedFetch fetch(slot, out);
+    Fetch(&fetch);
+    const IoStatus status = fetch.Wait();
+    if (status != IoStatus::kOk) return status;
+    // The fetch may have read a newer version than the one we would report.
+    const auto lock = table_->Lock(slot);
+    if (table_->Get(slot).version == *version) return IoStatus::kOk;
+  }
+}
+
+Tier::Explanation TierImpl::Explain(SlotIndex slot) {
+  SlotRecord record;
+  Explanation explanation{};
+  {
+    const auto lock = table_->Lock(slot);
+    record = table_->Get(slot);
+    if (record.InPool()) explanation.stored_unix_s = pool_->At(record.object.entry)->stored_unix_s;
+  }
+  explanation.state = SlotStateName(record.state);
+  explanation.version = record.version;
+  explanation.referenced = record.referenced != 0;
+  if (record.state == SlotState::kSameFilled) explanation.fill = record.fill;
+  if (record.length > 0) {
+    explanation.codec = static_cast<Codec>(record.codec);
+    explanation.size_bytes = record.length;
+  }
+  std::array<std::byte, kPageBytes> page;
+  Version version;
+  explanation.verified = LoadWait(slot, page.data(), &version) == IoStatus::kOk;
+  if (!explanation.verified) {
+    explanation.problem = record.state == SlotState::kRemote
+                              ? "no memory server delivered the page intact"
+                              : "the page in the pool is damaged";
+  }
+  return explanation;
+}
+
+}  // namespace farswap::tier

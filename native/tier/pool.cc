@@ -1,0 +1,241 @@
+#include "tier/pool.h"
+
+#include <cassert>
+#include <cstring>
+#include <new>
+
+namespace farswap::tier {
+namespace {
+
+// Smallest distance between two classes. Finer ones would leave more half-empty slabs than they
+// save in rounding.
+constexpr std::size_t kClassStepBytes = 32;
+
+struct ClassTable {
+  std::array<std::uint16_t, 96> bytes{};     // of one entry, header included
+  std::array<std::uint16_t, 96> capacity{};  // entries in a slab
+  std::size_t count = 0;
+  // Class of an entry by its size in units, rounded up.
+  std::array<std::uint8_t, (sizeof(Entry) + kPageBytes) / Pool::kUnitBytes + 1> by_units{};
+};
+
+// Each class is the largest size of which as many fit into a slab as of any smaller one down to the
+// class before: the slab's tail is never wasted where a larger class would fill it.
+constexpr ClassTable MakeClassTable() {
+  ClassTable table;
+  constexpr std::size_t kLargest = sizeof(Entry) + kPageBytes;
+  std::size_t size = kClassStepBytes;
+  while (true) {
+    const std::size_t fit = Pool::kSlabBytes / size;
+    const std::size_t bytes = Pool::kSlabBytes / fit / Pool::kUnitBytes * Pool::kUnitBytes;
+    table.bytes[table.count] = static_cast<std::uint16_t>(bytes);
+    table.capacity[table.count] = static_cast<std::uint16_t>(fit);
+    ++table.count;
+    if (bytes >= kLargest) break;
+    size = bytes + kClassStepBytes < kLargest ? bytes + kClassStepBytes : kLargest;
+  }
+  std::size_t size_class = 0;
+  for (std::size_t units = 0; units < table.by_units.size(); ++units) {
+    while (table.bytes[size_class] < units * Pool::kUnitBytes) ++size_class;
+    table.by_units[units] = static_cast<std::uint8_t>(size_class);
+  }
+  return table;
+}
+
+constexpr ClassTable kClasses = MakeClassTable();
+static_assert(kClasses.bytes[kClasses.count - 1] == sizeof(Entry) + kPageBytes);
+static_assert(kClasses.capacity[kClasses.count - 1] == 8);
+
+std::size_t ClassOf(std::size_t object_bytes) {
+  const std::size_t bytes = sizeof(Entry) + object_bytes;
+  return kClasses.by_units[(bytes + Pool::kUnitBytes - 1) / Pool::kUnitBytes];
+}
+
+constexpr std::uint32_t kSlabUnits = Pool::kSlabBytes / Pool::kUnitBytes;
+
+}  // namespace
+
+Result<std::unique_ptr<Pool>> Pool::Create(std::uint64_t bytes_max) {
+  static_assert(kClasses.count <= kClassesMax);
+  const std::uint64_t slabs = bytes_max / kSlabBytes;
+  if (bytes_max < kPoolBytesMin || slabs >= kNoEntry / kSlabUnits) {
+    return Error{"a pool of " + std::to_string(bytes_max) + " bytes is outside of " +
+                 std::to_string(kPoolBytesMin) + " to " +
+                 std::to_string(std::uint64_t{kNoEntry / kSlabUnits} * kSlabBytes) + " bytes"};
+  }
+  auto mapping = LockedMapping::Create(slabs * kSlabBytes, "pool");
+  if (!mapping.ok()) return mapping.error();
+  return std::unique_ptr<Pool>(
+      new Pool(std::move(mapping.value()), static_cast<std::uint32_t>(slabs)));
+}
+
+Pool::Pool(std::unique_ptr<LockedMapping> mapping, std::uint32_t slab_count)
+    : mapping_(std::move(mapping)), slab_count_(slab_count), slabs_(slab_count) {
+  for (std::uint32_t index = slab_count; index-- > 0;) {
+    slabs_[index].next = free_list_;
+    free_list_ = index;
+  }
+  free_slab_count_ = slab_count;
+}
+
+std::size_t Pool::EntryBytes(std::size_t object_bytes) {
+  return kClasses.bytes[ClassOf(object_bytes)];
+}
+
+EntryRef Pool::Allocate(std::size_t object_bytes) {
+  assert(object_bytes >= 1 && object_bytes <= kObjectBytesMax);
+  const std::size_t own = ClassOf(object_bytes);
+  EntryRef ref = AllocateFrom(own, true);
+  for (std::size_t other = own + 1; ref == kNoEntry && other < kClasses.count; ++other) {
+    ref = AllocateFrom(other, false);
+  }
+  return ref;
+}
+
+EntryRef Pool::AllocateFrom(std::size_t size_class, bool may_take_slab) {
+  SizeClass& owner = classes_[size_class];
+  std::lock_guard lock(owner.mutex);
+  if (owner.with_room == kNoSlab && !(may_take_slab && TakeSlab(size_class))) return kNoEntry;
+  const std::uint32_t index = owner.with_room;
+  Slab& slab = slabs_[index];
+  std::uint16_t position = slab.free_head;
+  if (position == kEndOfList) {
+    position = slab.untouched++;
+  } else {
+    std::memcpy(&slab.free_head, At(RefOf(index, position, size_class)), sizeof(slab.free_head));
+  }
+  ++slab.used;
+  --owner.free_entries;
+  if (slab.used == kClasses.capacity[size_class]) Unlink(owner, index);
+  entry_bytes_.fetch_add(kClasses.bytes[size_class], std::memory_order_relaxed);
+  const EntryRef ref = RefOf(index, position, size_class);
+  new (At(ref)) Entry{kNoEntry, kNoEntry, kNoSlot, 0};
+  return ref;
+}
+
+void Pool::Free(EntryRef ref) {
+  const std::uint32_t index = ref / kSlabUnits;
+  Slab& slab = slabs_[index];
+  // A slab with a live entry keeps its class, so this read needs no lock.
+  const std::size_t size_class = slab.size_class;
+  SizeClass& owner = classes_[size_class];
+  std::lock_guard lock(owner.mutex);
+  const std::size_t offset = std::size_t{ref % kSlabUnits} * kUnitBytes;
+  const auto position = static_cast<std::uint16_t>(offset / kClasses.bytes[size_class]);
+  At(ref)->slot.store(kNoSlot, std::memory_order_relaxed);
+  std::memcpy(static_cast<void*>(At(ref)), &slab.free_head, sizeof(slab.free_head));
+  slab.free_head = position;
+  --slab.used;
+  ++owner.free_entries;
+  entry_bytes_.fetch_sub(kClasses.bytes[size_class], std::memory_order_relaxed);
+  if (slab.used == 0 && !slab.draining) {
+    if (slab.listed) Unlink(owner, index);
+    owner.free_entries -= kClasses.capacity[size_class];
+    ReturnSlab(index);
+  } else if (!slab.listed && !slab.draining) {
+    Link(owner, index);
+  }
+}
+
+// Called with the class's mutex held.
+bool Pool::TakeSlab(std::size_t size_class) {
+  std::uint32_t index;
+  {
+    std::lock_guard lock(free_mutex_);
+    index = free_list_;
+    if (index == kNoSlab) return false;
+    free_list_ = slabs_[index].next;
+    free_slab_count_.fetch_sub(1, std::memory_order_relaxed);
+  }
+  slabs_[index] = Slab{};
+  slabs_[index].size_class = static_cast<std::uint16_t>(size_class);
+  classes_[size_class].free_entries += kClasses.capacity[size_class];
+  Link(classes_[size_class], index);
+  return true;
+}
+
+// Called with the mutex of the slab's class held.
+void Pool::ReturnSlab(std::uint32_t index) {
+  std::lock_guard lock(free_mutex_);
+  slabs_[index].next = free_list_;
+  free_list_ = index;
+  free_slab_count_.fetch_add(1, std::memory_order_relaxed);
+}
+
+void Pool::Link(SizeClass& size_class, std::uint32_t index) {
+  Slab& slab = slabs_[index];
+  slab.previous = kNoSlab;
+  slab.next = size_class.with_room;
+  if (slab.next != kNoSlab) slabs_[slab.next].previous = index;
+  size_class.with_room = index;
+  slab.listed = true;
+}
+
+void Pool::Unlink(SizeClass& size_class, std::uint32_t index) {
+  Slab& slab = slabs_[index];
+  if (slab.previous == kNoSlab) {
+    size_class.with_room = slab.next;
+  } else {
+    slabs_[slab.previous].next = slab.next;
+  }
+  if (slab.next != kNoSlab) slabs_[slab.next].previous = slab.previous;
+  slab.listed = false;
+}
+
+EntryRef Pool::RefOf(std::uint32_t slab, std::size_t index, std::size_t size_class) const {
+  return static_cast<EntryRef>(std::size_t{slab} * kSlabUnits +
+                               index * kClasses.bytes[size_class] / kUnitBytes);
+}
+
+bool Pool::BeginDrain(Drain* drain) {
+  // The class that would give back most: more than a slab's worth of room in its slabs.
+  std::size_t best = kClasses.count;
+  std::uint64_t best_bytes = 0;
+  for (std::size_t candidate = 0; candidate < kClasses.count; ++candidate) {
+    std::lock_guard lock(classes_[candidate].mutex);
+    const std::uint64_t free_entries = classes_[candidate].free_entries;
+    if (free_entries < kClasses.capacity[candidate]) continue;
+    if (free_entries * kClasses.bytes[candidate] > best_bytes) {
+      best = candidate;
+      best_bytes = free_entries * kClasses.bytes[candidate];
+    }
+  }
+  if (best == kClasses.count) return false;
+
+  SizeClass& owner = classes_[best];
+  std::lock_guard lock(owner.mutex);
+  const std::size_t capacity = kClasses.capacity[best];
+  std::uint32_t sparsest = kNoSlab;
+  for (std::uint32_t index = owner.with_room; index != kNoSlab; index = slabs_[index].next) {
+    if (sparsest == kNoSlab || slabs_[index].used < slabs_[sparsest].used) sparsest = index;
+  }
+  if (sparsest == kNoSlab) return false;
+  Slab& slab = slabs_[sparsest];
+  const std::size_t room_elsewhere = owner.free_entries - (capacity - slab.used);
+  if (room_elsewhere < slab.used) return false;
+  Unlink(owner, sparsest);
+  slab.draining = true;
+  drain->slab = sparsest;
+  drain->entries.clear();
+  drain->entries.reserve(kSlabBytes / kClassStepBytes);
+  for (std::size_t position = 0; position < slab.untouched; ++position) {
+    const EntryRef ref = RefOf(sparsest, position, best);
+    if (At(ref)->slot.load(std::memory_order_relaxed) != kNoSlot) drain->entries.push_back(ref);
+  }
+  return true;
+}
+
+void Pool::EndDrain(const Drain& drain) {
+  Slab& slab = slabs_[drain.slab];
+  SizeClass& owner = classes_[slab.size_class];
+  std::lock_guard lock(owner.mutex);
+  slab.draining = false;
+  if (slab.used == 0) {
+    owner.free_entries -= kClasses.capacity[slab.size_class];
+    ReturnSlab(drain.slab);
+  } else if (slab.used < kClasses.capacity[slab.size_class]) {
+    Link(owner, drain.slab);
+  }
+}
+
+}  // namespace farswap::tier

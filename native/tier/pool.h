@@ -1,0 +1,122 @@
+// Memory for entries: size-class slabs in one locked mapping that is allocated at start.
+//
+// A slab is kSlabBytes, which holds exactly eight uncompressed pages with their entries; it serves
+// one size class at a time and goes back to the free slabs when its last entry is freed. An entry
+// is a 16-byte header followed by the object's bytes. Entries are named by EntryRef, the offset in
+// units of 16 bytes, so that nothing in the mapping is a pointer.
+//
+// Thread-safe. Lock order: a class's mutex, then the mutex of the free slabs. Neither is ever held
+// while anything else is locked; callers may hold a slot's lock.
+#pragma once
+
+#include <array>
+#include <atomic>
+#include <cstddef>
+#include <cstdint>
+#include <memory>
+#include <mutex>
+#include <vector>
+
+#include "base/locked_mapping.h"
+#include "base/result.h"
+#include "tier/page.h"
+
+namespace farswap::tier {
+
+/// Offset of an entry in the pool, in units of 16 bytes.
+using EntryRef = std::uint32_t;
+inline constexpr EntryRef kNoEntry = 0xffffffff;
+inline constexpr SlotIndex kNoSlot = 0xffffffff;
+
+/// Header of an entry. The links belong to the LRU and are guarded by its lock.
+struct Entry {
+  EntryRef colder;
+  EntryRef hotter;
+  std::atomic<SlotIndex> slot;  // kNoSlot while free or not published yet
+  std::uint32_t stored_unix_s;
+};
+static_assert(sizeof(Entry) == 16);
+
+class Pool {
+ public:
+  static constexpr std::size_t kUnitBytes = 16;
+  static constexpr std::size_t kSlabBytes = 8 * (sizeof(Entry) + kPageBytes);
+  static constexpr std::size_t kObjectBytesMax = kPageBytes;
+  /// Room for a slab of every size class and some.
+  static constexpr std::uint64_t kPoolBytesMin = std::uint64_t{4} << 20;
+
+  /// A pool of at most `bytes_max` bytes, all of it allocated now.
+  static Result<std::unique_ptr<Pool>> Create(std::uint64_t bytes_max);
+
+  /// An unpublished entry with room for an object of `object_bytes` (1..kObjectBytesMax), or
+  /// kNoEntry when there is no room. A larger class helps out when its own is full.
+  EntryRef Allocate(std::size_t object_bytes);
+  void Free(EntryRef ref);
+
+  Entry* At(EntryRef ref) const {
+    return reinterpret_cast<Entry*>(mapping_->data() + std::uint64_t{ref} * kUnitBytes);
+  }
+  std::byte* Bytes(EntryRef ref) const {
+    return mapping_->data() + std::uint64_t{ref} * kUnitBytes + sizeof(Entry);
+  }
+
+  /// Entries of one sparse slab, to be moved elsewhere so that the slab becomes free. Until
+  /// EndDrain() nothing is allocated from that slab.
+  struct Drain {
+    std::uint32_t slab = 0;
+    std::vector<EntryRef> entries;  // capacity is kept from call to call
+  };
+  /// False when no class has a slab's worth of room outside its sparsest slab.
+  bool BeginDrain(Drain* drain);
+  void EndDrain(const Drain& drain);
+
+  std::uint64_t capacity_bytes() const { return std::uint64_t{slab_count_} * kSlabBytes; }
+  std::uint64_t entry_bytes() const { return entry_bytes_.load(std::memory_order_relaxed); }
+  std::uint32_t slab_count() const { return slab_count_; }
+  std::uint32_t free_slabs() const { return free_slab_count_.load(std::memory_order_relaxed); }
+  bool locked() const { return mapping_->locked(); }
+
+  /// Bytes an object of this size takes, header and rounding included.
+  static std::size_t EntryBytes(std::size_t object_bytes);
+
+ private:
+  static constexpr std::uint32_t kNoSlab = 0xffffffff;
+  static constexpr std::uint16_t kEndOfList = 0xffff;
+  static constexpr std::size_t kClassesMax = 96;
+
+  struct Slab {
+    std::uint32_t previous = kNoSlab;  // in its class's list of slabs with room, or the free list
+    std::uint32_t next = kNoSlab;
+    std::uint16_t size_class = 0;
+    std::uint16_t used = 0;
+    std::uint16_t free_head = kEndOfList;  // a freed entry's next is in its first two bytes
+    std::uint16_t untouched = 0;           // entries from this index on were never handed out
+    bool listed = false;
+    bool draining = false;
+  };
+
+  struct alignas(64) SizeClass {
+    std::mutex mutex;
+    std::uint32_t with_room = kNoSlab;
+    std::uint64_t free_entries = 0;  // in slabs of this class
+  };
+
+  Pool(std::unique_ptr<LockedMapping> mapping, std::uint32_t slab_count);
+  EntryRef AllocateFrom(std::size_t size_class, bool may_take_slab);
+  bool TakeSlab(std::size_t size_class);
+  void ReturnSlab(std::uint32_t index);
+  void Link(SizeClass& size_class, std::uint32_t index);
+  void Unlink(SizeClass& size_class, std::uint32_t index);
+  EntryRef RefOf(std::uint32_t slab, std::size_t index, std::size_t size_class) const;
+
+  std::unique_ptr<LockedMapping> mapping_;
+  const std::uint32_t slab_count_;
+  std::vector<Slab> slabs_;  // each guarded by its class's mutex, free ones by free_mutex_
+  std::array<SizeClass, kClassesMax> classes_;
+  std::mutex free_mutex_;
+  std::uint32_t free_list_ = kNoSlab;
+  std::atomic<std::uint32_t> free_slab_count_{0};
+  std::atomic<std::uint64_t> entry_bytes_{0};
+};
+
+}  // namespace farswap::tier
