@@ -1,0 +1,67 @@
+// Up to 256 pages read from RocksDB at once, with buffers that each thread keeps: in the steady
+// state a batch allocates nothing here.
+#pragma once
+
+#include <rocksdb/db.h>
+
+#include <array>
+#include <cstddef>
+#include <cstdint>
+#include <optional>
+#include <string_view>
+
+#include "store/protocol.h"
+#include "store/rocks.h"
+
+namespace farswap::store {
+
+/// One at a time per thread. Usage: Add() each slot, Run(), then look at the results by index.
+class Lookup {
+ public:
+  explicit Lookup(Rocks* rocks) : rocks_(rocks), buffers_(ThreadBuffers()) {}
+  ~Lookup() {
+    for (std::size_t i = 0; i < count_; ++i) {
+      buffers_.values[i].Reset();
+    }
+  }
+  Lookup(const Lookup&) = delete;
+  Lookup& operator=(const Lookup&) = delete;
+
+  void Add(std::uint64_t volume_id, std::uint64_t slot) {
+    buffers_.keys[count_] = EncodePageKey(volume_id, slot);
+    buffers_.slices[count_] = AsSlice(buffers_.keys[count_]);
+    ++count_;
+  }
+
+  /// `ascending`: the slots were added in ascending order, without duplicates.
+  void Run(bool ascending) {
+    if (count_ == 1) {
+      buffers_.statuses[0] =
+          rocks_->db->Get({}, rocks_->pages, buffers_.slices[0], &buffers_.values[0]);
+    } else if (count_ > 1) {
+      rocks_->db->MultiGet({}, rocks_->pages, count_, buffers_.slices.data(),
+                           buffers_.values.data(), buffers_.statuses.data(), ascending);
+    }
+  }
+
+  const rocksdb::Status& status(std::size_t i) const { return buffers_.statuses[i]; }
+  std::string_view value(std::size_t i) const { return buffers_.values[i].ToStringView(); }
+
+ private:
+  struct Buffers {
+    std::array<PageKey, kBatchPagesMax> keys;
+    std::array<rocksdb::Slice, kBatchPagesMax> slices;
+    std::array<rocksdb::PinnableSlice, kBatchPagesMax> values;
+    std::array<rocksdb::Status, kBatchPagesMax> statuses;
+  };
+  static Buffers& ThreadBuffers() {
+    thread_local Buffers buffers;
+    return buffers;
+  }
+
+  Rocks* rocks_;
+  Buffers& buffers_;
+  std::size_t count_ = 0;
+};
+
+}  // namespace farswap::store

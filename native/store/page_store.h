@@ -1,0 +1,84 @@
+// The pages of a memory server: PageStore of the protocol without its transport, over RocksDB.
+//
+// Invariants, after any crash of the process: a page whose Store() answered kOk is read back until
+// a higher version is stored, it is discarded, or its volume ends; the newest epoch given out is
+// remembered (also by the disk); used_bytes is exact. Thread-safe; Store() and Discard() may wait
+// for RocksDB when it stalls writers, Fetch() never does. Called by PageService on the threads of
+// its streams.
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+#include <functional>
+#include <memory>
+#include <span>
+#include <string>
+#include <string_view>
+#include <utility>
+#include <vector>
+
+#include "base/result.h"
+#include "store/counters.h"
+#include "store/protocol.h"
+#include "store/record.h"
+
+namespace farswap::store {
+
+struct PageStoreConfig {
+  std::string path;
+  std::uint64_t capacity_bytes = 0;  // of live pages, with their keys and headers
+  std::uint64_t block_cache_bytes = 0;
+  bool collect_garbage = true;  // off only to look at what a crash would leave
+};
+
+struct VolumeInfo {
+  std::uint64_t volume_id;
+  std::string host_id;
+  std::string device;
+  Incarnation incarnation;
+  std::uint64_t epoch;
+  std::uint64_t pages;
+  std::uint64_t bytes;
+  bool garbage;
+};
+
+class PageStore {
+ public:
+  /// Gets the index of each slot, what became of it, and the page if that is kOk. The page's bytes
+  /// live during the call.
+  using PageSink = std::function<void(std::size_t, PageStatus, const PageRecord&)>;
+
+  static Result<std::unique_ptr<PageStore>> Open(const PageStoreConfig& config);
+  /// Nothing may be under way. Flushes, so that the next start has nothing to replay.
+  ~PageStore();
+
+  OpenedVolume OpenVolume(const std::string& host_id, const std::string& device,
+                          std::string_view incarnation, std::uint64_t slots);
+  Result<StreamStatus> CloseVolume(std::uint64_t volume_id, std::uint64_t epoch);
+
+  /// One atomic write; `results` are as many as `pages` and set if it returns kOk. Pages of one
+  /// slot take effect in their order.
+  StreamStatus Store(std::uint64_t volume_id, std::uint64_t epoch,
+                     std::span<const PageRecord> pages, std::span<PageStatus> results);
+  StreamStatus Fetch(std::uint64_t volume_id, std::uint64_t epoch,
+                     std::span<const std::uint64_t> slots, const PageSink& sink);
+  /// Items of one slot count as one with the highest version. An error is RocksDB's; what was
+  /// discarded until then stays so.
+  Result<StreamStatus> Discard(std::uint64_t volume_id, std::uint64_t epoch,
+                               std::span<const DiscardItem> items, std::uint64_t* discarded);
+
+  std::uint64_t capacity_bytes() const;
+  std::uint64_t used_bytes() const;
+  std::vector<VolumeInfo> Volumes() const;
+  /// Gauges capacity_bytes, used_bytes, disk_bytes, pages, ... and all counters, by name.
+  std::vector<std::pair<std::string, std::uint64_t>> Stats() const;
+  Counters& counters();
+
+ private:
+  struct Impl;
+  explicit PageStore(std::unique_ptr<Impl> impl);
+
+  std::unique_ptr<Impl> impl_;
+};
+
+}  // namespace farswap::store

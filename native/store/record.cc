@@ -1,0 +1,224 @@
+#include "store/record.h"
+
+#include <algorithm>
+#include <bit>
+#include <concepts>
+#include <cstring>
+
+#include "tier/page.h"
+
+namespace farswap::store {
+namespace {
+
+static_assert(std::endian::native == std::endian::little, "farswap runs on little-endian machines");
+
+constexpr std::uint8_t kRecordFormat = 1;
+
+void PutBigEndian(std::uint64_t value, char* out) {
+  const std::uint64_t swapped = __builtin_bswap64(value);
+  std::memcpy(out, &swapped, sizeof(swapped));
+}
+
+std::uint64_t GetBigEndian(const char* in) {
+  std::uint64_t swapped;
+  std::memcpy(&swapped, in, sizeof(swapped));
+  return __builtin_bswap64(swapped);
+}
+
+template <std::integral T>
+void Append(T value, std::string* out) {
+  out->append(reinterpret_cast<const char*>(&value), sizeof(value));
+}
+
+void AppendName(std::string_view name, std::string* out) {
+  Append(static_cast<std::uint8_t>(name.size()), out);
+  out->append(name);
+}
+
+// Takes fields off the front of a record; once one does not fit, `ok` is false for good.
+struct Reader {
+  std::string_view rest;
+  bool ok = true;
+
+  std::string_view Bytes(std::size_t n) {
+    ok = ok && rest.size() >= n;
+    if (!ok) {
+      return {};
+    }
+    const std::string_view taken = rest.substr(0, n);
+    rest.remove_prefix(n);
+    return taken;
+  }
+
+  template <std::integral T>
+  T Integer() {
+    T value{};
+    const std::string_view bytes = Bytes(sizeof(T));
+    if (ok) {
+      std::memcpy(&value, bytes.data(), sizeof(T));
+    }
+    return value;
+  }
+
+  Incarnation TakeIncarnation() {
+    Incarnation incarnation{};
+    const std::string_view bytes = Bytes(kIncarnationBytes);
+    std::copy(bytes.begin(), bytes.end(), incarnation.begin());
+    return incarnation;
+  }
+
+  std::string Name() { return std::string(Bytes(Integer<std::uint8_t>())); }
+
+  bool Complete() const { return ok && rest.empty(); }
+};
+
+}  // namespace
+
+PageKey EncodePageKey(std::uint64_t volume_id, std::uint64_t slot) {
+  PageKey key;
+  PutBigEndian(volume_id, key.data());
+  PutBigEndian(slot, key.data() + 8);
+  return key;
+}
+
+RecordHeader EncodeRecordHeader(const PageRecord& page) {
+  RecordHeader header;
+  const auto length = static_cast<std::uint16_t>(page.bytes.size());
+  header[0] = static_cast<char>(kRecordFormat);
+  header[1] = static_cast<char>(page.codec);
+  std::memcpy(header.data() + 2, &length, sizeof(length));
+  std::memcpy(header.data() + 4, &page.checksum, sizeof(page.checksum));
+  std::memcpy(header.data() + 8, &page.version, sizeof(page.version));
+  std::memcpy(header.data() + 16, &page.stored_unix_s, sizeof(page.stored_unix_s));
+  return header;
+}
+
+std::optional<PageRecord> DecodeRecord(std::uint64_t slot, std::string_view value) {
+  Reader reader{value};
+  const auto format = reader.Integer<std::uint8_t>();
+  PageRecord page;
+  page.slot = slot;
+  page.codec = reader.Integer<std::uint8_t>();
+  const auto length = reader.Integer<std::uint16_t>();
+  page.checksum = reader.Integer<std::uint32_t>();
+  page.version = reader.Integer<std::uint64_t>();
+  page.stored_unix_s = reader.Integer<std::uint32_t>();
+  const std::string_view bytes = reader.Bytes(length);
+  const bool possible =
+      page.codec >= 1 && page.codec <= 3 && length >= 1 && length <= tier::kPageBytes;
+  if (!reader.Complete() || format != kRecordFormat || !possible) {
+    return std::nullopt;
+  }
+  page.bytes = bytes;
+  return page;
+}
+
+bool IsValidPage(const PageRecord& page) {
+  const std::size_t length = page.bytes.size();
+  switch (page.codec) {
+    case static_cast<std::uint32_t>(tier::Codec::kRaw):
+      if (length != tier::kPageBytes) {
+        return false;
+      }
+      break;
+    case static_cast<std::uint32_t>(tier::Codec::kLz4):
+    case static_cast<std::uint32_t>(tier::Codec::kZstd):
+      if (length == 0 || length > tier::kPageBytes) {
+        return false;
+      }
+      break;
+    default:
+      return false;
+  }
+  return tier::PageChecksum(static_cast<tier::SlotIndex>(page.slot),
+                            static_cast<tier::Codec>(page.codec),
+                            std::as_bytes(page.bytes)) == page.checksum;
+}
+
+std::string EncodeVolumeKey(std::uint64_t volume_id) {
+  std::string key(8, '\0');
+  PutBigEndian(volume_id, key.data());
+  return key;
+}
+
+std::optional<std::uint64_t> DecodeVolumeKey(std::string_view key) {
+  if (key.size() != 8) {
+    return std::nullopt;
+  }
+  return GetBigEndian(key.data());
+}
+
+std::string EncodeDeviceRecord(const DeviceRecord& record) {
+  std::string value;
+  Append(record.epoch, &value);
+  Append(static_cast<std::uint8_t>(record.retired.size()), &value);
+  for (const Incarnation& incarnation : record.retired) {
+    value.append(incarnation.begin(), incarnation.end());
+  }
+  return value;
+}
+
+std::optional<DeviceRecord> DecodeDeviceRecord(std::string_view value) {
+  Reader reader{value};
+  DeviceRecord record;
+  record.epoch = reader.Integer<std::uint64_t>();
+  const auto count = reader.Integer<std::uint8_t>();
+  for (std::size_t i = 0; i < count && reader.ok; ++i) {
+    record.retired.push_back(reader.TakeIncarnation());
+  }
+  return reader.Complete() ? std::optional(std::move(record)) : std::nullopt;
+}
+
+std::string EncodeDeviceName(std::string_view host_id, std::string_view device) {
+  std::string name;
+  AppendName(host_id, &name);
+  name.append(device);
+  return name;
+}
+
+bool DecodeDeviceName(std::string_view name, std::string* host_id, std::string* device) {
+  Reader reader{name};
+  *host_id = reader.Name();
+  *device = std::string(reader.rest);
+  return reader.ok && !host_id->empty() && !device->empty();
+}
+
+std::string EncodeVolumeRecord(const VolumeRecord& record) {
+  std::string value;
+  Append(record.epoch, &value);
+  Append(record.slots, &value);
+  Append(static_cast<std::uint8_t>(record.garbage), &value);
+  value.append(record.incarnation.begin(), record.incarnation.end());
+  AppendName(record.host_id, &value);
+  AppendName(record.device, &value);
+  return value;
+}
+
+std::optional<VolumeRecord> DecodeVolumeRecord(std::string_view value) {
+  Reader reader{value};
+  VolumeRecord record;
+  record.epoch = reader.Integer<std::uint64_t>();
+  record.slots = reader.Integer<std::uint64_t>();
+  record.garbage = reader.Integer<std::uint8_t>() != 0;
+  record.incarnation = reader.TakeIncarnation();
+  record.host_id = reader.Name();
+  record.device = reader.Name();
+  return reader.Complete() ? std::optional(std::move(record)) : std::nullopt;
+}
+
+std::string EncodeUsage(const Usage& usage) {
+  std::string value;
+  Append(usage.pages, &value);
+  Append(usage.bytes, &value);
+  return value;
+}
+
+std::optional<Usage> DecodeUsage(std::string_view value) {
+  Reader reader{value};
+  Usage usage;
+  usage.pages = reader.Integer<std::int64_t>();
+  usage.bytes = reader.Integer<std::int64_t>();
+  return reader.Complete() ? std::optional(usage) : std::nullopt;
+}
+
+}  // namespace farswap::store

@@ -1,0 +1,101 @@
+// The format of everything a memory server keeps in RocksDB. This is the only place that knows it.
+//
+// Column family "default" holds the pages, as they came over the wire:
+//   key    volume id (u64 big endian), slot (u64 big endian): a volume is one range of keys
+//   value  header of 20 bytes, little endian, then the object's bytes
+//            0  u8   format, 1
+//            1  u8   codec: 1 raw, 2 LZ4 block, 3 zstd frame
+//            2  u16  length of the object's bytes, 1..4096
+//            4  u32  checksum: tier::PageChecksum(slot, codec, bytes)
+//            8  u64  version
+//           16  u32  stored_unix_s: when the host's kernel wrote the page
+// Column family "volumes" holds what must never go back (written with fsync):
+//   "f"                                  -> u8 format of the whole store, 1
+//   "d" u8 host length, host, device     -> u64 epoch, u8 n, n retired incarnations of 16 bytes,
+//                                           oldest first
+//   "v" volume id (u64 big endian)       -> u64 epoch, u64 slots, u8 garbage, 16 bytes incarnation,
+//                                           u8 length and host, u8 length and device
+// Column family "usage" counts what each volume holds. Each batch of page writes merges its
+// differences in the same atomic write, so the counts are exact after any crash, and a start reads
+// one small record per volume instead of all its pages:
+//   volume id (u64 big endian)           -> i64 pages, i64 bytes (keys and headers included)
+#pragma once
+
+#include <array>
+#include <cstddef>
+#include <cstdint>
+#include <optional>
+#include <span>
+#include <string>
+#include <string_view>
+#include <vector>
+
+namespace farswap::store {
+
+inline constexpr std::size_t kPageKeyBytes = 16;
+inline constexpr std::size_t kRecordHeaderBytes = 20;
+inline constexpr std::size_t kIncarnationBytes = 16;
+inline constexpr std::size_t kNameBytesMax = 128;
+
+using Incarnation = std::array<std::uint8_t, kIncarnationBytes>;
+using PageKey = std::array<char, kPageKeyBytes>;
+using RecordHeader = std::array<char, kRecordHeaderBytes>;
+
+/// A page of the protocol: as it is on the wire and in the store. `bytes` is borrowed.
+struct PageRecord {
+  std::uint64_t slot = 0;
+  std::uint64_t version = 0;
+  std::uint32_t codec = 0;
+  std::uint32_t checksum = 0;
+  std::uint32_t stored_unix_s = 0;
+  std::span<const char> bytes;
+};
+
+/// What a page of `bytes` compressed bytes counts for in used_bytes.
+constexpr std::uint64_t RecordBytes(std::size_t bytes) {
+  return kPageKeyBytes + kRecordHeaderBytes + bytes;
+}
+
+PageKey EncodePageKey(std::uint64_t volume_id, std::uint64_t slot);
+RecordHeader EncodeRecordHeader(const PageRecord& page);
+/// Nothing if `value` is not a record of this format; the result borrows from `value`.
+std::optional<PageRecord> DecodeRecord(std::uint64_t slot, std::string_view value);
+
+/// Codec known, length in its range, checksum right. Whether the slot exists is the volume's to
+/// say.
+bool IsValidPage(const PageRecord& page);
+
+/// The first key of a volume's range; that of `volume_id + 1` is its end.
+std::string EncodeVolumeKey(std::uint64_t volume_id);
+std::optional<std::uint64_t> DecodeVolumeKey(std::string_view key);
+
+struct DeviceRecord {
+  std::uint64_t epoch = 0;
+  std::vector<Incarnation> retired;  // newest last; at most 255
+};
+std::string EncodeDeviceRecord(const DeviceRecord& record);
+std::optional<DeviceRecord> DecodeDeviceRecord(std::string_view value);
+std::string EncodeDeviceName(std::string_view host_id, std::string_view device);
+/// False if `name` is not what EncodeDeviceName() makes.
+bool DecodeDeviceName(std::string_view name, std::string* host_id, std::string* device);
+
+struct VolumeRecord {
+  std::uint64_t epoch = 0;
+  std::uint64_t slots = 0;
+  bool garbage = false;
+  Incarnation incarnation{};
+  std::string host_id;
+  std::string device;
+};
+std::string EncodeVolumeRecord(const VolumeRecord& record);
+std::optional<VolumeRecord> DecodeVolumeRecord(std::string_view value);
+
+/// Also a difference of usages: what "usage" merges.
+struct Usage {
+  std::int64_t pages = 0;
+  std::int64_t bytes = 0;
+};
+std::string EncodeUsage(const Usage& usage);
+std::optional<Usage> DecodeUsage(std::string_view value);
+
+}  // namespace farswap::store

@@ -1,0 +1,63 @@
+// One Store call on its way: which pages are valid, what is there already, what is to be written.
+//
+// PageStore::Store() takes these steps in this order: Validate() without any lock, then, with
+// stripes() locked and the epoch checked, Compare() and Write().
+#pragma once
+
+#include <rocksdb/write_batch.h>
+
+#include <array>
+#include <cstddef>
+#include <cstdint>
+#include <span>
+
+#include "store/protocol.h"
+#include "store/record.h"
+#include "store/rocks.h"
+#include "store/volume.h"
+#include "store/volume_table.h"
+
+namespace farswap::store {
+
+class StoreBatch {
+ public:
+  StoreBatch(Rocks* rocks, VolumeTable* volumes, Volume* volume, std::span<const PageRecord> pages,
+             std::span<PageStatus> results)
+      : rocks_(rocks), volumes_(volumes), volume_(volume), pages_(pages), results_(results) {}
+
+  void Validate();
+  std::uint32_t stripes() const { return stripes_; }
+  /// Reads what is there, decides about every page, reserves the bytes they add.
+  void Compare(std::uint64_t capacity_bytes);
+  /// Writes what Compare() accepted and accounts for it.
+  void Write();
+
+ private:
+  // What a slot holds, as the pages of the batch are applied to it.
+  struct SlotState {
+    bool readable = true;
+    bool found = false;
+    std::uint64_t version = 0;
+    std::uint64_t bytes = 0;
+  };
+
+  std::size_t GroupEnd(std::size_t begin) const;
+  void ApplyGroup(std::size_t begin, std::size_t end, SlotState state,
+                  std::uint64_t capacity_bytes);
+  bool Admit(std::uint64_t new_bytes, std::uint64_t old_bytes, std::uint64_t capacity_bytes);
+
+  Rocks* rocks_;
+  VolumeTable* volumes_;
+  Volume* volume_;
+  std::span<const PageRecord> pages_;
+  std::span<PageStatus> results_;
+  std::array<std::uint16_t, kBatchPagesMax> order_;  // valid pages, by slot, then as they came
+  std::size_t valid_ = 0;
+  std::uint32_t stripes_ = 0;
+  std::array<std::uint16_t, kBatchPagesMax> accepted_;  // pages that change their slot
+  std::size_t accepted_count_ = 0;
+  rocksdb::WriteBatch writes_;
+  Usage change_;
+};
+
+}  // namespace farswap::store

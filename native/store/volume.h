@@ -1,0 +1,81 @@
+// One volume while the server runs: who opened it, which epoch may use it, what it holds.
+//
+// Lock order: VolumeTable's open mutex, then the stripes of one volume by ascending index, then
+// nothing else. A page is read, compared and written under the stripe of its slot; the epoch and
+// `garbage` change only under all stripes, so a store that passed Check() under its stripes is
+// finished before OpenVolume returns a higher epoch.
+#pragma once
+
+#include <array>
+#include <atomic>
+#include <cstddef>
+#include <cstdint>
+#include <mutex>
+#include <string>
+
+#include "store/protocol.h"
+#include "store/record.h"
+#include "tier/page.h"
+
+namespace farswap::store {
+
+// Slots of one shard share a stripe: a batch of a host mostly takes one or a few. TSan follows at
+// most 64 locks a thread.
+inline constexpr std::size_t kStripes = 32;
+
+struct Volume {
+  static std::size_t StripeOf(std::uint64_t slot) { return (slot / tier::kShardSlots) % kStripes; }
+
+  /// Whether a call with `call_epoch` may use this volume. Final only under a stripe.
+  StreamStatus Check(std::uint64_t call_epoch) const {
+    const std::uint64_t newest = epoch.load(std::memory_order_acquire);
+    if (call_epoch < newest) {
+      return StreamStatus::kFenced;
+    }
+    // An epoch that was never given out belongs to an earlier life of a store that was wiped.
+    if (call_epoch > newest || garbage.load(std::memory_order_acquire)) {
+      return StreamStatus::kUnknownVolume;
+    }
+    return StreamStatus::kOk;
+  }
+
+  std::uint64_t id = 0;
+  std::uint64_t slots = 0;
+  std::string host_id;
+  std::string device;
+  Incarnation incarnation{};
+  std::atomic<std::uint64_t> epoch{0};  // the device's newest: raised when a successor opens, too
+  std::atomic<bool> garbage{false};
+  std::atomic<std::int64_t> pages{0};
+  std::atomic<std::int64_t> bytes{0};
+  std::array<std::mutex, kStripes> stripes;
+};
+
+/// Holds the stripes of `mask` (bit i: stripe i) of a volume.
+class StripesLock {
+ public:
+  static constexpr std::uint32_t kAll = ~std::uint32_t{0};
+
+  StripesLock(Volume* volume, std::uint32_t mask) : volume_(volume), mask_(mask) {
+    for (std::size_t i = 0; i < kStripes; ++i) {
+      if (mask_ >> i & 1) {
+        volume_->stripes[i].lock();
+      }
+    }
+  }
+  ~StripesLock() {
+    for (std::size_t i = 0; i < kStripes; ++i) {
+      if (mask_ >> i & 1) {
+        volume_->stripes[i].unlock();
+      }
+    }
+  }
+  StripesLock(const StripesLock&) = delete;
+  StripesLock& operator=(const StripesLock&) = delete;
+
+ private:
+  Volume* volume_;
+  std::uint32_t mask_;
+};
+
+}  // namespace farswap::store
