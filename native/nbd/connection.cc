@@ -1,0 +1,363 @@
+#include "nbd/connection.h"
+
+#include <fcntl.h>
+#include <poll.h>
+#include <sys/mman.h>
+#include <sys/socket.h>
+#include <unistd.h>
+
+#include <algorithm>
+#include <array>
+#include <cassert>
+#include <cerrno>
+#include <cstring>
+#include <string>
+#include <utility>
+
+#include "nbd/partial_page.h"
+
+namespace farswap::nbd {
+
+using tier::IoStatus;
+using tier::kPageBytes;
+using tier::SlotIndex;
+using tier::Tier;
+
+namespace {
+
+SlotIndex SlotAt(std::uint64_t offset) { return static_cast<SlotIndex>(offset / kPageBytes); }
+
+WireError ErrorOf(IoStatus status) {
+  switch (status) {
+    case IoStatus::kOk:
+      return WireError::kNone;
+    case IoStatus::kNoSpace:
+      return WireError::kNoSpace;
+    case IoStatus::kIoError:
+    case IoStatus::kChanged:
+      break;
+  }
+  return WireError::kIo;
+}
+
+/// Pages that a range touches.
+std::size_t PageCount(const Request& request) {
+  return (request.offset % kPageBytes + request.length + kPageBytes - 1) / kPageBytes;
+}
+
+/// Memory of one READ that is larger than the reply buffer. There is at most one a connection.
+class Staging {
+ public:
+  explicit Staging(std::size_t bytes)
+      : bytes_(bytes),
+        data_(mmap(nullptr, bytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0)) {}
+  ~Staging() {
+    if (ok()) munmap(data_, bytes_);
+  }
+  Staging(const Staging&) = delete;
+  Staging& operator=(const Staging&) = delete;
+  bool ok() const { return data_ != MAP_FAILED; }
+  std::byte* data() const { return static_cast<std::byte*>(data_); }
+
+ private:
+  const std::size_t bytes_;
+  void* const data_;
+};
+
+}  // namespace
+
+// --- Life ---------------------------------------------------------------------------------------
+
+Result<std::unique_ptr<Connection>> Connection::Create(Tier* tier, std::uint64_t export_bytes,
+                                                       int socket,
+                                                       std::span<const std::byte> initial) {
+  std::unique_ptr<Connection> connection(new Connection(tier, export_bytes, socket));
+  if (initial.size() > kReceiveBytes) return Error{"more bytes behind the handshake than fit"};
+  const int flags = fcntl(socket, F_GETFL);
+  if (flags < 0 || fcntl(socket, F_SETFL, flags & ~O_NONBLOCK) < 0) {
+    return Error{std::string("making the socket blocking: ") + std::strerror(errno)};
+  }
+  auto memory = LockedMapping::Create(kReceiveBytes + kReplyBytes, "nbd connection");
+  if (!memory.ok()) return memory.error();
+  connection->memory_ = std::move(memory.value());
+  connection->received_ = connection->memory_->data();
+  connection->reply_ = connection->received_ + kReceiveBytes;
+  auto replies = ReplyStream::Create(socket, &connection->errors_);
+  if (!replies.ok()) return replies.error();
+  connection->replies_ = std::move(replies.value());
+  std::copy(initial.begin(), initial.end(), connection->received_);
+  connection->received_end_ = initial.size();
+  return connection;
+}
+
+Connection::~Connection() { close(socket_); }
+
+void Connection::Shutdown() { shutdown(socket_, SHUT_RDWR); }
+
+void Connection::Run() {
+  while (HandleReceived() && FlushReplies() && Receive()) {
+  }
+  FlushReplies();
+  replies_->WaitUntilIdle();
+}
+
+// --- Receiving and sending ----------------------------------------------------------------------
+
+bool Connection::Receive() {
+  // What is left is the beginning of a request or of a page, so there is little to move.
+  std::memmove(received_, received_ + received_begin_, received_end_ - received_begin_);
+  received_end_ -= std::exchange(received_begin_, 0);
+  if (replies_->AnyParked() && !WaitReadable()) return false;
+  for (;;) {
+    const ssize_t got = recv(socket_, received_ + received_end_, kReceiveBytes - received_end_, 0);
+    if (got < 0 && errno == EINTR) continue;
+    if (got <= 0) return false;
+    received_end_ += static_cast<std::size_t>(got);
+    return true;
+  }
+}
+
+/// Waits for the client while reads are parked, and sends what their completions could not.
+bool Connection::WaitReadable() {
+  std::array<pollfd, 2> waits{{{socket_, POLLIN, 0}, {replies_->wake_fd(), POLLIN, 0}}};
+  for (;;) {  // ends with the connection: shutdown(2) makes the socket readable
+    if (poll(waits.data(), waits.size(), -1) < 0 && errno != EINTR) return false;
+    if (waits[1].revents != 0) {
+      std::uint64_t wakes;
+      [[maybe_unused]] const ssize_t got = read(replies_->wake_fd(), &wakes, sizeof(wakes));
+      if (!replies_->Send({})) return false;
+    }
+    if (waits[0].revents != 0) return true;
+    waits[0].revents = waits[1].revents = 0;
+  }
+}
+
+bool Connection::FlushReplies() {
+  return reply_end_ == 0 || replies_->Send({reply_, std::exchange(reply_end_, 0)});
+}
+
+bool Connection::Reply(WireError error, std::uint64_t cookie) {
+  if (error != WireError::kNone) errors_.fetch_add(1, std::memory_order_relaxed);
+  if (reply_end_ + kSimpleReplyBytes > kReplyBytes && !FlushReplies()) return false;
+  PutSimpleReply(reply_ + reply_end_, error, cookie);
+  reply_end_ += kSimpleReplyBytes;
+  return true;
+}
+
+// --- Requests -----------------------------------------------------------------------------------
+
+bool Connection::HandleReceived() {
+  for (;;) {  // ends: every step but the last consumes bytes
+    const Step step = parser_.Next({received_ + received_begin_, received_end_ - received_begin_});
+    received_begin_ += step.consumed;
+    bool open = true;
+    switch (step.kind) {
+      case StepKind::kNeedBytes:
+        return true;
+      case StepKind::kBroken:
+        last_refusal_.store("bad request magic", std::memory_order_relaxed);
+        return false;
+      case StepKind::kRequest:
+        requests_.fetch_add(1, std::memory_order_relaxed);
+        open = HandleRequest(step.request);
+        break;
+      case StepKind::kPayload:
+        open = WritePayload(step);
+        break;
+      case StepKind::kRefused:
+        requests_.fetch_add(1, std::memory_order_relaxed);
+        last_refusal_.store(step.refusal->reason, std::memory_order_relaxed);
+        open = Reply(step.refusal->error, step.request.cookie);
+        break;
+    }
+    if (!open) return false;
+  }
+}
+
+bool Connection::HandleRequest(const Request& request) {
+  switch (request.command) {
+    case Command::kRead:
+      return Read(request);
+    case Command::kWrite:
+      write_status_ = IoStatus::kOk;
+      return true;  // replied when its payload is complete
+    case Command::kDisconnect:
+      return false;
+    case Command::kTrim:
+      Trim(request.offset, request.length);
+      return Reply(WireError::kNone, request.cookie);
+    case Command::kWriteZeroes:
+      return Reply(ErrorOf(ZeroRange(request.offset, request.length)), request.cookie);
+    case Command::kFlush:
+    case Command::kCache:
+      // A write is acknowledged when it is in the pool, which is all the persistence that swap has;
+      // and there is nothing to bring nearer ahead of time.
+      return Reply(WireError::kNone, request.cookie);
+  }
+  assert(false && "validated");
+  return false;
+}
+
+// --- READ ---------------------------------------------------------------------------------------
+
+bool Connection::Read(const Request& request) {
+  const std::size_t bytes = kSimpleReplyBytes + request.length;
+  if (bytes > kReplyBytes) return ReadStaged(request);
+  if (reply_end_ + bytes > kReplyBytes && !FlushReplies()) return false;
+  std::byte* const data = reply_ + reply_end_ + kSimpleReplyBytes;
+  std::size_t done = 0;
+  for (std::size_t i = 0; done < request.length; ++i) {
+    const std::uint64_t offset = request.offset + done;
+    const std::size_t from = offset % kPageBytes;
+    const std::size_t length = std::min(request.length - done, kPageBytes - from);
+    std::array<std::byte, kPageBytes> edge;
+    const bool whole = length == kPageBytes;
+    const auto result = tier_->Load(SlotAt(offset), whole ? data + done : edge.data());
+    if (result == Tier::LoadResult::kIoError) return Reply(WireError::kIo, request.cookie);
+    if (result == Tier::LoadResult::kRemote) return ReadParked(request, i, data);
+    if (!whole) std::memcpy(data + done, edge.data() + from, length);
+    done += length;
+  }
+  PutSimpleReply(data - kSimpleReplyBytes, WireError::kNone, request.cookie);
+  reply_end_ += bytes;
+  return true;
+}
+
+/// Goes on with a read whose page `first_remote` is on a memory server; the pages before it are at
+/// `produced`, in the reply buffer.
+bool Connection::ReadParked(const Request& request, std::size_t first_remote,
+                            const std::byte* produced) {
+  const std::size_t page_count = PageCount(request);
+  if (page_count > ParkedRead::kPagesMax) return ReadStaged(request);
+  ParkedRead* read = replies_->TryPark(page_count);
+  if (read == nullptr) {
+    if (!FlushReplies()) return false;  // leaves the bytes at `produced` as they are
+    read = replies_->Park(page_count);
+  }
+  read->cookie = request.cookie;
+  read->first_byte = static_cast<std::uint32_t>(request.offset % kPageBytes);
+  read->length = request.length;
+
+  const SlotIndex first = SlotAt(request.offset);
+  std::array<std::size_t, ParkedRead::kPagesMax> remote;
+  std::size_t remote_count = 0;
+  for (std::size_t i = 0; i < page_count; ++i) {
+    const auto slot = static_cast<SlotIndex>(first + i);
+    if (i < first_remote) {
+      const std::size_t from = i == 0 ? read->first_byte : 0;
+      std::memcpy(read->pages[i] + from, produced, kPageBytes - from);
+      produced += kPageBytes - from;
+    } else if (i == first_remote) {
+      remote[remote_count++] = i;
+    } else {
+      const auto result = tier_->Load(slot, read->pages[i]);
+      if (result == Tier::LoadResult::kRemote) remote[remote_count++] = i;
+      if (result != Tier::LoadResult::kIoError) continue;
+      replies_->Unpark(read);
+      return Reply(WireError::kIo, request.cookie);
+    }
+  }
+
+  std::array<ReadFetch*, 2> fetches;
+  std::size_t fetch_count = 0;
+  for (std::size_t i = 0; i < remote_count; ++i) {
+    const auto slot = static_cast<SlotIndex>(first + remote[i]);
+    if (i == 0 || slot / tier::kShardSlots != (first + remote[i - 1]) / tier::kShardSlots) {
+      fetches[fetch_count++] = replies_->TakeFetch(read);
+    }
+    ReadFetch* const fetch = fetches[fetch_count - 1];
+    fetch->page_slots[fetch->page_count] = slot;
+    fetch->page_outputs[fetch->page_count++] = read->pages[remote[i]];
+  }
+  replies_->Submit(tier_, read, {fetches.data(), fetch_count});
+  return true;
+}
+
+/// A read that neither fits the reply buffer nor may be parked: put together in memory of its own,
+/// while the requests behind it wait.
+bool Connection::ReadStaged(const Request& request) {
+  if (!FlushReplies()) return false;
+  const Staging staging((PageCount(request) + 1) * kPageBytes);
+  if (!staging.ok()) return Reply(WireError::kNoMemory, request.cookie);
+  std::byte* const pages = staging.data() + kPageBytes;
+  if (!LoadStaged(request, pages)) return Reply(WireError::kIo, request.cookie);
+  std::byte* const message = pages + request.offset % kPageBytes - kSimpleReplyBytes;
+  PutSimpleReply(message, WireError::kNone, request.cookie);
+  return replies_->Send({message, kSimpleReplyBytes + request.length});
+}
+
+/// False: a page cannot be had.
+bool Connection::LoadStaged(const Request& request, std::byte* pages) {
+  const SlotIndex first = SlotAt(request.offset);
+  const std::size_t page_count = PageCount(request);
+  bool intact = true;
+  ReadFetch* fetch = nullptr;
+  for (std::size_t i = 0; intact && i < page_count; ++i) {
+    const auto slot = static_cast<SlotIndex>(first + i);
+    std::byte* const page = pages + i * kPageBytes;
+    const auto result = tier_->Load(slot, page);
+    if (result == Tier::LoadResult::kIoError) intact = false;
+    if (result != Tier::LoadResult::kRemote) continue;
+    if (fetch != nullptr &&
+        (fetch->page_count == tier::PageFetch::kPagesMax ||
+         fetch->page_slots[0] / tier::kShardSlots != slot / tier::kShardSlots)) {
+      replies_->SubmitStaged(tier_, std::exchange(fetch, nullptr));
+    }
+    if (fetch == nullptr) fetch = replies_->TakeFetch(nullptr);
+    fetch->page_slots[fetch->page_count] = slot;
+    fetch->page_outputs[fetch->page_count++] = page;
+  }
+  if (fetch != nullptr) replies_->SubmitStaged(tier_, fetch);
+  return replies_->WaitStaged() == IoStatus::kOk && intact;
+}
+
+// --- WRITE, TRIM, WRITE_ZEROES ------------------------------------------------------------------
+
+bool Connection::WritePayload(const Step& step) {
+  if (write_status_ == IoStatus::kOk) write_status_ = StoreRange(step.offset, step.payload);
+  return !step.last || Reply(ErrorOf(write_status_), step.request.cookie);
+}
+
+IoStatus Connection::StoreRange(std::uint64_t offset, std::span<const std::byte> bytes) {
+  while (!bytes.empty()) {
+    const std::size_t length = std::min(bytes.size(), kPageBytes - offset % kPageBytes);
+    const IoStatus status = length == kPageBytes ? tier_->Store(SlotAt(offset), bytes.data())
+                                                 : WritePartial(offset, bytes.data(), length);
+    if (status != IoStatus::kOk) return status;
+    offset += length;
+    bytes = bytes.subspan(length);
+  }
+  return IoStatus::kOk;
+}
+
+IoStatus Connection::WritePartial(std::uint64_t offset, const std::byte* source,
+                                  std::size_t length) {
+  // The page may be a network's wait away, which is no concern of the requests already answered.
+  if (reply_end_ > 0) {
+    std::array<std::byte, kPageBytes> page;
+    if (tier_->Load(SlotAt(offset), page.data()) == Tier::LoadResult::kRemote) FlushReplies();
+  }
+  return WritePartialPage(tier_, SlotAt(offset), offset % kPageBytes, source, length);
+}
+
+/// Whole pages are forgotten; the edges are zeroed in place.
+IoStatus Connection::ZeroRange(std::uint64_t offset, std::uint64_t length) {
+  const std::size_t head = (kPageBytes - offset % kPageBytes) % kPageBytes;
+  if (length < head) return WritePartial(offset, nullptr, length);
+  if (head > 0) {
+    const IoStatus status = WritePartial(offset, nullptr, head);
+    if (status != IoStatus::kOk) return status;
+  }
+  Trim(offset + head, length - head);
+  const std::size_t tail = (length - head) % kPageBytes;
+  return tail == 0 ? IoStatus::kOk : WritePartial(offset + length - tail, nullptr, tail);
+}
+
+/// TRIM is advice: what it says of a part of a page is not followed.
+void Connection::Trim(std::uint64_t offset, std::uint64_t length) {
+  const std::uint64_t first = (offset + kPageBytes - 1) / kPageBytes;
+  const std::uint64_t end = (offset + length) / kPageBytes;
+  if (first < end) tier_->Invalidate(static_cast<SlotIndex>(first), end - first);
+}
+
+}  // namespace farswap::nbd

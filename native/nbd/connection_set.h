@@ -1,0 +1,80 @@
+// All connections of one export: they share the tier, and with it one truth about every page. Each
+// is served by a thread of its own, named fs-nbd-<id>, which ends with it.
+//
+// Stopping takes as long as the slowest fetch that a connection has parked. Who wants it quick
+// calls CloseAll(), then stops the RemoteStore (which fails the fetches), then Stop().
+#pragma once
+
+#include <chrono>
+#include <condition_variable>
+#include <cstddef>
+#include <cstdint>
+#include <map>
+#include <memory>
+#include <mutex>
+#include <span>
+#include <string>
+#include <thread>
+#include <vector>
+
+#include "base/result.h"
+#include "nbd/connection.h"
+#include "tier/tier.h"
+
+namespace farswap::nbd {
+
+class ConnectionSet {
+ public:
+  /// The tier is borrowed and must have a slot for every page of the export.
+  ConnectionSet(tier::Tier* tier, std::uint64_t export_bytes);
+  ~ConnectionSet();
+  ConnectionSet(const ConnectionSet&) = delete;
+  ConnectionSet& operator=(const ConnectionSet&) = delete;
+
+  /// Starts to serve a stream socket whose handshake is done; `initial` is what the client has sent
+  /// behind it, `peer` its name for the operator. Owns the socket also when it fails. Returns the
+  /// connection's id; ids count from 1 and are never used again.
+  Result<std::uint64_t> Serve(int socket, std::span<const std::byte> initial, std::string peer);
+
+  struct Info {
+    std::uint64_t id;
+    std::string peer;
+    std::uint64_t requests;
+    std::uint64_t errors;      // requests answered with an error
+    std::string last_refusal;  // why the latest illegal request was refused; empty: none was
+  };
+  /// The connections that are being served.
+  std::vector<Info> List();
+
+  /// Ends a connection; false if there is none of this id.
+  bool Close(std::uint64_t id);
+  /// Ends all connections and refuses new ones, without waiting.
+  void CloseAll();
+  /// Waits until the connection has ended and its socket is closed; false at the timeout.
+  bool Wait(std::uint64_t id, std::chrono::milliseconds timeout);
+  /// CloseAll(), then waits for all. Idempotent.
+  void Stop();
+
+ private:
+  struct Served {
+    std::string peer;
+    std::unique_ptr<Connection> connection;  // nullptr: has ended, its socket is being closed
+    std::thread thread;
+  };
+
+  void ServeUntilEnd(std::uint64_t id, Connection* connection);
+  void JoinEnded(std::unique_lock<std::mutex>& lock);
+
+  tier::Tier* const tier_;
+  const std::uint64_t export_bytes_;
+
+  std::mutex
+      mutex_;  // guards what follows; held while a thread is started, never while one is joined
+  std::condition_variable ended_;
+  bool stopping_ = false;
+  std::uint64_t next_id_ = 1;
+  std::map<std::uint64_t, Served> served_;
+  std::vector<std::thread> ended_threads_;  // to be joined by whoever comes next
+};
+
+}  // namespace farswap::nbd

@@ -1,0 +1,143 @@
+#include "nbd/parser.h"
+
+#include <algorithm>
+#include <cassert>
+#include <cstring>
+
+#include "tier/page.h"
+
+namespace farswap::nbd {
+namespace {
+
+constexpr Refusal kUnknownCommand{WireError::kInvalid, "unknown command"};
+constexpr Refusal kUnknownFlag{WireError::kInvalid, "unknown command flag"};
+constexpr Refusal kFlagOfWriteZeroes{WireError::kInvalid,
+                                     "NO_HOLE and FAST_ZERO belong to WRITE_ZEROES alone"};
+constexpr Refusal kFlushWithRange{WireError::kInvalid, "FLUSH takes no offset and no length"};
+constexpr Refusal kNoLength{WireError::kInvalid, "length is zero"};
+constexpr Refusal kTooLong{WireError::kInvalid, "payload over the announced maximum of 32 MiB"};
+constexpr Refusal kBeyondEnd{WireError::kInvalid, "range reaches beyond the end of the export"};
+constexpr Refusal kNoRoomBeyondEnd{WireError::kNoSpace,
+                                   "written range reaches beyond the end of the export"};
+
+bool InRange(const Request& request, std::uint64_t export_bytes) {
+  return request.offset <= export_bytes && request.length <= export_bytes - request.offset;
+}
+
+}  // namespace
+
+const Refusal* ValidateRequest(const Request& request, std::uint64_t export_bytes) {
+  const Command command = request.command;
+  if (command > Command::kWriteZeroes) return &kUnknownCommand;
+  if (command == Command::kDisconnect) return nullptr;  // has no reply to carry an error
+  if (request.flags & ~(kFlagFua | kFlagNoHole | kFlagFastZero)) return &kUnknownFlag;
+  if (command != Command::kWriteZeroes && request.flags & (kFlagNoHole | kFlagFastZero)) {
+    return &kFlagOfWriteZeroes;
+  }
+  if (command == Command::kFlush) {
+    return request.offset == 0 && request.length == 0 ? nullptr : &kFlushWithRange;
+  }
+  // The protocol leaves zero lengths unspecified; nbdkit refuses them too.
+  if (request.length == 0) return &kNoLength;
+  const bool has_payload = command == Command::kRead || command == Command::kWrite;
+  if (has_payload && request.length > kPayloadBytesMax) return &kTooLong;
+  if (!InRange(request, export_bytes)) {
+    const bool writes = command == Command::kWrite || command == Command::kWriteZeroes;
+    return writes ? &kNoRoomBeyondEnd : &kBeyondEnd;
+  }
+  return nullptr;
+}
+
+Step RequestParser::Next(std::span<const std::byte> bytes) {
+  switch (state_) {
+    case State::kHeader:
+      return NextHeader(bytes);
+    case State::kPayload:
+      return NextPayload(bytes);
+    case State::kSkip:
+      return Skip(bytes);
+    case State::kBroken:
+      break;
+  }
+  return Break();
+}
+
+Step RequestParser::Break() {
+  state_ = State::kBroken;
+  Step step;
+  step.kind = StepKind::kBroken;
+  return step;
+}
+
+Step RequestParser::NextHeader(std::span<const std::byte> bytes) {
+  if (bytes.size() < kRequestBytes) return {};
+  const std::byte* at = bytes.data();
+  if (LoadBigEndian<std::uint32_t>(at) != kRequestMagic) return Break();
+  request_.flags = LoadBigEndian<std::uint16_t>(at + 4);
+  request_.command = static_cast<Command>(LoadBigEndian<std::uint16_t>(at + 6));
+  std::memcpy(&request_.cookie, at + 8, sizeof(request_.cookie));
+  request_.offset = LoadBigEndian<std::uint64_t>(at + 16);
+  request_.length = LoadBigEndian<std::uint32_t>(at + 24);
+
+  Step step;
+  step.consumed = kRequestBytes;
+  step.request = request_;
+  const bool payload_follows = request_.command == Command::kWrite && request_.length > 0;
+  step.refusal = ValidateRequest(request_, export_bytes_);
+  if (step.refusal == nullptr) {
+    step.kind = StepKind::kRequest;
+    if (payload_follows) {
+      state_ = State::kPayload;
+      payload_offset_ = request_.offset;
+      remaining_ = request_.length;
+    }
+    return step;
+  }
+  if (!payload_follows) {
+    step.kind = StepKind::kRefused;
+    return step;
+  }
+  state_ = State::kSkip;
+  remaining_ = request_.length;
+  refusal_ = step.refusal;
+  Step skipped = Skip(bytes.subspan(kRequestBytes));
+  skipped.consumed += kRequestBytes;
+  return skipped;
+}
+
+Step RequestParser::NextPayload(std::span<const std::byte> bytes) {
+  assert(remaining_ > 0);
+  std::size_t take = remaining_;
+  if (bytes.size() < take) {
+    const std::uint64_t end = (payload_offset_ + bytes.size()) & ~(tier::kPageBytes - 1);
+    if (end <= payload_offset_) return {};
+    take = end - payload_offset_;
+  }
+  Step step;
+  step.kind = StepKind::kPayload;
+  step.consumed = take;
+  step.request = request_;
+  step.offset = payload_offset_;
+  step.payload = bytes.first(take);
+  payload_offset_ += take;
+  remaining_ -= static_cast<std::uint32_t>(take);
+  step.last = remaining_ == 0;
+  if (step.last) state_ = State::kHeader;
+  return step;
+}
+
+Step RequestParser::Skip(std::span<const std::byte> bytes) {
+  const std::size_t take = std::min<std::size_t>(bytes.size(), remaining_);
+  remaining_ -= static_cast<std::uint32_t>(take);
+  Step step;
+  step.consumed = take;
+  step.request = request_;
+  if (remaining_ == 0) {
+    state_ = State::kHeader;
+    step.kind = StepKind::kRefused;
+    step.refusal = refusal_;
+  }
+  return step;
+}
+
+}  // namespace farswap::nbd

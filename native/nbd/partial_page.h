@@ -1,0 +1,16 @@
+// Writes below the size of a page: read, modify, write, again if somebody else wrote in between.
+#pragma once
+
+#include <cstddef>
+
+#include "tier/tier.h"
+
+namespace farswap::nbd {
+
+/// Replaces bytes [first_byte, first_byte + length) of the slot's page by `source`, or by zeros if
+/// that is nullptr. Waits for a remote page, bounded by the deadline of its fetch. Atomic against
+/// every other operation on the slot.
+tier::IoStatus WritePartialPage(tier::Tier* tier, tier::SlotIndex slot, std::size_t first_byte,
+                                const std::byte* source, std::size_t length);
+
+}  // namespace farswap::nbd
