@@ -75,6 +75,11 @@ class Address:
         """`127.0.0.1:7071`, `[::1]:7071`."""
         return f"[{self.host}]:{self.port}" if ":" in self.host else f"{self.host}:{self.port}"
 
+    @property
+    def with_scheme(self) -> str:
+        """`unix:/run/farswap/swap0.sock`, `tcp:127.0.0.1:10809`: how NBD addresses are written."""
+        return str(self) if self.is_unix else f"tcp:{self.host_port}"
+
     def __str__(self) -> str:
         return f"unix:{self.path}" if self.is_unix else self.host_port
 

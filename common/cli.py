@@ -6,6 +6,7 @@ the program's name. Imports neither grpc nor the native core.
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -36,9 +37,29 @@ class SizeParameter(click.ParamType["ByteSize"]):
             self.fail(str(error), param, ctx)
 
 
+def _show_version(context: click.Context, _: click.Parameter, *, wanted: bool) -> None:
+    if not wanted:
+        return
+    from farswap.common.version import release  # noqa: PLC0415 - loads protobuf
+
+    click.echo(f"{context.find_root().info_name} {release()}")
+    context.exit()
+
+
+version_option = click.option(
+    "--version",
+    is_flag=True,
+    expose_value=False,
+    is_eager=True,
+    callback=lambda context, option, value: _show_version(context, option, wanted=value),
+    help="Show the version and exit.",
+)
+
+
 def daemon_options(command: Command) -> Command:
-    """--config, --check-config and --set; the command gets config, check_config, overrides."""
+    """--config, --check-config, --set, --version; the command gets the first three."""
     for option in (
+        version_option,
         click.option(
             "--set",
             "overrides",
@@ -60,6 +81,8 @@ def daemon_options(command: Command) -> Command:
 
 def run(program: str, command: click.Command, args: list[str] | None = None) -> NoReturn:
     """Runs a click command to the end of the process, every error a clear line."""
+    # gRPC's own lines on stderr repeat, in other words, what our errors say.
+    os.environ.setdefault("GRPC_VERBOSITY", "NONE")
     try:
         command.main(args=args, prog_name=program, standalone_mode=False)
     except click.exceptions.Exit as end:

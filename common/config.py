@@ -29,7 +29,11 @@ if TYPE_CHECKING:
 
 
 class Section(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """Base of configuration tables. A field without a default is a required key."""
+    """Base of configuration tables. A field without a default is a required key.
+
+    Subclasses repeat `frozen=True` (for type checkers), and their modules do not postpone
+    annotations (`from __future__`), since the decoder reads them at run time.
+    """
 
 
 C = TypeVar("C", bound=Section)

@@ -1,0 +1,247 @@
+"""The kernel's nbd device that this daemon serves: binding it, and letting it go.
+
+The kernel and the engine talk over socketpairs: our ends go to the engine's threads, the
+kernel's to the driver by netlink, after which our copies of the kernel's ends are closed, so
+that each side sees the other's end. What was found safe for a device that the machine swaps to
+(stalls of 1 to 3 s when a daemon dies, and no live but slow server ever cut off):
+
+- one connection: with more, the driver cuts off all but the last whose requests are slow;
+- TIMEOUT 0, and the block layer's own request timeout lowered to 1 s *after* CONNECT, which
+  sets it to 30 s: requests of a dead connection are then given to its successor within a second;
+- a long dead connection timeout: when it ends, applications get EIO and die.
+
+All methods block (netlink, waiting for threads): call them from a worker thread. A lock makes
+attach and detach exclude each other; reading `device` needs none.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import socket
+import threading
+from typing import TYPE_CHECKING, Protocol
+
+from farswap.client_nbd import kernel_files, netlink
+from farswap.client_nbd.config import PAGE_BYTES
+from farswap.common import log
+from farswap.common.errors import BusyError, InvalidArgumentError, NotPossibleError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator, Sequence
+    from types import TracebackType
+    from typing import Self
+
+    from farswap.client_nbd.kernel_files import KernelFiles
+
+_log = log.logger("attach")
+
+# A daemon that crashed at night is restarted the next day, and the machine's applications then
+# go on where they were. Longer only helps where nobody looks after a machine that stands still.
+DEAD_CONNECTION_TIMEOUT_S = 86_400
+DEAD_CONNECTION_TIMEOUT_S_MAX = 10 * 365 * 86_400
+
+CONNECTIONS_MAX = 16
+IO_TIMEOUT_MS = 1000
+
+# Nothing to flush: a write is acknowledged when it is where all writes end.
+_FLAGS = netlink.FLAG_HAS_FLAGS | netlink.FLAG_SEND_TRIM
+
+_DETACH_WAIT_MS = 5000
+
+
+class Engine(Protocol):
+    """What of the native engine is used here."""
+
+    def serve(self, fd: int, initial: bytes, peer: str, /) -> int:
+        """Takes over the socket; returns the connection's id."""
+
+    def close_connection(self, id: int, /) -> bool:  # noqa: A002 - the native name
+        """Shuts the connection's socket."""
+
+    def wait_connection(self, id: int, timeout_ms: int, /) -> bool:  # noqa: A002
+        """True once the connection has ended."""
+
+
+class Driver(Protocol):
+    """netlink.NbdNetlink, or a test's."""
+
+    def __enter__(self) -> Self:
+        """Opens the conversation."""
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+        /,
+    ) -> None:
+        """Ends it."""
+
+    def connect(self, body: bytes, /) -> None:
+        """See NbdNetlink."""
+
+    def disconnect(self, index: int, /) -> None:
+        """See NbdNetlink."""
+
+    def is_connected(self, index: int, /) -> bool:
+        """See NbdNetlink."""
+
+
+class KernelDevice:
+    """At most one attached device at a time: the engine has one export."""
+
+    def __init__(
+        self,
+        engine: Engine,
+        size_bytes: int,
+        files: KernelFiles,
+        open_driver: Callable[[], Driver] = netlink.NbdNetlink,
+    ) -> None:
+        self._engine = engine
+        self._size_bytes = size_bytes
+        self._files = files
+        self._open_driver = open_driver
+        self._lock = threading.Lock()
+        self._device = ""
+        self._connection_ids: list[int] = []
+
+    def device(self) -> str:
+        """The attached device, "" for none: also when the kernel let it go by itself."""
+        ids = self._connection_ids
+        if self._device and all(self._engine.wait_connection(id_, 0) for id_ in ids):
+            return ""
+        return self._device
+
+    def attach(self, device: str, connections: int, dead_connection_timeout_s: int) -> str:
+        """Binds `device`; returns it. Zeros stand for the defaults.
+
+        Raises InvalidArgumentError, NotPossibleError, BusyError. A failure leaves nothing behind.
+        """
+        index = kernel_files.nbd_index(device)
+        count = _in_range("connections", connections or 1, CONNECTIONS_MAX)
+        timeout_s = _in_range(
+            "dead connection timeout",
+            dead_connection_timeout_s or DEAD_CONNECTION_TIMEOUT_S,
+            DEAD_CONNECTION_TIMEOUT_S_MAX,
+        )
+        with self._exclusive():
+            if self.device():
+                raise NotPossibleError(f"{self._device} is attached already")
+            with self._driver() as driver:
+                self._refuse_if_in_use(driver, device, index)
+                ids = self._connect(driver, device, index, count, timeout_s)
+                try:
+                    self._files.set_io_timeout(index, IO_TIMEOUT_MS)
+                except OSError as error:
+                    driver.disconnect(index)
+                    self._end(ids)
+                    raise NotPossibleError(
+                        f"{device}: the request timeout cannot be set: {error.strerror}"
+                    ) from error
+            self._device, self._connection_ids = device, ids
+        _log.info("attached", device=device, connections=count, dead_timeout_s=timeout_s)
+        return device
+
+    def detach(self, device: str) -> None:
+        """Unbinds it. Raises NotPossibleError while the kernel swaps to it."""
+        index = kernel_files.nbd_index(device)
+        with self._exclusive():
+            if self.device() != device:
+                raise NotPossibleError(f"{device} is not attached")
+            if self._files.swap_area(device) is not None:
+                raise NotPossibleError(f"{device} is an active swap area: swapoff comes first")
+            with self._driver() as driver:
+                try:
+                    driver.disconnect(index)
+                except OSError as error:
+                    raise NotPossibleError(f"{device}: {error.strerror}") from error
+            self._end(self._connection_ids)
+            self._device, self._connection_ids = "", []
+        _log.info("detached", device=device)
+
+    def _connect(
+        self, driver: Driver, device: str, index: int, count: int, timeout_s: int
+    ) -> list[int]:
+        """Returns the ids of the engine's connections."""
+        ids: list[int] = []
+        with contextlib.ExitStack() as kernel_ends:
+            descriptors = []
+            try:
+                for _ in range(count):
+                    ours, kernels = socket.socketpair()
+                    kernel_ends.enter_context(kernels)
+                    descriptors.append(kernels.fileno())
+                    ids.append(self._engine.serve(ours.detach(), b"", f"kernel {device}"))
+                driver.connect(
+                    netlink.connect_body(
+                        index=index,
+                        size_bytes=self._size_bytes,
+                        block_bytes=PAGE_BYTES,
+                        flags=_FLAGS | (netlink.FLAG_CAN_MULTI_CONN if count > 1 else 0),
+                        timeout_s=0,
+                        dead_connection_timeout_s=timeout_s,
+                        descriptors=descriptors,
+                    )
+                )
+            except (OSError, RuntimeError) as error:
+                self._end(ids)
+                raise NotPossibleError(f"{device}: {_why(error)}") from error
+        return ids
+
+    def _refuse_if_in_use(self, driver: Driver, device: str, index: int) -> None:
+        if not self._files.has_block_device(device):
+            raise NotPossibleError(
+                f"{device} does not exist: load the driver with `modprobe nbd nbds_max=16`"
+            )
+        pid = self._files.nbd_owner_pid(index)
+        if pid is not None:
+            raise NotPossibleError(f"{device} is in use, by process {pid}")
+        try:
+            connected = driver.is_connected(index)
+        except (OSError, ValueError) as error:
+            raise NotPossibleError(f"{device}: {_why(error)}") from error
+        if connected:
+            raise NotPossibleError(f"{device} is in use")
+
+    @contextlib.contextmanager
+    def _driver(self) -> Iterator[Driver]:
+        try:
+            driver = self._open_driver()
+        except OSError as error:
+            if error.errno == errno.ENOENT:
+                raise NotPossibleError(
+                    "the kernel's nbd driver is not there: load it with `modprobe nbd`"
+                ) from error
+            raise NotPossibleError(f"netlink: {_why(error)}") from error
+        with driver:
+            yield driver
+
+    @contextlib.contextmanager
+    def _exclusive(self) -> Iterator[None]:
+        if not self._lock.acquire(blocking=False):
+            raise BusyError("another attach or detach is under way")
+        try:
+            yield
+        finally:
+            self._lock.release()
+
+    def _end(self, ids: Sequence[int]) -> None:
+        """The connections end by the driver's NBD_CMD_DISC, or by us when it sends none."""
+        for id_ in ids:
+            if not self._engine.wait_connection(id_, _DETACH_WAIT_MS):
+                self._engine.close_connection(id_)
+
+
+def _in_range(what: str, value: int, limit: int) -> int:
+    if not 1 <= value <= limit:
+        raise InvalidArgumentError(f"{what} {value} is not in 1..{limit}")
+    return value
+
+
+def _why(error: Exception) -> str:
+    if isinstance(error, PermissionError):
+        return "not permitted: the daemon needs CAP_SYS_ADMIN"
+    if isinstance(error, OSError):
+        return error.strerror or str(error)
+    return str(error)

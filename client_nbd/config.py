@@ -1,0 +1,192 @@
+"""host.toml: every key of farswap-host with its type, default and range.
+
+Keys that this version knows and cannot serve yet (`tier.state`, `cluster.etcd`, more than one
+replica) are refused with that reason, never ignored.
+"""
+
+# The decoder reads the annotations at run time: no `from __future__ import annotations` here.
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Annotated, Literal
+
+import msgspec
+from farswap.common import config as common_config
+from farswap.common.address import Address
+from farswap.common.config import Section
+from farswap.common.errors import ConfigError
+from farswap.common.units import ByteSize, Milliseconds
+
+PAGE_BYTES = 4096
+# The native slot table counts slots in 32 bits.
+SLOTS_MAX = (1 << 32) - 1
+POOL_BYTES_MIN = 4 << 20
+# Of the page protocol: host id and device name are 1 to 128 bytes.
+NAME_PATTERN = "^[A-Za-z0-9][A-Za-z0-9._-]{0,127}$"
+
+DEFAULT_CONFIG = Path("/etc/farswap/host.toml")
+DEFAULT_ADMIN = Address.parse("unix:/run/farswap/host.sock")
+MACHINE_ID = Path("/etc/machine-id")
+
+_LATER = "not available in this version"
+
+
+class DeviceSection(Section, frozen=True):
+    """[device]: the swap device; with the host id it names the volume on the memory servers."""
+
+    name: Annotated[str, msgspec.Meta(pattern=NAME_PATTERN)]
+    size: ByteSize
+    host_id: Annotated[str, msgspec.Meta(pattern=NAME_PATTERN)] | None = None
+
+
+class NbdSection(Section, frozen=True):
+    """[nbd]: where NBD clients connect. An empty list leaves the kernel device alone."""
+
+    listen: list[Address]
+    allow_remote: bool = False
+    connections_max: Annotated[int, msgspec.Meta(ge=1, le=1024)] = 64
+    handshake_timeout: Milliseconds = Milliseconds(10_000)
+
+
+class TierSection(Section, frozen=True):
+    """[tier]: the compressed pool."""
+
+    pool_limit: ByteSize
+    accept_threshold_percent: Annotated[int, msgspec.Meta(ge=1, le=100)] = 90
+    compressor: str = "lz4"
+    state: str | None = None
+    store_wait: Milliseconds = Milliseconds(2_000)
+
+
+class ClusterSection(Section, frozen=True):
+    """[cluster]: the memory servers. With none, the pool is all there is."""
+
+    servers: list[Address] = msgspec.field(default_factory=list)
+    etcd: list[Address] = msgspec.field(default_factory=list)
+    replicas: int = 1
+    fetch_wait: Milliseconds = Milliseconds(60_000)
+
+
+class AdminSection(Section, frozen=True):
+    """[admin]: where farswapctl connects."""
+
+    listen: Address = DEFAULT_ADMIN
+
+
+class ReclaimSection(Section, frozen=True):
+    """[reclaim]: `protect = false` is for machines on which nothing swaps to this daemon."""
+
+    protect: bool = True
+
+
+class LogSection(Section, frozen=True):
+    """[log]: lines on stderr."""
+
+    format: Literal["text", "json"] = "text"
+
+
+class HostConfig(Section, frozen=True):
+    """All of host.toml."""
+
+    device: DeviceSection
+    nbd: NbdSection
+    tier: TierSection
+    cluster: ClusterSection
+    admin: AdminSection
+    reclaim: ReclaimSection
+    log: LogSection
+
+    @property
+    def slots(self) -> int:
+        """Size of the device in pages."""
+        return self.device.size // PAGE_BYTES
+
+    @property
+    def host_id(self) -> str:
+        """Configured, or this machine's; load() has made sure that there is one."""
+        if self.device.host_id is None:
+            raise AssertionError("load() fills in the host id")
+        return self.device.host_id
+
+
+def load(
+    path: Path, overrides: Sequence[str] = (), machine_id_path: Path = MACHINE_ID
+) -> HostConfig:
+    """Raises ConfigError with all problems."""
+    config = common_config.load(HostConfig, path, overrides, check)
+    if config.device.host_id is not None:
+        return config
+    device = msgspec.structs.replace(config.device, host_id=_machine_id(path, machine_id_path))
+    return msgspec.structs.replace(config, device=device)
+
+
+def check(config: HostConfig) -> list[tuple[str, str]]:
+    """Problems across keys, as (key, message)."""
+    problems: list[tuple[str, str]] = []
+
+    def require(key: str, message: str, *, holds: bool) -> None:
+        if not holds:
+            problems.append((key, message))
+
+    size, pool, tier = config.device.size, config.tier.pool_limit, config.tier
+    require(
+        "device.size",
+        f"{size} is not a positive multiple of {PAGE_BYTES} bytes",
+        holds=size > 0 and size % PAGE_BYTES == 0,
+    )
+    require(
+        "device.size",
+        f"{size} is more than the {SLOTS_MAX} pages that a device can have",
+        holds=config.slots <= SLOTS_MAX,
+    )
+    require("tier.pool_limit", f"{pool} is less than 4MiB", holds=pool >= POOL_BYTES_MIN)
+    require(
+        "tier.compressor",
+        f'"{tier.compressor}" is {_LATER}; only "lz4" is',
+        holds=tier.compressor == "lz4",
+    )
+    require("tier.state", _LATER, holds=tier.state is None)
+    require("cluster.etcd", f"{_LATER}; use cluster.servers", holds=not config.cluster.etcd)
+    require(
+        "cluster.replicas",
+        f"{config.cluster.replicas} replicas are {_LATER}; it keeps 1",
+        holds=config.cluster.replicas == 1,
+    )
+    problems += _address_problems(config)
+    return problems
+
+
+def _address_problems(config: HostConfig) -> list[tuple[str, str]]:
+    problems: list[tuple[str, str]] = []
+    for key, addresses in (
+        ("nbd.listen", config.nbd.listen),
+        ("cluster.servers", config.cluster.servers),
+    ):
+        twice = {str(a) for a in addresses if addresses.count(a) > 1 and (a.is_unix or a.port)}
+        problems += [(key, f"{address} is listed twice") for address in sorted(twice)]
+    problems += [
+        ("nbd.listen", f"{address} is not a loopback address, and nbd.allow_remote is false")
+        for address in config.nbd.listen
+        if not (address.is_local or config.nbd.allow_remote)
+    ]
+    problems += [
+        ("cluster.servers", f"{address} has no port")
+        for address in config.cluster.servers
+        if not (address.is_unix or address.port)
+    ]
+    if config.admin.listen.is_unix and config.admin.listen in config.nbd.listen:
+        problems.append(("admin.listen", f"{config.admin.listen} is an NBD address already"))
+    return problems
+
+
+def _machine_id(config_path: Path, machine_id_path: Path) -> str:
+    try:
+        text = machine_id_path.read_text().strip()
+    except (OSError, UnicodeDecodeError):
+        text = ""
+    if not text or text == "uninitialized":
+        problem = (
+            f"{config_path.name}: device.host_id: is missing, and this machine has no "
+            f"{machine_id_path}: give the host a name of its own"
+        )
+        raise ConfigError([problem])
+    return text

@@ -1,0 +1,172 @@
+"""farswap-host: the parts of the daemon, in the order in which they start and stop.
+
+Start: engine (pool and tables are allocated and touched), kernel device (nothing attached yet),
+NBD listener, admin service, ready line. Stop: the reverse, but first the machine must no longer
+swap to us: while `/dev/nbdN` is an active swap area, a signal makes us swapoff(2), in a thread,
+and when the kernel refuses (no memory to bring the pages home) we say so and go on serving.
+
+`run()` is called with the process already fit for the reclaim path, which has to come before any
+thread. Nothing here forks or starts a program: a child would hold copies of our sockets, and a
+fork would duplicate locked memory.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import gc
+import os
+from typing import TYPE_CHECKING
+
+import uvloop
+from farswap.client_nbd import admin_service, findings, kernel_files
+from farswap.client_nbd.attach import KernelDevice
+from farswap.client_nbd.kernel_files import KernelFiles
+from farswap.client_nbd.nbd_listener import NbdListener
+from farswap.common import lifecycle, log
+from farswap.common.errors import NotPossibleError, StartError
+from farswap.common.rpc_server import RpcServer
+from farswap.common.version import Identity
+from farswap.v1 import host_admin_pb2_grpc
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+    from farswap.client_nbd.config import HostConfig
+    from farswap.native import HostEngine, ReclaimProtection
+
+    EngineFactory = Callable[[HostConfig], HostEngine]
+
+_log = log.logger("host")
+
+# While pages come home from swap, systemd is asked for this much more time, again and again.
+_SWAPOFF_REPORT_S = 5.0
+_SWAPOFF_EXTENSION_US = 60_000_000
+
+
+def native_engine(config: HostConfig) -> HostEngine:
+    """The real engine of `config`. Raises StartError."""
+    from farswap import native  # noqa: PLC0415 - tests run the daemon on an engine of their own
+
+    try:
+        return native.HostEngine(
+            slots=config.slots,
+            pool_bytes_max=config.tier.pool_limit,
+            accept_threshold_percent=config.tier.accept_threshold_percent,
+            store_wait_ms=config.tier.store_wait,
+            fetch_wait_ms=config.cluster.fetch_wait,
+            servers=[str(address) for address in config.cluster.servers],
+            host_id=config.host_id,
+            device=config.device.name,
+        )
+    except RuntimeError as error:
+        raise StartError(str(error)) from error
+
+
+def run(
+    config: HostConfig,
+    protections: Sequence[ReclaimProtection] | None,
+    make_engine: EngineFactory = native_engine,
+    files: KernelFiles | None = None,
+) -> None:
+    """Serves until a signal. Raises an error of farswap's tree when the start fails."""
+    log.configure(config.log.format)
+    uvloop.run(_Host(config, protections, files or KernelFiles()).serve(make_engine))
+
+
+class _Host:
+    """One run of the daemon."""
+
+    def __init__(
+        self,
+        config: HostConfig,
+        protections: Sequence[ReclaimProtection] | None,
+        files: KernelFiles,
+    ) -> None:
+        self._config = config
+        self._files = files
+        self._identity = Identity("farswap-host")
+        self._findings = findings.of_start(config, protections)
+
+    async def serve(self, make_engine: EngineFactory) -> None:
+        signals = lifecycle.StopSignals()
+        for finding in self._findings:
+            _log.warning(finding.message, subject=finding.subject)
+        parts = lifecycle.StopStack()
+        try:
+            device = await self._start(make_engine, parts)
+            while True:
+                _log.info("stopping", signal=await signals.wait())
+                if await self._swap_is_off(device):
+                    break
+        finally:
+            await parts.stop()
+
+    async def _start(self, make_engine: EngineFactory, parts: lifecycle.StopStack) -> KernelDevice:
+        config = self._config
+        engine = await asyncio.to_thread(make_engine, config)
+        parts.push("engine", lambda: asyncio.to_thread(engine.stop))
+        listener = NbdListener(
+            export_name=config.device.name,
+            export_bytes=config.device.size,
+            serve=engine.serve,
+            connections_max=config.nbd.connections_max,
+            handshake_timeout_ms=config.nbd.handshake_timeout,
+        )
+        parts.push("nbd", listener.stop)
+        listen = await listener.start(config.nbd.listen)
+        device = KernelDevice(engine, config.device.size, self._files)
+        parts.push("device", lambda: asyncio.to_thread(_detach, device))
+        admin = RpcServer(config.admin.listen)
+        service = admin_service.HostAdminService(
+            config=config,
+            engine=engine,
+            device=device,
+            files=self._files,
+            identity=self._identity,
+            listen=listen,
+            start_findings=self._findings,
+        )
+        admin.add(
+            admin_service.SERVICE_NAME,
+            lambda server: host_admin_pb2_grpc.add_HostAdminServicer_to_server(service, server),
+        )
+        parts.push("admin", admin.stop)
+        await admin.start()
+        # What lives until now lives for good: keep the collector, and its page faults, off it.
+        gc.collect()
+        gc.freeze()
+        lifecycle.announce_ready(
+            nbd=",".join(address.with_scheme for address in listen),
+            admin=str(admin.address),
+            pid=os.getpid(),
+        )
+        return device
+
+    async def _swap_is_off(self, device: KernelDevice) -> bool:
+        """Brings the machine's pages home if it swaps to us. False when the kernel refuses."""
+        path = device.device()
+        if not path or self._files.swap_area(path) is None:
+            return True
+        _log.info("swapoff", device=path)
+        going = asyncio.create_task(asyncio.to_thread(kernel_files.swapoff, path))
+        while not (await asyncio.wait([going], timeout=_SWAPOFF_REPORT_S))[0]:
+            area = self._files.swap_area(path)
+            left = area.used_bytes >> 20 if area else 0
+            lifecycle.sd_notify(
+                f"EXTEND_TIMEOUT_USEC={_SWAPOFF_EXTENSION_US}\nSTATUS=swapoff: {left} MiB left"
+            )
+        error = going.exception()
+        if error is None:
+            return True
+        _log.error("not stopping: swapoff failed, the machine swaps to us", error=str(error))
+        return False
+
+
+def _detach(device: KernelDevice) -> None:
+    path = device.device()
+    if not path:
+        return
+    try:
+        device.detach(path)
+    except NotPossibleError as error:
+        _log.error("the kernel device was not let go", error=str(error))

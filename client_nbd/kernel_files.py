@@ -1,0 +1,148 @@
+"""All that farswap-host reads and writes in /proc, /sys and /dev, and the two swap system calls.
+
+The root directory is a parameter, so that tests run on a fixture tree. System calls that change
+the machine (swapon, swapoff, discard) are functions of their own, so that tests put others in
+their place.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import fcntl
+import os
+import re
+import struct
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+from farswap.common.errors import InvalidArgumentError
+
+# linux/fs.h: _IO(0x12, 119); its argument is {first byte, length}.
+_BLKDISCARD = 0x1277
+# linux/swap.h
+_SWAP_FLAG_PREFER = 0x8000
+_SWAP_FLAG_PRIO_MASK = 0x7FFF
+_SWAP_FLAG_DISCARD = 0x10000
+_SWAP_FLAG_DISCARD_ONCE = 0x20000
+_SWAP_FLAG_DISCARD_PAGES = 0x40000
+
+PRIORITY_MAX = _SWAP_FLAG_PRIO_MASK
+
+Discard = Literal["pages", "once", "both"]
+
+_DISCARD_FLAGS: dict[Discard, int] = {
+    "both": _SWAP_FLAG_DISCARD,
+    "once": _SWAP_FLAG_DISCARD | _SWAP_FLAG_DISCARD_ONCE,
+    "pages": _SWAP_FLAG_DISCARD | _SWAP_FLAG_DISCARD_PAGES,
+}
+
+
+@dataclass(frozen=True, slots=True)
+class SwapArea:
+    """A line of /proc/swaps."""
+
+    path: str
+    size_bytes: int
+    used_bytes: int
+    priority: int
+
+
+class KernelFiles:
+    """The kernel's files below `root`."""
+
+    def __init__(self, root: Path = Path("/")) -> None:
+        self._root = root
+
+    def swap_areas(self) -> list[SwapArea]:
+        """The active swap areas, proc(5). Sizes are in KiB there."""
+        try:
+            lines = (self._root / "proc/swaps").read_text().splitlines()[1:]
+        except OSError:
+            return []
+        areas = []
+        for line in lines:
+            path, _, size, used, priority = line.split()
+            areas.append(SwapArea(_unescape(path), int(size) << 10, int(used) << 10, int(priority)))
+        return areas
+
+    def swap_area(self, device: str) -> SwapArea | None:
+        """The swap area on `device`, if it is active."""
+        return next((area for area in self.swap_areas() if area.path == device), None)
+
+    def has_block_device(self, device: str) -> bool:
+        """Both the kernel's object and the node to open it by are there."""
+        name = Path(device).name
+        return (self._root / "sys/block" / name).exists() and self.node(device).exists()
+
+    def node(self, device: str) -> Path:
+        """Where to open `device` ("/dev/nbd0")."""
+        return self._root / device.lstrip("/")
+
+    def nbd_owner_pid(self, index: int) -> int | None:
+        """The process that a connected nbd device belongs to; the file exists only then."""
+        try:
+            return int((self._root / f"sys/block/nbd{index}/pid").read_text())
+        except (OSError, ValueError):
+            return None
+
+    def set_io_timeout(self, index: int, timeout_ms: int) -> None:
+        """Raises OSError."""
+        path = self._root / f"sys/block/nbd{index}/queue/io_timeout"
+        path.write_text(str(timeout_ms))
+
+    def zswap_enabled(self) -> bool:
+        """The kernel would compress pages before it swaps them to us."""
+        try:
+            text = (self._root / "sys/module/zswap/parameters/enabled").read_text()
+        except OSError:
+            return False
+        return text.strip() in ("Y", "1")
+
+
+def nbd_index(device: str) -> int:
+    """0 of "/dev/nbd0". Raises InvalidArgumentError."""
+    match = re.fullmatch(r"/dev/nbd([0-9]{1,5})", device)
+    if match is None:
+        raise InvalidArgumentError(f'"{device}" is not an nbd device such as /dev/nbd0')
+    return int(match[1])
+
+
+def swapon(device: str, priority: int | None, discard: Discard | None) -> None:
+    """swapon(2). Raises OSError."""
+    flags = 0
+    if priority is not None:
+        flags |= _SWAP_FLAG_PREFER | (priority & _SWAP_FLAG_PRIO_MASK)
+    if discard is not None:
+        flags |= _DISCARD_FLAGS[discard]
+    if _libc.swapon(os.fsencode(device), ctypes.c_int(flags)):
+        _raise_errno(device)
+
+
+def swapoff(device: str) -> None:
+    """swapoff(2): reads every page of the area back, so it may take minutes. Raises OSError."""
+    if _libc.swapoff(os.fsencode(device)):
+        _raise_errno(device)
+
+
+def discard_all(node: Path, size_bytes: int) -> None:
+    """Tells the device that none of its pages is needed any more. Raises OSError."""
+    descriptor = os.open(node, os.O_RDWR | os.O_EXCL | os.O_CLOEXEC)
+    try:
+        fcntl.ioctl(descriptor, _BLKDISCARD, struct.pack("=QQ", 0, size_bytes))
+    finally:
+        os.close(descriptor)
+
+
+# A foreign call by ctypes lets other threads run, which matters for minutes of swapoff.
+_libc = ctypes.CDLL(None, use_errno=True)
+
+
+def _raise_errno(device: str) -> None:
+    number = ctypes.get_errno()
+    raise OSError(number, os.strerror(number), device)
+
+
+def _unescape(path: str) -> str:
+    """proc(5) writes white space and backslashes as three octal digits."""
+    return re.sub(r"\\([0-7]{3})", lambda match: chr(int(match[1], 8)), path)

@@ -1,0 +1,157 @@
+"""The command line of farswap-host: the daemon itself, and `attach` and `detach` for its device.
+
+Import order matters: the daemon makes its process fit for the reclaim path before any thread
+exists, so this module imports neither grpc nor the daemon's parts, and the branches that need
+them import them once that is done.
+"""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+from farswap.client_nbd import config as host_config
+from farswap.common import cli
+from farswap.common.address import Address
+from farswap.common.errors import StartError
+
+if TYPE_CHECKING:
+    from farswap.client_nbd.config import HostConfig
+    from farswap.client_nbd.kernel_files import Discard
+    from farswap.native import ReclaimProtection
+
+PROGRAM = "farswap-host"
+
+
+@click.group(invoke_without_command=True, context_settings={"help_option_names": ["-h", "--help"]})
+@cli.daemon_options
+@click.pass_context
+def command(
+    context: click.Context, config: Path | None, check_config: bool, overrides: tuple[str, ...]
+) -> None:
+    """Serve a swap device over NBD, from a compressed pool and memory servers.
+
+    \b
+    Examples:
+      farswap-host --config /etc/farswap/host.toml
+      farswap-host --config host.toml --check-config --set tier.pool_limit=1GiB
+      farswap-host attach --device /dev/nbd0 --swapon --priority 100 --discard
+      farswap-host detach --device /dev/nbd0
+    """
+    if context.invoked_subcommand is not None:
+        context.obj = (config, overrides)
+        return
+    loaded = host_config.load(config or host_config.DEFAULT_CONFIG, overrides)
+    if check_config:
+        click.echo(f"{config or host_config.DEFAULT_CONFIG}: good")
+        return
+    protections = _enter_reclaim_path(loaded)
+    # Only now: importing the daemon loads grpc.
+    from farswap.client_nbd import daemon  # noqa: PLC0415
+
+    daemon.run(loaded, protections)
+
+
+def _enter_reclaim_path(config: HostConfig) -> list[ReclaimProtection] | None:
+    try:
+        from farswap import native  # noqa: PLC0415 - not for a wrong configuration
+    except ImportError as error:
+        raise StartError(f"the native core cannot be loaded: {error}") from error
+    return native.enter_reclaim_path() if config.reclaim.protect else None
+
+
+@command.command()
+@click.option("--device", required=True, metavar="/dev/nbdN", help="The kernel's nbd device.")
+@click.option(
+    "--connections",
+    type=click.IntRange(1, 16),
+    default=1,
+    show_default=True,
+    help="Sockets to the daemon. More than one loses live ones when a request is slow.",
+)
+@click.option("--swapon", is_flag=True, help="Make a swap area if there is none, and use it.")
+@click.option("--priority", type=click.IntRange(0, 32767), help="Of the swap area; needs --swapon.")
+@click.option(
+    "--discard",
+    type=click.Choice(["pages", "once", "both"]),
+    is_flag=False,
+    flag_value="pages",
+    help="Tell the daemon of freed pages (pages, the default), at swapon (once), or both.",
+)
+@click.option("--host", metavar="ADDR", help="The daemon's admin address.")
+@click.option("--config", type=click.Path(path_type=Path), metavar="FILE", help="To find it in.")
+@click.pass_obj
+def attach(
+    parent: tuple[Path | None, tuple[str, ...]],
+    *,
+    device: str,
+    connections: int,
+    swapon: bool,
+    priority: int | None,
+    discard: Discard | None,
+    host: str | None,
+    config: Path | None,
+) -> None:
+    """Bind a kernel nbd device to the running daemon, and swap to it.
+
+    The daemon does the binding; this program makes and enables the swap area. When a step fails,
+    those before it are undone.
+    """
+    if not swapon and (priority is not None or discard is not None):
+        raise click.UsageError("--priority and --discard need --swapon")
+    from farswap.client_nbd import swap_commands  # noqa: PLC0415
+
+    swap_commands.attach(
+        _admin_address(parent, host, config),
+        device,
+        connections,
+        swap_commands.SwapOptions(priority, discard) if swapon else None,
+    )
+
+
+@command.command()
+@click.option("--device", metavar="/dev/nbdN", help="Default: the one that is attached.")
+@click.option("--host", metavar="ADDR", help="The daemon's admin address.")
+@click.option("--config", type=click.Path(path_type=Path), metavar="FILE", help="To find it in.")
+@click.pass_obj
+def detach(
+    parent: tuple[Path | None, tuple[str, ...]],
+    *,
+    device: str | None,
+    host: str | None,
+    config: Path | None,
+) -> None:
+    """Swapoff, forget the device's pages, and unbind it.
+
+    Ctrl-C during swapoff stops it; the device then stays in use.
+    """
+    from farswap.client_nbd import swap_commands  # noqa: PLC0415
+
+    swap_commands.detach(_admin_address(parent, host, config), device)
+
+
+def _admin_address(
+    parent: tuple[Path | None, tuple[str, ...]], host: str | None, config: Path | None
+) -> Address:
+    """--host, else what the configuration says, else $FARSWAP_HOST, else the default."""
+    path, overrides = config or parent[0], parent[1]
+    if host is None and path is not None:
+        return host_config.load(path, overrides).admin.listen
+    text = host or os.environ.get("FARSWAP_HOST")
+    if not text:
+        return host_config.DEFAULT_ADMIN
+    try:
+        return Address.parse(text)
+    except ValueError as error:
+        raise click.UsageError(str(error)) from error
+
+
+def main() -> None:
+    """The console script."""
+    cli.run(PROGRAM, command)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,167 @@
+"""`farswap-host attach` and `detach`: the short-lived process beside the daemon.
+
+It may do what the daemon must not: start mkswap, wait for the kernel's swapoff, draw a progress
+bar. Attach: the daemon binds the device, then we make a swap area unless there is one, then
+swapon(2); a step that fails undoes those before it. Detach: swapoff(2), then the whole device is
+discarded (the kernel does not do so), then the daemon unbinds it.
+"""
+
+from __future__ import annotations
+
+import signal
+import subprocess
+import sys
+import threading
+import time
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from farswap.client_nbd import kernel_files
+from farswap.client_nbd.kernel_files import KernelFiles
+from farswap.common.errors import FarswapError, NotPossibleError
+from farswap.common.rpc_client import RpcClient
+from farswap.common.units import format_size
+from farswap.v1 import host_admin_pb2 as pb
+from farswap.v1 import host_admin_pb2_grpc
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
+
+if TYPE_CHECKING:
+    from farswap.client_nbd.kernel_files import Discard
+    from farswap.common.address import Address
+
+_CALL_TIMEOUT_S = 30.0
+_MKSWAP_TIMEOUT_S = 60.0
+_POLL_S = 0.1
+
+# The swap header's signature, linux/swap.h: the last bytes of the first page.
+_SIGNATURE = b"SWAPSPACE2"
+_PAGE_BYTES = 4096
+# Where file systems, partition tables and volume managers put theirs.
+_PROBE_BYTES = 1 << 20
+
+
+@dataclass(frozen=True, slots=True)
+class SwapOptions:
+    """For swapon(2)."""
+
+    priority: int | None
+    discard: Discard | None
+
+
+def attach(address: Address, device: str, connections: int, swap: SwapOptions | None) -> None:
+    """Raises an error of farswap's tree; what was done is then undone."""
+    kernel_files.nbd_index(device)
+    client, stub = _connect(address)
+    answer = client.call(stub.Attach, pb.AttachRequest(device=device, connections=connections))
+    if swap is not None:
+        try:
+            _make_swap_area(device)
+            kernel_files.swapon(device, swap.priority, swap.discard)
+        except (FarswapError, OSError, KeyboardInterrupt) as error:
+            client.call(stub.Detach, pb.DetachRequest(device=device))
+            if isinstance(error, OSError):
+                raise NotPossibleError(f"swapon {device}: {error.strerror}") from error
+            raise
+    state = "swap is on" if swap else "attached"
+    print(f"{device}: {state}, {format_size(answer.size_bytes)}")
+
+
+def detach(address: Address, device: str | None, files: KernelFiles | None = None) -> None:
+    """Raises an error of farswap's tree."""
+    files = files or KernelFiles()
+    client, stub = _connect(address)
+    status = client.status(stub.Status, pb.HostStatusRequest()).device
+    if not status.attached:
+        raise NotPossibleError("no kernel device is attached")
+    device = device or status.attached
+    if device != status.attached:
+        raise NotPossibleError(f"{device} is not attached; {status.attached} is")
+    if files.swap_area(device) is not None:
+        _swapoff(device, files)
+    try:
+        kernel_files.discard_all(files.node(device), status.size_bytes)
+    except OSError as error:
+        # Its pages then stay in pool and servers until they are overwritten.
+        print(f"{device}: not discarded: {error.strerror}", file=sys.stderr)
+    client.call(stub.Detach, pb.DetachRequest(device=device))
+    print(f"{device}: detached")
+
+
+def _connect(address: Address) -> tuple[RpcClient, host_admin_pb2_grpc.HostAdminStub]:
+    client = RpcClient(address, "farswap-host", _CALL_TIMEOUT_S)
+    stub = host_admin_pb2_grpc.HostAdminStub(client.channel)
+    client.status(stub.Status, pb.HostStatusRequest())
+    return client, stub
+
+
+def _make_swap_area(device: str) -> None:
+    """Runs mkswap, unless the device is a swap area. Refuses to overwrite anything else."""
+    node = KernelFiles().node(device)
+    with node.open("rb") as file:
+        head = file.read(_PROBE_BYTES)
+    if head[_PAGE_BYTES - len(_SIGNATURE) : _PAGE_BYTES] == _SIGNATURE:
+        return
+    if any(head):
+        raise NotPossibleError(f"{device} holds data that is no swap area; run mkswap yourself")
+    try:
+        made = subprocess.run(
+            ["mkswap", device],
+            capture_output=True,
+            text=True,
+            timeout=_MKSWAP_TIMEOUT_S,
+            check=False,
+        )
+    except (FileNotFoundError, subprocess.TimeoutExpired) as error:
+        raise NotPossibleError(f"mkswap {device}: {error}") from error
+    if made.returncode:
+        raise NotPossibleError(f"mkswap {device}: {made.stderr.strip()}")
+
+
+def _swapoff(device: str, files: KernelFiles) -> None:
+    """swapoff(2) in a thread, with its progress; Ctrl-C makes the kernel stop it."""
+    failed: list[OSError] = []
+
+    def work() -> None:
+        try:
+            kernel_files.swapoff(device)
+        except OSError as error:
+            failed.append(error)
+
+    worker = threading.Thread(target=work, name="swapoff")
+    # A signal to the thread interrupts its system call; the handler itself has nothing to do.
+    signal.signal(signal.SIGUSR1, lambda _number, _frame: None)
+    worker.start()
+    try:
+        _show_swapoff(worker, device, files)
+    except KeyboardInterrupt:
+        while worker.is_alive() and worker.ident is not None:
+            signal.pthread_kill(worker.ident, signal.SIGUSR1)
+            worker.join(_POLL_S)
+    worker.join()
+    if failed:
+        raise NotPossibleError(f"swapoff {device}: {failed[0].strerror}")
+
+
+def _show_swapoff(worker: threading.Thread, device: str, files: KernelFiles) -> None:
+    console = Console(stderr=True)
+    area = files.swap_area(device)
+    total = area.used_bytes if area else 0
+    if not console.is_terminal:
+        print(f"{device}: swapoff of {total >> 20} MiB", file=sys.stderr)
+        worker.join()
+        return
+    columns = (
+        TextColumn("{task.description}"),
+        BarColumn(),
+        TextColumn("{task.fields[left]} MiB left"),
+        TimeRemainingColumn(),
+    )
+    with Progress(*columns, console=console) as progress:
+        task = progress.add_task(f"swapoff {device}", total=total or 1, left=total >> 20)
+        while worker.is_alive():
+            area = files.swap_area(device)
+            left = area.used_bytes if area else 0
+            progress.update(task, completed=total - left, left=left >> 20)
+            time.sleep(_POLL_S)
+        progress.update(task, completed=total or 1, left=0)

@@ -1,0 +1,117 @@
+"""A HostEngine of Python objects, for tests of what stands around the engine.
+
+Sockets that it is given are kept open until they are closed by the test or by the peer; writeback
+moves `writeback_step_bytes` at each look at its progress.
+"""
+
+from __future__ import annotations
+
+import os
+import threading
+import time
+from types import SimpleNamespace
+
+PAGE_BYTES = 4096
+
+
+class FakeEngine:
+    def __init__(self, *, slots: int = 1024, writeback_step_bytes: int = PAGE_BYTES) -> None:
+        self.incarnation = bytes(range(16))
+        self.slots = slots
+        self.served: dict[int, tuple[int, str]] = {}
+        self.stopped = False
+        self.serve_error: Exception | None = None
+        self.writeback_step_bytes = writeback_step_bytes
+        self.writeback_cancelled = threading.Event()
+        self.server_list: list[SimpleNamespace] = []
+        self._writeback: SimpleNamespace | None = None
+        self._next_id = 1
+
+    def serve(self, fd: int, initial: bytes, peer: str) -> int:
+        if self.serve_error is not None:
+            os.close(fd)
+            raise self.serve_error
+        assert initial == b""
+        self.served[self._next_id] = (fd, peer)
+        self._next_id += 1
+        return self._next_id - 1
+
+    def connections(self):
+        return [
+            SimpleNamespace(id=id_, peer=peer, requests=7, errors=0)
+            for id_, (_, peer) in self.served.items()
+        ]
+
+    def close_connection(self, id_: int) -> bool:
+        entry = self.served.pop(id_, None)
+        if entry is None:
+            return False
+        os.close(entry[0])
+        return True
+
+    def wait_connection(self, id_: int, timeout_ms: int) -> bool:
+        return id_ not in self.served
+
+    def stats(self) -> dict[str, int]:
+        return {
+            "pool_limit_bytes": 64 << 20,
+            "pool_used_bytes": 3 << 20,
+            "pool_entry_bytes": 2 << 20,
+            "pool_payload_bytes": 2_000_000,
+            "metadata_bytes": self.slots * 32,
+            "pages_same_filled": 10,
+            "pages_local": 1000,
+            "pages_writing": 5,
+            "pages_remote": 2000,
+            "pages_raw": 20,
+            "shrinking": 0,
+            "stores": 4000,
+            "loads_remote": 12,
+            "fail_checksum": 0,
+        }
+
+    def servers(self):
+        return self.server_list
+
+    def explain(self, slot: int):
+        return SimpleNamespace(
+            slot=slot,
+            state="local",
+            version=3,
+            codec=2,
+            size_bytes=1234,
+            stored_unix_s=int(time.time()) - 60,
+            fill=0,
+            referenced=True,
+            verified=True,
+            problem="",
+            server="127.0.0.1:7070",
+        )
+
+    def start_writeback(self, bytes_: int) -> bool:
+        if self._writeback is not None and not self._writeback.finished:
+            return False
+        self._writeback = SimpleNamespace(
+            target_bytes=bytes_, written_bytes=0, sent_bytes=0, finished=False, stopped_because=""
+        )
+        return True
+
+    def cancel_writeback(self) -> None:
+        self.writeback_cancelled.set()
+        if self._writeback is not None:
+            self._writeback.finished = True
+            self._writeback.stopped_because = "cancelled"
+
+    def writeback_progress(self):
+        job = self._writeback
+        assert job is not None
+        if not job.finished:
+            job.written_bytes = min(job.target_bytes, job.written_bytes + self.writeback_step_bytes)
+            job.sent_bytes = job.written_bytes // 3
+            job.finished = job.written_bytes == job.target_bytes
+        return job
+
+    def stop(self) -> None:
+        for id_ in list(self.served):
+            self.close_connection(id_)
+        self.stopped = True
