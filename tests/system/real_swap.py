@@ -1,8 +1,8 @@
 """Makes the running kernel swap on any NBD server, by loop over FUSE, and puts everything back.
 
-The kernels this runs on need no nbd driver: nbdfuse presents the NBD export as a file, a loop device
-with direct I/O makes a block device of it, and that is what is swapped on. Three context managers,
-used from the outside in by the tests and by the demonstration:
+The kernels this runs on need no nbd driver: nbdfuse presents the NBD export as a file, a loop
+device with direct I/O makes a block device of it, and that is what is swapped on. Three context
+managers, used from the outside in by the tests and by the demonstration:
 
     with SwapOnLoop(nbd_uri) as swap, MemoryCgroup(limit_bytes) as cgroup:
         result = PageVerifier.build(directory).run(mib=128, cgroup=cgroup.path)
@@ -37,7 +37,7 @@ PAGE_VERIFIER_SOURCE = Path(__file__).with_name("page_verifier.c")
 
 
 def missing_requirement() -> str | None:
-    """Returns what this machine lacks for real swap by loop over FUSE; None when it lacks nothing."""
+    """Returns what this machine lacks for real swap by loop over FUSE, or None."""
     if os.geteuid() != 0:
         return "needs root: swapon, losetup and cgroups"
     for program in ("nbdfuse", "losetup", "mkswap", "swapon", "swapoff", "fusermount3", "cc"):

@@ -64,7 +64,7 @@ def debian_kernel(cache: Path) -> Kernel:
         return Kernel(unpacked.name, unpacked)
     version = _newest_version()
     cache.mkdir(parents=True, exist_ok=True)
-    # Unpacked aside and renamed when complete, so that an interrupted download leaves no half kernel.
+    # Unpacked aside and renamed when complete: an interrupted download leaves no half kernel.
     with tempfile.TemporaryDirectory(dir=cache) as scratch:
         aside = Path(scratch)
         run_system("apt-get", "download", f"linux-image-{version}", cwd=aside)
