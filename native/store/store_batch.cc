@@ -46,6 +46,7 @@ void StoreBatch::Compare(std::uint64_t capacity_bytes) {
       state.bytes = kPageKeyBytes + lookup.value(group).size();
       // A record that does not parse holds nothing that a host could want: any version replaces it.
       const auto record = DecodeRecord(pages_[order_[begin]].slot, lookup.value(group));
+      state.parsed = record.has_value();
       state.version = record ? record->version : 0;
     }
     ApplyGroup(begin, end, state, capacity_bytes);
@@ -63,9 +64,9 @@ void StoreBatch::ApplyGroup(std::size_t begin, std::size_t end, SlotState state,
     const std::uint64_t bytes = RecordBytes(page.bytes.size());
     if (!state.readable) {
       result = PageStatus::kIoError;
-    } else if (state.found && page.version < state.version) {
+    } else if (state.parsed && page.version < state.version) {
       result = PageStatus::kSuperseded;
-    } else if (state.found && page.version == state.version) {
+    } else if (state.parsed && page.version == state.version) {
       result = PageStatus::kOk;
     } else if (!Admit(bytes, state.bytes, capacity_bytes)) {
       result = PageStatus::kFull;
@@ -73,7 +74,7 @@ void StoreBatch::ApplyGroup(std::size_t begin, std::size_t end, SlotState state,
       result = PageStatus::kOk;
       accepted_[accepted_count_++] = order_[i];
       newest = &page;
-      state.found = true;
+      state.parsed = true;
       state.version = page.version;
       state.bytes = bytes;
     }

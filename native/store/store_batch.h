@@ -36,7 +36,8 @@ class StoreBatch {
   // What a slot holds, as the pages of the batch are applied to it.
   struct SlotState {
     bool readable = true;
-    bool found = false;
+    bool found = false;   // counted in pages and bytes
+    bool parsed = false;  // `version` means something
     std::uint64_t version = 0;
     std::uint64_t bytes = 0;
   };

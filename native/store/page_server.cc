@@ -1,0 +1,105 @@
+#include "store/page_server.h"
+
+#include <grpcpp/resource_quota.h>
+#include <grpcpp/server.h>
+#include <grpcpp/server_builder.h>
+
+#include <mutex>
+
+#include "store/page_service.h"
+
+namespace farswap::store {
+namespace {
+
+// A full Store batch is 1.1 MiB. Little more than that: empty messages take 40 times their size
+// once they are parsed.
+constexpr int kMessageBytesMax = 3 << 19;
+// Hosts ping every few seconds to notice a dead server; gRPC's default is to cut them off for it.
+constexpr int kClientPingIntervalMs = 1000;
+// A host that is gone without a word frees its streams after these two.
+constexpr int kServerPingIntervalMs = 20000;
+constexpr int kServerPingTimeoutMs = 10000;
+constexpr int kStreamsPerConnectionMax = 64;
+// One per stream, and some for the short calls.
+constexpr int kThreadsMax = static_cast<int>(PageService::kStreamsMax) + 64;
+
+void Configure(grpc::ServerBuilder* builder) {
+  builder->SetMaxReceiveMessageSize(kMessageBytesMax);
+  builder->SetMaxSendMessageSize(kMessageBytesMax);
+  builder->AddChannelArgument(GRPC_ARG_HTTP2_MIN_RECV_PING_INTERVAL_WITHOUT_DATA_MS,
+                              kClientPingIntervalMs);
+  builder->AddChannelArgument(GRPC_ARG_KEEPALIVE_PERMIT_WITHOUT_CALLS, 1);
+  builder->AddChannelArgument(GRPC_ARG_KEEPALIVE_TIME_MS, kServerPingIntervalMs);
+  builder->AddChannelArgument(GRPC_ARG_KEEPALIVE_TIMEOUT_MS, kServerPingTimeoutMs);
+  builder->AddChannelArgument(GRPC_ARG_MAX_CONCURRENT_STREAMS, kStreamsPerConnectionMax);
+  // Two servers on one port would share the hosts between them.
+  builder->AddChannelArgument(GRPC_ARG_ALLOW_REUSEPORT, 0);
+  grpc::ResourceQuota quota("farswap-pages");
+  quota.SetMaxThreads(kThreadsMax);
+  builder->SetResourceQuota(quota);
+}
+
+}  // namespace
+
+struct PageServer::Impl {
+  std::unique_ptr<PageStore> store;  // null once stopped
+  std::unique_ptr<PageService> service;
+  std::unique_ptr<grpc::Server> server;
+  int port = 0;
+  mutable std::mutex mutex;  // store against Stop()
+  std::vector<std::pair<std::string, std::uint64_t>> last_stats;
+  std::vector<VolumeInfo> last_volumes;
+};
+
+PageServer::PageServer(std::unique_ptr<Impl> impl) : impl_(std::move(impl)) {}
+
+PageServer::~PageServer() { Stop(std::chrono::milliseconds(0)); }
+
+Result<std::unique_ptr<PageServer>> PageServer::Create(const PageServerConfig& config) {
+  auto impl = std::make_unique<Impl>();
+  auto store = PageStore::Open({config.path, config.capacity_bytes, config.block_cache_bytes});
+  if (!store.ok()) {
+    return store.error();
+  }
+  impl->store = std::move(store.value());
+  impl->service = std::make_unique<PageService>(impl->store.get());
+  grpc::ServerBuilder builder;
+  Configure(&builder);
+  builder.AddListeningPort(config.listen, grpc::InsecureServerCredentials(), &impl->port);
+  builder.RegisterService(impl->service.get());
+  impl->server = builder.BuildAndStart();
+  if (!impl->server || impl->port == 0) {
+    return Error{"cannot listen on " + config.listen +
+                 ": in use, or not an address of this machine"};
+  }
+  return std::unique_ptr<PageServer>(new PageServer(std::move(impl)));
+}
+
+int PageServer::port() const { return impl_->port; }
+
+std::vector<VolumeInfo> PageServer::Volumes() const {
+  std::lock_guard lock(impl_->mutex);
+  return impl_->store ? impl_->store->Volumes() : impl_->last_volumes;
+}
+
+std::vector<std::pair<std::string, std::uint64_t>> PageServer::Stats() const {
+  std::lock_guard lock(impl_->mutex);
+  return impl_->store ? impl_->store->Stats() : impl_->last_stats;
+}
+
+void PageServer::Stop(std::chrono::milliseconds grace) {
+  std::lock_guard lock(impl_->mutex);
+  if (!impl_->store) {
+    return;
+  }
+  impl_->service->StopStreams();
+  impl_->server->Shutdown(std::chrono::system_clock::now() + grace);
+  impl_->server->Wait();
+  impl_->last_stats = impl_->store->Stats();
+  impl_->last_volumes = impl_->store->Volumes();
+  impl_->server.reset();
+  impl_->service.reset();
+  impl_->store.reset();
+}
+
+}  // namespace farswap::store
