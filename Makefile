@@ -25,9 +25,9 @@ PY := $(VENV)/bin/python
 PIP := $(PY) -m pip --disable-pip-version-check --quiet
 REQUIREMENTS := $(VENV)/.requirements
 INSTALLED := $(VENV)/.installed-$(BUILD)
-NATIVE_SOURCES := $(shell find native proto -type f -not -path '*/fuzz/corpus/*')
+NATIVE_SOURCES := $(shell find native proto tests/bench -type f -not -name '*.py' -not -path '*/corpus/*')
 PYTHON_SOURCES := $(shell find admin client_nbd common server -name '*.py' -type f 2>/dev/null)
-OUR_CPP := $(shell find native -name '*.cc' -o -name '*.h' | sort)
+OUR_CPP := $(shell find native tests -name '*.cc' -o -name '*.h' -o -name '*.c' | sort)
 
 TYPE_release := Release
 TYPE_debug := Debug
