@@ -1,0 +1,211 @@
+#include "remote/cluster.h"
+
+#include <algorithm>
+#include <atomic>
+#include <optional>
+#include <random>
+#include <set>
+#include <utility>
+
+#include "remote/completions.h"
+#include "remote/put_part.h"
+#include "remote/session.h"
+#include "remote/shard_map.h"
+
+namespace farswap::remote {
+
+using tier::GetResult;
+using tier::PutResult;
+
+namespace {
+
+constexpr std::size_t kNameBytesMax = 128;
+
+bool NameInRange(const std::string& name) { return !name.empty() && name.size() <= kNameBytesMax; }
+
+std::string Check(const ClusterConfig& config) {
+  if (config.servers.size() > ShardMap::kServersMax) {
+    return "more than " + std::to_string(ShardMap::kServersMax) + " memory servers";
+  }
+  std::set<std::string> seen;
+  for (const std::string& address : config.servers) {
+    if (address.empty()) return "a memory server's address is empty";
+    if (!seen.insert(address).second) return "memory server " + address + " is named twice";
+  }
+  if (!NameInRange(config.host_id)) return "the host id must have 1 to 128 bytes";
+  if (!NameInRange(config.device)) return "the device's name must have 1 to 128 bytes";
+  if (config.slots == 0) return "the device has no slots";
+  if (config.fetch_wait.count() <= 0 || config.put_wait.count() <= 0) {
+    return "fetch_wait and put_wait must be positive";
+  }
+  return "";
+}
+
+std::uint64_t Seed() {
+  std::random_device device;
+  return std::uint64_t{device()} << 32 | device();
+}
+
+}  // namespace
+
+class Cluster::State {
+ public:
+  explicit State(const ClusterConfig& config) : map(config.slots, config.servers.size(), Seed()) {
+    for (const std::string& address : config.servers) {
+      sessions.push_back(std::make_unique<Session>(SessionConfig{
+          .address = address,
+          .number = sessions.size(),
+          .host_id = config.host_id,
+          .device = config.device,
+          .incarnation = config.incarnation,
+          .slots = config.slots,
+          .fetch_wait = config.fetch_wait,
+          .put_wait = config.put_wait,
+      }));
+    }
+  }
+
+  ShardMap map;
+  Completions completions;
+  std::vector<std::unique_ptr<Session>> sessions;
+};
+
+namespace {
+
+// The servers that a batch's new shards may be placed on, looked up once, if it has any.
+class Candidates {
+ public:
+  explicit Candidates(const std::vector<std::unique_ptr<Session>>& sessions)
+      : sessions_(sessions) {}
+
+  std::optional<ServerIndex> Place(ShardMap* map, tier::SlotIndex slot) {
+    if (!looked_up_) LookUp();
+    return map->Place(slot, found_.data(), count_);
+  }
+
+  /// Why there was no place.
+  PutResult problem() const {
+    return any_connected_ ? PutResult::kServerFull : PutResult::kUnavailable;
+  }
+
+ private:
+  void LookUp() {
+    looked_up_ = true;
+    for (std::size_t i = 0; i < sessions_.size(); ++i) {
+      any_connected_ |= sessions_[i]->connected();
+      if (!sessions_[i]->writable()) continue;
+      found_[count_] = {static_cast<ServerIndex>(i), sessions_[i]->free_bytes()};
+      ++count_;
+    }
+  }
+
+  const std::vector<std::unique_ptr<Session>>& sessions_;
+  bool looked_up_ = false;
+  bool any_connected_ = false;
+  std::size_t count_ = 0;
+  std::array<Candidate, ShardMap::kServersMax> found_;
+};
+
+}  // namespace
+
+Result<std::unique_ptr<Cluster>> Cluster::Create(const ClusterConfig& config) {
+  std::string problem = Check(config);
+  if (!problem.empty()) return Error{std::move(problem)};
+  return std::unique_ptr<Cluster>(new Cluster(std::make_unique<State>(config)));
+}
+
+Cluster::Cluster(std::unique_ptr<State> state) : state_(std::move(state)) {}
+
+Cluster::~Cluster() { Stop(); }
+
+void Cluster::Put(tier::PutBatch* batch) {
+  const auto parts_left = std::make_shared<std::atomic<std::uint32_t>>(0);
+  std::array<PutPart*, ShardMap::kServersMax> part_of{};
+  std::uint32_t parts = 0;
+  const auto new_part = [&] {
+    ++parts;
+    auto part = std::make_unique<PutPart>();
+    part->batch = batch;
+    part->parts_left = parts_left;
+    return part.release();
+  };
+  Candidates candidates(state_->sessions);
+  for (std::size_t i = 0; i < batch->count; ++i) {
+    const tier::SlotIndex slot = batch->pages[i].slot;
+    std::optional<ServerIndex> server = state_->map.ServerOf(slot);
+    if (!server) server = candidates.Place(&state_->map, slot);
+    if (!server) {
+      batch->results[i] = candidates.problem();
+      continue;
+    }
+    PutPart*& part = part_of[*server];
+    if (!part) part = new_part();
+    part->indices[part->count++] = static_cast<std::uint8_t>(i);
+  }
+  // With no part at all, an empty one ends the batch.
+  PutPart* const empty = parts == 0 ? new_part() : nullptr;
+  // From here on, the batch may be finished at any moment, by the last of its parts.
+  parts_left->store(parts);
+  if (empty) state_->completions.Finish(empty);
+  for (std::size_t i = 0; i < state_->sessions.size(); ++i) {
+    PutPart* const part = part_of[i];
+    if (!part || state_->sessions[i]->Put(part)) continue;
+    part->results.fill(PutResult::kUnavailable);
+    state_->completions.Finish(part);
+  }
+}
+
+void Cluster::Get(tier::RemoteFetch* fetch) {
+  const std::optional<ServerIndex> server = state_->map.ServerOf(fetch->slots[0]);
+  if (!server) {
+    state_->completions.Finish(fetch, GetResult::kNotFound);
+    return;
+  }
+  if (!state_->sessions[*server]->Get(fetch)) {
+    state_->completions.Finish(fetch, GetResult::kUnavailable);
+  }
+}
+
+bool Cluster::Discard(std::span<const tier::DiscardItem> items) {
+  for (const tier::DiscardItem& item : items) {
+    const std::optional<ServerIndex> server = state_->map.ServerOf(item.slot);
+    // Offered again, those before it are merely discarded twice.
+    if (server && !state_->sessions[*server]->Discard(item)) return false;
+  }
+  return true;
+}
+
+bool Cluster::Writable() const {
+  return std::any_of(state_->sessions.begin(), state_->sessions.end(),
+                     [](const auto& session) { return session->writable(); });
+}
+
+std::vector<Cluster::ServerInfo> Cluster::Servers() const {
+  std::vector<ServerInfo> servers;
+  for (std::size_t i = 0; i < state_->sessions.size(); ++i) {
+    const Session::Status status = state_->sessions[i]->status();
+    servers.push_back({
+        .address = state_->sessions[i]->address(),
+        .connected = status.connected,
+        .capacity_bytes = status.capacity_bytes,
+        .used_bytes = status.used_bytes,
+        .epoch = status.epoch,
+        .reconnects = status.reconnects,
+        .last_error = status.last_error,
+        .disconnected_ms = status.disconnected_ms,
+        .shards = state_->map.ShardCount(static_cast<ServerIndex>(i)),
+    });
+  }
+  return servers;
+}
+
+std::string Cluster::ServerOf(tier::SlotIndex slot) const {
+  const std::optional<ServerIndex> server = state_->map.ServerOf(slot);
+  return server ? state_->sessions[*server]->address() : "";
+}
+
+void Cluster::Stop() {
+  for (const auto& session : state_->sessions) session->Stop();
+}
+
+}  // namespace farswap::remote

@@ -1,0 +1,73 @@
+// The memory servers of a host as one store: says which server keeps which shard, cuts batches by
+// server, and keeps one session a server. Nobody who calls it waits for the network.
+//
+// Threads: "fs-remote" and one "fs-remote-N" a server; gRPC adds what it needs for all of them
+// together (with gRPC 1.51 two that poll and call back, or half as many as there are processors if
+// that is more, and a few for timers, name resolution and connecting that mostly sleep). No fork
+// once it runs. Answers come on these threads; whoever answers must not block.
+#pragma once
+
+#include <array>
+#include <chrono>
+#include <cstddef>
+#include <cstdint>
+#include <memory>
+#include <span>
+#include <string>
+#include <vector>
+
+#include "base/result.h"
+#include "tier/remote_store.h"
+
+namespace farswap::remote {
+
+struct ClusterConfig {
+  std::vector<std::string> servers;  // host:port, at most 256, each once; may be empty
+  std::string host_id;               // 1..128 bytes
+  std::string device;                // 1..128 bytes
+  std::array<std::byte, 16> incarnation{};
+  std::uint64_t slots = 0;
+  std::chrono::milliseconds fetch_wait{60000};  // a fetch whose server is away waits so long
+  std::chrono::milliseconds put_wait{10000};    // a batch waits so long for an answer
+};
+
+class Cluster final : public tier::RemoteStore {
+ public:
+  /// Starts connecting; a server that cannot be reached is no error, it is tried again. Fails with
+  /// a message when the config is out of range.
+  static Result<std::unique_ptr<Cluster>> Create(const ClusterConfig& config);
+  ~Cluster() override;  // Stop()
+
+  void Put(tier::PutBatch* batch) override;
+  void Get(tier::RemoteFetch* fetch) override;
+  bool Discard(std::span<const tier::DiscardItem> items) override;
+  bool Writable() const override;
+
+  struct ServerInfo {
+    std::string address;
+    bool connected;
+    std::uint64_t capacity_bytes;
+    std::uint64_t used_bytes;
+    std::uint64_t epoch;
+    std::uint64_t reconnects;
+    std::string last_error;         // why the last connection ended or could not be had
+    std::uint64_t disconnected_ms;  // 0 when connected
+    std::uint32_t shards;
+  };
+  std::vector<ServerInfo> Servers() const;
+
+  /// Address of the server that keeps the slot's shard; "" if it has none.
+  std::string ServerOf(tier::SlotIndex slot) const;
+
+  /// Fails what is under way with kUnavailable, calls every callback, joins the sessions. Later
+  /// calls are answered kUnavailable. Idempotent.
+  void Stop();
+
+ private:
+  class State;
+  explicit Cluster(std::unique_ptr<State> state);
+
+  std::unique_ptr<State> state_;
+};
+
+}  // namespace farswap::remote

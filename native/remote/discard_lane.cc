@@ -1,0 +1,85 @@
+#include "remote/discard_lane.h"
+
+#include <algorithm>
+
+namespace farswap::remote {
+
+bool DiscardLane::Add(const tier::DiscardItem& item) {
+  bool wake = false;
+  {
+    const std::lock_guard lock(mutex_);
+    if (queue_.size() >= kQueuedMax) return false;
+    queue_.push_back(item);
+    // The first one starts the clock; a full batch need not wait for it.
+    wake = gathering_since_ == kNever || queue_.size() - in_flight_ == kBatchMax;
+    if (gathering_since_ == kNever) gathering_since_ = Clock::now();
+  }
+  if (wake) observer_->OnLaneWork();
+  return true;
+}
+
+void DiscardLane::Open(v1::PageStore::Stub* stub, OpenedVolume volume) {
+  stub_ = stub;
+  volume_ = volume;
+}
+
+TimePoint DiscardLane::Service(TimePoint now) {
+  {
+    const std::lock_guard lock(mutex_);
+    if (!stub_ || in_flight_ > 0 || queue_.empty()) return kNever;
+    const TimePoint due = gathering_since_ + kGatherFor;
+    if (now < due && queue_.size() < kBatchMax) return due;
+    in_flight_ = std::min(queue_.size(), kBatchMax);
+    request_.Clear();
+    for (std::size_t i = 0; i < in_flight_; ++i) {
+      v1::DiscardRequest::Item* const item = request_.add_items();
+      item->set_slot(queue_[i].slot);
+      item->set_version(queue_[i].version);
+    }
+  }
+  Send();
+  return kNever;
+}
+
+void DiscardLane::Send() {
+  request_.set_volume_id(volume_.id);
+  request_.set_epoch(volume_.epoch);
+  context_ = std::make_unique<grpc::ClientContext>();
+  context_->set_deadline(std::chrono::system_clock::now() + kCallDeadline);
+  stub_->async()->Discard(context_.get(), &request_, &response_,
+                          [this](grpc::Status status) { OnCallDone(status); });
+}
+
+void DiscardLane::OnCallDone(const grpc::Status& status) {
+  const int answer = status.ok() ? static_cast<int>(response_.status()) : -1;
+  // The observer first: once in_flight_ is zero, Detach() may return and the lane be gone.
+  if (answer == v1::STREAM_STATUS_FENCED) {
+    observer_->OnLaneRefused(Refusal::kFenced);
+  } else if (answer == v1::STREAM_STATUS_UNKNOWN_VOLUME) {
+    observer_->OnLaneRefused(Refusal::kUnknownVolume);
+  } else if (answer < 0) {
+    observer_->OnLaneBroken();
+  }
+  const bool again = answer < 0 || answer == v1::STREAM_STATUS_FENCED ||
+                     answer == v1::STREAM_STATUS_UNKNOWN_VOLUME;
+  const std::lock_guard lock(mutex_);
+  if (!again) {
+    queue_.erase(queue_.begin(), queue_.begin() + static_cast<std::ptrdiff_t>(in_flight_));
+  }
+  in_flight_ = 0;
+  gathering_since_ = queue_.empty() ? kNever : Clock::now();
+  // Under the lock, since the session's thread may be waiting for nothing else to let us go.
+  observer_->OnLaneWork();
+  call_done_.notify_all();
+}
+
+void DiscardLane::Detach() {
+  if (!stub_) return;
+  if (context_) context_->TryCancel();
+  std::unique_lock lock(mutex_);
+  call_done_.wait(lock, [this] { return in_flight_ == 0; });
+  stub_ = nullptr;
+  context_.reset();
+}
+
+}  // namespace farswap::remote

@@ -1,0 +1,60 @@
+// Pages that one memory server may forget. They are gathered for a moment, then sent in batches,
+// one call at a time; a batch whose call failed is sent again on the next connection.
+#pragma once
+
+#include <grpcpp/client_context.h>
+
+#include <condition_variable>
+#include <cstddef>
+#include <deque>
+#include <memory>
+#include <mutex>
+
+#include "farswap/v1/page_store.grpc.pb.h"
+#include "remote/lane.h"
+#include "tier/remote_store.h"
+
+namespace farswap::remote {
+
+class DiscardLane {
+ public:
+  static constexpr std::size_t kQueuedMax = 16384;
+  static constexpr std::size_t kBatchMax = 4096;  // of the protocol
+  static constexpr std::chrono::milliseconds kGatherFor{10};
+  static constexpr std::chrono::milliseconds kCallDeadline{5000};
+
+  explicit DiscardLane(LaneObserver* observer) : observer_(observer) {}
+
+  /// False: the queue is full. Any thread.
+  bool Add(const tier::DiscardItem& item);
+
+  // Of the session's thread.
+
+  void Open(v1::PageStore::Stub* stub, OpenedVolume volume);
+  /// Sends what has been gathered; returns when it wants to be called again, at the latest.
+  TimePoint Service(TimePoint now);
+  /// Gives up the connection. What is not confirmed waits for the next Open().
+  void Detach();
+
+ private:
+  void Send();
+  void OnCallDone(const grpc::Status& status);
+
+  LaneObserver* const observer_;
+
+  // Of the session's thread alone, and of gRPC's while a call is under way.
+  v1::PageStore::Stub* stub_ = nullptr;
+  OpenedVolume volume_;
+  std::unique_ptr<grpc::ClientContext> context_;
+  v1::DiscardRequest request_;
+  v1::DiscardResponse response_;
+
+  // Guards all below.
+  std::mutex mutex_;
+  std::condition_variable call_done_;
+  std::deque<tier::DiscardItem> queue_;
+  TimePoint gathering_since_ = kNever;
+  std::size_t in_flight_ = 0;  // the oldest of the queue, while a call is under way
+};
+
+}  // namespace farswap::remote

@@ -1,0 +1,24 @@
+// Ends fetches with one result for all their slots.
+#pragma once
+
+#include <cstddef>
+#include <utility>
+
+#include "tier/remote_store.h"
+
+namespace farswap::remote {
+
+inline void AnswerAll(tier::RemoteFetch* fetch, tier::GetResult result) {
+  for (std::size_t index = 0; index < fetch->count; ++index) fetch->OnPage(index, result, {});
+  fetch->OnGetDone();
+}
+
+/// `first` heads a list linked by RemoteFetch::next, or is nullptr.
+inline void AnswerList(tier::RemoteFetch* first, tier::GetResult result) {
+  while (first) {
+    tier::RemoteFetch* const fetch = std::exchange(first, first->next);
+    AnswerAll(fetch, result);
+  }
+}
+
+}  // namespace farswap::remote

@@ -1,0 +1,182 @@
+#include "remote/fetch_lane.h"
+
+#include <algorithm>
+#include <cassert>
+#include <utility>
+
+#include "remote/fetch_answers.h"
+#include "remote/wire.h"
+
+namespace farswap::remote {
+
+using tier::GetResult;
+using tier::RemoteFetch;
+
+namespace {
+
+void AnswerFrom(const v1::FetchResponse& answer, RemoteFetch* fetch) {
+  const bool credible = answer.status() == v1::STREAM_STATUS_OK &&
+                        static_cast<std::size_t>(answer.results_size()) == fetch->count;
+  if (!credible) {
+    AnswerAll(fetch, GetResult::kCorrupt);
+    return;
+  }
+  for (std::size_t index = 0; index < fetch->count; ++index) {
+    const FetchedPage page =
+        ReadResult(answer.results(static_cast<int>(index)), fetch->slots[index]);
+    fetch->OnPage(index, page.result, page.object);
+  }
+  fetch->OnGetDone();
+}
+
+}  // namespace
+
+FetchLane::FetchLane(std::chrono::milliseconds fetch_wait, LaneObserver* observer)
+    : fetch_wait_(fetch_wait), observer_(observer) {}
+
+FetchLane::~FetchLane() { assert(!queue_.oldest() && !stream_); }
+
+bool FetchLane::Get(RemoteFetch* fetch) {
+  FetchStream* ready = nullptr;
+  {
+    const std::lock_guard lock(mutex_);
+    if (closed_) return false;
+    Record* const record = NewRecord();
+    record->fetch = fetch;
+    record->expires = Clock::now() + fetch_wait_;
+    queue_.Append(record);
+    ready = BeginSend();
+  }
+  if (ready) ready->Send();
+  return true;
+}
+
+void FetchLane::Open(v1::PageStore::Stub* stub, OpenedVolume volume) {
+  FetchStream::Owner* const owner = this;
+  auto stream = std::make_unique<FetchStream>(owner);
+  stub->async()->Fetch(stream->context(), stream.get());
+  stream->Start();
+  FetchStream* ready = nullptr;
+  {
+    const std::lock_guard lock(mutex_);
+    assert(!stream_ && !closed_);
+    volume_ = volume;
+    stream_ = std::move(stream);
+    ready = BeginSend();
+  }
+  if (ready) ready->Send();
+}
+
+TimePoint FetchLane::Service(TimePoint now) {
+  AnswerList(TakeExpired(now), GetResult::kUnavailable);
+  const std::lock_guard lock(mutex_);
+  // A fetch that comes later also expires later, so nobody needs to wake us for it.
+  const TimePoint latest = now + fetch_wait_;
+  return queue_.oldest() ? std::min(queue_.oldest()->expires, latest) : latest;
+}
+
+std::string FetchLane::Detach() {
+  if (!stream_) return "";
+  std::string why = stream_->Shutdown();
+  const std::lock_guard lock(mutex_);
+  stream_.reset();
+  queue_.Rewind();
+  return why;
+}
+
+void FetchLane::Close() {
+  {
+    const std::lock_guard lock(mutex_);
+    assert(!stream_);
+    closed_ = true;
+  }
+  AnswerList(TakeExpired(kNever), GetResult::kUnavailable);
+}
+
+void FetchLane::OnAnswer(const v1::FetchResponse& answer) {
+  switch (static_cast<int>(answer.status())) {
+    case v1::STREAM_STATUS_FENCED:
+      observer_->OnLaneRefused(Refusal::kFenced);
+      return;
+    case v1::STREAM_STATUS_UNKNOWN_VOLUME:
+      observer_->OnLaneRefused(Refusal::kUnknownVolume);
+      return;
+    default:
+      break;
+  }
+  RemoteFetch* const fetch = Claim(answer.request_id());
+  // None: it came after its deadline, or the server made the id up.
+  if (fetch) AnswerFrom(answer, fetch);
+}
+
+void FetchLane::OnWritable() {
+  FetchStream* ready = nullptr;
+  {
+    const std::lock_guard lock(mutex_);
+    ready = BeginSend();
+  }
+  if (ready) ready->Send();
+}
+
+void FetchLane::OnBroken() { observer_->OnLaneBroken(); }
+
+FetchLane::Record* FetchLane::NewRecord() {
+  if (!free_) {
+    auto chunk = std::make_unique<Record[]>(kRecordsPerChunk);
+    const std::uint64_t base = chunks_.size() * kRecordsPerChunk;
+    for (std::uint32_t index = kRecordsPerChunk; index-- > 0;) {
+      chunk[index].request_id = base + index;
+      chunk[index].next_free = std::exchange(free_, &chunk[index]);
+    }
+    chunks_.push_back(std::move(chunk));
+  }
+  return std::exchange(free_, free_->next_free);
+}
+
+RemoteFetch* FetchLane::Release(Record* record) {
+  queue_.Remove(record);
+  record->request_id += std::uint64_t{1} << 32;
+  record->next_free = std::exchange(free_, record);
+  return std::exchange(record->fetch, nullptr);
+}
+
+RemoteFetch* FetchLane::Claim(std::uint64_t request_id) {
+  const std::lock_guard lock(mutex_);
+  const auto index = static_cast<std::uint32_t>(request_id);
+  if (index / kRecordsPerChunk >= chunks_.size()) return nullptr;
+  Record* const record = &chunks_[index / kRecordsPerChunk][index % kRecordsPerChunk];
+  if (!record->fetch || !record->sent || record->request_id != request_id) return nullptr;
+  return Release(record);
+}
+
+// With mutex_ held. The stream whose message is filled and must be sent, if there is one.
+FetchLane::FetchStream* FetchLane::BeginSend() {
+  Record* const record = queue_.oldest_unsent();
+  if (!stream_ || !record) return nullptr;
+  v1::FetchRequest* const request = stream_->BeginWrite();
+  if (!request) return nullptr;
+  request->Clear();
+  request->set_request_id(record->request_id);
+  request->set_volume_id(volume_.id);
+  request->set_epoch(volume_.epoch);
+  for (std::size_t index = 0; index < record->fetch->count; ++index) {
+    request->add_slots(record->fetch->slots[index]);
+  }
+  queue_.MarkSent();
+  return stream_.get();
+}
+
+// Those whose time was up by `now`, oldest first, linked by RemoteFetch::next.
+RemoteFetch* FetchLane::TakeExpired(TimePoint now) {
+  const std::lock_guard lock(mutex_);
+  RemoteFetch* first = nullptr;
+  RemoteFetch** last = &first;
+  while (queue_.oldest() && queue_.oldest()->expires <= now) {
+    *last = Release(queue_.oldest());
+    last = &(*last)->next;
+  }
+  *last = nullptr;
+  return first;
+}
+
+}  // namespace farswap::remote

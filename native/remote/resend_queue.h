@@ -1,0 +1,57 @@
+// What waits for a server's answer, oldest first: a prefix that was sent on the present stream,
+// then what is still to be sent. When the stream breaks, everything counts as unsent again, in the
+// same order. Intrusive, allocates nothing, does not own; the caller locks.
+#pragma once
+
+#include <cassert>
+#include <cstddef>
+
+namespace farswap::remote {
+
+/// T has the members `T* older`, `T* newer` and `bool sent`, which belong to the queue.
+template <typename T>
+class ResendQueue {
+ public:
+  T* oldest() const { return oldest_; }
+  T* oldest_unsent() const { return unsent_; }
+  std::size_t sent_count() const { return sent_count_; }
+
+  void Append(T* item) {
+    item->older = newest_;
+    item->newer = nullptr;
+    item->sent = false;
+    (newest_ ? newest_->newer : oldest_) = item;
+    newest_ = item;
+    if (!unsent_) unsent_ = item;
+  }
+
+  /// The oldest unsent item has been sent.
+  void MarkSent() {
+    assert(unsent_);
+    unsent_->sent = true;
+    unsent_ = unsent_->newer;
+    ++sent_count_;
+  }
+
+  void Remove(T* item) {
+    if (item->sent) --sent_count_;
+    if (item == unsent_) unsent_ = item->newer;
+    (item->older ? item->older->newer : oldest_) = item->newer;
+    (item->newer ? item->newer->older : newest_) = item->older;
+  }
+
+  /// The stream that the sent ones went out on is gone.
+  void Rewind() {
+    for (T* item = oldest_; item != unsent_; item = item->newer) item->sent = false;
+    unsent_ = oldest_;
+    sent_count_ = 0;
+  }
+
+ private:
+  T* oldest_ = nullptr;
+  T* newest_ = nullptr;
+  T* unsent_ = nullptr;
+  std::size_t sent_count_ = 0;
+};
+
+}  // namespace farswap::remote

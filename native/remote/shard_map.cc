@@ -1,0 +1,47 @@
+#include "remote/shard_map.h"
+
+#include <cassert>
+
+namespace farswap::remote {
+
+ShardMap::ShardMap(std::uint64_t slots, std::size_t servers, std::uint64_t seed)
+    : shards_((slots + tier::kShardSlots - 1) / tier::kShardSlots),
+      map_(std::make_unique<std::atomic<ServerIndex>[]>(shards_)),
+      counts_(std::make_unique<std::atomic<std::uint32_t>[]>(servers)),
+      random_(seed) {
+  assert(servers <= kServersMax);
+  for (std::size_t shard = 0; shard < shards_; ++shard) map_[shard] = kNone;
+}
+
+std::optional<ServerIndex> ShardMap::ServerOf(tier::SlotIndex slot) const {
+  const std::size_t shard = ShardOf(slot);
+  if (shard >= shards_) return std::nullopt;
+  const ServerIndex server = map_[shard].load();
+  return server == kNone ? std::nullopt : std::optional(server);
+}
+
+std::optional<ServerIndex> ShardMap::Place(tier::SlotIndex slot, const Candidate* candidates,
+                                           std::size_t count) {
+  if (ShardOf(slot) >= shards_) return std::nullopt;
+  if (const auto placed = ServerOf(slot)) return placed;
+  if (count == 0) return std::nullopt;
+  const std::size_t first = Random() % count;
+  // Another one than the first, where there is another.
+  const std::size_t second = count > 1 ? (first + 1 + Random() % (count - 1)) % count : first;
+  const bool take_second = candidates[second].free_bytes > candidates[first].free_bytes;
+  const ServerIndex chosen = candidates[take_second ? second : first].server;
+  ServerIndex placed = kNone;
+  if (!map_[ShardOf(slot)].compare_exchange_strong(placed, chosen)) return placed;
+  counts_[chosen].fetch_add(1);
+  return chosen;
+}
+
+// splitmix64: one atomic step, so that any thread may draw. S. Vigna, public domain.
+std::uint64_t ShardMap::Random() {
+  std::uint64_t z = random_.fetch_add(0x9e3779b97f4a7c15u) + 0x9e3779b97f4a7c15u;
+  z = (z ^ (z >> 30)) * 0xbf58476d1ce4e5b9u;
+  z = (z ^ (z >> 27)) * 0x94d049bb133111ebu;
+  return z ^ (z >> 31);
+}
+
+}  // namespace farswap::remote

@@ -1,0 +1,173 @@
+#include "remote/store_lane.h"
+
+#include <algorithm>
+#include <cassert>
+#include <utility>
+
+#include "remote/wire.h"
+
+namespace farswap::remote {
+
+using tier::PutResult;
+
+StoreLane::StoreLane(std::chrono::milliseconds put_wait, std::chrono::milliseconds outage_wait,
+                     LaneObserver* observer)
+    : put_wait_(put_wait),
+      outage_wait_(outage_wait),
+      observer_(observer),
+      detached_at_(Clock::now()) {}
+
+StoreLane::~StoreLane() { assert(!queue_.oldest() && !answered_ && !stream_); }
+
+bool StoreLane::Put(PutPart* part) {
+  {
+    const std::lock_guard lock(mutex_);
+    if (closed_ || refusing_) return false;
+    part->batch_id = ++batch_id_last_;
+    part->expires = Clock::now() + put_wait_;
+    queue_.Append(part);
+  }
+  observer_->OnLaneWork();
+  return true;
+}
+
+void StoreLane::Open(v1::PageStore::Stub* stub, OpenedVolume volume) {
+  assert(!stream_);
+  StoreStream::Owner* const owner = this;
+  volume_ = volume;
+  stream_ = std::make_unique<StoreStream>(owner);
+  stub->async()->Store(stream_->context(), stream_.get());
+  stream_->Start();
+  const std::lock_guard lock(mutex_);
+  refusing_ = false;
+}
+
+void StoreLane::NoteSpace(std::uint64_t capacity_bytes, std::uint64_t used_bytes) {
+  capacity_bytes_ = capacity_bytes;
+  used_bytes_ = used_bytes;
+}
+
+TimePoint StoreLane::Service(TimePoint now) {
+  FinishAnswered();
+  const TimePoint refuse_at = stream_ ? kNever : detached_at_ + outage_wait_;
+  if (now >= refuse_at) {
+    {
+      const std::lock_guard lock(mutex_);
+      refusing_ = true;
+    }
+    EndExpired(kNever);
+  }
+  EndExpired(now);
+  while (SendOne()) continue;
+  const std::lock_guard lock(mutex_);
+  const TimePoint expiry = queue_.oldest() ? queue_.oldest()->expires : kNever;
+  return std::min(expiry, refusing_ ? kNever : refuse_at);
+}
+
+std::string StoreLane::Detach() {
+  if (!stream_) return "";
+  std::string why = stream_->Shutdown();
+  stream_.reset();
+  detached_at_ = Clock::now();
+  const std::lock_guard lock(mutex_);
+  queue_.Rewind();
+  return why;
+}
+
+void StoreLane::Close() {
+  assert(!stream_);
+  {
+    const std::lock_guard lock(mutex_);
+    closed_ = true;
+  }
+  FinishAnswered();
+  EndExpired(kNever);
+}
+
+// Sends the oldest unsent part if the stream takes it. Parts leave the queue unanswered only by
+// this thread, so the part and what it borrows stay while its message is filled without the lock.
+bool StoreLane::SendOne() {
+  PutPart* part = nullptr;
+  {
+    const std::lock_guard lock(mutex_);
+    part = queue_.oldest_unsent();
+    if (!stream_ || !part || queue_.sent_count() >= kPartsInFlightMax) return false;
+  }
+  v1::StoreRequest* const request = stream_->BeginWrite();
+  if (!request) return false;
+  request->Clear();
+  request->set_batch_id(part->batch_id);
+  request->set_volume_id(volume_.id);
+  request->set_epoch(volume_.epoch);
+  for (std::size_t i = 0; i < part->count; ++i) {
+    AppendPage(part->batch->pages[part->indices[i]], request);
+  }
+  {
+    const std::lock_guard lock(mutex_);
+    queue_.MarkSent();
+  }
+  stream_->Send();
+  return true;
+}
+
+void StoreLane::OnAnswer(const v1::StoreResponse& answer) {
+  switch (static_cast<int>(answer.status())) {
+    case v1::STREAM_STATUS_FENCED:
+      observer_->OnLaneRefused(Refusal::kFenced);
+      return;
+    case v1::STREAM_STATUS_UNKNOWN_VOLUME:
+      observer_->OnLaneRefused(Refusal::kUnknownVolume);
+      return;
+    default:
+      break;
+  }
+  Answer(answer);
+  observer_->OnLaneWork();
+}
+
+// Puts the results with the part that they are for; the session's thread passes them on.
+void StoreLane::Answer(const v1::StoreResponse& answer) {
+  const bool accepted = answer.status() == v1::STREAM_STATUS_OK;
+  if (accepted) NoteSpace(answer.capacity_bytes(), answer.used_bytes());
+  const std::lock_guard lock(mutex_);
+  PutPart* part = queue_.oldest();
+  while (part && part->sent && part->batch_id != answer.batch_id()) part = part->newer;
+  // None: it came after its deadline, or the server made the id up.
+  if (!part || !part->sent) return;
+  queue_.Remove(part);
+  part->newer = std::exchange(answered_, part);
+  if (!accepted || static_cast<std::size_t>(answer.results_size()) != part->count) {
+    part->results.fill(PutResult::kRejected);
+    return;
+  }
+  bool full = false;
+  for (std::size_t i = 0; i < part->count; ++i) {
+    part->results[i] = PutResultOf(answer.results(static_cast<int>(i)));
+    full |= part->results[i] == PutResult::kServerFull;
+  }
+  full_until_ = full ? (Clock::now() + kFullFor).time_since_epoch().count() : Clock::rep{0};
+}
+
+void StoreLane::EndExpired(TimePoint now) {
+  for (;;) {
+    PutPart* part = nullptr;
+    {
+      const std::lock_guard lock(mutex_);
+      part = queue_.oldest();
+      if (!part || part->expires > now) return;
+      queue_.Remove(part);
+    }
+    FinishPart(part, PutResult::kUnavailable);
+  }
+}
+
+void StoreLane::FinishAnswered() {
+  PutPart* part = nullptr;
+  {
+    const std::lock_guard lock(mutex_);
+    part = std::exchange(answered_, nullptr);
+  }
+  while (part) FinishPart(std::exchange(part, part->newer));
+}
+
+}  // namespace farswap::remote

@@ -1,0 +1,92 @@
+// Pages under way to one memory server, in parts of batches. They are sent in the order they came,
+// a few at a time, and answered in that order. A part outlives the connection: it is sent again on
+// the next one, until it is answered or put_wait after Put() has passed. When the server has been
+// away for `outage_wait`, parts are refused at once, so that its outage does not hold up the
+// batches that other servers share.
+//
+// All work is done by the session's thread: copying a batch into its message takes longer than a
+// fetch, so neither gRPC's threads nor Put()'s caller should do it, and OnPutDone() runs there too.
+#pragma once
+
+#include <atomic>
+#include <chrono>
+#include <cstdint>
+#include <memory>
+#include <mutex>
+#include <string>
+
+#include "farswap/v1/page_store.grpc.pb.h"
+#include "remote/lane.h"
+#include "remote/put_part.h"
+#include "remote/resend_queue.h"
+#include "remote/stream.h"
+
+namespace farswap::remote {
+
+class StoreLane final : private Stream<v1::StoreRequest, v1::StoreResponse>::Owner {
+ public:
+  /// Sent, not yet answered. Enough to keep the server busy while answers travel.
+  static constexpr std::size_t kPartsInFlightMax = 8;
+  /// How long a server that answered FULL counts as full: after that, a batch may try it again.
+  static constexpr std::chrono::milliseconds kFullFor{1000};
+
+  StoreLane(std::chrono::milliseconds put_wait, std::chrono::milliseconds outage_wait,
+            LaneObserver* observer);
+  ~StoreLane();  // after Close()
+
+  /// Takes the part; false when the lane is closed or its server has been away too long. Any
+  /// thread.
+  bool Put(PutPart* part);
+  /// What the server said last. Any thread.
+  bool full() const { return Clock::now().time_since_epoch().count() < full_until_.load(); }
+  std::uint64_t capacity_bytes() const { return capacity_bytes_.load(); }
+  std::uint64_t used_bytes() const { return used_bytes_.load(); }
+
+  // Of the session's thread.
+
+  void Open(v1::PageStore::Stub* stub, OpenedVolume volume);
+  void NoteSpace(std::uint64_t capacity_bytes, std::uint64_t used_bytes);
+  /// Sends, delivers answers, ends what has waited too long; returns when it wants to be called
+  /// again, at the latest.
+  TimePoint Service(TimePoint now);
+  /// Gives up the connection; returns why it was lost. What is under way waits for the next Open().
+  std::string Detach();
+  /// Answers everything with kUnavailable. The lane must be detached.
+  void Close();
+
+ private:
+  using StoreStream = Stream<v1::StoreRequest, v1::StoreResponse>;
+
+  void OnAnswer(const v1::StoreResponse& answer) override;
+  void OnWritable() override { observer_->OnLaneWork(); }
+  void OnBroken() override { observer_->OnLaneBroken(); }
+
+  bool SendOne();
+  void Answer(const v1::StoreResponse& answer);
+  void EndExpired(TimePoint now);
+  void FinishAnswered();
+
+  const std::chrono::milliseconds put_wait_;
+  const std::chrono::milliseconds outage_wait_;
+  LaneObserver* const observer_;
+
+  // Of the session's thread alone.
+  std::unique_ptr<StoreStream> stream_;
+  OpenedVolume volume_;
+  TimePoint detached_at_;
+
+  // Guards all below; never held while anybody is called back.
+  std::mutex mutex_;
+  ResendQueue<PutPart> queue_;
+  PutPart* answered_ = nullptr;  // linked by `newer`, newest first; waits for FinishAnswered()
+  std::uint64_t batch_id_last_ = 0;
+  bool closed_ = false;
+  bool refusing_ = false;
+
+  // Hints for placement and status; nothing else is read through them.
+  std::atomic<std::uint64_t> capacity_bytes_{0};
+  std::atomic<std::uint64_t> used_bytes_{0};
+  std::atomic<Clock::rep> full_until_{Clock::rep{0}};
+};
+
+}  // namespace farswap::remote

@@ -1,0 +1,84 @@
+#include "remote/wire.h"
+
+#include <limits>
+#include <string>
+
+namespace farswap::remote {
+
+using tier::Codec;
+using tier::GetResult;
+using tier::PutResult;
+
+static_assert(static_cast<int>(Codec::kRaw) == v1::CODEC_RAW);
+static_assert(static_cast<int>(Codec::kLz4) == v1::CODEC_LZ4);
+static_assert(static_cast<int>(Codec::kZstd) == v1::CODEC_ZSTD);
+
+void AppendPage(const tier::PageObject& page, v1::StoreRequest* request) {
+  v1::Page* message = request->add_pages();
+  message->set_slot(page.slot);
+  message->set_version(page.version);
+  message->set_codec(static_cast<v1::Codec>(page.codec));
+  message->set_checksum(page.checksum);
+  message->set_data(page.bytes.data(), page.bytes.size());
+  message->set_stored_unix_s(page.stored_unix_s);
+}
+
+PutResult PutResultOf(int status) {
+  switch (status) {
+    case v1::PAGE_STATUS_OK:
+      return PutResult::kAcked;
+    case v1::PAGE_STATUS_SUPERSEDED:
+      return PutResult::kSuperseded;
+    case v1::PAGE_STATUS_FULL:
+      return PutResult::kServerFull;
+    default:
+      return PutResult::kRejected;
+  }
+}
+
+namespace {
+
+bool WellFormed(const v1::Page& page, tier::SlotIndex wanted) {
+  const std::size_t bytes = page.data().size();
+  switch (page.codec()) {
+    case v1::CODEC_RAW:
+      if (bytes != tier::kPageBytes) return false;
+      break;
+    case v1::CODEC_LZ4:
+    case v1::CODEC_ZSTD:
+      if (bytes == 0 || bytes > tier::kPageBytes) return false;
+      break;
+    default:
+      return false;
+  }
+  return page.slot() == wanted && page.version() <= std::numeric_limits<tier::Version>::max();
+}
+
+}  // namespace
+
+FetchedPage ReadResult(const v1::FetchResponse::Result& result, tier::SlotIndex wanted) {
+  switch (static_cast<int>(result.status())) {
+    case v1::PAGE_STATUS_OK:
+      break;
+    case v1::PAGE_STATUS_NOT_FOUND:
+      return {GetResult::kNotFound, {}};
+    case v1::PAGE_STATUS_IO_ERROR:
+      // The record may be whole; it just cannot be had now.
+      return {GetResult::kUnavailable, {}};
+    default:
+      return {GetResult::kCorrupt, {}};
+  }
+  const v1::Page& page = result.page();
+  if (!WellFormed(page, wanted)) return {GetResult::kCorrupt, {}};
+  const tier::PageObject object{
+      .slot = wanted,
+      .version = static_cast<tier::Version>(page.version()),
+      .codec = static_cast<Codec>(page.codec()),
+      .checksum = page.checksum(),
+      .stored_unix_s = page.stored_unix_s(),
+      .bytes = std::as_bytes(std::span(page.data().data(), page.data().size())),
+  };
+  return {GetResult::kFound, object};
+}
+
+}  // namespace farswap::remote

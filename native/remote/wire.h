@@ -1,0 +1,26 @@
+// Between the tier's types and the messages of page_store.proto. What a memory server answers is
+// input from the world: nothing here trusts it, and nothing it says can be worse than kCorrupt.
+#pragma once
+
+#include "farswap/v1/page_store.pb.h"
+#include "tier/page.h"
+#include "tier/remote_store.h"
+
+namespace farswap::remote {
+
+/// Appends the page to the batch; its bytes are copied.
+void AppendPage(const tier::PageObject& page, v1::StoreRequest* request);
+
+/// What a server's word about one stored page means to the tier.
+tier::PutResult PutResultOf(int status);
+
+struct FetchedPage {
+  tier::GetResult result;
+  tier::PageObject object;  // for kFound; its bytes are those of the message
+};
+
+/// Reads one result of a FetchResponse that should be about slot `wanted`. Another slot, a version
+/// of more than 32 bits, an unknown codec or an impossible length make it kCorrupt.
+FetchedPage ReadResult(const v1::FetchResponse::Result& result, tier::SlotIndex wanted);
+
+}  // namespace farswap::remote
