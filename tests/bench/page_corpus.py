@@ -1,0 +1,264 @@
+"""Real pages of ordinary programs, taken while they run.
+
+Starts an interpreter with data, a compiler at work and a database, stops them where their memory is
+worth taking, and copies resident private pages out of /proc/PID/mem into a file of 4 KiB pages. A
+fixed share of the file is zero pages, spread over it; the programs' own zero pages are left out, so
+that the share is what it says. A dump of memory can hold secrets: the file is readable by its owner
+alone, and whoever makes it deletes it.
+
+    with RealPages(directory, bytes_wanted=256 << 20) as pages:
+        use(pages.path)
+"""
+
+from __future__ import annotations
+
+import contextlib
+import itertools
+import os
+import random
+import re
+import signal
+import struct
+import subprocess
+import sys
+import time
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, BinaryIO, Self
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+PAGE_BYTES = 4096
+ZERO_PAGE = bytes(PAGE_BYTES)
+ZERO_PERCENT = 15
+MIB = 1 << 20
+PAGEMAP_PRESENT = 1 << 63
+# What one program must be able to give: a third of the file, and some to choose from.
+RESIDENT_BYTES_WANTED = 130 * MIB
+START_DEADLINE_S = 60
+COPY_PAGES_MAX = 256
+
+INTERPRETER = """
+import ast, json, pathlib, random, sys, sysconfig
+rng = random.Random(5)
+library = pathlib.Path(sysconfig.get_paths()["stdlib"])
+words = ["page", "slot", "entry", "shard", "replica", "epoch", "version", "volume", "pool"]
+trees, texts, rows = [], [], []
+for source in sorted(library.glob("*.py"))[:110]:
+    texts.append(source.read_text(errors="replace"))
+    trees.append(ast.parse(texts[-1]))
+for i in range(90000):
+    rows.append({"id": i, "name": rng.choice(words) + str(i), "value": rng.random(),
+                 "tags": [rng.choice(words) for _ in range(4)], "seen": rng.randrange(10**9)})
+document = json.loads(json.dumps(rows[:40000]))
+index = {row["name"]: row for row in rows}
+print("loaded", flush=True)
+sys.stdin.read()
+"""
+
+COMPILED = """
+#include <algorithm>
+#include <functional>
+#include <iostream>
+#include <map>
+#include <random>
+#include <regex>
+#include <string>
+#include <unordered_map>
+#include <variant>
+#include <vector>
+"""
+COMPILED_UNIT = """
+namespace unit_%(n)d {
+struct Record { std::string name; std::vector<std::map<std::string, int>> rows; };
+using Cell = std::variant<int, double, std::string, std::vector<Record>>;
+struct Table { std::unordered_map<std::string, Cell> cells; std::function<void(Cell&)> visit; };
+int Parse(const std::string& text, Table* table) {
+  static const std::regex line("([a-z]+)_%(n)d=([0-9]+)(;.*)?");
+  std::smatch match;
+  if (!std::regex_match(text, match, line)) return %(n)d;
+  std::map<int, std::vector<Record>> sorted;
+  sorted[std::stoi(match[2])].push_back(Record{match[1], {{{match[3], %(n)d}}}});
+  for (auto& [key, records] : sorted) {
+    std::sort(records.begin(), records.end(),
+              [](const Record& a, const Record& b) { return a.name < b.name; });
+    table->cells[std::to_string(key)] = records;
+  }
+  std::mt19937_64 random(%(n)d);
+  std::shuffle(sorted[0].begin(), sorted[0].end(), random);
+  for (auto& [name, cell] : table->cells) table->visit(cell);
+  return static_cast<int>(sorted.size());
+}
+}
+"""
+COMPILED_UNITS = 60
+
+DATABASE = """
+CREATE TABLE event(id INTEGER PRIMARY KEY, host TEXT, at REAL, size INTEGER, body TEXT);
+WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i < 620000)
+INSERT INTO event SELECT i, 'host-' || (i * 7919 % 997), i * 0.37, abs(random()) % 100000,
+  'request ' || i || ' for /volume/' || (i * 31 % 4099) || '/object/' || hex(randomblob(6))
+  || ' took ' || (abs(random()) % 9000) || ' us' FROM n;
+CREATE INDEX event_host ON event(host, at);
+CREATE INDEX event_size ON event(size);
+.print loaded
+"""
+
+
+class CorpusError(Exception):
+    """The pages could not be had; the message says what is missing."""
+
+
+@dataclass
+class RealPages:
+    """A file of real pages, made on entry and deleted on exit."""
+
+    directory: Path
+    bytes_wanted: int = 256 * MIB
+    report: Callable[[str], None] = field(default=lambda _message: None)
+    pages_by_program: dict[str, int] = field(default_factory=dict)
+
+    @property
+    def path(self) -> Path:
+        """The file: pages one after the other."""
+        return self.directory / "pages"
+
+    def __enter__(self) -> Self:
+        try:
+            self._make()
+        except BaseException:
+            self.path.unlink(missing_ok=True)
+            raise
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self.path.unlink(missing_ok=True)
+
+    def _make(self) -> None:
+        wanted = self.bytes_wanted // PAGE_BYTES
+        zeros = wanted * ZERO_PERCENT // 100
+        zero_at = set(random.Random(15).sample(range(wanted), zeros))
+        others_at = (index for index in range(wanted) if index not in zero_at)
+        descriptor = os.open(self.path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+        with os.fdopen(descriptor, "wb") as out:
+            out.truncate(self.bytes_wanted)
+            self._copy_programs(out, others_at, wanted - zeros)
+
+    def _copy_programs(self, out: BinaryIO, positions: Iterator[int], wanted: int) -> None:
+        """Writes exactly `wanted` non-zero pages, a like share from each program."""
+        programs = (
+            ("python interpreter", _interpreter),
+            ("c++ compiler", _compiler),
+            ("sqlite database", _database),
+        )
+        for left, (name, start) in zip((3, 2, 1), programs, strict=True):
+            share = (wanted - sum(self.pages_by_program.values())) // left
+            self.report(f"starting a {name}")
+            with start(self.directory) as pid:
+                self.report(f"taking {share * PAGE_BYTES >> 20} MiB of a {name}")
+                pages = list(itertools.islice(_resident_pages(pid), share))
+            self.pages_by_program[name] = len(pages)
+            for page in pages:
+                out.seek(next(positions) * PAGE_BYTES)
+                out.write(page)
+        if sum(self.pages_by_program.values()) < wanted:
+            raise CorpusError(f"the programs had less than {wanted} pages")
+
+
+@contextlib.contextmanager
+def _interpreter(_directory: Path) -> Iterator[int]:
+    process = subprocess.Popen(
+        [sys.executable, "-c", INTERPRETER], stdin=subprocess.PIPE, stdout=subprocess.PIPE
+    )
+    with _ending(process):
+        _wait_for_loaded(process, "the interpreter")
+        yield process.pid
+
+
+@contextlib.contextmanager
+def _database(_directory: Path) -> Iterator[int]:
+    process = subprocess.Popen(
+        ["sqlite3", ":memory:"], stdin=subprocess.PIPE, stdout=subprocess.PIPE
+    )
+    with _ending(process):
+        assert process.stdin is not None
+        process.stdin.write(DATABASE.encode())
+        process.stdin.flush()
+        _wait_for_loaded(process, "sqlite3")
+        yield process.pid
+
+
+@contextlib.contextmanager
+def _compiler(directory: Path) -> Iterator[int]:
+    """A compiler stopped in the middle of its work, as soon as it is large enough."""
+    source = directory / "unit.cc"
+    source.write_text(COMPILED + "".join(COMPILED_UNIT % {"n": n} for n in range(COMPILED_UNITS)))
+    preprocessed = directory / "unit.ii"
+    flags = ["-std=c++20", "-O2", "-g"]
+    subprocess.run(["g++", *flags, "-E", source, "-o", preprocessed], check=True)
+    # The compiler proper, not its driver: that one would only wait for it.
+    proper = subprocess.run(
+        ["g++", "-print-prog-name=cc1plus"], check=True, capture_output=True, text=True
+    ).stdout.strip()
+    command = [proper, "-quiet", "-fpreprocessed", *flags, str(preprocessed), "-o", "/dev/null"]
+    process = subprocess.Popen(command)
+    with _ending(process):
+        deadline = time.monotonic() + START_DEADLINE_S
+        while _resident_bytes(process.pid) < RESIDENT_BYTES_WANTED:
+            if process.poll() is not None or time.monotonic() > deadline:
+                raise CorpusError("the compiler was through before it was large enough")
+            time.sleep(0.02)
+        process.send_signal(signal.SIGSTOP)
+        yield process.pid
+
+
+@contextlib.contextmanager
+def _ending(process: subprocess.Popen[bytes]) -> Iterator[None]:
+    try:
+        yield
+    finally:
+        process.kill()
+        process.communicate()
+
+
+def _wait_for_loaded(process: subprocess.Popen[bytes], name: str) -> None:
+    assert process.stdout is not None
+    if process.stdout.readline().strip() != b"loaded":
+        raise CorpusError(f"{name} ended before its data was loaded")
+
+
+def _resident_bytes(pid: int) -> int:
+    try:
+        return int(Path(f"/proc/{pid}/statm").read_text().split()[1]) * PAGE_BYTES
+    except (OSError, IndexError):
+        return 0
+
+
+def _resident_pages(pid: int) -> Iterator[bytes]:
+    """Yields the non-zero resident pages of the private writable mappings, by address."""
+    with (
+        Path(f"/proc/{pid}/mem").open("rb", buffering=0) as memory,
+        Path(f"/proc/{pid}/pagemap").open("rb", buffering=0) as pagemap,
+    ):
+        for first, end in _private_writable(pid):
+            for page in range(first, end, COPY_PAGES_MAX):
+                count = min(COPY_PAGES_MAX, end - page)
+                entries = os.pread(pagemap.fileno(), 8 * count, 8 * page)
+                present = struct.unpack(f"{len(entries) // 8}Q", entries)
+                if not any(entry & PAGEMAP_PRESENT for entry in present):
+                    continue
+                data = os.pread(memory.fileno(), count * PAGE_BYTES, page * PAGE_BYTES)
+                for index, entry in enumerate(present):
+                    content = data[index * PAGE_BYTES : (index + 1) * PAGE_BYTES]
+                    whole = len(content) == PAGE_BYTES and content != ZERO_PAGE
+                    if entry & PAGEMAP_PRESENT and whole:
+                        yield content
+
+
+def _private_writable(pid: int) -> Iterator[tuple[int, int]]:
+    for line in Path(f"/proc/{pid}/maps").read_text().splitlines():
+        match = re.match(r"([0-9a-f]+)-([0-9a-f]+) rw-p", line)
+        if match:
+            first, end = (int(number, 16) // PAGE_BYTES for number in match.groups())
+            yield first, end
