@@ -1,0 +1,204 @@
+// A Tier in memory for the tests of the NBD frontend: pages can be made remote, in which case they
+// complete on another thread, when the test lets them; and operations can be made to fail.
+#pragma once
+
+#include <array>
+#include <condition_variable>
+#include <cstring>
+#include <deque>
+#include <mutex>
+#include <thread>
+#include <utility>
+#include <vector>
+
+#include "tier/tier.h"
+
+namespace farswap::nbd {
+
+class FakeTier final : public tier::Tier {
+ public:
+  using Page = std::array<std::byte, tier::kPageBytes>;
+
+  explicit FakeTier(std::uint64_t slots) : pages_(slots) {
+    worker_ = std::thread([this] { CompleteFetches(); });
+  }
+  ~FakeTier() override {
+    {
+      const std::lock_guard lock(mutex_);
+      stopping_ = true;
+      changed_.notify_all();
+    }
+    worker_.join();
+  }
+
+  // --- What a test arranges
+
+  /// Makes reads of these slots go through Fetch(), until they are written.
+  void SetRemote(tier::SlotIndex first, std::uint64_t count) {
+    const std::lock_guard lock(mutex_);
+    for (std::uint64_t i = first; i < first + count; ++i) pages_[i].remote = true;
+  }
+  /// While held, no fetch completes (nor does a LoadWait of a remote page).
+  void HoldFetches(bool hold) {
+    const std::lock_guard lock(mutex_);
+    hold_ = hold;
+    changed_.notify_all();
+  }
+  /// Waits until this many fetches are held.
+  void AwaitHeldFetches(std::size_t count) {
+    std::unique_lock lock(mutex_);
+    changed_.wait(lock, [&] { return fetches_.size() >= count; });
+  }
+  std::size_t HeldFetches() {
+    const std::lock_guard lock(mutex_);
+    return fetches_.size();
+  }
+  void FailLoads(tier::SlotIndex slot) {
+    const std::lock_guard lock(mutex_);
+    pages_[slot].fails = true;
+  }
+  void FailStores(tier::SlotIndex slot, tier::IoStatus status) {
+    const std::lock_guard lock(mutex_);
+    pages_[slot].store_status = status;
+  }
+  /// The next `count` StoreIf() find that another writer (which changes the page's last byte) was
+  /// faster.
+  void RaceStores(int count) {
+    const std::lock_guard lock(mutex_);
+    races_ = count;
+  }
+  /// Completes fetches before Fetch() returns, on the thread that calls it.
+  void FetchInline(bool on) {
+    const std::lock_guard lock(mutex_);
+    inline_ = on;
+  }
+  Page Peek(tier::SlotIndex slot) {
+    const std::lock_guard lock(mutex_);
+    return pages_[slot].bytes;
+  }
+  void Poke(tier::SlotIndex slot, const Page& page) {
+    const std::lock_guard lock(mutex_);
+    pages_[slot].bytes = page;
+  }
+  std::vector<std::pair<tier::SlotIndex, std::uint64_t>> Invalidations() {
+    const std::lock_guard lock(mutex_);
+    return invalidations_;
+  }
+
+  // --- Tier
+
+  tier::IoStatus Store(tier::SlotIndex slot, const std::byte* page) override {
+    const std::lock_guard lock(mutex_);
+    return StoreLocked(slot, page);
+  }
+  tier::IoStatus StoreIf(tier::SlotIndex slot, const std::byte* page,
+                         tier::Version expected) override {
+    const std::lock_guard lock(mutex_);
+    if (races_ > 0) {
+      --races_;
+      ++pages_[slot].version;
+      pages_[slot].bytes.back() = std::byte{0xEE};
+    }
+    if (pages_[slot].version != expected) return tier::IoStatus::kChanged;
+    return StoreLocked(slot, page);
+  }
+  LoadResult Load(tier::SlotIndex slot, std::byte* out) override {
+    const std::lock_guard lock(mutex_);
+    if (pages_[slot].remote) return LoadResult::kRemote;
+    if (pages_[slot].fails) return LoadResult::kIoError;
+    std::memcpy(out, pages_[slot].bytes.data(), tier::kPageBytes);
+    return LoadResult::kDone;
+  }
+  void Fetch(tier::PageFetch* fetch) override {
+    std::unique_lock lock(mutex_);
+    if (!inline_) {
+      fetches_.push_back(fetch);
+      changed_.notify_all();
+      return;
+    }
+    const tier::IoStatus status = Fill(fetch);
+    lock.unlock();
+    fetch->OnFetched(status);
+  }
+  tier::IoStatus LoadWait(tier::SlotIndex slot, std::byte* out, tier::Version* version) override {
+    std::unique_lock lock(mutex_);
+    if (pages_[slot].remote) changed_.wait(lock, [&] { return !hold_; });
+    if (pages_[slot].fails) return tier::IoStatus::kIoError;
+    std::memcpy(out, pages_[slot].bytes.data(), tier::kPageBytes);
+    *version = pages_[slot].version;
+    return tier::IoStatus::kOk;
+  }
+  void Invalidate(tier::SlotIndex first, std::uint64_t count) override {
+    const std::lock_guard lock(mutex_);
+    invalidations_.emplace_back(first, count);
+    for (std::uint64_t i = first; i < first + count; ++i) {
+      pages_[i].bytes.fill(std::byte{0});
+      pages_[i].remote = false;
+      ++pages_[i].version;
+    }
+  }
+  Explanation Explain(tier::SlotIndex) override { return {}; }
+  bool StartManualWriteback(std::uint64_t) override { return false; }
+  void CancelManualWriteback() override {}
+  ManualWriteback ManualWritebackProgress() const override { return {}; }
+  void StopWriteback() override {}
+  tier::TierStats Stats() const override { return {}; }
+  std::uint64_t slots() const override { return pages_.size(); }
+
+ private:
+  struct Slot {
+    Page bytes{};
+    tier::Version version = 0;
+    bool remote = false;
+    bool fails = false;
+    tier::IoStatus store_status = tier::IoStatus::kOk;
+  };
+
+  tier::IoStatus StoreLocked(tier::SlotIndex slot, const std::byte* page) {
+    if (pages_[slot].store_status != tier::IoStatus::kOk) return pages_[slot].store_status;
+    std::memcpy(pages_[slot].bytes.data(), page, tier::kPageBytes);
+    pages_[slot].remote = false;
+    ++pages_[slot].version;
+    return tier::IoStatus::kOk;
+  }
+
+  tier::IoStatus Fill(tier::PageFetch* fetch) {
+    tier::IoStatus status = tier::IoStatus::kOk;
+    const tier::SlotIndex shard = fetch->page_slots[0] / tier::kShardSlots;
+    for (std::size_t i = 0; i < fetch->page_count; ++i) {
+      const Slot& slot = pages_[fetch->page_slots[i]];
+      if (slot.fails || fetch->page_slots[i] / tier::kShardSlots != shard) {
+        status = tier::IoStatus::kIoError;
+      }
+      std::memcpy(fetch->page_outputs[i], slot.bytes.data(), tier::kPageBytes);
+    }
+    return status;
+  }
+
+  void CompleteFetches() {
+    std::unique_lock lock(mutex_);
+    for (;;) {  // ends when the test does
+      changed_.wait(lock, [&] { return stopping_ || (!hold_ && !fetches_.empty()); });
+      if (fetches_.empty()) return;
+      tier::PageFetch* const fetch = fetches_.front();
+      fetches_.pop_front();
+      const tier::IoStatus status = Fill(fetch);
+      lock.unlock();
+      fetch->OnFetched(status);
+      lock.lock();
+    }
+  }
+
+  std::mutex mutex_;
+  std::condition_variable changed_;
+  std::vector<Slot> pages_;
+  std::deque<tier::PageFetch*> fetches_;
+  std::vector<std::pair<tier::SlotIndex, std::uint64_t>> invalidations_;
+  bool hold_ = false;
+  bool inline_ = false;
+  bool stopping_ = false;
+  int races_ = 0;
+  std::thread worker_;
+};
+
+}  // namespace farswap::nbd
