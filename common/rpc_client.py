@@ -19,7 +19,7 @@ from farswap.common.errors import (
 from farswap.common.version import API_VERSION
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable, Generator, Iterator
 
     from farswap.common.address import Address
     from farswap.v1 import types_pb2
@@ -83,7 +83,7 @@ class RpcClient:
 
     def stream(
         self, method: Callable[..., Any], request: object, timeout_s: float | None = None
-    ) -> Iterator[Any]:
+    ) -> Generator[Any, None, None]:
         """The answers of a streaming call, which is cancelled when the iterator is closed."""
         with self.errors():
             call = method(request, timeout=timeout_s)
@@ -124,4 +124,6 @@ def _reason(error: grpc.RpcError) -> str:
         return "connection refused"
     if "No such file or directory" in details:
         return "no such socket"
+    if "Permission denied" in details:
+        return "permission denied"
     return details.rpartition("; last error: ")[2]

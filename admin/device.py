@@ -1,0 +1,61 @@
+"""`farswapctl device show`: the swap device of a host and who is connected to it."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import click
+from farswap.admin import output
+
+if TYPE_CHECKING:
+    from farswap.admin.session import Session
+    from farswap.v1 import host_admin_pb2 as pb
+
+
+@click.group()
+def command() -> None:
+    """The swap device of a host."""
+
+
+@command.command()
+@output.output_option
+@click.pass_obj
+def show(session: Session, output_format: str) -> None:
+    """Size, addresses, kernel device and connections.
+
+    \b
+    Example:
+      farswapctl device show -o json | jq -r .attached
+    """
+    with session.host() as host:
+        device = host.status.device
+    if output_format == "json":
+        output.print_json(device)
+        return
+    out = output.console()
+    identity = [("host id", device.host_id), ("incarnation", device.incarnation)]
+    output.print_rows(out, "device", [*rows(device), *identity])
+    connections = [
+        (str(connection.id), connection.peer, str(connection.requests), str(connection.errors))
+        for connection in device.connections
+    ]
+    if connections:
+        columns = ("id", "peer", ">requests", ">errors")
+        output.print_table(out, "connections", columns, connections)
+
+
+def rows(device: pb.DeviceStatus) -> list[output.Row]:
+    """What `status` shows of it too."""
+    if device.swap_active:
+        used = output.size(device.swap_used_bytes)
+        state: output.Row = ("swap", output.good(f"on, {used} used"))
+    else:
+        state = ("swap", "not on a device that this daemon attached")
+    return [
+        ("name", device.name),
+        ("size", output.size(device.size_bytes)),
+        ("kernel device", device.attached or "none attached"),
+        state,
+        ("listens", ", ".join(device.listen) or "nowhere"),
+        ("connections", str(len(device.connections))),
+    ]

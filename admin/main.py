@@ -1,0 +1,72 @@
+"""The command line of farswapctl: options before the noun, and the nouns.
+
+Exit codes: 0, 1 (failed), 2 (usage). Errors are one line on stderr.
+"""
+
+from __future__ import annotations
+
+import click
+from farswap.admin import device, server, slot, status, tier
+from farswap.admin.session import DEFAULT_HOST, DEFAULT_SERVER, Session
+from farswap.common import cli
+
+PROGRAM = "farswapctl"
+
+_TIMEOUT_S = 10.0
+_TIMEOUT_S_MAX = 3600.0
+
+
+@click.group(context_settings={"help_option_names": ["-h", "--help"]})
+@click.option(
+    "--host",
+    metavar="ADDR",
+    help=f"A host daemon's admin address. Default: $FARSWAP_HOST, or {DEFAULT_HOST}.",
+)
+@click.option(
+    "--server",
+    "server_address",
+    metavar="ADDR",
+    help=f"A memory server's admin address. Default: $FARSWAP_SERVER, or {DEFAULT_SERVER}.",
+)
+@click.option(
+    "--timeout",
+    metavar="S",
+    type=click.FloatRange(0, _TIMEOUT_S_MAX, min_open=True),
+    default=_TIMEOUT_S,
+    show_default=True,
+    help="How many seconds to wait for an answer.",
+)
+@cli.version_option
+@click.pass_context
+def command(
+    context: click.Context, host: str | None, server_address: str | None, timeout: float
+) -> None:
+    """Operate farswap host daemons and memory servers.
+
+    \b
+    Examples:
+      farswapctl status                             the local host on one screen
+      farswapctl --host 10.0.0.5:7072 tier show     another host's pool and counters
+      farswapctl tier writeback --bytes 256MiB      move cold pages out now
+      farswapctl slot explain 1234                  where one page is
+      farswapctl --server 10.0.0.7:7071 server show -o json
+    """
+    if host is not None and server_address is not None:
+        raise click.UsageError("--host and --server exclude each other")
+    context.obj = Session(host, server_address, timeout)
+
+
+command.add_command(status.command, "status")
+command.add_command(device.command, "device")
+command.add_command(tier.command, "tier")
+command.add_command(server.command, "server")
+command.add_command(slot.command, "slot")
+
+
+def main() -> None:
+    """The console script."""
+    cli.run(PROGRAM, command)
+
+
+if __name__ == "__main__":
+    main()

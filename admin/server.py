@@ -1,0 +1,73 @@
+"""`farswapctl server show`: a memory server, its volumes and its counters."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import click
+from farswap.admin import output
+
+if TYPE_CHECKING:
+    from farswap.admin.session import Session
+    from farswap.v1 import server_admin_pb2 as pb
+
+
+@click.group()
+def command() -> None:
+    """A memory server."""
+
+
+@command.command()
+@output.output_option
+@click.pass_obj
+def show(session: Session, output_format: str) -> None:
+    """Capacity, volumes and counters.
+
+    \b
+    Examples:
+      farswapctl server show
+      farswapctl --server 10.0.0.7:7071 server show -o json | jq .used_bytes
+    """
+    status = session.server_status()
+    if output_format == "json":
+        output.print_json(status)
+        return
+    out = output.console()
+    info = status.info
+    out.print(
+        f"{info.program} {info.version}, pid {info.pid}, up {output.span(info.uptime_ms)}",
+        markup=False,
+    )
+    output.print_rows(out, "store", _rows(status))
+    volumes = [
+        (
+            f"{volume.host_id}/{volume.device}",
+            str(volume.epoch),
+            str(volume.pages),
+            output.size(volume.bytes),
+            "garbage, being deleted" if volume.garbage else "live",
+            volume.incarnation,
+        )
+        for volume in status.volumes
+    ]
+    if volumes:
+        columns = ("host/device", ">epoch", ">pages", ">size", "state", "incarnation")
+        output.print_table(out, "volumes", columns, volumes)
+    counters = [(counter.name, f"{counter.value:>12}") for counter in status.counters]
+    if counters:
+        output.print_rows(out, "counters", counters)
+
+
+def _rows(status: pb.ServerStatus) -> list[output.Row]:
+    used = (
+        f"{output.size(status.used_bytes)} of {output.size(status.capacity_bytes)} "
+        f"({output.share(status.used_bytes, status.capacity_bytes)})"
+    )
+    return [
+        ("listens", status.listen),
+        ("advertises", status.advertise),
+        ("path", status.path),
+        ("used", used),
+        ("on disk", output.size(status.disk_bytes)),
+        ("pages", str(status.pages)),
+    ]

@@ -1,0 +1,84 @@
+"""Which daemons a run of farswapctl talks to, and in which form it answers.
+
+One `Session` a run, handed to every command as click's object. A client is connected at first
+use, and its first call is Status, which checks that the right program of the right version
+answers.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import click
+from farswap.common.address import Address
+from farswap.common.rpc_client import RpcClient
+from farswap.v1 import (
+    host_admin_pb2,
+    host_admin_pb2_grpc,
+    server_admin_pb2,
+    server_admin_pb2_grpc,
+)
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+DEFAULT_HOST = "unix:/run/farswap/host.sock"
+DEFAULT_SERVER = "127.0.0.1:7071"
+
+
+@dataclass(frozen=True, slots=True)
+class HostClient:
+    """A host daemon that answered; `status` is that answer."""
+
+    client: RpcClient
+    stub: host_admin_pb2_grpc.HostAdminStub
+    status: host_admin_pb2.HostStatus
+
+
+@dataclass(frozen=True, slots=True)
+class Session:
+    """What the options before the noun said."""
+
+    host_option: str | None
+    server_option: str | None
+    timeout_s: float
+
+    @contextlib.contextmanager
+    def host(self) -> Iterator[HostClient]:
+        """--host, else $FARSWAP_HOST, else the default."""
+        if self.server_option is not None:
+            raise click.UsageError("this asks a host daemon: use --host, not --server")
+        client = self._connect(self.host_option, "FARSWAP_HOST", DEFAULT_HOST, "farswap-host")
+        try:
+            stub = host_admin_pb2_grpc.HostAdminStub(client.channel)
+            status = client.status(stub.Status, host_admin_pb2.HostStatusRequest())
+            yield HostClient(client, stub, status)
+        finally:
+            client.close()
+
+    def server_status(self) -> server_admin_pb2.ServerStatus:
+        """Of --server, else $FARSWAP_SERVER, else the default."""
+        if self.host_option is not None:
+            raise click.UsageError("this asks a memory server: use --server, not --host")
+        client = self._connect(
+            self.server_option, "FARSWAP_SERVER", DEFAULT_SERVER, "farswap-server"
+        )
+        try:
+            stub = server_admin_pb2_grpc.ServerAdminStub(client.channel)
+            status: server_admin_pb2.ServerStatus = client.status(
+                stub.Status, server_admin_pb2.ServerStatusRequest()
+            )
+            return status
+        finally:
+            client.close()
+
+    def _connect(self, option: str | None, variable: str, default: str, program: str) -> RpcClient:
+        text = option or os.environ.get(variable) or default
+        try:
+            address = Address.parse(text)
+        except ValueError as error:
+            raise click.UsageError(str(error)) from error
+        return RpcClient(address, program, self.timeout_s)

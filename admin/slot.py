@@ -1,0 +1,58 @@
+"""`farswapctl slot explain`: where the page of one slot is, and whether it is intact."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import click
+from farswap.admin import output
+from farswap.v1 import host_admin_pb2 as pb
+
+if TYPE_CHECKING:
+    from farswap.admin.session import Session
+
+_SLOT_MAX = (1 << 64) - 1
+
+
+@click.group()
+def command() -> None:
+    """Single slots (4 KiB pages) of a host's device."""
+
+
+@command.command()
+@click.argument("number", metavar="N", type=click.IntRange(0, _SLOT_MAX))
+@output.output_option
+@click.pass_obj
+def explain(session: Session, number: int, output_format: str) -> None:
+    """Where slot N's page is, its version, size, age and state.
+
+    Reads the page, also from a memory server, to see that its checksum is right. Slot N is the
+    bytes from N * 4096 of the device.
+
+    \b
+    Example:
+      farswapctl slot explain 1234
+    """
+    with session.host() as host:
+        found = host.client.call(host.stub.ExplainSlot, pb.ExplainSlotRequest(slot=number))
+    if output_format == "json":
+        output.print_json(found)
+        return
+    output.print_rows(output.console(), f"slot {found.slot}", _rows(found))
+
+
+def _rows(found: pb.SlotExplanation) -> list[output.Row]:
+    rows: list[output.Row] = [("state", found.state), ("version", str(found.version))]
+    if found.state == "empty":
+        return rows
+    if found.state == "same_filled":
+        rows.append(("filled with", f"{found.fill:#018x}"))
+    else:
+        rows.append(("size", f"{found.size_bytes} bytes"))
+        rows.append(("codec", output.enum_name(found, "codec")))
+    rows.append(("age", output.span(found.age_ms) if found.age_known else "unknown"))
+    rows.append(("referenced", "yes" if found.referenced else "no"))
+    rows.append(("server", found.server or "none"))
+    intact = output.good("yes") if found.verified else output.bad(f"not verified: {found.problem}")
+    rows.append(("intact", intact))
+    return rows
