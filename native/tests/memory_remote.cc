@@ -1,0 +1,179 @@
+#include "memory_remote.h"
+
+#include <algorithm>
+#include <chrono>
+
+namespace farswap::tier {
+
+MemoryRemote::MemoryRemote() : thread_([this] { Run(); }) {}
+
+MemoryRemote::~MemoryRemote() {
+  {
+    std::lock_guard lock(mutex_);
+    stopping_ = true;
+    changed_.notify_all();
+  }
+  thread_.join();
+}
+
+void MemoryRemote::Run() {
+  std::unique_lock lock(mutex_);
+  while (true) {
+    changed_.wait(lock, [this] { return stopping_ || (!held_ && !queue_.empty()); });
+    if (stopping_ && queue_.empty()) return;
+    if (queue_.empty()) continue;
+    auto answer = std::move(queue_.front());
+    queue_.pop_front();
+    lock.unlock();
+    answer();
+    lock.lock();
+  }
+}
+
+void MemoryRemote::Submit(std::function<void()> answer) {
+  std::lock_guard lock(mutex_);
+  queue_.push_back(std::move(answer));
+  changed_.notify_all();
+}
+
+void MemoryRemote::Put(PutBatch* batch) {
+  Submit([this, batch] { AnswerPut(batch); });
+}
+
+void MemoryRemote::Get(RemoteFetch* fetch) {
+  Submit([this, fetch] { AnswerGet(fetch); });
+}
+
+void MemoryRemote::AnswerPut(PutBatch* batch) {
+  {
+    std::lock_guard lock(mutex_);
+    largest_batch_ = std::max(largest_batch_, batch->count);
+    for (std::size_t i = 0; i < batch->count; ++i) {
+      const PageObject& page = batch->pages[i];
+      batch->results[i] = put_failure_;
+      if (put_failure_ != PutResult::kAcked) continue;
+      put_order_.push_back(page.slot);
+      const auto found = kept_.find(page.slot);
+      if (found != kept_.end() && found->second.version > page.version) {
+        batch->results[i] = PutResult::kSuperseded;
+        continue;
+      }
+      kept_[page.slot] = {page.version,
+                          page.codec,
+                          page.checksum,
+                          page.stored_unix_s,
+                          {page.bytes.begin(), page.bytes.end()}};
+    }
+  }
+  batch->OnPutDone();
+}
+
+void MemoryRemote::AnswerGet(RemoteFetch* fetch) {
+  for (std::size_t i = 0; i < fetch->count; ++i) {
+    GetResult result;
+    Kept kept{};
+    {
+      std::lock_guard lock(mutex_);
+      result = get_failure_;
+      const auto found = kept_.find(fetch->slots[i]);
+      if (result == GetResult::kFound && found == kept_.end()) result = GetResult::kNotFound;
+      if (result == GetResult::kFound) kept = found->second;
+    }
+    const PageObject object{fetch->slots[i], kept.version,       kept.codec,
+                            kept.checksum,   kept.stored_unix_s, kept.bytes};
+    fetch->OnPage(i, result, object);
+  }
+  fetch->OnGetDone();
+}
+
+bool MemoryRemote::Discard(std::span<const DiscardItem> items) {
+  std::lock_guard lock(mutex_);
+  for (const DiscardItem& item : items) {
+    const auto found = kept_.find(item.slot);
+    if (found != kept_.end() && found->second.version <= item.version) kept_.erase(found);
+  }
+  return true;
+}
+
+bool MemoryRemote::Writable() const {
+  std::lock_guard lock(mutex_);
+  return writable_;
+}
+
+void MemoryRemote::Hold() {
+  std::lock_guard lock(mutex_);
+  held_ = true;
+}
+
+void MemoryRemote::Release() {
+  std::lock_guard lock(mutex_);
+  held_ = false;
+  changed_.notify_all();
+}
+
+void MemoryRemote::WaitForHeld(std::size_t requests) {
+  std::unique_lock lock(mutex_);
+  changed_.wait(lock, [&] { return queue_.size() >= requests; });
+}
+
+void MemoryRemote::FailPuts(PutResult result) {
+  std::lock_guard lock(mutex_);
+  put_failure_ = result;
+}
+
+void MemoryRemote::FailGets(GetResult result) {
+  std::lock_guard lock(mutex_);
+  get_failure_ = result;
+}
+
+void MemoryRemote::SetWritable(bool writable) {
+  std::lock_guard lock(mutex_);
+  writable_ = writable;
+}
+
+bool MemoryRemote::Has(SlotIndex slot) const {
+  std::lock_guard lock(mutex_);
+  return kept_.contains(slot);
+}
+
+Version MemoryRemote::VersionOf(SlotIndex slot) const {
+  std::lock_guard lock(mutex_);
+  const auto found = kept_.find(slot);
+  return found == kept_.end() ? 0 : found->second.version;
+}
+
+std::size_t MemoryRemote::pages() const {
+  std::lock_guard lock(mutex_);
+  return kept_.size();
+}
+
+std::size_t MemoryRemote::largest_batch() const {
+  std::lock_guard lock(mutex_);
+  return largest_batch_;
+}
+
+std::vector<SlotIndex> MemoryRemote::put_order() const {
+  std::lock_guard lock(mutex_);
+  return put_order_;
+}
+
+void MemoryRemote::Damage(SlotIndex slot) {
+  std::lock_guard lock(mutex_);
+  kept_.at(slot).bytes[0] ^= std::byte{1};
+}
+
+void MemoryRemote::Forget(SlotIndex slot) {
+  std::lock_guard lock(mutex_);
+  kept_.erase(slot);
+}
+
+bool Eventually(const std::function<bool()>& condition) {
+  const auto deadline = std::chrono::steady_clock::now() + std::chrono::seconds(20);
+  while (!condition()) {
+    if (std::chrono::steady_clock::now() > deadline) return false;
+    std::this_thread::sleep_for(std::chrono::microseconds(200));
+  }
+  return true;
+}
+
+}  // namespace farswap::tier

@@ -1,0 +1,76 @@
+// A RemoteStore in memory, for tests of the tier: answers on a thread of its own, can be held at
+// any point, told to fail, and asked what it keeps.
+#pragma once
+
+#include <condition_variable>
+#include <deque>
+#include <functional>
+#include <map>
+#include <mutex>
+#include <thread>
+#include <vector>
+
+#include "tier/remote_store.h"
+
+namespace farswap::tier {
+
+class MemoryRemote final : public RemoteStore {
+ public:
+  MemoryRemote();
+  ~MemoryRemote() override;
+
+  void Put(PutBatch* batch) override;
+  void Get(RemoteFetch* fetch) override;
+  bool Discard(std::span<const DiscardItem> items) override;
+  bool Writable() const override;
+
+  /// While held, requests are accepted and not answered.
+  void Hold();
+  void Release();
+  /// Blocks until `requests` Puts or Gets are waiting to be answered.
+  void WaitForHeld(std::size_t requests);
+  void FailPuts(PutResult result);  // kAcked: no more failures
+  void FailGets(GetResult result);  // kFound: no more failures
+  void SetWritable(bool writable);
+
+  bool Has(SlotIndex slot) const;
+  Version VersionOf(SlotIndex slot) const;
+  std::size_t pages() const;
+  std::size_t largest_batch() const;
+  std::vector<SlotIndex> put_order() const;  // slots in the order in which they arrived
+  void Damage(SlotIndex slot);               // flips a bit of what is kept
+  void Forget(SlotIndex slot);
+
+ private:
+  struct Kept {
+    Version version;
+    Codec codec;
+    std::uint32_t checksum;
+    std::uint32_t stored_unix_s;
+    std::vector<std::byte> bytes;
+  };
+
+  void Run();
+  void Submit(std::function<void()> answer);
+  void AnswerPut(PutBatch* batch);
+  void AnswerGet(RemoteFetch* fetch);
+
+  mutable std::mutex mutex_;
+  std::condition_variable changed_;
+  std::deque<std::function<void()>> queue_;
+  std::map<SlotIndex, Kept> kept_;
+  std::vector<SlotIndex> put_order_;
+  std::size_t largest_batch_ = 0;
+  bool held_ = false;
+  bool writable_ = true;
+  bool stopping_ = false;
+  PutResult put_failure_ = PutResult::kAcked;
+  GetResult get_failure_ = GetResult::kFound;
+  std::thread thread_;
+};
+
+/// Blocks, with a bound, until `condition` holds; false if it never did. For states that a thread
+/// of the tier reaches by itself.
+bool Eventually(const std::function<bool()>& condition);
+
+}  // namespace farswap::tier

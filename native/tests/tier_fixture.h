@@ -1,0 +1,149 @@
+// A tier over a MemoryRemote, and pages whose content follows from (slot, generation).
+#pragma once
+
+#include <gtest/gtest.h>
+
+#include <array>
+#include <cstring>
+#include <memory>
+#include <random>
+#include <vector>
+
+#include "memory_remote.h"
+#include "tier/tier.h"
+
+namespace farswap::tier {
+
+using Page = std::array<std::byte, kPageBytes>;
+
+enum class PageKind { kZero, kSameFilled, kCompressible, kRandom };
+
+/// Which kind the page of a slot and generation is: all kinds occur, most are compressible.
+inline PageKind KindOf(SlotIndex slot, std::uint32_t generation) {
+  switch ((slot * 7 + generation) % 10) {
+    case 0:
+      return PageKind::kZero;
+    case 1:
+      return PageKind::kSameFilled;
+    case 2:
+    case 3:
+      return PageKind::kRandom;
+    default:
+      return PageKind::kCompressible;
+  }
+}
+
+inline Page MakePage(SlotIndex slot, std::uint32_t generation, PageKind kind) {
+  Page page{};
+  std::mt19937_64 random(std::uint64_t{slot} << 32 | generation);
+  const std::uint64_t word = random() | 1;
+  for (std::size_t offset = 0; offset < kPageBytes; offset += sizeof(word)) {
+    std::uint64_t value = 0;
+    if (kind == PageKind::kSameFilled) value = word;
+    if (kind == PageKind::kRandom) value = random();
+    if (kind == PageKind::kCompressible) value = offset % 32 == 0 ? random() : word & 0xffff;
+    std::memcpy(page.data() + offset, &value, sizeof(value));
+  }
+  return page;
+}
+
+inline Page MakePage(SlotIndex slot, std::uint32_t generation) {
+  return MakePage(slot, generation, KindOf(slot, generation));
+}
+
+/// A fetch whose end can be waited for.
+class TestFetch final : public PageFetch {
+ public:
+  explicit TestFetch(const std::vector<SlotIndex>& wanted) : pages(wanted.size()) {
+    page_count = wanted.size();
+    for (std::size_t i = 0; i < wanted.size(); ++i) {
+      page_slots[i] = wanted[i];
+      page_outputs[i] = pages[i].data();
+    }
+  }
+  void OnFetched(IoStatus status) override {
+    std::lock_guard lock(mutex_);
+    outcome_ = status;
+    done_ = true;
+    changed_.notify_all();
+  }
+  IoStatus Wait() {
+    std::unique_lock lock(mutex_);
+    changed_.wait(lock, [this] { return done_; });
+    return outcome_;
+  }
+
+  std::vector<Page> pages;
+
+ private:
+  std::mutex mutex_;
+  std::condition_variable changed_;
+  bool done_ = false;
+  IoStatus outcome_ = IoStatus::kOk;
+};
+
+class TierFixture : public ::testing::Test {
+ protected:
+  void Start(std::uint64_t slots = 16384, std::uint64_t pool_bytes = std::uint64_t{4} << 20,
+             std::chrono::milliseconds store_wait = std::chrono::milliseconds{20000}) {
+    TierConfig config;
+    config.slots = slots;
+    config.pool_bytes_max = pool_bytes;
+    config.store_wait = store_wait;
+    auto made = Tier::Create(config, &remote_);
+    ASSERT_TRUE(made.ok()) << made.error().message;
+    tier_ = std::move(made.value());
+  }
+
+  void TearDown() override {
+    if (tier_ == nullptr) return;
+    remote_.Release();
+    tier_->StopWriteback();
+    ExpectInvariants();
+  }
+
+  void ExpectInvariants() {
+    const TierStats stats = tier_->Stats();
+    const auto count = [&](Counter c) { return stats.counters[static_cast<std::size_t>(c)]; };
+    const std::uint64_t stored =
+        stats.pages_same_filled + stats.pages_local + stats.pages_writing + stats.pages_remote;
+    EXPECT_EQ(stored, count(Counter::stores) - count(Counter::overwrites) - count(Counter::trims) -
+                          count(Counter::lost_failed_store));
+    EXPECT_LE(stats.pool_payload_bytes, stats.pool_entry_bytes);
+    EXPECT_LE(stats.pool_entry_bytes, stats.pool_used_bytes);
+    EXPECT_LE(stats.pool_used_bytes, stats.pool_limit_bytes);
+  }
+
+  std::uint64_t Count(Counter counter) {
+    return tier_->Stats().counters[static_cast<std::size_t>(counter)];
+  }
+
+  IoStatus Store(SlotIndex slot, std::uint32_t generation) {
+    return tier_->Store(slot, MakePage(slot, generation).data());
+  }
+
+  IoStatus StoreKind(SlotIndex slot, std::uint32_t generation, PageKind kind) {
+    return tier_->Store(slot, MakePage(slot, generation, kind).data());
+  }
+
+  /// The page wherever it is.
+  Page Read(SlotIndex slot) {
+    Page page{};
+    Version version;
+    EXPECT_EQ(tier_->LoadWait(slot, page.data(), &version), IoStatus::kOk) << "slot " << slot;
+    return page;
+  }
+
+  std::string StateOf(SlotIndex slot) { return tier_->Explain(slot).state; }
+
+  /// Moves the coldest pages to the remote store and waits for it.
+  void WriteBack(std::uint64_t pages) {
+    ASSERT_TRUE(tier_->StartManualWriteback(pages * kPageBytes));
+    ASSERT_TRUE(Eventually([this] { return tier_->ManualWritebackProgress().finished; }));
+  }
+
+  MemoryRemote remote_;  // outlives the tier
+  std::unique_ptr<Tier> tier_;
+};
+
+}  // namespace farswap::tier

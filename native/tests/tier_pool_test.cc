@@ -1,0 +1,145 @@
+#include <gtest/gtest.h>
+
+#include <cstring>
+#include <random>
+#include <thread>
+#include <unordered_map>
+#include <vector>
+
+#include "tier/pool.h"
+
+namespace farswap::tier {
+namespace {
+
+constexpr std::uint64_t kPoolBytes = std::uint64_t{8} << 20;
+
+std::unique_ptr<Pool> MakePool(std::uint64_t bytes = kPoolBytes) {
+  auto made = Pool::Create(bytes);
+  EXPECT_TRUE(made.ok());
+  return std::move(made.value());
+}
+
+TEST(Pool, RefusesASizeThatCannotHoldEveryClass) {
+  EXPECT_FALSE(Pool::Create(Pool::kPoolBytesMin - 1).ok());
+  EXPECT_TRUE(Pool::Create(Pool::kPoolBytesMin).ok());
+}
+
+TEST(Pool, RoundingCostsLittleForEverySizeOverAFewHundredBytes) {
+  for (std::size_t bytes = 1; bytes <= kPageBytes * 3 / 4; ++bytes) {
+    const std::size_t entry = Pool::EntryBytes(bytes);
+    EXPECT_GE(entry, bytes + sizeof(Entry));
+    EXPECT_LE(entry, bytes + sizeof(Entry) + 32 + bytes / 9) << bytes;
+  }
+  EXPECT_EQ(Pool::EntryBytes(kPageBytes), kPageBytes + sizeof(Entry));
+}
+
+TEST(Pool, EntriesNeverOverlapAndKeepTheirBytes) {
+  auto pool = MakePool();
+  std::mt19937_64 random(7);
+  struct Held {
+    std::size_t bytes;
+    unsigned char mark;
+  };
+  std::unordered_map<EntryRef, Held> held;
+  std::vector<EntryRef> order;
+  for (int step = 0; step < 200000; ++step) {
+    if (order.empty() || random() % 100 < 52) {
+      const std::size_t bytes = 1 + random() % kPageBytes;
+      const EntryRef ref = pool->Allocate(bytes);
+      if (ref == kNoEntry) continue;
+      const auto mark = static_cast<unsigned char>(random());
+      ASSERT_TRUE(held.emplace(ref, Held{bytes, mark}).second);
+      std::memset(pool->Bytes(ref), mark, bytes);
+      pool->At(ref)->slot.store(static_cast<SlotIndex>(step));
+      order.push_back(ref);
+    } else {
+      std::swap(order[random() % order.size()], order.back());
+      const EntryRef ref = order.back();
+      order.pop_back();
+      const Held had = held.at(ref);
+      held.erase(ref);
+      for (std::size_t i = 0; i < had.bytes; ++i) {
+        ASSERT_EQ(static_cast<unsigned char>(pool->Bytes(ref)[i]), had.mark);
+      }
+      pool->Free(ref);
+    }
+  }
+  for (const auto& [ref, unused] : held) pool->Free(ref);
+  EXPECT_EQ(pool->entry_bytes(), 0u);
+  EXPECT_EQ(pool->free_slabs(), pool->slab_count());
+}
+
+TEST(Pool, IsFullOnlyWhenItsBytesAreUsed) {
+  auto pool = MakePool();
+  while (pool->Allocate(1000) != kNoEntry) {
+  }
+  EXPECT_GT(pool->entry_bytes(), pool->capacity_bytes() * 98 / 100);
+  EXPECT_EQ(pool->free_slabs(), 0u);
+}
+
+TEST(Pool, ALargerClassHelpsOutWhenItsOwnIsFull) {
+  auto pool = MakePool();
+  const EntryRef large = pool->Allocate(kPageBytes);
+  while (pool->Allocate(1000) != kNoEntry) {
+  }
+  pool->Free(large);
+  EXPECT_NE(pool->Allocate(1000), kNoEntry);
+}
+
+TEST(Pool, DrainingASparseSlabFreesItForAnotherClass) {
+  auto pool = MakePool();
+  std::vector<EntryRef> refs;
+  for (EntryRef ref; (ref = pool->Allocate(1000)) != kNoEntry;) {
+    pool->At(ref)->slot.store(static_cast<SlotIndex>(refs.size()));
+    refs.push_back(ref);
+  }
+  // Every second entry goes: no slab is empty, half of the bytes are.
+  for (std::size_t i = 0; i < refs.size(); i += 2) pool->Free(refs[i]);
+  ASSERT_EQ(pool->free_slabs(), 0u);
+  ASSERT_EQ(pool->Allocate(3000), kNoEntry);
+  Pool::Drain drain;
+  ASSERT_TRUE(pool->BeginDrain(&drain));
+  EXPECT_FALSE(drain.entries.empty());
+  for (const EntryRef from : drain.entries) {
+    const EntryRef to = pool->Allocate(1000);
+    ASSERT_NE(to, kNoEntry);
+    pool->At(to)->slot.store(pool->At(from)->slot.load());
+    pool->Free(from);
+  }
+  pool->EndDrain(drain);
+  EXPECT_EQ(pool->free_slabs(), 1u);
+  EXPECT_NE(pool->Allocate(3000), kNoEntry);
+}
+
+TEST(Pool, ThreadsShareItWithoutLosingBytes) {
+  auto pool = MakePool();
+  std::vector<std::thread> threads;
+  for (unsigned t = 0; t < 4; ++t) {
+    threads.emplace_back([&pool, t] {
+      std::mt19937_64 random(t);
+      std::vector<std::pair<EntryRef, std::uint64_t>> mine;
+      for (int step = 0; step < 20000; ++step) {
+        if (mine.size() < 200 && random() % 2 == 0) {
+          const EntryRef ref = pool->Allocate(16 + random() % 2000);
+          if (ref == kNoEntry) continue;
+          const std::uint64_t mark = random();
+          std::memcpy(pool->Bytes(ref), &mark, sizeof(mark));
+          pool->At(ref)->slot.store(t);
+          mine.emplace_back(ref, mark);
+        } else if (!mine.empty()) {
+          std::uint64_t mark;
+          std::memcpy(&mark, pool->Bytes(mine.back().first), sizeof(mark));
+          ASSERT_EQ(mark, mine.back().second);
+          pool->Free(mine.back().first);
+          mine.pop_back();
+        }
+      }
+      for (const auto& [ref, unused] : mine) pool->Free(ref);
+    });
+  }
+  for (std::thread& thread : threads) thread.join();
+  EXPECT_EQ(pool->entry_bytes(), 0u);
+}
+
+}  // namespace
+}  // namespace farswap::tier
