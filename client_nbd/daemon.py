@@ -108,7 +108,7 @@ class _Host:
         listener = NbdListener(
             export_name=config.device.name,
             export_bytes=config.device.size,
-            serve=engine.serve,
+            engine=engine,
             connections_max=config.nbd.connections_max,
             handshake_timeout_ms=config.nbd.handshake_timeout,
         )

@@ -1,0 +1,230 @@
+"""Accepts NBD clients: asyncio around the sans-IO handshake, then native threads get the socket.
+
+One task per listening socket accepts; one task per client negotiates, under a deadline. Clients in
+their handshake are bounded (further ones wait in the backlog), and so are clients in all (further
+ones are hung up on). What a client does wrong costs it its connection and a line in the log, and
+nobody else anything.
+
+Sockets are raw and non-blocking until the handshake is done, so that not one byte of the
+transmission phase is read by anybody but us. The engine owns the descriptor from then on.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import functools
+import os
+import socket
+import struct
+from pathlib import Path
+from typing import TYPE_CHECKING, Protocol
+
+from farswap.client_nbd.handshake import (
+    Aborted,
+    Export,
+    Handshake,
+    NeedData,
+    Negotiated,
+    Violation,
+)
+from farswap.common import log, unix_socket
+from farswap.common.errors import BindError
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from farswap.common.address import Address
+
+HANDSHAKES_MAX = 64
+_RECEIVE_BYTES = 64 << 10
+_BACKLOG = 128
+# When descriptors have run out, accept() fails at once and would spin.
+_ACCEPT_RETRY_S = 0.1
+
+_UCRED = struct.Struct("3i")  # struct ucred of unix(7): pid, uid, gid
+
+_log = log.logger("nbd")
+
+
+class Engine(Protocol):
+    """What the listener needs of the native engine."""
+
+    def serve(self, fd: int, initial: bytes, peer: str, /) -> int:
+        """Owns `fd` whatever happens. Raises RuntimeError."""
+
+    def connections(self) -> Sequence[object]:
+        """Those being served."""
+
+
+class NbdListener:
+    """The NBD addresses of one export. start(), then stop(), once."""
+
+    def __init__(
+        self,
+        *,
+        export_name: str,
+        export_bytes: int,
+        engine: Engine,
+        connections_max: int,
+        handshake_timeout_ms: int,
+    ) -> None:
+        self._export = Export(export_name, export_bytes, "farswap swap device")
+        self._engine = engine
+        self._connections_max = connections_max
+        self._handshake_timeout_s = handshake_timeout_ms / 1000
+        self._handshakes = asyncio.Semaphore(HANDSHAKES_MAX)
+        self._listening: list[socket.socket] = []
+        self._unix_paths: list[Path] = []
+        self._accepting: list[asyncio.Task[None]] = []
+        self._negotiating: set[asyncio.Task[None]] = set()
+
+    async def start(self, addresses: Sequence[Address]) -> list[Address]:
+        """Listens on all of them, and tells the real addresses. Raises BindError: then on none."""
+        try:
+            real = [await self._listen(address) for address in addresses]
+        except BaseException:
+            await self.stop()
+            raise
+        self._accepting = [asyncio.create_task(self._accept(sock)) for sock in self._listening]
+        return real
+
+    async def stop(self) -> None:
+        """Stops listening and drops clients in their handshake; served ones are the engine's."""
+        tasks = [*self._accepting, *self._negotiating]
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+        self._accepting.clear()
+        for sock in self._listening:
+            sock.close()
+        self._listening.clear()
+        for path in self._unix_paths:
+            unix_socket.remove(path)
+        self._unix_paths.clear()
+
+    # --- Listening
+
+    async def _listen(self, address: Address) -> Address:
+        if address.is_unix:
+            path = Path(address.path)
+            self._listening.append(unix_socket.listen(path, backlog=_BACKLOG))
+            self._unix_paths.append(path)
+            return address
+        sock = await _listen_tcp(address)
+        self._listening.append(sock)
+        return address.with_port(sock.getsockname()[1])
+
+    async def _accept(self, listening: socket.socket) -> None:
+        loop = asyncio.get_running_loop()
+        while True:
+            await self._handshakes.acquire()
+            try:
+                client, _ = await loop.sock_accept(listening)
+            except OSError as error:
+                self._handshakes.release()
+                _log.warning("cannot accept a client", error=error.strerror)
+                await asyncio.sleep(_ACCEPT_RETRY_S)
+                continue
+            except asyncio.CancelledError:
+                self._handshakes.release()
+                raise
+            task = asyncio.create_task(self._negotiate(client))
+            self._negotiating.add(task)
+            task.add_done_callback(functools.partial(self._negotiated, client))
+
+    def _negotiated(self, client: socket.socket, task: asyncio.Task[None]) -> None:
+        client.close()  # no longer open if it was handed over
+        self._negotiating.discard(task)
+        self._handshakes.release()
+        if not task.cancelled() and (error := task.exception()) is not None:
+            _log.error("a bug in the handshake", exc_info=error)
+
+    # --- One client
+
+    async def _negotiate(self, client: socket.socket) -> None:
+        peer = _peer_name(client)
+        try:
+            async with asyncio.timeout(self._handshake_timeout_s):
+                event = await _converse(client, Handshake(self._export))
+        except TimeoutError:
+            _log.warning("handshake took too long", peer=peer)
+            return
+        except OSError as error:
+            _log.info("client left in its handshake", peer=peer, error=error.strerror)
+            return
+        match event:
+            case Negotiated(initial):
+                self._hand_over(client, initial, peer)
+            case Violation(reason):
+                _log.warning("handshake refused", peer=peer, reason=reason)
+            case Aborted():
+                _log.debug("client ended its handshake", peer=peer)
+
+    def _hand_over(self, client: socket.socket, initial: bytes, peer: str) -> None:
+        if len(self._engine.connections()) >= self._connections_max:
+            _log.warning("too many clients", peer=peer, connections_max=self._connections_max)
+            return
+        client.settimeout(None)
+        if client.family != socket.AF_UNIX:
+            client.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        try:
+            connection = self._engine.serve(client.detach(), initial, peer)
+        except RuntimeError as error:
+            _log.error("client cannot be served", peer=peer, error=str(error))
+            return
+        _log.info("client connected", peer=peer, connection=connection)
+
+
+async def _converse(
+    client: socket.socket, handshake: Handshake
+) -> Negotiated | Aborted | Violation:
+    """Talks until the handshake's last event. Raises OSError when the client leaves."""
+    loop = asyncio.get_running_loop()
+    while True:
+        event = handshake.next_event()
+        answer = handshake.data_to_send()
+        if answer:
+            # A client may say goodbye and not wait for the answer.
+            quiet = contextlib.suppress(OSError) if event == Aborted() else contextlib.nullcontext()
+            with quiet:
+                await loop.sock_sendall(client, answer)
+        if not isinstance(event, NeedData):
+            return event
+        received = await loop.sock_recv(client, _RECEIVE_BYTES)
+        if not received:
+            raise ConnectionResetError(0, "end of stream")
+        handshake.receive_data(received)
+
+
+async def _listen_tcp(address: Address) -> socket.socket:
+    loop = asyncio.get_running_loop()
+    try:
+        found = await loop.getaddrinfo(
+            address.host, address.port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
+        )
+        family, _, _, _, where = found[0]
+        sock = socket.socket(family, socket.SOCK_STREAM | socket.SOCK_CLOEXEC)
+        try:
+            sock.settimeout(0)
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            sock.bind(where)
+            sock.listen(_BACKLOG)
+        except BaseException:
+            sock.close()
+            raise
+    except OSError as error:
+        raise BindError(f"{address.with_scheme}: {error.strerror}") from error
+    return sock
+
+
+def _peer_name(client: socket.socket) -> str:
+    """`unix pid=N` or `tcp:IP:PORT`, for logs and status."""
+    try:
+        if client.family == socket.AF_UNIX:
+            credentials = client.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _UCRED.size)
+            return f"unix pid={_UCRED.unpack(credentials)[0]}"
+        host, port, *_ = client.getpeername()
+    except OSError as error:
+        return f"gone ({os.strerror(error.errno or 0)})"
+    return f"tcp:[{host}]:{port}" if ":" in host else f"tcp:{host}:{port}"
