@@ -1,0 +1,78 @@
+"""The ServerAdmin service: protocol messages in and out, and nothing but that.
+
+Protobuf types stop here. The store's figures come from a worker thread, since its locks and a walk
+over its files may take a moment.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from typing import TYPE_CHECKING, Any
+
+from farswap.v1 import server_admin_pb2 as pb
+from farswap.v1 import server_admin_pb2_grpc, types_pb2
+
+if TYPE_CHECKING:
+    import grpc.aio
+    from farswap.common.address import Address
+    from farswap.common.version import Identity
+    from farswap.native import PageServer, Volume
+    from farswap.server.config import ServerConfig
+
+    _Context = grpc.aio.ServicerContext[Any, Any]
+
+SERVICE_NAME = pb.DESCRIPTOR.services_by_name["ServerAdmin"].full_name
+
+# Values of the store's stats() that are fields of ServerStatus; the others are its counters.
+_GAUGES = ("capacity_bytes", "used_bytes", "disk_bytes", "pages")
+
+
+class ServerAdminService(server_admin_pb2_grpc.ServerAdminServicer):
+    """One daemon's."""
+
+    def __init__(
+        self,
+        *,
+        config: ServerConfig,
+        pages: PageServer,
+        listen: Address,
+        advertise: Address,
+        identity: Identity,
+    ) -> None:
+        self._config = config
+        self._pages = pages
+        self._listen = listen
+        self._advertise = advertise
+        self._identity = identity
+
+    async def Status(  # noqa: N802 - named by the protocol
+        self, request: pb.ServerStatusRequest, context: _Context
+    ) -> pb.ServerStatus:
+        """Everything at once."""
+        return await asyncio.to_thread(self._status)
+
+    def _status(self) -> pb.ServerStatus:
+        stats = self._pages.stats()
+        gauges = {name: stats.pop(name) for name in _GAUGES}
+        return pb.ServerStatus(
+            info=self._identity.server_info(),
+            listen=str(self._listen),
+            advertise=str(self._advertise),
+            path=self._config.store.path,
+            volumes=[_volume(volume) for volume in self._pages.volumes()],
+            counters=[types_pb2.Counter(name=name, value=value) for name, value in stats.items()],
+            **gauges,
+        )
+
+
+def _volume(volume: Volume) -> pb.VolumeStatus:
+    return pb.VolumeStatus(
+        volume_id=volume.volume_id,
+        host_id=volume.host_id,
+        device=volume.device,
+        incarnation=volume.incarnation.hex(),
+        epoch=volume.epoch,
+        pages=volume.pages,
+        bytes=volume.bytes,
+        garbage=volume.garbage,
+    )

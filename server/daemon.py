@@ -1,0 +1,112 @@
+"""farswap-server: the parts of the daemon, in the order in which they start and stop.
+
+Start: store and page service (native: they serve from then on), admin service with health, ready
+line. Stop: the reverse, so that health turns NOT_SERVING before the first page is refused; then
+the streams end, and the store is flushed and closed, which keeps the next start short.
+
+A SIGKILL at any point loses no page that was acknowledged: see native/store/page_store.h.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import resource
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import uvloop
+from farswap.common import lifecycle, log
+from farswap.common.errors import StartError
+from farswap.common.rpc_server import RpcServer
+from farswap.common.version import Identity
+from farswap.server import admin_service
+from farswap.v1 import server_admin_pb2_grpc
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from farswap.native import PageServer
+    from farswap.server.config import ServerConfig
+
+    PagesFactory = Callable[[ServerConfig], PageServer]
+
+_log = log.logger("server")
+
+# For the requests under way at a stop. A page under way takes microseconds, a stalled one seconds.
+_STOP_GRACE_MS = 2000
+
+
+def native_pages(config: ServerConfig) -> PageServer:
+    """The store and page service of `config`, serving. Raises StartError."""
+    try:
+        from farswap import native  # noqa: PLC0415 - tests run the daemon on pages of their own
+    except ImportError as error:
+        raise StartError(f"the native core cannot be loaded: {error}") from error
+    _make_directory(Path(config.store.path))
+    try:
+        return native.PageServer(
+            listen=config.server.listen.host_port,
+            path=config.store.path,
+            capacity_bytes=config.store.capacity,
+            block_cache_bytes=config.store.block_cache,
+        )
+    except RuntimeError as error:
+        raise StartError(str(error)) from error
+
+
+def run(config: ServerConfig, make_pages: PagesFactory = native_pages) -> None:
+    """Serves until a signal. Raises an error of farswap's tree when the start fails."""
+    log.configure(config.log.format)
+    _allow_many_files()
+    uvloop.run(_serve(config, make_pages))
+
+
+async def _serve(config: ServerConfig, make_pages: PagesFactory) -> None:
+    signals = lifecycle.StopSignals()
+    parts = lifecycle.StopStack()
+    try:
+        await _start(config, make_pages, parts)
+        _log.info("stopping", signal=await signals.wait())
+    finally:
+        await parts.stop()
+
+
+async def _start(
+    config: ServerConfig, make_pages: PagesFactory, parts: lifecycle.StopStack
+) -> None:
+    identity = Identity("farswap-server")
+    pages = await asyncio.to_thread(make_pages, config)
+    parts.push("pages", lambda: asyncio.to_thread(pages.stop, _STOP_GRACE_MS))
+    listen = config.server.listen.with_port(pages.port)
+    advertise = config.server.advertise or listen
+    if not advertise.port:
+        advertise = advertise.with_port(pages.port)
+    admin = RpcServer(config.admin.listen)
+    service = admin_service.ServerAdminService(
+        config=config, pages=pages, listen=listen, advertise=advertise, identity=identity
+    )
+    admin.add(
+        admin_service.SERVICE_NAME,
+        lambda server: server_admin_pb2_grpc.add_ServerAdminServicer_to_server(service, server),
+    )
+    parts.push("admin", admin.stop)
+    await admin.start()
+    lifecycle.announce_ready(pages=str(listen), admin=str(admin.address), pid=os.getpid())
+
+
+def _make_directory(path: Path) -> None:
+    """The store's own directory. Its parent must exist: a typing error must not fill a disk."""
+    try:
+        path.mkdir(mode=0o700, exist_ok=True)
+    except FileNotFoundError as error:
+        raise StartError(f"store {path}: there is no directory {path.parent}") from error
+    except OSError as error:
+        raise StartError(f"store {path}: {error.strerror}") from error
+
+
+def _allow_many_files() -> None:
+    """RocksDB keeps a descriptor per file of 64 MiB: a terabyte is above the usual soft limit."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if soft != hard:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))

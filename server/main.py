@@ -1,0 +1,41 @@
+"""The command line of farswap-server."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+from farswap.common import cli
+from farswap.server import config as server_config
+
+PROGRAM = "farswap-server"
+
+
+@click.command(context_settings={"help_option_names": ["-h", "--help"]})
+@cli.daemon_options
+def command(config: Path | None, check_config: bool, overrides: tuple[str, ...]) -> None:
+    """Keep other machines' cold pages in memory and on disk, and give them back.
+
+    \b
+    Examples:
+      farswap-server --config /etc/farswap/server.toml
+      farswap-server --config server.toml --check-config --set store.capacity=64GiB
+    """
+    path = config or server_config.DEFAULT_CONFIG
+    loaded = server_config.load(path, overrides)
+    if check_config:
+        click.echo(f"{path}: good")
+        return
+    # Only now: importing the daemon loads grpc, which a wrong configuration does not need.
+    from farswap.server import daemon  # noqa: PLC0415
+
+    daemon.run(loaded)
+
+
+def main() -> None:
+    """The console script."""
+    cli.run(PROGRAM, command)
+
+
+if __name__ == "__main__":
+    main()
