@@ -63,15 +63,16 @@ void RunPhase(const Options& options, const Phase& phase,
               std::vector<std::unique_ptr<Worker>>* workers, Totals* totals) {
   PhaseResults results;
   std::vector<std::thread> threads;
-  Finish finish(workers->size());
-  for (std::size_t i = 0; i < workers->size(); ++i) {
+  const std::size_t active = phase.connections == 0 ? workers->size() : phase.connections;
+  Finish finish(active);
+  for (std::size_t i = 0; i < active; ++i) {
     results.push_back(std::make_unique<PhaseResult>());
   }
   const std::uint64_t began_ns = NowNs();
   const auto elapsed = [began_ns] { return static_cast<double>(NowNs() - began_ns) / 1e9; };
-  for (std::size_t i = 0; i < workers->size(); ++i) {
+  for (std::size_t i = 0; i < active; ++i) {
     const std::uint64_t share =
-        phase.page_ops == 0 ? 0 : std::max<std::uint64_t>(1, phase.page_ops / workers->size());
+        phase.page_ops == 0 ? 0 : std::max<std::uint64_t>(1, phase.page_ops / active);
     threads.emplace_back([&, i, share] {
       (*workers)[i]->Run(phase, share, results[i].get());
       finish.One();

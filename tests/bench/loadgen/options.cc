@@ -108,6 +108,8 @@ Outcome ParsePhaseNumber(std::string_view key, std::string_view text, Phase* pha
   const std::uint64_t value = number.value();
   if (key == "depth") {
     phase->depth = static_cast<std::uint32_t>(value);
+  } else if (key == "connections") {
+    phase->connections = static_cast<std::uint32_t>(value);
   } else if (key == "ops") {
     phase->page_ops = value;
   } else if (key == "milliseconds") {
@@ -226,6 +228,9 @@ Outcome Validate(const Options& options) {
     return Error{"--pure needs --corpus"};
   }
   for (const Phase& phase : options.phases) {
+    if (phase.connections > options.connections) {
+      return Error{"phase " + phase.name + " uses more connections than there are"};
+    }
     if (options.shared && (phase.unaligned || phase.skip_repeated)) {
       return Error{"--shared knows no unaligned and no skip_repeated"};
     }
@@ -243,7 +248,7 @@ const char* const kUsage =
     "  --seed N  --stall-ms N  --progress-ms N\n"
     "keys of a phase: mix=read:60/write:30/trim:5/zero:5/flush:1  size=4k|4k-128k  depth=64\n"
     "  order=random|sequential|once|once-random  ops=PAGES  milliseconds=N  first=SLOT\n"
-    "  count=SLOTS  unaligned=1  skip_repeated=1  fua=1  wait=1\n"
+    "  count=SLOTS  connections=N  unaligned=1  skip_repeated=1  fua=1  wait=1\n"
     "exit code: 0 every byte was right, 1 a wrong byte, 2 usage, 3 a stall, 4 connection lost\n";
 
 Result<Options> ParseOptions(int argc, char** argv) {

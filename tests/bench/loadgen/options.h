@@ -24,13 +24,14 @@ struct Phase {
   Order order = Order::kRandom;
   std::uint64_t request_pages_min = 1;
   std::uint64_t request_pages_max = 1;
-  bool unaligned = false;      // any byte offset and length (exclusive slots only)
-  bool skip_repeated = false;  // leave out pages of one word when reading in order `once*`
-  bool fua = false;            // every write, trim and zero with FUA
-  bool wait = false;           // begin only after a line on standard input
-  std::uint32_t depth = 64;    // requests in flight a connection
-  std::uint64_t page_ops = 0;  // stop after so many pages, over all connections; 0: no limit
-  double seconds = 0;          // stop after so long; 0: no limit
+  bool unaligned = false;         // any byte offset and length (exclusive slots only)
+  bool skip_repeated = false;     // leave out slots of one repeated word (not order=random)
+  bool fua = false;               // every write, trim and zero with FUA
+  bool wait = false;              // begin only after a line on standard input
+  std::uint32_t connections = 0;  // how many of the connections take part; 0: all
+  std::uint32_t depth = 64;       // requests in flight a connection
+  std::uint64_t page_ops = 0;     // stop after so many pages, over all connections; 0: no limit
+  double seconds = 0;             // stop after so long; 0: no limit
   std::uint64_t first_slot = 0;
   std::uint64_t slot_count = 0;  // 0: to the end of the device
 };
@@ -49,8 +50,8 @@ struct Options {
   std::vector<Phase> phases;
 };
 
-/// Slots of one stripe: connection c owns the stripes s with s % connections == c, and no request
-/// crosses a stripe.
+/// Slots of one stripe: in a phase of n connections, connection c owns the stripes s with s % n ==
+/// c, and no request crosses a stripe. Phases follow one another, so n may differ.
 inline constexpr std::uint64_t kStripeSlots = 64;
 
 Result<Options> ParseOptions(int argc, char** argv);

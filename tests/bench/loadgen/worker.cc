@@ -78,8 +78,9 @@ void Worker::Prepare(const Phase& phase, PhaseResult* result) {
 
 void Worker::Run(const Phase& phase, std::uint64_t page_ops_max, PhaseResult* result) {
   Prepare(phase, result);
-  OpSource source(phase, index_, options_.connections, exported().bytes / kPageBytes,
-                  options_.shared, Mix(options_.seed) ^ Mix(serial_), *history_);
+  const std::uint32_t workers = phase.connections == 0 ? options_.connections : phase.connections;
+  OpSource source(phase, index_, workers, exported().bytes / kPageBytes, options_.shared,
+                  Mix(options_.seed) ^ Mix(serial_), *history_);
   now_ns_ = last_reply_ns_ = NowNs();
   const std::uint64_t deadline_ns =
       phase.seconds > 0 ? now_ns_ + static_cast<std::uint64_t>(phase.seconds * 1e9) : ~0ULL;

@@ -1,0 +1,153 @@
+"""One memory server and one host daemon in a temporary directory, and what they say of themselves.
+
+Used by the benchmark, the demonstration and the soak run:
+
+    with LocalCluster(device_bytes=..., pool_bytes=...) as cluster:
+        use(cluster.connect, cluster.export)
+
+The directory, the sockets and the processes are gone when the block ends, however it ends. The
+host is stopped before the server, in order, unless the block ends by an exception: then both are
+killed, as nothing of theirs is worth waiting for.
+"""
+
+from __future__ import annotations
+
+import shutil
+import tempfile
+from pathlib import Path
+from typing import TYPE_CHECKING, Self
+
+from daemons import Daemon, HostDaemon, MemoryServer, Sections
+from farswap.common.address import Address
+from farswap.common.rpc_client import RpcClient
+from farswap.v1 import (
+    host_admin_pb2,
+    host_admin_pb2_grpc,
+    server_admin_pb2,
+    server_admin_pb2_grpc,
+)
+
+if TYPE_CHECKING:
+    from types import TracebackType
+
+DEVICE_NAME = "swap0"
+STATUS_DEADLINE_S = 10
+STORE_CAPACITY = "4GiB"
+
+
+class LocalCluster:
+    """A server and a host; `connect` and `export` are what an NBD client needs."""
+
+    def __init__(
+        self,
+        *,
+        device_bytes: int,
+        pool_bytes: int,
+        tier: dict[str, object] | None = None,
+        directory: Path | None = None,
+    ) -> None:
+        self._parent = directory
+        self._device_bytes = device_bytes
+        self._tier: dict[str, object] = {"pool_limit": f"{pool_bytes}B"} | (tier or {})
+        self.server_kills = 0
+
+    def __enter__(self) -> Self:
+        self.directory = Path(tempfile.mkdtemp(prefix="farswap-", dir=self._parent))
+        self._daemons: list[Daemon] = []
+        try:
+            self.server = MemoryServer("server", self.directory, self._server_sections())
+            self._start(self.server)
+            self.host = HostDaemon("host", self.directory, self._host_sections())
+            self._start(self.host)
+        except BaseException:
+            self._kill()
+            raise
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        try:
+            if kind is None:
+                self.host.stop()
+                self.server.stop()
+        finally:
+            self._kill()
+
+    @property
+    def connect(self) -> str:
+        """The NBD socket in the load generator's notation."""
+        return f"unix:{self.host.nbd_path}"
+
+    @property
+    def export(self) -> str:
+        """The NBD export's name."""
+        return self.host.export
+
+    def tier(self) -> host_admin_pb2.TierStatus:
+        """What is in the host's tier now."""
+        client = RpcClient(Address.parse(self.host.admin), "farswap-host", STATUS_DEADLINE_S)
+        try:
+            stub = host_admin_pb2_grpc.HostAdminStub(client.channel)
+            return client.status(stub.Status, host_admin_pb2.HostStatusRequest()).tier
+        finally:
+            client.close()
+
+    def counters(self) -> dict[str, int]:
+        """The tier's counters by name; see native/tier/counters.inc."""
+        return {counter.name: counter.value for counter in self.tier().counters}
+
+    def server_status(self) -> server_admin_pb2.ServerStatus:
+        """What the memory server holds."""
+        client = RpcClient(Address.parse(self.server.admin), "farswap-server", STATUS_DEADLINE_S)
+        try:
+            stub = server_admin_pb2_grpc.ServerAdminStub(client.channel)
+            return client.status(stub.Status, server_admin_pb2.ServerStatusRequest())
+        finally:
+            client.close()
+
+    def kill_and_restart_server(self) -> None:
+        """SIGKILL, and a new process on the same store at the same address."""
+        self.server.restart()
+        self.server_kills += 1
+
+    def pids(self) -> list[int]:
+        """Of the daemons that run."""
+        return [daemon.pid for daemon in self._daemons if daemon.running]
+
+    def logs(self) -> str:
+        """What the daemons wrote, for a failure's report."""
+        return "".join(f"--- {daemon.name}\n{daemon.log()}" for daemon in self._daemons)
+
+    def _start(self, daemon: Daemon) -> None:
+        self._daemons.append(daemon)
+        daemon.start()
+
+    def _kill(self) -> None:
+        for daemon in reversed(self._daemons):
+            daemon.kill()
+        shutil.rmtree(self.directory, ignore_errors=True)
+
+    def _server_sections(self) -> Sections:
+        store = {"path": str(self.directory / "store"), "capacity": STORE_CAPACITY}
+        return {
+            "server": {"listen": "127.0.0.1:0", "advertise": "127.0.0.1:0"},
+            "store": store | {"block_cache": "256MiB"},
+            "admin": {"listen": "127.0.0.1:0"},
+        }
+
+    def _host_sections(self) -> Sections:
+        return {
+            "device": {
+                "name": DEVICE_NAME,
+                "size": f"{self._device_bytes}B",
+                "host_id": self.directory.name,
+            },
+            "nbd": {"listen": [f"unix:{self.directory}/nbd"]},
+            "tier": self._tier,
+            "cluster": {"servers": [self.server.pages]},
+            "admin": {"listen": f"unix:{self.directory}/admin"},
+        }

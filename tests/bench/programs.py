@@ -1,0 +1,40 @@
+"""Where the programs are: ours, installed or built, and how any process is kept on given CPUs."""
+
+from __future__ import annotations
+
+import os
+import sys
+from pathlib import Path
+
+TOP = Path(__file__).resolve().parents[2]
+
+
+class MissingProgramError(Exception):
+    """Something has not been built or installed; the message says how to."""
+
+
+def native_program(name: str) -> Path:
+    """Returns a program of tests/bench, from $FARSWAP_BENCH_PROGRAMS or the newest build."""
+    directory = os.environ.get("FARSWAP_BENCH_PROGRAMS")
+    if directory:
+        candidates = [Path(directory, name)]
+    else:
+        candidates = [TOP / "build" / build / "bench" / name for build in ("release", "debug")]
+    built = [path for path in candidates if path.exists()]
+    if not built:
+        raise MissingProgramError(f"{name} is not built: run `make build`")
+    return max(built, key=lambda path: path.stat().st_mtime)
+
+
+def installed_program(name: str) -> Path:
+    """Returns a command of the farswap package, beside the interpreter that runs us."""
+    path = Path(os.environ.get("FARSWAP_PROGRAMS", Path(sys.executable).parent), name)
+    if not path.exists():
+        raise MissingProgramError(f"{name} is not installed beside {sys.executable}: `make build`")
+    return path
+
+
+def pin(pid: int, cpus: set[int]) -> None:
+    """Keeps all threads of the process, and those they start later, on these CPUs."""
+    for task in Path(f"/proc/{pid}/task").iterdir():
+        os.sched_setaffinity(int(task.name), cpus)
