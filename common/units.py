@@ -59,10 +59,11 @@ class Milliseconds(int):
 
 
 def _format(value: int, units: dict[str, int]) -> str:
+    amount = int(value)  # whose str() is plain digits, unlike that of our types
     for unit, factor in reversed(units.items()):
-        if value and value % factor == 0:
-            return f"{value // factor}{unit}"
-    return f"{value}{next(iter(units))}"
+        if amount and amount % factor == 0:
+            return f"{amount // factor}{unit}"
+    return f"{amount}{next(iter(units))}"
 
 
 def format_size(value: int) -> str:

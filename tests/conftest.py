@@ -1,0 +1,101 @@
+"""Fixtures of all suites: real daemons, with small sizes, in a directory of the test's own.
+
+`memory_server` and `host_daemon` are factories; what they made is killed when the test ends, and
+its log is shown when the test failed. Everything runs from the installed package, and from
+nowhere else.
+"""
+
+from __future__ import annotations
+
+import shutil
+import tempfile
+from pathlib import Path
+from typing import TYPE_CHECKING, Protocol
+
+import pytest
+from daemons import Daemon, HostDaemon, MemoryServer, Sections, require_native
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+
+class MakeServer(Protocol):
+    def __call__(self, **sections: dict[str, object]) -> MemoryServer: ...
+
+
+class MakeHost(Protocol):
+    def __call__(self, *servers: MemoryServer, **sections: dict[str, object]) -> HostDaemon: ...
+
+
+@pytest.fixture
+def short_path() -> Iterator[Path]:
+    """A directory whose name leaves room for socket names, which tmp_path's may not."""
+    path = Path(tempfile.mkdtemp(prefix="farswap-"))
+    yield path
+    shutil.rmtree(path, ignore_errors=True)
+
+
+@pytest.fixture
+def daemons() -> Iterator[list[Daemon]]:
+    """What the factories made; cleaned up last first."""
+    made: list[Daemon] = []
+    yield made
+    for daemon in reversed(made):
+        daemon.clean_up()
+
+
+@pytest.fixture
+def memory_server(tmp_path: Path, daemons: list[Daemon]) -> MakeServer:
+    """memory_server(store={"capacity": "16MiB"}): a running farswap-server."""
+    require_native()
+
+    def make(**sections: dict[str, object]) -> MemoryServer:
+        name = f"server{len(daemons)}"
+        defaults: Sections = {
+            "server": {"listen": "127.0.0.1:0", "advertise": "127.0.0.1:0"},
+            "store": {
+                "path": str(tmp_path / f"{name}.store"),
+                "capacity": "256MiB",
+                "block_cache": "8MiB",
+            },
+            "admin": {"listen": "127.0.0.1:0"},
+        }
+        server = MemoryServer(name, tmp_path, _merged(defaults, sections))
+        daemons.append(server)
+        server.start()
+        return server
+
+    return make
+
+
+@pytest.fixture
+def host_daemon(tmp_path: Path, short_path: Path, daemons: list[Daemon]) -> MakeHost:
+    """host_daemon(server, tier={"pool_limit": "4MiB"}): a running farswap-host.
+
+    Its process is not protected against reclaim, as tests never swap to it unless they say so.
+    """
+    require_native()
+
+    def make(*servers: MemoryServer, **sections: dict[str, object]) -> HostDaemon:
+        name = f"host{len(daemons)}"
+        defaults: Sections = {
+            "device": {"name": "swap0", "size": "64MiB", "host_id": name},
+            "nbd": {"listen": [f"unix:{short_path}/{name}.nbd", "tcp:127.0.0.1:0"]},
+            "tier": {"pool_limit": "8MiB"},
+            "cluster": {"servers": [server.pages for server in servers], "fetch_wait": "10s"},
+            "admin": {"listen": f"unix:{short_path}/{name}.admin"},
+            "reclaim": {"protect": False},
+        }
+        host = HostDaemon(name, tmp_path, _merged(defaults, sections))
+        daemons.append(host)
+        host.start()
+        return host
+
+    return make
+
+
+def _merged(defaults: Sections, sections: Sections) -> Sections:
+    unknown = sections.keys() - defaults.keys()
+    return {section: keys | sections.get(section, {}) for section, keys in defaults.items()} | {
+        section: sections[section] for section in unknown
+    }

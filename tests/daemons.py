@@ -1,0 +1,207 @@
+"""Real farswap daemons as child processes: started, watched, killed, restarted, always cleaned up.
+
+Every wait is for an event with a deadline: the ready line, the end of the process. Listen
+addresses ask for port 0; the ready line tells the real one, which a restart then keeps.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import os
+import selectors
+import signal
+import subprocess
+import sys
+import time
+from typing import TYPE_CHECKING
+
+import pytest
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+READY_TIMEOUT_S = 30.0
+STOP_TIMEOUT_S = 20.0
+
+Sections = dict[str, dict[str, object]]
+
+
+def require_native() -> None:
+    if importlib.util.find_spec("farswap") is None:
+        pytest.skip("needs farswap installed: make setup")
+    if importlib.util.find_spec("farswap.native") is None:
+        pytest.skip("needs the native core, farswap.native: make setup")
+
+
+def toml(sections: Sections) -> str:
+    # JSON's strings, numbers, booleans and flat lists are TOML's too.
+    return "\n".join(
+        f"[{section}]\n" + "".join(f"{key} = {json.dumps(value)}\n" for key, value in keys.items())
+        for section, keys in sections.items()
+    )
+
+
+class Daemon:
+    """One daemon over its restarts. `ready` is the ready line of the present process."""
+
+    def __init__(self, module: str, name: str, directory: Path, sections: Sections) -> None:
+        self.name = name
+        self.directory = directory
+        self.sections = sections
+        self.config_path = directory / f"{name}.toml"
+        self.log_path = directory / f"{name}.log"
+        self.ready: dict[str, str] = {}
+        self._module = module
+        self._process: subprocess.Popen[bytes] | None = None
+
+    @property
+    def pid(self) -> int:
+        assert self._process is not None
+        return self._process.pid
+
+    @property
+    def running(self) -> bool:
+        return self._process is not None and self._process.poll() is None
+
+    def log(self) -> str:
+        return self.log_path.read_text() if self.log_path.exists() else ""
+
+    def start(self) -> None:
+        assert not self.running
+        self.config_path.write_text(toml(self.sections))
+        command = [sys.executable, "-m", self._module, "--config", str(self.config_path)]
+        with self.log_path.open("ab") as log:
+            # A session of its own: an interrupt at the terminal is for who started the daemon, who
+            # may have swap to take off it first.
+            self._process = subprocess.Popen(
+                command,
+                stdin=subprocess.DEVNULL,
+                stdout=subprocess.PIPE,
+                stderr=log,
+                start_new_session=True,
+            )
+        line = self._first_line()
+        assert line.startswith("ready "), f"{self.name} did not start: {line!r}\n{self.log()}"
+        self.ready = dict(word.split("=", 1) for word in line.split()[1:])
+        self.keep_addresses()
+
+    def keep_addresses(self) -> None:
+        """Puts the real ports into the configuration, for restarts."""
+        raise NotImplementedError
+
+    def _first_line(self) -> str:
+        assert self._process is not None
+        assert self._process.stdout is not None
+        deadline = time.monotonic() + READY_TIMEOUT_S
+        text = b""
+        with selectors.DefaultSelector() as selector:
+            selector.register(self._process.stdout, selectors.EVENT_READ)
+            while not text.endswith(b"\n"):
+                if not selector.select(max(0.0, deadline - time.monotonic())):
+                    self.kill()
+                    pytest.fail(f"{self.name} was not ready in {READY_TIMEOUT_S} s\n{self.log()}")
+                piece = os.read(self._process.stdout.fileno(), 4096)
+                if not piece:
+                    break
+                text += piece
+        return text.decode()
+
+    def kill(self) -> None:
+        """SIGKILL, and the process is gone."""
+        if self.running:
+            assert self._process is not None
+            self._process.kill()
+        self._reap(STOP_TIMEOUT_S)
+
+    def stop(self, timeout_s: float = STOP_TIMEOUT_S) -> int:
+        """SIGTERM; the exit code. One that does not end in time is killed and fails the test."""
+        assert self._process is not None
+        if self.running:
+            self._process.send_signal(signal.SIGTERM)
+        try:
+            self._process.wait(timeout_s)
+        except subprocess.TimeoutExpired:
+            self.kill()
+            pytest.fail(f"{self.name} did not stop in {timeout_s} s\n{self.log()}")
+        return self._reap(timeout_s)
+
+    def restart(self) -> None:
+        """The same configuration, at the same addresses. A running process is killed first."""
+        self.kill()
+        self.start()
+
+    def _reap(self, timeout_s: float) -> int:
+        if self._process is None:
+            return 0
+        code = self._process.wait(timeout_s)
+        if self._process.stdout is not None:
+            self._process.stdout.close()
+        return code
+
+    def clean_up(self) -> None:
+        """Of fixtures. The log goes to stdout, which pytest shows when the test failed."""
+        self.kill()
+        print(f"--- log of {self.name}\n{self.log()}")
+
+
+class MemoryServer(Daemon):
+    """farswap-server."""
+
+    def __init__(self, name: str, directory: Path, sections: Sections) -> None:
+        super().__init__("farswap.server.main", name, directory, sections)
+
+    @property
+    def pages(self) -> str:
+        return self.ready["pages"]
+
+    @property
+    def admin(self) -> str:
+        return self.ready["admin"]
+
+    @property
+    def store_path(self) -> str:
+        return str(self.sections["store"]["path"])
+
+    def keep_addresses(self) -> None:
+        self.sections["server"] |= {"listen": self.pages, "advertise": self.pages}
+        self.sections["admin"]["listen"] = self.admin
+
+
+class HostDaemon(Daemon):
+    """farswap-host."""
+
+    def __init__(self, name: str, directory: Path, sections: Sections) -> None:
+        super().__init__("farswap.client_nbd.main", name, directory, sections)
+
+    @property
+    def export(self) -> str:
+        return str(self.sections["device"]["name"])
+
+    @property
+    def admin(self) -> str:
+        return self.ready["admin"]
+
+    @property
+    def nbd_path(self) -> str:
+        """The path of the unix socket."""
+        return next(a.removeprefix("unix:") for a in self._nbd() if a.startswith("unix:"))
+
+    @property
+    def nbd_tcp(self) -> tuple[str, int]:
+        """Host and port."""
+        host, _, port = next(
+            a.removeprefix("tcp:") for a in self._nbd() if a.startswith("tcp:")
+        ).rpartition(":")
+        return host, int(port)
+
+    @property
+    def nbd_uri(self) -> str:
+        return f"nbd+unix:///{self.export}?socket={self.nbd_path}"
+
+    def _nbd(self) -> list[str]:
+        return self.ready["nbd"].split(",")
+
+    def keep_addresses(self) -> None:
+        self.sections["nbd"]["listen"] = self._nbd()
+        self.sections["admin"]["listen"] = self.admin

@@ -1,0 +1,239 @@
+"""Binding a kernel device, on a fixture tree of /sys and /proc and a driver of Python objects."""
+
+from __future__ import annotations
+
+import errno
+import os
+import socket
+from typing import TYPE_CHECKING
+
+import pytest
+from fake_engine import FakeEngine
+from farswap.client_nbd import netlink
+from farswap.client_nbd.attach import DEAD_CONNECTION_TIMEOUT_S, KernelDevice
+from farswap.client_nbd.kernel_files import KernelFiles
+from farswap.common.errors import BusyError, InvalidArgumentError, NotPossibleError
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+SIZE = 64 << 20
+
+
+class FakeDriver:
+    """Keeps duplicates of the sockets that it is given, as the kernel keeps references."""
+
+    def __init__(self) -> None:
+        self.bodies: list[dict[int, bytes]] = []
+        self.sockets: list[socket.socket] = []
+        self.disconnected: list[int] = []
+        self.connected = False
+        self.fail: OSError | None = None
+
+    def __enter__(self) -> FakeDriver:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        pass
+
+    def connect(self, body: bytes) -> None:
+        if self.fail is not None:
+            raise self.fail
+        fields = dict(netlink.attributes(body))
+        self.bodies.append(fields)
+        for _, item in netlink.attributes(fields[7]):
+            number = int.from_bytes(dict(netlink.attributes(item))[1], "little")
+            self.sockets.append(socket.socket(fileno=os.dup(number)))
+        self.connected = True
+
+    def disconnect(self, index: int) -> None:
+        self.disconnected.append(index)
+        self.connected = False
+        for kernels in self.sockets:
+            kernels.close()
+
+    def is_connected(self, _: int) -> bool:
+        return self.connected
+
+
+class Machine:
+    """A fixture tree with /dev/nbd0, and what stands around a KernelDevice."""
+
+    def __init__(self, root: Path) -> None:
+        self.root = root
+        queue = root / "sys/block/nbd0/queue"
+        queue.mkdir(parents=True)
+        (queue / "io_timeout").write_text("30000\n")
+        (root / "dev").mkdir()
+        (root / "dev/nbd0").touch()
+        (root / "proc").mkdir()
+        self.swaps([])
+        self.engine = FakeEngine()
+        self.driver = FakeDriver()
+        files = KernelFiles(root)
+        self.device = KernelDevice(self.engine, SIZE, files, lambda: self.driver)
+
+    @property
+    def io_timeout(self) -> str:
+        return (self.root / "sys/block/nbd0/queue/io_timeout").read_text().strip()
+
+    def swaps(self, lines: list[str]) -> None:
+        header = "Filename\t\t\t\tType\t\tSize\t\tUsed\t\tPriority"
+        (self.root / "proc/swaps").write_text("\n".join([header, *lines]) + "\n")
+
+
+@pytest.fixture
+def machine(tmp_path: Path) -> Machine:
+    return Machine(tmp_path)
+
+
+def number(data: bytes) -> int:
+    return int.from_bytes(data, "little")
+
+
+def test_attach_asks_for_what_was_found_safe(machine: Machine) -> None:
+    assert machine.device.attach("/dev/nbd0", 0, 0) == "/dev/nbd0"
+    (fields,) = machine.driver.bodies
+    assert number(fields[1]) == 0  # INDEX
+    assert number(fields[2]) == SIZE
+    assert number(fields[3]) == 4096  # BLOCK_SIZE_BYTES
+    assert number(fields[4]) == 0  # TIMEOUT
+    assert number(fields[5]) == netlink.FLAG_HAS_FLAGS | netlink.FLAG_SEND_TRIM
+    assert number(fields[8]) == DEAD_CONNECTION_TIMEOUT_S
+    assert len(machine.driver.sockets) == 1
+    assert machine.io_timeout == "1000"
+    assert machine.device.device() == "/dev/nbd0"
+    assert [peer for _, peer in machine.engine.served.values()] == ["kernel /dev/nbd0"]
+
+
+def test_kernel_and_engine_hold_the_two_ends_and_nobody_else_does(machine: Machine) -> None:
+    machine.device.attach("/dev/nbd0", 1, 60)
+    (kernels,) = machine.driver.sockets
+    kernels.settimeout(5)
+    (engine_fd, _) = machine.engine.served[1]
+    os.write(engine_fd, b"reply")
+    assert kernels.recv(16) == b"reply"
+    # The kernel letting go must be the engine's end of file: no copy may be left with us.
+    kernels.close()
+    assert os.read(engine_fd, 16) == b""
+
+
+def test_several_connections_need_the_flag_for_them(machine: Machine) -> None:
+    machine.device.attach("/dev/nbd0", 3, 0)
+    (fields,) = machine.driver.bodies
+    assert number(fields[5]) & netlink.FLAG_CAN_MULTI_CONN
+    assert len(machine.driver.sockets) == len(machine.engine.served) == 3
+
+
+@pytest.mark.parametrize(
+    ("device", "connections", "timeout_s"),
+    [
+        ("/dev/sda", 1, 0),
+        ("/dev/nbd", 1, 0),
+        ("/dev/nbd0p1", 1, 0),
+        ("nbd0", 1, 0),
+        ("/dev/nbd0", 17, 0),
+        ("/dev/nbd0", 1, 1 << 40),
+    ],
+)
+def test_senseless_requests_touch_nothing(
+    machine: Machine, device: str, connections: int, timeout_s: int
+) -> None:
+    with pytest.raises(InvalidArgumentError):
+        machine.device.attach(device, connections, timeout_s)
+    assert not machine.engine.served
+
+
+def test_a_missing_device_comes_with_the_way_to_get_it(machine: Machine) -> None:
+    with pytest.raises(NotPossibleError, match=r"/dev/nbd1 does not exist: .*modprobe nbd"):
+        machine.device.attach("/dev/nbd1", 1, 0)
+
+
+def test_a_missing_driver_comes_with_the_way_to_get_it(machine: Machine) -> None:
+    def no_family() -> FakeDriver:
+        raise OSError(errno.ENOENT, os.strerror(errno.ENOENT))
+
+    device = KernelDevice(machine.engine, SIZE, KernelFiles(machine.root), no_family)
+    with pytest.raises(NotPossibleError, match="modprobe nbd"):
+        device.attach("/dev/nbd0", 1, 0)
+
+
+def test_a_device_of_somebody_else_is_refused(machine: Machine) -> None:
+    (machine.root / "sys/block/nbd0/pid").write_text("4242\n")
+    with pytest.raises(NotPossibleError, match="in use, by process 4242"):
+        machine.device.attach("/dev/nbd0", 1, 0)
+    (machine.root / "sys/block/nbd0/pid").unlink()
+    machine.driver.connected = True
+    with pytest.raises(NotPossibleError, match="in use"):
+        machine.device.attach("/dev/nbd0", 1, 0)
+    assert not machine.engine.served
+
+
+def test_one_device_at_a_time(machine: Machine) -> None:
+    machine.device.attach("/dev/nbd0", 1, 0)
+    with pytest.raises(NotPossibleError, match="/dev/nbd0 is attached already"):
+        machine.device.attach("/dev/nbd0", 1, 0)
+
+
+def test_a_refused_connect_leaves_no_connection(machine: Machine) -> None:
+    machine.driver.fail = PermissionError(errno.EPERM, "Operation not permitted")
+    with pytest.raises(NotPossibleError, match="CAP_SYS_ADMIN"):
+        machine.device.attach("/dev/nbd0", 1, 0)
+    assert not machine.engine.served
+    assert machine.device.device() == ""
+
+
+def test_an_engine_that_refuses_sockets_leaves_no_connection(machine: Machine) -> None:
+    machine.engine.serve_error = RuntimeError("too many connections")
+    with pytest.raises(NotPossibleError, match="too many connections"):
+        machine.device.attach("/dev/nbd0", 1, 0)
+    assert not machine.driver.bodies
+
+
+def test_a_timeout_that_cannot_be_set_undoes_the_connect(machine: Machine) -> None:
+    (machine.root / "sys/block/nbd0/queue/io_timeout").unlink()
+    (machine.root / "sys/block/nbd0/queue").rmdir()
+    with pytest.raises(NotPossibleError, match="request timeout cannot be set"):
+        machine.device.attach("/dev/nbd0", 1, 0)
+    assert machine.driver.disconnected == [0]
+    assert not machine.engine.served
+    assert machine.device.device() == ""
+
+
+def test_detach_disconnects_and_ends_the_connections(machine: Machine) -> None:
+    machine.device.attach("/dev/nbd0", 2, 0)
+    machine.device.detach("/dev/nbd0")
+    assert machine.driver.disconnected == [0]
+    assert not machine.engine.served
+    assert machine.device.device() == ""
+    machine.driver.sockets.clear()
+    assert machine.device.attach("/dev/nbd0", 1, 0) == "/dev/nbd0"
+
+
+def test_an_active_swap_area_is_not_detached(machine: Machine) -> None:
+    machine.device.attach("/dev/nbd0", 1, 0)
+    machine.swaps(["/dev/nbd0                               partition\t65532\t\t1024\t\t-2"])
+    with pytest.raises(NotPossibleError, match="active swap area"):
+        machine.device.detach("/dev/nbd0")
+    assert machine.driver.disconnected == []
+
+
+def test_what_is_not_attached_cannot_be_detached(machine: Machine) -> None:
+    with pytest.raises(NotPossibleError, match="/dev/nbd0 is not attached"):
+        machine.device.detach("/dev/nbd0")
+
+
+def test_a_device_that_the_kernel_let_go_is_no_longer_attached(machine: Machine) -> None:
+    machine.device.attach("/dev/nbd0", 1, 0)
+    machine.engine.close_connection(1)
+    assert machine.device.device() == ""
+
+
+def test_attach_and_detach_exclude_each_other(machine: Machine) -> None:
+    def detach_meanwhile(body: bytes) -> None:
+        with pytest.raises(BusyError):
+            machine.device.detach("/dev/nbd0")
+        FakeDriver.connect(machine.driver, body)
+
+    machine.driver.connect = detach_meanwhile  # type: ignore[method-assign]
+    machine.device.attach("/dev/nbd0", 1, 0)

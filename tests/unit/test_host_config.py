@@ -1,0 +1,116 @@
+"""host.toml: what farswap-host accepts, refuses, and fills in."""
+
+from pathlib import Path
+
+import pytest
+from farswap.client_nbd import config as host_config
+from farswap.common.errors import ConfigError
+
+GOOD = """
+[device]
+name = "swap0"
+size = "1GiB"
+[nbd]
+listen = ["unix:/run/farswap/swap0.sock"]
+[tier]
+pool_limit = "256MiB"
+accept_threshold_percent = 90
+compressor = "lz4"
+[cluster]
+servers = ["127.0.0.1:7070"]
+replicas = 1
+[admin]
+listen = "unix:/run/farswap/host.sock"
+"""
+
+
+@pytest.fixture
+def path(tmp_path: Path) -> Path:
+    path = tmp_path / "host.toml"
+    path.write_text(GOOD)
+    return path
+
+
+@pytest.fixture
+def machine_id(tmp_path: Path) -> Path:
+    path = tmp_path / "machine-id"
+    path.write_text("0123456789abcdef0123456789abcdef\n")
+    return path
+
+
+def test_the_documented_file_is_good(path: Path, machine_id: Path) -> None:
+    config = host_config.load(path, (), machine_id)
+    assert config.slots == 262144
+    assert config.host_id == "0123456789abcdef0123456789abcdef"
+    assert config.tier.store_wait == 2000
+    assert config.cluster.fetch_wait == 60_000
+    assert config.reclaim.protect
+
+
+@pytest.mark.parametrize(
+    ("override", "problem"),
+    [
+        ("device.size=4097B", "device.size: 4097B is not a positive multiple of 4096 bytes"),
+        ("device.size=0B", "device.size: 0B is not a positive multiple of 4096 bytes"),
+        (
+            "device.size=16TiB",
+            "device.size: 16TiB is more than the 4294967295 pages that a device can have",
+        ),
+        ("tier.pool_limit=4095KiB", "tier.pool_limit: 4095KiB is less than 4MiB"),
+        (
+            "tier.compressor=zstd",
+            'tier.compressor: "zstd" is not available in this version; only "lz4" is',
+        ),
+        ("tier.state=/dev/hugepages/x", "tier.state: not available in this version"),
+        (
+            'cluster.etcd=["127.0.0.1:2379"]',
+            "cluster.etcd: not available in this version; use cluster.servers",
+        ),
+        (
+            "cluster.replicas=2",
+            "cluster.replicas: 2 replicas are not available in this version; it keeps 1",
+        ),
+        (
+            'cluster.servers=["a:1", "b:2", "a:1"]',
+            "cluster.servers: a:1 is listed twice",
+        ),
+        ('cluster.servers=["a:0"]', "cluster.servers: a:0 has no port"),
+        (
+            'nbd.listen=["tcp:0.0.0.0:10809"]',
+            "nbd.listen: 0.0.0.0:10809 is not a loopback address, and nbd.allow_remote is false",
+        ),
+        (
+            "admin.listen=unix:/run/farswap/swap0.sock",
+            "admin.listen: unix:/run/farswap/swap0.sock is an NBD address already",
+        ),
+    ],
+)
+def test_keys_are_checked_against_what_this_version_can_do(
+    path: Path, machine_id: Path, override: str, problem: str
+) -> None:
+    with pytest.raises(ConfigError) as refused:
+        host_config.load(path, [override], machine_id)
+    assert refused.value.problems in ([f"--set: {problem}"], [f"host.toml: {problem}"])
+
+
+def test_remote_nbd_clients_are_allowed_by_configuration(path: Path, machine_id: Path) -> None:
+    overrides = ['nbd.listen=["tcp:0.0.0.0:10809"]', "nbd.allow_remote=true"]
+    assert not host_config.load(path, overrides, machine_id).nbd.listen[0].is_local
+
+
+@pytest.mark.parametrize("name", ["", "a/b", "a b", "-x", "x" * 129, "ä"])
+def test_device_names_go_into_protocols_and_paths(path: Path, machine_id: Path, name: str) -> None:
+    with pytest.raises(ConfigError, match=r"device\.name"):
+        host_config.load(path, [f'device.name="{name}"'], machine_id)
+
+
+@pytest.mark.parametrize("text", [None, "", "uninitialized\n"])
+def test_a_machine_without_id_has_to_be_given_a_name(
+    path: Path, tmp_path: Path, text: str | None
+) -> None:
+    machine_id = tmp_path / "machine-id"
+    if text is not None:
+        machine_id.write_text(text)
+    with pytest.raises(ConfigError, match=r"host\.toml: device\.host_id: is missing"):
+        host_config.load(path, (), machine_id)
+    assert host_config.load(path, ["device.host_id=h1"], machine_id).host_id == "h1"
