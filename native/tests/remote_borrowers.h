@@ -1,0 +1,194 @@
+// What the tier would be: batches and fetches that note how they are answered, and complain when
+// the contract of tier::RemoteStore is broken.
+#pragma once
+
+#include <gtest/gtest.h>
+
+#include <array>
+#include <chrono>
+#include <condition_variable>
+#include <cstring>
+#include <functional>
+#include <mutex>
+#include <string>
+#include <thread>
+#include <vector>
+
+#include "remote/cluster.h"
+#include "tier/page.h"
+
+namespace farswap::remote {
+
+inline constexpr std::chrono::seconds kTestWait{30};
+
+/// Set while this thread is inside Put(), Get() or Discard(): no answer may come then.
+inline thread_local bool inside_call = false;
+
+/// Fires once.
+class Event {
+ public:
+  void Fire() {
+    const std::lock_guard lock(mutex_);
+    EXPECT_FALSE(fired_) << "answered twice";
+    fired_ = true;
+    changed_.notify_all();
+  }
+  bool Wait(std::chrono::milliseconds limit = kTestWait) {
+    std::unique_lock lock(mutex_);
+    return changed_.wait_for(lock, limit, [this] { return fired_; });
+  }
+  bool fired() {
+    const std::lock_guard lock(mutex_);
+    return fired_;
+  }
+
+ private:
+  std::mutex mutex_;
+  std::condition_variable changed_;
+  bool fired_ = false;
+};
+
+/// The bytes that tests keep in a slot: a function of slot and version.
+inline std::string BytesOf(tier::SlotIndex slot, tier::Version version) {
+  std::string bytes(64 + slot % 512, 'x');
+  std::memcpy(bytes.data(), &slot, sizeof(slot));
+  std::memcpy(bytes.data() + sizeof(slot), &version, sizeof(version));
+  return bytes;
+}
+
+class TestBatch final : public tier::PutBatch {
+ public:
+  TestBatch() { results.fill(static_cast<tier::PutResult>(255)); }
+
+  TestBatch& Add(tier::SlotIndex slot, tier::Version version) {
+    bytes_[count] = BytesOf(slot, version);
+    const auto span = std::as_bytes(std::span(bytes_[count]));
+    const tier::Codec codec = tier::Codec::kLz4;
+    pages[count] = {.slot = slot,
+                    .version = version,
+                    .codec = codec,
+                    .checksum = tier::PageChecksum(slot, codec, span),
+                    .stored_unix_s = 1700000000,
+                    .bytes = span};
+    ++count;
+    return *this;
+  }
+
+  void OnPutDone() override {
+    EXPECT_FALSE(inside_call) << "answered from inside a call";
+    if (on_done) on_done();
+    // Bytes that are read after this would be seen by ASan.
+    for (std::string& bytes : bytes_) std::string().swap(bytes);
+    done.Fire();
+  }
+
+  Event done;
+  std::function<void()> on_done;
+
+ private:
+  std::array<std::string, kPagesMax> bytes_;
+};
+
+class TestFetch final : public tier::RemoteFetch {
+ public:
+  struct Page {
+    int answers = 0;
+    tier::GetResult result{};
+    tier::PageObject object;
+    std::string bytes;
+  };
+
+  TestFetch() = default;
+  explicit TestFetch(tier::SlotIndex slot) { Add(slot); }
+
+  TestFetch& Add(tier::SlotIndex slot) {
+    slots[count++] = slot;
+    return *this;
+  }
+
+  void OnPage(std::size_t index, tier::GetResult result, const tier::PageObject& object) override {
+    EXPECT_FALSE(inside_call) << "answered from inside a call";
+    ASSERT_LT(index, count);
+    Page& page = answered[index];
+    ++page.answers;
+    page.result = result;
+    page.object = object;
+    page.bytes.assign(reinterpret_cast<const char*>(object.bytes.data()), object.bytes.size());
+  }
+
+  void OnGetDone() override {
+    EXPECT_FALSE(inside_call) << "answered from inside a call";
+    for (std::size_t i = 0; i < count; ++i) EXPECT_EQ(answered[i].answers, 1) << "index " << i;
+    done.Fire();
+  }
+
+  bool Holds(std::size_t index, tier::Version version) const {
+    return answered[index].result == tier::GetResult::kFound &&
+           answered[index].object.slot == slots[index] &&
+           answered[index].object.version == version &&
+           answered[index].bytes == BytesOf(slots[index], version);
+  }
+
+  Event done;
+  std::array<Page, kSlotsMax> answered;
+};
+
+inline void Put(Cluster& cluster, TestBatch& batch) {
+  inside_call = true;
+  cluster.Put(&batch);
+  inside_call = false;
+}
+
+inline void Get(Cluster& cluster, TestFetch& fetch) {
+  inside_call = true;
+  cluster.Get(&fetch);
+  inside_call = false;
+}
+
+inline bool Discard(Cluster& cluster, std::vector<tier::DiscardItem> items) {
+  inside_call = true;
+  const bool queued = cluster.Discard(items);
+  inside_call = false;
+  return queued;
+}
+
+/// Puts one page and waits: what became of it.
+inline tier::PutResult PutOne(Cluster& cluster, tier::SlotIndex slot, tier::Version version) {
+  TestBatch batch;
+  batch.Add(slot, version);
+  Put(cluster, batch);
+  EXPECT_TRUE(batch.done.Wait());
+  return batch.results[0];
+}
+
+/// For what no event tells of: looks every millisecond, for a bounded time.
+inline bool Eventually(const std::function<bool()>& holds) {
+  const auto end = std::chrono::steady_clock::now() + kTestWait;
+  while (!holds()) {
+    if (std::chrono::steady_clock::now() > end) return false;
+    std::this_thread::sleep_for(std::chrono::milliseconds(1));
+  }
+  return true;
+}
+
+inline bool Connected(const Cluster& cluster, std::size_t server = 0) {
+  return Eventually([&] { return cluster.Servers()[server].connected; });
+}
+
+inline ClusterConfig TestConfig(std::vector<std::string> servers) {
+  return {.servers = std::move(servers),
+          .host_id = "test-host",
+          .device = "swap0",
+          .incarnation = {std::byte{1}},
+          .slots = 1u << 20,
+          .fetch_wait = std::chrono::seconds(20),
+          .put_wait = std::chrono::seconds(10)};
+}
+
+inline std::unique_ptr<Cluster> NewCluster(const ClusterConfig& config) {
+  auto created = Cluster::Create(config);
+  EXPECT_TRUE(created.ok()) << (created.ok() ? "" : created.error().message);
+  return std::move(created.value());
+}
+
+}  // namespace farswap::remote

@@ -1,0 +1,436 @@
+// What a Cluster makes of what servers answer. Faults of the network are in remote_fault_test.cc.
+#include <gtest/gtest.h>
+
+#include <chrono>
+#include <limits>
+#include <memory>
+#include <vector>
+
+#include "remote/cluster.h"
+#include "remote_borrowers.h"
+#include "remote_fake_store.h"
+
+namespace farswap::remote {
+namespace {
+
+using std::chrono::milliseconds;
+using tier::GetResult;
+using tier::kShardSlots;
+using tier::PutResult;
+
+class ClusterTest : public ::testing::Test {
+ protected:
+  FakeStore store_;
+  std::unique_ptr<Cluster> cluster_ = NewCluster(TestConfig({store_.address()}));
+
+  void SetUp() override { ASSERT_TRUE(Connected(*cluster_)); }
+};
+
+TEST_F(ClusterTest, PagesComeBackAsTheyWerePut) {
+  TestBatch batch;
+  for (tier::SlotIndex slot = 0; slot < TestBatch::kPagesMax; ++slot) batch.Add(slot, slot + 1);
+  Put(*cluster_, batch);
+  ASSERT_TRUE(batch.done.Wait());
+  for (const PutResult result : batch.results) EXPECT_EQ(result, PutResult::kAcked);
+  TestFetch fetch;
+  for (tier::SlotIndex slot = 0; slot < TestFetch::kSlotsMax; ++slot) fetch.Add(slot * 4);
+  Get(*cluster_, fetch);
+  ASSERT_TRUE(fetch.done.Wait());
+  for (std::size_t i = 0; i < fetch.count; ++i) {
+    EXPECT_TRUE(fetch.Holds(i, fetch.slots[i] + 1)) << i;
+    EXPECT_EQ(fetch.answered[i].object.stored_unix_s, 1700000000u);
+    EXPECT_EQ(fetch.answered[i].object.codec, tier::Codec::kLz4);
+  }
+}
+
+TEST_F(ClusterTest, EachPageOfABatchHasItsOwnResult) {
+  ASSERT_EQ(PutOne(*cluster_, 1, 5), PutResult::kAcked);
+  TestBatch batch;
+  batch.Add(0, 1).Add(1, 4).Add(2, 1);
+  Put(*cluster_, batch);
+  ASSERT_TRUE(batch.done.Wait());
+  EXPECT_EQ(batch.results[0], PutResult::kAcked);
+  EXPECT_EQ(batch.results[1], PutResult::kSuperseded);
+  EXPECT_EQ(batch.results[2], PutResult::kAcked);
+}
+
+TEST_F(ClusterTest, SlotOfAnUnplacedShardIsNotFound) {
+  TestFetch fetch(3);
+  Get(*cluster_, fetch);
+  ASSERT_TRUE(fetch.done.Wait());
+  EXPECT_EQ(fetch.answered[0].result, GetResult::kNotFound);
+  EXPECT_EQ(store_.seen().fetches, 0u);
+  EXPECT_EQ(cluster_->ServerOf(3), "");
+}
+
+TEST_F(ClusterTest, MissingSlotOfAPlacedShardIsNotFound) {
+  ASSERT_EQ(PutOne(*cluster_, 1, 1), PutResult::kAcked);
+  TestFetch fetch;
+  fetch.Add(0).Add(1);
+  Get(*cluster_, fetch);
+  ASSERT_TRUE(fetch.done.Wait());
+  EXPECT_EQ(fetch.answered[0].result, GetResult::kNotFound);
+  EXPECT_TRUE(fetch.Holds(1, 1));
+  EXPECT_EQ(cluster_->ServerOf(0), store_.address());
+}
+
+TEST_F(ClusterTest, AnswersInAnotherOrderReachTheirFetches) {
+  TestBatch batch;
+  for (tier::SlotIndex slot = 0; slot < 40; ++slot) batch.Add(slot, slot + 1);
+  Put(*cluster_, batch);
+  ASSERT_TRUE(batch.done.Wait());
+  store_.Tell([](FakeStore::Script* script) { script->reverse_fetches = 40; });
+  std::vector<std::unique_ptr<TestFetch>> fetches;
+  for (tier::SlotIndex slot = 0; slot < 40; ++slot) {
+    fetches.push_back(std::make_unique<TestFetch>(slot));
+    Get(*cluster_, *fetches.back());
+  }
+  for (const auto& fetch : fetches) {
+    ASSERT_TRUE(fetch->done.Wait());
+    EXPECT_TRUE(fetch->Holds(0, fetch->slots[0] + 1));
+  }
+}
+
+TEST_F(ClusterTest, MoreFetchesThanOneChunkOfRecordsAreAllAnswered) {
+  ASSERT_EQ(PutOne(*cluster_, 0, 1), PutResult::kAcked);
+  store_.Tell([](FakeStore::Script* script) { script->hold_fetches = true; });
+  std::vector<std::unique_ptr<TestFetch>> fetches;
+  for (int i = 0; i < 3000; ++i) {
+    fetches.push_back(std::make_unique<TestFetch>(0));
+    Get(*cluster_, *fetches.back());
+  }
+  store_.Tell([](FakeStore::Script* script) { script->hold_fetches = false; });
+  for (const auto& fetch : fetches) {
+    ASSERT_TRUE(fetch->done.Wait());
+    EXPECT_TRUE(fetch->Holds(0, 1));
+  }
+}
+
+TEST_F(ClusterTest, FetchIsNotDelayedByABacklogOfStores) {
+  ASSERT_EQ(PutOne(*cluster_, 0, 1), PutResult::kAcked);
+  store_.Tell([](FakeStore::Script* script) { script->hold_stores = true; });
+  std::vector<std::unique_ptr<TestBatch>> batches;
+  for (int i = 0; i < 64; ++i) {
+    batches.push_back(std::make_unique<TestBatch>());
+    for (tier::SlotIndex slot = 1; slot <= 256; ++slot) batches.back()->Add(slot, 1);
+    Put(*cluster_, *batches.back());
+  }
+  for (int i = 0; i < 100; ++i) {
+    TestFetch fetch(0);
+    Get(*cluster_, fetch);
+    ASSERT_TRUE(fetch.done.Wait());
+    EXPECT_TRUE(fetch.Holds(0, 1));
+  }
+  for (const auto& batch : batches) EXPECT_FALSE(batch->done.fired());
+  store_.Tell([](FakeStore::Script* script) { script->hold_stores = false; });
+  for (const auto& batch : batches) {
+    ASSERT_TRUE(batch->done.Wait());
+    EXPECT_EQ(batch->results[255], PutResult::kAcked);
+  }
+}
+
+TEST_F(ClusterTest, FetchMayBeSubmittedFromAnAnswer) {
+  ASSERT_EQ(PutOne(*cluster_, 0, 1), PutResult::kAcked);
+  TestFetch second(0);
+  TestBatch batch;
+  batch.Add(1, 1);
+  batch.on_done = [&] { cluster_->Get(&second); };
+  Put(*cluster_, batch);
+  ASSERT_TRUE(second.done.Wait());
+  EXPECT_TRUE(second.Holds(0, 1));
+}
+
+TEST_F(ClusterTest, DiscardedPageIsForgottenUnlessItIsNewer) {
+  ASSERT_EQ(PutOne(*cluster_, 1, 5), PutResult::kAcked);
+  ASSERT_EQ(PutOne(*cluster_, 2, 5), PutResult::kAcked);
+  EXPECT_TRUE(Discard(*cluster_, {{.slot = 1, .version = 5}, {.slot = 2, .version = 4}}));
+  EXPECT_TRUE(Eventually([&] { return store_.seen().discards == 2; }));
+  EXPECT_FALSE(store_.Has(1));
+  EXPECT_TRUE(store_.Has(2));
+}
+
+TEST_F(ClusterTest, DiscardWhoseCallFailedIsSentAgain) {
+  ASSERT_EQ(PutOne(*cluster_, 1, 5), PutResult::kAcked);
+  store_.Tell([](FakeStore::Script* script) { script->fail_discards = true; });
+  EXPECT_TRUE(Discard(*cluster_, {{.slot = 1, .version = 5}}));
+  EXPECT_TRUE(Eventually([&] { return !store_.Has(1); }));
+}
+
+TEST_F(ClusterTest, UnknownVolumeIsOpenedAgainAndNothingIsLost) {
+  ASSERT_EQ(PutOne(*cluster_, 0, 1), PutResult::kAcked);
+  store_.Tell([](FakeStore::Script* script) { script->unknown_volumes = 1; });
+  EXPECT_EQ(PutOne(*cluster_, 1, 1), PutResult::kAcked);
+  store_.Tell([](FakeStore::Script* script) { script->unknown_volumes = 1; });
+  TestFetch fetch(1);
+  Get(*cluster_, fetch);
+  ASSERT_TRUE(fetch.done.Wait());
+  EXPECT_TRUE(fetch.Holds(0, 1));
+  EXPECT_EQ(store_.seen().opens, 3u);
+  EXPECT_EQ(cluster_->Servers()[0].reconnects, 2u);
+  EXPECT_EQ(cluster_->Servers()[0].epoch, 3u);
+}
+
+TEST_F(ClusterTest, FencedSessionStopsForGood) {
+  ASSERT_EQ(PutOne(*cluster_, 0, 1), PutResult::kAcked);
+  store_.Tell([](FakeStore::Script* script) { script->fenced = true; });
+  EXPECT_EQ(PutOne(*cluster_, 1, 1), PutResult::kUnavailable);
+  TestFetch fetch(0);
+  Get(*cluster_, fetch);
+  ASSERT_TRUE(fetch.done.Wait());
+  EXPECT_EQ(fetch.answered[0].result, GetResult::kUnavailable);
+  EXPECT_FALSE(cluster_->Writable());
+  EXPECT_NE(cluster_->Servers()[0].last_error.find("fenced"), std::string::npos);
+  EXPECT_TRUE(Discard(*cluster_, {{.slot = 0, .version = 1}}));
+  EXPECT_EQ(store_.seen().opens, 1u);
+}
+
+TEST_F(ClusterTest, SecondEngineOfTheVolumeFencesTheFirst) {
+  ASSERT_EQ(PutOne(*cluster_, 0, 1), PutResult::kAcked);
+  const auto second = NewCluster(TestConfig({store_.address()}));
+  ASSERT_TRUE(Connected(*second));
+  EXPECT_EQ(PutOne(*cluster_, 0, 2), PutResult::kUnavailable);
+  EXPECT_EQ(PutOne(*second, 0, 1), PutResult::kAcked);
+}
+
+TEST_F(ClusterTest, ServerThatTakesTooSmallBatchesIsNotUsed) {
+  FakeStore narrow;
+  narrow.Tell([](FakeStore::Script* script) { script->batch_pages_max = 16; });
+  const auto cluster = NewCluster(TestConfig({narrow.address()}));
+  EXPECT_TRUE(Eventually([&] {
+    return cluster->Servers()[0].last_error ==
+           "the server takes batches of 16 pages, 256 are needed";
+  }));
+  EXPECT_FALSE(cluster->Writable());
+}
+
+TEST_F(ClusterTest, StopAnswersEverythingAndLaterCallsToo) {
+  ASSERT_EQ(PutOne(*cluster_, 0, 1), PutResult::kAcked);
+  store_.Tell([](FakeStore::Script* script) { script->hold_stores = script->hold_fetches = true; });
+  std::vector<std::unique_ptr<TestFetch>> fetches;
+  std::vector<std::unique_ptr<TestBatch>> batches;
+  for (int i = 0; i < 50; ++i) {
+    fetches.push_back(std::make_unique<TestFetch>(0));
+    Get(*cluster_, *fetches.back());
+    batches.push_back(std::make_unique<TestBatch>());
+    batches.back()->Add(1, 1);
+    Put(*cluster_, *batches.back());
+  }
+  cluster_->Stop();
+  for (const auto& fetch : fetches) {
+    EXPECT_TRUE(fetch->done.fired());
+    EXPECT_EQ(fetch->answered[0].result, GetResult::kUnavailable);
+  }
+  for (const auto& batch : batches) {
+    EXPECT_TRUE(batch->done.fired());
+    EXPECT_EQ(batch->results[0], PutResult::kUnavailable);
+  }
+  cluster_->Stop();
+  EXPECT_EQ(PutOne(*cluster_, 0, 2), PutResult::kUnavailable);
+  TestFetch late(0);
+  Get(*cluster_, late);
+  ASSERT_TRUE(late.done.Wait());
+  EXPECT_EQ(late.answered[0].result, GetResult::kUnavailable);
+}
+
+TEST_F(ClusterTest, BatchIsCutByServerAndEndsOnce) {
+  FakeStore other;
+  const auto cluster = NewCluster(TestConfig({store_.address(), other.address()}));
+  ASSERT_TRUE(Connected(*cluster, 0) && Connected(*cluster, 1));
+  TestBatch batch;
+  for (tier::SlotIndex shard = 0; shard < 200; ++shard) batch.Add(shard * kShardSlots, 1);
+  Put(*cluster, batch);
+  ASSERT_TRUE(batch.done.Wait());
+  for (std::size_t i = 0; i < batch.count; ++i) EXPECT_EQ(batch.results[i], PutResult::kAcked);
+  const auto servers = cluster->Servers();
+  EXPECT_EQ(servers[0].shards + servers[1].shards, 200u);
+  EXPECT_GT(servers[0].shards, 50u);
+  EXPECT_GT(servers[1].shards, 50u);
+  for (tier::SlotIndex shard = 0; shard < 200; ++shard) {
+    const bool first = cluster->ServerOf(shard * kShardSlots) == store_.address();
+    EXPECT_EQ(store_.Has(shard * kShardSlots), first);
+    EXPECT_EQ(other.Has(shard * kShardSlots), !first);
+  }
+}
+
+TEST_F(ClusterTest, FullServersShardsFailWhileNewOnesGoElsewhere) {
+  FakeStore roomy;
+  FakeStore tight;
+  roomy.Tell([](FakeStore::Script* script) { script->capacity_bytes = 1u << 30; });
+  tight.Tell([](FakeStore::Script* script) { script->capacity_bytes = 1u << 20; });
+  const auto cluster = NewCluster(TestConfig({roomy.address(), tight.address()}));
+  ASSERT_TRUE(Connected(*cluster, 0) && Connected(*cluster, 1));
+  ASSERT_EQ(PutOne(*cluster, 0, 1), PutResult::kAcked);
+  ASSERT_EQ(cluster->ServerOf(0), roomy.address()) << "it has more room";
+  roomy.Tell([](FakeStore::Script* script) { script->full = true; });
+  EXPECT_EQ(PutOne(*cluster, 0, 2), PutResult::kServerFull);
+  EXPECT_EQ(PutOne(*cluster, kShardSlots, 1), PutResult::kAcked);
+  EXPECT_EQ(cluster->ServerOf(kShardSlots), tight.address());
+  EXPECT_TRUE(cluster->Writable());
+}
+
+TEST_F(ClusterTest, FullClusterIsNotWritableUntilItIsWorthAnotherTry) {
+  store_.Tell([](FakeStore::Script* script) { script->full = true; });
+  EXPECT_TRUE(cluster_->Writable());
+  EXPECT_EQ(PutOne(*cluster_, 0, 1), PutResult::kServerFull);
+  EXPECT_FALSE(cluster_->Writable());
+  EXPECT_EQ(PutOne(*cluster_, kShardSlots, 1), PutResult::kServerFull)
+      << "no place for a new shard";
+  store_.Tell([](FakeStore::Script* script) { script->full = false; });
+  EXPECT_TRUE(Eventually([&] { return cluster_->Writable(); }));
+  EXPECT_EQ(PutOne(*cluster_, kShardSlots, 1), PutResult::kAcked);
+}
+
+TEST(Cluster, WithoutServersEverythingIsAnswered) {
+  const auto cluster = NewCluster(TestConfig({}));
+  EXPECT_FALSE(cluster->Writable());
+  EXPECT_EQ(PutOne(*cluster, 0, 1), PutResult::kUnavailable);
+  TestBatch empty;
+  Put(*cluster, empty);
+  EXPECT_TRUE(empty.done.Wait());
+  TestFetch fetch(0);
+  Get(*cluster, fetch);
+  ASSERT_TRUE(fetch.done.Wait());
+  EXPECT_EQ(fetch.answered[0].result, GetResult::kNotFound);
+  EXPECT_TRUE(Discard(*cluster, {{.slot = 0, .version = 1}}));
+}
+
+TEST(Cluster, ConfigOutOfRangeIsRefusedWithItsReason) {
+  const auto refused = [](const std::function<void(ClusterConfig*)>& change) {
+    ClusterConfig config = TestConfig({"127.0.0.1:1"});
+    change(&config);
+    auto created = Cluster::Create(config);
+    return created.ok() ? std::string() : created.error().message;
+  };
+  EXPECT_NE(refused([](ClusterConfig* c) { c->host_id = ""; }), "");
+  EXPECT_NE(refused([](ClusterConfig* c) { c->device = std::string(129, 'x'); }), "");
+  EXPECT_NE(refused([](ClusterConfig* c) { c->slots = 0; }), "");
+  EXPECT_NE(refused([](ClusterConfig* c) { c->put_wait = milliseconds(0); }), "");
+  EXPECT_NE(refused([](ClusterConfig* c) { c->servers = {""}; }), "");
+  EXPECT_NE(refused([](ClusterConfig* c) { c->servers.push_back(c->servers[0]); }), "");
+  EXPECT_NE(refused([](ClusterConfig* c) { c->servers.resize(257); }), "");
+}
+
+// One wrong thing about an otherwise right answer to a fetch of slot 1.
+struct Garbage {
+  const char* name;
+  FakeStore::Corrupt corrupt;
+  GetResult expected;
+};
+
+class GarbageTest : public ClusterTest, public ::testing::WithParamInterface<Garbage> {};
+
+TEST_P(GarbageTest, GarbageAnswerEndsTheFetchAndTheConnectionLives) {
+  ASSERT_EQ(PutOne(*cluster_, 1, 1), PutResult::kAcked);
+  store_.Tell([](FakeStore::Script* script) { script->corrupt = GetParam().corrupt; });
+  TestFetch fetch(1);
+  Get(*cluster_, fetch);
+  ASSERT_TRUE(fetch.done.Wait());
+  EXPECT_EQ(fetch.answered[0].result, GetParam().expected);
+  store_.Tell([](FakeStore::Script* script) { script->corrupt = nullptr; });
+  TestFetch again(1);
+  Get(*cluster_, again);
+  ASSERT_TRUE(again.done.Wait());
+  EXPECT_TRUE(again.Holds(0, 1));
+  EXPECT_EQ(cluster_->Servers()[0].reconnects, 0u);
+}
+
+using Request = v1::FetchRequest;
+using Response = v1::FetchResponse;
+
+v1::Page* PageIn(Response* response) { return response->mutable_results(0)->mutable_page(); }
+
+const Garbage kGarbage[] = {
+    {"NoResult", [](const Request&, Response* r) { r->clear_results(); }, GetResult::kCorrupt},
+    {"TooManyResults", [](const Request&, Response* r) { r->add_results(); }, GetResult::kCorrupt},
+    {"NoStatus", [](const Request&, Response* r) { r->clear_status(); }, GetResult::kCorrupt},
+    {"OddStatus", [](const Request&, Response* r) { r->set_status(v1::StreamStatus(77)); },
+     GetResult::kCorrupt},
+    {"Invalid", [](const Request&, Response* r) { r->set_status(v1::STREAM_STATUS_INVALID); },
+     GetResult::kCorrupt},
+    {"OtherSlot", [](const Request&, Response* r) { PageIn(r)->set_slot(2); }, GetResult::kCorrupt},
+    {"HugeSlot",
+     [](const Request&, Response* r) { PageIn(r)->set_slot((std::uint64_t{1} << 32) + 1); },
+     GetResult::kCorrupt},
+    {"HugeVersion",
+     [](const Request&, Response* r) { PageIn(r)->set_version(std::uint64_t{1} << 32); },
+     GetResult::kCorrupt},
+    {"NoCodec", [](const Request&, Response* r) { PageIn(r)->clear_codec(); }, GetResult::kCorrupt},
+    {"OddCodec", [](const Request&, Response* r) { PageIn(r)->set_codec(v1::Codec(9)); },
+     GetResult::kCorrupt},
+    {"HugeCodec", [](const Request&, Response* r) { PageIn(r)->set_codec(v1::Codec(257)); },
+     GetResult::kCorrupt},
+    {"NoBytes", [](const Request&, Response* r) { PageIn(r)->clear_data(); }, GetResult::kCorrupt},
+    {"TooManyBytes",
+     [](const Request&, Response* r) { PageIn(r)->set_data(std::string(4097, 'x')); },
+     GetResult::kCorrupt},
+    {"ShortRawPage", [](const Request&, Response* r) { PageIn(r)->set_codec(v1::CODEC_RAW); },
+     GetResult::kCorrupt},
+    {"NoPage", [](const Request&, Response* r) { r->mutable_results(0)->clear_page(); },
+     GetResult::kCorrupt},
+    {"Corrupt",
+     [](const Request&, Response* r) {
+       r->mutable_results(0)->set_status(v1::PAGE_STATUS_CORRUPT);
+     },
+     GetResult::kCorrupt},
+    {"StoreStatus",
+     [](const Request&, Response* r) { r->mutable_results(0)->set_status(v1::PAGE_STATUS_FULL); },
+     GetResult::kCorrupt},
+    {"IoError",
+     [](const Request&, Response* r) {
+       r->mutable_results(0)->set_status(v1::PAGE_STATUS_IO_ERROR);
+     },
+     GetResult::kUnavailable},
+};
+
+INSTANTIATE_TEST_SUITE_P(Answers, GarbageTest, ::testing::ValuesIn(kGarbage),
+                         [](const auto& garbage) { return std::string(garbage.param.name); });
+
+TEST_F(ClusterTest, AnswersWithInventedIdsAreIgnored) {
+  ASSERT_EQ(PutOne(*cluster_, 1, 1), PutResult::kAcked);
+  for (const std::uint64_t wrong : {std::uint64_t{1}, std::uint64_t{1} << 32, std::uint64_t{5000},
+                                    std::numeric_limits<std::uint64_t>::max()}) {
+    store_.Tell([&](FakeStore::Script* script) {
+      script->corrupt = [wrong](const Request& request, Response* response) {
+        response->set_request_id(request.request_id() + wrong);
+      };
+    });
+    const std::uint64_t before = store_.seen().fetches;
+    TestFetch lost(1);
+    Get(*cluster_, lost);
+    ASSERT_TRUE(Eventually([&] { return store_.seen().fetches > before; }));
+    store_.Tell([](FakeStore::Script* script) { script->corrupt = nullptr; });
+    TestFetch found(1);
+    Get(*cluster_, found);
+    ASSERT_TRUE(found.done.Wait());
+    EXPECT_TRUE(found.Holds(0, 1));
+    EXPECT_FALSE(lost.done.fired());
+    // The next connection brings its answer.
+    store_.Stop();
+    store_.Start();
+    ASSERT_TRUE(lost.done.Wait());
+    EXPECT_TRUE(lost.Holds(0, 1));
+  }
+}
+
+TEST_F(ClusterTest, GarbageAnswersToStoresRejectThePages) {
+  store_.Tell([](FakeStore::Script* script) {
+    script->corrupt_store = [](v1::StoreResponse* response) { response->clear_results(); };
+  });
+  EXPECT_EQ(PutOne(*cluster_, 1, 1), PutResult::kRejected);
+  store_.Tell([](FakeStore::Script* script) {
+    script->corrupt_store = [](v1::StoreResponse* response) {
+      response->set_results(0, v1::PageStatus(99));
+    };
+  });
+  EXPECT_EQ(PutOne(*cluster_, 1, 1), PutResult::kRejected);
+  store_.Tell([](FakeStore::Script* script) {
+    script->corrupt_store = [](v1::StoreResponse* response) {
+      response->set_status(v1::STREAM_STATUS_INVALID);
+    };
+  });
+  EXPECT_EQ(PutOne(*cluster_, 1, 1), PutResult::kRejected);
+  EXPECT_EQ(cluster_->Servers()[0].reconnects, 0u);
+}
+
+}  // namespace
+}  // namespace farswap::remote

@@ -1,0 +1,165 @@
+#include "remote_fake_store.h"
+
+#include <grpcpp/security/server_credentials.h>
+
+#include <chrono>
+#include <cstdlib>
+
+namespace farswap::remote {
+
+void FakeStore::Start() {
+  {
+    const std::lock_guard lock(mutex_);
+    stopping_ = false;
+    known_ = false;
+  }
+  grpc::ServerBuilder builder;
+  int bound = 0;
+  builder.AddListeningPort("127.0.0.1:" + std::to_string(port_), grpc::InsecureServerCredentials(),
+                           &bound);
+  builder.AddChannelArgument(GRPC_ARG_HTTP2_MIN_RECV_PING_INTERVAL_WITHOUT_DATA_MS, 1000);
+  builder.RegisterService(this);
+  server_ = builder.BuildAndStart();
+  if (!server_ || bound == 0) std::abort();
+  port_ = bound;
+}
+
+void FakeStore::Stop() {
+  {
+    const std::lock_guard lock(mutex_);
+    stopping_ = true;
+    changed_.notify_all();
+  }
+  if (!server_) return;
+  server_->Shutdown(std::chrono::system_clock::now());
+  server_->Wait();
+  server_.reset();
+}
+
+grpc::Status FakeStore::OpenVolume(grpc::ServerContext*, const v1::OpenVolumeRequest*,
+                                   v1::OpenVolumeResponse* response) {
+  const std::lock_guard lock(mutex_);
+  ++seen_.opens;
+  known_ = true;
+  response->set_volume_id(7);
+  response->set_epoch(++epoch_);
+  response->set_capacity_bytes(script_.capacity_bytes);
+  response->set_used_bytes(script_.used_bytes);
+  response->set_batch_pages_max(script_.batch_pages_max);
+  return grpc::Status::OK;
+}
+
+grpc::Status FakeStore::Store(
+    grpc::ServerContext* context,
+    grpc::ServerReaderWriter<v1::StoreResponse, v1::StoreRequest>* stream) {
+  v1::StoreRequest request;
+  while (WaitWhile(context, &Script::hold_stores) && stream->Read(&request)) {
+    if (!WaitWhile(context, &Script::hold_stores)) break;
+    if (!stream->Write(Keep(request))) break;
+  }
+  return grpc::Status::OK;
+}
+
+grpc::Status FakeStore::Fetch(
+    grpc::ServerContext* context,
+    grpc::ServerReaderWriter<v1::FetchResponse, v1::FetchRequest>* stream) {
+  std::vector<v1::FetchResponse> gathered;
+  v1::FetchRequest request;
+  while (stream->Read(&request)) {
+    if (!WaitWhile(context, &Script::hold_fetches)) break;
+    gathered.push_back(Find(request));
+    std::size_t gather = 0;
+    {
+      const std::lock_guard lock(mutex_);
+      gather = script_.reverse_fetches;
+    }
+    if (gathered.size() < gather) continue;
+    for (; !gathered.empty(); gathered.pop_back()) stream->Write(gathered.back());
+  }
+  return grpc::Status::OK;
+}
+
+grpc::Status FakeStore::Discard(grpc::ServerContext*, const v1::DiscardRequest* request,
+                                v1::DiscardResponse* response) {
+  const std::lock_guard lock(mutex_);
+  if (script_.fail_discards) {
+    script_.fail_discards = false;
+    return {grpc::StatusCode::UNAVAILABLE, "told to fail"};
+  }
+  response->set_status(StatusOf(request->epoch()));
+  if (response->status() != v1::STREAM_STATUS_OK) return grpc::Status::OK;
+  for (const v1::DiscardRequest::Item& item : request->items()) {
+    const auto found = pages_.find(item.slot());
+    if (found != pages_.end() && found->second.version() <= item.version()) pages_.erase(found);
+    ++seen_.discards;
+  }
+  return grpc::Status::OK;
+}
+
+v1::StreamStatus FakeStore::StatusOf(std::uint64_t epoch) {
+  if (script_.unknown_volumes > 0) {
+    --script_.unknown_volumes;
+    known_ = false;
+  }
+  if (!known_) return v1::STREAM_STATUS_UNKNOWN_VOLUME;
+  if (script_.fenced || epoch < epoch_) return v1::STREAM_STATUS_FENCED;
+  return v1::STREAM_STATUS_OK;
+}
+
+v1::StoreResponse FakeStore::Keep(const v1::StoreRequest& request) {
+  const std::lock_guard lock(mutex_);
+  ++seen_.batches;
+  v1::StoreResponse response;
+  response.set_batch_id(request.batch_id());
+  response.set_status(StatusOf(request.epoch()));
+  response.set_capacity_bytes(script_.capacity_bytes);
+  response.set_used_bytes(script_.used_bytes);
+  if (response.status() == v1::STREAM_STATUS_OK) {
+    for (const v1::Page& page : request.pages()) {
+      v1::Page& kept = pages_[page.slot()];
+      if (script_.full) {
+        response.add_results(v1::PAGE_STATUS_FULL);
+      } else if (kept.version() > page.version()) {
+        response.add_results(v1::PAGE_STATUS_SUPERSEDED);
+      } else {
+        kept = page;
+        response.add_results(v1::PAGE_STATUS_OK);
+      }
+    }
+  }
+  if (script_.corrupt_store) script_.corrupt_store(&response);
+  return response;
+}
+
+v1::FetchResponse FakeStore::Find(const v1::FetchRequest& request) {
+  const std::lock_guard lock(mutex_);
+  ++seen_.fetches;
+  v1::FetchResponse response;
+  response.set_request_id(request.request_id());
+  response.set_status(StatusOf(request.epoch()));
+  if (response.status() == v1::STREAM_STATUS_OK) {
+    for (const std::uint64_t slot : request.slots()) {
+      v1::FetchResponse::Result* const result = response.add_results();
+      const auto found = pages_.find(slot);
+      if (found == pages_.end()) {
+        result->set_status(v1::PAGE_STATUS_NOT_FOUND);
+      } else {
+        result->set_status(v1::PAGE_STATUS_OK);
+        *result->mutable_page() = found->second;
+      }
+    }
+  }
+  if (script_.corrupt) script_.corrupt(request, &response);
+  return response;
+}
+
+bool FakeStore::WaitWhile(grpc::ServerContext* context, const bool Script::*held) {
+  std::unique_lock lock(mutex_);
+  while (script_.*held && !stopping_ && !context->IsCancelled()) {
+    // gRPC does not tell this thread of a cancellation, so look now and then.
+    changed_.wait_for(lock, std::chrono::milliseconds(5));
+  }
+  return !stopping_ && !context->IsCancelled();
+}
+
+}  // namespace farswap::remote

@@ -1,0 +1,102 @@
+// A memory server for tests: the page protocol over a map in memory, that misbehaves when it is
+// told to. Real gRPC on a loopback port that it keeps across Stop() and Start(), as its pages are
+// kept.
+#pragma once
+
+#include <grpcpp/server.h>
+#include <grpcpp/server_builder.h>
+
+#include <condition_variable>
+#include <cstdint>
+#include <functional>
+#include <map>
+#include <memory>
+#include <mutex>
+#include <string>
+#include <vector>
+
+#include "farswap/v1/page_store.grpc.pb.h"
+
+namespace farswap::remote {
+
+class FakeStore final : private v1::PageStore::Service {
+ public:
+  /// Changes an answer before it is sent. Called with the fake's lock held.
+  using Corrupt = std::function<void(const v1::FetchRequest&, v1::FetchResponse*)>;
+
+  /// What it does wrong. Change it by Tell().
+  struct Script {
+    bool hold_stores = false;             // read no further batch
+    bool hold_fetches = false;            // answer no further fetch
+    bool full = false;                    // every page is answered FULL
+    std::size_t reverse_fetches = 0;      // gather so many, then answer the last one first
+    int unknown_volumes = 0;              // so many requests are answered UNKNOWN_VOLUME
+    bool fenced = false;                  // every request is answered FENCED
+    bool fail_discards = false;           // the next Discard fails once
+    std::uint32_t batch_pages_max = 256;  // what OpenVolume says
+    std::uint64_t capacity_bytes = std::uint64_t{1} << 30;
+    std::uint64_t used_bytes = 0;
+    Corrupt corrupt;
+    std::function<void(v1::StoreResponse*)> corrupt_store;
+  };
+
+  FakeStore() { Start(); }
+  ~FakeStore() override { Stop(); }
+
+  void Start();
+  void Stop();
+  std::string address() const { return "127.0.0.1:" + std::to_string(port_); }
+  int port() const { return port_; }
+
+  void Tell(const std::function<void(Script*)>& change) {
+    const std::lock_guard lock(mutex_);
+    change(&script_);
+    changed_.notify_all();
+  }
+
+  struct Seen {
+    std::uint64_t opens = 0;
+    std::uint64_t batches = 0;
+    std::uint64_t fetches = 0;
+    std::uint64_t discards = 0;
+  };
+  Seen seen() const {
+    const std::lock_guard lock(mutex_);
+    return seen_;
+  }
+  bool Has(std::uint64_t slot) const {
+    const std::lock_guard lock(mutex_);
+    return pages_.contains(slot);
+  }
+
+ private:
+  grpc::Status OpenVolume(grpc::ServerContext*, const v1::OpenVolumeRequest*,
+                          v1::OpenVolumeResponse*) override;
+  grpc::Status Store(
+      grpc::ServerContext*,
+      grpc::ServerReaderWriter<v1::StoreResponse, v1::StoreRequest>* stream) override;
+  grpc::Status Fetch(
+      grpc::ServerContext*,
+      grpc::ServerReaderWriter<v1::FetchResponse, v1::FetchRequest>* stream) override;
+  grpc::Status Discard(grpc::ServerContext*, const v1::DiscardRequest*,
+                       v1::DiscardResponse*) override;
+
+  v1::StreamStatus StatusOf(std::uint64_t epoch);
+  v1::StoreResponse Keep(const v1::StoreRequest& request);
+  v1::FetchResponse Find(const v1::FetchRequest& request);
+  // False: the server stops, or the call was cancelled.
+  bool WaitWhile(grpc::ServerContext* context, const bool Script::*held);
+
+  mutable std::mutex mutex_;
+  std::condition_variable changed_;
+  Script script_;
+  Seen seen_;
+  std::map<std::uint64_t, v1::Page> pages_;
+  std::uint64_t epoch_ = 0;
+  bool known_ = false;  // the volume, since Start()
+  bool stopping_ = false;
+  int port_ = 0;
+  std::unique_ptr<grpc::Server> server_;
+};
+
+}  // namespace farswap::remote

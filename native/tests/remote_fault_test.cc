@@ -1,0 +1,295 @@
+// What a Cluster makes of servers and networks that fail: every call is answered once, in time.
+#include <gtest/gtest.h>
+
+#include <atomic>
+#include <chrono>
+#include <memory>
+#include <random>
+#include <thread>
+#include <vector>
+
+#include "remote/cluster.h"
+#include "remote_borrowers.h"
+#include "remote_chaos_proxy.h"
+#include "remote_fake_store.h"
+
+namespace farswap::remote {
+namespace {
+
+using std::chrono::milliseconds;
+using std::chrono::seconds;
+using std::chrono::steady_clock;
+using tier::GetResult;
+using tier::kShardSlots;
+using tier::PutResult;
+
+class FaultTest : public ::testing::Test {
+ protected:
+  // Destroys the cluster first: it must end whatever the network does.
+  void TearDown() override { cluster_.reset(); }
+
+  void Connect(milliseconds fetch_wait, milliseconds put_wait) {
+    ClusterConfig config = TestConfig({proxy_.address()});
+    config.fetch_wait = fetch_wait;
+    config.put_wait = put_wait;
+    cluster_ = NewCluster(config);
+    ASSERT_TRUE(Connected(*cluster_));
+  }
+
+  FakeStore store_;
+  ChaosProxy proxy_{store_.port()};
+  std::unique_ptr<Cluster> cluster_;
+};
+
+TEST_F(FaultTest, FetchSurvivesARestartOfItsServer) {
+  Connect(seconds(20), seconds(10));
+  ASSERT_EQ(PutOne(*cluster_, 0, 1), PutResult::kAcked);
+  store_.Stop();
+  ASSERT_TRUE(Eventually([&] { return !cluster_->Servers()[0].connected; }));
+  EXPECT_FALSE(cluster_->Writable());
+  std::vector<std::unique_ptr<TestFetch>> fetches;
+  for (int i = 0; i < 100; ++i) {
+    fetches.push_back(std::make_unique<TestFetch>(0));
+    Get(*cluster_, *fetches.back());
+  }
+  store_.Start();
+  for (const auto& fetch : fetches) {
+    ASSERT_TRUE(fetch->done.Wait());
+    EXPECT_TRUE(fetch->Holds(0, 1));
+  }
+  EXPECT_TRUE(cluster_->Writable());
+  EXPECT_EQ(cluster_->Servers()[0].disconnected_ms, 0u);
+  EXPECT_GE(cluster_->Servers()[0].reconnects, 1u);
+}
+
+TEST_F(FaultTest, FetchIsUnavailableOnceFetchWaitHasPassed) {
+  Connect(milliseconds(300), seconds(10));
+  ASSERT_EQ(PutOne(*cluster_, 0, 1), PutResult::kAcked);
+  store_.Stop();
+  const auto began = steady_clock::now();
+  TestFetch fetch(0);
+  Get(*cluster_, fetch);
+  ASSERT_TRUE(fetch.done.Wait());
+  const auto took = steady_clock::now() - began;
+  EXPECT_EQ(fetch.answered[0].result, GetResult::kUnavailable);
+  EXPECT_GE(took, milliseconds(300));
+  EXPECT_LT(took, seconds(5));
+  store_.Start();
+  ASSERT_TRUE(Connected(*cluster_));
+  TestFetch again(0);
+  Get(*cluster_, again);
+  ASSERT_TRUE(again.done.Wait());
+  EXPECT_TRUE(again.Holds(0, 1));
+}
+
+TEST_F(FaultTest, FetchFromAHungServerIsUnavailableInTime) {
+  Connect(milliseconds(300), seconds(10));
+  ASSERT_EQ(PutOne(*cluster_, 0, 1), PutResult::kAcked);
+  proxy_.Stall(true);
+  TestFetch fetch(0);
+  Get(*cluster_, fetch);
+  ASSERT_TRUE(fetch.done.Wait(seconds(5)));
+  EXPECT_EQ(fetch.answered[0].result, GetResult::kUnavailable);
+  proxy_.Stall(false);
+  // The late answer to the first one must not be taken for this one's.
+  TestFetch missing(1);
+  Get(*cluster_, missing);
+  ASSERT_TRUE(missing.done.Wait());
+  EXPECT_EQ(missing.answered[0].result, GetResult::kNotFound);
+}
+
+TEST_F(FaultTest, PutToAHungServerIsUnavailableInTime) {
+  Connect(seconds(20), milliseconds(300));
+  ASSERT_EQ(PutOne(*cluster_, 0, 1), PutResult::kAcked);
+  proxy_.Stall(true);
+  const auto began = steady_clock::now();
+  std::vector<std::unique_ptr<TestBatch>> batches;
+  for (int i = 0; i < 20; ++i) {
+    batches.push_back(std::make_unique<TestBatch>());
+    for (tier::SlotIndex slot = 0; slot < 256; ++slot) batches.back()->Add(slot, 2);
+    Put(*cluster_, *batches.back());
+  }
+  for (const auto& batch : batches) {
+    ASSERT_TRUE(batch->done.Wait(seconds(5)));
+    EXPECT_EQ(batch->results[0], PutResult::kUnavailable);
+  }
+  EXPECT_GE(steady_clock::now() - began, milliseconds(300));
+  proxy_.Stall(false);
+  EXPECT_TRUE(Eventually([&] { return PutOne(*cluster_, 0, 3) == PutResult::kAcked; }));
+}
+
+TEST_F(FaultTest, HungServerIsFoundOutWhileNothingIsUnderWay) {
+  Connect(seconds(20), seconds(10));
+  proxy_.Stall(true);
+  EXPECT_TRUE(Eventually([&] { return !cluster_->Writable(); }));
+  EXPECT_NE(cluster_->Servers()[0].last_error, "");
+  proxy_.Stall(false);
+  EXPECT_TRUE(Connected(*cluster_));
+}
+
+TEST_F(FaultTest, PutToAServerLongAwayFailsAtOnceAndSparesTheOthersPages) {
+  FakeStore other;
+  ClusterConfig config = TestConfig({store_.address(), other.address()});
+  cluster_ = NewCluster(config);
+  ASSERT_TRUE(Connected(*cluster_, 0) && Connected(*cluster_, 1));
+  tier::SlotIndex there = 0;
+  while (PutOne(*cluster_, there, 1) == PutResult::kAcked &&
+         cluster_->ServerOf(there) != store_.address()) {
+    there += kShardSlots;
+  }
+  store_.Stop();
+  ASSERT_TRUE(Eventually([&] { return cluster_->Servers()[0].disconnected_ms > 2500; }));
+  const tier::SlotIndex elsewhere = 200 * kShardSlots;
+  const auto began = steady_clock::now();
+  TestBatch batch;
+  batch.Add(there, 2).Add(elsewhere, 1);
+  Put(*cluster_, batch);
+  ASSERT_TRUE(batch.done.Wait());
+  EXPECT_EQ(batch.results[0], PutResult::kUnavailable);
+  EXPECT_EQ(batch.results[1], PutResult::kAcked);
+  EXPECT_LT(steady_clock::now() - began, seconds(2));
+  EXPECT_TRUE(cluster_->Writable());
+  store_.Start();
+  EXPECT_TRUE(Eventually([&] { return PutOne(*cluster_, there, 2) == PutResult::kAcked; }));
+}
+
+TEST_F(FaultTest, ServerThatWasAwayAtStartIsUsedOnceItComes) {
+  const int port = store_.port();
+  store_.Stop();
+  ClusterConfig config = TestConfig({"127.0.0.1:" + std::to_string(port)});
+  cluster_ = NewCluster(config);
+  EXPECT_TRUE(Eventually([&] { return !cluster_->Servers()[0].last_error.empty(); }));
+  EXPECT_FALSE(cluster_->Writable());
+  EXPECT_EQ(PutOne(*cluster_, 0, 1), PutResult::kUnavailable) << "no place for the shard";
+  store_.Start();
+  ASSERT_TRUE(Connected(*cluster_));
+  EXPECT_EQ(PutOne(*cluster_, 0, 1), PutResult::kAcked);
+  EXPECT_EQ(cluster_->Servers()[0].reconnects, 0u);
+}
+
+TEST_F(FaultTest, HalfClosedConnectionIsReplaced) {
+  Connect(seconds(20), seconds(10));
+  ASSERT_EQ(PutOne(*cluster_, 0, 1), PutResult::kAcked);
+  proxy_.HalfClose();
+  TestFetch fetch(0);
+  Get(*cluster_, fetch);
+  ASSERT_TRUE(fetch.done.Wait());
+  EXPECT_TRUE(fetch.Holds(0, 1));
+}
+
+TEST_F(FaultTest, SlowNetworkIsNoFault) {
+  Connect(seconds(20), seconds(10));
+  proxy_.Delay(milliseconds(50));
+  std::vector<std::unique_ptr<TestBatch>> batches;
+  for (int i = 0; i < 20; ++i) {
+    batches.push_back(std::make_unique<TestBatch>());
+    batches.back()->Add(static_cast<tier::SlotIndex>(i), 1);
+    Put(*cluster_, *batches.back());
+  }
+  for (const auto& batch : batches) {
+    ASSERT_TRUE(batch->done.Wait());
+    EXPECT_EQ(batch->results[0], PutResult::kAcked);
+  }
+  TestFetch fetch(19);
+  Get(*cluster_, fetch);
+  ASSERT_TRUE(fetch.done.Wait());
+  EXPECT_TRUE(fetch.Holds(0, 1));
+  EXPECT_EQ(cluster_->Servers()[0].reconnects, 0u);
+}
+
+TEST_F(FaultTest, StopDuringAConnectionAttemptDoesNotWaitForIt) {
+  Connect(seconds(20), seconds(10));
+  proxy_.Stall(true);
+  proxy_.Cut();
+  ASSERT_TRUE(Eventually([&] { return !cluster_->Servers()[0].connected; }));
+  TestFetch fetch;
+  const auto began = steady_clock::now();
+  cluster_->Stop();
+  EXPECT_LT(steady_clock::now() - began, seconds(2));
+}
+
+// One thread's share of the work under random cuts. Each owns its slots, so it knows their content.
+void WorkUnderCuts(Cluster& cluster, unsigned seed) {
+  constexpr tier::SlotIndex kSlots = 64;
+  const tier::SlotIndex base = seed * kShardSlots;
+  std::mt19937 random(seed);
+  std::vector<tier::Version> acked(kSlots, 0);
+  tier::Version version = 0;
+  for (int round = 0; round < 60; ++round) {
+    TestBatch batch;
+    ++version;
+    for (tier::SlotIndex slot = 0; slot < kSlots; ++slot) batch.Add(base + slot, version);
+    Put(cluster, batch);
+    std::vector<std::unique_ptr<TestFetch>> fetches;
+    const bool concurrent = random() % 2 == 0;
+    if (!concurrent) {
+      ASSERT_TRUE(batch.done.Wait());
+    }
+    for (int i = 0; i < 16; ++i) {
+      fetches.push_back(std::make_unique<TestFetch>());
+      for (std::size_t n = 1 + random() % 8; n > 0; --n)
+        fetches.back()->Add(base + random() % kSlots);
+      Get(cluster, *fetches.back());
+    }
+    for (const auto& fetch : fetches) {
+      ASSERT_TRUE(fetch->done.Wait());
+      for (std::size_t i = 0; i < fetch->count; ++i) {
+        const auto& page = fetch->answered[i];
+        const tier::Version least = acked[fetch->slots[i] - base];
+        if (least == 0 && page.result == GetResult::kNotFound) continue;
+        ASSERT_EQ(page.result, GetResult::kFound);
+        EXPECT_GE(page.object.version, concurrent ? least : version);
+        EXPECT_TRUE(fetch->Holds(i, page.object.version));
+      }
+    }
+    ASSERT_TRUE(batch.done.Wait());
+    for (std::size_t i = 0; i < kSlots; ++i) {
+      ASSERT_EQ(batch.results[i], PutResult::kAcked) << "there was time enough";
+      acked[i] = version;
+    }
+  }
+}
+
+TEST_F(FaultTest, EverythingIsAnsweredOnceAndRightUnderRandomCuts) {
+  Connect(seconds(30), seconds(30));
+  std::atomic<bool> over{false};
+  std::thread cutter([&] {
+    std::mt19937 random(7);
+    while (!over) {
+      // The faults' own rhythm: long enough to connect in between, mostly.
+      std::this_thread::sleep_for(milliseconds(20 + random() % 100));
+      random() % 8 == 0 ? proxy_.HalfClose() : proxy_.Cut();
+    }
+  });
+  std::vector<std::thread> workers;
+  for (unsigned seed = 0; seed < 3; ++seed) {
+    workers.emplace_back([&, seed] { WorkUnderCuts(*cluster_, seed); });
+  }
+  for (std::thread& worker : workers) worker.join();
+  over = true;
+  cutter.join();
+  EXPECT_GE(cluster_->Servers()[0].reconnects, 1u);
+}
+
+TEST_F(FaultTest, StopUnderCutsAnswersEverything) {
+  for (tier::Version round = 1; round <= 10; ++round) {
+    Connect(seconds(30), seconds(30));
+    ASSERT_EQ(PutOne(*cluster_, 0, round), PutResult::kAcked);
+    std::vector<std::unique_ptr<TestFetch>> fetches;
+    std::vector<std::unique_ptr<TestBatch>> batches;
+    for (int i = 0; i < 200; ++i) {
+      if (i == 100) proxy_.Cut();
+      fetches.push_back(std::make_unique<TestFetch>(0));
+      Get(*cluster_, *fetches.back());
+      batches.push_back(std::make_unique<TestBatch>());
+      batches.back()->Add(static_cast<tier::SlotIndex>(i), round + 1);
+      Put(*cluster_, *batches.back());
+    }
+    cluster_.reset();
+    for (const auto& fetch : fetches) EXPECT_TRUE(fetch->done.fired());
+    for (const auto& batch : batches) EXPECT_TRUE(batch->done.fired());
+  }
+}
+
+}  // namespace
+}  // namespace farswap::remote
