@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
-from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 from farswap.common import cli
 from farswap.server import config as server_config
+
+if TYPE_CHECKING:
+    from pathlib import Path
 
 PROGRAM = "farswap-server"
 
