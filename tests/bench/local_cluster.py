@@ -92,7 +92,10 @@ class LocalCluster:
         client = RpcClient(Address.parse(self.host.admin), "farswap-host", STATUS_DEADLINE_S)
         try:
             stub = host_admin_pb2_grpc.HostAdminStub(client.channel)
-            return client.status(stub.Status, host_admin_pb2.HostStatusRequest()).tier
+            answer: host_admin_pb2.HostStatus = client.status(
+                stub.Status, host_admin_pb2.HostStatusRequest()
+            )
+            return answer.tier
         finally:
             client.close()
 
@@ -105,7 +108,10 @@ class LocalCluster:
         client = RpcClient(Address.parse(self.server.admin), "farswap-server", STATUS_DEADLINE_S)
         try:
             stub = server_admin_pb2_grpc.ServerAdminStub(client.channel)
-            return client.status(stub.Status, server_admin_pb2.ServerStatusRequest())
+            answer: server_admin_pb2.ServerStatus = client.status(
+                stub.Status, server_admin_pb2.ServerStatusRequest()
+            )
+            return answer
         finally:
             client.close()
 
@@ -132,7 +138,10 @@ class LocalCluster:
         shutil.rmtree(self.directory, ignore_errors=True)
 
     def _server_sections(self) -> Sections:
-        store = {"path": str(self.directory / "store"), "capacity": STORE_CAPACITY}
+        store: dict[str, object] = {
+            "path": str(self.directory / "store"),
+            "capacity": STORE_CAPACITY,
+        }
         return {
             "server": {"listen": "127.0.0.1:0", "advertise": "127.0.0.1:0"},
             "store": store | {"block_cache": "256MiB"},
