@@ -11,6 +11,7 @@ replaced and no moment exists in which others could connect.
 
 from __future__ import annotations
 
+import contextlib
 import socket
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn, cast
@@ -23,14 +24,14 @@ from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Awaitable, Callable
+    from collections.abc import AsyncGenerator, Awaitable, Callable
 
     from farswap.common.address import Address
 
     _Handler = grpc.RpcMethodHandler[Any, Any]
     _Context = grpc.aio.ServicerContext[Any, Any]
     _Unary = Callable[[object, _Context], Awaitable[object]]
-    _Stream = Callable[[object, _Context], AsyncIterator[object]]
+    _Stream = Callable[[object, _Context], AsyncGenerator[object, None]]
     _Interceptor = grpc.aio.ServerInterceptor[Any, Any]
 else:
     _Interceptor = grpc.aio.ServerInterceptor
@@ -151,10 +152,12 @@ def _guard_unary(behaviour: _Unary, method: str) -> _Unary:
 
 
 def _guard_stream(behaviour: _Stream, method: str) -> _Stream:
-    async def guarded(request: object, context: _Context) -> AsyncIterator[object]:
+    async def guarded(request: object, context: _Context) -> AsyncGenerator[object, None]:
         try:
-            async for response in behaviour(request, context):
-                yield response
+            # Closed at once when the call is cancelled, not when the collector finds it.
+            async with contextlib.aclosing(behaviour(request, context)) as responses:
+                async for response in responses:
+                    yield response
         except Exception as error:  # noqa: BLE001 - the boundary where all errors become statuses
             await _abort(error, method, context)
 

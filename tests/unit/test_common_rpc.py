@@ -1,0 +1,207 @@
+"""gRPC servers and clients of the admin services, over real sockets."""
+
+from __future__ import annotations
+
+import asyncio
+import stat
+from typing import TYPE_CHECKING
+
+import grpc
+import grpc.aio
+import pytest
+from farswap.common import errors
+from farswap.common.address import Address
+from farswap.common.rpc_client import RpcClient
+from farswap.common.rpc_server import RpcServer
+from farswap.common.version import API_VERSION, Identity
+from farswap.v1 import host_admin_pb2 as pb
+from farswap.v1 import host_admin_pb2_grpc
+from grpc_health.v1 import health_pb2, health_pb2_grpc
+from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator
+    from pathlib import Path
+
+SERVICE = "farswap.v1.HostAdmin"
+
+
+class Servicer(host_admin_pb2_grpc.HostAdminServicer):
+    """Status answers; ExplainSlot raises `error`; Writeback streams until cancelled."""
+
+    def __init__(self) -> None:
+        self.program = "farswap-host"
+        self.api_version = API_VERSION
+        self.error: Exception = errors.InvalidArgumentError("no such slot")
+        self.cancelled = asyncio.Event()
+
+    async def Status(self, request, context) -> pb.HostStatus:  # noqa: N802
+        info = Identity(self.program).server_info()
+        info.api_version = self.api_version
+        return pb.HostStatus(info=info)
+
+    async def ExplainSlot(self, request, context) -> pb.SlotExplanation:  # noqa: N802
+        raise self.error
+
+    async def Writeback(self, request, context) -> AsyncIterator[pb.WritebackProgress]:  # noqa: N802
+        try:
+            yield pb.WritebackProgress(written_bytes=1)
+            if request.bytes == 1:
+                raise self.error
+            await asyncio.Event().wait()
+        finally:
+            self.cancelled.set()
+
+    async def Attach(self, request, context) -> pb.AttachResponse:  # noqa: N802
+        await asyncio.Event().wait()
+        raise AssertionError
+
+
+class Running:
+    def __init__(self, server: RpcServer, servicer: Servicer) -> None:
+        self.server = server
+        self.servicer = servicer
+        self.client = RpcClient(server.address, "farswap-host", 5)
+        self.stub = host_admin_pb2_grpc.HostAdminStub(self.client.channel)
+
+
+async def start(listen: Address) -> Running:
+    servicer = Servicer()
+    server = RpcServer(listen)
+    server.add(
+        SERVICE,
+        lambda grpc_server: host_admin_pb2_grpc.add_HostAdminServicer_to_server(
+            servicer, grpc_server
+        ),
+    )
+    await server.start()
+    return Running(server, servicer)
+
+
+@pytest.fixture(params=["unix", "tcp"])
+async def running(request: pytest.FixtureRequest, short_path: Path) -> AsyncIterator[Running]:
+    text = f"unix:{short_path}/admin" if request.param == "unix" else "127.0.0.1:0"
+    made = await start(Address.parse(text))
+    yield made
+    made.client.close()
+    await made.server.stop(0)
+
+
+async def test_a_call_goes_through(running: Running) -> None:
+    status = await asyncio.to_thread(
+        running.client.status, running.stub.Status, pb.HostStatusRequest()
+    )
+    assert status.info.program == "farswap-host"
+
+
+async def test_unix_sockets_are_for_the_owner_and_vanish_at_stop(short_path: Path) -> None:
+    path = short_path / "admin"
+    made = await start(Address.parse(f"unix:{path}"))
+    assert stat.S_IMODE(path.stat().st_mode) == 0o600
+    await made.server.stop(0)
+    assert not path.exists()
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        errors.InvalidArgumentError("a"),
+        errors.NotPossibleError("b"),
+        errors.BusyError("c"),
+        errors.UnreachableError("d"),
+        errors.VersionMismatchError("e"),
+        errors.RemoteError("f"),
+    ],
+)
+async def test_errors_arrive_as_what_they_were(running: Running, error: Exception) -> None:
+    running.servicer.error = error
+    with pytest.raises(type(error), match=str(error)):
+        await asyncio.to_thread(
+            running.client.call, running.stub.ExplainSlot, pb.ExplainSlotRequest()
+        )
+
+
+async def test_a_bug_is_internal_and_tells_nothing(running: Running) -> None:
+    running.servicer.error = KeyError("secret")
+    with pytest.raises(errors.RemoteError, match=r"^internal error; see the daemon's log$"):
+        await asyncio.to_thread(
+            running.client.call, running.stub.ExplainSlot, pb.ExplainSlotRequest()
+        )
+
+
+async def test_an_error_in_the_middle_of_a_stream_arrives(running: Running) -> None:
+    def read_all() -> list[int]:
+        reports = running.client.stream(running.stub.Writeback, pb.WritebackRequest(bytes=1))
+        return [report.written_bytes for report in reports]
+
+    with pytest.raises(errors.InvalidArgumentError, match="no such slot"):
+        await asyncio.to_thread(read_all)
+
+
+async def test_closing_a_stream_cancels_the_servers_work(running: Running) -> None:
+    def read_one() -> None:
+        reports = running.client.stream(running.stub.Writeback, pb.WritebackRequest(bytes=2))
+        next(reports)
+        reports.close()
+
+    await asyncio.to_thread(read_one)
+    await asyncio.wait_for(running.servicer.cancelled.wait(), 5)
+
+
+async def test_an_answer_that_does_not_come_is_timed_out(running: Running) -> None:
+    running.client.timeout_s = 0.05
+    with pytest.raises(errors.TimedOutError, match="no answer within"):
+        await asyncio.to_thread(running.client.call, running.stub.Attach, pb.AttachRequest())
+
+
+async def test_another_version_or_program_is_refused(running: Running) -> None:
+    def status() -> pb.HostStatus:
+        return running.client.status(running.stub.Status, pb.HostStatusRequest())
+
+    running.servicer.api_version = API_VERSION + 1
+    with pytest.raises(errors.VersionMismatchError, match=f"speaks API version {API_VERSION + 1}"):
+        await asyncio.to_thread(status)
+    running.servicer.program = "farswap-server"
+    with pytest.raises(errors.VersionMismatchError, match="not a farswap-host but farswap-server"):
+        await asyncio.to_thread(status)
+
+
+async def test_health_and_reflection_answer(running: Running) -> None:
+    def ask() -> tuple[int, list[str]]:
+        health = health_pb2_grpc.HealthStub(running.client.channel)
+        answer = health.Check(health_pb2.HealthCheckRequest(service=SERVICE), timeout=5)
+        reflection = reflection_pb2_grpc.ServerReflectionStub(running.client.channel)
+        question = reflection_pb2.ServerReflectionRequest(list_services="")
+        (listing,) = reflection.ServerReflectionInfo(iter([question]), timeout=5)
+        return answer.status, [one.name for one in listing.list_services_response.service]
+
+    status, names = await asyncio.to_thread(ask)
+    assert status == health_pb2.HealthCheckResponse.SERVING
+    assert SERVICE in names
+
+
+async def test_a_taken_port_is_told_with_the_reason(running: Running) -> None:
+    if running.server.address.is_unix:
+        expected = "another process serves it"
+    else:
+        expected = "Address already in use"
+    with pytest.raises(errors.BindError, match=expected):
+        RpcServer(running.server.address)
+
+
+def test_nobody_there_is_told_with_the_reason(short_path: Path) -> None:
+    client = RpcClient(Address.parse(f"unix:{short_path}/nobody"), "farswap-host", 5)
+    stub = host_admin_pb2_grpc.HostAdminStub(client.channel)
+    with pytest.raises(errors.UnreachableError, match="no such socket"):
+        client.status(stub.Status, pb.HostStatusRequest())
+    client.close()
+
+
+def test_every_error_has_a_status_and_an_exit_code() -> None:
+    def tree(kind: type[errors.FarswapError]) -> list[type[errors.FarswapError]]:
+        return [kind, *(found for child in kind.__subclasses__() for found in tree(child))]
+
+    for kind in tree(errors.FarswapError):
+        error = kind(["x"]) if kind is errors.ConfigError else kind("x")
+        assert grpc.StatusCode[errors.status_name(error)]
+        assert errors.exit_code(error) in (1, 2)
