@@ -172,7 +172,7 @@ class Handshake:
         if data is None:
             return NeedData()
         (flags,) = wire.CLIENT_FLAGS.unpack(data)
-        if flags & ~_OFFERED:
+        if flags & ~int(_OFFERED):  # ~ of an IntFlag has only the bits that have names
             return Violation(f"unknown client flags 0x{flags:x}")
         self._client_flags = HandshakeFlag(flags)
         self._state = _State.OPTION_HEADER

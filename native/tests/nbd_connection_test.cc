@@ -101,7 +101,7 @@ TEST(Connection, TakesFlushCacheAndFua) {
   EXPECT_EQ(server.client.Do(Command::kFlush, 0, 0), kOk);
   EXPECT_EQ(server.client.Do(Command::kCache, 0, kPage), kOk);
   EXPECT_EQ(server.client.Write(0, RandomBytes(kPage, 1), kFlagFua), kOk);
-  EXPECT_EQ(server.connection().errors(), 0u);
+  EXPECT_EQ(server.errors(), 0u);
 }
 
 TEST(Connection, RefusesIllegalRequestsAndGoesOn) {
@@ -111,9 +111,9 @@ TEST(Connection, RefusesIllegalRequestsAndGoesOn) {
   EXPECT_EQ(server.client.Write(server.export_bytes - 1, RandomBytes(kPage, 1)), kEnospc);
   EXPECT_EQ(server.client.Do(Command{99}, 0, kPage), kEinval);
   EXPECT_EQ(server.client.Do(Command::kRead, 0, kPayloadBytesMax + 1), kEinval);
-  EXPECT_STREQ(server.connection().last_refusal(), "payload over the announced maximum of 32 MiB");
+  EXPECT_EQ(server.last_refusal(), "payload over the announced maximum of 32 MiB");
   EXPECT_EQ(server.client.Write(0, Bytes(kPayloadBytesMax + 1)), kEinval);
-  EXPECT_EQ(server.connection().errors(), 6u);
+  EXPECT_EQ(server.errors(), 6u);
   EXPECT_EQ(server.client.Write(0, RandomBytes(kPage, 2)), kOk);
   EXPECT_EQ(server.client.Read(0, kPage), RandomBytes(kPage, 2));
 }
@@ -155,7 +155,7 @@ TEST(Connection, DrainsThePayloadAfterAFailedStoreAndTellsWhy) {
   EXPECT_EQ(server.client.Write(899 * kPage, RandomBytes(2 * kPage, 2)), kEio);
   EXPECT_EQ(server.client.Write(5 * kPage + 1, RandomBytes(10, 3)), kEnospc);
   EXPECT_EQ(server.client.Write(0, RandomBytes(kPage, 4)), kOk);
-  EXPECT_EQ(server.connection().errors(), 3u);
+  EXPECT_EQ(server.errors(), 3u);
 }
 
 TEST(Connection, ReadsOfDamagedPagesFailAlone) {

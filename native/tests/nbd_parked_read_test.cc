@@ -133,7 +133,7 @@ TEST(ParkedRead, ThatFailsIsAnErrorOfThatRequestAlone) {
   EXPECT_EQ(server.client.Do(Command::kRead, 0, 2048 * kPage), kEio);
   EXPECT_EQ(server.client.Write(7 * kPage + 1, RandomBytes(10, 1)), kEio);
   EXPECT_EQ(server.client.Read(8 * kPage, 16 * kPage), Bytes(16 * kPage));
-  EXPECT_EQ(server.connection().errors(), 3u);
+  EXPECT_EQ(server.errors(), 3u);
 }
 
 TEST(ParkedRead, LocalPageThatIsDamagedBehindARemoteOneFailsTheRead) {
@@ -205,7 +205,7 @@ TEST(ParkedRead, OutlivesAClientThatIsGone) {
     }
     server.client.Send(batch);
     server.tier.AwaitHeldFetches(40);
-    if (round % 2 == 0) server.connection().Shutdown();
+    if (round % 2 == 0) server.Shutdown();
     server.client.Leave();
     server.tier.HoldFetches(false);
     server.AwaitEnd();

@@ -4,6 +4,8 @@
 #include <gtest/gtest.h>
 
 #include <memory>
+#include <mutex>
+#include <string>
 #include <thread>
 
 #include "nbd/connection.h"
@@ -21,6 +23,7 @@ class Server {
     connection_ = std::move(created.value());
     thread_ = std::thread([this] {
       connection_->Run();
+      const std::lock_guard lock(mutex_);
       connection_.reset();
     });
   }
@@ -33,14 +36,26 @@ class Server {
   void AwaitEnd() {
     if (thread_.joinable()) thread_.join();
   }
-  /// Only while the client keeps the connection open.
-  Connection& connection() { return *connection_; }
+  // While the client keeps the connection open.
+  std::uint64_t errors() {
+    const std::lock_guard lock(mutex_);
+    return connection_->errors();
+  }
+  std::string last_refusal() {
+    const std::lock_guard lock(mutex_);
+    return connection_->last_refusal();
+  }
+  void Shutdown() {
+    const std::lock_guard lock(mutex_);
+    connection_->Shutdown();
+  }
 
   FakeTier tier;
   const std::uint64_t export_bytes;
   Client client;
 
  private:
+  std::mutex mutex_;  // guards the end of the connection
   std::unique_ptr<Connection> connection_;
   std::thread thread_;
 };
