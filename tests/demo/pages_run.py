@@ -1,0 +1,103 @@
+"""First half of the demonstration: real pages through NBD, most of them to the memory server and
+back, every byte compared; then the latency of local and of remote pages, each by itself.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from bench.load_generator import LoadSession, phase
+from bench.measurements import settle
+from bench.page_corpus import PAGE_BYTES
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from bench.load_generator import Latency, PhaseReport
+    from bench.local_cluster import LocalCluster
+    from bench.page_corpus import RealPages
+    from farswap.v1 import host_admin_pb2, server_admin_pb2
+
+CONNECTIONS = 2
+SAMPLE_PAGES = 2048
+# Of the pages read in a sample, how many must have come from where the sample says.
+SAMPLE_PURITY = 0.99
+
+
+class DemoError(Exception):
+    """Something did not go as it must; the message says what."""
+
+
+@dataclass(frozen=True)
+class PagesResult:
+    """What the first half showed."""
+
+    pages: int
+    written: PhaseReport
+    read: PhaseReport
+    local: Latency
+    remote: Latency
+    tier: host_admin_pb2.TierStatus
+    server: server_admin_pb2.ServerStatus
+
+
+def run(
+    cluster: LocalCluster, pages: RealPages, on_progress: Callable[[str, int, int], None]
+) -> PagesResult:
+    """Writes all pages once, reads all back in random order. Calls on_progress(stage, done, of)."""
+    count = pages.bytes_wanted // PAGE_BYTES
+    sample = min(SAMPLE_PAGES, count // 16)
+    single: dict[str, str | int] = {"mix": "read", "depth": 1, "connections": 1}
+    single |= {"order": "once-random", "skip_repeated": 1, "count": sample}
+    totals = {"write": count, "read back": count, "local": sample, "remote": sample, "trim": count}
+    phases = [
+        phase("write", mix="write", order="once", size="64k", depth=8, count=count),
+        phase("read back", mix="read", order="once-random", depth=32, count=count),
+        # What was written last is local still, what was written first is remote.
+        phase("local", first=count - sample, **single),
+        phase("remote", first=0, **single),
+        phase("trim", mix="trim", order="once", size="256k", count=count),
+    ]
+    with LoadSession(
+        cluster.connect,
+        phases,
+        export=cluster.export,
+        connections=CONNECTIONS,
+        corpus=pages.path,
+        options=["--pure"],
+        on_progress=lambda name, done: on_progress(name, done, totals[name]),
+    ) as session:
+
+        def step(name: str) -> PhaseReport:
+            on_progress(name, 0, totals[name])
+            report = session.run(name)
+            if report.errors:
+                raise DemoError(f"{name}: requests failed: {report.errors}")
+            on_progress(name, totals[name], totals[name])
+            return report
+
+        written = step("write")
+        settle(cluster)
+        tier = cluster.tier()
+        server = cluster.server_status()
+        read = step("read back")
+        if read.verified_pages != count:
+            raise DemoError(f"{read.verified_pages} of {count} pages were compared")
+        local = _sample(cluster, step, "local")
+        remote = _sample(cluster, step, "remote")
+        step("trim")
+        session.finish()
+    left = cluster.tier().pages_stored
+    if left:
+        raise DemoError(f"{left} pages are left after a trim of all")
+    return PagesResult(count, written, read, local, remote, tier, server)
+
+
+def _sample(cluster: LocalCluster, step: Callable[[str], PhaseReport], kind: str) -> Latency:
+    before = cluster.counters()[f"loads_{kind}"]
+    report = step(kind)
+    from_there = cluster.counters()[f"loads_{kind}"] - before
+    if from_there < SAMPLE_PURITY * report.page_ops:
+        raise DemoError(f"only {from_there} of {report.page_ops} sampled pages were {kind}")
+    return report.latency["read"]

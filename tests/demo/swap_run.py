@@ -1,0 +1,69 @@
+"""Second half of the demonstration: the running kernel swaps on the device.
+
+A program twice as large as its memory cgroup fills its memory and verifies it; half of it lives on
+the device at any time.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from demo.pages_run import DemoError
+from system.real_swap import MemoryCgroup, PageVerifier, SwapOnLoop
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from bench.local_cluster import LocalCluster
+    from demo.interrupts import Interrupts
+    from system.real_swap import VerifierResult
+
+MIB = 1 << 20
+
+
+@dataclass(frozen=True)
+class SwapResult:
+    """What the program found, and what went over the device while it ran."""
+
+    program_mib: int
+    cgroup_mib: int
+    verifier: VerifierResult
+    remote_loads: int
+    written_back: int
+    swapoff_seconds: float
+
+
+def run(
+    cluster: LocalCluster,
+    interrupts: Interrupts,
+    program_mib: int,
+    on_stage: Callable[[str], None],
+) -> SwapResult:
+    """Swaps on, runs the program, swaps off."""
+    cgroup_mib = program_mib // 2
+    on_stage("compile the memory verifier")
+    verifier = PageVerifier.build(cluster.directory)
+    before = cluster.counters()
+    on_stage("swapon")
+    with (
+        interrupts.shield(SwapOnLoop(cluster.host.nbd_uri)) as swap,
+        interrupts.shield(MemoryCgroup(cgroup_mib * MIB)) as cgroup,
+    ):
+        interrupts.check()
+        on_stage(f"verify {program_mib} MiB of memory in a cgroup of {cgroup_mib} MiB")
+        result = verifier.run(mib=program_mib, cgroup=cgroup.path)
+        on_stage("swapoff")
+    after = cluster.counters()
+    if result.wrong_pages:
+        raise DemoError(f"{result.wrong_pages} wrong pages came back from swap")
+    if result.swapped_out == 0:
+        raise DemoError("the kernel swapped nothing out")
+    return SwapResult(
+        program_mib,
+        cgroup_mib,
+        result,
+        after["loads_remote"] - before["loads_remote"],
+        after["writeback_acked"] - before["writeback_acked"],
+        swap.swapoff_seconds,
+    )
