@@ -136,9 +136,18 @@ Shrinker::Step Shrinker::ShrinkStep() {
     ReportProgress();
     return Step::kWorked;
   }
-  if (bytes > accept_bytes_ || waiters) return WriteBatch(Cause::kLimit, PutBatch::kPagesMax);
-  shrinking_.store(false, std::memory_order_relaxed);
-  return Step::kNothingToDo;
+  // A store that waits although the entries are under the threshold (no slab could be emptied for
+  // its size) gets a little more at a time, not all that could be in flight.
+  Step step = Step::kNothingToDo;
+  if (bytes > accept_bytes_) {
+    step = WriteBatch(Cause::kLimit, PutBatch::kPagesMax, bytes - accept_bytes_);
+  } else if (waiters) {
+    step = in_flight_bytes_.load() > 0
+               ? Step::kBlocked
+               : WriteBatch(Cause::kLimit, PutBatch::kPagesMax, 4 * Pool::kSlabBytes);
+  }
+  if (step == Step::kNothingToDo) shrinking_.store(false, std::memory_order_relaxed);
+  return step;
 }
 
 Shrinker::Step Shrinker::ManualStep() {
@@ -152,7 +161,7 @@ Shrinker::Step Shrinker::ManualStep() {
     pages =
         static_cast<std::size_t>(std::min<std::uint64_t>(target - started, PutBatch::kPagesMax));
   }
-  const Step step = WriteBatch(Cause::kManual, pages);
+  const Step step = WriteBatch(Cause::kManual, pages, ~std::uint64_t{0});
   std::lock_guard lock(mutex_);
   if (step == Step::kNothingToDo && manual_sent_pages_ == 0 && !manual_.finished) {
     EndManual("no more entries to write back");
@@ -160,8 +169,9 @@ Shrinker::Step Shrinker::ManualStep() {
   return step == Step::kNothingToDo ? Step::kBlocked : step;
 }
 
-// Sends one batch. kNothingToDo: there is no entry to send.
-Shrinker::Step Shrinker::WriteBatch(Cause cause, std::size_t pages_max) {
+// Sends one batch, which frees about bytes_max of the pool at the most. kNothingToDo: there is no
+// entry to send.
+Shrinker::Step Shrinker::WriteBatch(Cause cause, std::size_t pages_max, std::uint64_t bytes_max) {
   if (!tier_->remote_->Writable()) return Step::kBlocked;
   Batch* batch;
   {
@@ -171,7 +181,7 @@ Shrinker::Step Shrinker::WriteBatch(Cause cause, std::size_t pages_max) {
     free_batches_.pop_back();
   }
   batch->cause = cause;
-  if (!Collect(batch, pages_max)) {
+  if (!Collect(batch, pages_max, bytes_max)) {
     std::lock_guard lock(mutex_);
     free_batches_.push_back(batch);
     return free_batches_.size() == kBatches ? Step::kNothingToDo : Step::kBlocked;
@@ -190,12 +200,12 @@ Shrinker::Step Shrinker::WriteBatch(Cause cause, std::size_t pages_max) {
 
 // Fills the batch with the coldest entries that were not read since they were stored or last
 // spared.
-bool Shrinker::Collect(Batch* batch, std::size_t pages_max) {
+bool Shrinker::Collect(Batch* batch, std::size_t pages_max, std::uint64_t bytes_max) {
   batch->count = 0;
   batch->entry_bytes = 0;
   // Once around the LRU spares nobody twice; some more tries for entries that change meanwhile.
   std::uint64_t tries = 2 * tier_->lru_.size() + pages_max;
-  while (batch->count < pages_max && tries-- > 0) {
+  while (batch->count < pages_max && batch->entry_bytes < bytes_max && tries-- > 0) {
     const Lru::Candidate candidate = tier_->lru_.Coldest();
     if (candidate.entry == kNoEntry) break;
     Isolate(batch, candidate.slot, candidate.entry);

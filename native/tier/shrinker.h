@@ -83,8 +83,8 @@ class Shrinker {
   void Run();
   Step ShrinkStep();
   Step ManualStep();
-  Step WriteBatch(Cause cause, std::size_t pages_max);
-  bool Collect(Batch* batch, std::size_t pages_max);
+  Step WriteBatch(Cause cause, std::size_t pages_max, std::uint64_t bytes_max);
+  bool Collect(Batch* batch, std::size_t pages_max, std::uint64_t bytes_max);
   bool Isolate(Batch* batch, SlotIndex slot, EntryRef entry);
   void FinishBatch(Batch* batch);
   bool FinishPage(const PageObject& page, PutResult result);

@@ -1,0 +1,12 @@
+// farswap.native: what Python sees of the native core. The files of this folder check arguments,
+// release the GIL and turn errors into exceptions; they hold no logic.
+#include <nanobind/nanobind.h>
+
+#include "bind/host_engine.h"
+#include "bind/page_server.h"
+
+NB_MODULE(native, m) {
+  m.doc() = "The native core of farswap: the host's data path and the memory server's page store.";
+  farswap::bind::BindHostEngine(m);
+  farswap::bind::BindPageServer(m);
+}
