@@ -7,7 +7,7 @@ replica) are refused with that reason, never ignored.
 # The decoder reads the annotations at run time: no `from __future__ import annotations` here.
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Literal, Self
 
 import msgspec
 from farswap.common import config as common_config
@@ -30,11 +30,70 @@ MACHINE_ID = Path("/etc/machine-id")
 _LATER = "not available in this version"
 
 
+class DeviceSize(ByteSize):
+    """Whole pages, and no more than the slot table can count."""
+
+    @classmethod
+    def parse(cls, text: object) -> Self:
+        """Raises ValueError with the operator's message."""
+        size = super().parse(text)
+        if size == 0 or size % PAGE_BYTES:
+            raise ValueError(f"{size} is not a positive multiple of {PAGE_BYTES} bytes")
+        if size // PAGE_BYTES > SLOTS_MAX:
+            raise ValueError(f"{size} is more than the {SLOTS_MAX} pages that a device can have")
+        return size
+
+
+class PoolSize(ByteSize):
+    """What the native pool can work with."""
+
+    @classmethod
+    def parse(cls, text: object) -> Self:
+        """Raises ValueError with the operator's message."""
+        size = super().parse(text)
+        if size < POOL_BYTES_MIN:
+            raise ValueError(f"{size} is less than {ByteSize(POOL_BYTES_MIN)}")
+        return size
+
+
+class Compressor(str):
+    """The codec of stores; this version has one."""
+
+    __slots__ = ()
+
+    @classmethod
+    def parse(cls, text: object) -> Self:
+        """Raises ValueError with the operator's message."""
+        if text != "lz4":
+            raise ValueError(f'"{text}" is {_LATER}; only "lz4" is')
+        return cls(text)
+
+
+class Replicas(int):
+    """How many servers keep each page; this version keeps it on one."""
+
+    @classmethod
+    def parse(cls, number: object) -> Self:
+        """Raises ValueError with the operator's message."""
+        if number != 1 or isinstance(number, bool):
+            raise ValueError(f"{number} replicas are {_LATER}; it keeps 1")
+        return cls(1)
+
+
+class Unavailable:
+    """A key of a later version: set, it is an error."""
+
+    @classmethod
+    def parse(cls, _: object) -> Self:
+        """Raises ValueError with the operator's message."""
+        raise ValueError(_LATER)
+
+
 class DeviceSection(Section, frozen=True):
     """[device]: the swap device; with the host id it names the volume on the memory servers."""
 
     name: Annotated[str, msgspec.Meta(pattern=NAME_PATTERN)]
-    size: ByteSize
+    size: DeviceSize
     host_id: Annotated[str, msgspec.Meta(pattern=NAME_PATTERN)] | None = None
 
 
@@ -50,10 +109,10 @@ class NbdSection(Section, frozen=True):
 class TierSection(Section, frozen=True):
     """[tier]: the compressed pool."""
 
-    pool_limit: ByteSize
+    pool_limit: PoolSize
     accept_threshold_percent: Annotated[int, msgspec.Meta(ge=1, le=100)] = 90
-    compressor: str = "lz4"
-    state: str | None = None
+    compressor: Compressor = Compressor("lz4")
+    state: Unavailable | None = None
     store_wait: Milliseconds = Milliseconds(2_000)
 
 
@@ -61,8 +120,8 @@ class ClusterSection(Section, frozen=True):
     """[cluster]: the memory servers. With none, the pool is all there is."""
 
     servers: list[Address] = msgspec.field(default_factory=list)
-    etcd: list[Address] = msgspec.field(default_factory=list)
-    replicas: int = 1
+    etcd: Unavailable | None = None
+    replicas: Replicas = Replicas(1)
     fetch_wait: Milliseconds = Milliseconds(60_000)
 
 
@@ -121,41 +180,6 @@ def load(
 
 def check(config: HostConfig) -> list[tuple[str, str]]:
     """Problems across keys, as (key, message)."""
-    problems: list[tuple[str, str]] = []
-
-    def require(key: str, message: str, *, holds: bool) -> None:
-        if not holds:
-            problems.append((key, message))
-
-    size, pool, tier = config.device.size, config.tier.pool_limit, config.tier
-    require(
-        "device.size",
-        f"{size} is not a positive multiple of {PAGE_BYTES} bytes",
-        holds=size > 0 and size % PAGE_BYTES == 0,
-    )
-    require(
-        "device.size",
-        f"{size} is more than the {SLOTS_MAX} pages that a device can have",
-        holds=config.slots <= SLOTS_MAX,
-    )
-    require("tier.pool_limit", f"{pool} is less than 4MiB", holds=pool >= POOL_BYTES_MIN)
-    require(
-        "tier.compressor",
-        f'"{tier.compressor}" is {_LATER}; only "lz4" is',
-        holds=tier.compressor == "lz4",
-    )
-    require("tier.state", _LATER, holds=tier.state is None)
-    require("cluster.etcd", f"{_LATER}; use cluster.servers", holds=not config.cluster.etcd)
-    require(
-        "cluster.replicas",
-        f"{config.cluster.replicas} replicas are {_LATER}; it keeps 1",
-        holds=config.cluster.replicas == 1,
-    )
-    problems += _address_problems(config)
-    return problems
-
-
-def _address_problems(config: HostConfig) -> list[tuple[str, str]]:
     problems: list[tuple[str, str]] = []
     for key, addresses in (
         ("nbd.listen", config.nbd.listen),

@@ -64,7 +64,7 @@ def test_the_documented_file_is_good(path: Path, machine_id: Path) -> None:
         ("tier.state=/dev/hugepages/x", "tier.state: not available in this version"),
         (
             'cluster.etcd=["127.0.0.1:2379"]',
-            "cluster.etcd: not available in this version; use cluster.servers",
+            "cluster.etcd: not available in this version",
         ),
         (
             "cluster.replicas=2",

@@ -1,0 +1,240 @@
+"""The farswap-host process: start, stop, death and restart, and what it says when it cannot."""
+
+from __future__ import annotations
+
+import json
+import re
+import shutil
+import socket
+import stat
+import subprocess
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pytest
+from daemons import HostDaemon, require_native, toml
+
+if TYPE_CHECKING:
+    from conftest import MakeHost, MakeServer
+
+
+def farswapctl(host: HostDaemon, *args: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-m", "farswap.admin.main", "--host", host.admin, *args],
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+
+
+def status(host: HostDaemon) -> dict:
+    answer = farswapctl(host, "status", "-o", "json")
+    assert answer.returncode == 0, answer.stderr
+    return json.loads(answer.stdout)
+
+
+def run_host(config: Path, *args: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-m", "farswap.client_nbd.main", "--config", str(config), *args],
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+
+
+def qemu_io(host: HostDaemon, *commands: str) -> None:
+    if shutil.which("qemu-io") is None:
+        pytest.skip("needs qemu-io: package qemu-utils")
+    words = [word for command in commands for word in ("-c", command)]
+    done = subprocess.run(
+        ["qemu-io", "-f", "raw", *words, host.nbd_uri],
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "failed" not in done.stdout, done.stdout
+
+
+def test_ready_line_tells_where_everything_listens(host_daemon: MakeHost) -> None:
+    host = host_daemon()
+    assert list(host.ready) == ["nbd", "admin", "pid"]
+    assert re.fullmatch(r"unix:/\S+\.nbd,tcp:127\.0\.0\.1:[1-9][0-9]*", host.ready["nbd"])
+    assert int(host.ready["pid"]) == host.pid
+    for path in (host.nbd_path, host.admin.removeprefix("unix:")):
+        assert stat.S_IMODE(Path(path).stat().st_mode) == 0o600
+
+
+def test_sigterm_stops_in_order(host_daemon: MakeHost) -> None:
+    host = host_daemon()
+    assert host.stop() == 0
+    assert not Path(host.nbd_path).exists()
+    assert not Path(host.admin.removeprefix("unix:")).exists()
+    assert "signal=SIGTERM" in host.log()
+    assert "Traceback" not in host.log()
+
+
+def test_a_killed_daemon_comes_back_at_the_same_addresses(host_daemon: MakeHost) -> None:
+    host = host_daemon()
+    first = dict(host.ready)
+    first_volume = status(host)["device"]
+    host.kill()
+    assert Path(host.nbd_path).exists()
+    host.start()
+    assert {**host.ready, "pid": ""} == {**first, "pid": ""}
+    volume = status(host)["device"]
+    assert volume["host_id"] == first_volume["host_id"]
+    assert volume["incarnation"] != first_volume["incarnation"]
+
+
+def test_a_second_daemon_is_refused_and_the_first_goes_on(host_daemon: MakeHost) -> None:
+    host = host_daemon()
+    second = run_host(host.config_path)
+    assert second.returncode == 1
+    assert second.stdout == ""
+    assert second.stderr.splitlines()[-1].startswith("farswap-host: unix:")
+    assert "another process serves it" in second.stderr
+    assert status(host)["info"]["pid"] == host.pid
+    with socket.socket(socket.AF_UNIX) as client:
+        client.connect(host.nbd_path)
+
+
+def test_a_wrong_configuration_starts_nothing_and_tells_all(tmp_path: Path) -> None:
+    require_native()
+    config = tmp_path / "host.toml"
+    config.write_text(
+        toml(
+            {
+                "device": {"name": "swap0", "size": "1000B"},
+                "nbd": {"listen": [f"unix:{tmp_path}/nbd"], "lisen": []},
+                "tier": {"pool_limit": "12XB"},
+            }
+        )
+    )
+    refused = run_host(config)
+    assert refused.returncode == 2
+    assert refused.stdout == ""
+    assert refused.stderr.splitlines() == [
+        "farswap-host: host.toml: device.size: 1000B is not a positive multiple of 4096 bytes",
+        "farswap-host: host.toml: nbd.lisen: unknown key; did you mean listen?",
+        'farswap-host: host.toml: tier.pool_limit: "12XB" is not a size such as 64MiB',
+    ]
+    assert not (tmp_path / "nbd").exists()
+    mended = ["--set", "tier.pool_limit=4MiB", "--set", "device.size=4MiB"]
+    assert run_host(config, "--check-config", *mended).returncode == 2
+
+
+def test_check_config_starts_nothing(host_daemon: MakeHost) -> None:
+    host = host_daemon()
+    host.stop()
+    checked = run_host(host.config_path, "--check-config")
+    assert checked.returncode == 0
+    assert "ready" not in checked.stdout
+    assert not Path(host.nbd_path).exists()
+
+
+def test_a_protected_process_has_its_protections_or_says_which_it_lacks(
+    host_daemon: MakeHost,
+) -> None:
+    host = host_daemon(reclaim={"protect": True})
+    process = Path(f"/proc/{host.pid}")
+    refused = {finding["subject"] for finding in status(host)["findings"]}
+    locked_kib = int(re.search(r"VmLck:\s+(\d+) kB", (process / "status").read_text())[1])
+    assert ("memlock" in refused) == (locked_kib < 8 << 10)
+    adjusted = (process / "oom_score_adj").read_text().strip() == "-1000"
+    assert ("oom_score_adj" in refused) == (not adjusted)
+
+
+def test_an_unprotected_process_is_a_finding(host_daemon: MakeHost) -> None:
+    findings = status(host_daemon())["findings"]
+    assert "reclaim" in {finding["subject"] for finding in findings}
+
+
+def test_pages_written_over_nbd_are_in_the_tier(host_daemon: MakeHost) -> None:
+    host = host_daemon()
+    qemu_io(host, "write -P 0x5a 0 64k", "write -P 0 64k 4k", "read -P 0x5a 0 64k")
+    tier = status(host)["tier"]
+    assert tier["pages_same_filled"] >= 16
+    explained = json.loads(farswapctl(host, "slot", "explain", "3", "-o", "json").stdout)
+    assert explained["state"] == "same_filled"
+    assert explained["fill"] == 0x5A5A5A5A5A5A5A5A
+    assert explained["verified"]
+    empty = json.loads(farswapctl(host, "slot", "explain", "999", "-o", "json").stdout)
+    assert empty["state"] == "empty"
+
+
+def test_a_server_that_dies_and_returns_is_seen_in_status(
+    host_daemon: MakeHost, memory_server: MakeServer
+) -> None:
+    server = memory_server()
+    host = host_daemon(server)
+    wait_for_server(host, connected=True)
+    server.kill()
+    away = wait_for_server(host, connected=False)
+    assert away["address"] == server.pages
+    server.start()
+    back = wait_for_server(host, connected=True)
+    assert back["disconnected_ms"] == 0
+
+
+def wait_for_server(host: HostDaemon, *, connected: bool) -> dict:
+    """Asks until the host has noticed; each question is a process, which is wait enough."""
+    (server,) = status(host)["servers"]
+    for _ in range(100):
+        if server["connected"] is connected:
+            return server
+        (server,) = status(host)["servers"]
+    pytest.fail(f"connected is not {connected}: {server}")
+
+
+def test_writeback_moves_cold_pages_to_the_server_and_they_read_back(
+    host_daemon: MakeHost, memory_server: MakeServer, tmp_path: Path
+) -> None:
+    if shutil.which("nbdcopy") is None:
+        pytest.skip("needs nbdcopy: package libnbd-bin")
+    server = memory_server()
+    host = host_daemon(server, device={"name": "swap0", "size": "8MiB", "host_id": "h1"})
+    wait_for_server(host, connected=True)
+    pages = b"".join(b"slot %010d " % number * 256 for number in range(2048))
+    image = tmp_path / "image"
+    image.write_bytes(pages)
+    assert len(pages) == 8 << 20
+    subprocess.run(["nbdcopy", str(image), host.nbd_uri], check=True, timeout=60)
+    moved = farswapctl(host, "tier", "writeback", "--bytes", "4MiB")
+    assert moved.returncode == 0, moved.stderr
+    assert moved.stdout.startswith("wrote back 4.0 MiB")
+    tier = status(host)["tier"]
+    assert tier["pages_remote"] >= 1024
+    assert tier["pages_stored"] == 2048
+    states = set()
+    for slot in range(0, 2048, 256):
+        answer = farswapctl(host, "slot", "explain", str(slot), "-o", "json")
+        explained = json.loads(answer.stdout)
+        assert explained["verified"], explained
+        states.add(explained["state"])
+    assert "remote" in states
+    shown = subprocess.run(
+        [
+            sys.executable,
+            "-m",
+            "farswap.admin.main",
+            "--server",
+            server.admin,
+            "server",
+            "show",
+            "-o",
+            "json",
+        ],
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=True,
+    )
+    assert json.loads(shown.stdout)["pages"] == tier["pages_remote"]
+    back = tmp_path / "back"
+    subprocess.run(["nbdcopy", host.nbd_uri, str(back)], check=True, timeout=60)
+    assert back.read_bytes() == pages

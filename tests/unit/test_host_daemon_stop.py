@@ -1,0 +1,192 @@
+"""How farswap-host starts and stops, in this process, on an engine and a driver of objects."""
+
+from __future__ import annotations
+
+import asyncio
+import errno
+import functools
+import os
+import signal
+import socket
+from typing import TYPE_CHECKING
+
+import pytest
+from fake_engine import FakeEngine
+from farswap.client_nbd import config as host_config
+from farswap.client_nbd import daemon, kernel_files
+from farswap.client_nbd.attach import KernelDevice
+from farswap.client_nbd.kernel_files import KernelFiles
+from farswap.common import config as common_config
+from farswap.common import lifecycle, unix_socket
+from farswap.common.errors import BindError
+from farswap.common.rpc_client import RpcClient
+from farswap.v1 import host_admin_pb2 as pb
+from farswap.v1 import host_admin_pb2_grpc
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+
+SWAPS_HEADER = "Filename Type Size Used Priority\n"
+
+
+class Driver:
+    """Connects and disconnects, and notes the latter."""
+
+    def __init__(self, events: list[str]) -> None:
+        self.events = events
+
+    def __enter__(self) -> Driver:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        pass
+
+    def connect(self, body: bytes) -> None:
+        pass
+
+    def disconnect(self, index: int) -> None:
+        self.events.append("disconnect")
+
+    def is_connected(self, index: int) -> bool:
+        return False
+
+
+class Engine(FakeEngine):
+    def __init__(self, events: list[str]) -> None:
+        super().__init__()
+        self.events = events
+
+    def stop(self) -> None:
+        super().stop()
+        self.events.append("engine")
+
+
+class Host:
+    def __init__(self, root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.root = root
+        self.events: list[str] = []
+        self.engine = Engine(self.events)
+        self.ready = asyncio.Event()
+        self.swapoff_tried = asyncio.Event()
+        (root / "sys/block/nbd0/queue").mkdir(parents=True)
+        (root / "dev").mkdir()
+        (root / "dev/nbd0").touch()
+        (root / "proc").mkdir()
+        self.swap_on(active=False)
+        self.config = common_config.parse(
+            host_config.HostConfig,
+            f"""
+            [device]
+            name = "swap0"
+            size = "4MiB"
+            host_id = "h1"
+            [nbd]
+            listen = ["unix:{root}/nbd"]
+            [tier]
+            pool_limit = "4MiB"
+            [admin]
+            listen = "unix:{root}/admin"
+            """,
+            "host.toml",
+        )
+        monkeypatch.setattr(
+            daemon,
+            "KernelDevice",
+            functools.partial(KernelDevice, open_driver=lambda: Driver(self.events)),
+        )
+        monkeypatch.setattr(lifecycle, "announce_ready", lambda **_: self.ready.set())
+        monkeypatch.setattr(kernel_files, "swapoff", self.swapoff)
+        self.swapoff_error: OSError | None = None
+
+    def swap_on(self, *, active: bool) -> None:
+        line = "/dev/nbd0 partition 4092 100 -2\n" if active else ""
+        (self.root / "proc/swaps").write_text(SWAPS_HEADER + line)
+
+    def swapoff(self, device: str) -> None:
+        self.events.append(f"swapoff {device}")
+        self.loop.call_soon_threadsafe(self.swapoff_tried.set)
+        if self.swapoff_error is not None:
+            raise self.swapoff_error
+        self.swap_on(active=False)
+
+    async def start(self) -> asyncio.Task[None]:
+        self.loop = asyncio.get_running_loop()
+        host = daemon._Host(self.config, [], KernelFiles(self.root))
+        task = asyncio.create_task(host.serve(lambda _: self.engine))
+        ready = asyncio.create_task(self.ready.wait())
+        await asyncio.wait([task, ready], timeout=20, return_when=asyncio.FIRST_COMPLETED)
+        ready.cancel()
+        return task
+
+    def call(self, method: str, request: object) -> object:
+        client = RpcClient(self.config.admin.listen, "farswap-host", 10)
+        try:
+            stub = host_admin_pb2_grpc.HostAdminStub(client.channel)
+            return client.call(getattr(stub, method), request)
+        finally:
+            client.close()
+
+
+@pytest.fixture
+def host(short_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Host]:
+    made = Host(short_path, monkeypatch)
+    yield made
+    if not made.engine.stopped:
+        made.engine.stop()
+
+
+async def test_a_signal_stops_the_parts_and_removes_the_sockets(host: Host) -> None:
+    task = await host.start()
+    assert (host.root / "nbd").is_socket()
+    os.kill(os.getpid(), signal.SIGTERM)
+    await asyncio.wait_for(task, 20)
+    assert host.events == ["engine"]
+    assert not (host.root / "nbd").exists()
+    assert not (host.root / "admin").exists()
+
+
+async def test_stopping_swaps_off_first_then_lets_the_device_go(host: Host) -> None:
+    task = await host.start()
+    await asyncio.to_thread(host.call, "Attach", pb.AttachRequest(device="/dev/nbd0"))
+    host.swap_on(active=True)
+    os.kill(os.getpid(), signal.SIGTERM)
+    await asyncio.wait_for(task, 20)
+    assert host.events == ["swapoff /dev/nbd0", "disconnect", "engine"]
+
+
+async def test_a_refused_swapoff_keeps_the_daemon_serving_until_it_works(host: Host) -> None:
+    task = await host.start()
+    await asyncio.to_thread(host.call, "Attach", pb.AttachRequest(device="/dev/nbd0"))
+    host.swap_on(active=True)
+    host.swapoff_error = OSError(errno.ENOMEM, "Cannot allocate memory")
+    os.kill(os.getpid(), signal.SIGTERM)
+    await asyncio.wait_for(host.swapoff_tried.wait(), 20)
+    status = await asyncio.to_thread(host.call, "Status", pb.HostStatusRequest())
+    assert isinstance(status, pb.HostStatus)
+    assert status.device.attached == "/dev/nbd0"
+    assert status.device.swap_active
+    assert not task.done()
+    host.swapoff_error = None
+    os.kill(os.getpid(), signal.SIGTERM)
+    await asyncio.wait_for(task, 20)
+    assert host.events == ["swapoff /dev/nbd0"] * 2 + ["disconnect", "engine"]
+
+
+async def test_a_taken_admin_address_undoes_the_start(host: Host) -> None:
+    with unix_socket.listen(host.root / "admin"):
+        task = await host.start()
+        with pytest.raises(BindError, match="another process serves it"):
+            await task
+    assert host.events == ["engine"]
+    assert not (host.root / "nbd").exists()
+
+
+async def test_clients_reach_the_engine_by_the_unix_socket(host: Host) -> None:
+    task = await host.start()
+    with socket.socket(socket.AF_UNIX) as client:
+        client.settimeout(20)
+        await asyncio.to_thread(client.connect, str(host.root / "nbd"))
+        assert await asyncio.to_thread(client.recv, 8) == b"NBDMAGIC"
+    os.kill(os.getpid(), signal.SIGTERM)
+    await asyncio.wait_for(task, 20)
