@@ -111,7 +111,7 @@ $(SANITIZER_BUILDS:%=ctest-%): ctest-%: native-%
 FUZZ_SECONDS ?= 20
 .PHONY: fuzz
 fuzz: packages ## each libFuzzer target for FUZZ_SECONDS (20)
-	cmake -S native -B build/fuzz $(CMAKE_CLANG) -DFARSWAP_FUZZ=ON
+	cmake -S native -B build/fuzz $(CMAKE_CLANG) -DFARSWAP_FUZZ=ON -DFARSWAP_SANITIZE=address
 	cmake --build build/fuzz
 	.ci/run-fuzzers build/fuzz/fuzz build/fuzz/corpus $(FUZZ_SECONDS)
 
@@ -156,11 +156,15 @@ lint-house: $(REQUIREMENTS)
 ##@ Seeing it work
 .PHONY: demo
 demo: setup ## write 256 MiB of real pages, read them back from memory servers, then really swap
-	$(PY) -m tests.demo
+	PYTHONPATH=tests $(PY) -m demo
 
 .PHONY: bench
 bench: setup ## measure against peers in the same run
-	$(PY) -m tests.bench
+	PYTHONPATH=tests $(PY) -m bench
+
+.PHONY: soak
+soak: setup ## 10 million verified page operations with the memory server killed ten times
+	PYTHONPATH=tests $(PY) -m soak
 
 ##@ Cleaning
 .PHONY: clean
