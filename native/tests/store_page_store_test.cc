@@ -1,0 +1,212 @@
+#include <gtest/gtest.h>
+
+#include <thread>
+
+#include "store/page_store.h"
+#include "store_pages.h"
+
+namespace farswap::store {
+namespace {
+
+class PageStoreTest : public ::testing::Test {
+ protected:
+  ScratchDirectory directory_;
+};
+
+TEST_F(PageStoreTest, StoredPageIsFetchedWithAllItsFields) {
+  OpenedStore opened(directory_.Path("s"));
+  ASSERT_EQ(opened.Open().status, OpenStatus::kOk);
+  EXPECT_EQ(opened.StoreOne(5, 3, 777), PageStatus::kOk);
+  const auto page = opened.FetchOne(5);
+  EXPECT_EQ(page.status, PageStatus::kOk);
+  EXPECT_EQ(page.version, 3u);
+  EXPECT_EQ(page.bytes, PageBytes(5, 3, 777));
+  EXPECT_EQ(opened.FetchOne(6).status, PageStatus::kNotFound);
+}
+
+TEST_F(PageStoreTest, LowerVersionIsSupersededSameVersionIsIdempotent) {
+  OpenedStore opened(directory_.Path("s"));
+  opened.Open();
+  EXPECT_EQ(opened.StoreOne(5, 3), PageStatus::kOk);
+  EXPECT_EQ(opened.StoreOne(5, 3), PageStatus::kOk);
+  EXPECT_EQ(opened.StoreOne(5, 2, 500), PageStatus::kSuperseded);
+  EXPECT_EQ(opened.FetchOne(5).bytes, PageBytes(5, 3, 100));
+  EXPECT_EQ(opened.StoreOne(5, 4, 200), PageStatus::kOk);
+  EXPECT_EQ(opened.FetchOne(5).bytes, PageBytes(5, 4, 200));
+  EXPECT_EQ(opened.Stat("pages"), 1u);
+  EXPECT_EQ(opened.store->used_bytes(), RecordBytes(200));
+}
+
+TEST_F(PageStoreTest, PagesOfOneSlotInABatchTakeEffectInTheirOrder) {
+  OpenedStore opened(directory_.Path("s"));
+  opened.Open();
+  const std::string one = PageBytes(9, 1, 100);
+  const std::string two = PageBytes(9, 2, 300);
+  const std::string other = PageBytes(8, 1, 50);
+  const auto results =
+      opened.StoreAll({MakePage(9, 1, one), MakePage(8, 1, other), MakePage(9, 2, two),
+                       MakePage(9, 1, one), MakePage(9, 2, two)});
+  EXPECT_EQ(results, (std::vector{PageStatus::kOk, PageStatus::kOk, PageStatus::kOk,
+                                  PageStatus::kSuperseded, PageStatus::kOk}));
+  EXPECT_EQ(opened.FetchOne(9).bytes, two);
+  EXPECT_EQ(opened.Stat("pages"), 2u);
+  EXPECT_EQ(opened.store->used_bytes(), RecordBytes(300) + RecordBytes(50));
+}
+
+TEST_F(PageStoreTest, InvalidPagesAreRefusedOneByOne) {
+  OpenedStore opened(directory_.Path("s"));
+  opened.Open('a', "host", 100);
+  const std::string bytes = PageBytes(1, 1, 100);
+  PageRecord bad = MakePage(2, 1, bytes);
+  bad.checksum ^= 1;
+  const auto results = opened.StoreAll({MakePage(99, 1, bytes), bad, MakePage(100, 1, bytes),
+                                        MakePage(std::uint64_t{1} << 32 | 1, 1, bytes)});
+  EXPECT_EQ(results, (std::vector{PageStatus::kOk, PageStatus::kInvalid, PageStatus::kInvalid,
+                                  PageStatus::kInvalid}));
+  EXPECT_EQ(opened.Stat("stores_invalid"), 3u);
+  EXPECT_EQ(opened.FetchOne(2).status, PageStatus::kNotFound);
+}
+
+TEST_F(PageStoreTest, LimitsOfTheProtocolAreEnforced) {
+  OpenedStore opened(directory_.Path("s"));
+  opened.Open();
+  const std::string bytes = PageBytes(1, 1, 10);
+  opened.StoreAll(std::vector<PageRecord>(256, MakePage(1, 1, bytes)));
+  EXPECT_EQ(opened.last, StreamStatus::kOk);
+  opened.StoreAll(std::vector<PageRecord>(257, MakePage(1, 2, bytes)));
+  EXPECT_EQ(opened.last, StreamStatus::kInvalid);
+  opened.FetchAll({});
+  EXPECT_EQ(opened.last, StreamStatus::kInvalid);
+  opened.FetchAll(std::vector<std::uint64_t>(64, 1));
+  EXPECT_EQ(opened.last, StreamStatus::kOk);
+  opened.FetchAll(std::vector<std::uint64_t>(65, 1));
+  EXPECT_EQ(opened.last, StreamStatus::kInvalid);
+  std::uint64_t discarded = 0;
+  const std::vector<DiscardItem> items(4097, DiscardItem{1, 1});
+  const auto discard = [&](std::size_t count) {
+    return opened.store
+        ->Discard(opened.volume.volume_id, opened.volume.epoch, std::span(items).first(count),
+                  &discarded)
+        .value();
+  };
+  EXPECT_EQ(discard(4097), StreamStatus::kInvalid);
+  EXPECT_EQ(opened.FetchOne(1).status, PageStatus::kOk);
+  EXPECT_EQ(discard(4096), StreamStatus::kOk);
+  EXPECT_EQ(discarded, 1u);
+}
+
+TEST_F(PageStoreTest, FetchAnswersEverySlotAlsoRepeatedAndOutOfRangeOnes) {
+  OpenedStore opened(directory_.Path("s"));
+  opened.Open();
+  opened.StoreOne(1, 1);
+  opened.StoreOne(3, 1);
+  const auto fetched = opened.FetchAll({3, 1, 2, 3, std::uint64_t{1} << 40});
+  EXPECT_EQ(fetched[0].bytes, PageBytes(3, 1, 100));
+  EXPECT_EQ(fetched[1].bytes, PageBytes(1, 1, 100));
+  EXPECT_EQ(fetched[2].status, PageStatus::kNotFound);
+  EXPECT_EQ(fetched[3].bytes, PageBytes(3, 1, 100));
+  EXPECT_EQ(fetched[4].status, PageStatus::kNotFound);
+}
+
+TEST_F(PageStoreTest, DiscardSparesHigherVersions) {
+  OpenedStore opened(directory_.Path("s"));
+  opened.Open();
+  opened.StoreOne(1, 5);
+  opened.StoreOne(2, 5);
+  opened.StoreOne(3, 5);
+  const std::vector<DiscardItem> items = {{1, 4}, {2, 5}, {3, 1}, {3, 6}, {4, 9}};
+  std::uint64_t discarded = 0;
+  auto status =
+      opened.store->Discard(opened.volume.volume_id, opened.volume.epoch, items, &discarded);
+  EXPECT_EQ(status.value(), StreamStatus::kOk);
+  EXPECT_EQ(discarded, 2u);
+  EXPECT_EQ(opened.FetchOne(1).status, PageStatus::kOk);
+  EXPECT_EQ(opened.FetchOne(2).status, PageStatus::kNotFound);
+  EXPECT_EQ(opened.FetchOne(3).status, PageStatus::kNotFound);
+  EXPECT_EQ(opened.store->used_bytes(), RecordBytes(100));
+}
+
+TEST_F(PageStoreTest, FullStoreRefusesGrowthButTakesOverwritesThatDoNotGrow) {
+  const std::uint64_t capacity = 10 * RecordBytes(100);
+  OpenedStore opened(directory_.Path("s"), capacity);
+  opened.Open();
+  for (std::uint64_t slot = 0; slot < 10; ++slot) {
+    EXPECT_EQ(opened.StoreOne(slot, 1), PageStatus::kOk);
+  }
+  EXPECT_EQ(opened.store->used_bytes(), capacity);
+  EXPECT_EQ(opened.StoreOne(10, 1), PageStatus::kFull);
+  EXPECT_EQ(opened.StoreOne(5, 2, 101), PageStatus::kFull);
+  EXPECT_EQ(opened.FetchOne(5).version, 1u);
+  EXPECT_EQ(opened.StoreOne(5, 2, 100), PageStatus::kOk);
+  EXPECT_EQ(opened.StoreOne(6, 2, 40), PageStatus::kOk);
+  EXPECT_EQ(opened.StoreOne(5, 3, 160), PageStatus::kOk);
+  EXPECT_EQ(opened.StoreOne(5, 4, 161), PageStatus::kFull);
+  EXPECT_EQ(opened.store->used_bytes(), capacity);
+  EXPECT_EQ(opened.Stat("stores_full"), 3u);
+}
+
+TEST_F(PageStoreTest, PagesAndCountsSurviveAReopen) {
+  OpenedStore opened(directory_.Path("s"));
+  const auto first = opened.Open();
+  for (std::uint64_t slot = 0; slot < 500; ++slot) {
+    opened.StoreOne(slot, 1, 100 + slot);
+  }
+  const std::uint64_t used = opened.store->used_bytes();
+  opened.Reopen();
+  EXPECT_EQ(opened.store->used_bytes(), used);
+  EXPECT_EQ(opened.Stat("pages"), 500u);
+  const auto second = opened.Open();
+  EXPECT_EQ(second.volume_id, first.volume_id);
+  EXPECT_EQ(second.epoch, first.epoch + 1);
+  for (std::uint64_t slot = 0; slot < 500; ++slot) {
+    ASSERT_EQ(opened.FetchOne(slot).bytes, PageBytes(slot, 1, 100 + slot));
+  }
+}
+
+TEST_F(PageStoreTest, HigherVersionWinsAmongConcurrentStreamsAndCountsStayExact) {
+  OpenedStore opened(directory_.Path("s"));
+  opened.Open();
+  constexpr std::uint64_t kThreads = 4;
+  constexpr std::uint64_t kVersions = 40;
+  std::vector<std::thread> threads;
+  for (std::uint64_t thread = 0; thread < kThreads; ++thread) {
+    threads.emplace_back([&, thread] {
+      for (std::uint64_t version = 1 + thread; version <= kVersions; version += kThreads) {
+        std::vector<std::string> bytes;
+        std::vector<PageRecord> pages;
+        std::array<PageStatus, 64> results;
+        for (std::uint64_t slot = 0; slot < 64; ++slot) {
+          bytes.push_back(PageBytes(slot, version, 10 + version));
+        }
+        for (std::uint64_t slot = 0; slot < 64; ++slot) {
+          pages.push_back(MakePage(slot, version, bytes[slot]));
+        }
+        opened.store->Store(opened.volume.volume_id, opened.volume.epoch, pages, results);
+      }
+    });
+  }
+  for (std::thread& thread : threads) {
+    thread.join();
+  }
+  for (std::uint64_t slot = 0; slot < 64; ++slot) {
+    ASSERT_EQ(opened.FetchOne(slot).version, kVersions);
+  }
+  EXPECT_EQ(opened.Stat("pages"), 64u);
+  EXPECT_EQ(opened.store->used_bytes(), 64 * RecordBytes(10 + kVersions));
+}
+
+TEST_F(PageStoreTest, SecondOpenOfAPathSaysThatItIsTaken) {
+  OpenedStore opened(directory_.Path("s"));
+  const auto second = PageStore::Open({directory_.Path("s"), kMiB, kMiB});
+  ASSERT_FALSE(second.ok());
+  EXPECT_NE(second.error().message.find("another farswap-server uses it"), std::string::npos);
+}
+
+TEST_F(PageStoreTest, MissingParentDirectoryIsAnError) {
+  const auto opened = PageStore::Open({directory_.Path("no/such/parent"), kMiB, kMiB});
+  ASSERT_FALSE(opened.ok());
+  EXPECT_NE(opened.error().message.find("no/such/parent"), std::string::npos);
+}
+
+}  // namespace
+}  // namespace farswap::store

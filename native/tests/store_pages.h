@@ -1,0 +1,129 @@
+// Pages and stores that the store's tests are made of.
+#pragma once
+
+#include <filesystem>
+#include <memory>
+#include <span>
+#include <stdexcept>
+#include <string>
+#include <utility>
+#include <vector>
+
+#include "store/page_store.h"
+#include "tier/page.h"
+
+namespace farswap::store {
+
+inline constexpr std::uint64_t kMiB = std::uint64_t{1} << 20;
+// Of the volume that store_crash_writer fills: more than it can before it is killed.
+inline constexpr std::uint64_t kCrashSlots = kVolumeSlotsMax;
+
+/// A directory that goes away with the test.
+class ScratchDirectory {
+ public:
+  ScratchDirectory() {
+    std::string name = (std::filesystem::temp_directory_path() / "store_test.XXXXXX").string();
+    path_ = mkdtemp(name.data());
+  }
+  ~ScratchDirectory() { std::filesystem::remove_all(path_); }
+  ScratchDirectory(const ScratchDirectory&) = delete;
+  ScratchDirectory& operator=(const ScratchDirectory&) = delete;
+  std::string Path(const std::string& name) const { return path_ + "/" + name; }
+
+ private:
+  std::string path_;
+};
+
+/// Bytes that tell their slot and version; no two are equal.
+inline std::string PageBytes(std::uint64_t slot, std::uint64_t version, std::size_t length) {
+  std::string bytes(length, '\0');
+  std::uint64_t state = slot * 0x9E3779B97F4A7C15u + version;
+  for (char& byte : bytes) {
+    state = state * 6364136223846793005u + 1442695040888963407u;
+    byte = static_cast<char>(state >> 56);
+  }
+  return bytes;
+}
+
+/// A valid LZ4-coded page that borrows `bytes`.
+inline PageRecord MakePage(std::uint64_t slot, std::uint64_t version, const std::string& bytes) {
+  PageRecord page;
+  page.slot = slot;
+  page.version = version;
+  page.codec = static_cast<std::uint32_t>(tier::Codec::kLz4);
+  page.stored_unix_s = 1700000000;
+  page.bytes = bytes;
+  page.checksum = tier::PageChecksum(static_cast<tier::SlotIndex>(slot), tier::Codec::kLz4,
+                                     std::as_bytes(std::span(bytes)));
+  return page;
+}
+
+/// A store and one volume in it, by default "host"/"swap0" with 65536 slots.
+class OpenedStore {
+ public:
+  explicit OpenedStore(std::string path, std::uint64_t capacity_bytes = 64 * kMiB,
+                       bool collect_garbage = true)
+      : config_{std::move(path), capacity_bytes, kMiB, collect_garbage} {
+    Reopen();
+  }
+
+  void Reopen() {
+    store.reset();
+    auto opened = PageStore::Open(config_);
+    if (!opened.ok()) {
+      throw std::runtime_error(opened.error().message);
+    }
+    store = std::move(opened.value());
+  }
+
+  OpenedVolume Open(char incarnation = 'a', const std::string& host = "host",
+                    std::uint64_t slots = 65536) {
+    volume = store->OpenVolume(host, "swap0", std::string(kIncarnationBytes, incarnation), slots);
+    return volume;
+  }
+
+  std::vector<PageStatus> StoreAll(const std::vector<PageRecord>& pages) {
+    std::vector<PageStatus> results(pages.size());
+    last = store->Store(volume.volume_id, volume.epoch, pages, results);
+    return results;
+  }
+
+  PageStatus StoreOne(std::uint64_t slot, std::uint64_t version, std::size_t length = 100) {
+    const std::string bytes = PageBytes(slot, version, length);
+    return StoreAll({MakePage(slot, version, bytes)})[0];
+  }
+
+  struct Fetched {
+    PageStatus status;
+    std::uint64_t version;
+    std::string bytes;
+  };
+  std::vector<Fetched> FetchAll(const std::vector<std::uint64_t>& slots) {
+    std::vector<Fetched> fetched(slots.size());
+    last = store->Fetch(
+        volume.volume_id, volume.epoch, slots,
+        [&](std::size_t i, PageStatus status, const PageRecord& page) {
+          fetched[i] = {status, page.version, std::string(page.bytes.begin(), page.bytes.end())};
+        });
+    return fetched;
+  }
+  Fetched FetchOne(std::uint64_t slot) { return FetchAll({slot})[0]; }
+
+  std::uint64_t Stat(const std::string& name) const {
+    for (const auto& [key, value] : store->Stats()) {
+      if (key == name) {
+        return value;
+      }
+    }
+    throw std::runtime_error("no such value: " + name);
+  }
+
+  std::unique_ptr<PageStore> store;
+  OpenedVolume volume;
+  StreamStatus last = StreamStatus::kOk;
+
+ private:
+  PageStoreConfig config_;
+};
+
+}  // namespace farswap::store

@@ -1,0 +1,99 @@
+#include <gtest/gtest.h>
+
+#include "store/record.h"
+#include "store_pages.h"
+
+namespace farswap::store {
+namespace {
+
+TEST(Record, HeaderHasItsDocumentedLayout) {
+  const std::string bytes = "xyz";
+  PageRecord page = MakePage(7, 0x0102030405060708, bytes);
+  page.checksum = 0xAABBCCDD;
+  page.stored_unix_s = 0x11223344;
+  const RecordHeader header = EncodeRecordHeader(page);
+  const std::string expected(
+      "\x01\x02\x03\x00\xDD\xCC\xBB\xAA\x08\x07\x06\x05\x04\x03\x02\x01\x44\x33\x22\x11", 20);
+  EXPECT_EQ(std::string(header.begin(), header.end()), expected);
+}
+
+TEST(Record, KeysOfAVolumeSortBySlot) {
+  const PageKey key = EncodePageKey(0x0102030405060708, 0x0A);
+  EXPECT_EQ(std::string(key.begin(), key.end()),
+            std::string("\x01\x02\x03\x04\x05\x06\x07\x08\0\0\0\0\0\0\0\x0A", 16));
+}
+
+TEST(Record, EveryTruncationAndExtensionIsRefused) {
+  const std::string bytes = PageBytes(1, 1, 50);
+  const PageRecord page = MakePage(1, 1, bytes);
+  const RecordHeader header = EncodeRecordHeader(page);
+  const std::string value = std::string(header.begin(), header.end()) + bytes;
+  ASSERT_TRUE(DecodeRecord(1, value));
+  EXPECT_EQ(DecodeRecord(1, value)->version, 1u);
+  for (std::size_t length = 0; length < value.size(); ++length) {
+    EXPECT_FALSE(DecodeRecord(1, std::string_view(value).substr(0, length))) << length;
+  }
+  EXPECT_FALSE(DecodeRecord(1, value + "x"));
+}
+
+TEST(Record, DamagedFormatAndCodecAreRefused) {
+  const std::string bytes = PageBytes(1, 1, 50);
+  const RecordHeader header = EncodeRecordHeader(MakePage(1, 1, bytes));
+  for (const std::size_t damaged : {std::size_t{0}, std::size_t{1}}) {
+    std::string value = std::string(header.begin(), header.end()) + bytes;
+    value[damaged] = '\x77';
+    EXPECT_FALSE(DecodeRecord(1, value));
+  }
+}
+
+TEST(Record, PagesAreValidOnlyWithTheirOwnSlotCodecLengthAndChecksum) {
+  const std::string bytes = PageBytes(3, 1, 100);
+  const PageRecord good = MakePage(3, 1, bytes);
+  EXPECT_TRUE(IsValidPage(good));
+  PageRecord bad = good;
+  bad.slot = 4;
+  EXPECT_FALSE(IsValidPage(bad));
+  bad = good;
+  bad.codec = 3;
+  EXPECT_FALSE(IsValidPage(bad));
+  bad.codec = 258;
+  EXPECT_FALSE(IsValidPage(bad));
+  bad = good;
+  bad.checksum ^= 1;
+  EXPECT_FALSE(IsValidPage(bad));
+}
+
+TEST(Record, RawPagesAreWholeAndNoPageIsLongerOrEmpty) {
+  const auto raw = static_cast<std::uint32_t>(tier::Codec::kRaw);
+  for (const std::size_t length : {0, 1, 4095, 4096, 4097}) {
+    const std::string bytes = PageBytes(3, 1, length);
+    PageRecord page = MakePage(3, 1, bytes);
+    EXPECT_EQ(IsValidPage(page), length >= 1 && length <= 4096) << length;
+    page.codec = raw;
+    page.checksum = tier::PageChecksum(3, tier::Codec::kRaw, std::as_bytes(std::span(bytes)));
+    EXPECT_EQ(IsValidPage(page), length == 4096) << length;
+  }
+}
+
+TEST(Record, VolumeAndDeviceRecordsSurviveAndRefuseTruncation) {
+  const VolumeRecord volume{5, 1000, true, Incarnation{1, 2, 3}, "host", "swap0"};
+  const std::string value = EncodeVolumeRecord(volume);
+  const auto again = DecodeVolumeRecord(value);
+  ASSERT_TRUE(again);
+  EXPECT_EQ(EncodeVolumeRecord(*again), value);
+  EXPECT_EQ(again->device, "swap0");
+  EXPECT_TRUE(again->garbage);
+  const DeviceRecord device{9, {Incarnation{7}, Incarnation{8}}};
+  const std::string device_value = EncodeDeviceRecord(device);
+  ASSERT_TRUE(DecodeDeviceRecord(device_value));
+  EXPECT_EQ(DecodeDeviceRecord(device_value)->retired, device.retired);
+  for (std::size_t length = 0; length < value.size(); ++length) {
+    EXPECT_FALSE(DecodeVolumeRecord(std::string_view(value).substr(0, length)));
+  }
+  for (std::size_t length = 0; length < device_value.size(); ++length) {
+    EXPECT_FALSE(DecodeDeviceRecord(std::string_view(device_value).substr(0, length)));
+  }
+}
+
+}  // namespace
+}  // namespace farswap::store

@@ -1,0 +1,301 @@
+// The page protocol over real channels on the loopback interface.
+#include <grpcpp/grpcpp.h>
+#include <gtest/gtest.h>
+
+#include <chrono>
+
+#include "farswap/v1/page_store.grpc.pb.h"
+#include "store/page_server.h"
+#include "store_pages.h"
+
+namespace farswap::store {
+namespace {
+
+using std::chrono::milliseconds;
+using std::chrono::steady_clock;
+using std::chrono::system_clock;
+
+// One host: a connection of its own, a volume, and calls with a deadline.
+class Host {
+ public:
+  explicit Host(int port, const std::string& name = "host") {
+    grpc::ChannelArguments arguments;
+    arguments.SetInt(GRPC_ARG_USE_LOCAL_SUBCHANNEL_POOL, 1);
+    arguments.SetMaxSendMessageSize(-1);
+    stub_ = v1::PageStore::NewStub(grpc::CreateCustomChannel(
+        "127.0.0.1:" + std::to_string(port), grpc::InsecureChannelCredentials(), arguments));
+    request_.set_host_id(name);
+    request_.set_device("swap0");
+    request_.set_incarnation(std::string(16, 'a'));
+    request_.set_slots(65536);
+  }
+
+  v1::OpenVolumeRequest& request() { return request_; }
+  v1::PageStore::Stub& stub() { return *stub_; }
+  const v1::OpenVolumeResponse& volume() const { return volume_; }
+
+  grpc::Status Open() {
+    grpc::ClientContext context;
+    Limit(&context);
+    return stub_->OpenVolume(&context, request_, &volume_);
+  }
+
+  static void Limit(grpc::ClientContext* context) {
+    context->set_deadline(system_clock::now() + std::chrono::seconds(20));
+  }
+
+  v1::StoreRequest Batch(std::uint64_t id, std::uint64_t first_slot, std::size_t count,
+                         std::uint64_t version) const {
+    v1::StoreRequest batch;
+    batch.set_batch_id(id);
+    batch.set_volume_id(volume_.volume_id());
+    batch.set_epoch(volume_.epoch());
+    for (std::size_t i = 0; i < count; ++i) {
+      const std::string bytes = PageBytes(first_slot + i, version, 100);
+      v1::Page* page = batch.add_pages();
+      page->set_slot(first_slot + i);
+      page->set_version(version);
+      page->set_codec(v1::CODEC_LZ4);
+      page->set_data(bytes);
+      page->set_checksum(MakePage(first_slot + i, version, bytes).checksum);
+      page->set_stored_unix_s(1700000000);
+    }
+    return batch;
+  }
+
+  v1::FetchRequest Slots(std::uint64_t id, const std::vector<std::uint64_t>& slots) const {
+    v1::FetchRequest fetch;
+    fetch.set_request_id(id);
+    fetch.set_volume_id(volume_.volume_id());
+    fetch.set_epoch(volume_.epoch());
+    for (const std::uint64_t slot : slots) {
+      fetch.add_slots(slot);
+    }
+    return fetch;
+  }
+
+  v1::StoreResponse StoreOnce(const v1::StoreRequest& batch) {
+    grpc::ClientContext context;
+    Limit(&context);
+    auto stream = stub_->Store(&context);
+    v1::StoreResponse response;
+    EXPECT_TRUE(stream->Write(batch) && stream->Read(&response));
+    stream->WritesDone();
+    EXPECT_TRUE(stream->Finish().ok());
+    return response;
+  }
+
+  v1::FetchResponse FetchOnce(const v1::FetchRequest& fetch) {
+    grpc::ClientContext context;
+    Limit(&context);
+    auto stream = stub_->Fetch(&context);
+    v1::FetchResponse response;
+    EXPECT_TRUE(stream->Write(fetch) && stream->Read(&response));
+    stream->WritesDone();
+    EXPECT_TRUE(stream->Finish().ok());
+    return response;
+  }
+
+ private:
+  std::unique_ptr<v1::PageStore::Stub> stub_;
+  v1::OpenVolumeRequest request_;
+  v1::OpenVolumeResponse volume_;
+};
+
+class ServiceTest : public ::testing::Test {
+ protected:
+  void SetUp() override { Start(64 * kMiB); }
+
+  void Start(std::uint64_t capacity_bytes) {
+    server_.reset();
+    auto created = PageServer::Create({"127.0.0.1:0", directory_.Path("s"), capacity_bytes, kMiB});
+    ASSERT_TRUE(created.ok()) << created.error().message;
+    server_ = std::move(created.value());
+  }
+
+  ScratchDirectory directory_;
+  std::unique_ptr<PageServer> server_;
+};
+
+TEST_F(ServiceTest, PagesComeBackOverStreamsAsTheyWereSent) {
+  Host host(server_->port());
+  ASSERT_TRUE(host.Open().ok());
+  EXPECT_EQ(host.volume().batch_pages_max(), 256u);
+  EXPECT_EQ(host.volume().capacity_bytes(), 64 * kMiB);
+  grpc::ClientContext context;
+  Host::Limit(&context);
+  auto store = host.stub().Store(&context);
+  for (std::uint64_t id = 0; id < 8; ++id) {
+    ASSERT_TRUE(store->Write(host.Batch(id, id * 256, 256, 1)));
+  }
+  for (std::uint64_t id = 0; id < 8; ++id) {
+    v1::StoreResponse response;
+    ASSERT_TRUE(store->Read(&response));
+    EXPECT_EQ(response.batch_id(), id);
+    EXPECT_EQ(response.status(), v1::STREAM_STATUS_OK);
+    ASSERT_EQ(response.results_size(), 256);
+    EXPECT_EQ(response.results(255), v1::PAGE_STATUS_OK);
+    EXPECT_EQ(response.used_bytes(), (id + 1) * 256 * RecordBytes(100));
+  }
+  const v1::FetchResponse fetched = host.FetchOnce(host.Slots(77, {2047, 0, 5000}));
+  EXPECT_EQ(fetched.request_id(), 77u);
+  ASSERT_EQ(fetched.results_size(), 3);
+  const v1::Page& page = fetched.results(0).page();
+  EXPECT_EQ(page.slot(), 2047u);
+  EXPECT_EQ(page.version(), 1u);
+  EXPECT_EQ(page.codec(), v1::CODEC_LZ4);
+  EXPECT_EQ(page.stored_unix_s(), 1700000000u);
+  EXPECT_EQ(page.data(), PageBytes(2047, 1, 100));
+  EXPECT_EQ(page.checksum(), MakePage(2047, 1, page.data()).checksum);
+  EXPECT_EQ(fetched.results(2).status(), v1::PAGE_STATUS_NOT_FOUND);
+  EXPECT_FALSE(fetched.results(2).has_page());
+}
+
+TEST_F(ServiceTest, OverlongBatchIsRefusedAndTheStreamGoesOn) {
+  Host host(server_->port());
+  ASSERT_TRUE(host.Open().ok());
+  grpc::ClientContext context;
+  Host::Limit(&context);
+  auto store = host.stub().Store(&context);
+  v1::StoreResponse response;
+  ASSERT_TRUE(store->Write(host.Batch(1, 0, 257, 1)) && store->Read(&response));
+  EXPECT_EQ(response.batch_id(), 1u);
+  EXPECT_EQ(response.status(), v1::STREAM_STATUS_INVALID);
+  EXPECT_EQ(response.results_size(), 0);
+  ASSERT_TRUE(store->Write(host.Batch(2, 0, 256, 1)) && store->Read(&response));
+  EXPECT_EQ(response.status(), v1::STREAM_STATUS_OK);
+  const std::vector<std::uint64_t> many(65, 0);
+  EXPECT_EQ(host.FetchOnce(host.Slots(1, many)).status(), v1::STREAM_STATUS_INVALID);
+  EXPECT_EQ(host.FetchOnce(host.Slots(1, {})).status(), v1::STREAM_STATUS_INVALID);
+}
+
+TEST_F(ServiceTest, StaleEpochAndUnknownVolumeAreTold) {
+  Host host(server_->port());
+  ASSERT_TRUE(host.Open().ok());
+  const v1::StoreRequest stale = host.Batch(1, 0, 1, 1);
+  v1::StoreRequest unknown = stale;
+  unknown.set_volume_id(stale.volume_id() ^ 1);
+  ASSERT_TRUE(host.Open().ok());
+  EXPECT_EQ(host.StoreOnce(stale).status(), v1::STREAM_STATUS_FENCED);
+  EXPECT_EQ(host.StoreOnce(unknown).status(), v1::STREAM_STATUS_UNKNOWN_VOLUME);
+  EXPECT_EQ(host.StoreOnce(host.Batch(1, 0, 1, 1)).status(), v1::STREAM_STATUS_OK);
+}
+
+TEST_F(ServiceTest, RefusedOpensCarryTheirStatusCode) {
+  Host host(server_->port());
+  host.request().set_incarnation("short");
+  EXPECT_EQ(host.Open().error_code(), grpc::StatusCode::INVALID_ARGUMENT);
+  host.request().set_incarnation(std::string(16, 'a'));
+  ASSERT_TRUE(host.Open().ok());
+  host.request().set_incarnation(std::string(16, 'b'));
+  ASSERT_TRUE(host.Open().ok());
+  host.request().set_incarnation(std::string(16, 'a'));
+  EXPECT_EQ(host.Open().error_code(), grpc::StatusCode::FAILED_PRECONDITION);
+}
+
+TEST_F(ServiceTest, DiscardAndCloseAnswer) {
+  Host host(server_->port());
+  ASSERT_TRUE(host.Open().ok());
+  host.StoreOnce(host.Batch(1, 0, 10, 5));
+  v1::DiscardRequest discard;
+  discard.set_volume_id(host.volume().volume_id());
+  discard.set_epoch(host.volume().epoch());
+  for (std::uint64_t slot = 0; slot < 4; ++slot) {
+    v1::DiscardRequest::Item* item = discard.add_items();
+    item->set_slot(slot);
+    item->set_version(slot == 0 ? 4 : 5);
+  }
+  v1::DiscardResponse discarded;
+  grpc::ClientContext discard_context;
+  ASSERT_TRUE(host.stub().Discard(&discard_context, discard, &discarded).ok());
+  EXPECT_EQ(discarded.status(), v1::STREAM_STATUS_OK);
+  EXPECT_EQ(discarded.discarded(), 3u);
+  v1::CloseVolumeRequest close;
+  close.set_volume_id(host.volume().volume_id());
+  close.set_epoch(host.volume().epoch());
+  v1::CloseVolumeResponse closed;
+  grpc::ClientContext close_context;
+  ASSERT_TRUE(host.stub().CloseVolume(&close_context, close, &closed).ok());
+  EXPECT_EQ(closed.status(), v1::STREAM_STATUS_OK);
+  EXPECT_EQ(host.FetchOnce(host.Slots(1, {5})).status(), v1::STREAM_STATUS_UNKNOWN_VOLUME);
+}
+
+TEST_F(ServiceTest, OneHostsAbuseLeavesAnotherAlone) {
+  Host good(server_->port(), "good");
+  Host bad(server_->port(), "bad");
+  ASSERT_TRUE(good.Open().ok());
+  ASSERT_TRUE(bad.Open().ok());
+  grpc::ClientContext context;
+  Host::Limit(&context);
+  auto store = good.stub().Store(&context);
+  for (int round = 0; round < 10; ++round) {
+    {
+      grpc::ClientContext huge_context;
+      Host::Limit(&huge_context);
+      auto huge = bad.stub().Store(&huge_context);
+      v1::StoreRequest request = bad.Batch(1, 0, 1, 1);
+      request.mutable_pages(0)->set_data(std::string(8 * kMiB, 'x'));
+      huge->Write(request);
+      v1::StoreResponse response;
+      EXPECT_FALSE(huge->Read(&response));
+      EXPECT_EQ(huge->Finish().error_code(), grpc::StatusCode::RESOURCE_EXHAUSTED);
+    }
+    {
+      grpc::ClientContext cancelled_context;
+      auto cancelled = bad.stub().Store(&cancelled_context);
+      cancelled->Write(bad.Batch(1, 0, 256, 1));
+      cancelled_context.TryCancel();
+      EXPECT_FALSE(cancelled->Finish().ok());
+    }
+    v1::StoreResponse response;
+    ASSERT_TRUE(store->Write(good.Batch(1, 0, 256, static_cast<std::uint64_t>(round + 1))));
+    ASSERT_TRUE(store->Read(&response));
+    EXPECT_EQ(response.status(), v1::STREAM_STATUS_OK);
+  }
+}
+
+TEST_F(ServiceTest, FullServerSaysSoPerPage) {
+  Start(10 * RecordBytes(100));
+  Host host(server_->port());
+  ASSERT_TRUE(host.Open().ok());
+  const v1::StoreResponse response = host.StoreOnce(host.Batch(1, 0, 12, 1));
+  EXPECT_EQ(std::ranges::count(response.results(), v1::PAGE_STATUS_OK), 10);
+  EXPECT_EQ(std::ranges::count(response.results(), v1::PAGE_STATUS_FULL), 2);
+  EXPECT_EQ(response.used_bytes(), response.capacity_bytes());
+}
+
+TEST_F(ServiceTest, StopEndsIdleStreamsAtOnceAndKeepsWhatWasAcknowledged) {
+  Host host(server_->port());
+  ASSERT_TRUE(host.Open().ok());
+  grpc::ClientContext context;
+  Host::Limit(&context);
+  auto store = host.stub().Store(&context);
+  v1::StoreResponse response;
+  ASSERT_TRUE(store->Write(host.Batch(1, 0, 256, 1)) && store->Read(&response));
+  const auto began = steady_clock::now();
+  server_->Stop(std::chrono::seconds(15));
+  EXPECT_LT(steady_clock::now() - began, std::chrono::seconds(10));
+  EXPECT_FALSE(store->Read(&response));
+  EXPECT_FALSE(store->Finish().ok());
+  server_->Stop(milliseconds(0));
+  EXPECT_EQ(server_->Volumes().at(0).pages, 256u);
+  Start(64 * kMiB);
+  Host again(server_->port());
+  ASSERT_TRUE(again.Open().ok());
+  EXPECT_EQ(again.volume().volume_id(), host.volume().volume_id());
+  EXPECT_EQ(again.FetchOnce(again.Slots(1, {255})).results(0).page().data(),
+            PageBytes(255, 1, 100));
+}
+
+TEST_F(ServiceTest, TakenPortAndTakenPathAreToldApart) {
+  const std::string listen = "127.0.0.1:" + std::to_string(server_->port());
+  const auto same_port = PageServer::Create({listen, directory_.Path("other"), kMiB, kMiB});
+  ASSERT_FALSE(same_port.ok());
+  EXPECT_NE(same_port.error().message.find("cannot listen on " + listen), std::string::npos);
+  const auto same_path = PageServer::Create({"127.0.0.1:0", directory_.Path("s"), kMiB, kMiB});
+  ASSERT_FALSE(same_path.ok());
+  EXPECT_NE(same_path.error().message.find("another farswap-server"), std::string::npos);
+}
+
+}  // namespace
+}  // namespace farswap::store

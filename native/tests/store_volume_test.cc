@@ -1,0 +1,258 @@
+// Volumes: incarnations, epochs, fencing, and what becomes of garbage.
+#include <gtest/gtest.h>
+#include <rocksdb/db.h>
+
+#include <chrono>
+#include <thread>
+
+#include "store/page_store.h"
+#include "store_pages.h"
+
+namespace farswap::store {
+namespace {
+
+class VolumeTest : public ::testing::Test {
+ protected:
+  static std::size_t GarbageVolumes(const PageStore& store) {
+    std::size_t count = 0;
+    for (const VolumeInfo& volume : store.Volumes()) {
+      count += volume.garbage ? 1 : 0;
+    }
+    return count;
+  }
+
+  // The collector tells nobody; the deadline is for a broken one.
+  static bool WaitCollected(const PageStore& store) {
+    const auto deadline = std::chrono::steady_clock::now() + std::chrono::seconds(30);
+    while (GarbageVolumes(store) > 0) {
+      if (std::chrono::steady_clock::now() > deadline) {
+        return false;
+      }
+      std::this_thread::sleep_for(std::chrono::milliseconds(2));
+    }
+    return true;
+  }
+
+  // Keys of "default" in a closed store, of one volume.
+  static std::size_t KeysOnDisk(const std::string& path, std::uint64_t volume_id) {
+    std::vector<std::string> families;
+    rocksdb::DB::ListColumnFamilies({}, path, &families);
+    std::vector<rocksdb::ColumnFamilyDescriptor> descriptors = {{"default", {}}};
+    std::vector<rocksdb::ColumnFamilyHandle*> handles;
+    rocksdb::DB* opened = nullptr;
+    const auto status = rocksdb::DB::OpenForReadOnly({}, path, descriptors, &handles, &opened);
+    EXPECT_TRUE(status.ok()) << status.ToString();
+    const std::unique_ptr<rocksdb::DB> db(opened);
+    const std::string begin = EncodeVolumeKey(volume_id);
+    std::size_t count = 0;
+    {
+      const std::unique_ptr<rocksdb::Iterator> it(db->NewIterator({}));
+      for (it->Seek(begin); it->Valid() && it->key().starts_with(begin); it->Next()) {
+        ++count;
+      }
+    }
+    db->DestroyColumnFamilyHandle(handles[0]);
+    return count;
+  }
+
+  ScratchDirectory directory_;
+};
+
+TEST_F(VolumeTest, SameIncarnationKeepsPagesAndRaisesTheEpoch) {
+  OpenedStore opened(directory_.Path("s"));
+  const auto first = opened.Open('a');
+  opened.StoreOne(1, 1);
+  const auto second = opened.Open('a');
+  EXPECT_EQ(second.volume_id, first.volume_id);
+  EXPECT_GT(second.epoch, first.epoch);
+  EXPECT_EQ(opened.FetchOne(1).status, PageStatus::kOk);
+}
+
+TEST_F(VolumeTest, LowerEpochIsFencedForEveryCall) {
+  OpenedStore opened(directory_.Path("s"));
+  const auto old = opened.Open('a');
+  opened.StoreOne(1, 1);
+  const auto current = opened.Open('a');
+  opened.volume = old;
+  opened.StoreOne(1, 2);
+  EXPECT_EQ(opened.last, StreamStatus::kFenced);
+  opened.FetchOne(1);
+  EXPECT_EQ(opened.last, StreamStatus::kFenced);
+  std::uint64_t discarded = 0;
+  const std::vector<DiscardItem> items = {{1, 9}};
+  EXPECT_EQ(opened.store->Discard(old.volume_id, old.epoch, items, &discarded).value(),
+            StreamStatus::kFenced);
+  EXPECT_EQ(opened.store->CloseVolume(old.volume_id, old.epoch).value(), StreamStatus::kFenced);
+  opened.volume = current;
+  EXPECT_EQ(opened.FetchOne(1).version, 1u);
+  EXPECT_EQ(opened.Stat("fenced"), 4u);
+}
+
+TEST_F(VolumeTest, EpochThatWasNeverGivenOutIsUnknown) {
+  OpenedStore opened(directory_.Path("s"));
+  opened.Open('a');
+  ++opened.volume.epoch;
+  opened.StoreOne(1, 1);
+  EXPECT_EQ(opened.last, StreamStatus::kUnknownVolume);
+  opened.volume.volume_id ^= 1;
+  opened.FetchOne(1);
+  EXPECT_EQ(opened.last, StreamStatus::kUnknownVolume);
+}
+
+TEST_F(VolumeTest, EpochsNeverGoBackOverReopensAndCloses) {
+  OpenedStore opened(directory_.Path("s"));
+  std::uint64_t epoch = 0;
+  for (const char incarnation : {'a', 'a', 'b', 'c', 'c'}) {
+    const auto volume = opened.Open(incarnation);
+    EXPECT_GT(volume.epoch, epoch);
+    epoch = volume.epoch;
+    opened.Reopen();
+  }
+  opened.Open('c');
+  EXPECT_EQ(opened.store->CloseVolume(opened.volume.volume_id, opened.volume.epoch).value(),
+            StreamStatus::kOk);
+  ASSERT_TRUE(WaitCollected(*opened.store));
+  opened.Reopen();
+  EXPECT_GT(opened.Open('d').epoch, epoch + 1);
+}
+
+TEST_F(VolumeTest, NewIncarnationMakesTheOldOneGarbageThatGoesAway) {
+  OpenedStore opened(directory_.Path("s"));
+  const auto old = opened.Open('a');
+  for (std::uint64_t slot = 0; slot < 300; ++slot) {
+    opened.StoreOne(slot, 1, 2000);
+  }
+  const auto current = opened.Open('b');
+  EXPECT_NE(current.volume_id, old.volume_id);
+  EXPECT_GT(current.epoch, old.epoch);
+  EXPECT_EQ(opened.store->used_bytes(), 0u);
+  EXPECT_EQ(opened.FetchOne(1).status, PageStatus::kNotFound);
+  opened.StoreOne(7, 1);
+  opened.volume = old;
+  opened.StoreOne(1, 9);
+  EXPECT_NE(opened.last, StreamStatus::kOk);
+  ASSERT_TRUE(WaitCollected(*opened.store));
+  EXPECT_EQ(opened.Stat("garbage_volumes_deleted"), 1u);
+  EXPECT_EQ(opened.Stat("pages"), 1u);
+  opened.store.reset();
+  EXPECT_EQ(KeysOnDisk(directory_.Path("s"), old.volume_id), 0u);
+  EXPECT_EQ(KeysOnDisk(directory_.Path("s"), current.volume_id), 1u);
+}
+
+TEST_F(VolumeTest, GarbageLeftByAStopIsDeletedAfterTheNextStart) {
+  const std::string path = directory_.Path("s");
+  std::uint64_t old_id = 0;
+  {
+    OpenedStore opened(path, 64 * kMiB, false);
+    old_id = opened.Open('a').volume_id;
+    for (std::uint64_t slot = 0; slot < 300; ++slot) {
+      opened.StoreOne(slot, 1, 2000);
+    }
+    opened.Open('b');
+    EXPECT_EQ(GarbageVolumes(*opened.store), 1u);
+  }
+  EXPECT_EQ(KeysOnDisk(path, old_id), 300u);
+  {
+    OpenedStore opened(path);
+    EXPECT_EQ(opened.store->used_bytes(), 0u);
+    ASSERT_TRUE(WaitCollected(*opened.store));
+    EXPECT_EQ(opened.store->Volumes().size(), 1u);
+  }
+  EXPECT_EQ(KeysOnDisk(path, old_id), 0u);
+}
+
+TEST_F(VolumeTest, GarbageIsNotCountedAgainstTheCapacity) {
+  OpenedStore opened(directory_.Path("s"), 10 * RecordBytes(100), false);
+  opened.Open('a');
+  for (std::uint64_t slot = 0; slot < 10; ++slot) {
+    opened.StoreOne(slot, 1);
+  }
+  opened.Open('b');
+  EXPECT_EQ(opened.StoreOne(0, 1), PageStatus::kOk);
+  EXPECT_EQ(opened.Stat("garbage_bytes"), 10 * RecordBytes(100));
+}
+
+TEST_F(VolumeTest, RetiredIncarnationCannotComeBackAndHurtItsSuccessor) {
+  OpenedStore opened(directory_.Path("s"));
+  opened.Open('a');
+  const auto current = opened.Open('b');
+  opened.StoreOne(1, 1);
+  EXPECT_EQ(opened.Open('a').status, OpenStatus::kRetired);
+  ASSERT_TRUE(WaitCollected(*opened.store));
+  opened.Reopen();
+  EXPECT_EQ(opened.Open('a').status, OpenStatus::kRetired);
+  opened.volume = current;
+  EXPECT_EQ(opened.FetchOne(1).status, PageStatus::kOk);
+}
+
+TEST_F(VolumeTest, ClosedVolumeIsGarbageAndClosingItAgainIsFine) {
+  OpenedStore opened(directory_.Path("s"), 64 * kMiB, false);
+  const auto volume = opened.Open('a');
+  opened.StoreOne(1, 1);
+  const auto close = [&] { return opened.store->CloseVolume(volume.volume_id, volume.epoch); };
+  EXPECT_EQ(close().value(), StreamStatus::kOk);
+  EXPECT_EQ(close().value(), StreamStatus::kOk);
+  EXPECT_EQ(opened.store->used_bytes(), 0u);
+  opened.FetchOne(1);
+  EXPECT_EQ(opened.last, StreamStatus::kUnknownVolume);
+  EXPECT_EQ(opened.Open('a').status, OpenStatus::kRetired);
+}
+
+TEST_F(VolumeTest, HostsAndDevicesAreApart) {
+  OpenedStore opened(directory_.Path("s"));
+  const auto one = opened.Open('a', "one");
+  opened.StoreOne(1, 1);
+  const auto two = opened.Open('a', "two");
+  EXPECT_NE(one.volume_id, two.volume_id);
+  EXPECT_EQ(opened.FetchOne(1).status, PageStatus::kNotFound);
+  opened.Open('b', "two");
+  opened.volume = one;
+  EXPECT_EQ(opened.FetchOne(1).status, PageStatus::kOk);
+}
+
+TEST_F(VolumeTest, BadOpensAreRefusedWithTheirReason) {
+  OpenedStore opened(directory_.Path("s"));
+  const std::string incarnation(16, 'a');
+  const std::string long_name(129, 'n');
+  PageStore& store = *opened.store;
+  EXPECT_EQ(store.OpenVolume("", "d", incarnation, 1).status, OpenStatus::kInvalid);
+  EXPECT_EQ(store.OpenVolume(long_name, "d", incarnation, 1).status, OpenStatus::kInvalid);
+  EXPECT_EQ(store.OpenVolume("h", "", incarnation, 1).status, OpenStatus::kInvalid);
+  EXPECT_EQ(store.OpenVolume("h", long_name, incarnation, 1).status, OpenStatus::kInvalid);
+  EXPECT_EQ(store.OpenVolume("h", "d", "short", 1).status, OpenStatus::kInvalid);
+  EXPECT_EQ(store.OpenVolume("h", "d", incarnation, 0).status, OpenStatus::kInvalid);
+  EXPECT_EQ(store.OpenVolume("h", "d", incarnation, kVolumeSlotsMax + 1).status,
+            OpenStatus::kInvalid);
+  EXPECT_EQ(store.OpenVolume("h", "d", incarnation, kVolumeSlotsMax).status, OpenStatus::kOk);
+  const auto resized = store.OpenVolume("h", "d", incarnation, 5);
+  EXPECT_EQ(resized.status, OpenStatus::kInvalid);
+  EXPECT_NE(resized.message.find("4294967296 slots, not 5"), std::string::npos);
+  EXPECT_TRUE(store.Volumes().size() == 1);
+}
+
+TEST_F(VolumeTest, StoresRacingWithASuccessorAreKeptOrRefusedNeverMixed) {
+  OpenedStore opened(directory_.Path("s"));
+  const auto old = opened.Open('a');
+  std::atomic<bool> stop{false};
+  std::thread writer([&] {
+    std::array<PageStatus, 1> results;
+    for (std::uint64_t version = 1; !stop; ++version) {
+      const std::string bytes = PageBytes(1, version, 100);
+      const std::vector<PageRecord> pages = {MakePage(1, version, bytes)};
+      opened.store->Store(old.volume_id, old.epoch, pages, results);
+    }
+  });
+  OpenedVolume current;
+  for (int i = 0; i < 20; ++i) {
+    current = opened.store->OpenVolume("host", "swap0", std::string(16, static_cast<char>('b' + i)),
+                                       65536);
+    ASSERT_EQ(current.status, OpenStatus::kOk);
+  }
+  stop = true;
+  writer.join();
+  EXPECT_EQ(opened.store->used_bytes(), 0u);
+  EXPECT_TRUE(WaitCollected(*opened.store));
+}
+
+}  // namespace
+}  // namespace farswap::store
