@@ -27,6 +27,8 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from farswap.client_nbd.kernel_files import Discard
     from farswap.common.address import Address
 
@@ -49,14 +51,21 @@ class SwapOptions:
     discard: Discard | None
 
 
-def attach(address: Address, device: str, connections: int, swap: SwapOptions | None) -> None:
+def attach(
+    address: Address,
+    device: str,
+    connections: int,
+    swap: SwapOptions | None,
+    files: KernelFiles | None = None,
+) -> None:
     """Raises an error of farswap's tree; what was done is then undone."""
+    files = files or KernelFiles()
     kernel_files.nbd_index(device)
     client, stub = _connect(address)
     answer = client.call(stub.Attach, pb.AttachRequest(device=device, connections=connections))
     if swap is not None:
         try:
-            _make_swap_area(device)
+            _make_swap_area(device, files.node(device))
             kernel_files.swapon(device, swap.priority, swap.discard)
         except (FarswapError, OSError, KeyboardInterrupt) as error:
             client.call(stub.Detach, pb.DetachRequest(device=device))
@@ -95,9 +104,8 @@ def _connect(address: Address) -> tuple[RpcClient, host_admin_pb2_grpc.HostAdmin
     return client, stub
 
 
-def _make_swap_area(device: str) -> None:
+def _make_swap_area(device: str, node: Path) -> None:
     """Runs mkswap, unless the device is a swap area. Refuses to overwrite anything else."""
-    node = KernelFiles().node(device)
     with node.open("rb") as file:
         head = file.read(_PROBE_BYTES)
     if head[_PAGE_BYTES - len(_SIGNATURE) : _PAGE_BYTES] == _SIGNATURE:
@@ -106,7 +114,7 @@ def _make_swap_area(device: str) -> None:
         raise NotPossibleError(f"{device} holds data that is no swap area; run mkswap yourself")
     try:
         made = subprocess.run(
-            ["mkswap", device],
+            ["mkswap", node],
             capture_output=True,
             text=True,
             timeout=_MKSWAP_TIMEOUT_S,
