@@ -34,8 +34,12 @@ ZERO_PAGE = bytes(PAGE_BYTES)
 ZERO_PERCENT = 15
 MIB = 1 << 20
 PAGEMAP_PRESENT = 1 << 63
-# What one program must be able to give: a third of the file, and some to choose from.
-RESIDENT_BYTES_WANTED = 130 * MIB
+# The programs are made as large as what is wanted of them needs; these are for this much.
+SIZED_FOR_BYTES = 256 * MIB
+INTERPRETER_ROWS = 60_000
+COMPILER_RESIDENT_BYTES = 110 * MIB
+COMPILER_RESIDENT_BYTES_MIN = 40 * MIB
+DATABASE_ROWS = 620_000
 START_DEADLINE_S = 60
 COPY_PAGES_MAX = 256
 
@@ -44,14 +48,14 @@ import ast, json, pathlib, random, sys, sysconfig
 rng = random.Random(5)
 library = pathlib.Path(sysconfig.get_paths()["stdlib"])
 words = ["page", "slot", "entry", "shard", "replica", "epoch", "version", "volume", "pool"]
-trees, texts, rows = [], [], []
-for source in sorted(library.glob("*.py"))[:110]:
+count, trees, texts, rows = int(sys.argv[1]), [], [], []
+for source in sorted(library.glob("*.py"))[: count // 800]:
     texts.append(source.read_text(errors="replace"))
     trees.append(ast.parse(texts[-1]))
-for i in range(90000):
+for i in range(count):
     rows.append({"id": i, "name": rng.choice(words) + str(i), "value": rng.random(),
                  "tags": [rng.choice(words) for _ in range(4)], "seen": rng.randrange(10**9)})
-document = json.loads(json.dumps(rows[:40000]))
+document = json.loads(json.dumps(rows[: count // 2]))
 index = {row["name"]: row for row in rows}
 print("loaded", flush=True)
 sys.stdin.read()
@@ -96,7 +100,7 @@ COMPILED_UNITS = 60
 
 DATABASE = """
 CREATE TABLE event(id INTEGER PRIMARY KEY, host TEXT, at REAL, size INTEGER, body TEXT);
-WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i < 620000)
+WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i < $rows)
 INSERT INTO event SELECT i, 'host-' || (i * 7919 % 997), i * 0.37, abs(random()) % 100000,
   'request ' || i || ' for /volume/' || (i * 31 % 4099) || '/object/' || hex(randomblob(6))
   || ' took ' || (abs(random()) % 9000) || ' us' FROM n;
@@ -155,7 +159,7 @@ class RealPages:
         for left, (name, start) in zip((3, 2, 1), programs, strict=True):
             share = (wanted - sum(self.pages_by_program.values())) // left
             self.report(f"starting a {name}")
-            with start(self.directory) as pid:
+            with start(self.directory, self.bytes_wanted / SIZED_FOR_BYTES) as pid:
                 self.report(f"taking {share * PAGE_BYTES >> 20} MiB of a {name}")
                 pages = list(itertools.islice(_resident_pages(pid), share))
             self.pages_by_program[name] = len(pages)
@@ -167,9 +171,11 @@ class RealPages:
 
 
 @contextlib.contextmanager
-def _interpreter(_directory: Path) -> Iterator[int]:
+def _interpreter(_directory: Path, scale: float) -> Iterator[int]:
     process = subprocess.Popen(
-        [sys.executable, "-c", INTERPRETER], stdin=subprocess.PIPE, stdout=subprocess.PIPE
+        [sys.executable, "-c", INTERPRETER, str(int(INTERPRETER_ROWS * scale))],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
     )
     with _ending(process):
         _wait_for_loaded(process, "the interpreter")
@@ -177,20 +183,20 @@ def _interpreter(_directory: Path) -> Iterator[int]:
 
 
 @contextlib.contextmanager
-def _database(_directory: Path) -> Iterator[int]:
+def _database(_directory: Path, scale: float) -> Iterator[int]:
     process = subprocess.Popen(
         ["sqlite3", ":memory:"], stdin=subprocess.PIPE, stdout=subprocess.PIPE
     )
     with _ending(process):
         assert process.stdin is not None
-        process.stdin.write(DATABASE.encode())
+        process.stdin.write(DATABASE.replace("$rows", str(int(DATABASE_ROWS * scale))).encode())
         process.stdin.flush()
         _wait_for_loaded(process, "sqlite3")
         yield process.pid
 
 
 @contextlib.contextmanager
-def _compiler(directory: Path) -> Iterator[int]:
+def _compiler(directory: Path, scale: float) -> Iterator[int]:
     """A compiler stopped in the middle of its work, as soon as it is large enough."""
     source = directory / "unit.cc"
     source.write_text(COMPILED + "".join(COMPILED_UNIT % {"n": n} for n in range(COMPILED_UNITS)))
@@ -202,10 +208,11 @@ def _compiler(directory: Path) -> Iterator[int]:
         ["g++", "-print-prog-name=cc1plus"], check=True, capture_output=True, text=True
     ).stdout.strip()
     command = [proper, "-quiet", "-fpreprocessed", *flags, str(preprocessed), "-o", "/dev/null"]
+    enough_bytes = max(COMPILER_RESIDENT_BYTES_MIN, int(COMPILER_RESIDENT_BYTES * scale))
     process = subprocess.Popen(command)
     with _ending(process):
         deadline = time.monotonic() + START_DEADLINE_S
-        while _resident_bytes(process.pid) < RESIDENT_BYTES_WANTED:
+        while _resident_bytes(process.pid) < enough_bytes:
             if process.poll() is not None or time.monotonic() > deadline:
                 raise CorpusError("the compiler was through before it was large enough")
             time.sleep(0.02)

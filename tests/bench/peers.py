@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING
 from bench.programs import native_program
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Sequence
 
 START_DEADLINE_S = 10
 RUN_DEADLINE_S = 120
@@ -35,12 +35,16 @@ class Nbdkit:
 
 
 @contextlib.contextmanager
-def nbdkit_memory(size_bytes: int, allocator: str = "sparse") -> Iterator[Nbdkit]:
-    """Serves an empty memory disk on a unix socket."""
+def nbdkit_memory(
+    size_bytes: int, allocator: str = "sparse", filters: Sequence[str] = (), **settings: str
+) -> Iterator[Nbdkit]:
+    """Serves an empty memory disk on a unix socket; `settings` are the filters'."""
     with tempfile.TemporaryDirectory(prefix="farswap-") as directory:
         path = Path(directory, "nbd")
         command = ["nbdkit", "--foreground", "--unix", str(path)]
+        command += [f"--filter={name}" for name in filters]
         command += ["memory", str(size_bytes), f"allocator={allocator}"]
+        command += [f"{key.replace('_', '-')}={value}" for key, value in settings.items()]
         process = subprocess.Popen(command, start_new_session=True)
         try:
             deadline = time.monotonic() + START_DEADLINE_S

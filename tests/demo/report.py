@@ -97,8 +97,9 @@ def _swap_rows(swap: SwapResult | str) -> list[tuple[str, str]]:
         (
             "over the device",
             (
-                f"{seen.swapped_out:,} pages out, {seen.swapped_in:,} in; {swap.written_back:,} to the "
-                f"memory server, {swap.remote_loads:,} back; swapoff {swap.swapoff_seconds:.1f} s"
+                f"{seen.swapped_out:,} pages out, {seen.swapped_in:,} in; {swap.written_back:,} to "
+                f"the memory server, {swap.remote_loads:,} back; "
+                f"swapoff {swap.swapoff_seconds:.1f} s"
             ),
         ),
     ]

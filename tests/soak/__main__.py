@@ -1,0 +1,73 @@
+"""`make soak`: ten million verified page operations, with the memory server killed ten times.
+
+Three legs on one cluster: connections with slots of their own at page alignment and at any
+alignment, and connections that all write the same slots. Exit code 0 when all was right.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from typing import TYPE_CHECKING
+
+from bench.load_generator import LoadError
+from rich.console import Console
+from rich.progress import Progress, TaskID
+from soak.legs import Leg, LegResult, SoakError, run_leg, soak_cluster
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+LEGS = (
+    Leg("slots of their own", 6_000_000, 5),
+    Leg("the same slots", 2_500_000, 3, options=("--shared",), seed=2),
+    Leg("any alignment", 1_500_000, 2, keys=(("unaligned", 1),), seed=3),
+)
+
+
+def main() -> int:
+    """Runs the command line."""
+    parser = argparse.ArgumentParser(prog="soak", description=__doc__)
+    parser.add_argument("--rounds", type=int, default=1, help="all legs so many times")
+    arguments = parser.parse_args()
+    console = Console()
+    for number in range(arguments.rounds):
+        legs = [
+            Leg(leg.name, leg.page_ops, leg.server_kills, leg.options, leg.keys, leg.seed + number)
+            for leg in LEGS
+        ]
+        if not _run(console, legs):
+            return 1
+    console.print("[bold green]soak: OK[/]")
+    return 0
+
+
+def _run(console: Console, legs: list[Leg]) -> bool:
+    with soak_cluster() as cluster, Progress(console=console, transient=True) as progress:
+        try:
+            for leg in legs:
+                bar = progress.add_task(leg.name, total=leg.page_ops)
+                console.print(_line(run_leg(cluster, leg, _shown_on(progress, bar))))
+        except (LoadError, SoakError) as error:
+            console.print(cluster.logs(), markup=False)
+            console.print(f"soak: FAILED: {leg.name}: {error}", markup=False)
+            return False
+    return True
+
+
+def _shown_on(progress: Progress, bar: TaskID) -> Callable[[int], None]:
+    return lambda page_ops: progress.update(bar, completed=page_ops)
+
+
+def _line(result: LegResult) -> str:
+    load = result.load
+    errors = ", ".join(f"{count} {name}" for name, count in load.errors.items()) or "none"
+    return (
+        f"{result.leg.name}: {load.page_ops:,} page operations in {load.seconds:.0f} s, "
+        f"{load.verified_pages + result.check.verified_pages:,} pages verified, "
+        f"server killed {result.server_kills} times, errors: {errors}"
+    )
+
+
+if __name__ == "__main__":
+    sys.exit(main())
