@@ -1,0 +1,128 @@
+"""The demonstration ends well, and leaves nothing behind however it ends."""
+
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from bench.programs import MissingProgramError, native_program
+from daemons import require_native
+from system.real_swap import memory_cgroup_root, missing_requirement, swap_areas
+
+TESTS = Path(__file__).resolve().parents[1]
+SMALL = ["--mib", "24", "--pool-mib", "4", "--swap-mib", "48"]
+DEADLINE_S = 100
+MISSING = missing_requirement()
+STAGES_WITHOUT_SWAP = [
+    "start a memory server and a host daemon",
+    "starting a c++ compiler",
+    "taking 6 MiB of a sqlite database",
+    "write",
+    "read back",
+]
+STAGES_OF_SWAP = ["swapon", "verify 48 MiB of memory in a cgroup of 24 MiB", "swapoff"]
+
+
+@pytest.fixture(autouse=True)
+def needs_everything_built() -> None:
+    require_native()
+    try:
+        native_program("farswap-loadgen")
+    except MissingProgramError as missing:
+        pytest.skip(str(missing))
+
+
+@pytest.fixture
+def nothing_left_behind(short_path: Path) -> Iterator[Path]:
+    """The temporary directory of the demonstration; all it makes lies there or is counted."""
+    swap, cgroups = swap_areas(), _cgroups()
+    yield short_path
+    assert list(short_path.iterdir()) == []
+    assert str(short_path) not in Path("/proc/mounts").read_text()
+    assert _processes_naming(short_path) == []
+    assert swap_areas() == swap
+    assert _cgroups() <= cgroups
+
+
+def _cgroups() -> set[str]:
+    root = memory_cgroup_root()
+    return set() if root is None else {path.name for path in root.glob("farswap-test-*")}
+
+
+def _processes_naming(directory: Path) -> list[str]:
+    lines = []
+    for process in Path("/proc").glob("[0-9]*"):
+        try:
+            line = (process / "cmdline").read_text()
+        except OSError:
+            continue
+        if str(directory) in line:
+            lines.append(line)
+    return lines
+
+
+def start(directory: Path, *arguments: str) -> subprocess.Popen[str]:
+    path = os.pathsep.join([str(TESTS), *filter(None, [os.environ.get("PYTHONPATH")])])
+    return subprocess.Popen(
+        [sys.executable, "-m", "demo", *SMALL, *arguments],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        env=os.environ | {"TMPDIR": str(directory), "PYTHONPATH": path},
+    )
+
+
+def read_until(process: subprocess.Popen[str], line_wanted: str) -> None:
+    assert process.stdout is not None
+    lines = []
+    for line in process.stdout:
+        lines.append(line)
+        if line.strip() == line_wanted:
+            return
+    pytest.fail(f"never said {line_wanted!r}:\n{''.join(lines)}")
+
+
+def test_real_pages_go_to_the_memory_server_and_come_back(nothing_left_behind: Path) -> None:
+    with start(nothing_left_behind, "--no-swap") as demo:
+        output, _ = demo.communicate(timeout=DEADLINE_S)
+    assert demo.returncode == 0, output
+    assert output.rstrip().endswith("demo: OK")
+    assert "pages compared, none differed" in " ".join(output.split())
+
+
+@pytest.mark.parametrize("stage", STAGES_WITHOUT_SWAP)
+def test_interrupt_stops_everything(nothing_left_behind: Path, stage: str) -> None:
+    with start(nothing_left_behind, "--no-swap") as demo:
+        read_until(demo, f"stage: {stage}")
+        demo.send_signal(signal.SIGINT)
+        output, _ = demo.communicate(timeout=DEADLINE_S)
+    assert demo.returncode == 130, output
+    assert "demo: OK" not in output
+
+
+@pytest.mark.root
+@pytest.mark.kernel
+@pytest.mark.skipif(MISSING is not None, reason=str(MISSING))
+def test_the_running_kernel_swaps_in_the_end(nothing_left_behind: Path) -> None:
+    with start(nothing_left_behind) as demo:
+        output, _ = demo.communicate(timeout=DEADLINE_S)
+    assert demo.returncode == 0, output
+    assert "0 wrong pages" in " ".join(output.split())
+
+
+@pytest.mark.root
+@pytest.mark.kernel
+@pytest.mark.skipif(MISSING is not None, reason=str(MISSING))
+@pytest.mark.parametrize("stage", STAGES_OF_SWAP)
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_interrupt_while_the_kernel_swaps_puts_everything_back(
+    nothing_left_behind: Path, stage: str, number: signal.Signals
+) -> None:
+    with start(nothing_left_behind) as demo:
+        read_until(demo, f"stage: {stage}")
+        demo.send_signal(number)
+        output, _ = demo.communicate(timeout=DEADLINE_S)
+    assert demo.returncode == 130, output
