@@ -3,7 +3,8 @@
 Start: engine (pool and tables are allocated and touched), kernel device (nothing attached yet),
 NBD listener, admin service, ready line. Stop: the reverse, but first the machine must no longer
 swap to us: while `/dev/nbdN` is an active swap area, a signal makes us swapoff(2), in a thread,
-and when the kernel refuses (no memory to bring the pages home) we say so and go on serving.
+and when there is no memory to bring the pages home to we say so and go on serving. Where swap is
+a unit of systemd, that has been swapped off before we are told to stop.
 
 `run()` is called with the process already fit for the reclaim path, which has to come before any
 thread. Nothing here forks or starts a program: a child would hold copies of our sockets, and a
@@ -41,6 +42,8 @@ _log = log.logger("host")
 # While pages come home from swap, systemd is asked for this much more time, again and again.
 _SWAPOFF_REPORT_S = 5.0
 _SWAPOFF_EXTENSION_US = 60_000_000
+# What must be left of the machine's memory when all pages are home.
+_SWAPOFF_SPARE_BYTES = 64 << 20
 
 
 def native_engine(config: HostConfig) -> HostEngine:
@@ -145,8 +148,19 @@ class _Host:
     async def _swap_is_off(self, device: KernelDevice) -> bool:
         """Brings the machine's pages home if it swaps to us. False when the kernel refuses."""
         path = device.device()
-        if not path or self._files.swap_area(path) is None:
+        area = self._files.swap_area(path) if path else None
+        if area is None:
             return True
+        available = self._files.available_bytes()
+        if available is not None and available < area.used_bytes + _SWAPOFF_SPARE_BYTES:
+            # Short of memory in swapoff(2), the kernel kills the caller first, whatever its
+            # oom_score_adj (mm/oom_kill.c: oom_task_origin): us, with the pages still out.
+            _log.error(
+                "not stopping: the machine's memory cannot hold the pages it swapped to us",
+                swapped_mib=area.used_bytes >> 20,
+                available_mib=available >> 20,
+            )
+            return False
         _log.info("swapoff", device=path)
         going = asyncio.create_task(asyncio.to_thread(kernel_files.swapoff, path))
         while not (await asyncio.wait([going], timeout=_SWAPOFF_REPORT_S))[0]:

@@ -91,6 +91,15 @@ class KernelFiles:
         path = self._root / f"sys/block/nbd{index}/queue/io_timeout"
         path.write_text(str(timeout_ms))
 
+    def available_bytes(self) -> int | None:
+        """MemAvailable of proc(5): what programs can have without swapping; None: unknown."""
+        try:
+            text = (self._root / "proc/meminfo").read_text()
+        except OSError:
+            return None
+        match = re.search(r"^MemAvailable:\s+([0-9]+) kB$", text, re.MULTILINE)
+        return int(match[1]) << 10 if match else None
+
     def zswap_enabled(self) -> bool:
         """The kernel would compress pages before it swaps them to us."""
         try:

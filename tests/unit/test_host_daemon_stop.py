@@ -74,6 +74,7 @@ class Host:
         (root / "dev/nbd0").touch()
         (root / "proc").mkdir()
         self.swap_on(active=False)
+        self.memory_available(512)
         self.config = common_config.parse(
             host_config.HostConfig,
             f"""
@@ -102,6 +103,10 @@ class Host:
     def swap_on(self, *, active: bool) -> None:
         line = "/dev/nbd0 partition 4092 100 -2\n" if active else ""
         (self.root / "proc/swaps").write_text(SWAPS_HEADER + line)
+
+    def memory_available(self, mib: int) -> None:
+        text = f"MemTotal:  1048576 kB\nMemAvailable:  {mib << 10} kB\n"
+        (self.root / "proc/meminfo").write_text(text)
 
     def swapoff(self, device: str) -> None:
         self.events.append(f"swapoff {device}")
@@ -171,6 +176,24 @@ async def test_a_refused_swapoff_keeps_the_daemon_serving_until_it_works(host: H
     os.kill(os.getpid(), signal.SIGTERM)
     await asyncio.wait_for(task, 20)
     assert host.events == ["swapoff /dev/nbd0"] * 2 + ["disconnect", "engine"]
+
+
+async def test_swapoff_is_not_tried_where_the_kernel_would_kill_us_for_it(
+    host: Host,
+) -> None:
+    task = await host.start()
+    await asyncio.to_thread(host.call, "Attach", pb.AttachRequest(device="/dev/nbd0"))
+    host.swap_on(active=True)
+    host.memory_available(32)
+    os.kill(os.getpid(), signal.SIGTERM)
+    # Answered after the signal was, as both are the loop's.
+    await asyncio.to_thread(host.call, "Status", pb.HostStatusRequest())
+    assert host.events == []
+    assert not task.done()
+    host.memory_available(512)
+    os.kill(os.getpid(), signal.SIGTERM)
+    await asyncio.wait_for(task, 20)
+    assert host.events == ["swapoff /dev/nbd0", "disconnect", "engine"]
 
 
 async def test_a_taken_admin_address_undoes_the_start(host: Host) -> None:
