@@ -1,0 +1,214 @@
+"""Other people's NBD clients against a real host daemon and memory server.
+
+The device holds several times what the pool does, so that most of what the clients write travels
+to the server and back.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+import shutil
+import subprocess
+import sys
+from typing import TYPE_CHECKING
+
+import pytest
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from conftest import MakeHost, MakeServer
+    from daemons import HostDaemon
+
+DEVICE_BYTES = 64 << 20
+TIMEOUT_S = 100
+# nbdsh runs whatever python3 comes first, and its module belongs to the system's.
+SYSTEM_PATH = "/usr/sbin:/usr/bin:/sbin:/bin"
+
+
+@pytest.fixture
+def host(memory_server: MakeServer, host_daemon: MakeHost) -> HostDaemon:
+    return host_daemon(memory_server())
+
+
+def run(package: str, *command: str) -> str:
+    """The program's stdout. Skips if the machine lacks it."""
+    if shutil.which(command[0], path=SYSTEM_PATH) is None:
+        pytest.skip(f"needs {command[0]}: package {package}")
+    done = subprocess.run(
+        command,
+        capture_output=True,
+        text=True,
+        timeout=TIMEOUT_S,
+        check=False,
+        env=os.environ | {"PATH": SYSTEM_PATH},
+    )
+    assert done.returncode == 0, f"{command}: {done.stdout}{done.stderr}"
+    return done.stdout
+
+
+def tcp_uri(host: HostDaemon) -> str:
+    address, port = host.nbd_tcp
+    return f"nbd://{address}:{port}/{host.export}"
+
+
+def counters(host: HostDaemon) -> dict[str, int]:
+    command = [sys.executable, "-m", "farswap.admin.main", "--host", host.admin]
+    done = subprocess.run(
+        [*command, "tier", "show", "-o", "json"], capture_output=True, check=True, timeout=TIMEOUT_S
+    )
+    return {name: int(value) for name, value in json.loads(done.stdout)["counters"].items()}
+
+
+def assert_pages_travelled(host: HostDaemon) -> None:
+    seen = counters(host)
+    assert seen["writeback_acked"] > 0
+    assert seen["loads_remote"] > 0
+    assert seen["fail_checksum"] == seen["fail_decompress"] == 0
+
+
+def make_image(path: Path, seed: int) -> Path:
+    """Zeros, one repeated word, text and noise, in runs that keep to no page boundary."""
+    source = random.Random(seed)
+    with path.open("wb") as image:
+        while image.tell() < DEVICE_BYTES:
+            length = min(source.randrange(1, 300_000), DEVICE_BYTES - image.tell())
+            kinds = (
+                bytes,
+                lambda n: b"\xa5" * n,
+                lambda n: (f"line {source.random()}\n".encode() * (n // 8))[:n],
+                source.randbytes,
+            )
+            image.write(source.choice(kinds)(length).ljust(length, b"x"))
+    return path
+
+
+def test_nbdinfo_tells_the_export(host: HostDaemon) -> None:
+    for uri in (host.nbd_uri, tcp_uri(host)):
+        assert run("libnbd-bin", "nbdinfo", "--size", uri).strip() == str(DEVICE_BYTES)
+    (export,) = json.loads(run("libnbd-bin", "nbdinfo", "--json", host.nbd_uri))["exports"]
+    assert export["export-name"] == "swap0"
+    assert export["export-size"] == DEVICE_BYTES
+    for feature in ("can_cache", "can_fast_zero", "can_flush", "can_fua", "can_multi_conn"):
+        assert export[feature], feature
+    assert export["can_trim"]
+    assert export["can_zero"]
+    assert not export["is_read_only"]
+    sizes = [export[f"block_size_{which}"] for which in ("minimum", "preferred", "maximum")]
+    assert sizes == [1, 4096, 32 << 20]
+
+
+def test_nbdinfo_lists_the_export(host: HostDaemon) -> None:
+    listed = json.loads(run("libnbd-bin", "nbdinfo", "--list", "--json", host.nbd_uri))
+    assert [export["export-name"] for export in listed["exports"]] == ["swap0"]
+
+
+@pytest.mark.parametrize("options", [["--connections=1", "--requests=1"], ["--connections=4"]])
+def test_nbdcopy_copies_both_ways(host: HostDaemon, tmp_path: Path, options: list[str]) -> None:
+    image = make_image(tmp_path / "image", seed=1)
+    back = tmp_path / "back"
+    run("libnbd-bin", "nbdcopy", *options, str(image), host.nbd_uri)
+    run("libnbd-bin", "nbdcopy", *options, host.nbd_uri, str(back))
+    assert back.read_bytes() == image.read_bytes()
+    assert_pages_travelled(host)
+
+
+def test_nbdsh_commands_and_errors(host: HostDaemon) -> None:
+    script = """
+import errno
+h.set_strict_mode(0)
+data = bytes(range(256)) * 1024
+h.pwrite(data, 12345)
+assert h.pread(len(data), 12345) == data
+h.zero(5000, 20000)
+assert h.pread(5000, 20000) == bytes(5000)
+assert h.pread(100, 25000) == data[25000 - 12345:25100 - 12345]
+h.trim(65536, 65536)
+assert h.pread(65536, 65536) == bytes(65536)
+h.zero(4096, 0, nbd.CMD_FLAG_FAST_ZERO | nbd.CMD_FLAG_NO_HOLE)
+h.pwrite(b"x", 0, nbd.CMD_FLAG_FUA)
+h.flush()
+h.cache(4096, 0)
+big = bytes(range(1, 252)) * 134_000
+h.pwrite(big[:32 << 20], 1000)
+assert h.pread(32 << 20, 1000) == big[:32 << 20]
+
+def refused(expected, call, *args):
+    try:
+        call(*args)
+    except nbd.Error as error:
+        assert error.errnum == expected, error
+    else:
+        raise AssertionError((call, args))
+
+size = h.get_size()
+refused(errno.EINVAL, h.pread, 1, size)
+refused(errno.EINVAL, h.pread, 0, 0)
+refused(errno.EINVAL, h.pread, 1 << 25 | 1, 0)
+refused(errno.ENOSPC, h.pwrite, b"xy", size - 1)
+refused(errno.ENOSPC, h.zero, 2, size - 1)
+refused(errno.EINVAL, h.trim, 2, size - 1)
+refused(errno.EINVAL, h.trim, 4096, 0, nbd.CMD_FLAG_REQ_ONE)
+assert h.pread(1, 0) == b"x"
+h.shutdown()
+"""
+    run("python3-libnbd", "nbdsh", "-u", host.nbd_uri, "-c", script)
+
+
+def test_qemu_io_patterns(host: HostDaemon) -> None:
+    commands = [
+        "write -P 0x5a 1234 70000",
+        "read -P 0x5a 1234 70000",
+        "write -z 5000 1000",
+        "read -P 0 5000 1000",
+        "read -P 0x5a 6000 65000",
+        "aio_write -P 0x11 1M 2M",
+        "aio_write -P 0x22 4M 512",
+        "aio_flush",
+        "read -P 0x11 1M 2M",
+        "read -P 0x22 4M 512",
+        "discard 1M 1M",
+        "read -P 0x11 2M 1M",
+        "flush",
+    ]
+    words = [word for command in commands for word in ("-c", command)]
+    output = run("qemu-utils", "qemu-io", "-f", "raw", *words, host.nbd_uri)
+    assert "failed" not in output, output
+
+
+def test_qemu_img_converts_both_ways(host: HostDaemon, tmp_path: Path) -> None:
+    image = str(make_image(tmp_path / "image", seed=2))
+    back = str(tmp_path / "back.qcow2")
+    to_device = ["qemu-img", "convert", "-n", "-f", "raw", "-O", "raw", image, host.nbd_uri]
+    run("qemu-utils", *to_device)
+    run("qemu-utils", "qemu-img", "compare", "-f", "raw", "-F", "raw", image, host.nbd_uri)
+    run("qemu-utils", "qemu-img", "convert", "-f", "raw", "-O", "qcow2", host.nbd_uri, back)
+    run("qemu-utils", "qemu-img", "compare", "-f", "raw", "-F", "qcow2", image, back)
+    assert_pages_travelled(host)
+
+
+@pytest.mark.parametrize("block", ["4k", "512-128k"])
+def test_fio_verifies_what_it_wrote(host: HostDaemon, tmp_path: Path, block: str) -> None:
+    if "nbd" not in run("fio", "fio", "--enghelp"):
+        pytest.skip("needs fio with the nbd engine: package fio")
+    minimum = block.split("-", maxsplit=1)[0]
+    run(
+        "fio",
+        "fio",
+        "--name=verify",
+        "--ioengine=nbd",
+        f"--uri={host.nbd_uri}",
+        "--rw=randrw",
+        f"--bsrange={block}" if "-" in block else f"--bs={block}",
+        f"--blockalign={minimum}",
+        "--size=48m",
+        "--iodepth=32",
+        "--verify=crc32c",
+        "--verify_fatal=1",
+        "--randseed=7",
+        "--buffer_compress_percentage=40",
+        f"--aux-path={tmp_path}",
+    )
+    assert_pages_travelled(host)
