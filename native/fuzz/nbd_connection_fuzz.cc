@@ -1,5 +1,9 @@
-// A whole connection on any bytes: it must take them, answer in whole replies and end, with nothing
-// left behind, whatever the tier says. The first byte of the input chooses what the tier does.
+// A whole connection on any stream: it must take it, answer, and end with nothing left behind,
+// whatever the tier says.
+//
+// Input: a byte that chooses what the tier does, then records of 8 bytes. A record is a request in
+// short form, so that most of them get past the parser (which has a target of its own), or, one
+// time in eight, raw bytes that put the stream out of step.
 #include <poll.h>
 #include <sys/socket.h>
 #include <unistd.h>
@@ -8,6 +12,7 @@
 #include <cstdint>
 #include <cstdlib>
 #include <thread>
+#include <vector>
 
 #include "nbd/connection.h"
 #include "tests/nbd_fake_tier.h"
@@ -16,8 +21,8 @@ namespace farswap::nbd {
 namespace {
 
 constexpr std::uint64_t kSlots = 64;
-// Enough for several requests with payload; more input would only repeat them.
-constexpr std::size_t kInputBytesMax = 64 << 10;
+constexpr std::size_t kRecordBytes = 8;
+constexpr std::size_t kInputBytesMax = 1 + 64 * kRecordBytes;
 
 void ArrangeTier(FakeTier* tier, unsigned choice) {
   if (choice & 1) tier->SetRemote(3, 20);
@@ -25,6 +30,30 @@ void ArrangeTier(FakeTier* tier, unsigned choice) {
   if (choice & 4) tier->FailStores(7, tier::IoStatus::kNoSpace);
   if (choice & 8) tier->RaceStores(2);
   if (choice & 16) tier->FetchInline(true);
+}
+
+unsigned Byte(std::byte byte) { return std::to_integer<unsigned>(byte); }
+
+/// The bytes of a record: command and flags, offset and length in steps of 32 bytes, and how much
+/// of a WRITE's payload follows.
+void AppendRecord(std::span<const std::byte> record, std::vector<std::byte>* stream) {
+  const unsigned kind = Byte(record[0]);
+  if (kind % 8 == 7) {
+    stream->insert(stream->end(), record.begin() + 1, record.end());
+    return;
+  }
+  const unsigned command = kind % 8;
+  const unsigned flags = Byte(record[1]) % 4 == 0 ? Byte(record[1]) / 4 : 0;
+  const unsigned offset = (Byte(record[2]) << 8 | Byte(record[3])) * 32;
+  const unsigned length = (Byte(record[4]) << 8 | Byte(record[5])) * 32 + Byte(record[6]) % 2;
+  std::array<std::byte, kRequestBytes> header{};
+  StoreBigEndian(header.data(), kRequestMagic);
+  StoreBigEndian(header.data() + 4, flags << 16 | command);
+  StoreBigEndian(header.data() + 20, offset);
+  StoreBigEndian(header.data() + 24, length);
+  stream->insert(stream->end(), header.begin(), header.end());
+  const bool cut_off = Byte(record[7]) == 255;
+  if (command == 1) stream->resize(stream->size() + (cut_off ? length / 2 : length), record[6]);
 }
 
 /// Sends the stream and receives all answers, both at once, until the server hangs up.
@@ -52,7 +81,12 @@ void Talk(int socket, std::span<const std::byte> stream) {
 void FuzzConnection(std::span<const std::byte> input) {
   if (input.empty() || input.size() > kInputBytesMax) return;
   FakeTier tier(kSlots);
-  ArrangeTier(&tier, std::to_integer<unsigned>(input[0]));
+  ArrangeTier(&tier, Byte(input[0]));
+  std::vector<std::byte> stream;
+  for (auto rest = input.subspan(1); rest.size() >= kRecordBytes;
+       rest = rest.subspan(kRecordBytes)) {
+    AppendRecord(rest.first(kRecordBytes), &stream);
+  }
   int ends[2];
   if (socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0, ends) != 0) std::abort();
   auto created = Connection::Create(&tier, kSlots * tier::kPageBytes, ends[1], {});
@@ -61,7 +95,7 @@ void FuzzConnection(std::span<const std::byte> input) {
     created.value()->Run();
     created.value().reset();
   });
-  Talk(ends[0], input.subspan(1));
+  Talk(ends[0], stream);
   close(ends[0]);
   serving.join();
 }
