@@ -1,0 +1,70 @@
+"""server.toml: what farswap-server accepts, refuses, and fills in."""
+
+from pathlib import Path
+
+import pytest
+from farswap.common.errors import ConfigError
+from farswap.server import config as server_config
+
+GOOD = """
+[server]
+listen = "127.0.0.1:7070"
+advertise = "127.0.0.1:7070"
+[store]
+path = "/var/lib/farswap"
+capacity = "8GiB"
+block_cache = "1GiB"
+[admin]
+listen = "127.0.0.1:7071"
+"""
+
+
+@pytest.fixture
+def path(tmp_path: Path) -> Path:
+    path = tmp_path / "server.toml"
+    path.write_text(GOOD)
+    return path
+
+
+def test_the_documented_file_is_good(path: Path) -> None:
+    config = server_config.load(path)
+    assert config.server.listen.port == 7070
+    assert config.store.capacity == 8 << 30
+    assert config.log.format == "text"
+
+
+def test_what_is_left_out_has_a_default(path: Path) -> None:
+    path.write_text('[server]\nlisten = "10.0.0.1:7070"\n[store]\npath = "/s"\ncapacity = "8GiB"\n')
+    config = server_config.load(path)
+    assert config.server.advertise is None
+    assert config.store.block_cache == 1 << 30
+    assert str(config.admin.listen) == "127.0.0.1:7071"
+
+
+@pytest.mark.parametrize(
+    ("override", "message"),
+    [
+        ("server.listen=unix:/run/x.sock", "server.listen: unix:/run/x.sock is a unix socket"),
+        ("server.advertise=unix:/x", "server.advertise: unix:/x is a unix socket"),
+        ("admin.listen=127.0.0.1:7070", "admin.listen: 127.0.0.1:7070 is where pages are served"),
+        ("store.path=relative", 'store.path: "relative" is not absolute'),
+        ("store.capacity=1MiB", "store.capacity: 1MiB is less than 2MiB"),
+        ("store.block_cache=1KiB", "store.block_cache: 1KiB is less than 1MiB"),
+        ("store.capacty=1GiB", "store.capacty: unknown key; did you mean capacity?"),
+    ],
+)
+def test_a_bad_value_is_named_with_its_key(path: Path, override: str, message: str) -> None:
+    with pytest.raises(ConfigError) as caught:
+        server_config.load(path, [override])
+    assert f"--set: {message}" in str(caught.value)
+
+
+def test_all_problems_are_told_at_once(path: Path) -> None:
+    with pytest.raises(ConfigError) as caught:
+        server_config.load(path, ["store.capacity=0B", "store.path=x"])
+    assert len(caught.value.problems) == 2
+
+
+def test_port_0_may_be_asked_for_twice(path: Path) -> None:
+    config = server_config.load(path, ["server.listen=127.0.0.1:0", "admin.listen=127.0.0.1:0"])
+    assert config.admin.listen == config.server.listen
