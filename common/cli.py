@@ -85,19 +85,21 @@ def run(program: str, command: click.Command, args: list[str] | None = None) -> 
     os.environ.setdefault("GRPC_VERBOSITY", "NONE")
     try:
         command.main(args=args, prog_name=program, standalone_mode=False)
+        sys.stdout.flush()
     except click.exceptions.Exit as end:
         sys.exit(end.exit_code)
     except click.exceptions.NoArgsIsHelpError as help_wanted:
         print(help_wanted.format_message(), file=sys.stderr)
         sys.exit(2)
-    except click.UsageError as error:
-        say_error(program, error.format_message())
-        sys.exit(error.exit_code)
     except click.ClickException as error:
         say_error(program, error.format_message())
         sys.exit(error.exit_code)
     except (click.Abort, KeyboardInterrupt):
         say_error(program, "interrupted")
+        sys.exit(EXIT_FAILED)
+    except BrokenPipeError:
+        # Who read our output has enough; what is left goes nowhere, also at the interpreter's end.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(EXIT_FAILED)
     except ConfigError as error:
         for problem in error.problems:

@@ -200,7 +200,7 @@ class HostDaemon(Daemon):
         return f"nbd+unix:///{self.export}?socket={self.nbd_path}"
 
     def _nbd(self) -> list[str]:
-        return self.ready["nbd"].split(",")
+        return [address for address in self.ready["nbd"].split(",") if address]
 
     def keep_addresses(self) -> None:
         self.sections["nbd"]["listen"] = self._nbd()

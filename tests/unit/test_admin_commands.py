@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import json
+import signal
+import subprocess
+import sys
 import threading
 from concurrent.futures import Future
 from typing import TYPE_CHECKING
@@ -34,6 +37,8 @@ class Host(host_admin_pb2_grpc.HostAdminServicer):
     def __init__(self) -> None:
         self.api_version = API_VERSION
         self.stopped_because = ""
+        self.endless = False
+        self.cancelled = threading.Event()
 
     async def Status(self, request, context) -> host_admin_pb2.HostStatus:  # noqa: N802
         info = Identity("farswap-host").server_info()
@@ -81,6 +86,14 @@ class Host(host_admin_pb2_grpc.HostAdminServicer):
         )
 
     async def Writeback(self, request, context) -> AsyncIterator[host_admin_pb2.WritebackProgress]:  # noqa: N802
+        if self.endless:
+            try:
+                yield host_admin_pb2.WritebackProgress(
+                    target_bytes=request.bytes, written_bytes=request.bytes // 2
+                )
+                await asyncio.Event().wait()
+            finally:
+                self.cancelled.set()
         share = 2 if self.stopped_because else 1
         for step in range(1, 11):
             yield host_admin_pb2.WritebackProgress(
@@ -152,6 +165,7 @@ def fleet(shared_fleet: Fleet, monkeypatch: pytest.MonkeyPatch) -> Fleet:
     monkeypatch.setenv("FARSWAP_SERVER", shared_fleet.server_address)
     shared_fleet.host.api_version = API_VERSION
     shared_fleet.host.stopped_because = ""
+    shared_fleet.host.endless = False
     return shared_fleet
 
 
@@ -240,6 +254,24 @@ class TestWriteback:
         assert code == 1
         assert out.startswith("wrote back 5.0 MiB")
         assert err.splitlines()[-1] == "farswapctl: short of the target: servers are full"
+
+    def test_ctrl_c_ends_the_job_and_tells_what_has_moved(self, fleet: Fleet) -> None:
+        fleet.host.endless = True
+        program = [sys.executable, "-m", "farswap.admin.main", "--host", fleet.host_address]
+        with subprocess.Popen(
+            [*program, "tier", "writeback", "--bytes", "10MiB"],
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        ) as process:
+            assert process.stderr is not None
+            assert process.stderr.readline() == "writeback: 5.0 MiB of 10.0 MiB\n"
+            process.send_signal(signal.SIGINT)
+            out, err = process.communicate(timeout=20)
+        assert process.returncode == 1
+        assert out.startswith("wrote back 5.0 MiB")
+        assert err == "farswapctl: short of the target: interrupted\n"
+        assert fleet.host.cancelled.wait(20)
 
     def test_plain_numbers_are_bytes(self, fleet: Fleet, capfd: pytest.CaptureFixture[str]) -> None:
         _, out, _ = run(capfd, "tier", "writeback", "--bytes", "40960", "-o", "json")
