@@ -1,0 +1,65 @@
+"""The running kernel swaps on farswap by loop over FUSE, and every page comes back as it left."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import pytest
+from bench.local_cluster import LocalCluster
+from daemons import require_native
+from system.real_swap import (
+    MemoryCgroup,
+    PageVerifier,
+    SwapOnLoop,
+    missing_requirement,
+    swap_areas,
+)
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+
+MIB = 1 << 20
+MISSING = missing_requirement()
+pytestmark = [
+    pytest.mark.root,
+    pytest.mark.kernel,
+    pytest.mark.skipif(MISSING is not None, reason=str(MISSING)),
+]
+
+
+@pytest.fixture
+def cluster() -> Iterator[LocalCluster]:
+    """A device of which the pool holds a small part, so that most pages go to the server."""
+    require_native()
+    with LocalCluster(device_bytes=512 * MIB, pool_bytes=16 * MIB) as running:
+        yield running
+
+
+def test_pages_survive_swap_through_a_memory_server(cluster: LocalCluster, tmp_path: Path) -> None:
+    verifier = PageVerifier.build(tmp_path)
+    with SwapOnLoop(cluster.host.nbd_uri) as swap, MemoryCgroup(64 * MIB) as cgroup:
+        result = verifier.run(mib=192, cgroup=cgroup.path)
+    assert swap.device not in swap_areas()
+    assert result.wrong_pages == 0
+    counted = cluster.counters()
+    assert counted["writeback_acked"] >= result.pages // 2
+    assert counted["loads_remote"] >= result.pages // 2
+    assert counted["reject_no_space"] == 0
+    assert counted["fail_checksum"] == 0
+
+
+def test_two_programs_in_two_cgroups_swap_at_once(cluster: LocalCluster, tmp_path: Path) -> None:
+    verifier = PageVerifier.build(tmp_path)
+    with (
+        SwapOnLoop(cluster.host.nbd_uri),
+        MemoryCgroup(32 * MIB) as first,
+        MemoryCgroup(32 * MIB) as second,
+    ):
+        running = [
+            verifier.start(mib=96, cgroup=cgroup.path, seed=seed)
+            for seed, cgroup in enumerate((first, second), 1)
+        ]
+        results = [verifier.result(process, deadline_s=100) for process in running]
+    assert [result.wrong_pages for result in results] == [0, 0]
+    assert cluster.counters()["loads_remote"] > 0
