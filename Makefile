@@ -29,7 +29,7 @@ NATIVE_SOURCES := $(shell find native proto tests/bench -type f -not -name '*.py
 PYTHON_SOURCES := $(shell find admin client_nbd common server -name '*.py' -type f 2>/dev/null)
 OUR_CPP := $(shell find native tests -name '*.cc' -o -name '*.h' -o -name '*.c' | sort)
 
-TYPE_release := Release
+TYPE_release := RelWithDebInfo
 TYPE_debug := Debug
 SANITIZER_asan := address
 SANITIZER_tsan := thread
