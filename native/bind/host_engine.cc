@@ -50,7 +50,7 @@ class HostEngine {
   }
 
   nb::bytes Incarnation() const {
-    return {engine_->incarnation().data(), engine_->incarnation().size()};
+    return nb::bytes(engine_->incarnation().data(), engine_->incarnation().size());
   }
 
   std::uint64_t Serve(int fd, const nb::bytes& initial, std::string peer) {
