@@ -95,7 +95,7 @@ def rows(tier: pb.TierStatus) -> list[output.Row]:
     """What `status` shows of it too."""
     in_pool = tier.pages_local + tier.pages_writing
     uncompressed = in_pool * _PAGE_BYTES
-    ratio = f"{uncompressed / tier.pool_used_bytes:.2f}" if tier.pool_used_bytes else "-"
+    ratio = f", {uncompressed / tier.pool_used_bytes:.2f} to 1" if tier.pool_used_bytes else ""
     pool = (
         f"{output.size(tier.pool_used_bytes)} of {output.size(tier.pool_limit_bytes)} "
         f"({output.share(tier.pool_used_bytes, tier.pool_limit_bytes)}), "
@@ -103,7 +103,7 @@ def rows(tier: pb.TierStatus) -> list[output.Row]:
     )
     return [
         ("pool", pool),
-        ("compression", f"{tier.compressor}, {ratio} to 1"),
+        ("compression", f"{tier.compressor}{ratio}"),
         ("pages", f"{tier.pages_stored} ({output.size(tier.pages_stored * _PAGE_BYTES)})"),
         ("  in pool", f"{in_pool}, of these {tier.pages_raw} do not compress"),
         ("  on servers", str(tier.pages_remote)),
