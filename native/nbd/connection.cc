@@ -4,6 +4,7 @@
 #include <poll.h>
 #include <sys/mman.h>
 #include <sys/socket.h>
+#include <time.h>
 #include <unistd.h>
 
 #include <algorithm>
@@ -43,6 +44,13 @@ WireError ErrorOf(IoStatus status) {
 /// Pages that a range touches.
 std::size_t PageCount(const Request& request) {
   return (request.offset % kPageBytes + request.length + kPageBytes - 1) / kPageBytes;
+}
+
+/// As cheap as a few loads, and as coarse as the kernel's tick.
+std::chrono::nanoseconds CoarseNow() {
+  timespec now;
+  clock_gettime(CLOCK_MONOTONIC_COARSE, &now);
+  return std::chrono::seconds(now.tv_sec) + std::chrono::nanoseconds(now.tv_nsec);
 }
 
 /// Memory of one READ that is larger than the reply buffer. There is at most one a connection.
@@ -113,6 +121,7 @@ bool Connection::Receive() {
     if (got < 0 && errno == EINTR) continue;
     if (got <= 0) return false;
     received_end_ += static_cast<std::size_t>(got);
+    batch_started_ = CoarseNow();
     return true;
   }
 }
@@ -134,6 +143,11 @@ bool Connection::WaitReadable() {
 
 bool Connection::FlushReplies() {
   return reply_end_ == 0 || replies_->Send({reply_, std::exchange(reply_end_, 0)});
+}
+
+bool Connection::FlushLateReplies() {
+  if (reply_end_ == 0 || CoarseNow() - batch_started_ < kBatchTimeMax) return true;
+  return FlushReplies();
 }
 
 bool Connection::Reply(WireError error, std::uint64_t cookie) {
@@ -170,7 +184,7 @@ bool Connection::HandleReceived() {
         open = Reply(step.refusal->error, step.request.cookie);
         break;
     }
-    if (!open) return false;
+    if (!open || !FlushLateReplies()) return false;
   }
 }
 

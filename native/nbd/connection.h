@@ -13,6 +13,7 @@
 #pragma once
 
 #include <atomic>
+#include <chrono>
 #include <cstddef>
 #include <cstdint>
 #include <memory>
@@ -33,6 +34,9 @@ class Connection {
   static constexpr std::size_t kReceiveBytes = std::size_t{1} << 20;
   /// Replies sent at once, at most: a READ of 1 MiB fits.
   static constexpr std::size_t kReplyBytes = (std::size_t{1} << 20) + 4096;
+  /// After a batch has taken this long its replies are sent one by one: it is waiting for room in
+  /// the pool, which may take seconds, and those already served must not wait with it.
+  static constexpr std::chrono::milliseconds kBatchTimeMax{4};
 
   /// Owns the socket, which is a stream whose handshake is done, also when it fails. `initial` is
   /// what the client has sent behind its handshake.
@@ -63,6 +67,7 @@ class Connection {
   bool Receive();
   bool WaitReadable();
   bool FlushReplies();
+  bool FlushLateReplies();
   bool Reply(WireError error, std::uint64_t cookie);
 
   bool Read(const Request& request);
@@ -86,6 +91,7 @@ class Connection {
   std::size_t received_end_ = 0;
   std::byte* reply_ = nullptr;  // [0, reply_end_) is to be sent
   std::size_t reply_end_ = 0;
+  std::chrono::nanoseconds batch_started_{0};
   tier::IoStatus write_status_ = tier::IoStatus::kOk;  // of the WRITE whose payload comes in
 
   std::atomic<std::uint64_t> requests_{0};

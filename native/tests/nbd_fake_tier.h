@@ -61,6 +61,12 @@ class FakeTier final : public tier::Tier {
     const std::lock_guard lock(mutex_);
     pages_[slot].store_status = status;
   }
+  /// While held, stores of this slot wait, as they do for room in the pool.
+  void HoldStores(tier::SlotIndex slot, bool hold) {
+    const std::lock_guard lock(mutex_);
+    pages_[slot].store_held = hold;
+    changed_.notify_all();
+  }
   /// The next `count` StoreIf() find that another writer (which changes the page's last byte) was
   /// faster.
   void RaceStores(int count) {
@@ -88,7 +94,8 @@ class FakeTier final : public tier::Tier {
   // --- Tier
 
   tier::IoStatus Store(tier::SlotIndex slot, const std::byte* page) override {
-    const std::lock_guard lock(mutex_);
+    std::unique_lock lock(mutex_);
+    changed_.wait(lock, [&] { return !pages_[slot].store_held; });
     return StoreLocked(slot, page);
   }
   tier::IoStatus StoreIf(tier::SlotIndex slot, const std::byte* page,
@@ -151,6 +158,7 @@ class FakeTier final : public tier::Tier {
     tier::Version version = 0;
     bool remote = false;
     bool fails = false;
+    bool store_held = false;
     tier::IoStatus store_status = tier::IoStatus::kOk;
   };
 
