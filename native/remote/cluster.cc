@@ -7,6 +7,7 @@
 #include <set>
 #include <utility>
 
+#include "remote/completion_thread.h"
 #include "remote/completions.h"
 #include "remote/put_part.h"
 #include "remote/session.h"
@@ -52,7 +53,7 @@ class Cluster::State {
  public:
   explicit State(const ClusterConfig& config) : map(config.slots, config.servers.size(), Seed()) {
     for (const std::string& address : config.servers) {
-      sessions.push_back(std::make_unique<Session>(SessionConfig{
+      const SessionConfig session{
           .address = address,
           .number = sessions.size(),
           .host_id = config.host_id,
@@ -61,12 +62,14 @@ class Cluster::State {
           .slots = config.slots,
           .fetch_wait = config.fetch_wait,
           .put_wait = config.put_wait,
-      }));
+      };
+      sessions.push_back(std::make_unique<Session>(session, &completion_thread));
     }
   }
 
   ShardMap map;
   Completions completions;
+  CompletionThread completion_thread;
   std::vector<std::unique_ptr<Session>> sessions;
 };
 

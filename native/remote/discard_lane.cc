@@ -18,7 +18,9 @@ bool DiscardLane::Add(const tier::DiscardItem& item) {
   return true;
 }
 
-void DiscardLane::Open(v1::PageStore::Stub* stub, OpenedVolume volume) {
+void DiscardLane::Open(v1::PageStore::Stub* stub, grpc::CompletionQueue* queue,
+                       OpenedVolume volume) {
+  calls_ = queue;
   stub_ = stub;
   volume_ = volume;
 }
@@ -46,12 +48,12 @@ void DiscardLane::Send() {
   request_.set_epoch(volume_.epoch);
   context_ = std::make_unique<grpc::ClientContext>();
   context_->set_deadline(std::chrono::system_clock::now() + kCallDeadline);
-  stub_->async()->Discard(context_.get(), &request_, &response_,
-                          [this](grpc::Status status) { OnCallDone(status); });
+  call_ = stub_->AsyncDiscard(context_.get(), request_, calls_);
+  call_->Finish(&response_, &status_, Tag());
 }
 
-void DiscardLane::OnCallDone(const grpc::Status& status) {
-  const int answer = status.ok() ? static_cast<int>(response_.status()) : -1;
+void DiscardLane::OnCompleted(bool) {
+  const int answer = status_.ok() ? static_cast<int>(response_.status()) : -1;
   // The observer first: once in_flight_ is zero, Detach() may return and the lane be gone.
   if (answer == v1::STREAM_STATUS_FENCED) {
     observer_->OnLaneRefused(Refusal::kFenced);
@@ -79,6 +81,7 @@ void DiscardLane::Detach() {
   std::unique_lock lock(mutex_);
   call_done_.wait(lock, [this] { return in_flight_ == 0; });
   stub_ = nullptr;
+  call_.reset();
   context_.reset();
 }
 

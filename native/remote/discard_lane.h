@@ -3,6 +3,7 @@
 #pragma once
 
 #include <grpcpp/client_context.h>
+#include <grpcpp/support/async_unary_call.h>
 
 #include <condition_variable>
 #include <cstddef>
@@ -11,12 +12,13 @@
 #include <mutex>
 
 #include "farswap/v1/page_store.grpc.pb.h"
+#include "remote/completion_thread.h"
 #include "remote/lane.h"
 #include "tier/remote_store.h"
 
 namespace farswap::remote {
 
-class DiscardLane {
+class DiscardLane final : private Completion {
  public:
   static constexpr std::size_t kQueuedMax = 16384;
   static constexpr std::size_t kBatchMax = 4096;  // of the protocol
@@ -30,7 +32,7 @@ class DiscardLane {
 
   // Of the session's thread.
 
-  void Open(v1::PageStore::Stub* stub, OpenedVolume volume);
+  void Open(v1::PageStore::Stub* stub, grpc::CompletionQueue* queue, OpenedVolume volume);
   /// Sends what has been gathered; returns when it wants to be called again, at the latest.
   TimePoint Service(TimePoint now);
   /// Gives up the connection. What is not confirmed waits for the next Open().
@@ -38,16 +40,19 @@ class DiscardLane {
 
  private:
   void Send();
-  void OnCallDone(const grpc::Status& status);
+  void OnCompleted(bool ok) override;
 
   LaneObserver* const observer_;
 
-  // Of the session's thread alone, and of gRPC's while a call is under way.
+  // Of the session's thread alone, and of the completion thread while a call is under way.
   v1::PageStore::Stub* stub_ = nullptr;
+  grpc::CompletionQueue* calls_ = nullptr;
   OpenedVolume volume_;
   std::unique_ptr<grpc::ClientContext> context_;
   v1::DiscardRequest request_;
   v1::DiscardResponse response_;
+  grpc::Status status_;
+  std::unique_ptr<grpc::ClientAsyncResponseReader<v1::DiscardResponse>> call_;
 
   // Guards all below.
   std::mutex mutex_;

@@ -51,20 +51,17 @@ bool FetchLane::Get(RemoteFetch* fetch) {
   return true;
 }
 
-void FetchLane::Open(v1::PageStore::Stub* stub, OpenedVolume volume) {
+void FetchLane::Open(v1::PageStore::Stub* stub, grpc::CompletionQueue* queue, OpenedVolume volume) {
   FetchStream::Owner* const owner = this;
   auto stream = std::make_unique<FetchStream>(owner);
-  stub->async()->Fetch(stream->context(), stream.get());
-  stream->Start();
-  FetchStream* ready = nullptr;
+  FetchStream* const opened = stream.get();
   {
     const std::lock_guard lock(mutex_);
     assert(!stream_ && !closed_);
     volume_ = volume;
     stream_ = std::move(stream);
-    ready = BeginSend();
   }
-  if (ready) ready->Send();
+  opened->Start(stub->PrepareAsyncFetch(opened->context(), queue));
 }
 
 TimePoint FetchLane::Service(TimePoint now) {

@@ -3,7 +3,8 @@
 // it is sent again on the next one, until it is answered or fetch_wait after Get() has passed.
 //
 // Get() sends on the caller's thread when the stream is free, else the end of the write before it
-// does: nobody waits for a turn and no thread has to be woken. Answers are given on gRPC's threads.
+// does: nobody waits for a turn and no thread has to be woken. Answers are given on the completion
+// thread.
 #pragma once
 
 #include <chrono>
@@ -31,7 +32,7 @@ class FetchLane final : private Stream<v1::FetchRequest, v1::FetchResponse>::Own
 
   // Of the session's thread.
 
-  void Open(v1::PageStore::Stub* stub, OpenedVolume volume);
+  void Open(v1::PageStore::Stub* stub, grpc::CompletionQueue* queue, OpenedVolume volume);
   /// Answers what has waited too long; returns when it wants to be called again, at the latest.
   TimePoint Service(TimePoint now);
   /// Gives up the connection; returns why it was lost. What is under way waits for the next Open().

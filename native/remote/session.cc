@@ -13,6 +13,7 @@
 
 #include "base/thread.h"
 #include "remote/backoff.h"
+#include "remote/completion_thread.h"
 #include "remote/discard_lane.h"
 #include "remote/fetch_lane.h"
 #include "remote/lane.h"
@@ -51,9 +52,9 @@ std::shared_ptr<grpc::Channel> NewChannel(const std::string& address) {
 }  // namespace
 
 // The session behind its header. Lock order: a lane's lock, then mutex_.
-class Session::Worker final : private LaneObserver {
+class Session::Worker final : private LaneObserver, private Completion {
  public:
-  explicit Worker(const SessionConfig& config);
+  Worker(const SessionConfig& config, CompletionThread* completions);
   ~Worker() { Stop(); }
 
   bool Discard(const tier::DiscardItem& item);
@@ -83,10 +84,12 @@ class Session::Worker final : private LaneObserver {
   template <typename Predicate>
   void WaitUntil(TimePoint until, Predicate done);
 
+  void OnCompleted(bool ok) override;
   void OnLaneWork() override;
   void OnLaneBroken() override;
   void OnLaneRefused(Refusal refusal) override;
 
+  CompletionThread* const completions_;
   DiscardLane discard_lane_;
 
   // Guards all below.
@@ -107,10 +110,11 @@ class Session::Worker final : private LaneObserver {
   std::thread thread_;     // last: runs on all of the above
 };
 
-Session::Worker::Worker(const SessionConfig& session_config)
+Session::Worker::Worker(const SessionConfig& session_config, CompletionThread* completions)
     : config(session_config),
       fetch_lane(config.fetch_wait, this),
       store_lane(config.put_wait, std::min(config.put_wait, kOutageWait), this),
+      completions_(completions),
       discard_lane_(this) {
   thread_ = StartThread("fs-remote-" + std::to_string(config.number), [this] { Run(); });
 }
@@ -175,9 +179,9 @@ std::string Session::Worker::ServeOneConnection() {
   if (!problem.empty()) return problem;
   connection.fetch_channel = NewChannel(config.address);
   connection.fetch_stub = v1::PageStore::NewStub(connection.fetch_channel);
-  fetch_lane.Open(connection.fetch_stub.get(), volume);
-  store_lane.Open(connection.store_stub.get(), volume);
-  discard_lane_.Open(connection.store_stub.get(), volume);
+  fetch_lane.Open(connection.fetch_stub.get(), completions_->queue(), volume);
+  store_lane.Open(connection.store_stub.get(), completions_->queue(), volume);
+  discard_lane_.Open(connection.store_stub.get(), completions_->queue(), volume);
   {
     const std::lock_guard lock(mutex_);
     epoch_ = volume.epoch;
@@ -196,19 +200,15 @@ std::string Session::Worker::OpenVolume(v1::PageStore::Stub* stub, OpenedVolume*
   request.set_incarnation(config.incarnation.data(), config.incarnation.size());
   request.set_slots(config.slots);
   v1::OpenVolumeResponse response;
+  grpc::Status outcome;
   grpc::ClientContext context;
   context.set_deadline(std::chrono::system_clock::now() + kOpenDeadline);
-  grpc::Status outcome;
   {
     const std::lock_guard lock(mutex_);
     open_done_ = false;
   }
-  stub->async()->OpenVolume(&context, &request, &response, [this, &outcome](grpc::Status status) {
-    const std::lock_guard lock(mutex_);
-    outcome = std::move(status);
-    open_done_ = true;
-    changed_.notify_all();
-  });
+  const auto call = stub->AsyncOpenVolume(&context, request, completions_->queue());
+  call->Finish(&response, &outcome, Tag());
   WaitUntil(kNever, [this] { return open_done_; });
   context.TryCancel();
   std::unique_lock lock(mutex_);
@@ -230,11 +230,6 @@ std::string Session::Worker::CheckOpened(const v1::OpenVolumeResponse& response)
 }
 
 std::string Session::Worker::Detach() {
-  {
-    const std::lock_guard lock(mutex_);
-    connected = false;
-    disconnected_at_ = Clock::now();
-  }
   const std::string fetch_problem = fetch_lane.Detach();
   const std::string store_problem = store_lane.Detach();
   discard_lane_.Detach();
@@ -248,6 +243,8 @@ std::string Session::Worker::Detach() {
 void Session::Worker::NoteDisconnected(const std::string& problem) {
   const std::lock_guard lock(mutex_);
   last_error_ = problem;
+  if (connected) disconnected_at_ = Clock::now();
+  connected = false;
 }
 
 TimePoint Session::Worker::ServiceLanes() {
@@ -269,6 +266,13 @@ void Session::Worker::WaitUntil(TimePoint until, Predicate done) {
   }
 }
 
+// OpenVolume is the only call that the session itself makes.
+void Session::Worker::OnCompleted(bool) {
+  const std::lock_guard lock(mutex_);
+  open_done_ = true;
+  changed_.notify_all();
+}
+
 void Session::Worker::OnLaneWork() {
   const std::lock_guard lock(mutex_);
   work_ = true;
@@ -288,7 +292,8 @@ void Session::Worker::OnLaneRefused(Refusal refusal) {
   changed_.notify_all();
 }
 
-Session::Session(const SessionConfig& config) : worker_(std::make_unique<Worker>(config)) {}
+Session::Session(const SessionConfig& config, CompletionThread* completions)
+    : worker_(std::make_unique<Worker>(config, completions)) {}
 
 Session::~Session() = default;
 

@@ -2,8 +2,8 @@
 // lanes going, and connects again when the connection is lost, until it is stopped or fenced.
 //
 // Threads: one of its own ("fs-remote-N") for connecting, for the store and discard lanes, and for
-// deadlines; fetches are sent by their callers and answered on gRPC's threads. Store and Fetch have
-// a channel, so a TCP connection, each.
+// deadlines; fetches are sent by their callers and answered on the completion thread. Store and
+// Fetch have a channel, so a TCP connection, each.
 #pragma once
 
 #include <array>
@@ -18,6 +18,8 @@
 
 namespace farswap::remote {
 
+class CompletionThread;
+
 struct SessionConfig {
   std::string address;
   std::size_t number = 0;  // names the thread, seeds the jitter
@@ -31,8 +33,9 @@ struct SessionConfig {
 
 class Session {
  public:
-  explicit Session(const SessionConfig& config);  // starts
-  ~Session();                                     // Stop()
+  /// Starts. `completions` outlives the session.
+  Session(const SessionConfig& config, CompletionThread* completions);
+  ~Session();  // Stop()
 
   /// Takes the part; false, if the server is fenced off, stopped or long away: it is kUnavailable.
   bool Put(PutPart* part);

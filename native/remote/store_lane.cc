@@ -31,13 +31,12 @@ bool StoreLane::Put(PutPart* part) {
   return true;
 }
 
-void StoreLane::Open(v1::PageStore::Stub* stub, OpenedVolume volume) {
+void StoreLane::Open(v1::PageStore::Stub* stub, grpc::CompletionQueue* queue, OpenedVolume volume) {
   assert(!stream_);
   StoreStream::Owner* const owner = this;
   volume_ = volume;
   stream_ = std::make_unique<StoreStream>(owner);
-  stub->async()->Store(stream_->context(), stream_.get());
-  stream_->Start();
+  stream_->Start(stub->PrepareAsyncStore(stream_->context(), queue));
   const std::lock_guard lock(mutex_);
   refusing_ = false;
 }

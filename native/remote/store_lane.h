@@ -5,7 +5,8 @@
 // batches that other servers share.
 //
 // All work is done by the session's thread: copying a batch into its message takes longer than a
-// fetch, so neither gRPC's threads nor Put()'s caller should do it, and OnPutDone() runs there too.
+// fetch, so neither the completion thread nor Put()'s caller should do it, and OnPutDone() runs
+// there too.
 #pragma once
 
 #include <atomic>
@@ -44,7 +45,7 @@ class StoreLane final : private Stream<v1::StoreRequest, v1::StoreResponse>::Own
 
   // Of the session's thread.
 
-  void Open(v1::PageStore::Stub* stub, OpenedVolume volume);
+  void Open(v1::PageStore::Stub* stub, grpc::CompletionQueue* queue, OpenedVolume volume);
   void NoteSpace(std::uint64_t capacity_bytes, std::uint64_t used_bytes);
   /// Sends, delivers answers, ends what has waited too long; returns when it wants to be called
   /// again, at the latest.

@@ -1,28 +1,33 @@
 // One bidirectional gRPC stream, as its lane sees it: one write at a time, answers as they come,
 // and a Shutdown() after which nothing of it runs any more.
 //
-// Life: Start() → BeginWrite()/Send() from any thread, OnAnswer()/OnWritable() from gRPC's threads
-// → OnBroken() once → Shutdown(), which may also come first, and waits for gRPC to let go.
+// Life: Start() → BeginWrite()/Send() from any thread, OnAnswer()/OnWritable() from the completion
+// thread → OnBroken() once → Shutdown(), which may also come first, and waits for gRPC to let go.
 #pragma once
 
 #include <grpcpp/client_context.h>
-#include <grpcpp/support/client_callback.h>
+#include <grpcpp/support/async_stream.h>
 
 #include <condition_variable>
+#include <memory>
 #include <mutex>
 #include <string>
+#include <utility>
+
+#include "remote/completion_thread.h"
 
 namespace farswap::remote {
 
 template <typename Request, typename Response>
-class Stream final : public grpc::ClientBidiReactor<Request, Response> {
+class Stream {
  public:
-  /// The lane that the stream belongs to. Called on gRPC's threads, with no lock of the stream
-  /// held.
+  using Call = grpc::ClientAsyncReaderWriter<Request, Response>;
+
+  /// The lane that the stream belongs to. Called on the completion thread, with no lock held.
   class Owner {
    public:
     virtual void OnAnswer(const Response& answer) = 0;
-    /// A write is finished: BeginWrite() may succeed again.
+    /// BeginWrite() may succeed again.
     virtual void OnWritable() = 0;
     /// The stream is of no use any more. Must lead to Shutdown(), on another thread.
     virtual void OnBroken() = 0;
@@ -33,98 +38,125 @@ class Stream final : public grpc::ClientBidiReactor<Request, Response> {
 
   explicit Stream(Owner* owner) : owner_(owner) {}
 
-  /// What the stub's async()->Method(context(), stream) has to be called with before Start().
+  /// For the stub's PrepareAsync call.
   grpc::ClientContext* context() { return &context_; }
 
-  void Start() {
-    // Writes begin outside of gRPC's callbacks, so gRPC must not finish the stream under them.
-    this->AddHold();
-    this->StartRead(&answer_);
-    this->StartCall();
+  void Start(std::unique_ptr<Call> call) {
+    call_ = std::move(call);
+    call_->StartCall(started_.Tag());
   }
 
   /// The message to fill and Send(), or nullptr while another write is under way or the stream is
-  /// broken. Whoever gets it must send it. May be called with the lane's lock held.
+  /// not up. Whoever gets it must send it. May be called with the lane's lock held.
   Request* BeginWrite() {
     const std::lock_guard lock(mutex_);
-    if (writing_ || broken_) return nullptr;
+    if (!up_ || writing_) return nullptr;
     writing_ = true;
+    ++senders_;
     return &request_;
   }
 
   /// Never blocks on the network. Call it without locks: gRPC may do the socket write here.
-  void Send() { this->StartWrite(&request_); }
+  void Send() {
+    call_->Write(request_, written_.Tag());
+    const std::lock_guard lock(mutex_);
+    --senders_;
+    changed_.notify_all();
+  }
 
-  /// Cancels what is left and returns, with the reason, once no callback runs or will run.
+  /// Cancels what is left and returns, with the reason, once nothing runs or will run.
   std::string Shutdown() {
     context_.TryCancel();
     std::unique_lock lock(mutex_);
-    done_changed_.wait(lock, [this] { return done_; });
+    changed_.wait(lock, [this] { return finished_ && senders_ == 0; });
     return status_.error_message();
   }
 
  private:
-  void OnReadDone(bool ok) override {
+  // Tells the completions of the stream's operations from each other.
+  struct Step final : Completion {
+    using Method = void (Stream::*)(bool ok);
+    Step(Stream* step_stream, Method step_method) : stream(step_stream), method(step_method) {}
+    void OnCompleted(bool ok) override { (stream->*method)(ok); }
+    Stream* stream;
+    Method method;
+  };
+
+  void OnStarted(bool ok) {
+    if (!ok) {
+      Break();
+      return;
+    }
+    {
+      const std::lock_guard lock(mutex_);
+      up_ = true;
+    }
+    call_->Read(&answer_, read_.Tag());
+    owner_->OnWritable();
+  }
+
+  void OnRead(bool ok) {
     if (!ok) {
       Break();
       return;
     }
     owner_->OnAnswer(answer_);
-    this->StartRead(&answer_);
+    call_->Read(&answer_, read_.Tag());
   }
 
-  void OnWriteDone(bool ok) override {
+  void OnWritten(bool ok) {
+    bool finish = false;
     {
       const std::lock_guard lock(mutex_);
       writing_ = false;
+      finish = broken_;
     }
-    if (ok) {
+    if (finish) {
+      call_->Finish(&status_, finish_.Tag());
+    } else if (ok) {
       owner_->OnWritable();
     }
-    ok ? ReleaseHoldIfBroken() : Break();
+    // A write that failed is followed by a read that fails, which ends the stream.
   }
 
-  void OnDone(const grpc::Status& status) override {
-    const std::lock_guard lock(mutex_);
-    status_ = status;
-    done_ = true;
-    done_changed_.notify_all();
-  }
-
+  // No read is under way any more. Finish() must also wait for the write.
   void Break() {
-    bool first = false;
+    owner_->OnBroken();
+    bool finish = false;
     {
       const std::lock_guard lock(mutex_);
-      first = !broken_;
+      up_ = false;
       broken_ = true;
+      finish = !writing_;
     }
-    if (first) owner_->OnBroken();
-    ReleaseHoldIfBroken();
+    if (finish) call_->Finish(&status_, finish_.Tag());
   }
 
-  // Every StartWrite() is followed by OnWriteDone(), so the hold may go when none is under way.
-  void ReleaseHoldIfBroken() {
-    {
-      const std::lock_guard lock(mutex_);
-      if (!broken_ || writing_ || released_) return;
-      released_ = true;
-    }
-    this->RemoveHold();
+  void OnFinished(bool) {
+    const std::lock_guard lock(mutex_);
+    finished_ = true;
+    changed_.notify_all();
   }
 
   Owner* const owner_;
   grpc::ClientContext context_;
+  std::unique_ptr<Call> call_;
   Request request_;
   Response answer_;
+  grpc::Status status_;
+  Step started_{this, &Stream::OnStarted};
+  Step read_{this, &Stream::OnRead};
+  Step written_{this, &Stream::OnWritten};
+  Step finish_{this, &Stream::OnFinished};
 
   // Leaf lock: taken with a lane's lock held (BeginWrite), never the other way round.
   std::mutex mutex_;
-  std::condition_variable done_changed_;
-  bool writing_ = false;
+  std::condition_variable changed_;
+  bool up_ = false;       // between OnStarted() and Break()
+  bool writing_ = false;  // from BeginWrite() to OnWritten()
   bool broken_ = false;
-  bool released_ = false;
-  bool done_ = false;
-  grpc::Status status_;
+  bool finished_ = false;
+  int senders_ = 0;  // in Send(), where one may still be after OnWritten(), when the next begins
 };
 
 }  // namespace farswap::remote

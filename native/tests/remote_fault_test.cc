@@ -122,6 +122,7 @@ TEST_F(FaultTest, HungServerIsFoundOutWhileNothingIsUnderWay) {
   Connect(seconds(20), seconds(10));
   proxy_.Stall(true);
   EXPECT_TRUE(Eventually([&] { return !cluster_->Writable(); }));
+  EXPECT_FALSE(cluster_->Servers()[0].connected);
   EXPECT_NE(cluster_->Servers()[0].last_error, "");
   proxy_.Stall(false);
   EXPECT_TRUE(Connected(*cluster_));
