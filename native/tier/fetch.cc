@@ -12,6 +12,7 @@ namespace farswap::tier {
 
 void PageFetch::OnPage(std::size_t index, GetResult result, const PageObject& object) {
   const std::uint8_t page = origin_[index];
+  stored_unix_s_ = object.stored_unix_s;
   bool again = false;
   if (!tier_->AcceptFetched(slots[index], wanted_[index], result, object, page_outputs[page],
                             &again)) {
@@ -154,8 +155,10 @@ Tier::Explanation TierImpl::Explain(SlotIndex slot) {
     explanation.size_bytes = record.length;
   }
   std::array<std::byte, kPageBytes> page;
-  Version version;
-  explanation.verified = LoadWait(slot, page.data(), &version) == IoStatus::kOk;
+  WaitedFetch fetch(slot, page.data());
+  Fetch(&fetch);
+  explanation.verified = fetch.Wait() == IoStatus::kOk;
+  if (record.state == SlotState::kRemote) explanation.stored_unix_s = fetch.stored_unix_s_;
   if (!explanation.verified) {
     explanation.problem = record.state == SlotState::kRemote
                               ? "no memory server delivered the page intact"

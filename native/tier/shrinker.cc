@@ -68,23 +68,23 @@ Shrinker::Waiter::Waiter(Shrinker* shrinker) : shrinker_(shrinker) {
   const auto now = Clock::now();
   if (now - shrinker_->last_full_ > kShortageGap) shrinker_->full_since_ = now;
   shrinker_->last_full_ = now;
-  ++shrinker_->waiters_;
   seen_progress_ = shrinker_->progress_;
-  shrinker_->wake_wanted_.store(true);
-  shrinker_->wake_.notify_one();
-}
-
-Shrinker::Waiter::~Waiter() {
-  std::lock_guard lock(shrinker_->mutex_);
-  --shrinker_->waiters_;
 }
 
 bool Shrinker::Waiter::WaitForRoom() {
   std::unique_lock lock(shrinker_->mutex_);
+  if (shrinker_->progress_ == seen_progress_) {
+    ++shrinker_->waiting_;
+    shrinker_->wake_wanted_.store(true);
+    shrinker_->wake_.notify_one();
+  }
   while (shrinker_->progress_ == seen_progress_ && !shrinker_->stopping_) {
     const auto deadline = std::max(shrinker_->full_since_, shrinker_->last_progress_) +
                           shrinker_->tier_->config_.store_wait;
-    if (Clock::now() >= deadline) return false;
+    if (Clock::now() >= deadline) {
+      --shrinker_->waiting_;
+      return false;
+    }
     shrinker_->room_.wait_until(lock, deadline);
   }
   seen_progress_ = shrinker_->progress_;
@@ -124,7 +124,7 @@ Shrinker::Step Shrinker::ShrinkStep() {
   bool waiters;
   {
     std::lock_guard lock(mutex_);
-    waiters = waiters_ > 0;
+    waiters = waiting_ > 0;
   }
   const std::uint64_t bytes = PendingEntryBytes();
   const bool short_of_slabs = tier_->pool_->free_slabs() < reserve_slabs_;
@@ -329,6 +329,7 @@ bool Shrinker::FinishPage(const PageObject& page, PutResult result) {
 void Shrinker::ReportProgress() {
   std::lock_guard lock(mutex_);
   ++progress_;
+  waiting_ = 0;  // all are woken; who finds no room even now waits anew
   last_progress_ = Clock::now();
   room_.notify_all();
 }

@@ -42,12 +42,11 @@ class Shrinker {
   /// Wakes the thread if the pool has passed the high mark. Called after every allocation.
   void AfterAllocation();
 
-  /// A store that found no room. While one exists, the thread makes room whatever the marks say.
+  /// A store that found no room. While one waits, the thread makes room whatever the marks say.
   class Waiter {
    public:
     explicit Waiter(Shrinker* shrinker);
-    ~Waiter();
-    /// Waits until something was freed since the last call. False: nothing was for
+    /// Waits until something was freed since this was made or last returned. False: nothing was for
     /// TierConfig::store_wait, or the shrinker stops.
     bool WaitForRoom();
 
@@ -112,7 +111,7 @@ class Shrinker {
   std::condition_variable room_;
   std::array<Batch, kBatches> batches_;
   std::vector<Batch*> free_batches_;
-  std::uint64_t waiters_ = 0;
+  std::uint64_t waiting_ = 0;  // waiters that sleep and were not woken yet
   std::uint64_t progress_ = 0;
   Clock::time_point last_progress_{};
   Clock::time_point last_full_{};   // a store last found no room

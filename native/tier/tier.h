@@ -131,6 +131,7 @@ class PageFetch : private RemoteFetch {
   std::array<Version, kPagesMax> wanted_;       // of slots[i], when it was asked for
   std::array<std::uint8_t, kPagesMax> origin_;  // index in page_slots of slots[i]
   std::uint64_t again_ = 0;                     // pages that changed while they were fetched
+  std::uint32_t stored_unix_s_ = 0;             // of the page fetched last
   IoStatus status_ = IoStatus::kOk;
 };
 
