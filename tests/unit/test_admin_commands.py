@@ -30,6 +30,8 @@ from farswap.v1 import (
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Iterator
 
+    Reports = AsyncIterator[host_admin_pb2.WritebackProgress]
+
 LONG_PATH = "/srv/" + "a-rather-long-directory-name/" * 6 + "farswap"
 
 
@@ -85,7 +87,7 @@ class Host(host_admin_pb2_grpc.HostAdminServicer):
             slot=request.slot, state="remote", codec=types_pb2.CODEC_ZSTD, problem="no server"
         )
 
-    async def Writeback(self, request, context) -> AsyncIterator[host_admin_pb2.WritebackProgress]:  # noqa: N802
+    async def Writeback(self, request, context) -> Reports:  # noqa: N802
         if self.endless:
             try:
                 yield host_admin_pb2.WritebackProgress(

@@ -21,6 +21,8 @@ from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
+
+    Reports = AsyncIterator[pb.WritebackProgress]
     from pathlib import Path
 
 SERVICE = "farswap.v1.HostAdmin"
@@ -43,7 +45,7 @@ class Servicer(host_admin_pb2_grpc.HostAdminServicer):
     async def ExplainSlot(self, request, context) -> pb.SlotExplanation:  # noqa: N802
         raise self.error
 
-    async def Writeback(self, request, context) -> AsyncIterator[pb.WritebackProgress]:  # noqa: N802
+    async def Writeback(self, request, context) -> Reports:  # noqa: N802
         try:
             yield pb.WritebackProgress(written_bytes=1)
             if request.bytes == 1:
