@@ -124,8 +124,7 @@ grpc::Status PageService::Serve(grpc::ServerContext* context,
       break;
     }
   }
-  RemoveStream(context);
-  return grpc::Status::OK;
+  return EndStream(context);
 }
 
 StreamStatus PageService::AnswerStore(const v1::StoreRequest& request,
@@ -179,9 +178,11 @@ bool PageService::AddStream(grpc::ServerContext* context) {
   return true;
 }
 
-void PageService::RemoveStream(grpc::ServerContext* context) {
+grpc::Status PageService::EndStream(grpc::ServerContext* context) {
   std::lock_guard lock(streams_mutex_);
   streams_.erase(context);
+  return stopping_ ? grpc::Status(grpc::StatusCode::UNAVAILABLE, "the server is stopping")
+                   : grpc::Status::OK;
 }
 
 bool PageService::SetPhase(grpc::ServerContext* context, Phase phase) {

@@ -46,7 +46,8 @@ class PageService final : public v1::PageStore::Service {
 
   enum class Phase { kIdle, kBusy };
   bool AddStream(grpc::ServerContext* context);
-  void RemoveStream(grpc::ServerContext* context);
+  /// The status that the stream ends with.
+  grpc::Status EndStream(grpc::ServerContext* context);
   /// False when the server is stopping: the request is not to be served.
   bool SetPhase(grpc::ServerContext* context, Phase phase);
 

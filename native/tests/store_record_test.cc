@@ -65,7 +65,7 @@ TEST(Record, PagesAreValidOnlyWithTheirOwnSlotCodecLengthAndChecksum) {
 
 TEST(Record, RawPagesAreWholeAndNoPageIsLongerOrEmpty) {
   const auto raw = static_cast<std::uint32_t>(tier::Codec::kRaw);
-  for (const std::size_t length : {0, 1, 4095, 4096, 4097}) {
+  for (const std::size_t length : {0u, 1u, 4095u, 4096u, 4097u}) {
     const std::string bytes = PageBytes(3, 1, length);
     PageRecord page = MakePage(3, 1, bytes);
     EXPECT_EQ(IsValidPage(page), length >= 1 && length <= 4096) << length;
