@@ -1,7 +1,7 @@
 farswap_test(remote_test
   SOURCES remote_chaos_proxy.cc remote_cluster_test.cc remote_fake_store.cc remote_fault_test.cc
-          remote_shard_map_test.cc
-  LIBRARIES farswap_remote farswap_proto)
+          remote_page_server_test.cc remote_shard_map_test.cc
+  LIBRARIES farswap_remote farswap_store farswap_proto)
 
 # Not a test: prints the latency of fetches beside that of a raw ping-pong.
 add_executable(remote_latency_bench ${CMAKE_CURRENT_LIST_DIR}/remote_fake_store.cc

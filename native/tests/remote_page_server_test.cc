@@ -1,0 +1,163 @@
+// Cluster against the real page server over RocksDB, whose pages outlive it.
+#include <gtest/gtest.h>
+
+#include <chrono>
+#include <cstdlib>
+#include <filesystem>
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "remote/cluster.h"
+#include "remote_borrowers.h"
+#include "store/page_server.h"
+
+namespace farswap::remote {
+namespace {
+
+using tier::GetResult;
+using tier::kShardSlots;
+using tier::PutResult;
+
+class RemotePageServerTest : public ::testing::Test {
+ protected:
+  void SetUp() override {
+    std::string pattern = ::testing::TempDir() + "farswap-remote-XXXXXX";
+    ASSERT_NE(mkdtemp(pattern.data()), nullptr);
+    directory_ = pattern;
+    StartServer(std::uint64_t{64} << 20);
+  }
+
+  void TearDown() override {
+    server_.reset();
+    std::filesystem::remove_all(directory_);
+  }
+
+  void StartServer(std::uint64_t capacity_bytes) {
+    auto created = store::PageServer::Create({.listen = "127.0.0.1:" + std::to_string(port_),
+                                              .path = directory_ + "/pages",
+                                              .capacity_bytes = capacity_bytes,
+                                              .block_cache_bytes = 8 << 20});
+    ASSERT_TRUE(created.ok()) << created.error().message;
+    server_ = std::move(created.value());
+    port_ = server_->port();
+  }
+
+  void StopServer() { server_.reset(); }
+
+  std::unique_ptr<Cluster> Connect(std::byte incarnation = std::byte{1}) {
+    ClusterConfig config = TestConfig({"127.0.0.1:" + std::to_string(port_)});
+    config.incarnation[0] = incarnation;
+    auto cluster = NewCluster(config);
+    EXPECT_TRUE(Connected(*cluster));
+    return cluster;
+  }
+
+  static void Fill(Cluster& cluster, tier::SlotIndex slots, tier::Version version) {
+    for (tier::SlotIndex first = 0; first < slots; first += TestBatch::kPagesMax) {
+      TestBatch batch;
+      for (tier::SlotIndex i = 0; i < TestBatch::kPagesMax; ++i) batch.Add(first + i, version);
+      Put(cluster, batch);
+      ASSERT_TRUE(batch.done.Wait());
+      for (const PutResult result : batch.results) ASSERT_EQ(result, PutResult::kAcked);
+    }
+  }
+
+  static std::vector<std::unique_ptr<TestFetch>> FetchAll(Cluster& cluster, tier::SlotIndex slots) {
+    std::vector<std::unique_ptr<TestFetch>> fetches;
+    for (tier::SlotIndex first = 0; first < slots; first += TestFetch::kSlotsMax) {
+      fetches.push_back(std::make_unique<TestFetch>());
+      for (tier::SlotIndex i = 0; i < TestFetch::kSlotsMax; ++i) fetches.back()->Add(first + i);
+      Get(cluster, *fetches.back());
+    }
+    return fetches;
+  }
+
+  std::string directory_;
+  int port_ = 0;
+  std::unique_ptr<store::PageServer> server_;
+};
+
+TEST_F(RemotePageServerTest, PagesOutliveTheServer) {
+  const auto cluster = Connect();
+  Fill(*cluster, 8192, 3);
+  StopServer();
+  const auto fetches = FetchAll(*cluster, 8192);
+  StartServer(std::uint64_t{64} << 20);
+  for (const auto& fetch : fetches) {
+    ASSERT_TRUE(fetch->done.Wait());
+    for (std::size_t i = 0; i < fetch->count; ++i) ASSERT_TRUE(fetch->Holds(i, 3));
+  }
+  const Cluster::ServerInfo info = cluster->Servers()[0];
+  EXPECT_EQ(info.epoch, 2u);
+  EXPECT_EQ(info.shards, 2u);
+  EXPECT_EQ(info.capacity_bytes, std::uint64_t{64} << 20);
+  EXPECT_GT(info.used_bytes, 0u);
+}
+
+TEST_F(RemotePageServerTest, OlderVersionIsSupersededAndDiscardIsVersioned) {
+  const auto cluster = Connect();
+  ASSERT_EQ(PutOne(*cluster, 1, 5), PutResult::kAcked);
+  EXPECT_EQ(PutOne(*cluster, 1, 4), PutResult::kSuperseded);
+  ASSERT_EQ(PutOne(*cluster, 2, 5), PutResult::kAcked);
+  EXPECT_TRUE(Discard(*cluster, {{.slot = 1, .version = 4}, {.slot = 2, .version = 5}}));
+  EXPECT_TRUE(Eventually([&] {
+    TestFetch fetch;
+    fetch.Add(1).Add(2);
+    Get(*cluster, fetch);
+    EXPECT_TRUE(fetch.done.Wait());
+    EXPECT_TRUE(fetch.Holds(0, 5));
+    return fetch.answered[1].result == GetResult::kNotFound;
+  }));
+}
+
+TEST_F(RemotePageServerTest, NewIncarnationFencesTheOldOneAndSeesNoneOfItsPages) {
+  const auto first = Connect();
+  ASSERT_EQ(PutOne(*first, 1, 5), PutResult::kAcked);
+  const auto second = Connect(std::byte{2});
+  EXPECT_EQ(PutOne(*first, 1, 6), PutResult::kUnavailable);
+  EXPECT_NE(first->Servers()[0].last_error.find("fenced"), std::string::npos);
+  ASSERT_EQ(PutOne(*second, 2, 1), PutResult::kAcked);
+  TestFetch fetch(1);
+  Get(*second, fetch);
+  ASSERT_TRUE(fetch.done.Wait());
+  EXPECT_EQ(fetch.answered[0].result, GetResult::kNotFound);
+}
+
+TEST_F(RemotePageServerTest, FullServerSaysSo) {
+  StopServer();
+  StartServer(std::uint64_t{1} << 20);
+  const auto cluster = Connect();
+  PutResult result = PutResult::kAcked;
+  for (tier::SlotIndex first = 0; first < 16 * 256 && result == PutResult::kAcked; first += 256) {
+    TestBatch batch;
+    for (tier::SlotIndex i = 0; i < TestBatch::kPagesMax; ++i) batch.Add(first + i, 1);
+    Put(*cluster, batch);
+    ASSERT_TRUE(batch.done.Wait());
+    result = batch.results[255];
+  }
+  EXPECT_EQ(result, PutResult::kServerFull);
+  EXPECT_FALSE(cluster->Writable());
+}
+
+TEST_F(RemotePageServerTest, FetchesPassABacklogOfStores) {
+  const auto cluster = Connect();
+  Fill(*cluster, 1024, 1);
+  std::vector<std::unique_ptr<TestBatch>> batches;
+  for (tier::SlotIndex first = 0; first < 64 * 256; first += 256) {
+    batches.push_back(std::make_unique<TestBatch>());
+    for (tier::SlotIndex i = 0; i < 256; ++i) batches.back()->Add(first + i, 2);
+    Put(*cluster, *batches.back());
+  }
+  const auto fetches = FetchAll(*cluster, 1024);
+  for (const auto& fetch : fetches) {
+    ASSERT_TRUE(fetch->done.Wait());
+    for (std::size_t i = 0; i < fetch->count; ++i) {
+      EXPECT_TRUE(fetch->Holds(i, 1) || fetch->Holds(i, 2));
+    }
+  }
+  for (const auto& batch : batches) ASSERT_TRUE(batch->done.Wait());
+}
+
+}  // namespace
+}  // namespace farswap::remote
