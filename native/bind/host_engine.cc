@@ -184,7 +184,8 @@ void BindHostEngine(nb::module_& m) {
            "Ends a connection; False if there is none of this id.")
       .def("wait_connection", &HostEngine::WaitConnection, NoGil(), "id"_a, "timeout_ms"_a,
            "Waits until a connection has ended; False at the timeout.")
-      .def("stats", &HostEngine::Stats, "Gauges and counters of the tier by name.")
+      .def("stats", &HostEngine::Stats, nb::sig("def stats(self) -> dict[str, int]"),
+           "Gauges and counters of the tier by name.")
       .def("servers", &HostEngine::Servers, NoGil(), "The memory servers as seen from here.")
       .def("explain", &HostEngine::Explain, "slot"_a,
            "Where a slot's page is; reads it, also from a server, to verify it. IndexError.")

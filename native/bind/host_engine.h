@@ -1,3 +1,4 @@
+// HostEngine for Python: the host's data path.
 #pragma once
 
 #include <nanobind/nanobind.h>

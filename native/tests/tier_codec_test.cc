@@ -1,3 +1,4 @@
+// Pages to objects and back, and what damaged objects may do.
 #include <gtest/gtest.h>
 
 #include "tier/codec.h"

@@ -1,3 +1,4 @@
+// The pool: sizes, sharing, draining of sparse slabs.
 #include <gtest/gtest.h>
 
 #include <cstring>
