@@ -1,3 +1,4 @@
+// The memory server as Python sees it.
 #pragma once
 
 #include <nanobind/nanobind.h>

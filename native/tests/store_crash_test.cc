@@ -1,3 +1,4 @@
+// SIGKILL in the middle of stores: what was acknowledged is there, and the counts are exact.
 #include <fcntl.h>
 #include <gtest/gtest.h>
 #include <signal.h>

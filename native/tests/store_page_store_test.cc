@@ -1,3 +1,4 @@
+// Pages of one open volume: versions, batches, capacity, limits, restarts.
 #include <gtest/gtest.h>
 
 #include <thread>

@@ -1,3 +1,4 @@
+// The formats on disk: their layout, and what of it is refused.
 #include <gtest/gtest.h>
 
 #include "store/record.h"
