@@ -47,7 +47,7 @@ class LocalCluster:
         directory: Path | None = None,
     ) -> None:
         self._parent = directory
-        self._device_bytes = device_bytes
+        self.device_bytes = device_bytes
         self._tier: dict[str, object] = {"pool_limit": f"{pool_bytes}B"} | (tier or {})
         self.server_kills = 0
 
@@ -152,7 +152,7 @@ class LocalCluster:
         return {
             "device": {
                 "name": DEVICE_NAME,
-                "size": f"{self._device_bytes}B",
+                "size": f"{self.device_bytes}B",
                 "host_id": self.directory.name,
             },
             "nbd": {"listen": [f"unix:{self.directory}/nbd"]},

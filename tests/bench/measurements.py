@@ -32,6 +32,7 @@ READ_KINDS = ("deep", "single", "both")
 FILL_REQUEST = "64k"
 POOL_FOR_REMOTE_BYTES = 16 << 20
 SETTLE_DEADLINE_S = 60
+SETTLE_LOOK_S = 0.2
 # A Fetch message in its gRPC and HTTP/2 frames, and what surrounds a page in the answer.
 FETCH_REQUEST_BYTES = 64
 FETCH_REPLY_EXTRA_BYTES = 64
@@ -183,16 +184,18 @@ def measure_remote(corpus: Path, effort: Effort) -> list[Case | Skipped]:
 
 
 def settle(cluster: LocalCluster) -> None:
-    """Waits until the shrinker is through with what is over the limit."""
+    """Waits until writeback rests: nothing under way, and nothing begun between two looks."""
     deadline = time.monotonic() + SETTLE_DEADLINE_S
+    acked_before = -1
     while True:
         tier = cluster.tier()
-        limit = tier.pool_limit_bytes * tier.accept_threshold_percent // 100
-        if tier.pages_writing == 0 and tier.pool_used_bytes <= max(limit, tier.pool_entry_bytes):
+        acked = next(c.value for c in tier.counters if c.name == "writeback_acked")
+        if tier.pages_writing == 0 and acked == acked_before:
             return
         if time.monotonic() > deadline:
             raise TimeoutError("writeback did not come to rest")
-        time.sleep(0.05)
+        acked_before = acked
+        time.sleep(SETTLE_LOOK_S)
 
 
 def _remote_latency(cluster: LocalCluster, ours: LoadSession, effort: Effort) -> list[Case]:

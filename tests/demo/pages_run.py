@@ -34,6 +34,7 @@ class PagesResult:
     """What the first half showed."""
 
     pages: int
+    device_pages: int
     written: PhaseReport
     read: PhaseReport
     local: Latency
@@ -91,7 +92,9 @@ def run(
     left = cluster.tier().pages_stored
     if left:
         raise DemoError(f"{left} pages are left after a trim of all")
-    return PagesResult(count, written, read, local, remote, tier, server)
+    return PagesResult(
+        count, cluster.device_bytes // PAGE_BYTES, written, read, local, remote, tier, server
+    )
 
 
 def _sample(cluster: LocalCluster, step: Callable[[str], PhaseReport], kind: str) -> Latency:

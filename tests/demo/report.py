@@ -37,7 +37,7 @@ def _tier_rows(result: PagesResult) -> list[tuple[str, str]]:
     remote_bytes = server.used_bytes / max(server.pages, 1)
     kept_bytes = tier.pool_payload_bytes + remote_bytes * tier.pages_remote
     not_same_filled = local + tier.pages_remote
-    table_bytes = tier.metadata_bytes / max(tier.pages_stored, 1)
+    table_bytes = tier.metadata_bytes / result.device_pages
     return [
         (
             "pages by tier",
@@ -57,7 +57,7 @@ def _tier_rows(result: PagesResult) -> list[tuple[str, str]]:
             "memory per stored page",
             (
                 f"pool {tier.pool_used_bytes / max(local, 1):,.0f} B, "
-                f"slot table {table_bytes:.1f} B, memory server {remote_bytes:,.0f} B"
+                f"slot table {table_bytes:.0f} B, memory server {remote_bytes:,.0f} B"
             ),
         ),
     ]
