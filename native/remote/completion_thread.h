@@ -7,37 +7,19 @@
 #include <grpcpp/completion_queue.h>
 
 #include <atomic>
-#include <cassert>
+#include <cstdint>
 #include <thread>
 
 namespace farswap::remote {
 
-/// What waits for an operation of gRPC, one at a time.
+/// What waits for an operation of gRPC.
 class Completion {
  public:
-  /// What to give gRPC as the operation's tag, in the call that starts it.
-  void* Tag() {
-    [[maybe_unused]] const bool before = under_way_.exchange(true, std::memory_order_release);
-    assert(!before);
-    return this;
-  }
-
-  static void Complete(void* tag, bool ok) {
-    auto* const completion = static_cast<Completion*>(tag);
-    // gRPC orders what was done before the operation before this. Saying so once more costs
-    // nothing, and tells sanitizers, which see nothing of what gRPC does inside.
-    completion->under_way_.exchange(false, std::memory_order_acquire);
-    completion->OnCompleted(ok);
-  }
-
- protected:
-  ~Completion() = default;
-
- private:
   /// On the completion thread. Must not block.
   virtual void OnCompleted(bool ok) = 0;
 
-  std::atomic<bool> under_way_{false};
+ protected:
+  ~Completion() = default;
 };
 
 class CompletionThread {
@@ -48,8 +30,19 @@ class CompletionThread {
 
   grpc::CompletionQueue* queue() { return &queue_; }
 
+  /// What to give gRPC as the operation's tag, in the call that starts it.
+  void* Tag(Completion* completion) {
+    started_.fetch_add(1, std::memory_order_release);
+    return completion;
+  }
+
  private:
+  void Run();
+
   grpc::CompletionQueue queue_;
+  // Operations ever started. gRPC orders what came before an operation before its completion; this
+  // says so once more, for sanitizers, which see nothing of what gRPC does inside.
+  std::atomic<std::uint64_t> started_{0};
   std::thread thread_;
 };
 

@@ -18,9 +18,9 @@ bool DiscardLane::Add(const tier::DiscardItem& item) {
   return true;
 }
 
-void DiscardLane::Open(v1::PageStore::Stub* stub, grpc::CompletionQueue* queue,
+void DiscardLane::Open(v1::PageStore::Stub* stub, CompletionThread* completions,
                        OpenedVolume volume) {
-  calls_ = queue;
+  completions_ = completions;
   stub_ = stub;
   volume_ = volume;
 }
@@ -48,8 +48,8 @@ void DiscardLane::Send() {
   request_.set_epoch(volume_.epoch);
   context_ = std::make_unique<grpc::ClientContext>();
   context_->set_deadline(std::chrono::system_clock::now() + kCallDeadline);
-  call_ = stub_->AsyncDiscard(context_.get(), request_, calls_);
-  call_->Finish(&response_, &status_, Tag());
+  call_ = stub_->AsyncDiscard(context_.get(), request_, completions_->queue());
+  call_->Finish(&response_, &status_, completions_->Tag(this));
 }
 
 void DiscardLane::OnCompleted(bool) {

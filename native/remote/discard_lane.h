@@ -32,7 +32,7 @@ class DiscardLane final : private Completion {
 
   // Of the session's thread.
 
-  void Open(v1::PageStore::Stub* stub, grpc::CompletionQueue* queue, OpenedVolume volume);
+  void Open(v1::PageStore::Stub* stub, CompletionThread* completions, OpenedVolume volume);
   /// Sends what has been gathered; returns when it wants to be called again, at the latest.
   TimePoint Service(TimePoint now);
   /// Gives up the connection. What is not confirmed waits for the next Open().
@@ -46,7 +46,7 @@ class DiscardLane final : private Completion {
 
   // Of the session's thread alone, and of the completion thread while a call is under way.
   v1::PageStore::Stub* stub_ = nullptr;
-  grpc::CompletionQueue* calls_ = nullptr;
+  CompletionThread* completions_ = nullptr;
   OpenedVolume volume_;
   std::unique_ptr<grpc::ClientContext> context_;
   v1::DiscardRequest request_;

@@ -51,9 +51,10 @@ bool FetchLane::Get(RemoteFetch* fetch) {
   return true;
 }
 
-void FetchLane::Open(v1::PageStore::Stub* stub, grpc::CompletionQueue* queue, OpenedVolume volume) {
+void FetchLane::Open(v1::PageStore::Stub* stub, CompletionThread* completions,
+                     OpenedVolume volume) {
   FetchStream::Owner* const owner = this;
-  auto stream = std::make_unique<FetchStream>(owner);
+  auto stream = std::make_unique<FetchStream>(owner, completions);
   FetchStream* const opened = stream.get();
   {
     const std::lock_guard lock(mutex_);
@@ -61,7 +62,7 @@ void FetchLane::Open(v1::PageStore::Stub* stub, grpc::CompletionQueue* queue, Op
     volume_ = volume;
     stream_ = std::move(stream);
   }
-  opened->Start(stub->PrepareAsyncFetch(opened->context(), queue));
+  opened->Start(stub->PrepareAsyncFetch(opened->context(), completions->queue()));
 }
 
 TimePoint FetchLane::Service(TimePoint now) {

@@ -179,9 +179,9 @@ std::string Session::Worker::ServeOneConnection() {
   if (!problem.empty()) return problem;
   connection.fetch_channel = NewChannel(config.address);
   connection.fetch_stub = v1::PageStore::NewStub(connection.fetch_channel);
-  fetch_lane.Open(connection.fetch_stub.get(), completions_->queue(), volume);
-  store_lane.Open(connection.store_stub.get(), completions_->queue(), volume);
-  discard_lane_.Open(connection.store_stub.get(), completions_->queue(), volume);
+  fetch_lane.Open(connection.fetch_stub.get(), completions_, volume);
+  store_lane.Open(connection.store_stub.get(), completions_, volume);
+  discard_lane_.Open(connection.store_stub.get(), completions_, volume);
   {
     const std::lock_guard lock(mutex_);
     epoch_ = volume.epoch;
@@ -208,7 +208,7 @@ std::string Session::Worker::OpenVolume(v1::PageStore::Stub* stub, OpenedVolume*
     open_done_ = false;
   }
   const auto call = stub->AsyncOpenVolume(&context, request, completions_->queue());
-  call->Finish(&response, &outcome, Tag());
+  call->Finish(&response, &outcome, completions_->Tag(this));
   WaitUntil(kNever, [this] { return open_done_; });
   context.TryCancel();
   std::unique_lock lock(mutex_);

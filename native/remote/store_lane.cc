@@ -31,12 +31,13 @@ bool StoreLane::Put(PutPart* part) {
   return true;
 }
 
-void StoreLane::Open(v1::PageStore::Stub* stub, grpc::CompletionQueue* queue, OpenedVolume volume) {
+void StoreLane::Open(v1::PageStore::Stub* stub, CompletionThread* completions,
+                     OpenedVolume volume) {
   assert(!stream_);
   StoreStream::Owner* const owner = this;
   volume_ = volume;
-  stream_ = std::make_unique<StoreStream>(owner);
-  stream_->Start(stub->PrepareAsyncStore(stream_->context(), queue));
+  stream_ = std::make_unique<StoreStream>(owner, completions);
+  stream_->Start(stub->PrepareAsyncStore(stream_->context(), completions->queue()));
   const std::lock_guard lock(mutex_);
   refusing_ = false;
 }

@@ -36,14 +36,14 @@ class Stream {
     ~Owner() = default;
   };
 
-  explicit Stream(Owner* owner) : owner_(owner) {}
+  Stream(Owner* owner, CompletionThread* completions) : owner_(owner), completions_(completions) {}
 
   /// For the stub's PrepareAsync call.
   grpc::ClientContext* context() { return &context_; }
 
   void Start(std::unique_ptr<Call> call) {
     call_ = std::move(call);
-    call_->StartCall(started_.Tag());
+    call_->StartCall(completions_->Tag(&started_));
   }
 
   /// The message to fill and Send(), or nullptr while another write is under way or the stream is
@@ -58,7 +58,7 @@ class Stream {
 
   /// Never blocks on the network. Call it without locks: gRPC may do the socket write here.
   void Send() {
-    call_->Write(request_, written_.Tag());
+    call_->Write(request_, completions_->Tag(&written_));
     const std::lock_guard lock(mutex_);
     --senders_;
     changed_.notify_all();
@@ -91,7 +91,7 @@ class Stream {
       const std::lock_guard lock(mutex_);
       up_ = true;
     }
-    call_->Read(&answer_, read_.Tag());
+    call_->Read(&answer_, completions_->Tag(&read_));
     owner_->OnWritable();
   }
 
@@ -101,7 +101,7 @@ class Stream {
       return;
     }
     owner_->OnAnswer(answer_);
-    call_->Read(&answer_, read_.Tag());
+    call_->Read(&answer_, completions_->Tag(&read_));
   }
 
   void OnWritten(bool ok) {
@@ -112,7 +112,7 @@ class Stream {
       finish = broken_;
     }
     if (finish) {
-      call_->Finish(&status_, finish_.Tag());
+      call_->Finish(&status_, completions_->Tag(&finish_));
     } else if (ok) {
       owner_->OnWritable();
     }
@@ -129,7 +129,7 @@ class Stream {
       broken_ = true;
       finish = !writing_;
     }
-    if (finish) call_->Finish(&status_, finish_.Tag());
+    if (finish) call_->Finish(&status_, completions_->Tag(&finish_));
   }
 
   void OnFinished(bool) {
@@ -139,6 +139,7 @@ class Stream {
   }
 
   Owner* const owner_;
+  CompletionThread* const completions_;
   grpc::ClientContext context_;
   std::unique_ptr<Call> call_;
   Request request_;
