@@ -136,6 +136,7 @@ lint-tree: build
 	@ln -sfn $(foreach part,admin client_nbd common server native/package/__init__.py \
 	  native/package/py.typed build/$(BUILD)/proto/python/farswap/v1 \
 	  build/$(BUILD)/bind/native.pyi,$(CURDIR)/$(part)) $(LINT_TREE)/farswap/
+	@ln -sfn native.pyi $(LINT_TREE)/farswap/native.py  # the import rules know modules by source
 
 .PHONY: lint-python
 lint-python: lint-tree
