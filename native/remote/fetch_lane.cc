@@ -47,7 +47,7 @@ bool FetchLane::Get(RemoteFetch* fetch) {
     queue_.Append(record);
     ready = BeginSend();
   }
-  if (ready) ready->Send();
+  SendFrom(ready);
   return true;
 }
 
@@ -113,7 +113,7 @@ void FetchLane::OnWritable() {
     const std::lock_guard lock(mutex_);
     ready = BeginSend();
   }
-  if (ready) ready->Send();
+  SendFrom(ready);
 }
 
 void FetchLane::OnBroken() { observer_->OnLaneBroken(); }
@@ -162,6 +162,14 @@ FetchLane::FetchStream* FetchLane::BeginSend() {
   }
   queue_.MarkSent();
   return stream_.get();
+}
+
+// Sends what `ready` was filled with, and goes on while there is more and nobody else will.
+void FetchLane::SendFrom(FetchStream* ready) {
+  while (ready && ready->Send()) {
+    const std::lock_guard lock(mutex_);
+    ready = BeginSend();
+  }
 }
 
 // Those whose time was up by `now`, oldest first, linked by RemoteFetch::next.

@@ -64,6 +64,7 @@ class FetchLane final : private Stream<v1::FetchRequest, v1::FetchResponse>::Own
   tier::RemoteFetch* Release(Record* record);
   tier::RemoteFetch* Claim(std::uint64_t request_id);
   FetchStream* BeginSend();
+  void SendFrom(FetchStream* ready);
   tier::RemoteFetch* TakeExpired(TimePoint now);
 
   const std::chrono::milliseconds fetch_wait_;

@@ -50,25 +50,23 @@ class Stream {
   /// not up. Whoever gets it must send it. May be called with the lane's lock held.
   Request* BeginWrite() {
     const std::lock_guard lock(mutex_);
-    if (!up_ || writing_) return nullptr;
-    writing_ = true;
-    ++senders_;
+    if (!up_ || write_ends_ > 0) return nullptr;
+    write_ends_ = 2;
     return &request_;
   }
 
-  /// Never blocks on the network. Call it without locks: gRPC may do the socket write here.
-  void Send() {
+  /// Never blocks on the network. Call it without locks: gRPC may do the socket write here. True:
+  /// the write is finished already, and OnWritable() is not called for it.
+  bool Send() {
     call_->Write(request_, completions_->Tag(&written_));
-    const std::lock_guard lock(mutex_);
-    --senders_;
-    changed_.notify_all();
+    return EndWrite();
   }
 
   /// Cancels what is left and returns, with the reason, once nothing runs or will run.
   std::string Shutdown() {
     context_.TryCancel();
     std::unique_lock lock(mutex_);
-    changed_.wait(lock, [this] { return finished_ && senders_ == 0; });
+    changed_.wait(lock, [this] { return finished_; });
     return status_.error_message();
   }
 
@@ -104,32 +102,32 @@ class Stream {
     call_->Read(&answer_, completions_->Tag(&read_));
   }
 
+  // A write that failed is followed by a read that fails, which ends the stream.
   void OnWritten(bool ok) {
-    bool finish = false;
-    {
-      const std::lock_guard lock(mutex_);
-      writing_ = false;
-      finish = broken_;
-    }
-    if (finish) {
-      call_->Finish(&status_, completions_->Tag(&finish_));
-    } else if (ok) {
-      owner_->OnWritable();
-    }
-    // A write that failed is followed by a read that fails, which ends the stream.
+    if (EndWrite() && ok) owner_->OnWritable();
   }
 
-  // No read is under way any more. Finish() must also wait for the write.
+  // A write is over when Send() has returned from gRPC and gRPC has told its completion, in
+  // whichever order. True, for the later one, if the next write may begin.
+  bool EndWrite() {
+    const std::lock_guard lock(mutex_);
+    --write_ends_;
+    FinishIfIdle();
+    return write_ends_ == 0 && up_;
+  }
+
+  // No read is under way any more.
   void Break() {
     owner_->OnBroken();
-    bool finish = false;
-    {
-      const std::lock_guard lock(mutex_);
-      up_ = false;
-      broken_ = true;
-      finish = !writing_;
-    }
-    if (finish) call_->Finish(&status_, completions_->Tag(&finish_));
+    const std::lock_guard lock(mutex_);
+    up_ = false;
+    broken_ = true;
+    FinishIfIdle();
+  }
+
+  // With mutex_ held, so that Shutdown() cannot return while gRPC is being called here.
+  void FinishIfIdle() {
+    if (broken_ && write_ends_ == 0) call_->Finish(&status_, completions_->Tag(&finish_));
   }
 
   void OnFinished(bool) {
@@ -153,11 +151,10 @@ class Stream {
   // Leaf lock: taken with a lane's lock held (BeginWrite), never the other way round.
   std::mutex mutex_;
   std::condition_variable changed_;
-  bool up_ = false;       // between OnStarted() and Break()
-  bool writing_ = false;  // from BeginWrite() to OnWritten()
+  bool up_ = false;  // between OnStarted() and Break()
   bool broken_ = false;
   bool finished_ = false;
-  int senders_ = 0;  // in Send(), where one may still be after OnWritten(), when the next begins
+  int write_ends_ = 0;  // of EndWrite() that the present write still waits for
 };
 
 }  // namespace farswap::remote

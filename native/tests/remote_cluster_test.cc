@@ -136,6 +136,7 @@ TEST_F(ClusterTest, FetchMayBeSubmittedFromAnAnswer) {
   batch.Add(1, 1);
   batch.on_done = [&] { cluster_->Get(&second); };
   Put(*cluster_, batch);
+  ASSERT_TRUE(batch.done.Wait());
   ASSERT_TRUE(second.done.Wait());
   EXPECT_TRUE(second.Holds(0, 1));
 }
