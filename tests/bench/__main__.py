@@ -31,7 +31,8 @@ def main() -> int:
     parser.add_argument("--strict", action="store_true", help="a missed target is a failure")
     parser.add_argument("--json", type=Path, default=TOP / "build" / "bench.json")
     arguments = parser.parse_args()
-    console = Console()
+    # Into a pipe or a log the table is as wide as it needs to be.
+    console = Console(width=None if sys.stdout.isatty() else 150)
     try:
         results = _measure(console, quick=arguments.quick)
     except (LoadError, CorpusError, MissingProgramError) as error:

@@ -24,10 +24,19 @@ import sys
 import time
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, BinaryIO, Self
+from typing import TYPE_CHECKING, BinaryIO, Protocol, Self
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
+    from contextlib import AbstractContextManager
+
+    class Shield(Protocol):
+        """Returns the same context, guarded in some way."""
+
+        def __call__(
+            self, context: AbstractContextManager[subprocess.Popen[bytes]], /
+        ) -> AbstractContextManager[subprocess.Popen[bytes]]: ...
+
 
 PAGE_BYTES = 4096
 ZERO_PAGE = bytes(PAGE_BYTES)
@@ -121,6 +130,8 @@ class RealPages:
     directory: Path
     bytes_wanted: int = 256 * MIB
     report: Callable[[str], None] = field(default=lambda _message: None)
+    # Put around the start and the end of each program: where an interrupt may not come between.
+    shield: Shield = field(default=lambda context: context)
     pages_by_program: dict[str, int] = field(default_factory=dict)
 
     @property
@@ -159,9 +170,11 @@ class RealPages:
         for left, (name, start) in zip((3, 2, 1), programs, strict=True):
             share = (wanted - sum(self.pages_by_program.values())) // left
             self.report(f"starting a {name}")
-            with start(self.directory, self.bytes_wanted / SIZED_FOR_BYTES) as pid:
+            program = start(self.directory, self.bytes_wanted / SIZED_FOR_BYTES)
+            with self.shield(_running(program)) as process:
+                program.wait(process)
                 self.report(f"taking {share * PAGE_BYTES >> 20} MiB of a {name}")
-                pages = list(itertools.islice(_resident_pages(pid), share))
+                pages = list(itertools.islice(_resident_pages(process.pid), share))
             self.pages_by_program[name] = len(pages)
             for page in pages:
                 out.seek(next(positions) * PAGE_BYTES)
@@ -170,33 +183,41 @@ class RealPages:
             raise CorpusError(f"the programs had less than {wanted} pages")
 
 
-@contextlib.contextmanager
-def _interpreter(_directory: Path, scale: float) -> Iterator[int]:
-    process = subprocess.Popen(
-        [sys.executable, "-c", INTERPRETER, str(int(INTERPRETER_ROWS * scale))],
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-    )
-    with _ending(process):
-        _wait_for_loaded(process, "the interpreter")
-        yield process.pid
+@dataclass(frozen=True)
+class _Program:
+    """What to start, what to tell it, and how to wait until its memory is worth taking."""
+
+    command: list[str]
+    wait: Callable[[subprocess.Popen[bytes]], None]
+    script: bytes = b""
 
 
 @contextlib.contextmanager
-def _database(_directory: Path, scale: float) -> Iterator[int]:
+def _running(program: _Program) -> Iterator[subprocess.Popen[bytes]]:
     process = subprocess.Popen(
-        ["sqlite3", ":memory:"], stdin=subprocess.PIPE, stdout=subprocess.PIPE
+        program.command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, start_new_session=True
     )
-    with _ending(process):
+    try:
         assert process.stdin is not None
-        process.stdin.write(DATABASE.replace("$rows", str(int(DATABASE_ROWS * scale))).encode())
+        process.stdin.write(program.script)
         process.stdin.flush()
-        _wait_for_loaded(process, "sqlite3")
-        yield process.pid
+        yield process
+    finally:
+        process.kill()
+        process.communicate()
 
 
-@contextlib.contextmanager
-def _compiler(directory: Path, scale: float) -> Iterator[int]:
+def _interpreter(_directory: Path, scale: float) -> _Program:
+    rows = str(int(INTERPRETER_ROWS * scale))
+    return _Program([sys.executable, "-c", INTERPRETER, rows], _wait_for_loaded)
+
+
+def _database(_directory: Path, scale: float) -> _Program:
+    script = DATABASE.replace("$rows", str(int(DATABASE_ROWS * scale)))
+    return _Program(["sqlite3", ":memory:"], _wait_for_loaded, script.encode())
+
+
+def _compiler(directory: Path, scale: float) -> _Program:
     """A compiler stopped in the middle of its work, as soon as it is large enough."""
     source = directory / "unit.cc"
     source.write_text(COMPILED + "".join(COMPILED_UNIT % {"n": n} for n in range(COMPILED_UNITS)))
@@ -207,32 +228,24 @@ def _compiler(directory: Path, scale: float) -> Iterator[int]:
     proper = subprocess.run(
         ["g++", "-print-prog-name=cc1plus"], check=True, capture_output=True, text=True
     ).stdout.strip()
-    command = [proper, "-quiet", "-fpreprocessed", *flags, str(preprocessed), "-o", "/dev/null"]
     enough_bytes = max(COMPILER_RESIDENT_BYTES_MIN, int(COMPILER_RESIDENT_BYTES * scale))
-    process = subprocess.Popen(command)
-    with _ending(process):
+
+    def wait(process: subprocess.Popen[bytes]) -> None:
         deadline = time.monotonic() + START_DEADLINE_S
         while _resident_bytes(process.pid) < enough_bytes:
             if process.poll() is not None or time.monotonic() > deadline:
                 raise CorpusError("the compiler was through before it was large enough")
             time.sleep(0.02)
         process.send_signal(signal.SIGSTOP)
-        yield process.pid
+
+    command = [proper, "-quiet", "-fpreprocessed", *flags, str(preprocessed), "-o", "/dev/null"]
+    return _Program(command, wait)
 
 
-@contextlib.contextmanager
-def _ending(process: subprocess.Popen[bytes]) -> Iterator[None]:
-    try:
-        yield
-    finally:
-        process.kill()
-        process.communicate()
-
-
-def _wait_for_loaded(process: subprocess.Popen[bytes], name: str) -> None:
+def _wait_for_loaded(process: subprocess.Popen[bytes]) -> None:
     assert process.stdout is not None
     if process.stdout.readline().strip() != b"loaded":
-        raise CorpusError(f"{name} ended before its data was loaded")
+        raise CorpusError(f"{process.args!r} ended before its data was loaded")
 
 
 def _resident_bytes(pid: int) -> int:

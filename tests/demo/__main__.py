@@ -64,7 +64,8 @@ def main() -> int:
     parser.add_argument("--swap-mib", type=int, default=192, help="memory of the swapped program")
     parser.add_argument("--no-swap", action="store_true", help="leave the running kernel alone")
     arguments = parser.parse_args()
-    console = Console()
+    # Into a pipe or a log the table is as wide as it needs to be.
+    console = Console(width=None if sys.stdout.isatty() else 130)
     with Interrupts() as interrupts:
         try:
             _demonstrate(console, interrupts, arguments)
@@ -90,9 +91,11 @@ def _demonstrate(console: Console, interrupts: Interrupts, arguments: argparse.N
             )
         )
         try:
-            pages = RealPages(cluster.directory, arguments.mib * MIB, stages.begin)
+            pages = RealPages(
+                cluster.directory, arguments.mib * MIB, stages.begin, interrupts.shield
+            )
             with pages:
-                result = pages_run.run(cluster, pages, stages.show)
+                result = pages_run.run(cluster, interrupts, pages, stages.show)
             swap = swap_missing or swap_run.run(
                 cluster, interrupts, arguments.swap_mib, stages.begin
             )

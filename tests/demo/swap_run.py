@@ -6,6 +6,7 @@ the device at any time.
 
 from __future__ import annotations
 
+import contextlib
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -13,13 +14,16 @@ from demo.pages_run import DemoError
 from system.real_swap import MemoryCgroup, PageVerifier, SwapOnLoop
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    import subprocess
+    from collections.abc import Callable, Iterator
+    from pathlib import Path
 
     from bench.local_cluster import LocalCluster
     from demo.interrupts import Interrupts
     from system.real_swap import VerifierResult
 
 MIB = 1 << 20
+VERIFY_DEADLINE_S = 100
 
 
 @dataclass(frozen=True)
@@ -32,6 +36,17 @@ class SwapResult:
     remote_loads: int
     written_back: int
     swapoff_seconds: float
+
+
+@contextlib.contextmanager
+def _running(verifier: PageVerifier, mib: int, cgroup: Path) -> Iterator[subprocess.Popen[str]]:
+    program = verifier.start(mib=mib, cgroup=cgroup)
+    try:
+        yield program
+    finally:
+        # Gone before its cgroup is removed and its pages are swapped in.
+        program.kill()
+        program.communicate()
 
 
 def run(
@@ -49,10 +64,10 @@ def run(
     with (
         interrupts.shield(SwapOnLoop(cluster.host.nbd_uri)) as swap,
         interrupts.shield(MemoryCgroup(cgroup_mib * MIB)) as cgroup,
+        interrupts.shield(_running(verifier, program_mib, cgroup.path)) as program,
     ):
-        interrupts.check()
         on_stage(f"verify {program_mib} MiB of memory in a cgroup of {cgroup_mib} MiB")
-        result = verifier.run(mib=program_mib, cgroup=cgroup.path)
+        result = verifier.result(program, VERIFY_DEADLINE_S)
         on_stage("swapoff")
     after = cluster.counters()
     if result.wrong_pages:

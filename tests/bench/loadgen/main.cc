@@ -92,6 +92,18 @@ void RunPhase(const Options& options, const Phase& phase,
   Emit(PhaseLine(phase, results, seconds));
 }
 
+/// The end of the input is the end of who drives us.
+void WaitForLine() {
+  int c = std::getchar();
+  while (c != '\n' && c != EOF) {
+    c = std::getchar();
+  }
+  if (c == EOF) {
+    interrupted = true;
+    stop_requested = true;
+  }
+}
+
 Outcome CheckOffered(const Options& options, const Export& exported) {
   const auto needs = [&](Op op, std::uint16_t flag) {
     bool used = false;
@@ -164,8 +176,7 @@ int Run(const Options& options) {
   for (const Phase& phase : options.phases) {
     if (phase.wait) {
       Emit(WaitingLine(phase));
-      for (int c = std::getchar(); c != '\n' && c != EOF; c = std::getchar()) {
-      }
+      WaitForLine();
     }
     if (!stop_requested) {
       RunPhase(options, phase, &workers, &totals);
