@@ -18,6 +18,7 @@ import contextlib
 import json
 import os
 import shutil
+import signal
 import subprocess
 import tempfile
 import threading
@@ -181,8 +182,12 @@ class MemoryCgroup:
         self._leaving.set()
         if self._is_v1:
             self._refresher.join()
-        # A cgroup stays busy for moments after its last process was reaped.
+        # What still runs in it would keep its pages swapped out, and swapoff could not take them
+        # back into a full cgroup. A cgroup stays busy for moments after its last process is gone.
         for _ in range(100):
+            for pid in (self.path / "cgroup.procs").read_text().split():
+                with contextlib.suppress(ProcessLookupError):
+                    os.kill(int(pid), signal.SIGKILL)
             try:
                 self.path.rmdir()
             except OSError:
