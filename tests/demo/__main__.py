@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 
 from bench.load_generator import LoadError
 from bench.local_cluster import LocalCluster
-from bench.page_corpus import CorpusError, RealPages
+from bench.page_corpus import PAGE_BYTES, CorpusError, RealPages
 from bench.programs import MissingProgramError
 from demo import pages_run, report, swap_run
 from demo.interrupts import Interrupts
@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
 MIB = 1 << 20
+SAMPLE_MIB = pages_run.SAMPLE_PAGES * PAGE_BYTES // MIB
 FAILURES = (LoadError, CorpusError, MissingProgramError, pages_run.DemoError, RuntimeError, OSError)
 EXIT_INTERRUPTED = 130
 
@@ -81,7 +82,7 @@ def main() -> int:
 
 def _demonstrate(console: Console, interrupts: Interrupts, arguments: argparse.Namespace) -> None:
     swap_missing = "asked for" if arguments.no_swap else missing_requirement()
-    device_mib = max(arguments.mib, 2 * arguments.swap_mib)
+    device_mib = max(arguments.mib + SAMPLE_MIB, 2 * arguments.swap_mib)
     with contextlib.ExitStack() as stack:
         stages = stack.enter_context(_stages(console, interrupts))
         stages.begin("start a memory server and a host daemon")

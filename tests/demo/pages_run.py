@@ -22,9 +22,8 @@ if TYPE_CHECKING:
 
 CONNECTIONS = 2
 SAMPLE_PAGES = 2048
-# Of the pages read in a sample, how many must have come from where the sample says: writeback may
-# have taken a few of the newest too.
-SAMPLE_PURITY = 0.95
+# Of the pages read in a sample, how many must have come from where the sample says.
+SAMPLE_PURITY = 0.99
 
 
 class DemoError(Exception):
@@ -56,16 +55,17 @@ def run(
     sample = min(SAMPLE_PAGES, count // 16)
     single: dict[str, str | int] = {"mix": "read", "depth": 1, "connections": 1}
     single |= {"order": "once-random", "skip_repeated": 1, "count": sample}
-    totals = {"write": count, "read back": count, "trim": count}
-    totals |= dict.fromkeys(("remote", "rewrite", "local"), sample)
+    totals = {"write": count, "read back": count, "trim": count + sample}
+    totals |= dict.fromkeys(("write more", "local", "remote"), sample)
     phases = [
         phase("write", mix="write", order="once", size="64k", depth=8, count=count),
-        phase("read back", mix="read", order="once-random", depth=32, count=count),
-        # What was written first is remote; what is written now is local.
+        # Beside the pages that are counted: what is written now is local.
+        phase("write more", mix="write", order="once", first=count, count=sample),
+        phase("local", first=count, **single),
+        # What was written first is remote.
         phase("remote", first=0, **single),
-        phase("rewrite", mix="write", order="once", first=count - sample, count=sample),
-        phase("local", first=count - sample, **single),
-        phase("trim", mix="trim", order="once", size="256k", count=count),
+        phase("read back", mix="read", order="once-random", depth=32, count=count),
+        phase("trim", mix="trim", order="once", size="256k", count=count + sample),
     ]
     load = LoadSession(
         cluster.connect,
@@ -90,12 +90,12 @@ def run(
         settle(cluster)
         tier = cluster.tier()
         server = cluster.server_status()
+        step("write more")
+        local = _sample(cluster, step, "local")
+        remote = _sample(cluster, step, "remote")
         read = step("read back")
         if read.verified_pages != count:
             raise DemoError(f"{read.verified_pages} of {count} pages were compared")
-        remote = _sample(cluster, step, "remote")
-        step("rewrite")
-        local = _sample(cluster, step, "local")
         step("trim")
         session.finish()
     left = cluster.tier().pages_stored

@@ -23,7 +23,6 @@ STAGES_WITHOUT_SWAP = [
     "write",
     "read back",
 ]
-STAGES_OF_SWAP = ["swapon", "verify 48 MiB of memory in a cgroup of 24 MiB", "swapoff"]
 
 
 @pytest.fixture(autouse=True)
@@ -123,8 +122,14 @@ def test_the_running_kernel_swaps_in_the_end(nothing_left_behind: Path) -> None:
 @pytest.mark.root
 @pytest.mark.kernel
 @pytest.mark.skipif(MISSING is not None, reason=str(MISSING))
-@pytest.mark.parametrize("stage", STAGES_OF_SWAP)
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize(
+    ("stage", "number"),
+    [
+        ("swapon", signal.SIGINT),
+        ("verify 48 MiB of memory in a cgroup of 24 MiB", signal.SIGTERM),
+        ("swapoff", signal.SIGINT),
+    ],
+)
 def test_interrupt_while_the_kernel_swaps_puts_everything_back(
     nothing_left_behind: Path, stage: str, number: signal.Signals
 ) -> None:
