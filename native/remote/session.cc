@@ -175,7 +175,7 @@ std::string Session::Worker::ServeOneConnection() {
   connection.store_channel = NewChannel(config.address);
   connection.store_stub = v1::PageStore::NewStub(connection.store_channel);
   OpenedVolume volume;
-  const std::string problem = OpenVolume(connection.store_stub.get(), &volume);
+  std::string problem = OpenVolume(connection.store_stub.get(), &volume);
   if (!problem.empty()) return problem;
   connection.fetch_channel = NewChannel(config.address);
   connection.fetch_stub = v1::PageStore::NewStub(connection.fetch_channel);
@@ -214,7 +214,7 @@ std::string Session::Worker::OpenVolume(v1::PageStore::Stub* stub, OpenedVolume*
   std::unique_lock lock(mutex_);
   changed_.wait(lock, [this] { return open_done_; });
   if (!outcome.ok()) return "cannot open the volume: " + outcome.error_message();
-  const std::string problem = CheckOpened(response);
+  std::string problem = CheckOpened(response);
   if (!problem.empty()) return problem;
   *volume = {.id = response.volume_id(), .epoch = response.epoch()};
   store_lane.NoteSpace(response.capacity_bytes(), response.used_bytes());
