@@ -40,7 +40,6 @@ def test_attached_device_swaps_and_is_let_go_empty(
     }
     (shared / "host.toml").write_text(toml(sections))
     guest.memory_mib = 1024
-    guest.cpus = 2
     run = guest.run_overlay(
         SCRIPTS / "attach",
         300,
