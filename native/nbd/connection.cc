@@ -328,16 +328,25 @@ bool Connection::LoadStaged(const Request& request, std::byte* pages) {
 // --- WRITE, TRIM, WRITE_ZEROES ------------------------------------------------------------------
 
 bool Connection::WritePayload(const Step& step) {
-  if (write_status_ == IoStatus::kOk) write_status_ = StoreRange(step.offset, step.payload);
+  if (write_status_ == IoStatus::kOk) {
+    write_status_ = StoreRange(step.offset, step.payload);
+  } else {
+    Trim(step.offset, step.payload.size());
+  }
   return !step.last || Reply(ErrorOf(write_status_), step.request.cookie);
 }
 
+/// From the first page that is refused on, the older pages are forgotten: none of a failed write's
+/// slots may bring back what it held before.
 IoStatus Connection::StoreRange(std::uint64_t offset, std::span<const std::byte> bytes) {
   while (!bytes.empty()) {
     const std::size_t length = std::min(bytes.size(), kPageBytes - offset % kPageBytes);
     const IoStatus status = length == kPageBytes ? tier_->Store(SlotAt(offset), bytes.data())
                                                  : WritePartial(offset, bytes.data(), length);
-    if (status != IoStatus::kOk) return status;
+    if (status != IoStatus::kOk) {
+      Trim(offset + length, bytes.size() - length);
+      return status;
+    }
     offset += length;
     bytes = bytes.subspan(length);
   }

@@ -158,6 +158,17 @@ TEST(Connection, DrainsThePayloadAfterAFailedStoreAndTellsWhy) {
   EXPECT_EQ(server.errors(), 3u);
 }
 
+TEST(Connection, FailedWriteLeavesNoOlderPageBehindTheOneThatFailed) {
+  Server server(1024);
+  server.client.Write(0, RandomBytes(900 * kPage, 1));
+  server.tier.FailStores(5, IoStatus::kNoSpace);
+  const Bytes newer = RandomBytes(800 * kPage, 2);
+  EXPECT_EQ(server.client.Write(0, newer), kEnospc);
+  EXPECT_EQ(server.client.Read(0, 5 * kPage), Bytes(newer.begin(), newer.begin() + 5 * kPage));
+  EXPECT_EQ(server.client.Read(6 * kPage, 794 * kPage), Bytes(794 * kPage));
+  EXPECT_NE(server.client.Read(800 * kPage, kPage), Bytes(kPage));
+}
+
 TEST(Connection, RepliesDoNotWaitForStoresThatWaitForRoom) {
   Server server(8);
   server.tier.HoldStores(1, true);
