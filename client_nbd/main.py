@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 
 import click
 from farswap.client_nbd import config as host_config
-from farswap.common import cli
+from farswap.common import cli, lifecycle
 from farswap.common.address import Address
 from farswap.common.errors import StartError
 
@@ -48,6 +48,7 @@ def command(
         click.echo(f"{config or host_config.DEFAULT_CONFIG}: good")
         return
     protections = _enter_reclaim_path(loaded)
+    lifecycle.choose_grpc_polling()
     # Only now: importing the daemon loads grpc.
     from farswap.client_nbd import daemon  # noqa: PLC0415
 
