@@ -1,13 +1,16 @@
 // farswap-pingpong: the floor of a page fetch. A parent and a child exchange messages of fixed
 // sizes over loopback TCP with plain blocking calls, one at a time, and the parent prints the
-// latencies as one JSON object. The sizes are those of a page request and its compressed page.
+// latencies as one JSON object. The sizes are those of a page request and its compressed page. Each
+// end stays on a CPU that is told: left alone, the kernel puts both on one, which no network would.
 #include <arpa/inet.h>
 #include <netinet/in.h>
 #include <netinet/tcp.h>
+#include <sched.h>
 #include <sys/socket.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
+#include <array>
 #include <cstdio>
 #include <cstdlib>
 #include <vector>
@@ -24,6 +27,15 @@ bool SendAll(int fd, const std::vector<char>& bytes) {
 
 bool ReceiveAll(int fd, std::vector<char>* bytes) {
   return recv(fd, bytes->data(), bytes->size(), MSG_WAITALL) == static_cast<ssize_t>(bytes->size());
+}
+
+void StayOn(long cpu) {
+  cpu_set_t cpus;
+  CPU_ZERO(&cpus);
+  CPU_SET(static_cast<std::size_t>(cpu), &cpus);
+  if (sched_setaffinity(0, sizeof(cpus), &cpus) != 0) {
+    std::perror("farswap-pingpong: sched_setaffinity");
+  }
 }
 
 void SetNoDelay(int fd) {
@@ -60,7 +72,15 @@ bool Measure(int fd, std::size_t request_bytes, std::size_t reply_bytes, double 
   return true;
 }
 
-int Run(std::size_t request_bytes, std::size_t reply_bytes, double seconds) {
+struct Plan {
+  std::size_t request_bytes;
+  std::size_t reply_bytes;
+  double seconds;
+  long client_cpu;
+  long server_cpu;
+};
+
+int Run(const Plan& plan) {
   const int listener = socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0);
   sockaddr_in address{};
   address.sin_family = AF_INET;
@@ -74,12 +94,17 @@ int Run(std::size_t request_bytes, std::size_t reply_bytes, double seconds) {
   }
   const pid_t child = fork();
   if (child == 0) {
-    Serve(listener, request_bytes, reply_bytes);
+    StayOn(plan.server_cpu);
+    Serve(listener, plan.request_bytes, plan.reply_bytes);
   }
+  StayOn(plan.client_cpu);
   const int fd = socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0);
   LatencyHistogram latency;
-  const bool ok = connect(fd, generic, length) == 0 &&
-                  (SetNoDelay(fd), Measure(fd, request_bytes, reply_bytes, seconds, &latency));
+  bool ok = connect(fd, generic, length) == 0;
+  if (ok) {
+    SetNoDelay(fd);
+    ok = Measure(fd, plan.request_bytes, plan.reply_bytes, plan.seconds, &latency);
+  }
   close(fd);
   waitpid(child, nullptr, 0);
   if (!ok) {
@@ -97,13 +122,17 @@ int Run(std::size_t request_bytes, std::size_t reply_bytes, double seconds) {
 }  // namespace farswap::bench
 
 int main(int argc, char** argv) {
-  const long request_bytes = argc == 4 ? std::atol(argv[1]) : 0;
-  const long reply_bytes = argc == 4 ? std::atol(argv[2]) : 0;
-  const double seconds = argc == 4 ? std::atof(argv[3]) : 0;
-  if (request_bytes <= 0 || reply_bytes <= 0 || seconds <= 0) {
-    std::fputs("usage: farswap-pingpong REQUEST_BYTES REPLY_BYTES SECONDS\n", stderr);
+  constexpr int kArguments = 6;
+  std::array<double, kArguments> numbers{};
+  for (int i = 1; i < argc && argc == kArguments; ++i) {
+    numbers[static_cast<std::size_t>(i)] = std::atof(argv[i]);
+  }
+  if (numbers[1] < 1 || numbers[2] < 1 || numbers[3] <= 0) {
+    std::fputs("usage: farswap-pingpong REQUEST_BYTES REPLY_BYTES SECONDS CLIENT_CPU SERVER_CPU\n",
+               stderr);
     return 2;
   }
-  return farswap::bench::Run(static_cast<std::size_t>(request_bytes),
-                             static_cast<std::size_t>(reply_bytes), seconds);
+  return farswap::bench::Run({static_cast<std::size_t>(numbers[1]),
+                              static_cast<std::size_t>(numbers[2]), numbers[3],
+                              static_cast<long>(numbers[4]), static_cast<long>(numbers[5])});
 }
