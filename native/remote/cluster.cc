@@ -7,11 +7,11 @@
 #include <set>
 #include <utility>
 
-#include "remote/completion_thread.h"
 #include "remote/completions.h"
 #include "remote/put_part.h"
 #include "remote/session.h"
 #include "remote/shard_map.h"
+#include "rpc/completion_threads.h"
 
 namespace farswap::remote {
 
@@ -69,7 +69,8 @@ class Cluster::State {
 
   ShardMap map;
   Completions completions;
-  CompletionThread completion_thread;
+  rpc::CompletionThreads completion_thread{std::make_unique<grpc::CompletionQueue>(),
+                                           "fs-remote-grpc", 1};
   std::vector<std::unique_ptr<Session>> sessions;
 };
 

@@ -18,7 +18,7 @@ bool DiscardLane::Add(const tier::DiscardItem& item) {
   return true;
 }
 
-void DiscardLane::Open(v1::PageStore::Stub* stub, CompletionThread* completions,
+void DiscardLane::Open(v1::PageStore::Stub* stub, rpc::CompletionThreads* completions,
                        OpenedVolume volume) {
   completions_ = completions;
   stub_ = stub;

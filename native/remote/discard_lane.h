@@ -12,13 +12,13 @@
 #include <mutex>
 
 #include "farswap/v1/page_store.grpc.pb.h"
-#include "remote/completion_thread.h"
 #include "remote/lane.h"
+#include "rpc/completion_threads.h"
 #include "tier/remote_store.h"
 
 namespace farswap::remote {
 
-class DiscardLane final : private Completion {
+class DiscardLane final : private rpc::Completion {
  public:
   static constexpr std::size_t kQueuedMax = 16384;
   static constexpr std::size_t kBatchMax = 4096;  // of the protocol
@@ -32,7 +32,7 @@ class DiscardLane final : private Completion {
 
   // Of the session's thread.
 
-  void Open(v1::PageStore::Stub* stub, CompletionThread* completions, OpenedVolume volume);
+  void Open(v1::PageStore::Stub* stub, rpc::CompletionThreads* completions, OpenedVolume volume);
   /// Sends what has been gathered; returns when it wants to be called again, at the latest.
   TimePoint Service(TimePoint now);
   /// Gives up the connection. What is not confirmed waits for the next Open().
@@ -46,7 +46,7 @@ class DiscardLane final : private Completion {
 
   // Of the session's thread alone, and of the completion thread while a call is under way.
   v1::PageStore::Stub* stub_ = nullptr;
-  CompletionThread* completions_ = nullptr;
+  rpc::CompletionThreads* completions_ = nullptr;
   OpenedVolume volume_;
   std::unique_ptr<grpc::ClientContext> context_;
   v1::DiscardRequest request_;

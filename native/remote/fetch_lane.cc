@@ -51,7 +51,7 @@ bool FetchLane::Get(RemoteFetch* fetch) {
   return true;
 }
 
-void FetchLane::Open(v1::PageStore::Stub* stub, CompletionThread* completions,
+void FetchLane::Open(v1::PageStore::Stub* stub, rpc::CompletionThreads* completions,
                      OpenedVolume volume) {
   FetchStream::Owner* const owner = this;
   auto stream = std::make_unique<FetchStream>(owner, completions);

@@ -32,7 +32,7 @@ class FetchLane final : private Stream<v1::FetchRequest, v1::FetchResponse>::Own
 
   // Of the session's thread.
 
-  void Open(v1::PageStore::Stub* stub, CompletionThread* completions, OpenedVolume volume);
+  void Open(v1::PageStore::Stub* stub, rpc::CompletionThreads* completions, OpenedVolume volume);
   /// Answers what has waited too long; returns when it wants to be called again, at the latest.
   TimePoint Service(TimePoint now);
   /// Gives up the connection; returns why it was lost. What is under way waits for the next Open().

@@ -13,11 +13,11 @@
 
 #include "base/thread.h"
 #include "remote/backoff.h"
-#include "remote/completion_thread.h"
 #include "remote/discard_lane.h"
 #include "remote/fetch_lane.h"
 #include "remote/lane.h"
 #include "remote/store_lane.h"
+#include "rpc/completion_threads.h"
 
 namespace farswap::remote {
 
@@ -52,9 +52,9 @@ std::shared_ptr<grpc::Channel> NewChannel(const std::string& address) {
 }  // namespace
 
 // The session behind its header. Lock order: a lane's lock, then mutex_.
-class Session::Worker final : private LaneObserver, private Completion {
+class Session::Worker final : private LaneObserver, private rpc::Completion {
  public:
-  Worker(const SessionConfig& config, CompletionThread* completions);
+  Worker(const SessionConfig& config, rpc::CompletionThreads* completions);
   ~Worker() { Stop(); }
 
   bool Discard(const tier::DiscardItem& item);
@@ -89,7 +89,7 @@ class Session::Worker final : private LaneObserver, private Completion {
   void OnLaneBroken() override;
   void OnLaneRefused(Refusal refusal) override;
 
-  CompletionThread* const completions_;
+  rpc::CompletionThreads* const completions_;
   DiscardLane discard_lane_;
 
   // Guards all below.
@@ -110,7 +110,7 @@ class Session::Worker final : private LaneObserver, private Completion {
   std::thread thread_;     // last: runs on all of the above
 };
 
-Session::Worker::Worker(const SessionConfig& session_config, CompletionThread* completions)
+Session::Worker::Worker(const SessionConfig& session_config, rpc::CompletionThreads* completions)
     : config(session_config),
       fetch_lane(config.fetch_wait, this),
       store_lane(config.put_wait, std::min(config.put_wait, kOutageWait), this),
@@ -292,7 +292,7 @@ void Session::Worker::OnLaneRefused(Refusal refusal) {
   changed_.notify_all();
 }
 
-Session::Session(const SessionConfig& config, CompletionThread* completions)
+Session::Session(const SessionConfig& config, rpc::CompletionThreads* completions)
     : worker_(std::make_unique<Worker>(config, completions)) {}
 
 Session::~Session() = default;

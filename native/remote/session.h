@@ -16,9 +16,11 @@
 #include "remote/put_part.h"
 #include "tier/remote_store.h"
 
-namespace farswap::remote {
+namespace farswap::rpc {
+class CompletionThreads;
+}
 
-class CompletionThread;
+namespace farswap::remote {
 
 struct SessionConfig {
   std::string address;
@@ -34,7 +36,7 @@ struct SessionConfig {
 class Session {
  public:
   /// Starts. `completions` outlives the session.
-  Session(const SessionConfig& config, CompletionThread* completions);
+  Session(const SessionConfig& config, rpc::CompletionThreads* completions);
   ~Session();  // Stop()
 
   /// Takes the part; false, if the server is fenced off, stopped or long away: it is kUnavailable.

@@ -31,7 +31,7 @@ bool StoreLane::Put(PutPart* part) {
   return true;
 }
 
-void StoreLane::Open(v1::PageStore::Stub* stub, CompletionThread* completions,
+void StoreLane::Open(v1::PageStore::Stub* stub, rpc::CompletionThreads* completions,
                      OpenedVolume volume) {
   assert(!stream_);
   StoreStream::Owner* const owner = this;

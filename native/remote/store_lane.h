@@ -45,7 +45,7 @@ class StoreLane final : private Stream<v1::StoreRequest, v1::StoreResponse>::Own
 
   // Of the session's thread.
 
-  void Open(v1::PageStore::Stub* stub, CompletionThread* completions, OpenedVolume volume);
+  void Open(v1::PageStore::Stub* stub, rpc::CompletionThreads* completions, OpenedVolume volume);
   void NoteSpace(std::uint64_t capacity_bytes, std::uint64_t used_bytes);
   /// Sends, delivers answers, ends what has waited too long; returns when it wants to be called
   /// again, at the latest.

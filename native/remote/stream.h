@@ -14,7 +14,7 @@
 #include <string>
 #include <utility>
 
-#include "remote/completion_thread.h"
+#include "rpc/completion_threads.h"
 
 namespace farswap::remote {
 
@@ -36,7 +36,8 @@ class Stream {
     ~Owner() = default;
   };
 
-  Stream(Owner* owner, CompletionThread* completions) : owner_(owner), completions_(completions) {}
+  Stream(Owner* owner, rpc::CompletionThreads* completions)
+      : owner_(owner), completions_(completions) {}
 
   /// For the stub's PrepareAsync call.
   grpc::ClientContext* context() { return &context_; }
@@ -72,7 +73,7 @@ class Stream {
 
  private:
   // Tells the completions of the stream's operations from each other.
-  struct Step final : Completion {
+  struct Step final : rpc::Completion {
     using Method = void (Stream::*)(bool ok);
     Step(Stream* step_stream, Method step_method) : stream(step_stream), method(step_method) {}
     void OnCompleted(bool ok) override { (stream->*method)(ok); }
@@ -137,7 +138,7 @@ class Stream {
   }
 
   Owner* const owner_;
-  CompletionThread* const completions_;
+  rpc::CompletionThreads* const completions_;
   grpc::ClientContext context_;
   std::unique_ptr<Call> call_;
   Request request_;

@@ -1,6 +1,5 @@
 #include "store/page_server.h"
 
-#include <grpcpp/resource_quota.h>
 #include <grpcpp/server.h>
 #include <grpcpp/server_builder.h>
 
@@ -20,8 +19,6 @@ constexpr int kClientPingIntervalMs = 1000;
 constexpr int kServerPingIntervalMs = 20000;
 constexpr int kServerPingTimeoutMs = 10000;
 constexpr int kStreamsPerConnectionMax = 64;
-// One per stream, and some for the short calls.
-constexpr int kThreadsMax = static_cast<int>(PageService::kStreamsMax) + 64;
 
 void Configure(grpc::ServerBuilder* builder) {
   builder->SetMaxReceiveMessageSize(kMessageBytesMax);
@@ -34,9 +31,6 @@ void Configure(grpc::ServerBuilder* builder) {
   builder->AddChannelArgument(GRPC_ARG_MAX_CONCURRENT_STREAMS, kStreamsPerConnectionMax);
   // Two servers on one port would share the hosts between them.
   builder->AddChannelArgument(GRPC_ARG_ALLOW_REUSEPORT, 0);
-  grpc::ResourceQuota quota("farswap-pages");
-  quota.SetMaxThreads(kThreadsMax);
-  builder->SetResourceQuota(quota);
 }
 
 }  // namespace
@@ -66,12 +60,13 @@ Result<std::unique_ptr<PageServer>> PageServer::Create(const PageServerConfig& c
   grpc::ServerBuilder builder;
   Configure(&builder);
   builder.AddListeningPort(config.listen, grpc::InsecureServerCredentials(), &impl->port);
-  builder.RegisterService(impl->service.get());
+  impl->service->Register(&builder);
   impl->server = builder.BuildAndStart();
   if (!impl->server || impl->port == 0) {
     return Error{"cannot listen on " + config.listen +
                  ": in use, or not an address of this machine"};
   }
+  impl->service->Start();
   return std::unique_ptr<PageServer>(new PageServer(std::move(impl)));
 }
 
@@ -94,6 +89,7 @@ void PageServer::Stop(std::chrono::milliseconds grace) {
   }
   impl_->service->StopStreams();
   impl_->server->Shutdown(std::chrono::system_clock::now() + grace);
+  impl_->service->Drain();
   impl_->server->Wait();
   impl_->last_stats = impl_->store->Stats();
   impl_->last_volumes = impl_->store->Volumes();

@@ -2,9 +2,13 @@
 
 #include <array>
 #include <string>
+#include <utility>
 
 namespace farswap::store {
 namespace {
+
+// Stores at a time; they wait for RocksDB more than they compute.
+constexpr std::size_t kPageThreads = 4;
 
 grpc::Status RefusedOpen(const OpenedVolume& opened) {
   switch (opened.status) {
@@ -44,11 +48,201 @@ void CopyPage(const PageRecord& record, v1::Page* page) {
 
 }  // namespace
 
-grpc::Status PageService::OpenVolume(grpc::ServerContext* /*context*/,
-                                     const v1::OpenVolumeRequest* request,
+// --- Calls --------------------------------------------------------------------------------------
+
+// A bidirectional stream: accepted, then read, answered and written in turn, then finished.
+template <typename Request, typename Response>
+class PageService::ServedStream final : public rpc::Completion {
+ public:
+  using Stream = grpc::ServerAsyncReaderWriter<Response, Request>;
+  using Answer = StreamStatus (PageService::*)(const Request&, Response*);
+  using Accept = void (v1::PageStore::AsyncService::*)(grpc::ServerContext*, Stream*,
+                                                       grpc::CompletionQueue*,
+                                                       grpc::ServerCompletionQueue*, void*);
+
+  /// Waits for a stream of this method; each that comes is followed by another that waits.
+  static void Await(PageService* service, rpc::CompletionThreads* threads,
+                    grpc::ServerCompletionQueue* queue, Accept accept, Answer answer) {
+    auto* const stream = new ServedStream(service, threads, queue, accept, answer);
+    service->BeginCall();
+    (service->service_.*accept)(&stream->context_, &stream->stream_, queue, queue, stream->Tag());
+  }
+
+  void OnCompleted(bool ok) override {
+    switch (step_) {
+      case Step::kAccept:
+        return OnAccepted(ok);
+      case Step::kRead:
+        return OnRead(ok);
+      case Step::kWrite:
+        return OnWritten(ok);
+      case Step::kFinish:
+        return End();
+    }
+  }
+
+ private:
+  enum class Step { kAccept, kRead, kWrite, kFinish };
+
+  ServedStream(PageService* service, rpc::CompletionThreads* threads,
+               grpc::ServerCompletionQueue* queue, Accept accept, Answer answer)
+      : service_(service),
+        threads_(threads),
+        queue_(queue),
+        accept_(accept),
+        answer_(answer),
+        stream_(&context_) {}
+
+  void* Tag() { return threads_->Tag(this); }
+
+  void OnAccepted(bool ok) {
+    if (!ok) return End();  // the server is stopping
+    Await(service_, threads_, queue_, accept_, answer_);
+    if (service_->AddStream(&context_)) return Read();
+    service_->store_->counters().Add(Counter::streams_refused);
+    Finish({grpc::StatusCode::RESOURCE_EXHAUSTED, "too many streams, or the server is stopping"});
+  }
+
+  void Read() {
+    step_ = Step::kRead;
+    stream_.Read(&request_, Tag());
+  }
+
+  void OnRead(bool ok) {
+    if (!ok || !service_->SetPhase(&context_, Phase::kBusy)) {
+      return Finish(service_->EndStream(&context_));
+    }
+    response_.Clear();
+    if ((service_->*answer_)(request_, &response_) == StreamStatus::kInvalid) {
+      request_ = Request();  // it may have grown far over what a lawful one takes
+    }
+    step_ = Step::kWrite;
+    stream_.Write(response_, Tag());
+  }
+
+  void OnWritten(bool ok) {
+    if (!ok || !service_->SetPhase(&context_, Phase::kIdle)) {
+      return Finish(service_->EndStream(&context_));
+    }
+    Read();
+  }
+
+  void Finish(const grpc::Status& status) {
+    step_ = Step::kFinish;
+    stream_.Finish(status, Tag());
+  }
+
+  void End() {
+    PageService* const service = service_;
+    delete this;
+    service->EndCall();
+  }
+
+  PageService* const service_;
+  rpc::CompletionThreads* const threads_;
+  grpc::ServerCompletionQueue* const queue_;
+  const Accept accept_;
+  const Answer answer_;
+  grpc::ServerContext context_;
+  Stream stream_;
+  Request request_;
+  Response response_;
+  Step step_ = Step::kAccept;
+};
+
+// A call with one request and one response.
+template <typename Request, typename Response>
+class PageService::ServedCall final : public rpc::Completion {
+ public:
+  using Writer = grpc::ServerAsyncResponseWriter<Response>;
+  using Answer = grpc::Status (PageService::*)(const Request&, Response*);
+  using Accept = void (v1::PageStore::AsyncService::*)(grpc::ServerContext*, Request*, Writer*,
+                                                       grpc::CompletionQueue*,
+                                                       grpc::ServerCompletionQueue*, void*);
+
+  static void Await(PageService* service, Accept accept, Answer answer) {
+    auto* const call = new ServedCall(service, accept, answer);
+    service->BeginCall();
+    (service->service_.*accept)(&call->context_, &call->request_, &call->writer_,
+                                service->page_queue_, service->page_queue_, call->Tag());
+  }
+
+  void OnCompleted(bool ok) override {
+    if (finishing_ || !ok) {
+      PageService* const service = service_;
+      delete this;
+      service->EndCall();
+      return;
+    }
+    Await(service_, accept_, answer_);
+    Response response;
+    const grpc::Status status = (service_->*answer_)(request_, &response);
+    finishing_ = true;
+    writer_.Finish(response, status, Tag());
+  }
+
+ private:
+  ServedCall(PageService* service, Accept accept, Answer answer)
+      : service_(service), accept_(accept), answer_(answer), writer_(&context_) {}
+
+  void* Tag() { return service_->page_threads_->Tag(this); }
+
+  PageService* const service_;
+  const Accept accept_;
+  const Answer answer_;
+  grpc::ServerContext context_;
+  Request request_;
+  Writer writer_;
+  bool finishing_ = false;
+};
+
+void PageService::Register(grpc::ServerBuilder* builder) {
+  auto fetch_queue = builder->AddCompletionQueue();
+  auto page_queue = builder->AddCompletionQueue(/*is_frequently_polled=*/false);
+  fetch_queue_ = fetch_queue.get();
+  page_queue_ = page_queue.get();
+  fetch_thread_ = std::make_unique<rpc::CompletionThreads>(std::move(fetch_queue), "fs-fetch", 1);
+  page_threads_ =
+      std::make_unique<rpc::CompletionThreads>(std::move(page_queue), "fs-pages", kPageThreads);
+  builder->RegisterService(&service_);
+}
+
+void PageService::Start() {
+  using Service = v1::PageStore::AsyncService;
+  ServedStream<v1::FetchRequest, v1::FetchResponse>::Await(
+      this, fetch_thread_.get(), fetch_queue_, &Service::RequestFetch, &PageService::AnswerFetch);
+  ServedStream<v1::StoreRequest, v1::StoreResponse>::Await(
+      this, page_threads_.get(), page_queue_, &Service::RequestStore, &PageService::AnswerStore);
+  ServedCall<v1::OpenVolumeRequest, v1::OpenVolumeResponse>::Await(
+      this, &Service::RequestOpenVolume, &PageService::AnswerOpen);
+  ServedCall<v1::CloseVolumeRequest, v1::CloseVolumeResponse>::Await(
+      this, &Service::RequestCloseVolume, &PageService::AnswerClose);
+  ServedCall<v1::DiscardRequest, v1::DiscardResponse>::Await(this, &Service::RequestDiscard,
+                                                             &PageService::AnswerDiscard);
+}
+
+void PageService::BeginCall() {
+  std::lock_guard lock(mutex_);
+  ++calls_;
+}
+
+void PageService::EndCall() {
+  // Notified under the lock: Drain() may return, and this be destroyed, as soon as it is released.
+  std::lock_guard lock(mutex_);
+  if (--calls_ == 0) drained_.notify_all();
+}
+
+void PageService::Drain() {
+  std::unique_lock lock(mutex_);
+  drained_.wait(lock, [this] { return calls_ == 0; });
+}
+
+// --- Answers ------------------------------------------------------------------------------------
+
+grpc::Status PageService::AnswerOpen(const v1::OpenVolumeRequest& request,
                                      v1::OpenVolumeResponse* response) {
-  const OpenedVolume opened = store_->OpenVolume(request->host_id(), request->device(),
-                                                 request->incarnation(), request->slots());
+  const OpenedVolume opened = store_->OpenVolume(request.host_id(), request.device(),
+                                                 request.incarnation(), request.slots());
   if (opened.status != OpenStatus::kOk) {
     return RefusedOpen(opened);
   }
@@ -60,10 +254,9 @@ grpc::Status PageService::OpenVolume(grpc::ServerContext* /*context*/,
   return grpc::Status::OK;
 }
 
-grpc::Status PageService::CloseVolume(grpc::ServerContext* /*context*/,
-                                      const v1::CloseVolumeRequest* request,
+grpc::Status PageService::AnswerClose(const v1::CloseVolumeRequest& request,
                                       v1::CloseVolumeResponse* response) {
-  auto closed = store_->CloseVolume(request->volume_id(), request->epoch());
+  auto closed = store_->CloseVolume(request.volume_id(), request.epoch());
   if (!closed.ok()) {
     return {grpc::StatusCode::INTERNAL, closed.error().message};
   }
@@ -71,60 +264,21 @@ grpc::Status PageService::CloseVolume(grpc::ServerContext* /*context*/,
   return grpc::Status::OK;
 }
 
-grpc::Status PageService::Discard(grpc::ServerContext* /*context*/,
-                                  const v1::DiscardRequest* request,
-                                  v1::DiscardResponse* response) {
+grpc::Status PageService::AnswerDiscard(const v1::DiscardRequest& request,
+                                        v1::DiscardResponse* response) {
   std::vector<DiscardItem> items;
-  items.reserve(static_cast<std::size_t>(request->items_size()));
-  for (const v1::DiscardRequest::Item& item : request->items()) {
+  items.reserve(static_cast<std::size_t>(request.items_size()));
+  for (const v1::DiscardRequest::Item& item : request.items()) {
     items.push_back({item.slot(), item.version()});
   }
   std::uint64_t discarded = 0;
-  auto status = store_->Discard(request->volume_id(), request->epoch(), items, &discarded);
+  auto status = store_->Discard(request.volume_id(), request.epoch(), items, &discarded);
   if (!status.ok()) {
     return {grpc::StatusCode::INTERNAL, status.error().message};
   }
   response->set_status(static_cast<v1::StreamStatus>(status.value()));
   response->set_discarded(discarded);
   return grpc::Status::OK;
-}
-
-grpc::Status PageService::Store(
-    grpc::ServerContext* context,
-    grpc::ServerReaderWriter<v1::StoreResponse, v1::StoreRequest>* stream) {
-  return Serve(context, stream, [this](const auto& request, auto* response) {
-    return AnswerStore(request, response);
-  });
-}
-
-grpc::Status PageService::Fetch(
-    grpc::ServerContext* context,
-    grpc::ServerReaderWriter<v1::FetchResponse, v1::FetchRequest>* stream) {
-  return Serve(context, stream, [this](const auto& request, auto* response) {
-    return AnswerFetch(request, response);
-  });
-}
-
-template <typename Request, typename Response, typename Answer>
-grpc::Status PageService::Serve(grpc::ServerContext* context,
-                                grpc::ServerReaderWriter<Response, Request>* stream,
-                                const Answer& answer) {
-  if (!AddStream(context)) {
-    store_->counters().Add(Counter::streams_refused);
-    return {grpc::StatusCode::RESOURCE_EXHAUSTED, "too many streams, or the server is stopping"};
-  }
-  Request request;
-  Response response;
-  while (stream->Read(&request) && SetPhase(context, Phase::kBusy)) {
-    response.Clear();
-    if (answer(request, &response) == StreamStatus::kInvalid) {
-      request = Request();  // it may have grown far over what a lawful one takes
-    }
-    if (!stream->Write(response) || !SetPhase(context, Phase::kIdle)) {
-      break;
-    }
-  }
-  return EndStream(context);
 }
 
 StreamStatus PageService::AnswerStore(const v1::StoreRequest& request,
@@ -169,8 +323,10 @@ StreamStatus PageService::AnswerFetch(const v1::FetchRequest& request,
   return status;
 }
 
+// --- Streams under way --------------------------------------------------------------------------
+
 bool PageService::AddStream(grpc::ServerContext* context) {
-  std::lock_guard lock(streams_mutex_);
+  std::lock_guard lock(mutex_);
   if (stopping_ || streams_.size() >= kStreamsMax) {
     return false;
   }
@@ -179,20 +335,20 @@ bool PageService::AddStream(grpc::ServerContext* context) {
 }
 
 grpc::Status PageService::EndStream(grpc::ServerContext* context) {
-  std::lock_guard lock(streams_mutex_);
+  std::lock_guard lock(mutex_);
   streams_.erase(context);
   return stopping_ ? grpc::Status(grpc::StatusCode::UNAVAILABLE, "the server is stopping")
                    : grpc::Status::OK;
 }
 
 bool PageService::SetPhase(grpc::ServerContext* context, Phase phase) {
-  std::lock_guard lock(streams_mutex_);
+  std::lock_guard lock(mutex_);
   streams_[context] = phase;
   return !stopping_;
 }
 
 void PageService::StopStreams() {
-  std::lock_guard lock(streams_mutex_);
+  std::lock_guard lock(mutex_);
   stopping_ = true;
   for (const auto& [context, phase] : streams_) {
     if (phase == Phase::kIdle) {

@@ -32,8 +32,9 @@ CPP_LAYERS = {
     "base": set(),
     "tier": {"base"},
     "nbd": {"base", "tier"},
-    "remote": {"base", "tier"},
-    "store": {"base", "tier"},
+    "rpc": {"base"},
+    "remote": {"base", "tier", "rpc"},
+    "store": {"base", "tier", "rpc"},
     "bind": {"base", "tier", "nbd", "remote", "store"},
 }
 # Written apart, so that this file obeys its own rule.
