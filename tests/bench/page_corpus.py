@@ -46,8 +46,8 @@ PAGEMAP_PRESENT = 1 << 63
 # The programs are made as large as what is wanted of them needs; these are for this much.
 SIZED_FOR_BYTES = 256 * MIB
 INTERPRETER_ROWS = 60_000
-COMPILER_RESIDENT_BYTES = 110 * MIB
-COMPILER_RESIDENT_BYTES_MIN = 40 * MIB
+COMPILER_PRIVATE_BYTES = 84 * MIB
+COMPILER_PRIVATE_BYTES_MIN = 8 * MIB
 DATABASE_ROWS = 620_000
 START_DEADLINE_S = 60
 COPY_PAGES_MAX = 256
@@ -180,7 +180,7 @@ class RealPages:
                 out.seek(next(positions) * PAGE_BYTES)
                 out.write(page)
         if sum(self.pages_by_program.values()) < wanted:
-            raise CorpusError(f"the programs had less than {wanted} pages")
+            raise CorpusError(f"less than {wanted} pages to be had: {self.pages_by_program}")
 
 
 @dataclass(frozen=True)
@@ -228,11 +228,11 @@ def _compiler(directory: Path, scale: float) -> _Program:
     proper = subprocess.run(
         ["g++", "-print-prog-name=cc1plus"], check=True, capture_output=True, text=True
     ).stdout.strip()
-    enough_bytes = max(COMPILER_RESIDENT_BYTES_MIN, int(COMPILER_RESIDENT_BYTES * scale))
+    enough_bytes = max(COMPILER_PRIVATE_BYTES_MIN, int(COMPILER_PRIVATE_BYTES * scale))
 
     def wait(process: subprocess.Popen[bytes]) -> None:
         deadline = time.monotonic() + START_DEADLINE_S
-        while _resident_bytes(process.pid) < enough_bytes:
+        while _private_bytes(process.pid, proper) < enough_bytes:
             if process.poll() is not None or time.monotonic() > deadline:
                 raise CorpusError("the compiler was through before it was large enough")
             time.sleep(0.02)
@@ -248,11 +248,15 @@ def _wait_for_loaded(process: subprocess.Popen[bytes]) -> None:
         raise CorpusError(f"{process.args!r} ended before its data was loaded")
 
 
-def _resident_bytes(pid: int) -> int:
+def _private_bytes(pid: int, program: str) -> int:
+    """Resident memory that is no file's; 0 while the process is still what it was forked from."""
     try:
-        return int(Path(f"/proc/{pid}/statm").read_text().split()[1]) * PAGE_BYTES
-    except (OSError, IndexError):
+        if Path(f"/proc/{pid}/exe").resolve() != Path(program).resolve():
+            return 0
+        _, resident, shared, *_ = Path(f"/proc/{pid}/statm").read_text().split()
+    except (OSError, ValueError):
         return 0
+    return (int(resident) - int(shared)) * PAGE_BYTES
 
 
 def _resident_pages(pid: int) -> Iterator[bytes]:

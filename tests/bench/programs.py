@@ -1,9 +1,8 @@
-"""Where the programs are: ours, installed or built, and how any process is kept on given CPUs."""
+"""Where our measuring programs are, and how any process is kept on given CPUs."""
 
 from __future__ import annotations
 
 import os
-import sys
 from pathlib import Path
 
 TOP = Path(__file__).resolve().parents[2]
@@ -24,14 +23,6 @@ def native_program(name: str) -> Path:
     if not built:
         raise MissingProgramError(f"{name} is not built: run `make build`")
     return max(built, key=lambda path: path.stat().st_mtime)
-
-
-def installed_program(name: str) -> Path:
-    """Returns a command of the farswap package, beside the interpreter that runs us."""
-    path = Path(os.environ.get("FARSWAP_PROGRAMS", Path(sys.executable).parent), name)
-    if not path.exists():
-        raise MissingProgramError(f"{name} is not installed beside {sys.executable}: `make build`")
-    return path
 
 
 def pin(pid: int, cpus: set[int]) -> None:

@@ -22,7 +22,6 @@ from demo import pages_run, report, swap_run
 from demo.interrupts import Interrupts
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
-from system.real_swap import missing_requirement
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -81,7 +80,7 @@ def main() -> int:
 
 
 def _demonstrate(console: Console, interrupts: Interrupts, arguments: argparse.Namespace) -> None:
-    swap_missing = "asked for" if arguments.no_swap else missing_requirement()
+    swap_missing = "asked for" if arguments.no_swap else swap_run.missing_requirement()
     device_mib = max(arguments.mib + SAMPLE_MIB, 2 * arguments.swap_mib)
     with contextlib.ExitStack() as stack:
         stages = stack.enter_context(_stages(console, interrupts))

@@ -90,7 +90,7 @@ def _swap_rows(swap: SwapResult | str) -> list[tuple[str, str]]:
         (
             "real swap",
             (
-                f"{swap.program_mib} MiB of memory in a cgroup of {swap.cgroup_mib} MiB, "
+                f"by {swap.way}: {swap.program_mib} MiB in a cgroup of {swap.cgroup_mib} MiB, "
                 f"verified {seen.passes} times, {seen.wrong_pages} wrong pages"
             ),
         ),

@@ -10,12 +10,16 @@ import contextlib
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from demo import swap_on_nbd
 from demo.pages_run import DemoError
+from demo.swap_on_nbd import SwapOnNbd
+from system import real_swap
 from system.real_swap import MemoryCgroup, PageVerifier, SwapOnLoop
 
 if TYPE_CHECKING:
     import subprocess
     from collections.abc import Callable, Iterator
+    from contextlib import AbstractContextManager
     from pathlib import Path
 
     from bench.local_cluster import LocalCluster
@@ -30,6 +34,7 @@ VERIFY_DEADLINE_S = 100
 class SwapResult:
     """What the program found, and what went over the device while it ran."""
 
+    way: str
     program_mib: int
     cgroup_mib: int
     verifier: VerifierResult
@@ -49,6 +54,15 @@ def _running(verifier: PageVerifier, mib: int, cgroup: Path) -> Iterator[subproc
         program.communicate()
 
 
+def missing_requirement() -> str | None:
+    """Returns why the running kernel cannot swap on farswap; None when it can, in either way."""
+    by_nbd = swap_on_nbd.missing_requirement()
+    by_loop = real_swap.missing_requirement()
+    if by_nbd is None or by_loop is None:
+        return None
+    return f"by nbd driver: {by_nbd}; by loop over FUSE: {by_loop}"
+
+
 def run(
     cluster: LocalCluster,
     interrupts: Interrupts,
@@ -60,9 +74,13 @@ def run(
     on_stage("compile the memory verifier")
     verifier = PageVerifier.build(cluster.directory)
     before = cluster.counters()
+    by_nbd = swap_on_nbd.missing_requirement() is None
+    area: AbstractContextManager[SwapOnNbd | SwapOnLoop] = (
+        SwapOnNbd(cluster) if by_nbd else SwapOnLoop(cluster.host.nbd_uri)
+    )
     on_stage("swapon")
     with (
-        interrupts.shield(SwapOnLoop(cluster.host.nbd_uri)) as swap,
+        interrupts.shield(area) as swap,
         interrupts.shield(MemoryCgroup(cgroup_mib * MIB)) as cgroup,
         interrupts.shield(_running(verifier, program_mib, cgroup.path)) as program,
     ):
@@ -75,6 +93,7 @@ def run(
     if result.swapped_out == 0:
         raise DemoError("the kernel swapped nothing out")
     return SwapResult(
+        "nbd driver" if by_nbd else "loop over FUSE",
         program_mib,
         cgroup_mib,
         result,

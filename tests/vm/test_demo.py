@@ -1,0 +1,42 @@
+"""The demonstration on a kernel with an nbd driver: it swaps on /dev/nbd0 and leaves it unbound."""
+
+from __future__ import annotations
+
+import os
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pytest
+from bench.programs import MissingProgramError, native_program
+from daemons import require_native
+
+if TYPE_CHECKING:
+    from vm.guest import Guest
+
+TESTS = Path(__file__).resolve().parents[1]
+pytestmark = [pytest.mark.vm, pytest.mark.root, pytest.mark.timeout(400)]
+
+
+def test_demonstration_swaps_by_the_nbd_driver(guest: Guest, tmp_path: Path) -> None:
+    require_native()
+    try:
+        natives = native_program("farswap-loadgen").parent
+    except MissingProgramError as missing:
+        pytest.skip(str(missing))
+    shared = tmp_path / "shared"
+    shared.mkdir()
+    guest.memory_mib = 1536
+    run = guest.run_overlay(
+        TESTS / "demo" / "guest_demo",
+        360,
+        shared=shared,
+        programs=Path(sys.executable).parent,
+        tests=TESTS,
+        natives=natives,
+        pythonpath=os.environ.get("PYTHONPATH", ""),
+    )
+    output = (shared / "output").read_text() if (shared / "output").exists() else ""
+    assert run.status == 0, run.console + output
+    assert "by nbd driver: 16 MiB in a cgroup of 8 MiB" in " ".join(output.split())
+    assert output.rstrip().endswith("demo: OK")
