@@ -78,12 +78,16 @@ TEST(Pool, IsFullOnlyWhenItsBytesAreUsed) {
   EXPECT_EQ(pool->free_slabs(), 0u);
 }
 
-TEST(Pool, ALargerClassHelpsOutWhenItsOwnIsFull) {
+TEST(Pool, OnlyASlightlyLargerClassHelpsOutWhenItsOwnIsFull) {
   auto pool = MakePool();
-  const EntryRef large = pool->Allocate(kPageBytes);
+  const EntryRef slightly_larger = pool->Allocate(1150);
+  const EntryRef much_larger = pool->Allocate(kPageBytes);
+  ASSERT_NE(pool->Allocate(kPageBytes), kNoEntry);  // keeps the slab from becoming free
   while (pool->Allocate(1000) != kNoEntry) {
   }
-  pool->Free(large);
+  pool->Free(much_larger);
+  EXPECT_EQ(pool->Allocate(1000), kNoEntry) << "it would waste three quarters of the entry";
+  pool->Free(slightly_larger);
   EXPECT_NE(pool->Allocate(1000), kNoEntry);
 }
 

@@ -11,6 +11,10 @@ namespace {
 // save in rounding.
 constexpr std::size_t kClassStepBytes = 32;
 
+// A class helps out others down to 4/5 of its size. Smaller objects in larger entries would make a
+// full pool hold fewer and fewer pages.
+constexpr std::size_t kHelpDivisor = 4;
+
 struct ClassTable {
   std::array<std::uint16_t, 96> bytes{};     // of one entry, header included
   std::array<std::uint16_t, 96> capacity{};  // entries in a slab
@@ -86,7 +90,9 @@ EntryRef Pool::Allocate(std::size_t object_bytes) {
   assert(object_bytes >= 1 && object_bytes <= kObjectBytesMax);
   const std::size_t own = ClassOf(object_bytes);
   EntryRef ref = AllocateFrom(own, true);
+  const std::size_t wasteful = kClasses.bytes[own] + kClasses.bytes[own] / kHelpDivisor;
   for (std::size_t other = own + 1; ref == kNoEntry && other < kClasses.count; ++other) {
+    if (kClasses.bytes[other] > wasteful) break;
     ref = AllocateFrom(other, false);
   }
   return ref;

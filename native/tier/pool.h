@@ -49,7 +49,7 @@ class Pool {
   static Result<std::unique_ptr<Pool>> Create(std::uint64_t bytes_max);
 
   /// An unpublished entry with room for an object of `object_bytes` (1..kObjectBytesMax), or
-  /// kNoEntry when there is no room. A larger class helps out when its own is full.
+  /// kNoEntry when there is no room. A slightly larger class helps out when its own is full.
   EntryRef Allocate(std::size_t object_bytes);
   void Free(EntryRef ref);
 
