@@ -1,6 +1,7 @@
 #include "store/page_service.h"
 
 #include <array>
+#include <mutex>
 #include <string>
 #include <utility>
 
@@ -46,13 +47,37 @@ void CopyPage(const PageRecord& record, v1::Page* page) {
   page->set_data(record.bytes.data(), record.bytes.size());
 }
 
-}  // namespace
-
 // --- Calls --------------------------------------------------------------------------------------
+
+// A call that gives gRPC one operation at a time.
+class Call : public rpc::Completion {
+ public:
+  virtual ~Call() = default;
+  void OnCompleted(bool ok) final {
+    // The operation may complete on another thread before the one that began it has left gRPC.
+    { const std::lock_guard lock(mutex_); }
+    Continue(ok);
+  }
+
+ protected:
+  /// The operation that was begun is over. May destroy the object.
+  virtual void Continue(bool ok) = 0;
+
+  template <typename Operation>
+  void Begin(const Operation& operation) {
+    const std::lock_guard lock(mutex_);
+    operation();
+  }
+
+ private:
+  std::mutex mutex_;
+};
+
+}  // namespace
 
 // A bidirectional stream: accepted, then read, answered and written in turn, then finished.
 template <typename Request, typename Response>
-class PageService::ServedStream final : public rpc::Completion {
+class PageService::ServedStream final : public Call {
  public:
   using Stream = grpc::ServerAsyncReaderWriter<Response, Request>;
   using Answer = StreamStatus (PageService::*)(const Request&, Response*);
@@ -65,10 +90,13 @@ class PageService::ServedStream final : public rpc::Completion {
                     grpc::ServerCompletionQueue* queue, Accept accept, Answer answer) {
     auto* const stream = new ServedStream(service, threads, queue, accept, answer);
     service->BeginCall();
-    (service->service_.*accept)(&stream->context_, &stream->stream_, queue, queue, stream->Tag());
+    stream->Begin([&] {
+      (service->service_.*accept)(&stream->context_, &stream->stream_, queue, queue, stream->Tag());
+    });
   }
 
-  void OnCompleted(bool ok) override {
+ private:
+  void Continue(bool ok) override {
     switch (step_) {
       case Step::kAccept:
         return OnAccepted(ok);
@@ -81,7 +109,6 @@ class PageService::ServedStream final : public rpc::Completion {
     }
   }
 
- private:
   enum class Step { kAccept, kRead, kWrite, kFinish };
 
   ServedStream(PageService* service, rpc::CompletionThreads* threads,
@@ -105,7 +132,7 @@ class PageService::ServedStream final : public rpc::Completion {
 
   void Read() {
     step_ = Step::kRead;
-    stream_.Read(&request_, Tag());
+    Begin([this] { stream_.Read(&request_, Tag()); });
   }
 
   void OnRead(bool ok) {
@@ -117,7 +144,7 @@ class PageService::ServedStream final : public rpc::Completion {
       request_ = Request();  // it may have grown far over what a lawful one takes
     }
     step_ = Step::kWrite;
-    stream_.Write(response_, Tag());
+    Begin([this] { stream_.Write(response_, Tag()); });
   }
 
   void OnWritten(bool ok) {
@@ -129,7 +156,7 @@ class PageService::ServedStream final : public rpc::Completion {
 
   void Finish(const grpc::Status& status) {
     step_ = Step::kFinish;
-    stream_.Finish(status, Tag());
+    Begin([&] { stream_.Finish(status, Tag()); });
   }
 
   void End() {
@@ -152,7 +179,7 @@ class PageService::ServedStream final : public rpc::Completion {
 
 // A call with one request and one response.
 template <typename Request, typename Response>
-class PageService::ServedCall final : public rpc::Completion {
+class PageService::ServedCall final : public Call {
  public:
   using Writer = grpc::ServerAsyncResponseWriter<Response>;
   using Answer = grpc::Status (PageService::*)(const Request&, Response*);
@@ -163,11 +190,14 @@ class PageService::ServedCall final : public rpc::Completion {
   static void Await(PageService* service, Accept accept, Answer answer) {
     auto* const call = new ServedCall(service, accept, answer);
     service->BeginCall();
-    (service->service_.*accept)(&call->context_, &call->request_, &call->writer_,
-                                service->page_queue_, service->page_queue_, call->Tag());
+    call->Begin([&] {
+      (service->service_.*accept)(&call->context_, &call->request_, &call->writer_,
+                                  service->page_queue_, service->page_queue_, call->Tag());
+    });
   }
 
-  void OnCompleted(bool ok) override {
+ private:
+  void Continue(bool ok) override {
     if (finishing_ || !ok) {
       PageService* const service = service_;
       delete this;
@@ -178,10 +208,9 @@ class PageService::ServedCall final : public rpc::Completion {
     Response response;
     const grpc::Status status = (service_->*answer_)(request_, &response);
     finishing_ = true;
-    writer_.Finish(response, status, Tag());
+    Begin([&] { writer_.Finish(response, status, Tag()); });
   }
 
- private:
   ServedCall(PageService* service, Accept accept, Answer answer)
       : service_(service), accept_(accept), answer_(answer), writer_(&context_) {}
 
