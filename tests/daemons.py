@@ -14,6 +14,7 @@ import signal
 import subprocess
 import sys
 import time
+from abc import ABC, abstractmethod
 from typing import TYPE_CHECKING
 
 import pytest
@@ -42,7 +43,7 @@ def toml(sections: Sections) -> str:
     )
 
 
-class Daemon:
+class Daemon(ABC):
     """One daemon over its restarts. `ready` is the ready line of the present process."""
 
     def __init__(self, module: str, name: str, directory: Path, sections: Sections) -> None:
@@ -86,9 +87,9 @@ class Daemon:
         self.ready = dict(word.split("=", 1) for word in line.split()[1:])
         self.keep_addresses()
 
+    @abstractmethod
     def keep_addresses(self) -> None:
         """Puts the real ports into the configuration, for restarts."""
-        raise NotImplementedError
 
     def _first_line(self) -> str:
         assert self._process is not None

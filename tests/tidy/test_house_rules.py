@@ -39,7 +39,7 @@ CPP_LAYERS = {
 }
 # Written apart, so that this file obeys its own rule.
 UNFINISHED = re.compile(r"\b(" + "|".join(["TO" + "DO", "FIX" + "ME", "XX" + "X"]) + r")\b")
-DEVELOPER_PATH = re.compile(r"""(?<![\w.])(/work/|/root/|/home/\w|/tmp/fs\b)""")
+DEVELOPER_PATH = re.compile(r"""(?<![\w.])/((work|root)/|home/\w)""")
 INCLUDE = re.compile(r'^#include "([a-z_]+)/', re.MULTILINE)
 # A function of C++ as clang-format lays it out: its body ends at a brace as deep as its first line.
 CPP_FUNCTION_START = re.compile(r"^( *)(?!namespace|class|struct|enum|union|extern|\})[\w:~].*\{$")
