@@ -87,7 +87,13 @@ def _demonstrate(console: Console, interrupts: Interrupts, arguments: argparse.N
         stages.begin("start a memory server and a host daemon")
         cluster = stack.enter_context(
             interrupts.shield(
-                LocalCluster(device_bytes=device_mib * MIB, pool_bytes=arguments.pool_mib * MIB)
+                LocalCluster(
+                    device_bytes=device_mib * MIB,
+                    pool_bytes=arguments.pool_mib * MIB,
+                    # Programs that write as fast as they can are to wait for the memory server also
+                    # where it shares one slow processor with everything else.
+                    tier={"store_wait": "60s"},
+                )
             )
         )
         try:
