@@ -3,8 +3,8 @@
 // Invariants, after any crash of the process: a page whose Store() answered kOk is read back until
 // a higher version is stored, it is discarded, or its volume ends; the newest epoch given out is
 // remembered (also by the disk); used_bytes is exact. Thread-safe; Store() and Discard() may wait
-// for RocksDB when it stalls writers, Fetch() never does. Called by PageService on the threads of
-// its streams.
+// for RocksDB when it stalls writers, Fetch() never does. Called by PageService on the
+// threads of its two queues.
 #pragma once
 
 #include <cstddef>

@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <cstring>
+#include <utility>
 
 #include "base/thread.h"
 #include "tier/codec.h"
@@ -22,16 +23,18 @@ constexpr milliseconds kShortageGap{10000};
 
 }  // namespace
 
-Shrinker::Shrinker(TierImpl* tier)
+Result<std::unique_ptr<LockedMapping>> Shrinker::CreateArenas() {
+  return LockedMapping::Create(kBatches * PutBatch::kPagesMax * kPageBytes, "put-arenas");
+}
+
+Shrinker::Shrinker(TierImpl* tier, std::unique_ptr<LockedMapping> arenas)
     : tier_(tier),
       high_bytes_(tier->pool_->capacity_bytes() * (100 + tier->config_.accept_threshold_percent) /
                   200),
       accept_bytes_(tier->pool_->capacity_bytes() * tier->config_.accept_threshold_percent / 100),
       reserve_slabs_(std::max(1u, tier->pool_->slab_count() / 100)),
-      discards_((tier->table_->slots() + 63) / 64) {
-  auto arenas = LockedMapping::Create(kBatches * PutBatch::kPagesMax * kPageBytes, "put-arenas");
-  if (!arenas.ok()) std::terminate();
-  arenas_ = std::move(arenas.value());
+      discards_((tier->table_->slots() + 63) / 64),
+      arenas_(std::move(arenas)) {
   for (std::size_t i = 0; i < kBatches; ++i) {
     batches_[i].shrinker = this;
     batches_[i].arena = arenas_->data() + i * PutBatch::kPagesMax * kPageBytes;

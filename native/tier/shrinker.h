@@ -33,7 +33,10 @@ class TierImpl;
 
 class Shrinker {
  public:
-  explicit Shrinker(TierImpl* tier);
+  /// Memory that every batch's copies fit into, for the constructor.
+  static Result<std::unique_ptr<LockedMapping>> CreateArenas();
+
+  Shrinker(TierImpl* tier, std::unique_ptr<LockedMapping> arenas);
   ~Shrinker() { Stop(); }
 
   /// Ends the thread, then waits until the RemoteStore has given back every batch. Idempotent.
@@ -104,7 +107,7 @@ class Shrinker {
   std::atomic<std::uint64_t> in_flight_bytes_{0};  // entry bytes that acknowledgements will free
 
   Pool::Drain drain_;  // of the thread
-  std::unique_ptr<LockedMapping> arenas_;
+  const std::unique_ptr<LockedMapping> arenas_;
 
   mutable std::mutex mutex_;  // guards all below
   std::condition_variable wake_;

@@ -26,18 +26,20 @@ Result<std::unique_ptr<Tier>> Tier::Create(const TierConfig& config, RemoteStore
   if (!table.ok()) return table.error();
   auto pool = Pool::Create(config.pool_bytes_max);
   if (!pool.ok()) return pool.error();
-  return std::unique_ptr<Tier>(
-      new TierImpl(config, remote, std::move(table.value()), std::move(pool.value())));
+  auto arenas = Shrinker::CreateArenas();
+  if (!arenas.ok()) return arenas.error();
+  return std::unique_ptr<Tier>(new TierImpl(config, remote, std::move(table.value()),
+                                            std::move(pool.value()), std::move(arenas.value())));
 }
 
 TierImpl::TierImpl(const TierConfig& config, RemoteStore* remote, std::unique_ptr<SlotTable> table,
-                   std::unique_ptr<Pool> pool)
+                   std::unique_ptr<Pool> pool, std::unique_ptr<LockedMapping> arenas)
     : config_(config),
       remote_(remote),
       table_(std::move(table)),
       pool_(std::move(pool)),
       lru_(pool_.get()),
-      shrinker_(this) {}
+      shrinker_(this, std::move(arenas)) {}
 
 TierImpl::~TierImpl() { shrinker_.Stop(); }
 

@@ -20,7 +20,7 @@ namespace farswap::tier {
 class TierImpl final : public Tier {
  public:
   TierImpl(const TierConfig& config, RemoteStore* remote, std::unique_ptr<SlotTable> table,
-           std::unique_ptr<Pool> pool);
+           std::unique_ptr<Pool> pool, std::unique_ptr<LockedMapping> arenas);
   ~TierImpl() override;
 
   IoStatus Store(SlotIndex slot, const std::byte* page) override;
