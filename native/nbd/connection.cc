@@ -16,6 +16,7 @@
 #include <utility>
 
 #include "nbd/partial_page.h"
+#include "tier/codec.h"
 
 namespace farswap::nbd {
 
@@ -103,6 +104,8 @@ Connection::~Connection() { close(socket_); }
 void Connection::Shutdown() { shutdown(socket_, SHUT_RDWR); }
 
 void Connection::Run() {
+  // Here, where nothing is lost yet: a read that could not be decompressed would be an EIO.
+  if (!tier::PrepareThreadForPages().ok()) return;
   while (HandleReceived() && FlushReplies() && Receive()) {
   }
   FlushReplies();

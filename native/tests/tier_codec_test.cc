@@ -18,6 +18,97 @@ TEST(Codec, EveryKindOfPageComesBack) {
   }
 }
 
+constexpr Compressor kCompressors[] = {
+    {Codec::kLz4, 1},  {Codec::kLz4, 8},  {Codec::kLz4, Compressor::kLz4AccelerationMax},
+    {Codec::kZstd, 1}, {Codec::kZstd, 3}, {Codec::kZstd, Compressor::kZstdLevelMax}};
+
+TEST(Codec, EveryCompressorsObjectsComeBackAndStayWithinTheLimit) {
+  for (SlotIndex slot = 0; slot < 200; ++slot) {
+    const Page page = MakePage(slot, 1);
+    for (const Compressor& compressor : kCompressors) {
+      const Compressed compressed = CompressPage(page.data(), compressor);
+      if (compressed.codec == Codec::kRaw) {
+        EXPECT_EQ(compressed.bytes.size(), kPageBytes);
+      } else {
+        EXPECT_EQ(compressed.codec, compressor.codec);
+        EXPECT_LE(compressed.bytes.size(), kCompressedBytesMax);
+      }
+      Page back{};
+      ASSERT_TRUE(DecompressPage(compressed.codec, compressed.bytes, back.data()));
+      EXPECT_EQ(back, page);
+    }
+  }
+}
+
+// A context in memory of ours cannot grow: every level must fit after every other, for ever.
+TEST(Codec, LevelsFollowEachOtherInAnyOrderInTheSameMemory) {
+  const Page page = MakePage(5, 1, PageKind::kCompressible);
+  std::mt19937_64 random(2);
+  for (int i = 0; i < 3000; ++i) {
+    const int level = 1 + static_cast<int>(random() % Compressor::kZstdLevelMax);
+    ASSERT_EQ(CompressPage(page.data(), {Codec::kZstd, level}).codec, Codec::kZstd) << level;
+  }
+  ASSERT_EQ(CompressPage(page.data(), {Codec::kZstd, 19}).codec, Codec::kZstd);
+  for (int i = 0; i < 3000; ++i) {  // zstd gives up a context that is too large for too long
+    ASSERT_EQ(CompressPage(page.data(), {Codec::kZstd, 1}).codec, Codec::kZstd) << i;
+  }
+  ASSERT_EQ(CompressPage(page.data(), {Codec::kZstd, 19}).codec, Codec::kZstd);
+}
+
+TEST(Codec, CompressorsOutsideOfTheirRangeAreRefusedWithTheRange) {
+  for (const Compressor& compressor : kCompressors) EXPECT_TRUE(Validate(compressor).ok());
+  EXPECT_EQ(Validate({Codec::kLz4, 0}).error().message,
+            "an acceleration of LZ4 of 0 is outside of 1 to 65537");
+  EXPECT_EQ(Validate({Codec::kZstd, 20}).error().message,
+            "a level of zstd of 20 is outside of 1 to 19");
+  EXPECT_FALSE(Validate({Codec::kLz4, 65538}).ok());
+  EXPECT_FALSE(Validate({Codec::kZstd, -1}).ok());
+  EXPECT_EQ(Validate({Codec::kRaw, 1}).error().message, "a compressor is LZ4 or zstd");
+}
+
+// Letters without repetition: nothing for LZ4 to find, but fewer than 8 bits each.
+Page PageOfLetters(std::uint64_t seed, unsigned letters) {
+  std::mt19937_64 random(seed);
+  Page page;
+  for (std::byte& byte : page) byte = static_cast<std::byte>('A' + random() % letters);
+  return page;
+}
+
+TEST(Codec, PagesGoingColdAreRecompressedWhereThatGainsAnEighth) {
+  const Page page = PageOfLetters(1, 8);
+  const Compressed hot = CompressPage(page.data());
+  const std::vector<std::byte> object(hot.bytes.begin(), hot.bytes.end());
+  const auto cold = Recompress(hot.codec, object, 3);
+  ASSERT_TRUE(cold.has_value());
+  EXPECT_EQ(cold->codec, Codec::kZstd);
+  EXPECT_LE(cold->bytes.size(), object.size() - object.size() / 8);
+  Page back{};
+  ASSERT_TRUE(DecompressPage(cold->codec, cold->bytes, back.data()));
+  EXPECT_EQ(back, page);
+}
+
+TEST(Codec, RawPagesThatOnlyZstdCanCompressDoNotStayRaw) {
+  const Page page = PageOfLetters(2, 16);
+  ASSERT_EQ(CompressPage(page.data()).codec, Codec::kRaw);
+  const auto cold = Recompress(Codec::kRaw, page, 3);
+  ASSERT_TRUE(cold.has_value());
+  EXPECT_LE(cold->bytes.size(), kCompressedBytesMax);
+  Page back{};
+  ASSERT_TRUE(DecompressPage(cold->codec, cold->bytes, back.data()));
+  EXPECT_EQ(back, page);
+}
+
+TEST(Codec, ObjectsThatGainNothingOrAreDamagedAreNotRecompressed) {
+  const Page random = MakePage(5, 1, PageKind::kRandom);
+  EXPECT_FALSE(Recompress(Codec::kRaw, random, 3).has_value());
+  const Compressed zstd = CompressPage(PageOfLetters(3, 8).data(), {Codec::kZstd, 1});
+  const std::vector<std::byte> object(zstd.bytes.begin(), zstd.bytes.end());
+  EXPECT_FALSE(Recompress(Codec::kZstd, object, 19).has_value());
+  const Compressed lz4 = CompressPage(PageOfLetters(3, 8).data());
+  const std::vector<std::byte> damaged(lz4.bytes.begin(), lz4.bytes.begin() + 20);
+  EXPECT_FALSE(Recompress(Codec::kLz4, damaged, 3).has_value());
+}
+
 TEST(Codec, PagesThatDoNotShrinkByAQuarterStayRaw) {
   const Page page = MakePage(5, 1, PageKind::kRandom);
   const Compressed compressed = CompressPage(page.data());
