@@ -1,0 +1,112 @@
+#include "tier/unit.h"
+
+// For contexts in memory of ours, which allocate nothing.
+#define ZSTD_STATIC_LINKING_ONLY
+#include <zstd.h>
+
+#include <algorithm>
+#include <cassert>
+#include <cstring>
+#include <utility>
+
+#include "tier/codec.h"
+
+namespace farswap::tier {
+namespace {
+
+static_assert(std::endian::native == std::endian::little);
+
+constexpr std::size_t kPagesBytes = kUnitSlots * kPageBytes;
+
+std::size_t HeaderBytes(std::size_t count) { return 4 + count * sizeof(Version); }
+
+std::size_t FrameBytesMax(std::size_t count) { return count * kPageBytes * 3 / 4; }
+
+thread_local std::unique_ptr<LockedMapping> reading_memory;  // the pages, then the context
+
+}  // namespace
+
+std::optional<UnitView> ParseUnit(std::span<const std::byte> bytes) {
+  if (bytes.size() < HeaderBytes(0)) return std::nullopt;
+  UnitView unit;
+  std::uint16_t zero;
+  std::memcpy(&unit.members, bytes.data(), sizeof(unit.members));
+  std::memcpy(&zero, bytes.data() + 2, sizeof(zero));
+  const std::size_t header_bytes = HeaderBytes(unit.count());
+  if (unit.members == 0 || zero != 0 || bytes.size() <= header_bytes) return std::nullopt;
+  const std::byte* version = bytes.data() + HeaderBytes(0);
+  for (std::size_t member = 0; member < kUnitSlots; ++member) {
+    if (!unit.Has(member)) continue;
+    std::memcpy(&unit.versions[member], version, sizeof(Version));
+    version += sizeof(Version);
+  }
+  unit.frame = bytes.subspan(header_bytes);
+  if (unit.frame.size() > FrameBytesMax(unit.count())) return std::nullopt;
+  return unit;
+}
+
+std::optional<UnitPages> DecompressUnit(const UnitView& unit) {
+  const std::size_t context_bytes = ZSTD_estimateDCtxSize();
+  if (reading_memory == nullptr) {
+    auto memory = LockedMapping::Create(kPagesBytes + context_bytes, "unit of a thread");
+    if (!memory.ok()) return std::nullopt;
+    reading_memory = std::move(memory.value());
+  }
+  std::byte* const pages = reading_memory->data();
+  ZSTD_DCtx* const context = ZSTD_initStaticDCtx(pages + kPagesBytes, context_bytes);
+  const std::size_t wanted = unit.count() * kPageBytes;
+  const std::size_t length =
+      ZSTD_decompressDCtx(context, pages, wanted, unit.frame.data(), unit.frame.size());
+  if (length != wanted) return std::nullopt;
+  return UnitPages(unit.members, pages);
+}
+
+Result<std::unique_ptr<UnitWriter>> UnitWriter::Create() {
+  std::size_t context_bytes = 0;
+  for (int level = 1; level <= Compressor::kZstdLevelMax; ++level) {
+    // A frame's size decides about its tables, and a small one's are not always the smaller ones.
+    for (std::size_t count = 1; count <= kUnitSlots; ++count) {
+      const auto parameters = ZSTD_getCParams(level, count * kPageBytes, 0);
+      context_bytes = std::max(context_bytes, ZSTD_estimateCCtxSize_usingCParams(parameters));
+    }
+  }
+  auto memory = LockedMapping::Create(kPagesBytes + context_bytes, "unit writer");
+  if (!memory.ok()) return memory.error();
+  return std::unique_ptr<UnitWriter>(new UnitWriter(std::move(memory.value())));
+}
+
+UnitWriter::UnitWriter(std::unique_ptr<LockedMapping> memory)
+    : memory_(std::move(memory)),
+      context_(ZSTD_initStaticCCtx(memory_->data() + kPagesBytes, memory_->bytes() - kPagesBytes)) {
+  assert(context_ != nullptr);
+}
+
+void UnitWriter::Begin() {
+  members_ = 0;
+  count_ = 0;
+}
+
+bool UnitWriter::Add(std::size_t member, Version version, Codec codec,
+                     std::span<const std::byte> bytes) {
+  assert(member < kUnitSlots && members_ >> member == 0);
+  if (!DecompressPage(codec, bytes, memory_->data() + count_ * kPageBytes)) return false;
+  members_ = static_cast<UnitMembers>(members_ | 1u << member);
+  versions_[count_++] = version;
+  return true;
+}
+
+std::size_t UnitWriter::Finish(int level, std::byte* out, std::size_t bytes_max) {
+  assert(count_ > 0 && bytes_max <= kUnitBytesMax);
+  const std::size_t header_bytes = HeaderBytes(count_);
+  if (bytes_max <= header_bytes) return 0;
+  std::memset(out, 0, HeaderBytes(0));
+  std::memcpy(out, &members_, sizeof(members_));
+  std::memcpy(out + HeaderBytes(0), versions_.data(), count_ * sizeof(Version));
+  const std::size_t length =
+      ZSTD_compressCCtx(static_cast<ZSTD_CCtx*>(context_), out + header_bytes,
+                        std::min(bytes_max - header_bytes, FrameBytesMax(count_)), memory_->data(),
+                        count_ * kPageBytes, level);
+  return ZSTD_isError(length) ? 0 : header_bytes + length;
+}
+
+}  // namespace farswap::tier

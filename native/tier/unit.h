@@ -1,0 +1,97 @@
+// Units: the pages of neighbouring slots compressed together for memory servers.
+//
+// A unit is an aligned group of 16 slots, 64 KiB of the device. A unit object holds pages of some
+// of them, its members, as they were when it was made; it travels and rests as one object, under a
+// key of its own. All numbers are little-endian:
+//
+//   u16        members, one bit a slot of the unit, not 0
+//   u16        0
+//   u32 * n    the members' versions, by slot
+//   bytes      one zstd frame of the members' pages, by slot: at most 3/4 of n pages
+//
+// What comes from a server is not trusted: ParseUnit() accepts exactly what is written above, and
+// DecompressUnit() only a frame of exactly n pages.
+#pragma once
+
+#include <array>
+#include <bit>
+#include <cstddef>
+#include <cstdint>
+#include <memory>
+#include <optional>
+#include <span>
+
+#include "base/locked_mapping.h"
+#include "base/result.h"
+#include "tier/page.h"
+
+namespace farswap::tier {
+
+inline constexpr std::size_t kUnitSlots = 16;
+inline constexpr std::size_t kUnitHeaderBytesMax = 4 + kUnitSlots * sizeof(Version);
+/// Of a unit object. 64 of them fit into one message.
+inline constexpr std::size_t kUnitBytesMax = kUnitHeaderBytesMax + kUnitSlots * kPageBytes * 3 / 4;
+
+/// Which slots of a unit: bit i is its i-th.
+using UnitMembers = std::uint16_t;
+
+/// A unit object that was looked at.
+struct UnitView {
+  UnitMembers members = 0;
+  std::array<Version, kUnitSlots> versions{};  // of the members, by their place in the unit
+  std::span<const std::byte> frame;
+
+  bool Has(std::size_t member) const { return (members >> member & 1) != 0; }
+  std::size_t count() const { return static_cast<std::size_t>(std::popcount(members)); }
+};
+
+/// Nothing if the bytes are no unit object. Borrows them. Whether the frame decompresses is not
+/// looked at.
+std::optional<UnitView> ParseUnit(std::span<const std::byte> bytes);
+
+/// The pages of a unit in memory of the calling thread, until its next call.
+class UnitPages {
+ public:
+  const std::byte* Page(std::size_t member) const {
+    const auto before = static_cast<unsigned>(members_) & ((1u << member) - 1);
+    return pages_ + static_cast<std::size_t>(std::popcount(before)) * kPageBytes;
+  }
+  UnitMembers members() const { return members_; }
+
+ private:
+  friend std::optional<UnitPages> DecompressUnit(const UnitView& unit);
+  UnitPages(UnitMembers members, const std::byte* pages) : members_(members), pages_(pages) {}
+
+  UnitMembers members_;
+  const std::byte* pages_;
+};
+
+/// Nothing when the frame is not exactly the members' pages. A thread's first call maps 160 KiB;
+/// nothing either when they cannot be had.
+std::optional<UnitPages> DecompressUnit(const UnitView& unit);
+
+/// Makes unit objects, one at a time: Begin(), Add() by ascending member, Finish(). For one thread.
+class UnitWriter {
+ public:
+  /// Maps 2 MiB: enough for every level of zstd.
+  static Result<std::unique_ptr<UnitWriter>> Create();
+
+  void Begin();
+  /// Adds the page of an object. False, and nothing was added, when the object is damaged.
+  bool Add(std::size_t member, Version version, Codec codec, std::span<const std::byte> bytes);
+  std::size_t count() const { return count_; }
+  /// Writes the unit object to out[bytes_max], bytes_max at most kUnitBytesMax; returns its length,
+  /// 0 when it does not fit or the pages shrink by less than a quarter.
+  std::size_t Finish(int level, std::byte* out, std::size_t bytes_max);
+
+ private:
+  explicit UnitWriter(std::unique_ptr<LockedMapping> memory);
+
+  std::unique_ptr<LockedMapping> memory_;  // the pages, then the context
+  void* context_;                          // ZSTD_CCtx
+  UnitMembers members_ = 0;
+  std::size_t count_ = 0;
+  std::array<Version, kUnitSlots> versions_{};  // of the members added so far
+};
+
+}  // namespace farswap::tier
