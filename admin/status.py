@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 # Counters that are zero on a machine where everything works.
 _ALARMS = (
     "fail_checksum",
-    "fail_decompress",
+    "decompress_fail",
     "fetch_missing",
     "fetch_unavailable",
     "reject_no_space",

@@ -46,6 +46,7 @@ _GAUGES = (
     "pages_writing",
     "pages_remote",
     "pages_raw",
+    "accept_threshold_percent",
 )
 _STORED = ("pages_same_filled", "pages_local", "pages_writing", "pages_remote")
 
@@ -211,7 +212,6 @@ class HostAdminService(host_admin_pb2_grpc.HostAdminServicer):
         stats.pop("shrinking", None)
         return pb.TierStatus(
             **gauges,
-            accept_threshold_percent=self._config.tier.accept_threshold_percent,
             compressor=self._config.tier.compressor,
             pages_stored=sum(gauges[name] for name in _STORED),
             counters=[

@@ -65,6 +65,7 @@ class FakeEngine:
             "pages_remote": 2000,
             "pages_raw": 20,
             "shrinking": 0,
+            "accept_threshold_percent": 90,
             "stores": 4000,
             "loads_remote": 12,
             "fail_checksum": 0,
@@ -88,7 +89,7 @@ class FakeEngine:
             server="127.0.0.1:7070",
         )
 
-    def start_writeback(self, bytes_: int) -> bool:
+    def start_writeback(self, bytes_: int, cgroup: int = 0, older_than_s: int = 0) -> bool:
         if self._writeback is not None and not self._writeback.finished:
             return False
         self._writeback = SimpleNamespace(

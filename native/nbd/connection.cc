@@ -22,8 +22,8 @@ namespace farswap::nbd {
 
 using tier::IoStatus;
 using tier::kPageBytes;
+using tier::PageDevice;
 using tier::SlotIndex;
-using tier::Tier;
 
 namespace {
 
@@ -77,7 +77,7 @@ class Staging {
 
 // --- Life ---------------------------------------------------------------------------------------
 
-Result<std::unique_ptr<Connection>> Connection::Create(Tier* tier, std::uint64_t export_bytes,
+Result<std::unique_ptr<Connection>> Connection::Create(PageDevice* tier, std::uint64_t export_bytes,
                                                        int socket,
                                                        std::span<const std::byte> initial) {
   std::unique_ptr<Connection> connection(new Connection(tier, export_bytes, socket));
@@ -230,8 +230,8 @@ bool Connection::Read(const Request& request) {
     std::array<std::byte, kPageBytes> edge;
     const bool whole = length == kPageBytes;
     const auto result = tier_->Load(SlotAt(offset), whole ? data + done : edge.data());
-    if (result == Tier::LoadResult::kIoError) return Reply(WireError::kIo, request.cookie);
-    if (result == Tier::LoadResult::kRemote) return ReadParked(request, i, data);
+    if (result == PageDevice::LoadResult::kIoError) return Reply(WireError::kIo, request.cookie);
+    if (result == PageDevice::LoadResult::kRemote) return ReadParked(request, i, data);
     if (!whole) std::memcpy(data + done, edge.data() + from, length);
     done += length;
   }
@@ -268,8 +268,8 @@ bool Connection::ReadParked(const Request& request, std::size_t first_remote,
       remote[remote_count++] = i;
     } else {
       const auto result = tier_->Load(slot, read->pages[i]);
-      if (result == Tier::LoadResult::kRemote) remote[remote_count++] = i;
-      if (result != Tier::LoadResult::kIoError) continue;
+      if (result == PageDevice::LoadResult::kRemote) remote[remote_count++] = i;
+      if (result != PageDevice::LoadResult::kIoError) continue;
       replies_->Unpark(read);
       return Reply(WireError::kIo, request.cookie);
     }
@@ -313,8 +313,8 @@ bool Connection::LoadStaged(const Request& request, std::byte* pages) {
     const auto slot = static_cast<SlotIndex>(first + i);
     std::byte* const page = pages + i * kPageBytes;
     const auto result = tier_->Load(slot, page);
-    if (result == Tier::LoadResult::kIoError) intact = false;
-    if (result != Tier::LoadResult::kRemote) continue;
+    if (result == PageDevice::LoadResult::kIoError) intact = false;
+    if (result != PageDevice::LoadResult::kRemote) continue;
     if (fetch != nullptr &&
         (fetch->page_count == tier::PageFetch::kPagesMax ||
          fetch->page_slots[0] / tier::kShardSlots != slot / tier::kShardSlots)) {
@@ -361,7 +361,7 @@ IoStatus Connection::WritePartial(std::uint64_t offset, const std::byte* source,
   // The page may be a network's wait away, which is no concern of the requests already answered.
   if (reply_end_ > 0) {
     std::array<std::byte, kPageBytes> page;
-    if (tier_->Load(SlotAt(offset), page.data()) == Tier::LoadResult::kRemote) FlushReplies();
+    if (tier_->Load(SlotAt(offset), page.data()) == PageDevice::LoadResult::kRemote) FlushReplies();
   }
   return WritePartialPage(tier_, SlotAt(offset), offset % kPageBytes, source, length);
 }

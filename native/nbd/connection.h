@@ -23,7 +23,7 @@
 #include "base/result.h"
 #include "nbd/parser.h"
 #include "nbd/reply_stream.h"
-#include "tier/tier.h"
+#include "tier/page_device.h"
 
 namespace farswap::nbd {
 
@@ -40,8 +40,9 @@ class Connection {
 
   /// Owns the socket, which is a stream whose handshake is done, also when it fails. `initial` is
   /// what the client has sent behind its handshake.
-  static Result<std::unique_ptr<Connection>> Create(tier::Tier* tier, std::uint64_t export_bytes,
-                                                    int socket, std::span<const std::byte> initial);
+  static Result<std::unique_ptr<Connection>> Create(tier::PageDevice* tier,
+                                                    std::uint64_t export_bytes, int socket,
+                                                    std::span<const std::byte> initial);
   ~Connection();
   Connection(const Connection&) = delete;
   Connection& operator=(const Connection&) = delete;
@@ -58,7 +59,7 @@ class Connection {
   const char* last_refusal() const { return last_refusal_.load(std::memory_order_relaxed); }
 
  private:
-  Connection(tier::Tier* tier, std::uint64_t export_bytes, int socket)
+  Connection(tier::PageDevice* tier, std::uint64_t export_bytes, int socket)
       : tier_(tier), socket_(socket), parser_(export_bytes) {}
 
   // All false: the connection ends.
@@ -80,7 +81,7 @@ class Connection {
   tier::IoStatus WritePartial(std::uint64_t offset, const std::byte* source, std::size_t length);
   void Trim(std::uint64_t offset, std::uint64_t length);
 
-  tier::Tier* const tier_;
+  tier::PageDevice* const tier_;
   const int socket_;
   RequestParser parser_;
   std::unique_ptr<LockedMapping> memory_;  // the receive buffer, then the reply buffer

@@ -8,7 +8,7 @@
 
 namespace farswap::nbd {
 
-ConnectionSet::ConnectionSet(tier::Tier* tier, std::uint64_t export_bytes)
+ConnectionSet::ConnectionSet(tier::PageDevice* tier, std::uint64_t export_bytes)
     : tier_(tier), export_bytes_(export_bytes) {
   assert((export_bytes + tier::kPageBytes - 1) / tier::kPageBytes <= tier->slots());
 }

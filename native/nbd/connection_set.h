@@ -19,14 +19,14 @@
 
 #include "base/result.h"
 #include "nbd/connection.h"
-#include "tier/tier.h"
+#include "tier/page_device.h"
 
 namespace farswap::nbd {
 
 class ConnectionSet {
  public:
   /// The tier is borrowed and must have a slot for every page of the export.
-  ConnectionSet(tier::Tier* tier, std::uint64_t export_bytes);
+  ConnectionSet(tier::PageDevice* tier, std::uint64_t export_bytes);
   ~ConnectionSet();
   ConnectionSet(const ConnectionSet&) = delete;
   ConnectionSet& operator=(const ConnectionSet&) = delete;
@@ -65,7 +65,7 @@ class ConnectionSet {
   void ServeUntilEnd(std::uint64_t id, Connection* connection);
   void JoinEnded(std::unique_lock<std::mutex>& lock);
 
-  tier::Tier* const tier_;
+  tier::PageDevice* const tier_;
   const std::uint64_t export_bytes_;
 
   std::mutex

@@ -13,8 +13,9 @@ constexpr int kAttemptsMax = 10'000;
 
 }  // namespace
 
-tier::IoStatus WritePartialPage(tier::Tier* tier, tier::SlotIndex slot, std::size_t first_byte,
-                                const std::byte* source, std::size_t length) {
+tier::IoStatus WritePartialPage(tier::PageDevice* tier, tier::SlotIndex slot,
+                                std::size_t first_byte, const std::byte* source,
+                                std::size_t length) {
   assert(first_byte + length <= tier::kPageBytes);
   std::array<std::byte, tier::kPageBytes> page;
   for (int attempt = 0; attempt < kAttemptsMax; ++attempt) {

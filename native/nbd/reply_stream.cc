@@ -101,7 +101,8 @@ ReadFetch* ReplyStream::TakeFetch(ParkedRead* read) {
   return fetch;
 }
 
-void ReplyStream::Submit(tier::Tier* tier, ParkedRead* read, std::span<ReadFetch* const> fetches) {
+void ReplyStream::Submit(tier::PageDevice* tier, ParkedRead* read,
+                         std::span<ReadFetch* const> fetches) {
   {
     const std::lock_guard lock(mutex_);
     read->fetches_left_ = fetches.size();
@@ -109,7 +110,7 @@ void ReplyStream::Submit(tier::Tier* tier, ParkedRead* read, std::span<ReadFetch
   for (ReadFetch* fetch : fetches) tier->Fetch(fetch);
 }
 
-void ReplyStream::SubmitStaged(tier::Tier* tier, ReadFetch* fetch) {
+void ReplyStream::SubmitStaged(tier::PageDevice* tier, ReadFetch* fetch) {
   {
     const std::lock_guard lock(mutex_);
     ++staged_left_;

@@ -32,7 +32,7 @@
 #include "base/locked_mapping.h"
 #include "base/result.h"
 #include "nbd/wire.h"
-#include "tier/tier.h"
+#include "tier/page_device.h"
 
 namespace farswap::nbd {
 
@@ -101,9 +101,9 @@ class ReplyStream {
   /// one to become free: never hold more than two that are not submitted.
   ReadFetch* TakeFetch(ParkedRead* read);
   /// Starts the fetches of one parked read; its reply is sent when the last of them is done.
-  void Submit(tier::Tier* tier, ParkedRead* read, std::span<ReadFetch* const> fetches);
+  void Submit(tier::PageDevice* tier, ParkedRead* read, std::span<ReadFetch* const> fetches);
   /// Starts a fetch of the staged read.
-  void SubmitStaged(tier::Tier* tier, ReadFetch* fetch);
+  void SubmitStaged(tier::PageDevice* tier, ReadFetch* fetch);
   /// Waits for every fetch of the staged read; tells the worst of their outcomes.
   tier::IoStatus WaitStaged();
 

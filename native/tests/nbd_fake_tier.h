@@ -11,11 +11,11 @@
 #include <utility>
 #include <vector>
 
-#include "tier/tier.h"
+#include "tier/page_device.h"
 
 namespace farswap::nbd {
 
-class FakeTier final : public tier::Tier {
+class FakeTier final : public tier::PageDevice {
  public:
   using Page = std::array<std::byte, tier::kPageBytes>;
 
@@ -144,12 +144,6 @@ class FakeTier final : public tier::Tier {
       ++pages_[i].version;
     }
   }
-  Explanation Explain(tier::SlotIndex) override { return {}; }
-  bool StartManualWriteback(std::uint64_t) override { return false; }
-  void CancelManualWriteback() override {}
-  ManualWriteback ManualWritebackProgress() const override { return {}; }
-  void StopWriteback() override {}
-  tier::TierStats Stats() const override { return {}; }
   std::uint64_t slots() const override { return pages_.size(); }
 
  private:

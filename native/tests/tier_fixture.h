@@ -104,14 +104,20 @@ class TierFixture : public ::testing::Test {
 
   void ExpectInvariants() {
     const TierStats stats = tier_->Stats();
-    const auto count = [&](Counter c) { return stats.counters[static_cast<std::size_t>(c)]; };
-    const std::uint64_t stored =
-        stats.pages_same_filled + stats.pages_local + stats.pages_writing + stats.pages_remote;
-    EXPECT_EQ(stored, count(Counter::stores) - count(Counter::overwrites) - count(Counter::trims) -
-                          count(Counter::lost_failed_store));
+    EXPECT_EQ(stats.pages.stored(), Balance(stats.counters));
+    for (const GroupStats& group : tier_->Groups()) {
+      EXPECT_EQ(group.pages.stored(), Balance(group.counters)) << "cgroup " << group.id;
+    }
     EXPECT_LE(stats.pool_payload_bytes, stats.pool_entry_bytes);
     EXPECT_LE(stats.pool_entry_bytes, stats.pool_used_bytes);
     EXPECT_LE(stats.pool_used_bytes, stats.pool_limit_bytes);
+  }
+
+  /// Pages that must be there by what was counted.
+  static std::uint64_t Balance(const CounterValues& counters) {
+    const auto count = [&](Counter c) { return counters[static_cast<std::size_t>(c)]; };
+    return count(Counter::stores) - count(Counter::overwrites) - count(Counter::trims) -
+           count(Counter::early_frees) - count(Counter::lost_failed_store);
   }
 
   std::uint64_t Count(Counter counter) {
@@ -138,7 +144,7 @@ class TierFixture : public ::testing::Test {
 
   /// Moves the coldest pages to the remote store and waits for it.
   void WriteBack(std::uint64_t pages) {
-    ASSERT_TRUE(tier_->StartManualWriteback(pages * kPageBytes));
+    ASSERT_TRUE(tier_->StartManualWriteback({.bytes = pages * kPageBytes}));
     ASSERT_TRUE(Eventually([this] { return tier_->ManualWritebackProgress().finished; }));
   }
 

@@ -84,7 +84,7 @@ TEST_F(TierRace, ReadsSeeOnlyGenerationsThatWereCurrent) {
     while (!done_.load()) {
       // Failures between successes: entries travel back and forth.
       remote_.FailPuts(random() % 3 == 0 ? PutResult::kUnavailable : PutResult::kAcked);
-      tier_->StartManualWriteback(kPageBytes * 64);
+      tier_->StartManualWriteback({.bytes = kPageBytes * 64});
       std::this_thread::yield();
     }
     remote_.FailPuts(PutResult::kAcked);
@@ -94,7 +94,7 @@ TEST_F(TierRace, ReadsSeeOnlyGenerationsThatWereCurrent) {
   for (std::thread& thread : readers) thread.join();
   faults.join();
   EXPECT_GT(reads_.load(), 0u);
-  EXPECT_GT(Count(Counter::writeback_acked), 0u);
+  EXPECT_GT(Count(Counter::written_back_pages), 0u);
   for (SlotIndex slot = 0; slot < kSlots; ++slot) {
     ASSERT_EQ(Read(slot), Expected(slot, bounds_[slot].finished.load())) << slot;
   }

@@ -34,18 +34,18 @@ TEST_F(TierStore, ZeroPagesTakeNoPoolMemory) {
   for (SlotIndex slot = 0; slot < 100; ++slot) StoreKind(slot, 1, PageKind::kZero);
   for (SlotIndex slot = 100; slot < 200; ++slot) StoreKind(slot, 1, PageKind::kSameFilled);
   EXPECT_EQ(tier_->Stats().pool_entry_bytes, 0u);
-  EXPECT_EQ(tier_->Stats().pages_same_filled, 200u);
+  EXPECT_EQ(tier_->Stats().pages.same_filled, 200u);
   EXPECT_EQ(Read(150), MakePage(150, 1, PageKind::kSameFilled));
 }
 
 TEST_F(TierStore, IncompressiblePagesAreKeptRawAndCounted) {
   Start();
   StoreKind(1, 1, PageKind::kRandom);
-  EXPECT_EQ(tier_->Stats().pages_raw, 1u);
+  EXPECT_EQ(tier_->Stats().pages.raw, 1u);
   EXPECT_EQ(Count(Counter::stores_raw), 1u);
   EXPECT_EQ(Read(1), MakePage(1, 1, PageKind::kRandom));
   StoreKind(1, 2, PageKind::kCompressible);
-  EXPECT_EQ(tier_->Stats().pages_raw, 0u);
+  EXPECT_EQ(tier_->Stats().pages.raw, 0u);
 }
 
 TEST_F(TierStore, TrimmedPagesReadAsZerosAndFreeTheirMemory) {

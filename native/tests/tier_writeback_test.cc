@@ -14,13 +14,13 @@ class TierWriteback : public TierFixture {
   void HoldWritebackOf(SlotIndex slot) {
     ASSERT_EQ(StoreKind(slot, 1, PageKind::kCompressible), IoStatus::kOk);
     remote_.Hold();
-    ASSERT_TRUE(tier_->StartManualWriteback(kPageBytes));
+    ASSERT_TRUE(tier_->StartManualWriteback({.bytes = kPageBytes}));
     remote_.WaitForHeld(1);
     ASSERT_EQ(StateOf(slot), "writing");
   }
   void FinishWriteback() {
     remote_.Release();
-    ASSERT_TRUE(Eventually([this] { return tier_->Stats().pages_writing == 0; }));
+    ASSERT_TRUE(Eventually([this] { return tier_->Stats().pages.writing == 0; }));
   }
   static Page First(SlotIndex slot) { return MakePage(slot, 1, PageKind::kCompressible); }
 };
@@ -30,12 +30,12 @@ TEST_F(TierWriteback, WrittenBackPagesLeaveThePoolAndAreReadBack) {
   for (SlotIndex slot = 0; slot < 300; ++slot) StoreKind(slot, 1, PageKind::kCompressible);
   WriteBack(300);
   const TierStats stats = tier_->Stats();
-  EXPECT_EQ(stats.pages_remote, 300u);
+  EXPECT_EQ(stats.pages.remote, 300u);
   EXPECT_EQ(stats.pool_entry_bytes, 0u);
   EXPECT_EQ(remote_.pages(), 300u);
   for (SlotIndex slot = 0; slot < 300; ++slot) ASSERT_EQ(Read(slot), First(slot));
   EXPECT_EQ(Count(Counter::loads_remote), 300u);
-  EXPECT_EQ(tier_->Stats().pages_remote, 300u) << "a read never drops anything";
+  EXPECT_EQ(tier_->Stats().pages.remote, 300u) << "a read never drops anything";
 }
 
 TEST_F(TierWriteback, TheColdestGoFirst) {
@@ -71,7 +71,7 @@ TEST_F(TierWriteback, TheLimitIsHeldByWritingBackDownToTheAcceptThreshold) {
   }));
   const TierStats stats = tier_->Stats();
   EXPECT_GT(stats.pool_entry_bytes, stats.pool_limit_bytes * 70 / 100) << "no more than needed";
-  EXPECT_GT(stats.pages_remote, 3000u);
+  EXPECT_GT(stats.pages.remote, 3000u);
   EXPECT_EQ(Count(Counter::reject_no_space), 0u);
   for (SlotIndex slot = 0; slot < 6000; ++slot) {
     ASSERT_EQ(Read(slot),
@@ -98,7 +98,7 @@ TEST_F(TierWriteback, AnOverwriteDuringWritebackWinsAndTheStalePageIsDiscarded) 
   EXPECT_EQ(StateOf(3), "local");
   EXPECT_EQ(Read(3), MakePage(3, 2, PageKind::kCompressible));
   EXPECT_TRUE(Eventually([this] { return !remote_.Has(3); }));
-  EXPECT_EQ(Count(Counter::writeback_acked), 0u);
+  EXPECT_EQ(Count(Counter::written_back_pages), 0u);
 }
 
 TEST_F(TierWriteback, ATrimDuringWritebackWinsAndTheStalePageIsDiscarded) {
@@ -116,7 +116,7 @@ TEST_F(TierWriteback, AFailedWritebackKeepsThePageAndTriesAgain) {
     Start();
     remote_.FailPuts(failure);
     StoreKind(3, 1, PageKind::kCompressible);
-    ASSERT_TRUE(tier_->StartManualWriteback(kPageBytes));
+    ASSERT_TRUE(tier_->StartManualWriteback({.bytes = kPageBytes}));
     ASSERT_TRUE(Eventually([this] {
       return Count(Counter::writeback_failed_unavailable) +
                  Count(Counter::writeback_failed_rejected) >
@@ -166,11 +166,11 @@ TEST_F(TierWriteback, AManualWritebackEndsWhenNothingIsLeft) {
 TEST_F(TierWriteback, OneManualWritebackAtATimeAndItCanBeCancelled) {
   Start();
   HoldWritebackOf(3);
-  EXPECT_FALSE(tier_->StartManualWriteback(kPageBytes));
+  EXPECT_FALSE(tier_->StartManualWriteback({.bytes = kPageBytes}));
   tier_->CancelManualWriteback();
   EXPECT_STREQ(tier_->ManualWritebackProgress().stopped_because, "cancelled");
   FinishWriteback();
-  ASSERT_TRUE(Eventually([this] { return tier_->StartManualWriteback(kPageBytes); }));
+  ASSERT_TRUE(Eventually([this] { return tier_->StartManualWriteback({.bytes = kPageBytes}); }));
 }
 
 TEST_F(TierWriteback, AStoreWaitsForRoomWhenTheServerIsSlow) {

@@ -15,16 +15,18 @@ bool TierImpl::MoveEntry(EntryRef from) {
   const auto lock = table_->Lock(slot);
   SlotRecord record = table_->Get(slot);
   if (!record.InPool() || record.object.entry != from) return true;
-  const EntryRef to = pool_->Allocate(record.length);
+  const std::size_t bytes = pool_->At(from)->object_bytes();
+  const EntryRef to = pool_->Allocate(bytes);
   if (to == kNoEntry) return false;
-  std::memcpy(pool_->Bytes(to), pool_->Bytes(from), record.length);
-  pool_->At(to)->stored_unix_s = pool_->At(from)->stored_unix_s;
+  std::memcpy(pool_->Bytes(to), pool_->Bytes(from), bytes);
+  pool_->At(to)->CopyDescription(*pool_->At(from));
   pool_->At(to)->slot.store(slot, std::memory_order_relaxed);
-  if (record.state == SlotState::kLocal) lru_.Replace(from, to);
+  const auto group = groups_.Lock(record.group);
+  if (record.state == SlotState::kLocal) group->lru.Replace(from, to);
   record.object.entry = to;
   table_->Set(slot, record);
   pool_->Free(from);
-  Count(Counter::compactions);
+  group->Count(Counter::compactions);
   return true;
 }
 

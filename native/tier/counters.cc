@@ -11,4 +11,13 @@ const char* CounterName(Counter counter) {
   return kNames[static_cast<std::size_t>(counter)];
 }
 
+const char* CounterDescription(Counter counter) {
+  static constexpr const char* kDescriptions[] = {
+#define FARSWAP_TIER_COUNTER(name, description) description,
+#include "tier/counters.inc"
+#undef FARSWAP_TIER_COUNTER
+  };
+  return kDescriptions[static_cast<std::size_t>(counter)];
+}
+
 }  // namespace farswap::tier

@@ -1,9 +1,8 @@
-// Counters of the tier, one per reason (names follow mm/zswap.c where the meaning is zswap's).
-// A dropped entry that needed no I/O is not a writeback.
+// Counters of the tier, one per reason and group (names follow mm/zswap.c where the meaning is
+// zswap's). A dropped entry that needed no I/O is not a writeback.
 #pragma once
 
 #include <array>
-#include <atomic>
 #include <cstddef>
 #include <cstdint>
 
@@ -20,22 +19,35 @@ inline constexpr std::size_t kCounterCount = static_cast<std::size_t>(Counter::k
 
 /// "stores", "loads_remote", ...: the identifier of counters.inc.
 const char* CounterName(Counter counter);
+/// What it counts, in words.
+const char* CounterDescription(Counter counter);
+
+using CounterValues = std::array<std::uint64_t, kCounterCount>;
+
+/// Pages by where they are. Exact when nothing is under way.
+struct PageCounts {
+  std::uint64_t same_filled = 0;
+  std::uint64_t local = 0;  // without the ones being written back
+  std::uint64_t writing = 0;
+  std::uint64_t remote = 0;
+  std::uint64_t raw = 0;  // local or writing, kept uncompressed
+
+  std::uint64_t stored() const { return same_filled + local + writing + remote; }
+};
 
 /// What is in the tier now, and what has happened. Gauges are exact when nothing is under way;
-/// the invariant stored = put - overwritten - trimmed - lost then holds.
+/// the invariant stored = put - overwritten - trimmed - freed early - lost then holds, in total and
+/// for each group.
 struct TierStats {
   std::uint64_t pool_limit_bytes;
   std::uint64_t pool_used_bytes;     // slabs in use
   std::uint64_t pool_entry_bytes;    // entries, rounded to their size classes
   std::uint64_t pool_payload_bytes;  // bytes of the objects themselves
   std::uint64_t metadata_bytes;      // slot table
-  std::uint64_t pages_same_filled;
-  std::uint64_t pages_local;  // without the ones being written back
-  std::uint64_t pages_writing;
-  std::uint64_t pages_remote;
-  std::uint64_t pages_raw;  // local or writing, kept uncompressed
+  std::uint32_t accept_threshold_percent;
+  PageCounts pages;
   bool shrinking;
-  std::array<std::uint64_t, kCounterCount> counters;
+  CounterValues counters;
 };
 
 }  // namespace farswap::tier

@@ -11,14 +11,10 @@
 namespace farswap::tier {
 
 void PageFetch::OnPage(std::size_t index, GetResult result, const PageObject& object) {
-  const std::uint8_t page = origin_[index];
   stored_unix_s_ = object.stored_unix_s;
   bool again = false;
-  if (!tier_->AcceptFetched(slots[index], wanted_[index], result, object, page_outputs[page],
-                            &again)) {
-    status_ = IoStatus::kIoError;
-  }
-  if (again) again_ |= std::uint64_t{1} << page;
+  if (!tier_->AcceptFetched(this, index, result, object, &again)) status_ = IoStatus::kIoError;
+  if (again) again_ |= std::uint64_t{1} << origin_[index];
 }
 
 void PageFetch::OnGetDone() { tier_->ContinueFetch(this); }
@@ -27,6 +23,7 @@ void TierImpl::Fetch(PageFetch* fetch) {
   assert(fetch->page_count >= 1 && fetch->page_count <= PageFetch::kPagesMax);
   fetch->tier_ = this;
   fetch->status_ = IoStatus::kOk;
+  fetch->waited_ = false;
   fetch->again_ = ~std::uint64_t{0} >> (PageFetch::kPagesMax - fetch->page_count);
   ContinueFetch(fetch);
 }
@@ -54,33 +51,55 @@ void TierImpl::ContinueFetch(PageFetch* fetch) {
   }
   fetch->again_ = 0;
   if (fetch->count == 0) {
+    if (fetch->waited_) CountWait(*fetch);
     fetch->OnFetched(fetch->status_);
-  } else {
-    remote_->Get(fetch);
+    return;
   }
+  if (!fetch->waited_) fetch->asked_at_ = std::chrono::steady_clock::now();
+  fetch->waited_ = true;
+  remote_->Get(fetch);
+}
+
+// A fetch is one wait of whoever reads, however many pages it has.
+void TierImpl::CountWait(const PageFetch& fetch) {
+  const SlotIndex slot = fetch.page_slots[0];
+  const auto waited = std::chrono::steady_clock::now() - fetch.asked_at_;
+  const auto us = std::chrono::duration_cast<std::chrono::microseconds>(waited).count();
+  const auto lock = table_->Lock(slot);
+  groups_.Of(table_->Get(slot)).Count(Counter::remote_wait_us, static_cast<std::uint64_t>(us));
 }
 
 // False: the page cannot be had. *again: the slot changed, look where its page is now.
-bool TierImpl::AcceptFetched(SlotIndex slot, Version wanted, GetResult result,
-                             const PageObject& object, std::byte* out, bool* again) {
-  // The checksum is checked against the slot that was asked for, not the one the server names.
-  PageObject asked = object;
-  asked.slot = slot;
-  if (result == GetResult::kFound && object.version == wanted && Verify(asked, out)) {
-    Count(Counter::loads_remote);
+bool TierImpl::AcceptFetched(PageFetch* fetch, std::size_t index, GetResult result,
+                             const PageObject& object, bool* again) {
+  const SlotIndex slot = fetch->slots[index];
+  const Version wanted = fetch->wanted_[index];
+  std::byte* const out = fetch->page_outputs[fetch->origin_[index]];
+  bool intact = result == GetResult::kFound && object.version == wanted;
+  Damage damage = Damage::kNone;
+  if (intact) {
+    // The checksum is checked against the slot that was asked for, not the one the server names.
+    PageObject asked = object;
+    asked.slot = slot;
+    damage = Verify(asked, out);
+    intact = damage == Damage::kNone;
+  }
+  const auto lock = table_->Lock(slot);
+  const SlotRecord& record = table_->Get(slot);
+  Group& group = groups_.Of(record);
+  CountDamage(damage, &group);
+  if (intact) {
+    group.Count(Counter::loads_remote);
+    group.remote_latency.Add(std::chrono::steady_clock::now() - fetch->asked_at_);
     return true;
   }
-  {
-    const auto lock = table_->Lock(slot);
-    const SlotRecord& record = table_->Get(slot);
-    if (record.state != SlotState::kRemote || record.version != wanted) {
-      *again = true;
-      Count(Counter::fetch_retries);
-      return true;
-    }
+  if (record.state != SlotState::kRemote || record.version != wanted) {
+    *again = true;
+    group.Count(Counter::fetch_retries);
+    return true;
   }
   const bool unavailable = result == GetResult::kUnavailable;
-  Count(unavailable ? Counter::fetch_unavailable : Counter::fetch_missing);
+  group.Count(unavailable ? Counter::fetch_unavailable : Counter::fetch_missing);
   return false;
 }
 
@@ -144,16 +163,20 @@ Tier::Explanation TierImpl::Explain(SlotIndex slot) {
   {
     const auto lock = table_->Lock(slot);
     record = table_->Get(slot);
-    if (record.InPool()) explanation.stored_unix_s = pool_->At(record.object.entry)->stored_unix_s;
+    explanation.cgroup = groups_.Of(record).id;
+    if (record.InPool()) {
+      const Entry& entry = *pool_->At(record.object.entry);
+      const std::uint32_t now = config_.unix_seconds();
+      explanation.stored_unix_s = now - entry.AgeSeconds(now);
+      explanation.size_bytes = static_cast<std::uint32_t>(entry.object_bytes());
+    }
   }
   explanation.state = SlotStateName(record.state);
   explanation.version = record.version;
   explanation.referenced = record.referenced != 0;
   if (record.state == SlotState::kSameFilled) explanation.fill = record.fill;
-  if (record.length > 0) {
-    explanation.codec = static_cast<Codec>(record.codec);
-    explanation.size_bytes = record.length;
-  }
+  if (record.state == SlotState::kRemote) explanation.size_bytes = record.away.length;
+  if (explanation.size_bytes > 0) explanation.codec = static_cast<Codec>(record.codec);
   std::array<std::byte, kPageBytes> page;
   WaitedFetch fetch(slot, page.data());
   Fetch(&fetch);

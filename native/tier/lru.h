@@ -1,11 +1,9 @@
 // One LRU of entries: a doubly linked list through the entries' headers, hot end to cold end.
-//
-// Thread-safe; its mutex comes after a slot's lock and before nothing. There is one LRU in this
-// version; the split by cgroup makes it one per group.
+// Guarded by the mutex of the group that it belongs to; its size can be read without.
 #pragma once
 
+#include <atomic>
 #include <cstdint>
-#include <mutex>
 
 #include "tier/pool.h"
 
@@ -13,36 +11,42 @@ namespace farswap::tier {
 
 class Lru {
  public:
-  explicit Lru(Pool* pool) : pool_(pool) {}
+  void Init(Pool* pool) { pool_ = pool; }
 
-  void AddHot(EntryRef ref) {
-    std::lock_guard lock(mutex_);
-    LinkBetween(ref, hottest_, kNoEntry);
-  }
-
-  void AddCold(EntryRef ref) {
-    std::lock_guard lock(mutex_);
-    LinkBetween(ref, kNoEntry, coldest_);
-  }
+  void AddHot(EntryRef ref) { LinkBetween(ref, hottest_, kNoEntry); }
+  void AddCold(EntryRef ref) { LinkBetween(ref, kNoEntry, coldest_); }
 
   void Remove(EntryRef ref) {
-    std::lock_guard lock(mutex_);
-    Unlink(ref);
+    const Entry* entry = pool_->At(ref);
+    const EntryRef colder = entry->colder;
+    const EntryRef hotter = entry->hotter;
+    (colder == kNoEntry ? coldest_ : pool_->At(colder)->hotter) = hotter;
+    (hotter == kNoEntry ? hottest_ : pool_->At(hotter)->colder) = colder;
+    size_.store(size() - 1, std::memory_order_relaxed);
   }
 
   void MoveToHot(EntryRef ref) {
-    std::lock_guard lock(mutex_);
-    Unlink(ref);
-    LinkBetween(ref, hottest_, kNoEntry);
+    Remove(ref);
+    AddHot(ref);
   }
 
   /// Puts `to` where `from` is: the entry was copied.
   void Replace(EntryRef from, EntryRef to) {
-    std::lock_guard lock(mutex_);
     const EntryRef colder = pool_->At(from)->colder;
     const EntryRef hotter = pool_->At(from)->hotter;
-    Unlink(from);
+    Remove(from);
     LinkBetween(to, colder, hotter);
+  }
+
+  /// Takes all entries of another LRU in as the coldest ones, in their order.
+  void SpliceCold(Lru* other) {
+    if (other->coldest_ == kNoEntry) return;
+    pool_->At(other->hottest_)->hotter = coldest_;
+    (coldest_ == kNoEntry ? hottest_ : pool_->At(coldest_)->colder) = other->hottest_;
+    coldest_ = other->coldest_;
+    size_.store(size() + other->size(), std::memory_order_relaxed);
+    other->coldest_ = other->hottest_ = kNoEntry;
+    other->size_.store(0, std::memory_order_relaxed);
   }
 
   struct Candidate {
@@ -51,16 +55,12 @@ class Lru {
   };
   /// The coldest entry and its slot, as a hint: lock the slot, then see whether it still holds the
   /// entry. (The slot's lock comes first in the lock order, so it cannot be taken from here.)
-  Candidate Coldest() {
-    std::lock_guard lock(mutex_);
+  Candidate Coldest() const {
     if (coldest_ == kNoEntry) return {};
     return {coldest_, pool_->At(coldest_)->slot.load(std::memory_order_relaxed)};
   }
 
-  std::uint64_t size() {
-    std::lock_guard lock(mutex_);
-    return size_;
-  }
+  std::uint64_t size() const { return size_.load(std::memory_order_relaxed); }
 
  private:
   void LinkBetween(EntryRef ref, EntryRef colder, EntryRef hotter) {
@@ -69,23 +69,13 @@ class Lru {
     entry->hotter = hotter;
     (colder == kNoEntry ? coldest_ : pool_->At(colder)->hotter) = ref;
     (hotter == kNoEntry ? hottest_ : pool_->At(hotter)->colder) = ref;
-    ++size_;
+    size_.store(size() + 1, std::memory_order_relaxed);
   }
 
-  void Unlink(EntryRef ref) {
-    const Entry* entry = pool_->At(ref);
-    const EntryRef colder = entry->colder;
-    const EntryRef hotter = entry->hotter;
-    (colder == kNoEntry ? coldest_ : pool_->At(colder)->hotter) = hotter;
-    (hotter == kNoEntry ? hottest_ : pool_->At(hotter)->colder) = colder;
-    --size_;
-  }
-
-  Pool* const pool_;
-  std::mutex mutex_;
+  Pool* pool_ = nullptr;
   EntryRef hottest_ = kNoEntry;
   EntryRef coldest_ = kNoEntry;
-  std::uint64_t size_ = 0;
+  std::atomic<std::uint64_t> size_{0};
 };
 
 }  // namespace farswap::tier

@@ -1,5 +1,6 @@
 #include "tier/pool.h"
 
+#include <algorithm>
 #include <cassert>
 #include <cstring>
 #include <new>
@@ -74,7 +75,10 @@ Result<std::unique_ptr<Pool>> Pool::Create(std::uint64_t bytes_max) {
 }
 
 Pool::Pool(std::unique_ptr<LockedMapping> mapping, std::uint32_t slab_count)
-    : mapping_(std::move(mapping)), slab_count_(slab_count), slabs_(slab_count) {
+    : mapping_(std::move(mapping)),
+      slab_count_(slab_count),
+      slabs_(slab_count),
+      slab_limit_(slab_count) {
   for (std::uint32_t index = slab_count; index-- > 0;) {
     slabs_[index].next = free_list_;
     free_list_ = index;
@@ -115,7 +119,7 @@ EntryRef Pool::AllocateFrom(std::size_t size_class, bool may_take_slab) {
   if (slab.used == kClasses.capacity[size_class]) Unlink(owner, index);
   entry_bytes_.fetch_add(kClasses.bytes[size_class], std::memory_order_relaxed);
   const EntryRef ref = RefOf(index, position, size_class);
-  new (At(ref)) Entry{kNoEntry, kNoEntry, kNoSlot, 0};
+  new (At(ref)) Entry{kNoEntry, kNoEntry, kNoSlot};
   return ref;
 }
 
@@ -143,13 +147,17 @@ void Pool::Free(EntryRef ref) {
   }
 }
 
+void Pool::SetSlabLimit(std::uint32_t slabs) {
+  slab_limit_.store(std::min(slabs, slab_count_), std::memory_order_relaxed);
+}
+
 // Called with the class's mutex held.
 bool Pool::TakeSlab(std::size_t size_class) {
   std::uint32_t index;
   {
     std::lock_guard lock(free_mutex_);
+    if (free_slabs() == 0) return false;
     index = free_list_;
-    if (index == kNoSlab) return false;
     free_list_ = slabs_[index].next;
     free_slab_count_.fetch_sub(1, std::memory_order_relaxed);
   }

@@ -28,12 +28,33 @@ using EntryRef = std::uint32_t;
 inline constexpr EntryRef kNoEntry = 0xffffffff;
 inline constexpr SlotIndex kNoSlot = 0xffffffff;
 
-/// Header of an entry. The links belong to the LRU and are guarded by its lock.
+/// Header of an entry. The links are guarded by the mutex of the entry's group, what Describe()
+/// sets by its slot's lock.
 struct Entry {
   EntryRef colder;
   EntryRef hotter;
   std::atomic<SlotIndex> slot;  // kNoSlot while free or not published yet
-  std::uint32_t stored_unix_s;
+
+  /// Time is kept in these, and starts anew after 48 days.
+  static constexpr std::uint32_t kTickSeconds = 4;
+
+  void Describe(std::size_t object_bytes, std::uint32_t stored_unix_s) {
+    length_and_time_ = static_cast<std::uint32_t>(object_bytes - 1) | stored_unix_s / kTickSeconds
+                                                                          << kLengthBits;
+  }
+  void CopyDescription(const Entry& other) { length_and_time_ = other.length_and_time_; }
+  std::size_t object_bytes() const {
+    return (length_and_time_ & ((1u << kLengthBits) - 1)) + std::size_t{1};
+  }
+  /// Seconds since it was stored, rounded down to a tick.
+  std::uint32_t AgeSeconds(std::uint32_t now_unix_s) const {
+    const std::uint32_t now = now_unix_s / kTickSeconds << kLengthBits;
+    const std::uint32_t then = length_and_time_ >> kLengthBits << kLengthBits;
+    return ((now - then) >> kLengthBits) * kTickSeconds;
+  }
+
+  static constexpr unsigned kLengthBits = 12;  // 1..4096 bytes
+  std::uint32_t length_and_time_ = 0;
 };
 static_assert(sizeof(Entry) == 16);
 
@@ -70,10 +91,24 @@ class Pool {
   bool BeginDrain(Drain* drain);
   void EndDrain(const Drain& drain);
 
-  std::uint64_t capacity_bytes() const { return std::uint64_t{slab_count_} * kSlabBytes; }
+  /// How many slabs may be in use, at most all; what is beyond goes back as it becomes free.
+  void SetSlabLimit(std::uint32_t slabs);
+
+  /// Of what may be in use.
+  std::uint64_t capacity_bytes() const { return std::uint64_t{slab_limit()} * kSlabBytes; }
+  std::uint64_t used_bytes() const { return std::uint64_t{used_slabs()} * kSlabBytes; }
   std::uint64_t entry_bytes() const { return entry_bytes_.load(std::memory_order_relaxed); }
   std::uint32_t slab_count() const { return slab_count_; }
-  std::uint32_t free_slabs() const { return free_slab_count_.load(std::memory_order_relaxed); }
+  std::uint32_t slab_limit() const { return slab_limit_.load(std::memory_order_relaxed); }
+  std::uint32_t used_slabs() const {
+    return slab_count_ - free_slab_count_.load(std::memory_order_relaxed);
+  }
+  /// Slabs that may still be taken.
+  std::uint32_t free_slabs() const {
+    const std::uint32_t limit = slab_limit();
+    const std::uint32_t used = used_slabs();
+    return limit > used ? limit - used : 0;
+  }
   bool locked() const { return mapping_->locked(); }
 
   /// Bytes an object of this size takes, header and rounding included.
@@ -116,6 +151,7 @@ class Pool {
   std::mutex free_mutex_;
   std::uint32_t free_list_ = kNoSlab;
   std::atomic<std::uint32_t> free_slab_count_{0};
+  std::atomic<std::uint32_t> slab_limit_;
   std::atomic<std::uint64_t> entry_bytes_{0};
 };
 

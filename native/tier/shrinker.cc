@@ -13,8 +13,6 @@ namespace {
 
 using std::chrono::milliseconds;
 
-constexpr milliseconds kBackoffMin{20};
-constexpr milliseconds kBackoffMax{500};
 // Stale remote pages are collected this long, so that they are discarded in batches.
 constexpr milliseconds kDiscardDelay{100};
 constexpr std::size_t kDiscardBatch = 1024;
@@ -29,12 +27,11 @@ Result<std::unique_ptr<LockedMapping>> Shrinker::CreateArenas() {
 
 Shrinker::Shrinker(TierImpl* tier, std::unique_ptr<LockedMapping> arenas)
     : tier_(tier),
-      high_bytes_(tier->pool_->capacity_bytes() * (100 + tier->config_.accept_threshold_percent) /
-                  200),
-      accept_bytes_(tier->pool_->capacity_bytes() * tier->config_.accept_threshold_percent / 100),
-      reserve_slabs_(std::max(1u, tier->pool_->slab_count() / 100)),
-      discards_((tier->table_->slots() + 63) / 64),
-      arenas_(std::move(arenas)) {
+      accept_percent_(tier->config_.accept_threshold_percent),
+      discards_((tier->table_->slots() / kDiscardChunk + 64) / 64),
+      arenas_(std::move(arenas)),
+      shortages_(Groups::kGroupsMax) {
+  sources_.reserve(Groups::kGroupsMax);
   for (std::size_t i = 0; i < kBatches; ++i) {
     batches_[i].shrinker = this;
     batches_[i].arena = arenas_->data() + i * PutBatch::kPagesMax * kPageBytes;
@@ -42,6 +39,8 @@ Shrinker::Shrinker(TierImpl* tier, std::unique_ptr<LockedMapping> arenas)
   }
   thread_ = StartThread("fs-shrinker", [this] { Run(); });
 }
+
+Groups& Shrinker::Owner() const { return tier_->groups_; }
 
 void Shrinker::Stop() {
   std::unique_lock lock(mutex_);
@@ -57,51 +56,111 @@ void Shrinker::Stop() {
   wake_.wait(lock, [this] { return free_batches_.size() == kBatches; });
 }
 
-void Shrinker::AfterAllocation() {
-  const std::uint64_t bytes = tier_->pool_->entry_bytes();
-  if (bytes <= accept_bytes_) return;
-  if (bytes <= high_bytes_ && tier_->pool_->free_slabs() >= reserve_slabs_) return;
+void Shrinker::AfterAllocation(GroupIndex group) {
+  const Pool& pool = *tier_->pool_;
+  const std::uint64_t limit = pool.capacity_bytes();
+  const std::uint64_t bytes = pool.entry_bytes();
+  const bool over = bytes > HighBytes(limit) ||
+                    (bytes > AcceptBytes(limit) && pool.free_slabs() < ReserveSlabs());
+  const std::uint32_t high_percent = (100 + accept_threshold_percent()) / 2;
+  if (!over &&
+      !(Owner().any_limited() && Owner().OverLimit(group, 0, high_percent) != Groups::kNoGroup)) {
+    return;
+  }
+  Wake();
+}
+
+void Shrinker::Wake() {
   if (wake_wanted_.load(std::memory_order_relaxed) || wake_wanted_.exchange(true)) return;
   std::lock_guard lock(mutex_);
   wake_.notify_one();
 }
 
-Shrinker::Waiter::Waiter(Shrinker* shrinker) : shrinker_(shrinker) {
+void Shrinker::SetAcceptThreshold(std::uint32_t percent) {
+  accept_percent_.store(percent, std::memory_order_relaxed);
+  Wake();
+}
+
+void Shrinker::SetRecompression(const std::optional<Compressor>& compressor) {
+  recompress_level_.store(compressor ? compressor->level : 0, std::memory_order_relaxed);
+}
+
+Shrinker::Waiter::Waiter(Shrinker* shrinker, GroupIndex group)
+    : shrinker_(shrinker), group_(group) {
   std::lock_guard lock(shrinker_->mutex_);
+  Shortage& shortage = shrinker_->shortages_[group_];
   const auto now = Clock::now();
-  if (now - shrinker_->last_full_ > kShortageGap) shrinker_->full_since_ = now;
-  shrinker_->last_full_ = now;
-  seen_progress_ = shrinker_->progress_;
+  if (now - shortage.last_full > kShortageGap) shortage.full_since = now;
+  shortage.last_full = now;
+  seen_progress_ = shrinker_->Owner().At(group_).progress.load();
 }
 
 bool Shrinker::Waiter::WaitForRoom() {
+  const Group& group = shrinker_->Owner().At(group_);
+  if (!shrinker_->MayMakeRoom(group_)) return false;
   std::unique_lock lock(shrinker_->mutex_);
-  if (shrinker_->progress_ == seen_progress_) {
+  Shortage& shortage = shrinker_->shortages_[group_];
+  if (group.progress.load() == seen_progress_) {
+    ++shortage.waiting;
     ++shrinker_->waiting_;
+    shortage.seen_progress = seen_progress_;
     shrinker_->wake_wanted_.store(true);
     shrinker_->wake_.notify_one();
   }
-  while (shrinker_->progress_ == seen_progress_ && !shrinker_->stopping_) {
-    const auto deadline = std::max(shrinker_->full_since_, shrinker_->last_progress_) +
-                          shrinker_->tier_->config_.store_wait;
+  while (group.progress.load() == seen_progress_ && !shrinker_->stopping_) {
+    const Clock::time_point last_progress{Clock::duration{group.last_progress_ns.load()}};
+    const auto deadline =
+        std::max(shortage.full_since, last_progress) + shrinker_->tier_->config_.store_wait;
     if (Clock::now() >= deadline) {
+      --shortage.waiting;
       --shrinker_->waiting_;
       return false;
     }
     shrinker_->room_.wait_until(lock, deadline);
   }
-  seen_progress_ = shrinker_->progress_;
+  seen_progress_ = group.progress.load();
   return !shrinker_->stopping_;
 }
 
+// Whether anything below a group can leave the pool at all. The pool itself may always hope: its
+// entries are overwritten and trimmed, and settings change.
+bool Shrinker::MayMakeRoom(GroupIndex group) const {
+  if (group == kRootGroup) return true;
+  const Groups& groups = Owner();
+  for (std::size_t i = 1; i < groups.end(); ++i) {
+    const auto index = static_cast<GroupIndex>(i);
+    const Group& candidate = groups.At(index);
+    if (candidate.lru.size() == 0 &&
+        candidate.tree_writing_bytes.load(std::memory_order_relaxed) <= 0) {
+      continue;
+    }
+    if (groups.IsWithin(index, group) && groups.MayWriteBack(index)) return true;
+  }
+  return false;
+}
+
+// Called without mutex_, after progress was reported.
+void Shrinker::WakeWaiters() {
+  std::lock_guard lock(mutex_);
+  if (waiting_ == 0) return;
+  for (std::size_t i = 0; i < Owner().end(); ++i) {
+    Shortage& shortage = shortages_[i];
+    if (shortage.waiting == 0) continue;
+    if (Owner().At(static_cast<GroupIndex>(i)).progress.load() == shortage.seen_progress) continue;
+    // All are woken; who finds no room even now waits anew.
+    waiting_ -= shortage.waiting;
+    shortage.waiting = 0;
+  }
+  room_.notify_all();
+}
+
 void Shrinker::Run() {
+  may_recompress_ = PrepareThreadForPages().ok();
   std::unique_lock lock(mutex_);
   while (!stopping_) {
     wake_wanted_.store(false);
     lock.unlock();
-    Step step = ShrinkStep();
-    const Step manual = ManualStep();
-    if (manual == Step::kWorked || step == Step::kNothingToDo) step = manual;
+    const Step step = WorkOnce();
     const bool discards = discards_pending_.load();
     if (discards && step != Step::kWorked) FlushDiscards();
     lock.lock();
@@ -117,54 +176,139 @@ void Shrinker::Run() {
   }
 }
 
+// Whatever is most urgent and has something to do.
+Shrinker::Step Shrinker::WorkOnce() {
+  bool blocked = false;
+  for (const auto work : {&Shrinker::ShrinkStep, &Shrinker::GroupLimitStep, &Shrinker::ManualStep,
+                          &Shrinker::SweepStep, &Shrinker::AheadStep}) {
+    const Step step = (this->*work)();
+    if (step == Step::kWorked) return step;
+    blocked |= step == Step::kBlocked;
+  }
+  return blocked ? Step::kBlocked : Step::kNothingToDo;
+}
+
 std::uint64_t Shrinker::PendingEntryBytes() const {
   const std::uint64_t all = tier_->pool_->entry_bytes();
   const std::uint64_t leaving = in_flight_bytes_.load();
   return all > leaving ? all - leaving : 0;
 }
 
+std::uint32_t Shrinker::ReserveSlabs() const {
+  return std::max(1u, tier_->pool_->slab_limit() / 100);
+}
+
 Shrinker::Step Shrinker::ShrinkStep() {
   bool waiters;
   {
     std::lock_guard lock(mutex_);
-    waiters = waiting_ > 0;
+    waiters = shortages_[kRootGroup].waiting > 0;
   }
+  const Pool& pool = *tier_->pool_;
+  const std::uint64_t limit = pool.capacity_bytes();
+  const std::uint64_t accept = AcceptBytes(limit);
   const std::uint64_t bytes = PendingEntryBytes();
-  const bool short_of_slabs = tier_->pool_->free_slabs() < reserve_slabs_;
-  if (waiters || bytes > high_bytes_ || (bytes > accept_bytes_ && short_of_slabs)) {
+  const bool short_of_slabs = pool.free_slabs() < ReserveSlabs();
+  const bool over_limit = pool.used_slabs() > pool.slab_limit();
+  if (waiters || over_limit || bytes > HighBytes(limit) || (bytes > accept && short_of_slabs)) {
     shrinking_.store(true, std::memory_order_relaxed);
   }
   if (!shrinking()) return Step::kNothingToDo;
   if (short_of_slabs && tier_->CompactOneSlab(&drain_)) {
-    ReportProgress();
+    ReportProgress(kRootGroup);
+    WakeWaiters();
     return Step::kWorked;
   }
   // A store that waits although the entries are under the threshold (no slab could be emptied for
   // its size) gets a little more at a time, not all that could be in flight.
   Step step = Step::kNothingToDo;
-  if (bytes > accept_bytes_) {
-    step = WriteBatch(Cause::kLimit, PutBatch::kPagesMax, bytes - accept_bytes_);
+  Request request;
+  if (bytes > accept) {
+    request.bytes_max = bytes - accept;
+    step = WriteBatch(request);
   } else if (waiters) {
-    step = in_flight_bytes_.load() > 0
-               ? Step::kBlocked
-               : WriteBatch(Cause::kLimit, PutBatch::kPagesMax, 4 * Pool::kSlabBytes);
+    request.bytes_max = 4 * Pool::kSlabBytes;
+    step = in_flight_bytes_.load() > 0 ? Step::kBlocked : WriteBatch(request);
   }
   if (step == Step::kNothingToDo) shrinking_.store(false, std::memory_order_relaxed);
   return step;
 }
 
+// One batch for a cgroup that is over its limit, each in turn.
+Shrinker::Step Shrinker::GroupLimitStep() {
+  if (!Owner().any_limited()) return Step::kNothingToDo;
+  bool blocked = false;
+  const std::size_t end = Owner().end();
+  for (std::size_t n = 0; n < end; ++n) {
+    last_limited_ = static_cast<GroupIndex>((last_limited_ + std::size_t{1}) % end);
+    const Step step = ShrinkGroup(last_limited_);
+    if (step == Step::kWorked) return step;
+    blocked |= step == Step::kBlocked;
+  }
+  return blocked ? Step::kBlocked : Step::kNothingToDo;
+}
+
+Shrinker::Step Shrinker::ShrinkGroup(GroupIndex index) {
+  const Group& group = Owner().At(index);
+  const std::uint64_t limit = group.pool_limit_bytes.load(std::memory_order_relaxed);
+  if (limit == kNoLimit) return Step::kNothingToDo;
+  const std::int64_t pending = group.tree_pool_bytes.load() - group.tree_writing_bytes.load();
+  const std::uint64_t bytes = pending > 0 ? static_cast<std::uint64_t>(pending) : 0;
+  // Room for a few pages also where the threshold is the limit.
+  const std::uint64_t target = std::min(AcceptBytes(limit), limit - 8 * kPageBytes);
+  Request request{.cause = Cause::kGroupLimit, .group = index};
+  {
+    std::lock_guard lock(mutex_);
+    Shortage& shortage = shortages_[index];
+    shortage.shrinking |= shortage.waiting > 0 || bytes > HighBytes(limit);
+    shortage.shrinking &= bytes > target;
+    if (!shortage.shrinking) return Step::kNothingToDo;
+  }
+  request.bytes_max = bytes - target;
+  const Step step = WriteBatch(request);
+  if (step == Step::kNothingToDo) {
+    std::lock_guard lock(mutex_);
+    shortages_[index].shrinking = false;
+  }
+  return step;
+}
+
+Shrinker::Step Shrinker::AheadStep() {
+  for (std::size_t i = 0; i < Owner().end(); ++i) {
+    const auto index = static_cast<GroupIndex>(i);
+    Group& group = Owner().At(index);
+    const std::uint64_t pages = group.ahead_pages.load(std::memory_order_relaxed);
+    if (pages == 0) continue;
+    const std::uint32_t older_than_s = group.ahead_older_than_s.load(std::memory_order_relaxed);
+    Request request{.cause = older_than_s > 0 ? Cause::kAge : Cause::kShrinker,
+                    .group = index,
+                    .descendants = false,
+                    .older_than_s = older_than_s};
+    request.pages_max = static_cast<std::size_t>(std::min<std::uint64_t>(pages, request.pages_max));
+    const Step step = WriteBatch(request);
+    if (step == Step::kBlocked) return step;
+    // What was asked for anew in between is asked for again by the next look at the pressure.
+    group.ahead_pages.store(step == Step::kWorked ? pages - request.pages_max : 0,
+                            std::memory_order_relaxed);
+    if (step == Step::kWorked) return step;
+  }
+  return Step::kNothingToDo;
+}
+
 Shrinker::Step Shrinker::ManualStep() {
-  std::size_t pages = 0;
+  Request request{.cause = Cause::kManual};
   {
     std::lock_guard lock(mutex_);
     if (manual_.finished) return Step::kNothingToDo;
     const std::uint64_t target = (manual_.target_bytes + kPageBytes - 1) / kPageBytes;
     const std::uint64_t started = manual_.written_bytes / kPageBytes + manual_sent_pages_;
     if (started >= target) return Step::kBlocked;
-    pages =
+    request.pages_max =
         static_cast<std::size_t>(std::min<std::uint64_t>(target - started, PutBatch::kPagesMax));
+    request.older_than_s = manual_job_.older_than_s;
+    if (manual_job_.cgroup != kUnknownCgroup) request.group = Owner().Lookup(manual_job_.cgroup);
   }
-  const Step step = WriteBatch(Cause::kManual, pages, ~std::uint64_t{0});
+  const Step step = request.group == Groups::kNoGroup ? Step::kNothingToDo : WriteBatch(request);
   std::lock_guard lock(mutex_);
   if (step == Step::kNothingToDo && manual_sent_pages_ == 0 && !manual_.finished) {
     EndManual("no more entries to write back");
@@ -172,173 +316,39 @@ Shrinker::Step Shrinker::ManualStep() {
   return step == Step::kNothingToDo ? Step::kBlocked : step;
 }
 
-// Sends one batch, which frees about bytes_max of the pool at the most. kNothingToDo: there is no
-// entry to send.
-Shrinker::Step Shrinker::WriteBatch(Cause cause, std::size_t pages_max, std::uint64_t bytes_max) {
-  if (!tier_->remote_->Writable()) return Step::kBlocked;
-  Batch* batch;
-  {
-    std::lock_guard lock(mutex_);
-    if (free_batches_.empty() || stopping_ || Clock::now() < retry_at_) return Step::kBlocked;
-    batch = free_batches_.back();
-    free_batches_.pop_back();
+// Rewrites records that name groups which are gone, some at a time.
+Shrinker::Step Shrinker::SweepStep() {
+  constexpr std::uint64_t kSlotsAtOnce = std::uint64_t{1} << 16;
+  if (sweeping_.empty()) {
+    sweeping_ = Owner().Leaving();
+    sweep_slot_ = 0;
+    if (sweeping_.empty()) return Step::kNothingToDo;
   }
-  batch->cause = cause;
-  if (!Collect(batch, pages_max, bytes_max)) {
-    std::lock_guard lock(mutex_);
-    free_batches_.push_back(batch);
-    return free_batches_.size() == kBatches ? Step::kNothingToDo : Step::kBlocked;
+  SlotTable& table = *tier_->table_;
+  const std::uint64_t end = std::min(table.slots(), sweep_slot_ + kSlotsAtOnce);
+  while (sweep_slot_ < end) {
+    const auto first = static_cast<SlotIndex>(sweep_slot_);
+    const auto lock = table.Lock(first);
+    sweep_slot_ = std::min<std::uint64_t>(first + SlotTable::kLockSlots, end);
+    for (SlotIndex slot = first; slot < sweep_slot_; ++slot) {
+      const GroupIndex now = Owner().Resolve(table.Get(slot).group);
+      if (now == table.Get(slot).group) continue;
+      SlotRecord record = table.Get(slot);
+      record.group = now;
+      table.Set(slot, record);
+    }
   }
-  tier_->Count(cause == Cause::kManual ? Counter::writeback_started_manual
-                                       : Counter::writeback_started_limit,
-               batch->count);
-  in_flight_bytes_.fetch_add(batch->entry_bytes);
-  if (cause == Cause::kManual) {
-    std::lock_guard lock(mutex_);
-    manual_sent_pages_ += batch->count;
-  }
-  tier_->remote_->Put(batch);
+  if (sweep_slot_ < table.slots()) return Step::kWorked;
+  // A small device has locks that no slot of the loop above has.
+  table.WaitForHolders();
+  Owner().SweptUp(sweeping_);
+  sweeping_.clear();
   return Step::kWorked;
 }
 
-// Fills the batch with the coldest entries that were not read since they were stored or last
-// spared.
-bool Shrinker::Collect(Batch* batch, std::size_t pages_max, std::uint64_t bytes_max) {
-  batch->count = 0;
-  batch->entry_bytes = 0;
-  // Once around the LRU spares nobody twice; some more tries for entries that change meanwhile.
-  std::uint64_t tries = 2 * tier_->lru_.size() + pages_max;
-  while (batch->count < pages_max && batch->entry_bytes < bytes_max && tries-- > 0) {
-    const Lru::Candidate candidate = tier_->lru_.Coldest();
-    if (candidate.entry == kNoEntry) break;
-    Isolate(batch, candidate.slot, candidate.entry);
-  }
-  return batch->count > 0;
-}
-
-// Takes one entry into the batch. False: spared, or it changed since it was picked.
-bool Shrinker::Isolate(Batch* batch, SlotIndex slot, EntryRef entry) {
-  if (slot == kNoSlot) return false;
-  const auto lock = tier_->table_->Lock(slot);
-  SlotRecord record = tier_->table_->Get(slot);
-  if (record.state != SlotState::kLocal || record.object.entry != entry) return false;
-  if (record.referenced) {
-    record.referenced = 0;
-    tier_->table_->Set(slot, record);
-    tier_->lru_.MoveToHot(entry);
-    tier_->Count(Counter::second_chances);
-    return false;
-  }
-  std::byte* copy = batch->arena + batch->count * kPageBytes;
-  std::memcpy(copy, tier_->pool_->Bytes(entry), record.length);
-  batch->pages[batch->count++] = {slot,
-                                  record.version,
-                                  static_cast<Codec>(record.codec),
-                                  record.object.checksum,
-                                  tier_->pool_->At(entry)->stored_unix_s,
-                                  {copy, record.length}};
-  batch->entry_bytes += Pool::EntryBytes(record.length);
-  tier_->lru_.Remove(entry);
-  tier_->CountState(record, -1);
-  record.state = SlotState::kWriting;
-  tier_->CountState(record, +1);
-  tier_->table_->Set(slot, record);
-  return true;
-}
-
-// On a thread of the RemoteStore.
-void Shrinker::FinishBatch(Batch* batch) {
-  std::uint64_t acked = 0;
-  std::uint64_t acked_bytes = 0;
-  bool failed = false;
-  bool full = false;
-  for (std::size_t i = 0; i < batch->count; ++i) {
-    if (FinishPage(batch->pages[i], batch->results[i])) {
-      ++acked;
-      acked_bytes += batch->pages[i].bytes.size();
-    }
-    failed |= batch->results[i] != PutResult::kAcked;
-    full |= batch->results[i] == PutResult::kServerFull;
-  }
-  tier_->Count(Counter::writeback_acked, acked);
-  tier_->Count(Counter::writeback_acked_bytes, acked_bytes);
-  in_flight_bytes_.fetch_sub(batch->entry_bytes);
-  if (acked > 0) ReportProgress();
-
-  std::lock_guard lock(mutex_);
-  if (failed) {
-    backoff_ = std::clamp(backoff_ * 2, kBackoffMin, kBackoffMax);
-    retry_at_ = Clock::now() + backoff_;
-  } else {
-    backoff_ = milliseconds{0};
-  }
-  if (batch->cause == Cause::kManual) {
-    manual_sent_pages_ -= batch->count;
-    manual_.written_bytes += acked * kPageBytes;
-    manual_.sent_bytes += acked_bytes;
-    if (manual_.finished) {
-      // Cancelled meanwhile.
-    } else if (manual_.written_bytes >= manual_.target_bytes) {
-      EndManual("");
-    } else if (full && acked == 0) {
-      EndManual("the memory servers are full");
-    }
-  }
-  free_batches_.push_back(batch);
-  wake_wanted_.store(true);
-  wake_.notify_all();
-}
-
-// True if the page is the server's now. Whatever else happened, its entry stays in the pool.
-bool Shrinker::FinishPage(const PageObject& page, PutResult result) {
-  const auto lock = tier_->table_->Lock(page.slot);
-  SlotRecord record = tier_->table_->Get(page.slot);
-  if (record.state != SlotState::kWriting || record.version != page.version) {
-    tier_->Count(Counter::writeback_raced);
-    if (result == PutResult::kAcked || result == PutResult::kUnavailable) DiscardLater(page.slot);
-    return false;
-  }
-  const EntryRef entry = record.object.entry;
-  tier_->CountState(record, -1);
-  record.state = result == PutResult::kAcked ? SlotState::kRemote : SlotState::kLocal;
-  tier_->CountState(record, +1);
-  if (result == PutResult::kAcked) {
-    record.object.entry = kNoEntry;
-    record.referenced = 0;
-  }
-  tier_->table_->Set(page.slot, record);
-  switch (result) {
-    case PutResult::kAcked:
-      tier_->pool_->Free(entry);
-      return true;
-    case PutResult::kServerFull:
-      tier_->Count(Counter::writeback_failed_full);
-      tier_->lru_.AddCold(entry);
-      return false;
-    case PutResult::kUnavailable:
-      tier_->Count(Counter::writeback_failed_unavailable);
-      tier_->lru_.AddCold(entry);
-      return false;
-    case PutResult::kSuperseded:
-    case PutResult::kRejected:
-      // To the hot end: one page that a server will not have must not block all others.
-      tier_->Count(Counter::writeback_failed_rejected);
-      tier_->lru_.AddHot(entry);
-      return false;
-  }
-  return false;
-}
-
-void Shrinker::ReportProgress() {
-  std::lock_guard lock(mutex_);
-  ++progress_;
-  waiting_ = 0;  // all are woken; who finds no room even now waits anew
-  last_progress_ = Clock::now();
-  room_.notify_all();
-}
-
 void Shrinker::DiscardLater(SlotIndex slot) {
-  discards_[slot / 64].fetch_or(std::uint64_t{1} << slot % 64);
+  const SlotIndex chunk = slot / kDiscardChunk;
+  discards_[chunk / 64].fetch_or(std::uint64_t{1} << chunk % 64);
   if (discards_pending_.exchange(true)) return;
   std::lock_guard lock(mutex_);
   wake_.notify_one();
@@ -347,43 +357,56 @@ void Shrinker::DiscardLater(SlotIndex slot) {
 void Shrinker::FlushDiscards() {
   discards_pending_.store(false);
   std::vector<DiscardItem> items;
-  items.reserve(kDiscardBatch);
-  bool accepted = true;
-  const auto send = [&] {
-    if (items.empty()) return;
-    accepted = accepted && tier_->remote_->Discard(items);
-    if (accepted) {
-      tier_->Count(Counter::discards_sent, items.size());
-    } else {
-      for (const DiscardItem& item : items) DiscardLater(item.slot);
+  items.reserve(kDiscardBatch + kDiscardChunk);
+  for (std::size_t word = 0; word < discards_.size(); ++word) {
+    std::uint64_t chunks = discards_[word].exchange(0);
+    for (; chunks != 0; chunks &= chunks - 1) {
+      CollectDiscards(word * 64 + static_cast<std::size_t>(__builtin_ctzll(chunks)), &items);
+      if (items.size() >= kDiscardBatch) SendDiscards(&items);
     }
-    items.clear();
-  };
-  for (std::size_t word = 0; word < discards_.size() && accepted; ++word) {
-    if (discards_[word].load(std::memory_order_relaxed) == 0) continue;
-    std::uint64_t bits = discards_[word].exchange(0);
-    while (bits != 0) {
-      const auto slot =
-          static_cast<SlotIndex>(word * 64 + static_cast<std::size_t>(__builtin_ctzll(bits)));
-      bits &= bits - 1;
-      const auto lock = tier_->table_->Lock(slot);
-      const SlotRecord& record = tier_->table_->Get(slot);
-      // What is remote now was put after the stale page, in its place.
-      if (record.state == SlotState::kRemote) continue;
-      // Any remote page is older than the record: a page in flight has the record's version.
-      items.push_back({slot, record.version - 1});
-    }
-    if (items.size() + 64 > kDiscardBatch) send();
   }
-  send();
-  // Words after a refusal were not looked at.
-  if (!accepted) discards_pending_.store(true);
+  SendDiscards(&items);
 }
 
-bool Shrinker::StartManual(std::uint64_t bytes) {
+void Shrinker::SendDiscards(std::vector<DiscardItem>* items) {
+  if (items->empty()) return;
+  if (tier_->remote_->Discard(*items)) {
+    Owner().At(kRootGroup).Count(Counter::discards_sent, items->size());
+  } else {
+    // Not now: they are marked again, for the next time.
+    for (const DiscardItem& item : *items) {
+      const auto lock = tier_->table_->Lock(item.slot);
+      SlotRecord record = tier_->table_->Get(item.slot);
+      if (record.state == SlotState::kRemote) continue;
+      record.stale_remote = 1;
+      tier_->table_->Set(item.slot, record);
+      DiscardLater(item.slot);
+    }
+  }
+  items->clear();
+}
+
+// Takes the stale remote pages of a chunk of slots.
+void Shrinker::CollectDiscards(std::size_t chunk, std::vector<DiscardItem>* items) {
+  const std::uint64_t end = std::min(tier_->table_->slots(), (chunk + 1) * kDiscardChunk);
+  for (std::uint64_t index = chunk * kDiscardChunk; index < end; ++index) {
+    const auto slot = static_cast<SlotIndex>(index);
+    const auto lock = tier_->table_->Lock(slot);
+    SlotRecord record = tier_->table_->Get(slot);
+    if (!record.stale_remote) continue;
+    // Any remote page is older than the record: a page in flight has the record's version. What is
+    // remote now was put after the stale page, in its place, and its record is not marked.
+    items->push_back({slot, record.version - 1});
+    record.stale_remote = 0;
+    tier_->table_->Set(slot, record);
+  }
+}
+
+bool Shrinker::StartManual(const WritebackJob& job) {
   std::lock_guard lock(mutex_);
   if (!manual_.finished || manual_sent_pages_ > 0) return false;
-  manual_ = {bytes, 0, 0, false, ""};
+  manual_job_ = job;
+  manual_ = {job.bytes, 0, 0, false, ""};
   wake_wanted_.store(true);
   wake_.notify_one();
   return true;

@@ -1,11 +1,14 @@
-// The shrinker: one thread that keeps the pool under its limit by moving the coldest entries to the
-// RemoteStore, and that tells it which remote pages are garbage.
+// The shrinker: one thread that keeps the pool, and each cgroup that has a limit, under that limit
+// by moving the coldest entries to the RemoteStore; that does so ahead of need when it is asked to;
+// and that tells the RemoteStore which remote pages are garbage.
 //
-// Hysteresis: it starts when the entries pass the high mark (half-way between the accept threshold
-// and the pool's capacity) or a store found no room, and goes on until they are under the accept
-// threshold. Before a store waits, room is also made by compaction. Entries travel as batches of
-// copies, so that an entry being written can be read, overwritten and moved at any time; the
-// acknowledgement only counts if the slot still is in state writing with the version that was sent.
+// Hysteresis: it starts when entries pass the high mark (half-way between the accept threshold and
+// the limit) or a store found no room, and goes on until they are under the accept threshold. At
+// the pool's limit it goes round the groups and takes from each in proportion to its size; at a
+// cgroup's limit it takes from that cgroup and its descendants alone. Before a store waits, room
+// is also made by compaction. Entries travel as batches of copies, so that an entry being written
+// can be read, overwritten and moved at any time; the acknowledgement only counts if the slot still
+// is in state writing with the version that was sent.
 //
 // Lock order: a slot's lock comes before `mutex_`; the thread takes no slot's lock while it holds
 // `mutex_`, and holds no lock at all when it calls the RemoteStore.
@@ -18,10 +21,12 @@
 #include <cstdint>
 #include <memory>
 #include <mutex>
+#include <optional>
 #include <thread>
 #include <vector>
 
 #include "base/locked_mapping.h"
+#include "tier/groups.h"
 #include "tier/page.h"
 #include "tier/pool.h"
 #include "tier/remote_store.h"
@@ -42,26 +47,37 @@ class Shrinker {
   /// Ends the thread, then waits until the RemoteStore has given back every batch. Idempotent.
   void Stop();
 
-  /// Wakes the thread if the pool has passed the high mark. Called after every allocation.
-  void AfterAllocation();
+  /// Wakes the thread if the pool, or a cgroup at or above this one, has passed its high mark.
+  /// Called after every allocation.
+  void AfterAllocation(GroupIndex group);
+  /// Makes the thread look around: a limit may have changed.
+  void Wake();
 
-  /// A store that found no room. While one waits, the thread makes room whatever the marks say.
+  /// A store that found no room in the pool (kRootGroup) or under a group's limit. While one waits,
+  /// the thread makes room there whatever the marks say.
   class Waiter {
    public:
-    explicit Waiter(Shrinker* shrinker);
-    /// Waits until something was freed since this was made or last returned. False: nothing was for
-    /// TierConfig::store_wait, or the shrinker stops.
+    Waiter(Shrinker* shrinker, GroupIndex group);
+    /// Waits until something was freed there since this was made or last returned. False: nothing
+    /// was for TierConfig::store_wait, nothing there may be written back, or the shrinker stops.
     bool WaitForRoom();
 
    private:
     Shrinker* const shrinker_;
+    const GroupIndex group_;
     std::uint64_t seen_progress_;
   };
 
-  /// The slot's remote page is stale. Never fails; the slot's lock may be held.
+  /// The slot's record says that its remote page is stale. Never fails; the slot's lock is held.
   void DiscardLater(SlotIndex slot);
 
-  bool StartManual(std::uint64_t bytes);
+  void SetAcceptThreshold(std::uint32_t percent);
+  std::uint32_t accept_threshold_percent() const {
+    return accept_percent_.load(std::memory_order_relaxed);
+  }
+  void SetRecompression(const std::optional<Compressor>& compressor);
+
+  bool StartManual(const WritebackJob& job);
   void CancelManual();
   Tier::ManualWriteback ManualProgress() const;
 
@@ -69,7 +85,7 @@ class Shrinker {
 
  private:
   using Clock = std::chrono::steady_clock;
-  enum class Cause : std::uint8_t { kLimit, kManual };
+  enum class Cause : std::uint8_t { kLimit, kGroupLimit, kShrinker, kAge, kManual };
   enum class Step : std::uint8_t { kWorked, kBlocked, kNothingToDo };
 
   class Batch final : public PutBatch {
@@ -81,32 +97,94 @@ class Shrinker {
     Cause cause = Cause::kLimit;
   };
   static constexpr std::size_t kBatches = 4;
+  // After a batch that failed, nothing is sent for this long, twice as long each time.
+  static constexpr std::chrono::milliseconds kBackoffMin{20};
+  static constexpr std::chrono::milliseconds kBackoffMax{500};
+
+  // What entries to send.
+  struct Request {
+    Cause cause = Cause::kLimit;
+    GroupIndex group = kRootGroup;
+    bool descendants = true;  // of the group as well
+    std::uint32_t older_than_s = 0;
+    std::size_t pages_max = PutBatch::kPagesMax;
+    std::uint64_t bytes_max = ~std::uint64_t{0};  // of the pool, about
+  };
+
+  // A group that entries can be taken from, and its share of a batch.
+  struct Source {
+    GroupIndex group;
+    std::uint64_t entries;
+  };
+
+  // Stores that found no room in a group, guarded by mutex_.
+  struct Shortage {
+    Clock::time_point last_full{};    // a store last found no room
+    Clock::time_point full_since{};   // start of the present run of such stores
+    std::uint64_t waiting = 0;        // waiters that sleep and were not woken yet
+    std::uint64_t seen_progress = 0;  // what they wait to see pass
+    bool shrinking = false;           // a group's; the pool's is shrinking_
+  };
 
   void Run();
+  Step WorkOnce();
   Step ShrinkStep();
+  Step GroupLimitStep();
+  Step ShrinkGroup(GroupIndex index);
+  Step AheadStep();
   Step ManualStep();
-  Step WriteBatch(Cause cause, std::size_t pages_max, std::uint64_t bytes_max);
-  bool Collect(Batch* batch, std::size_t pages_max, std::uint64_t bytes_max);
-  bool Isolate(Batch* batch, SlotIndex slot, EntryRef entry);
+  Step SweepStep();
+  Step WriteBatch(const Request& request);
+
+  bool Collect(Batch* batch, const Request& request);
+  void FindSources(const Request& request);
+  bool IsSource(GroupIndex index, const Request& request) const;
+  void TakeShare(Batch* batch, const Request& request, GroupIndex group, std::size_t pages);
+  enum class Taken : std::uint8_t { kYes, kNotThis, kNoMore };
+  Taken Isolate(Batch* batch, const Request& request, SlotIndex slot, EntryRef entry);
+  void RecompressBatch(Batch* batch);
+
   void FinishBatch(Batch* batch);
   bool FinishPage(const PageObject& page, PutResult result);
-  void ReportProgress();
+  void ReportProgress(GroupIndex group) { Owner().ReportProgress(group); }
+  void WakeWaiters();
+  bool MayMakeRoom(GroupIndex group) const;
   void FlushDiscards();
+  void SendDiscards(std::vector<DiscardItem>* items);
+  void CollectDiscards(std::size_t chunk, std::vector<DiscardItem>* items);
   std::uint64_t PendingEntryBytes() const;
+  std::uint64_t HighBytes(std::uint64_t limit) const {
+    return limit * (100 + accept_threshold_percent()) / 200;
+  }
+  std::uint64_t AcceptBytes(std::uint64_t limit) const {
+    return limit * accept_threshold_percent() / 100;
+  }
+  std::uint32_t ReserveSlabs() const;
+  static Counter StartedCounter(Cause cause);
   void EndManual(const char* reason);
+  Groups& Owner() const;
 
   TierImpl* const tier_;
-  const std::uint64_t high_bytes_;
-  const std::uint64_t accept_bytes_;
-  const std::uint32_t reserve_slabs_;
+  std::atomic<std::uint32_t> accept_percent_;
+  std::atomic<int> recompress_level_{0};  // of zstd; 0: off
 
-  std::vector<std::atomic<std::uint64_t>> discards_;  // one bit a slot
+  // One bit a chunk of slots in which some remote page is stale: the slots' records say which.
+  static constexpr SlotIndex kDiscardChunk = 512;
+  std::vector<std::atomic<std::uint64_t>> discards_;
   std::atomic<bool> discards_pending_{false};
   std::atomic<bool> shrinking_{false};
   std::atomic<bool> wake_wanted_{false};
   std::atomic<std::uint64_t> in_flight_bytes_{0};  // entry bytes that acknowledgements will free
 
-  Pool::Drain drain_;  // of the thread
+  // Of the thread:
+  bool may_recompress_ = false;
+  Pool::Drain drain_;
+  std::vector<Source> sources_;
+  std::uint64_t source_entries_ = 0;
+  GroupIndex last_source_ = kRootGroup;
+  GroupIndex last_limited_ = kRootGroup;
+  std::vector<GroupIndex> sweeping_;
+  std::uint64_t sweep_slot_ = 0;
   const std::unique_ptr<LockedMapping> arenas_;
 
   mutable std::mutex mutex_;  // guards all below
@@ -114,14 +192,12 @@ class Shrinker {
   std::condition_variable room_;
   std::array<Batch, kBatches> batches_;
   std::vector<Batch*> free_batches_;
-  std::uint64_t waiting_ = 0;  // waiters that sleep and were not woken yet
-  std::uint64_t progress_ = 0;
-  Clock::time_point last_progress_{};
-  Clock::time_point last_full_{};   // a store last found no room
-  Clock::time_point full_since_{};  // start of the present run of such stores
-  Clock::time_point retry_at_{};    // no Put before, after a failed one
+  std::vector<Shortage> shortages_;  // by group; the root group's is the pool's
+  std::uint64_t waiting_ = 0;        // in all of them
+  Clock::time_point retry_at_{};     // no Put before, after a failed one
   std::chrono::milliseconds backoff_{0};
   Tier::ManualWriteback manual_{0, 0, 0, true, ""};
+  WritebackJob manual_job_;
   std::uint64_t manual_sent_pages_ = 0;  // started, not finished or failed
   bool stopping_ = false;
   std::thread thread_;  // last

@@ -5,7 +5,8 @@
 // after the bytes that it refers to are in place: whoever scans the mapping after the process died
 // at any instruction finds each record old or new, never torn.
 //
-// Lock order: a slot's lock, then the LRU's, then the pool's. Nobody holds two slots' locks.
+// Lock order: a slot's lock, then the tree of groups', a group's, the pool's. Nobody holds two
+// slots' locks.
 #pragma once
 
 #include <emmintrin.h>
@@ -34,18 +35,29 @@ inline constexpr std::size_t kSlotStates = 5;
 
 const char* SlotStateName(SlotState state);
 
+/// Index of a group (groups.h); kRootGroup takes every page that belongs nowhere else.
+using GroupIndex = std::uint16_t;
+inline constexpr GroupIndex kRootGroup = 0;
+
 struct alignas(16) SlotRecord {
   Version version = 0;
-  std::uint16_t length = 0;  // of the object in bytes, for local, writing and remote
-  SlotState state = SlotState::kEmpty;
+  GroupIndex group = kRootGroup;
+  /// Low bits of the slot word's sequence when the record was last changed by a store or a free.
+  /// That some higher bits are missing only makes one free in 256 look like none, which leaks.
+  std::uint8_t sequence = 0;
+  SlotState state : 3 = SlotState::kEmpty;
   std::uint8_t codec : 2 = 0;
-  std::uint8_t referenced : 1 = 0;  // read since it was stored: gets a second chance
-  std::uint8_t unused : 5 = 0;
+  std::uint8_t referenced : 1 = 0;    // read since it was stored: gets a second chance
+  std::uint8_t stale_remote : 1 = 0;  // servers may hold an older page, to be discarded
   union {
     struct {
-      EntryRef entry;          // local, writing
-      std::uint32_t checksum;  // local, writing, remote
-    } object;
+      EntryRef entry;  // its header has the length
+      std::uint32_t checksum;
+    } object;  // local, writing
+    struct {
+      std::uint32_t length;
+      std::uint32_t unused;
+    } away;                  // remote
     std::uint64_t fill = 0;  // same-filled
   };
 
@@ -60,9 +72,16 @@ class SlotTable {
   std::uint64_t slots() const { return slots_; }
   std::uint64_t bytes() const { return mapping_->bytes(); }
 
+  /// Neighbours that share a lock: aligned groups of this many slots.
+  static constexpr SlotIndex kLockSlots = 16;
+
   /// Holds the lock of one slot's stripe for its lifetime.
   [[nodiscard]] std::unique_lock<std::mutex> Lock(SlotIndex slot) {
-    return std::unique_lock(stripes_[slot % kStripes].mutex);
+    return std::unique_lock(stripes_[slot / kLockSlots % kStripes].mutex);
+  }
+  /// Returns when everybody who held a slot's lock at the time of the call has let go of it.
+  void WaitForHolders() {
+    for (Stripe& stripe : stripes_) std::lock_guard lock(stripe.mutex);
   }
   // Both with the slot's lock held.
   const SlotRecord& Get(SlotIndex slot) const { return records_[slot]; }

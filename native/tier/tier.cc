@@ -10,6 +10,15 @@
 #include "tier/tier_impl.h"
 
 namespace farswap::tier {
+namespace {
+
+Outcome ValidateThreshold(std::uint32_t percent) {
+  if (percent >= 1 && percent <= 100) return Unit{};
+  return Error{"an accept threshold of " + std::to_string(percent) +
+               " percent is outside of 1 to 100"};
+}
+
+}  // namespace
 
 std::uint32_t UnixSeconds() {
   timespec now;
@@ -18,10 +27,8 @@ std::uint32_t UnixSeconds() {
 }
 
 Result<std::unique_ptr<Tier>> Tier::Create(const TierConfig& config, RemoteStore* remote) {
-  if (config.accept_threshold_percent < 1 || config.accept_threshold_percent > 100) {
-    return Error{"an accept threshold of " + std::to_string(config.accept_threshold_percent) +
-                 " percent is outside of 1 to 100"};
-  }
+  const Outcome valid = ValidateThreshold(config.accept_threshold_percent);
+  if (!valid.ok()) return valid.error();
   auto table = SlotTable::Create(config.slots);
   if (!table.ok()) return table.error();
   auto pool = Pool::Create(config.pool_bytes_max);
@@ -38,7 +45,7 @@ TierImpl::TierImpl(const TierConfig& config, RemoteStore* remote, std::unique_pt
       remote_(remote),
       table_(std::move(table)),
       pool_(std::move(pool)),
-      lru_(pool_.get()),
+      groups_(pool_.get()),
       shrinker_(this, std::move(arenas)) {}
 
 TierImpl::~TierImpl() { shrinker_.Stop(); }
@@ -47,29 +54,66 @@ void TierImpl::StopWriteback() { shrinker_.Stop(); }
 
 void TierImpl::CountState(const SlotRecord& record, int by) {
   const auto delta = static_cast<std::uint64_t>(static_cast<std::int64_t>(by));
-  pages_by_state_[static_cast<std::size_t>(record.state)].fetch_add(delta,
-                                                                    std::memory_order_relaxed);
+  Group& group = groups_.Of(record);
+  group.pages_by_state[static_cast<std::size_t>(record.state)].fetch_add(delta,
+                                                                         std::memory_order_relaxed);
   if (!record.InPool()) return;
-  payload_bytes_.fetch_add(delta * record.length, std::memory_order_relaxed);
+  payload_bytes_.fetch_add(delta * pool_->At(record.object.entry)->object_bytes(),
+                           std::memory_order_relaxed);
   if (static_cast<Codec>(record.codec) == Codec::kRaw) {
-    pages_raw_.fetch_add(delta, std::memory_order_relaxed);
+    group.pages_raw.fetch_add(delta, std::memory_order_relaxed);
   }
 }
 
 void TierImpl::DropEntry(const SlotRecord& record) {
   if (!record.InPool()) return;
-  if (record.state == SlotState::kLocal) lru_.Remove(record.object.entry);
-  pool_->Free(record.object.entry);
+  const EntryRef entry = record.object.entry;
+  const auto bytes = static_cast<std::int64_t>(Pool::EntryBytes(pool_->At(entry)->object_bytes()));
+  {
+    const auto group = groups_.Lock(record.group);
+    if (record.state == SlotState::kLocal) {
+      group->lru.Remove(entry);
+      groups_.Add(group, {-bytes, 0, 0});
+    } else {
+      groups_.Add(group, {-bytes, -bytes, -1});
+    }
+  }
+  pool_->Free(entry);
 }
 
 void TierImpl::Replace(SlotIndex slot, SlotRecord next) {
   const SlotRecord old = table_->Get(slot);
+  const bool was_remote = old.state == SlotState::kRemote;
+  next.stale_remote = old.stale_remote | static_cast<std::uint8_t>(was_remote);
   CountState(old, -1);
   CountState(next, +1);
   table_->Set(slot, next);
   DropEntry(old);
+  if (!was_remote) return;
+  groups_.Add(groups_.Lock(old.group), {0, 0, -1});
   // A page being written comes back here as raced, and is discarded then.
-  if (old.state == SlotState::kRemote) shrinker_.DiscardLater(slot);
+  shrinker_.DiscardLater(slot);
+}
+
+GroupIndex TierImpl::GroupHint(SlotIndex slot) {
+  const auto lock = table_->Lock(slot);
+  SlotRecord record;
+  Attribute(slot, table_->Get(slot), &record);
+  return record.group;
+}
+
+// A store whose word has not changed since the one before was not seen by the kernel's hook: the
+// programs are gone, and who wrote is not known.
+void TierImpl::Attribute(SlotIndex slot, const SlotRecord& old, SlotRecord* next) {
+  next->sequence = old.sequence;
+  CgroupId id = kUnknownCgroup;
+  if (const auto* words = words_.load(std::memory_order_relaxed)) {
+    const SlotWord word = words[slot].load(std::memory_order_acquire);
+    next->sequence = static_cast<std::uint8_t>(SequenceOf(word));
+    if (next->sequence != old.sequence) id = CgroupOf(word);
+  }
+  if (id == kUnknownCgroup) id = label_.load(std::memory_order_relaxed);
+  next->group = groups_.Resolve(groups_.Find(id));
 }
 
 IoStatus TierImpl::Store(SlotIndex slot, const std::byte* page) {
@@ -80,6 +124,20 @@ IoStatus TierImpl::StoreIf(SlotIndex slot, const std::byte* page, Version expect
   return StoreImpl(slot, page, &expected);
 }
 
+bool TierImpl::MakeEntry(SlotIndex slot, const std::byte* page, SlotRecord* next) {
+  const GroupIndex group = GroupHint(slot);
+  const Compressed compressed = CompressPage(page, groups_.CompressorOf(group));
+  const std::size_t bytes = compressed.bytes.size();
+  const EntryRef ref = AllocateOrWait(group, bytes);
+  if (ref == kNoEntry) return false;
+  std::memcpy(pool_->Bytes(ref), compressed.bytes.data(), bytes);
+  pool_->At(ref)->Describe(bytes, config_.unix_seconds());
+  next->state = SlotState::kLocal;
+  next->codec = static_cast<std::uint8_t>(compressed.codec) & 3;
+  next->object = {ref, PageChecksum(slot, compressed.codec, compressed.bytes)};
+  return true;
+}
+
 IoStatus TierImpl::StoreImpl(SlotIndex slot, const std::byte* page, const Version* expected) {
   assert(slot < table_->slots());
   SlotRecord next;
@@ -87,65 +145,89 @@ IoStatus TierImpl::StoreImpl(SlotIndex slot, const std::byte* page, const Versio
   if (fill) {
     next.state = SlotState::kSameFilled;
     next.fill = *fill;
-  } else {
-    const Compressed compressed = CompressPage(page);
-    const EntryRef ref = AllocateOrWait(compressed.bytes.size());
-    if (ref == kNoEntry) {
-      Count(Counter::reject_no_space);
-      // The old bytes of a whole page are stale now; those around a partial write are not.
-      if (expected == nullptr) ForgetStale(slot);
-      return IoStatus::kNoSpace;
-    }
-    std::memcpy(pool_->Bytes(ref), compressed.bytes.data(), compressed.bytes.size());
-    pool_->At(ref)->stored_unix_s = UnixSeconds();
-    next.state = SlotState::kLocal;
-    next.codec = static_cast<std::uint8_t>(compressed.codec) & 3;
-    next.length = static_cast<std::uint16_t>(compressed.bytes.size());
-    next.object = {ref, PageChecksum(slot, compressed.codec, compressed.bytes)};
+  } else if (!MakeEntry(slot, page, &next)) {
+    // The old bytes of a whole page are stale now; those around a partial write are not.
+    if (expected == nullptr) ForgetStale(slot);
+    return IoStatus::kNoSpace;
   }
 
-  bool overwrote;
+  GroupIndex stored_in;
   {
     const auto lock = table_->Lock(slot);
-    const SlotRecord& old = table_->Get(slot);
+    const SlotRecord old = table_->Get(slot);
     if (expected != nullptr && old.version != *expected) {
       if (next.InPool()) pool_->Free(next.object.entry);
       return IoStatus::kChanged;
     }
-    overwrote = old.state != SlotState::kEmpty;
     next.version = old.version + 1;
+    Attribute(slot, old, &next);
+    stored_in = next.group;
+    Group& group = groups_.At(next.group);
     if (next.InPool()) {
-      pool_->At(next.object.entry)->slot.store(slot, std::memory_order_relaxed);
-      lru_.AddHot(next.object.entry);
+      const EntryRef entry = next.object.entry;
+      pool_->At(entry)->slot.store(slot, std::memory_order_relaxed);
+      const auto owner = groups_.Lock(next.group);
+      owner->lru.AddHot(entry);
+      const std::size_t bytes = Pool::EntryBytes(pool_->At(entry)->object_bytes());
+      groups_.Add(owner, {static_cast<std::int64_t>(bytes), 0, 0});
     }
+    group.Count(Counter::stores);
+    if (next.group == kRootGroup && words_.load(std::memory_order_relaxed) != nullptr) {
+      group.Count(Counter::stores_unattributed);
+    }
+    if (fill) group.Count(Counter::stores_same_filled);
+    if (next.InPool() && static_cast<Codec>(next.codec) == Codec::kRaw) {
+      group.Count(Counter::stores_raw);
+    }
+    if (old.state != SlotState::kEmpty) groups_.Of(old).Count(Counter::overwrites);
     Replace(slot, next);
   }
-  Count(Counter::stores);
-  if (overwrote) Count(Counter::overwrites);
-  if (fill) Count(Counter::stores_same_filled);
-  if (next.InPool() && static_cast<Codec>(next.codec) == Codec::kRaw) Count(Counter::stores_raw);
-  if (next.InPool()) shrinker_.AfterAllocation();
+  if (next.InPool()) shrinker_.AfterAllocation(stored_in);
   return IoStatus::kOk;
 }
 
-EntryRef TierImpl::AllocateOrWait(std::size_t object_bytes) {
+EntryRef TierImpl::AllocateOrWait(GroupIndex group, std::size_t object_bytes) {
+  if (!WaitForGroup(group, Pool::EntryBytes(object_bytes))) {
+    groups_.At(group).Count(Counter::reject_cgroup_limit);
+    return kNoEntry;
+  }
   EntryRef ref = pool_->Allocate(object_bytes);
   if (ref != kNoEntry) return ref;
-  Count(Counter::pool_limit_hit);
-  Shrinker::Waiter waiter(&shrinker_);
+  groups_.At(group).Count(Counter::pool_limit_hit);
+  Shrinker::Waiter waiter(&shrinker_, kRootGroup);
   // The first try after announcing ourselves: what was freed in between is not missed.
   while ((ref = pool_->Allocate(object_bytes)) == kNoEntry) {
-    if (!waiter.WaitForRoom()) return kNoEntry;
+    if (!waiter.WaitForRoom()) {
+      groups_.At(group).Count(Counter::reject_no_space);
+      return kNoEntry;
+    }
   }
   return ref;
+}
+
+// Waits until an entry of that size fits under the limits of the group and those above it; several
+// stores at once may pass a limit by an entry each.
+bool TierImpl::WaitForGroup(GroupIndex group, std::size_t entry_bytes) {
+  if (!groups_.any_limited()) return true;
+  GroupIndex over = groups_.OverLimit(group, entry_bytes, 100);
+  while (over != tier::Groups::kNoGroup) {
+    groups_.At(group).Count(Counter::cgroup_limit_hit);
+    Shrinker::Waiter waiter(&shrinker_, over);
+    while (groups_.OverLimit(group, entry_bytes, 100) == over) {
+      if (!waiter.WaitForRoom()) return false;
+    }
+    over = groups_.OverLimit(group, entry_bytes, 100);
+  }
+  return true;
 }
 
 void TierImpl::ForgetStale(SlotIndex slot) {
   const auto lock = table_->Lock(slot);
   const SlotRecord& old = table_->Get(slot);
-  if (old.state != SlotState::kEmpty) Count(Counter::lost_failed_store);
+  if (old.state != SlotState::kEmpty) groups_.Of(old).Count(Counter::lost_failed_store);
   SlotRecord next;
   next.version = old.version + 1;
+  next.sequence = old.sequence;
   Replace(slot, next);
 }
 
@@ -156,69 +238,149 @@ Tier::LoadResult TierImpl::Load(SlotIndex slot, std::byte* out) {
 
 Tier::LoadResult TierImpl::LoadVersion(SlotIndex slot, std::byte* out, Version* version) {
   assert(slot < table_->slots());
+  // A clock costs a tenth of what a load does.
+  constexpr std::uint32_t kSampled = 16;
+  thread_local std::uint32_t loads = 0;
+  const bool sampled = ++loads % kSampled == 0;
+  const auto began =
+      sampled ? std::chrono::steady_clock::now() : std::chrono::steady_clock::time_point{};
+
   const auto lock = table_->Lock(slot);
   const SlotRecord& record = table_->Get(slot);
+  Group& group = groups_.Of(record);
   *version = record.version;
   switch (record.state) {
     case SlotState::kEmpty:
       FillPage(out, 0);
-      Count(Counter::loads_empty);
-      return LoadResult::kDone;
+      group.Count(Counter::loads_empty);
+      break;
     case SlotState::kSameFilled:
       FillPage(out, record.fill);
-      Count(Counter::loads_same_filled);
-      return LoadResult::kDone;
+      group.Count(Counter::loads_same_filled);
+      break;
     case SlotState::kRemote:
       return LoadResult::kRemote;
     case SlotState::kLocal:
-    case SlotState::kWriting:
+    case SlotState::kWriting: {
+      const EntryRef entry = record.object.entry;
+      const PageObject object{slot,
+                              record.version,
+                              static_cast<Codec>(record.codec),
+                              record.object.checksum,
+                              0,
+                              {pool_->Bytes(entry), pool_->At(entry)->object_bytes()}};
+      const Damage damage = Verify(object, out);
+      CountDamage(damage, &group);
+      if (damage != Damage::kNone) return LoadResult::kIoError;
+      if (!record.referenced) {
+        SlotRecord read = record;
+        read.referenced = 1;
+        table_->Set(slot, read);
+      }
+      group.Count(Counter::loads_local);
       break;
+    }
   }
-  const PageObject object{slot,
-                          record.version,
-                          static_cast<Codec>(record.codec),
-                          record.object.checksum,
-                          0,
-                          {pool_->Bytes(record.object.entry), record.length}};
-  if (!Verify(object, out)) return LoadResult::kIoError;
-  if (!record.referenced) {
-    SlotRecord read = record;
-    read.referenced = 1;
-    table_->Set(slot, read);
-  }
-  Count(Counter::loads_local);
+  if (sampled) group.local_latency.Add(std::chrono::steady_clock::now() - began);
   return LoadResult::kDone;
 }
 
-bool TierImpl::Verify(const PageObject& object, std::byte* out) {
+TierImpl::Damage TierImpl::Verify(const PageObject& object, std::byte* out) {
   if (PageChecksum(object.slot, object.codec, object.bytes) != object.checksum) {
-    Count(Counter::fail_checksum);
-    return false;
+    return Damage::kChecksum;
   }
-  if (!DecompressPage(object.codec, object.bytes, out)) {
-    Count(Counter::fail_decompress);
-    return false;
-  }
-  return true;
+  return DecompressPage(object.codec, object.bytes, out) ? Damage::kNone : Damage::kNoPage;
+}
+
+void TierImpl::CountDamage(Damage damage, Group* group) {
+  if (damage == Damage::kChecksum) group->Count(Counter::fail_checksum);
+  if (damage == Damage::kNoPage) group->Count(Counter::decompress_fail);
 }
 
 void TierImpl::Invalidate(SlotIndex first, std::uint64_t count) {
   assert(first + count <= table_->slots());
-  std::uint64_t trimmed = 0;
   for (std::uint64_t index = first; index < first + count; ++index) {
     const auto slot = static_cast<SlotIndex>(index);
     const auto lock = table_->Lock(slot);
     const SlotRecord& old = table_->Get(slot);
     if (old.state == SlotState::kEmpty) continue;
+    groups_.Of(old).Count(Counter::trims);
     SlotRecord next;
     next.version = old.version + 1;
+    next.sequence = old.sequence;
     Replace(slot, next);
-    ++trimmed;
   }
-  Count(Counter::trims, trimmed);
 }
 
-bool TierImpl::StartManualWriteback(std::uint64_t bytes) { return shrinker_.StartManual(bytes); }
+void TierImpl::UseSlotWords(const std::atomic<SlotWord>* words) {
+  words_.store(words, std::memory_order_release);
+  table_->WaitForHolders();
+}
+
+// The word was FREE when it was looked at under the slot's lock, and not the one of the store: that
+// store's page was freed, and none was written since, or its word would not be FREE. A page that is
+// on its way to us in spite of that has not taken the lock yet, and will find the slot empty.
+bool TierImpl::OnSlotFree(SlotIndex slot) {
+  assert(slot < table_->slots());
+  const auto lock = table_->Lock(slot);
+  const auto* words = words_.load(std::memory_order_relaxed);
+  const SlotRecord& old = table_->Get(slot);
+  if (words == nullptr || old.state == SlotState::kEmpty) return false;
+  const SlotWord word = words[slot].load(std::memory_order_acquire);
+  const auto sequence = static_cast<std::uint8_t>(SequenceOf(word));
+  if (!IsFree(word) || sequence == old.sequence) {
+    groups_.Of(old).Count(Counter::early_frees_kept);
+    return false;
+  }
+  groups_.Of(old).Count(Counter::early_frees);
+  SlotRecord next;
+  next.version = old.version + 1;
+  next.sequence = sequence;
+  Replace(slot, next);
+  return true;
+}
+
+void TierImpl::SlotOwners(SlotIndex first, std::span<CgroupId> owners) {
+  assert(first + owners.size() <= table_->slots());
+  for (std::size_t i = 0; i < owners.size(); ++i) {
+    const auto slot = static_cast<SlotIndex>(first + i);
+    const auto lock = table_->Lock(slot);
+    owners[i] = groups_.Of(table_->Get(slot)).id;
+  }
+}
+
+void TierImpl::RemoveCgroup(CgroupId id) {
+  if (groups_.Remove(id)) shrinker_.Wake();
+}
+
+bool TierImpl::ConfigureCgroup(CgroupId id, const GroupSettings& settings) {
+  const bool done = groups_.Configure(id, settings);
+  shrinker_.Wake();
+  return done;
+}
+
+void TierImpl::SetCompressor(const Compressor& compressor) {
+  groups_.SetRootCompressor(compressor);
+}
+
+void TierImpl::SetRecompression(const std::optional<Compressor>& compressor) {
+  shrinker_.SetRecompression(compressor);
+}
+
+Outcome TierImpl::SetLimits(std::uint64_t pool_bytes, std::uint32_t accept_threshold_percent) {
+  if (pool_bytes < Pool::kPoolBytesMin || pool_bytes > config_.pool_bytes_max) {
+    return Error{"a pool limit of " + std::to_string(pool_bytes) + " bytes is outside of " +
+                 std::to_string(Pool::kPoolBytesMin) + " to the " +
+                 std::to_string(config_.pool_bytes_max) + " that were allocated at start"};
+  }
+  const Outcome valid = ValidateThreshold(accept_threshold_percent);
+  if (!valid.ok()) return valid;
+  pool_->SetSlabLimit(static_cast<std::uint32_t>(pool_bytes / Pool::kSlabBytes));
+  shrinker_.SetAcceptThreshold(accept_threshold_percent);
+  return Unit{};
+}
+
+bool TierImpl::StartManualWriteback(const WritebackJob& job) { return shrinker_.StartManual(job); }
 
 void TierImpl::CancelManualWriteback() { shrinker_.CancelManual(); }
 
@@ -226,26 +388,24 @@ Tier::ManualWriteback TierImpl::ManualWritebackProgress() const {
   return shrinker_.ManualProgress();
 }
 
+void TierImpl::ShrinkAhead(CgroupId id, std::uint64_t pages, std::uint32_t older_than_s) {
+  const GroupIndex index = id == kUnknownCgroup ? kRootGroup : groups_.Lookup(id);
+  if (index == tier::Groups::kNoGroup) return;
+  groups_.At(index).ahead_older_than_s = older_than_s;
+  groups_.At(index).ahead_pages = pages;
+  shrinker_.Wake();
+}
+
 TierStats TierImpl::Stats() const {
-  TierStats stats;
-  const auto pages = [this](SlotState state) {
-    return pages_by_state_[static_cast<std::size_t>(state)].load(std::memory_order_relaxed);
-  };
-  stats.pool_limit_bytes = config_.pool_bytes_max;
-  stats.pool_used_bytes =
-      std::uint64_t{pool_->slab_count() - pool_->free_slabs()} * Pool::kSlabBytes;
+  TierStats stats{};
+  stats.pool_limit_bytes = pool_->capacity_bytes();
+  stats.pool_used_bytes = pool_->used_bytes();
   stats.pool_entry_bytes = pool_->entry_bytes();
   stats.pool_payload_bytes = payload_bytes_.load(std::memory_order_relaxed);
   stats.metadata_bytes = table_->bytes();
-  stats.pages_same_filled = pages(SlotState::kSameFilled);
-  stats.pages_local = pages(SlotState::kLocal);
-  stats.pages_writing = pages(SlotState::kWriting);
-  stats.pages_remote = pages(SlotState::kRemote);
-  stats.pages_raw = pages_raw_.load(std::memory_order_relaxed);
+  stats.accept_threshold_percent = shrinker_.accept_threshold_percent();
   stats.shrinking = shrinker_.shrinking();
-  for (std::size_t i = 0; i < kCounterCount; ++i) {
-    stats.counters[i] = counters_[i].load(std::memory_order_relaxed);
-  }
+  groups_.Total(&stats.pages, &stats.counters);
   return stats;
 }
 

@@ -2,8 +2,9 @@
 // pool, are read by Load() and Fetch(), forgotten by Invalidate(); the shrinker moves the coldest
 // to the RemoteStore. The slot table is the only truth about where a page is.
 //
-// Threads: any number may call the public methods. A store or load of one slot is atomic against
-// every other operation on that slot; requests of several pages are not atomic as a whole.
+// Every page belongs to a group: the cgroup that it was charged to, as far as we are told, else the
+// root group. A group has an LRU, limits and counters of its own.
+//
 // No method of the store path allocates memory, blocks in a system call under a lock, or logs.
 #pragma once
 
@@ -12,15 +13,22 @@
 #include <cstddef>
 #include <cstdint>
 #include <memory>
+#include <optional>
 #include <span>
 #include <string>
+#include <vector>
 
 #include "base/result.h"
+#include "tier/codec.h"
 #include "tier/counters.h"
 #include "tier/page.h"
-#include "tier/remote_store.h"
+#include "tier/page_device.h"
+#include "tier/slot_words.h"
 
 namespace farswap::tier {
+
+/// Seconds since the epoch, cheaply.
+std::uint32_t UnixSeconds();
 
 struct TierConfig {
   std::uint64_t slots = 0;                      // size of the device in pages, 1..2^32-1
@@ -29,50 +37,103 @@ struct TierConfig {
   /// How long stores may go on failing to get pool memory before they are refused with kNoSpace:
   /// counted from the last moment the shrinker freed something.
   std::chrono::milliseconds store_wait{2000};
+  /// Spare an entry once that was read since it was stored. Off: a plain LRU, to compare with.
+  bool second_chance = true;
+  /// The time that ages are measured by.
+  std::uint32_t (*unix_seconds)() = &UnixSeconds;
 };
 
-/// Outcome of an operation on a page, to be told as an NBD error by the caller.
-enum class IoStatus : std::uint8_t {
-  kOk,
-  kNoSpace,  // ENOSPC: pool full, and writeback made no progress for store_wait
-  kIoError,  // EIO: the page exists, and cannot be had intact
-  kChanged,  // StoreIf() only: somebody wrote the slot in between
+inline constexpr std::uint64_t kNoLimit = ~std::uint64_t{0};
+
+/// What is set for one cgroup; the limits hold for its descendants as well, all together.
+struct GroupSettings {
+  /// Pool bytes, entries rounded to their size classes. Less than kGroupLimitMin counts as that:
+  /// a page is always in the pool for a while before a server has it.
+  std::uint64_t pool_limit_bytes = kNoLimit;
+  /// Off: entries stay in the pool. Holds for descendants whatever they say.
+  bool writeback = true;
+  /// Pages on memory servers. At the quota entries stay in the pool.
+  std::uint64_t remote_pages_max = kNoLimit;
+  /// For stores from now on; none: the nearest ancestor's.
+  std::optional<Compressor> compressor;
+};
+inline constexpr std::uint64_t kGroupLimitMin = std::uint64_t{256} << 10;
+
+/// Loads by the time they took: bucket i holds those under 2^i microseconds and not under 2^(i-1),
+/// the last one all others. Loads from the pool are sampled.
+struct LatencyStats {
+  static constexpr std::size_t kBuckets = 24;
+  std::array<std::uint64_t, kBuckets> buckets{};
+  std::uint64_t sum_ns = 0;
 };
 
-/// Up to 64 pages of one shard to be read, some of which may be remote. The caller fills `slots`
-/// and `outputs` (each kPageBytes, exclusively the fetch's until OnFetched) and `count`.
-class PageFetch;
+struct GroupStats {
+  CgroupId id = kUnknownCgroup;
+  CgroupId parent = kUnknownCgroup;  // kUnknownCgroup: the root group
+  bool placed = false;               // by PlaceCgroup(); else known from its pages alone
+  GroupSettings settings;
+  PageCounts pages;
+  std::uint64_t pool_bytes = 0;       // of its own entries
+  std::uint64_t tree_pool_bytes = 0;  // with its descendants'
+  std::uint64_t tree_remote_pages = 0;
+  CounterValues counters{};
+  LatencyStats local_latency;  // of pages in the pool, same-filled or empty
+  LatencyStats remote_latency;
+};
 
-class Tier {
+/// A writeback that somebody asked for.
+struct WritebackJob {
+  std::uint64_t bytes = 0;           // of pages, uncompressed
+  CgroupId cgroup = kUnknownCgroup;  // with its descendants; kUnknownCgroup: all
+  std::uint32_t older_than_s = 0;    // only pages stored at least so long ago
+};
+
+class Tier : public PageDevice {
  public:
   /// `remote` must outlive the tier. Fails with a message when memory cannot be had or the config
   /// is out of range.
   static Result<std::unique_ptr<Tier>> Create(const TierConfig& config, RemoteStore* remote);
-  /// No fetch may be under way.
-  virtual ~Tier() = default;
 
-  /// Keeps a copy of the page. kNoSpace also forgets what the slot held before, so that stale bytes
-  /// can never come back.
-  virtual IoStatus Store(SlotIndex slot, const std::byte* page) = 0;
+  // --- Which cgroup a page belongs to
 
-  /// Like Store(), but only if the slot's version is still `expected` (from LoadWait()); otherwise
-  /// kChanged and nothing is done. kNoSpace keeps what the slot holds. For read-modify-write.
-  virtual IoStatus StoreIf(SlotIndex slot, const std::byte* page, Version expected) = 0;
+  /// Attributes pages by these words from now on, one a slot; nullptr: no longer. When this returns
+  /// nobody reads the earlier array any more.
+  virtual void UseSlotWords(const std::atomic<SlotWord>* words) = 0;
 
-  enum class LoadResult : std::uint8_t { kDone, kRemote, kIoError };
-  /// Copies the slot's page to out[kPageBytes] if it is local, same-filled or empty (zeros).
-  /// kRemote: out is untouched, use Fetch(). Never blocks on the network.
-  virtual LoadResult Load(SlotIndex slot, std::byte* out) = 0;
+  /// The kernel is said to have freed the slot: forgets its page if the slot's word says so now and
+  /// has changed since the page was stored. True: a page was forgotten.
+  virtual bool OnSlotFree(SlotIndex slot) = 0;
 
-  /// Reads pages wherever they are, without blocking: fetch->OnFetched() is called once, possibly
-  /// before this returns, possibly on a thread of the RemoteStore.
-  virtual void Fetch(PageFetch* fetch) = 0;
+  /// The cgroup of pages that no slot word attributes; kUnknownCgroup: the root group.
+  virtual void SetLabel(CgroupId id) = 0;
 
-  /// Load(), waiting for a remote page; tells the version that was read, for StoreIf().
-  virtual IoStatus LoadWait(SlotIndex slot, std::byte* out, Version* version) = 0;
+  /// The cgroup's id of each slot's page; kUnknownCgroup for empty slots and the root group.
+  virtual void SlotOwners(SlotIndex first, std::span<CgroupId> owners) = 0;
 
-  /// Forgets the pages of [first, first + count): they read as zeros. TRIM and WRITE_ZEROES.
-  virtual void Invalidate(SlotIndex first, std::uint64_t count) = 0;
+  /// Puts a cgroup below another one that was placed before; parent kUnknownCgroup: below the root
+  /// group. False: the parent was not placed, the cgroup is elsewhere already, or there is no room
+  /// for another group.
+  virtual bool PlaceCgroup(CgroupId id, CgroupId parent) = 0;
+
+  /// The cgroup is gone: its pages, also those that are still to come, belong to its parent.
+  virtual void RemoveCgroup(CgroupId id) = 0;
+
+  /// False: there is no room for another group.
+  virtual bool ConfigureCgroup(CgroupId id, const GroupSettings& settings) = 0;
+
+  /// Every group that has pages or was placed or configured, the root group first.
+  virtual std::vector<GroupStats> Groups() const = 0;
+
+  // --- Settings that change at run time
+
+  /// Of stores from now on, where no cgroup has its own.
+  virtual void SetCompressor(const Compressor& compressor) = 0;
+  /// What entries are compressed with anew before they are sent; none: they are sent as they are.
+  virtual void SetRecompression(const std::optional<Compressor>& compressor) = 0;
+  /// At most what the tier was made with. The shrinker works until the pool is that small.
+  virtual Outcome SetLimits(std::uint64_t pool_bytes, std::uint32_t accept_threshold_percent) = 0;
+
+  // --- Looking at it
 
   /// Where a slot's page is, for `slot explain`. Reads the page (also a remote one) to verify it.
   struct Explanation {
@@ -82,15 +143,20 @@ class Tier {
     std::uint32_t size_bytes;
     std::uint64_t fill;
     std::uint32_t stored_unix_s;  // 0: unknown
+    CgroupId cgroup;              // kUnknownCgroup: the root group
     bool referenced;
     bool verified;
     std::string problem;  // why not verified
   };
   virtual Explanation Explain(SlotIndex slot) = 0;
 
-  /// Asks the shrinker to write back the coldest `bytes` of pages (uncompressed), whatever the pool
-  /// holds. One job at a time: a second one is refused (false) until the first is finished.
-  virtual bool StartManualWriteback(std::uint64_t bytes) = 0;
+  virtual TierStats Stats() const = 0;
+
+  // --- Writeback ahead of need
+
+  /// Asks the shrinker to write back the coldest pages, whatever the pool holds. One job at a time:
+  /// a second one is refused (false) until the first is finished.
+  virtual bool StartManualWriteback(const WritebackJob& job) = 0;
   virtual void CancelManualWriteback() = 0;
   struct ManualWriteback {
     std::uint64_t target_bytes;
@@ -101,38 +167,14 @@ class Tier {
   };
   virtual ManualWriteback ManualWritebackProgress() const = 0;
 
+  /// Asks the shrinker to write back up to `pages` of a cgroup's own coldest pages that are so old,
+  /// when it has nothing more urgent; replaces what was asked before and not done yet.
+  virtual void ShrinkAhead(CgroupId id, std::uint64_t pages, std::uint32_t older_than_s) = 0;
+
   /// Ends the shrinker: nothing is written back any more, and stores that find no room fail at
   /// once. Waits until the RemoteStore has given back every PutBatch. Idempotent; the destructor
   /// calls it.
   virtual void StopWriteback() = 0;
-
-  virtual TierStats Stats() const = 0;
-  virtual std::uint64_t slots() const = 0;
-};
-
-/// See Tier::Fetch(). The object must live until OnFetched(), which may destroy or reuse it.
-class PageFetch : private RemoteFetch {
- public:
-  static constexpr std::size_t kPagesMax = RemoteFetch::kSlotsMax;
-
-  /// Called exactly once. Must not block; may run on a thread that serves others.
-  virtual void OnFetched(IoStatus status) = 0;
-
-  std::size_t page_count = 0;
-  std::array<SlotIndex, kPagesMax> page_slots;
-  std::array<std::byte*, kPagesMax> page_outputs;
-
- private:
-  friend class TierImpl;
-  void OnPage(std::size_t index, GetResult result, const PageObject& object) final;
-  void OnGetDone() final;
-
-  class TierImpl* tier_ = nullptr;
-  std::array<Version, kPagesMax> wanted_;       // of slots[i], when it was asked for
-  std::array<std::uint8_t, kPagesMax> origin_;  // index in page_slots of slots[i]
-  std::uint64_t again_ = 0;                     // pages that changed while they were fetched
-  std::uint32_t stored_unix_s_ = 0;             // of the page fetched last
-  IoStatus status_ = IoStatus::kOk;
 };
 
 }  // namespace farswap::tier

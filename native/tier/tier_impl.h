@@ -9,7 +9,7 @@
 #include <memory>
 #include <mutex>
 
-#include "tier/lru.h"
+#include "tier/groups.h"
 #include "tier/pool.h"
 #include "tier/shrinker.h"
 #include "tier/slot_table.h"
@@ -29,27 +29,48 @@ class TierImpl final : public Tier {
   void Fetch(PageFetch* fetch) override;
   IoStatus LoadWait(SlotIndex slot, std::byte* out, Version* version) override;
   void Invalidate(SlotIndex first, std::uint64_t count) override;
+  std::uint64_t slots() const override { return table_->slots(); }
+
+  void UseSlotWords(const std::atomic<SlotWord>* words) override;
+  bool OnSlotFree(SlotIndex slot) override;
+  void SetLabel(CgroupId id) override { label_.store(id, std::memory_order_relaxed); }
+  void SlotOwners(SlotIndex first, std::span<CgroupId> owners) override;
+  bool PlaceCgroup(CgroupId id, CgroupId parent) override { return groups_.Place(id, parent); }
+  void RemoveCgroup(CgroupId id) override;
+  bool ConfigureCgroup(CgroupId id, const GroupSettings& settings) override;
+  std::vector<GroupStats> Groups() const override { return groups_.Stats(); }
+
+  void SetCompressor(const Compressor& compressor) override;
+  void SetRecompression(const std::optional<Compressor>& compressor) override;
+  Outcome SetLimits(std::uint64_t pool_bytes, std::uint32_t accept_threshold_percent) override;
+
   Explanation Explain(SlotIndex slot) override;
-  bool StartManualWriteback(std::uint64_t bytes) override;
+  TierStats Stats() const override;
+
+  bool StartManualWriteback(const WritebackJob& job) override;
   void CancelManualWriteback() override;
   ManualWriteback ManualWritebackProgress() const override;
+  void ShrinkAhead(CgroupId id, std::uint64_t pages, std::uint32_t older_than_s) override;
   void StopWriteback() override;
-  TierStats Stats() const override;
-  std::uint64_t slots() const override { return table_->slots(); }
 
  private:
   friend class PageFetch;
   friend class Shrinker;
 
-  void Count(Counter counter, std::uint64_t by = 1) {
-    counters_[static_cast<std::size_t>(counter)].fetch_add(by, std::memory_order_relaxed);
-  }
+  // The group that pages of the slot are attributed to now, for decisions that bind nobody: which
+  // compressor to use, whether to wait at a limit.
+  GroupIndex GroupHint(SlotIndex slot);
+  // Sets group and sequence of a record that is about to replace `old`. The slot's lock is held.
+  void Attribute(SlotIndex slot, const SlotRecord& old, SlotRecord* next);
 
-  // Pages of one kind, exact whenever no operation is under way.
+  // Pages of one kind, exact whenever no operation is under way. The slot's lock is held.
   void CountState(const SlotRecord& record, int by);
 
   IoStatus StoreImpl(SlotIndex slot, const std::byte* page, const Version* expected);
-  EntryRef AllocateOrWait(std::size_t object_bytes);
+  // Compresses the page into a new entry, as the record that is to hold it. False: no room.
+  bool MakeEntry(SlotIndex slot, const std::byte* page, SlotRecord* next);
+  EntryRef AllocateOrWait(GroupIndex group, std::size_t object_bytes);
+  bool WaitForGroup(GroupIndex group, std::size_t entry_bytes);
   void ForgetStale(SlotIndex slot);
   // Replaces the slot's record and lets go of what the old one held. The slot's lock is held.
   void Replace(SlotIndex slot, SlotRecord next);
@@ -62,26 +83,27 @@ class TierImpl final : public Tier {
 
   // Load() that also tells the version it read, or that is to be fetched.
   LoadResult LoadVersion(SlotIndex slot, std::byte* out, Version* version);
-  bool Verify(const PageObject& object, std::byte* out);
+
+  enum class Damage : std::uint8_t { kNone, kChecksum, kNoPage };
+  // Turns an object into its page.
+  static Damage Verify(const PageObject& object, std::byte* out);
+  static void CountDamage(Damage damage, Group* group);
 
   // Called by PageFetch.
   void ContinueFetch(PageFetch* fetch);
-  bool AcceptFetched(SlotIndex slot, Version wanted, GetResult result, const PageObject& object,
-                     std::byte* out, bool* again);
+  bool AcceptFetched(PageFetch* fetch, std::size_t index, GetResult result,
+                     const PageObject& object, bool* again);
+  void CountWait(const PageFetch& fetch);
 
   const TierConfig config_;
   RemoteStore* const remote_;
   const std::unique_ptr<SlotTable> table_;
   const std::unique_ptr<Pool> pool_;
-  Lru lru_;
-  std::array<std::atomic<std::uint64_t>, kCounterCount> counters_{};
-  std::array<std::atomic<std::uint64_t>, kSlotStates> pages_by_state_{};
+  tier::Groups groups_;
+  std::atomic<const std::atomic<SlotWord>*> words_{nullptr};
+  std::atomic<CgroupId> label_{kUnknownCgroup};
   std::atomic<std::uint64_t> payload_bytes_{0};
-  std::atomic<std::uint64_t> pages_raw_{0};
   Shrinker shrinker_;  // last: its thread uses all of the above
 };
-
-/// Seconds since the epoch, cheaply.
-std::uint32_t UnixSeconds();
 
 }  // namespace farswap::tier

@@ -190,7 +190,7 @@ def settle(cluster: LocalCluster) -> None:
     acked_before = -1
     while True:
         tier = cluster.tier()
-        acked = next(c.value for c in tier.counters if c.name == "writeback_acked")
+        acked = next(c.value for c in tier.counters if c.name == "written_back_pages")
         if tier.pages_writing == 0 and acked == acked_before:
             return
         if time.monotonic() > deadline:

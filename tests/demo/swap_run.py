@@ -98,6 +98,6 @@ def run(
         cgroup_mib,
         result,
         after["loads_remote"] - before["loads_remote"],
-        after["writeback_acked"] - before["writeback_acked"],
+        after["written_back_pages"] - before["written_back_pages"],
         swap.swapoff_seconds,
     )

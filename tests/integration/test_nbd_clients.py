@@ -64,9 +64,9 @@ def counters(host: HostDaemon) -> dict[str, int]:
 
 def assert_pages_travelled(host: HostDaemon) -> None:
     seen = counters(host)
-    assert seen["writeback_acked"] > 0
+    assert seen["written_back_pages"] > 0
     assert seen["loads_remote"] > 0
-    assert seen["fail_checksum"] == seen["fail_decompress"] == 0
+    assert seen["fail_checksum"] == seen["decompress_fail"] == 0
 
 
 def make_image(path: Path, seed: int) -> Path:

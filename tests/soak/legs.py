@@ -37,7 +37,7 @@ JUSTIFIED_ERRORS = frozenset({"write ENOSPC"})
 STALL_MS = 90_000
 # How long a killed server stays away before it is started again.
 OUTAGE_S = 0.3
-NEVER_COUNTED = ("fail_checksum", "fail_decompress", "fetch_missing", "fetch_unavailable")
+NEVER_COUNTED = ("fail_checksum", "decompress_fail", "fetch_missing", "fetch_unavailable")
 
 
 class SoakError(Exception):
@@ -120,7 +120,7 @@ def _check_work(cluster: LocalCluster, result: LegResult) -> None:
     if result.server_kills != result.leg.server_kills:
         raise SoakError(f"the server was killed {result.server_kills} times only")
     counters = cluster.counters()
-    for name in ("writeback_acked", "loads_remote", "loads_local"):
+    for name in ("written_back_pages", "loads_remote", "loads_local"):
         if not counters[name]:
             raise SoakError(f"nothing was counted as {name}: the load did not reach it")
 

@@ -46,7 +46,7 @@ def test_pages_survive_swap_through_a_memory_server(cluster: LocalCluster, tmp_p
     assert swap.device not in swap_areas()
     assert result.wrong_pages == 0
     counted = cluster.counters()
-    assert counted["writeback_acked"] >= result.pages // 2
+    assert counted["written_back_pages"] >= result.pages // 2
     assert counted["loads_remote"] >= result.pages // 2
     assert counted["reject_no_space"] == 0
     assert counted["fail_checksum"] == 0

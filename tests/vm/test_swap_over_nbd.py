@@ -63,7 +63,7 @@ def test_most_pages_travel_to_the_memory_server_and_back(
     host = host_daemon(memory_server(), device={"size": "512MiB"}, tier={"pool_limit": "8MiB"})
     (result,) = swap_in_guest(guest, host, mib=192, limit_mib=64, passes=2, groups=1)
     counted = counters(host)
-    assert counted["writeback_acked"] >= result["pages"] // 2
+    assert counted["written_back_pages"] >= result["pages"] // 2
     assert counted["loads_remote"] >= result["pages"] // 2
     assert_nothing_was_lost(counted)
 

@@ -1,0 +1,260 @@
+// What Python may do with a host's tier: look at it, write back, and tell it about cgroups.
+#include <nanobind/stl/optional.h>
+#include <nanobind/stl/pair.h>
+#include <nanobind/stl/string.h>
+#include <nanobind/stl/vector.h>
+
+#include <optional>
+#include <string>
+#include <utility>
+#include <vector>
+
+#include "bind/host_engine.h"
+
+namespace farswap::bind {
+namespace {
+
+using NoGil = nb::call_guard<nb::gil_scoped_release>;
+using NamedCompressor = std::pair<std::string, int>;
+
+tier::Compressor CompressorFrom(const std::string& codec, int level) {
+  if (codec != "lz4" && codec != "zstd") {
+    throw nb::value_error(("\"" + codec + "\" is no compressor: lz4 and zstd are").c_str());
+  }
+  const tier::Compressor compressor{codec == "lz4" ? tier::Codec::kLz4 : tier::Codec::kZstd, level};
+  const Outcome valid = tier::Validate(compressor);
+  if (!valid.ok()) throw nb::value_error(valid.error().message.c_str());
+  return compressor;
+}
+
+std::optional<NamedCompressor> NameOf(const std::optional<tier::Compressor>& compressor) {
+  if (!compressor) return std::nullopt;
+  return NamedCompressor{compressor->codec == tier::Codec::kLz4 ? "lz4" : "zstd",
+                         compressor->level};
+}
+
+std::optional<std::uint64_t> OptionalLimit(std::uint64_t limit) {
+  if (limit == tier::kNoLimit) return std::nullopt;
+  return limit;
+}
+
+// By name, and by the names of /proc/vmstat where they mean the same.
+nb::dict CounterDict(const tier::CounterValues& values) {
+  nb::dict counters;
+  for (std::size_t i = 0; i < tier::kCounterCount; ++i) {
+    counters[tier::CounterName(static_cast<tier::Counter>(i))] = values[i];
+  }
+  const auto of = [&](tier::Counter counter) { return values[static_cast<std::size_t>(counter)]; };
+  counters["zswpin"] = of(tier::Counter::loads_same_filled) + of(tier::Counter::loads_local);
+  counters["zswpout"] = of(tier::Counter::stores);
+  counters["zswpwb"] = of(tier::Counter::written_back_pages);
+  return counters;
+}
+
+nb::dict Stats(HostEngine& self) {
+  const tier::TierStats stats = [&] {
+    nb::gil_scoped_release release;
+    return self.tier().Stats();
+  }();
+  nb::dict out = CounterDict(stats.counters);
+  out["pool_limit_bytes"] = stats.pool_limit_bytes;
+  out["pool_used_bytes"] = stats.pool_used_bytes;
+  out["pool_entry_bytes"] = stats.pool_entry_bytes;
+  out["pool_payload_bytes"] = stats.pool_payload_bytes;
+  out["metadata_bytes"] = stats.metadata_bytes;
+  out["accept_threshold_percent"] = stats.accept_threshold_percent;
+  out["pages_same_filled"] = stats.pages.same_filled;
+  out["pages_local"] = stats.pages.local;
+  out["pages_writing"] = stats.pages.writing;
+  out["pages_remote"] = stats.pages.remote;
+  out["pages_raw"] = stats.pages.raw;
+  out["shrinking"] = static_cast<int>(stats.shrinking);
+  return out;
+}
+
+nb::dict CounterHelp() {
+  nb::dict help;
+  for (std::size_t i = 0; i < tier::kCounterCount; ++i) {
+    const auto counter = static_cast<tier::Counter>(i);
+    help[tier::CounterName(counter)] = tier::CounterDescription(counter);
+  }
+  return help;
+}
+
+void Configure(HostEngine& self, tier::CgroupId id, std::optional<std::uint64_t> pool_limit_bytes,
+               bool writeback, std::optional<std::uint64_t> remote_pages_max,
+               const std::optional<NamedCompressor>& compressor) {
+  tier::GroupSettings settings;
+  settings.pool_limit_bytes = pool_limit_bytes.value_or(tier::kNoLimit);
+  settings.writeback = writeback;
+  settings.remote_pages_max = remote_pages_max.value_or(tier::kNoLimit);
+  if (compressor) settings.compressor = CompressorFrom(compressor->first, compressor->second);
+  nb::gil_scoped_release release;
+  if (!self.tier().ConfigureCgroup(id, settings)) {
+    throw std::runtime_error("no room for another group of pages");
+  }
+}
+
+void SetRecompression(HostEngine& self, const std::string& codec, int level) {
+  if (codec.empty()) return self.tier().SetRecompression(std::nullopt);
+  if (codec != "zstd") throw nb::value_error("entries are recompressed with zstd alone");
+  self.tier().SetRecompression(CompressorFrom(codec, level));
+}
+
+void SetLimits(HostEngine& self, std::uint64_t pool_limit_bytes, std::uint32_t percent) {
+  const Outcome done = self.tier().SetLimits(pool_limit_bytes, percent);
+  if (!done.ok()) throw nb::value_error(done.error().message.c_str());
+}
+
+std::vector<tier::CgroupId> SlotOwners(HostEngine& self, std::uint64_t first, std::uint64_t count) {
+  if (first + count > self.tier().slots() || first + count < first) {
+    throw nb::index_error("slots beyond the end of the device");
+  }
+  std::vector<tier::CgroupId> owners(count);
+  nb::gil_scoped_release release;
+  self.tier().SlotOwners(static_cast<tier::SlotIndex>(first), owners);
+  return owners;
+}
+
+void BindGroups(nb::module_& m) {
+  nb::class_<tier::LatencyStats>(m, "Latency", "Loads by the time they took.")
+      .def_prop_ro(
+          "buckets",
+          [](const tier::LatencyStats& self) {
+            return std::vector<std::uint64_t>(self.buckets.begin(), self.buckets.end());
+          },
+          "Bucket i: loads that took less than 2**i us and not less than 2**(i-1); last: the rest.")
+      .def_ro("sum_ns", &tier::LatencyStats::sum_ns);
+  using Group = tier::GroupStats;
+  nb::class_<Group>(m, "CgroupRecord",
+                    "What the tier knows of a cgroup; the root group's has id 0 "
+                    "unless it was placed.")
+      .def_ro("id", &Group::id)
+      .def_ro("parent", &Group::parent)
+      .def_ro("placed", &Group::placed)
+      .def_prop_ro("pool_limit_bytes",
+                   [](const Group& self) { return OptionalLimit(self.settings.pool_limit_bytes); })
+      .def_prop_ro("writeback", [](const Group& self) { return self.settings.writeback; })
+      .def_prop_ro("remote_pages_max",
+                   [](const Group& self) { return OptionalLimit(self.settings.remote_pages_max); })
+      .def_prop_ro("compressor", [](const Group& self) { return NameOf(self.settings.compressor); })
+      .def_ro("pool_bytes", &Group::pool_bytes)
+      .def_ro("tree_pool_bytes", &Group::tree_pool_bytes)
+      .def_ro("tree_remote_pages", &Group::tree_remote_pages)
+      .def_prop_ro("pages_same_filled", [](const Group& self) { return self.pages.same_filled; })
+      .def_prop_ro("pages_local", [](const Group& self) { return self.pages.local; })
+      .def_prop_ro("pages_writing", [](const Group& self) { return self.pages.writing; })
+      .def_prop_ro("pages_remote", [](const Group& self) { return self.pages.remote; })
+      .def_prop_ro("pages_raw", [](const Group& self) { return self.pages.raw; })
+      .def_prop_ro(
+          "counters", [](const Group& self) { return CounterDict(self.counters); },
+          nb::sig("def counters(self) -> dict[str, int]"))
+      .def_prop_ro(
+          "latency",
+          [](const Group& self) {
+            nb::dict latency;
+            latency["local"] = self.local_latency;
+            latency["remote"] = self.remote_latency;
+            return latency;
+          },
+          nb::sig("def latency(self) -> dict[str, Latency]"),
+          "local: from the pool, same-filled or empty, sampled; remote: from memory servers.");
+}
+
+void BindRecords(nb::module_& m) {
+  using Progress = tier::Tier::ManualWriteback;
+  nb::class_<Progress>(m, "WritebackProgress")
+      .def_ro("target_bytes", &Progress::target_bytes)
+      .def_ro("written_bytes", &Progress::written_bytes)
+      .def_ro("sent_bytes", &Progress::sent_bytes)
+      .def_ro("finished", &Progress::finished)
+      .def_prop_ro("stopped_because",
+                   [](const Progress& self) { return std::string(self.stopped_because); });
+  nb::class_<SlotExplanation>(m, "SlotExplanation")
+      .def_ro("slot", &SlotExplanation::slot)
+      .def_prop_ro("state",
+                   [](const SlotExplanation& self) { return std::string(self.tier.state); })
+      .def_prop_ro("version", [](const SlotExplanation& self) { return self.tier.version; })
+      .def_prop_ro("codec",
+                   [](const SlotExplanation& self) { return static_cast<int>(self.tier.codec); })
+      .def_prop_ro("size_bytes", [](const SlotExplanation& self) { return self.tier.size_bytes; })
+      .def_prop_ro("stored_unix_s",
+                   [](const SlotExplanation& self) { return self.tier.stored_unix_s; })
+      .def_prop_ro("fill", [](const SlotExplanation& self) { return self.tier.fill; })
+      .def_prop_ro("cgroup", [](const SlotExplanation& self) { return self.tier.cgroup; })
+      .def_prop_ro("referenced", [](const SlotExplanation& self) { return self.tier.referenced; })
+      .def_prop_ro("verified", [](const SlotExplanation& self) { return self.tier.verified; })
+      .def_prop_ro("problem", [](const SlotExplanation& self) { return self.tier.problem; })
+      .def_ro("server", &SlotExplanation::server);
+}
+
+}  // namespace
+
+void BindHostTier(nb::module_& m, nb::class_<HostEngine>& engine) {
+  using namespace nb::literals;
+  BindRecords(m);
+  BindGroups(m);
+  m.def("counter_help", &CounterHelp, nb::sig("def counter_help() -> dict[str, str]"),
+        "What each counter of the tier counts, by name.");
+  engine
+      .def("stats", &Stats, nb::sig("def stats(self) -> dict[str, int]"),
+           "Gauges and counters of the tier by name.")
+      .def("explain", &HostEngine::Explain, "slot"_a,
+           "Where a slot's page is; reads it, also from a server, to verify it. IndexError.")
+      .def("slot_owners", &SlotOwners, "first"_a, "count"_a,
+           "The cgroup's id of each slot's page; 0: empty, or the root group's. IndexError.")
+      .def(
+          "start_writeback",
+          [](HostEngine& self, std::uint64_t bytes, tier::CgroupId cgroup,
+             std::uint32_t older_than_s) {
+            return self.tier().StartManualWriteback({bytes, cgroup, older_than_s});
+          },
+          NoGil(), "bytes"_a, "cgroup"_a = 0, "older_than_s"_a = 0,
+          "Starts to write back the coldest pages, `bytes` before compression, of a cgroup and its "
+          "descendants (0: of all) and stored at least so long ago. False: a job runs.")
+      .def(
+          "cancel_writeback", [](HostEngine& self) { self.tier().CancelManualWriteback(); },
+          NoGil())
+      .def(
+          "writeback_progress",
+          [](HostEngine& self) { return self.tier().ManualWritebackProgress(); }, NoGil())
+      .def(
+          "shrink_ahead",
+          [](HostEngine& self, tier::CgroupId cgroup, std::uint64_t pages,
+             std::uint32_t older_than_s) { self.tier().ShrinkAhead(cgroup, pages, older_than_s); },
+          NoGil(), "cgroup"_a, "pages"_a, "older_than_s"_a,
+          "Writes back a cgroup's own coldest pages when nothing is more urgent.")
+      .def(
+          "cgroups", [](HostEngine& self) { return self.tier().Groups(); }, NoGil(),
+          "Every group that has pages or was placed or configured, the root group first.")
+      .def(
+          "place_cgroup",
+          [](HostEngine& self, tier::CgroupId id, tier::CgroupId parent) {
+            return self.tier().PlaceCgroup(id, parent);
+          },
+          NoGil(), "id"_a, "parent"_a,
+          "Puts a cgroup below another that was placed (0: below the root; its own id: it is the "
+          "root). False: the parent was not, or the cgroup is elsewhere already, or no room.")
+      .def(
+          "remove_cgroup",
+          [](HostEngine& self, tier::CgroupId id) { self.tier().RemoveCgroup(id); }, NoGil(),
+          "id"_a, "The cgroup is gone: its pages, also those to come, are its parent's.")
+      .def("configure_cgroup", &Configure, "id"_a, nb::kw_only(), "pool_limit_bytes"_a.none(),
+           "writeback"_a, "remote_pages_max"_a.none(), "compressor"_a.none(),
+           "Sets all of a cgroup's settings. ValueError; RuntimeError: too many cgroups.")
+      .def(
+          "set_label", [](HostEngine& self, tier::CgroupId id) { self.tier().SetLabel(id); },
+          "id"_a, "The cgroup of pages that nothing else attributes; 0: the root group.")
+      .def(
+          "set_compressor",
+          [](HostEngine& self, const std::string& codec, int level) {
+            self.tier().SetCompressor(CompressorFrom(codec, level));
+          },
+          "codec"_a, "level"_a, "Of stores from now on: lz4 and acceleration, or zstd and level.")
+      .def("set_recompress", &SetRecompression, "codec"_a, "level"_a,
+           "What entries are compressed with before they are sent; \"\": sent as they are.")
+      .def("set_limits", &SetLimits, "pool_limit_bytes"_a, "accept_threshold_percent"_a,
+           "ValueError: out of range, or more than was allocated at start.");
+}
+
+}  // namespace farswap::bind

@@ -1,0 +1,453 @@
+#include "tier/groups.h"
+
+#include <algorithm>
+#include <bit>
+#include <utility>
+
+namespace farswap::tier {
+namespace {
+
+constexpr std::uint64_t kBucketUsed = std::uint64_t{1} << 16;
+
+constexpr std::uint64_t PackBucket(CgroupId id, GroupIndex index) {
+  return std::uint64_t{id} << 32 | kBucketUsed | index;
+}
+constexpr CgroupId BucketId(std::uint64_t bucket) { return static_cast<CgroupId>(bucket >> 32); }
+constexpr GroupIndex BucketIndex(std::uint64_t bucket) { return static_cast<GroupIndex>(bucket); }
+
+constexpr std::uint32_t PackCompressor(const Compressor& compressor) {
+  return static_cast<std::uint32_t>(compressor.codec) << 24 |
+         static_cast<std::uint32_t>(compressor.level);
+}
+constexpr Compressor UnpackCompressor(std::uint32_t packed) {
+  return {static_cast<Codec>(packed >> 24), static_cast<int>(packed & 0xffffff)};
+}
+
+std::int64_t NowNs() { return std::chrono::steady_clock::now().time_since_epoch().count(); }
+
+// What came in between is not lost: both are counted up and down with wrapping arithmetic.
+void MoveCount(std::atomic<std::uint64_t>* from, std::atomic<std::uint64_t>* to) {
+  to->fetch_add(from->exchange(0, std::memory_order_relaxed), std::memory_order_relaxed);
+}
+
+void MoveCounts(Group* from, Group* to) {
+  for (std::size_t i = 0; i < kSlotStates; ++i) {
+    MoveCount(&from->pages_by_state[i], &to->pages_by_state[i]);
+  }
+  MoveCount(&from->pages_raw, &to->pages_raw);
+  for (std::size_t i = 0; i < kCounterCount; ++i) {
+    MoveCount(&from->counters[i], &to->counters[i]);
+  }
+  from->local_latency.MoveTo(&to->local_latency);
+  from->remote_latency.MoveTo(&to->remote_latency);
+}
+
+std::uint64_t NotNegative(std::int64_t value) {
+  return static_cast<std::uint64_t>(std::max<std::int64_t>(value, 0));
+}
+
+}  // namespace
+
+void LatencyHistogram::Add(std::chrono::nanoseconds took) {
+  const auto ns = static_cast<std::uint64_t>(took.count());
+  const auto width = static_cast<std::size_t>(std::bit_width(ns / 1000));
+  buckets_[std::min(width, LatencyStats::kBuckets - 1)].fetch_add(1, std::memory_order_relaxed);
+  sum_ns_.fetch_add(ns, std::memory_order_relaxed);
+}
+
+LatencyStats LatencyHistogram::Read() const {
+  LatencyStats stats;
+  for (std::size_t i = 0; i < stats.buckets.size(); ++i) {
+    stats.buckets[i] = buckets_[i].load(std::memory_order_relaxed);
+  }
+  stats.sum_ns = sum_ns_.load(std::memory_order_relaxed);
+  return stats;
+}
+
+void LatencyHistogram::MoveTo(LatencyHistogram* other) {
+  for (std::size_t i = 0; i < buckets_.size(); ++i) MoveCount(&buckets_[i], &other->buckets_[i]);
+  MoveCount(&sum_ns_, &other->sum_ns_);
+}
+
+PageCounts Group::Pages() const {
+  const auto pages = [this](SlotState state) {
+    return pages_by_state[static_cast<std::size_t>(state)].load(std::memory_order_relaxed);
+  };
+  return {pages(SlotState::kSameFilled), pages(SlotState::kLocal), pages(SlotState::kWriting),
+          pages(SlotState::kRemote), pages_raw.load(std::memory_order_relaxed)};
+}
+
+Groups::Groups(Pool* pool)
+    : pool_(pool),
+      groups_(new Group[kGroupsMax]),
+      buckets_(new std::atomic<std::uint64_t>[kBuckets]()) {
+  static_assert(kGroupsMax + kAliasesMax < kBuckets / 2 && kGroupsMax < kNoGroup);
+  for (std::size_t i = 0; i < kGroupsMax; ++i) {
+    groups_[i].lru.Init(pool_);
+    groups_[i].forward = static_cast<GroupIndex>(i);
+  }
+  groups_[kRootGroup].in_use = true;
+  groups_[kRootGroup].placed = true;
+  groups_[kRootGroup].settings.compressor = Compressor{};
+  free_.reserve(kGroupsMax);
+  leaving_.reserve(kGroupsMax);
+  aliases_.assign(kAliasesMax, kUnknownCgroup);
+  for (std::size_t i = kGroupsMax; i-- > 1;) free_.push_back(static_cast<GroupIndex>(i));
+  Refresh();
+}
+
+std::size_t Groups::BucketOf(CgroupId id) const {
+  return id * std::uint64_t{0x9e3779b97f4a7c15} >> 50;
+}
+
+GroupIndex Groups::Lookup(CgroupId id) const {
+  for (std::size_t i = BucketOf(id);; i = (i + 1) % kBuckets) {
+    const std::uint64_t bucket = buckets_[i].load(std::memory_order_acquire);
+    if (bucket == 0) return kNoGroup;
+    if (BucketId(bucket) == id) return BucketIndex(bucket);
+  }
+}
+
+void Groups::SetBucket(CgroupId id, GroupIndex index) {
+  std::size_t i = BucketOf(id);
+  while (true) {
+    const std::uint64_t bucket = buckets_[i].load(std::memory_order_relaxed);
+    if (bucket == 0 || BucketId(bucket) == id) break;
+    i = (i + 1) % kBuckets;
+  }
+  buckets_[i].store(PackBucket(id, index), std::memory_order_release);
+}
+
+// Moves what the gap would hide from a search into it. A reader that passes meanwhile may miss an
+// id that is there, and looks again under the mutex.
+void Groups::EraseBucket(CgroupId id) {
+  std::size_t gap = BucketOf(id);
+  while (true) {
+    const std::uint64_t bucket = buckets_[gap].load(std::memory_order_relaxed);
+    if (bucket == 0) return;
+    if (BucketId(bucket) == id) break;
+    gap = (gap + 1) % kBuckets;
+  }
+  for (std::size_t next = (gap + 1) % kBuckets;; next = (next + 1) % kBuckets) {
+    const std::uint64_t bucket = buckets_[next].load(std::memory_order_relaxed);
+    if (bucket == 0) break;
+    const std::size_t home = BucketOf(BucketId(bucket));
+    const bool stays = (next + kBuckets - home) % kBuckets < (next + kBuckets - gap) % kBuckets;
+    if (stays) continue;
+    buckets_[gap].store(bucket, std::memory_order_release);
+    gap = next;
+  }
+  buckets_[gap].store(0, std::memory_order_release);
+}
+
+GroupIndex Groups::Add(CgroupId id) {
+  std::lock_guard lock(mutex_);
+  const GroupIndex index = Lookup(id);
+  if (index != kNoGroup) return index;
+  const GroupIndex added = AddLocked(id);
+  return added == kNoGroup ? kRootGroup : added;
+}
+
+// Makes a group below the root group, and lets the id lead to it. kNoGroup: no room.
+GroupIndex Groups::AddLocked(CgroupId id) {
+  if (free_.empty()) return kNoGroup;
+  const GroupIndex index = free_.back();
+  free_.pop_back();
+  Group& group = groups_[index];
+  group.id = id;
+  group.parent = kRootGroup;
+  group.settings = {};
+  group.in_use = true;
+  group.placed = false;
+  group.pool_limit_bytes = kNoLimit;
+  group.remote_pages_max = kNoLimit;
+  group.may_write_back = groups_[kRootGroup].may_write_back.load();
+  group.compressor = groups_[kRootGroup].compressor.load();
+  group.ahead_pages = 0;
+  group.forward.store(index, std::memory_order_release);
+  if (index >= end()) end_.store(std::size_t{index} + 1, std::memory_order_release);
+  SetBucket(id, index);
+  return index;
+}
+
+Groups::Locked Groups::Lock(GroupIndex index) {
+  while (true) {
+    const GroupIndex now = Resolve(index);
+    std::unique_lock lock(groups_[now].mutex);
+    if (groups_[now].forward.load(std::memory_order_relaxed) == now) {
+      return {&groups_[now], std::move(lock)};
+    }
+  }
+}
+
+void Groups::Add(const Locked& group, const Charge& charge) {
+  group->own.pool_bytes += charge.pool_bytes;
+  group->own.writing_bytes += charge.writing_bytes;
+  group->own.remote_pages += charge.remote_pages;
+  auto index = static_cast<GroupIndex>(group.operator->() - groups_.get());
+  while (index != kRootGroup) {
+    Group& above = groups_[index];
+    above.tree_pool_bytes.fetch_add(charge.pool_bytes, std::memory_order_relaxed);
+    if (charge.writing_bytes != 0) {
+      above.tree_writing_bytes.fetch_add(charge.writing_bytes, std::memory_order_relaxed);
+    }
+    if (charge.remote_pages != 0) {
+      above.tree_remote_pages.fetch_add(charge.remote_pages, std::memory_order_relaxed);
+    }
+    index = above.parent.load(std::memory_order_relaxed);
+  }
+}
+
+GroupIndex Groups::OverLimit(GroupIndex index, std::uint64_t more_bytes,
+                             std::uint32_t percent) const {
+  while (index != kRootGroup) {
+    const Group& group = groups_[index];
+    const std::uint64_t limit = group.pool_limit_bytes.load(std::memory_order_relaxed);
+    if (limit != kNoLimit) {
+      const auto bytes = NotNegative(group.tree_pool_bytes.load(std::memory_order_relaxed));
+      if (bytes + more_bytes > limit * percent / 100) return index;
+    }
+    index = group.parent.load(std::memory_order_relaxed);
+  }
+  return kNoGroup;
+}
+
+bool Groups::MayWriteBack(GroupIndex index) const {
+  if (!groups_[index].may_write_back.load(std::memory_order_relaxed)) return false;
+  if (!any_limited()) return true;
+  while (index != kRootGroup) {
+    const Group& group = groups_[index];
+    const std::uint64_t quota = group.remote_pages_max.load(std::memory_order_relaxed);
+    if (quota != kNoLimit &&
+        NotNegative(group.tree_remote_pages.load(std::memory_order_relaxed)) >= quota) {
+      return false;
+    }
+    index = group.parent.load(std::memory_order_relaxed);
+  }
+  return true;
+}
+
+bool Groups::IsWithin(GroupIndex index, GroupIndex ancestor) const {
+  while (index != ancestor) {
+    if (index == kRootGroup) return false;
+    index = groups_[index].parent.load(std::memory_order_relaxed);
+  }
+  return true;
+}
+
+void Groups::ReportProgress(GroupIndex index) {
+  const std::int64_t now = NowNs();
+  while (true) {
+    Group& group = groups_[index];
+    group.last_progress_ns.store(now, std::memory_order_relaxed);
+    group.progress.fetch_add(1);
+    if (index == kRootGroup) return;
+    index = group.parent.load(std::memory_order_relaxed);
+  }
+}
+
+Compressor Groups::CompressorOf(GroupIndex index) const {
+  return UnpackCompressor(groups_[index].compressor.load(std::memory_order_relaxed));
+}
+
+bool Groups::Place(CgroupId id, CgroupId parent) {
+  std::lock_guard lock(mutex_);
+  if (id == kUnknownCgroup) return false;
+  if (id == parent) {
+    // The root cgroup's own pages are the root group's.
+    if (Lookup(id) != kNoGroup) return Lookup(id) == kRootGroup;
+    groups_[kRootGroup].id = id;
+    SetBucket(id, kRootGroup);
+    return true;
+  }
+  GroupIndex above = kRootGroup;
+  if (parent != kUnknownCgroup) {
+    above = Lookup(parent);
+    if (above == kNoGroup || groups_[above].id != parent || !groups_[above].placed) return false;
+  }
+  GroupIndex index = Lookup(id);
+  if (index == kRootGroup && groups_[kRootGroup].id == id) return false;
+  // An id that leads elsewhere is one of a cgroup that is gone; the kernel has given it out anew.
+  if (index == kNoGroup || groups_[index].id != id) index = AddLocked(id);
+  if (index == kNoGroup) return false;
+  Group& group = groups_[index];
+  if (group.placed) return group.parent == above;
+  {
+    std::lock_guard group_lock(group.mutex);
+    group.parent = above;
+    for (GroupIndex i = above; i != kRootGroup; i = groups_[i].parent) {
+      groups_[i].tree_pool_bytes += group.tree_pool_bytes;
+      groups_[i].tree_writing_bytes += group.tree_writing_bytes;
+      groups_[i].tree_remote_pages += group.tree_remote_pages;
+    }
+  }
+  group.placed = true;
+  Refresh();
+  return true;
+}
+
+bool Groups::Configure(CgroupId id, const GroupSettings& settings) {
+  std::lock_guard lock(mutex_);
+  if (id == kUnknownCgroup) return false;
+  GroupIndex index = Lookup(id);
+  if (index == kNoGroup || groups_[index].id != id) index = AddLocked(id);
+  if (index == kNoGroup) return false;
+  const std::optional<Compressor> keep = groups_[kRootGroup].settings.compressor;
+  groups_[index].settings = settings;
+  if (index == kRootGroup && !settings.compressor) groups_[index].settings.compressor = keep;
+  Refresh();
+  return true;
+}
+
+void Groups::SetRootCompressor(const Compressor& compressor) {
+  std::lock_guard lock(mutex_);
+  groups_[kRootGroup].settings.compressor = compressor;
+  Refresh();
+}
+
+// What is in force in each group follows from its settings and those above it.
+void Groups::Refresh() {
+  std::size_t limited = 0;
+  for (std::size_t i = 0; i < end(); ++i) {
+    Group& group = groups_[i];
+    if (!group.in_use) continue;
+    const std::uint64_t limit = group.settings.pool_limit_bytes;
+    const bool root = i == kRootGroup;  // the pool's own limit is its limit
+    group.pool_limit_bytes = root ? kNoLimit : std::max(limit, kGroupLimitMin);
+    group.remote_pages_max = root ? kNoLimit : group.settings.remote_pages_max;
+    if (group.pool_limit_bytes != kNoLimit || group.remote_pages_max != kNoLimit) ++limited;
+    bool writeback = true;
+    std::optional<Compressor> compressor;
+    for (auto above = static_cast<GroupIndex>(i);; above = groups_[above].parent) {
+      writeback = writeback && groups_[above].settings.writeback;
+      if (!compressor) compressor = groups_[above].settings.compressor;
+      if (above == kRootGroup) break;
+    }
+    group.may_write_back = writeback;
+    group.compressor = PackCompressor(*compressor);
+  }
+  limited_ = limited;
+}
+
+// Lets an id that led to a group lead to where its pages go, and with it those of cgroups that
+// were gone before.
+void Groups::Alias(CgroupId id, GroupIndex from, GroupIndex to) {
+  for (std::size_t i = 0; i < kBuckets; ++i) {
+    const std::uint64_t bucket = buckets_[i].load(std::memory_order_relaxed);
+    if (bucket == 0 || BucketIndex(bucket) != from) continue;
+    buckets_[i].store(PackBucket(BucketId(bucket), to), std::memory_order_release);
+  }
+  CgroupId& oldest = aliases_[next_alias_];
+  next_alias_ = (next_alias_ + 1) % kAliasesMax;
+  if (oldest != kUnknownCgroup && oldest != id) {
+    const GroupIndex index = Lookup(oldest);
+    if (index != kNoGroup && groups_[index].id != oldest) EraseBucket(oldest);
+  }
+  oldest = id;
+}
+
+// A charge that goes up from a child may pass this group for the last time while its parent
+// changes: the parent gets it either way, and this group's own sums are not looked at again.
+bool Groups::Remove(CgroupId id) {
+  std::lock_guard lock(mutex_);
+  const GroupIndex index = id == kUnknownCgroup ? kNoGroup : Lookup(id);
+  if (index == kNoGroup || index == kRootGroup || groups_[index].id != id) return false;
+  Group& group = groups_[index];
+  const GroupIndex above = group.parent;
+  for (std::size_t i = 1; i < end(); ++i) {
+    Group& child = groups_[i];
+    if (!child.in_use || child.parent != index) continue;
+    std::lock_guard child_lock(child.mutex);
+    child.parent = above;
+  }
+  Alias(id, index, above);
+  {
+    Group& parent = groups_[above];
+    std::scoped_lock both(group.mutex, parent.mutex);
+    parent.lru.SpliceCold(&group.lru);
+    parent.own.pool_bytes += group.own.pool_bytes;
+    parent.own.writing_bytes += group.own.writing_bytes;
+    parent.own.remote_pages += group.own.remote_pages;
+    group.own = {};
+    group.forward.store(above, std::memory_order_release);
+  }
+  MoveCounts(&group, &groups_[above]);
+  group.pool_limit_bytes = kNoLimit;
+  group.in_use = false;
+  leaving_.push_back(index);
+  Refresh();
+  return true;
+}
+
+std::vector<GroupIndex> Groups::Leaving() {
+  std::lock_guard lock(mutex_);
+  return leaving_;
+}
+
+void Groups::SweptUp(const std::vector<GroupIndex>& swept) {
+  std::lock_guard lock(mutex_);
+  for (const GroupIndex index : swept) {
+    Group& group = groups_[index];
+    MoveCounts(&group, &groups_[Resolve(index)]);
+    group.tree_pool_bytes = 0;
+    group.tree_writing_bytes = 0;
+    group.tree_remote_pages = 0;
+    std::erase(leaving_, index);
+    free_.push_back(index);
+  }
+}
+
+GroupStats Groups::StatsOf(const Group& group) const {
+  GroupStats stats;
+  const bool root = &group == groups_.get();
+  stats.id = group.id;
+  stats.parent = root ? kUnknownCgroup : groups_[group.parent].id.load();
+  stats.placed = group.placed;
+  stats.settings = group.settings;
+  stats.pages = group.Pages();
+  {
+    std::lock_guard lock(const_cast<std::mutex&>(group.mutex));
+    stats.pool_bytes = NotNegative(group.own.pool_bytes);
+    stats.tree_remote_pages = NotNegative(group.own.remote_pages);
+  }
+  stats.tree_pool_bytes = root ? pool_->entry_bytes() : NotNegative(group.tree_pool_bytes);
+  if (!root) stats.tree_remote_pages = NotNegative(group.tree_remote_pages);
+  for (std::size_t i = 0; i < kCounterCount; ++i) {
+    stats.counters[i] = group.counters[i].load(std::memory_order_relaxed);
+  }
+  stats.local_latency = group.local_latency.Read();
+  stats.remote_latency = group.remote_latency.Read();
+  return stats;
+}
+
+std::vector<GroupStats> Groups::Stats() const {
+  std::lock_guard lock(mutex_);
+  std::vector<GroupStats> all;
+  for (std::size_t i = 0; i < end(); ++i) {
+    if (groups_[i].in_use) all.push_back(StatsOf(groups_[i]));
+  }
+  for (std::size_t i = 1; i < all.size(); ++i) {
+    const bool below_root = all[i].parent == all[0].id;
+    if (below_root) all[0].tree_remote_pages += all[i].tree_remote_pages;
+  }
+  return all;
+}
+
+void Groups::Total(PageCounts* pages, CounterValues* counters) const {
+  std::lock_guard lock(mutex_);
+  *pages = {};
+  *counters = {};
+  for (std::size_t i = 0; i < end(); ++i) {
+    const PageCounts of = groups_[i].Pages();
+    pages->same_filled += of.same_filled;
+    pages->local += of.local;
+    pages->writing += of.writing;
+    pages->remote += of.remote;
+    pages->raw += of.raw;
+    for (std::size_t c = 0; c < kCounterCount; ++c) {
+      (*counters)[c] += groups_[i].counters[c].load(std::memory_order_relaxed);
+    }
+  }
+}
+
+}  // namespace farswap::tier

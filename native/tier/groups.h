@@ -1,0 +1,211 @@
+// Groups: what the tier knows of cgroups. Each has an LRU, limits, and counters; they form the tree
+// that cgroups form, as far as somebody placed them, and everything unknown is the root group's.
+//
+// A group gets its index, which slot records hold, at the first store for its cgroup or when it is
+// placed. When its cgroup goes away (Remove) the LRU is spliced into the parent's and the group
+// forwards there; its index is given out again after a sweep has rewritten every slot record that
+// holds it. An index is looked up and used under one slot's lock, and the sweep takes the lock of
+// every slot after the cgroup's id stopped leading to the group; so whoever held the index when it
+// was retired is done when it is given out again.
+//
+// Lock order: a slot's lock, then a group's, then the pool's; the tree's mutex comes before a
+// group's and is never taken with a group's held. Charges go up the tree under the mutex of the
+// group that they begin at, which is the one that a change of its parent takes.
+#pragma once
+
+#include <array>
+#include <atomic>
+#include <chrono>
+#include <cstddef>
+#include <cstdint>
+#include <memory>
+#include <mutex>
+#include <vector>
+
+#include "tier/lru.h"
+#include "tier/pool.h"
+#include "tier/slot_table.h"
+#include "tier/tier.h"
+
+namespace farswap::tier {
+
+/// What changes with a page that the limits count. Signed differences.
+struct Charge {
+  std::int64_t pool_bytes = 0;     // entry bytes, also of entries being written back
+  std::int64_t writing_bytes = 0;  // of these, the ones being written back
+  std::int64_t remote_pages = 0;
+};
+
+/// Loads by the time they took.
+class LatencyHistogram {
+ public:
+  void Add(std::chrono::nanoseconds took);
+  LatencyStats Read() const;
+  void MoveTo(LatencyHistogram* other);
+
+ private:
+  std::array<std::atomic<std::uint64_t>, LatencyStats::kBuckets> buckets_{};
+  std::atomic<std::uint64_t> sum_ns_{0};
+};
+
+struct Group {
+  /// Guards `lru`, `own` and, against charges, `parent`.
+  std::mutex mutex;
+  Lru lru;
+
+  std::atomic<CgroupId> id{kUnknownCgroup};
+  std::atomic<GroupIndex> parent{kRootGroup};
+  /// Where its entries went; itself while it is in use.
+  std::atomic<GroupIndex> forward{kRootGroup};
+
+  Charge own;
+  std::atomic<std::int64_t> tree_pool_bytes{0};  // with descendants; of the root group, unused
+  std::atomic<std::int64_t> tree_writing_bytes{0};
+  std::atomic<std::int64_t> tree_remote_pages{0};
+
+  // What is in force, with what ancestors say.
+  std::atomic<std::uint64_t> pool_limit_bytes{kNoLimit};
+  std::atomic<std::uint64_t> remote_pages_max{kNoLimit};
+  std::atomic<bool> may_write_back{true};
+  std::atomic<std::uint32_t> compressor{0};  // PackCompressor()
+
+  // Progress of writeback in the tree below, for stores that wait at its limit.
+  std::atomic<std::uint64_t> progress{0};
+  std::atomic<std::int64_t> last_progress_ns{0};
+
+  // Of Tier::ShrinkAhead().
+  std::atomic<std::uint64_t> ahead_pages{0};
+  std::atomic<std::uint32_t> ahead_older_than_s{0};
+
+  std::array<std::atomic<std::uint64_t>, kSlotStates> pages_by_state{};
+  std::atomic<std::uint64_t> pages_raw{0};
+  std::array<std::atomic<std::uint64_t>, kCounterCount> counters{};
+  LatencyHistogram local_latency;
+  LatencyHistogram remote_latency;
+
+  // Guarded by the tree's mutex.
+  GroupSettings settings;
+  bool in_use = false;
+  bool placed = false;
+
+  void Count(Counter counter, std::uint64_t by = 1) {
+    counters[static_cast<std::size_t>(counter)].fetch_add(by, std::memory_order_relaxed);
+  }
+  PageCounts Pages() const;
+};
+
+class Groups {
+ public:
+  static constexpr std::size_t kGroupsMax = 4096;
+  static constexpr GroupIndex kNoGroup = 0xffff;
+
+  explicit Groups(Pool* pool);
+
+  // --- For the data path
+
+  /// The group of a cgroup, made if need be; kRootGroup for kUnknownCgroup and when there is no
+  /// room. The slot's lock is held as long as the index is used.
+  GroupIndex Find(CgroupId id) {
+    if (id == kUnknownCgroup) return kRootGroup;
+    const GroupIndex index = Lookup(id);
+    return index != kNoGroup ? index : Add(id);
+  }
+
+  /// The group that an index stands for now.
+  GroupIndex Resolve(GroupIndex index) const {
+    GroupIndex next = groups_[index].forward.load(std::memory_order_acquire);
+    while (next != index) {
+      index = next;
+      next = groups_[index].forward.load(std::memory_order_acquire);
+    }
+    return index;
+  }
+  Group& At(GroupIndex index) { return groups_[index]; }
+  const Group& At(GroupIndex index) const { return groups_[index]; }
+  Group& Of(const SlotRecord& record) { return groups_[Resolve(record.group)]; }
+
+  /// A group with its mutex held.
+  class Locked {
+   public:
+    Group* operator->() const { return group_; }
+
+   private:
+    friend class Groups;
+    Locked(Group* group, std::unique_lock<std::mutex> lock)
+        : group_(group), lock_(std::move(lock)) {}
+    Group* group_;
+    std::unique_lock<std::mutex> lock_;
+  };
+  /// Locks the group that an index stands for: the one whose LRU its entries are on.
+  Locked Lock(GroupIndex index);
+  /// Adds to the group and to all above it.
+  void Add(const Locked& group, const Charge& charge);
+
+  /// The group at or above `index` that `more_bytes` would put over its limit in percent; kNoGroup:
+  /// none. Only a hint unless a slot's lock is held.
+  GroupIndex OverLimit(GroupIndex index, std::uint64_t more_bytes, std::uint32_t percent) const;
+  /// Whether entries of the group may be sent to servers: nobody at or above it says no, or is at
+  /// its quota.
+  bool MayWriteBack(GroupIndex index) const;
+  bool IsWithin(GroupIndex index, GroupIndex ancestor) const;
+  /// Something of the group left the pool by writeback.
+  void ReportProgress(GroupIndex index);
+
+  Compressor CompressorOf(GroupIndex index) const;
+
+  // --- For those who know the tree. Any thread, one at a time.
+
+  bool Place(CgroupId id, CgroupId parent);
+  bool Configure(CgroupId id, const GroupSettings& settings);
+  void SetRootCompressor(const Compressor& compressor);
+  /// True: a sweep is to be done.
+  bool Remove(CgroupId id);
+  /// Without making it; kNoGroup.
+  GroupIndex Lookup(CgroupId id) const;
+
+  std::vector<GroupStats> Stats() const;
+  /// Pages and counters of all groups.
+  void Total(PageCounts* pages, CounterValues* counters) const;
+
+  /// Groups have indexes below this one.
+  std::size_t end() const { return end_.load(std::memory_order_acquire); }
+  bool any_limited() const { return limited_.load(std::memory_order_relaxed) > 0; }
+
+  // --- For the sweep
+
+  /// Indexes that forward and wait to be swept; the sweep has until SweptUp() to rewrite them.
+  std::vector<GroupIndex> Leaving();
+  /// No slot record holds these any more.
+  void SweptUp(const std::vector<GroupIndex>& swept);
+
+ private:
+  // Open addressing from cgroup id to index: id:32 | used:1 | index:16. Read without a lock; a
+  // reader that misses looks again under the mutex.
+  static constexpr std::size_t kBuckets = 16384;
+  // Cgroups that are gone, and lead to where their pages went: a page may still be charged to one
+  // when the kernel swaps it out.
+  static constexpr std::size_t kAliasesMax = 1024;
+
+  GroupIndex Add(CgroupId id);
+  GroupIndex AddLocked(CgroupId id);
+  std::size_t BucketOf(CgroupId id) const;
+  void SetBucket(CgroupId id, GroupIndex index);
+  void EraseBucket(CgroupId id);
+  void Alias(CgroupId id, GroupIndex from, GroupIndex to);
+  void Refresh();
+  GroupStats StatsOf(const Group& group) const;
+
+  Pool* const pool_;
+  const std::unique_ptr<Group[]> groups_;
+  const std::unique_ptr<std::atomic<std::uint64_t>[]> buckets_;
+  std::atomic<std::size_t> end_{1};
+  std::atomic<std::size_t> limited_{0};
+
+  mutable std::mutex mutex_;  // the tree's: all below, and who is whose parent
+  std::vector<GroupIndex> free_;
+  std::vector<GroupIndex> leaving_;
+  std::vector<CgroupId> aliases_;  // a ring
+  std::size_t next_alias_ = 0;
+};
+
+}  // namespace farswap::tier
