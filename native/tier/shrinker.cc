@@ -29,6 +29,7 @@ Shrinker::Shrinker(TierImpl* tier, std::unique_ptr<LockedMapping> arenas)
     : tier_(tier),
       accept_percent_(tier->config_.accept_threshold_percent),
       discards_((tier->table_->slots() / kDiscardChunk + 64) / 64),
+      debts_(Groups::kGroupsMax),
       arenas_(std::move(arenas)),
       shortages_(Groups::kGroupsMax) {
   sources_.reserve(Groups::kGroupsMax);

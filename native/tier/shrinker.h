@@ -138,6 +138,7 @@ class Shrinker {
 
   bool Collect(Batch* batch, const Request& request);
   void FindSources(const Request& request);
+  std::uint64_t EntriesWanted(const Request& request) const;
   bool IsSource(GroupIndex index, const Request& request) const;
   void TakeShare(Batch* batch, const Request& request, GroupIndex group, std::size_t pages);
   enum class Taken : std::uint8_t { kYes, kNotThis, kNoMore };
@@ -181,6 +182,10 @@ class Shrinker {
   Pool::Drain drain_;
   std::vector<Source> sources_;
   std::uint64_t source_entries_ = 0;
+  // Entries that each group owes, in fractions: what came to less than one before.
+  static constexpr unsigned kDebtBits = 16;
+  static constexpr std::uint64_t kDebtMax = std::uint64_t{PutBatch::kPagesMax} << kDebtBits;
+  std::vector<std::uint64_t> debts_;
   GroupIndex last_source_ = kRootGroup;
   GroupIndex last_limited_ = kRootGroup;
   std::vector<GroupIndex> sweeping_;

@@ -57,28 +57,43 @@ void Shrinker::FindSources(const Request& request) {
   std::rotate(sources_.begin(), next, sources_.end());
 }
 
+// About how many entries the request wants, by their mean size.
+std::uint64_t Shrinker::EntriesWanted(const Request& request) const {
+  std::uint64_t entries = 0;
+  for (std::size_t i = 0; i < Owner().end(); ++i) {
+    entries += Owner().At(static_cast<GroupIndex>(i)).lru.size();
+  }
+  const std::uint64_t mean_bytes =
+      tier_->pool_->entry_bytes() / std::max<std::uint64_t>(entries, 1);
+  const std::uint64_t by_bytes = request.bytes_max / std::max<std::uint64_t>(mean_bytes, 1) + 1;
+  return std::min<std::uint64_t>(request.pages_max, by_bytes);
+}
+
 // Fills the batch with the coldest entries that were not read since they were stored or last
-// spared: from each group in proportion to its entries, at least one; then, if some groups had
-// fewer to give, more from the others.
+// spared: from each group in proportion to its entries; then, if some had fewer to give, more from
+// the others. What a group owes beyond whole entries is carried over, so that many small batches
+// are as fair as a large one.
 bool Shrinker::Collect(Batch* batch, const Request& request) {
   batch->count = 0;
   batch->entry_bytes = 0;
   FindSources(request);
+  if (sources_.empty()) return false;
   const auto full = [&] {
     return batch->count >= request.pages_max || batch->entry_bytes >= request.bytes_max;
   };
-  for (const bool in_proportion : {true, false}) {
-    for (const Source& source : sources_) {
-      if (full()) break;
-      std::size_t pages = request.pages_max - batch->count;
-      if (in_proportion) {
-        const std::uint64_t share =
-            (request.pages_max * source.entries + source_entries_ - 1) / source_entries_;
-        pages = std::min(pages, static_cast<std::size_t>(share));
-      }
-      TakeShare(batch, request, source.group, pages);
-      last_source_ = source.group;
-    }
+  const std::uint64_t wanted = EntriesWanted(request) << kDebtBits;
+  for (const Source& source : sources_) {
+    std::uint64_t& debt = debts_[source.group];
+    debt = std::min(debt + wanted * source.entries / source_entries_, kDebtMax);
+    if (full()) continue;
+    const std::size_t before = batch->count;
+    TakeShare(batch, request, source.group, debt >> kDebtBits);
+    debt -= std::min(debt, std::uint64_t{batch->count - before} << kDebtBits);
+    last_source_ = source.group;
+  }
+  for (const Source& source : sources_) {
+    if (full() || batch->count >= wanted >> kDebtBits) break;
+    TakeShare(batch, request, source.group, (wanted >> kDebtBits) - batch->count);
   }
   return batch->count > 0;
 }
@@ -87,7 +102,7 @@ void Shrinker::TakeShare(Batch* batch, const Request& request, GroupIndex group,
                          std::size_t pages) {
   // Once around the LRU spares nobody twice; some more tries for entries that change meanwhile.
   std::uint64_t tries = 2 * Owner().At(group).lru.size() + pages;
-  const std::size_t enough = batch->count + pages;
+  const std::size_t enough = std::min(batch->count + pages, request.pages_max);
   while (batch->count < enough && batch->entry_bytes < request.bytes_max && tries-- > 0) {
     const Lru::Candidate candidate = Owner().Lock(group)->lru.Coldest();
     if (candidate.entry == kNoEntry) return;

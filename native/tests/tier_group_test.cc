@@ -1,0 +1,454 @@
+// Groups of pages by cgroup: who a page belongs to, limits, and cgroups that come and go.
+#include <atomic>
+#include <map>
+#include <memory>
+
+#include "tier_fixture.h"
+
+namespace farswap::tier {
+namespace {
+
+constexpr CgroupId kA = 101;
+constexpr CgroupId kB = 102;
+constexpr CgroupId kChild = 103;
+
+std::atomic<std::uint32_t> test_time{1'000'000};
+std::uint32_t TestTime() { return test_time; }
+
+class TierGroup : public TierFixture {
+ protected:
+  void StartWithWords(std::uint64_t slots = 16384, std::uint64_t pool_bytes = 4 << 20) {
+    Start(slots, pool_bytes);
+    words_ = std::make_unique<std::atomic<SlotWord>[]>(slots);
+    tier_->UseSlotWords(words_.get());
+  }
+
+  // What the kernel's hooks do to a slot's word.
+  void KernelWrites(SlotIndex slot, CgroupId id) {
+    words_[slot] = SlotWord{id} << 32 | ((words_[slot] & 0xfffffffe) + 2);
+  }
+  void KernelFrees(SlotIndex slot) { words_[slot] = ((words_[slot] & ~SlotWord{1}) + 2) | 1; }
+
+  IoStatus SwapOut(SlotIndex slot, CgroupId id, std::uint32_t generation = 1,
+                   PageKind kind = PageKind::kCompressible) {
+    KernelWrites(slot, id);
+    return StoreKind(slot, generation, kind);
+  }
+
+  GroupStats GroupOf(CgroupId id) {
+    for (const GroupStats& group : tier_->Groups()) {
+      if (group.id == id) return group;
+    }
+    return {};
+  }
+  bool Exists(CgroupId id) { return id != kUnknownCgroup && GroupOf(id).id == id; }
+
+  std::uint64_t CountOf(CgroupId id, Counter counter) {
+    return GroupOf(id).counters[static_cast<std::size_t>(counter)];
+  }
+
+  CgroupId OwnerOf(SlotIndex slot) {
+    CgroupId owner;
+    tier_->SlotOwners(slot, {&owner, 1});
+    return owner;
+  }
+
+  std::unique_ptr<std::atomic<SlotWord>[]> words_;  // outlives the tier's use of it
+
+  void TearDown() override {
+    TierFixture::TearDown();
+    tier_.reset();
+  }
+};
+
+TEST_F(TierGroup, PagesBelongToTheCgroupOfTheirSlotsWord) {
+  StartWithWords();
+  SwapOut(1, kA);
+  SwapOut(2, kB);
+  SwapOut(3, kA, 1, PageKind::kSameFilled);
+  EXPECT_EQ(OwnerOf(1), kA);
+  EXPECT_EQ(OwnerOf(2), kB);
+  EXPECT_EQ(OwnerOf(3), kA);
+  EXPECT_EQ(OwnerOf(4), kUnknownCgroup);
+  EXPECT_EQ(GroupOf(kA).pages.local, 1u);
+  EXPECT_EQ(GroupOf(kA).pages.same_filled, 1u);
+  EXPECT_EQ(GroupOf(kB).pages.stored(), 1u);
+  EXPECT_EQ(tier_->Explain(2).cgroup, kB);
+}
+
+TEST_F(TierGroup, AnOverwriteByAnotherCgroupMovesThePage) {
+  StartWithWords();
+  SwapOut(1, kA);
+  SwapOut(1, kB, 2);
+  EXPECT_EQ(OwnerOf(1), kB);
+  EXPECT_EQ(GroupOf(kA).pages.stored(), 0u);
+  EXPECT_EQ(GroupOf(kA).pool_bytes, 0u);
+  EXPECT_EQ(CountOf(kA, Counter::overwrites), 1u);
+}
+
+TEST_F(TierGroup, WithoutAWordThatChangedTheLabelDecides) {
+  StartWithWords();
+  StoreKind(1, 1, PageKind::kCompressible);
+  EXPECT_EQ(OwnerOf(1), kUnknownCgroup);
+  EXPECT_EQ(Count(Counter::stores_unattributed), 1u);
+  tier_->SetLabel(kB);
+  SwapOut(2, kA);
+  StoreKind(2, 2, PageKind::kCompressible);  // not seen by the kernel's hook
+  EXPECT_EQ(OwnerOf(2), kB);
+  tier_->UseSlotWords(nullptr);
+  StoreKind(3, 1, PageKind::kCompressible);
+  EXPECT_EQ(OwnerOf(3), kB);
+}
+
+TEST_F(TierGroup, TheRootCgroupsPagesAreTheRootGroups) {
+  StartWithWords();
+  ASSERT_TRUE(tier_->PlaceCgroup(1, 1));
+  SwapOut(1, 1);
+  ASSERT_EQ(tier_->Groups().size(), 1u);
+  EXPECT_EQ(tier_->Groups()[0].id, 1u);
+  EXPECT_EQ(tier_->Groups()[0].pages.local, 1u);
+  EXPECT_FALSE(tier_->PlaceCgroup(1, 7));
+}
+
+TEST_F(TierGroup, CgroupsArePlacedTopDownAndOnce) {
+  StartWithWords();
+  EXPECT_FALSE(tier_->PlaceCgroup(kChild, kA)) << "its parent was not placed";
+  SwapOut(1, kChild);
+  EXPECT_FALSE(GroupOf(kChild).placed);
+  ASSERT_TRUE(tier_->PlaceCgroup(kA, kUnknownCgroup));
+  ASSERT_TRUE(tier_->PlaceCgroup(kChild, kA));
+  ASSERT_TRUE(tier_->PlaceCgroup(kChild, kA)) << "again";
+  EXPECT_FALSE(tier_->PlaceCgroup(kChild, kUnknownCgroup)) << "it is elsewhere";
+  EXPECT_EQ(GroupOf(kChild).parent, kA);
+  EXPECT_EQ(GroupOf(kA).tree_pool_bytes, GroupOf(kChild).pool_bytes);
+  tier_->Invalidate(1, 1);
+  EXPECT_EQ(GroupOf(kA).tree_pool_bytes, 0u);
+}
+
+// --- The slot-free rule
+
+TEST_F(TierGroup, AFreedSlotsPageIsForgotten) {
+  StartWithWords();
+  SwapOut(1, kA);
+  KernelFrees(1);
+  EXPECT_TRUE(tier_->OnSlotFree(1));
+  EXPECT_EQ(StateOf(1), "empty");
+  EXPECT_EQ(CountOf(kA, Counter::early_frees), 1u);
+  EXPECT_FALSE(tier_->OnSlotFree(1)) << "nothing is left";
+}
+
+TEST_F(TierGroup, ANoticeThatComesAfterTheNextWriteKeepsThePage) {
+  StartWithWords();
+  SwapOut(1, kA);
+  KernelFrees(1);
+  SwapOut(1, kB, 2);
+  EXPECT_FALSE(tier_->OnSlotFree(1));
+  EXPECT_EQ(Read(1), MakePage(1, 2, PageKind::kCompressible));
+  EXPECT_EQ(CountOf(kB, Counter::early_frees_kept), 1u);
+}
+
+TEST_F(TierGroup, ANoticeBetweenTheKernelsWriteAndOurStoreKeepsThePage) {
+  StartWithWords();
+  SwapOut(1, kA);
+  KernelFrees(1);
+  KernelWrites(1, kA);  // and its request is on its way
+  EXPECT_FALSE(tier_->OnSlotFree(1));
+  EXPECT_EQ(StoreKind(1, 2, PageKind::kCompressible), IoStatus::kOk);
+  EXPECT_FALSE(tier_->OnSlotFree(1));
+  EXPECT_EQ(Read(1), MakePage(1, 2, PageKind::kCompressible));
+}
+
+TEST_F(TierGroup, APageWhoseStoreSawTheSlotFreeAlreadyIsKept) {
+  StartWithWords();
+  SwapOut(1, kA);
+  KernelFrees(1);
+  // This write was not seen; the word does not tell whether the free came before or after it.
+  StoreKind(1, 2, PageKind::kCompressible);
+  EXPECT_FALSE(tier_->OnSlotFree(1));
+  EXPECT_EQ(Read(1), MakePage(1, 2, PageKind::kCompressible));
+}
+
+TEST_F(TierGroup, FreedSlotsThatAreRemoteAreDiscarded) {
+  StartWithWords();
+  SwapOut(1, kA);
+  WriteBack(1);
+  ASSERT_TRUE(remote_.Has(1));
+  EXPECT_EQ(GroupOf(kA).tree_remote_pages, 1u);
+  KernelFrees(1);
+  EXPECT_TRUE(tier_->OnSlotFree(1));
+  EXPECT_TRUE(Eventually([&] { return !remote_.Has(1); }));
+  EXPECT_EQ(GroupOf(kA).tree_remote_pages, 0u);
+}
+
+// --- Limits
+
+TEST_F(TierGroup, AtItsLimitACgroupsOwnPagesMakeRoom) {
+  StartWithWords();
+  GroupSettings settings;
+  settings.pool_limit_bytes = kGroupLimitMin;
+  ASSERT_TRUE(tier_->ConfigureCgroup(kA, settings));
+  for (SlotIndex slot = 0; slot < 40; ++slot) SwapOut(slot, kB, 1, PageKind::kRandom);
+  for (SlotIndex slot = 100; slot < 300; ++slot) {
+    ASSERT_EQ(SwapOut(slot, kA, 1, PageKind::kRandom), IoStatus::kOk);
+    EXPECT_LE(GroupOf(kA).pool_bytes, kGroupLimitMin);
+  }
+  EXPECT_EQ(GroupOf(kB).pages.local, 40u) << "another's limit pushed these out";
+  EXPECT_GT(CountOf(kA, Counter::writeback_started_cgroup_limit), 0u);
+  EXPECT_EQ(Count(Counter::writeback_started_limit), 0u);
+  for (SlotIndex slot = 100; slot < 300; ++slot) {
+    EXPECT_EQ(Read(slot), MakePage(slot, 1, PageKind::kRandom));
+  }
+}
+
+TEST_F(TierGroup, ALimitHoldsForDescendantsTogether) {
+  StartWithWords();
+  GroupSettings settings;
+  settings.pool_limit_bytes = kGroupLimitMin;
+  ASSERT_TRUE(tier_->PlaceCgroup(kA, kUnknownCgroup));
+  ASSERT_TRUE(tier_->ConfigureCgroup(kA, settings));
+  ASSERT_TRUE(tier_->PlaceCgroup(kChild, kA));
+  ASSERT_TRUE(tier_->PlaceCgroup(kB, kA));
+  for (SlotIndex slot = 0; slot < 200; ++slot) {
+    ASSERT_EQ(SwapOut(slot, slot % 2 ? kChild : kB, 1, PageKind::kRandom), IoStatus::kOk);
+    EXPECT_LE(GroupOf(kA).tree_pool_bytes, kGroupLimitMin + 2 * 4112);
+  }
+  EXPECT_GT(GroupOf(kChild).pages.remote, 0u);
+  EXPECT_GT(GroupOf(kB).pages.remote, 0u);
+}
+
+TEST_F(TierGroup, WithWritebackOffNothingLeavesAndTheLimitRefuses) {
+  StartWithWords();
+  GroupSettings settings;
+  settings.pool_limit_bytes = kGroupLimitMin;
+  settings.writeback = false;
+  ASSERT_TRUE(tier_->PlaceCgroup(kA, kUnknownCgroup));
+  ASSERT_TRUE(tier_->ConfigureCgroup(kA, settings));
+  ASSERT_TRUE(tier_->PlaceCgroup(kChild, kA));
+  SlotIndex slot = 0;
+  while (SwapOut(slot, kChild, 1, PageKind::kRandom) == IoStatus::kOk) ++slot;
+  EXPECT_GT(slot, 50u);
+  EXPECT_LT(slot, 70u);
+  EXPECT_EQ(CountOf(kChild, Counter::reject_cgroup_limit), 1u);
+  WriteBack(1000);
+  EXPECT_EQ(remote_.pages(), 0u);
+  for (SlotIndex kept = 0; kept < slot; ++kept) {
+    EXPECT_EQ(Read(kept), MakePage(kept, 1, PageKind::kRandom));
+  }
+}
+
+TEST_F(TierGroup, ARemoteQuotaKeepsTheRestInThePool) {
+  StartWithWords();
+  GroupSettings settings;
+  settings.remote_pages_max = 10;
+  ASSERT_TRUE(tier_->ConfigureCgroup(kA, settings));
+  for (SlotIndex slot = 0; slot < 50; ++slot) SwapOut(slot, kA);
+  WriteBack(50);
+  EXPECT_EQ(GroupOf(kA).pages.remote, 10u);
+  EXPECT_EQ(GroupOf(kA).pages.local, 40u);
+  tier_->Invalidate(0, 5);
+  WriteBack(50);
+  EXPECT_EQ(GroupOf(kA).pages.remote, 10u) << "what was trimmed made room";
+}
+
+TEST_F(TierGroup, AtThePoolsLimitAllGiveInProportion) {
+  StartWithWords(16384, 8 << 20);
+  // Three quarters A, one quarter B, in turn, far more than the pool holds.
+  for (SlotIndex slot = 0; slot < 8000; ++slot) {
+    ASSERT_EQ(SwapOut(slot, slot % 4 ? kA : kB, 1, PageKind::kRandom), IoStatus::kOk);
+  }
+  ASSERT_TRUE(Eventually([&] { return !tier_->Stats().shrinking; }));
+  const auto a = static_cast<double>(GroupOf(kA).pages.local);
+  const auto b = static_cast<double>(GroupOf(kB).pages.local);
+  EXPECT_NEAR(a / b, 3.0, 0.4);
+}
+
+TEST_F(TierGroup, LimitsOfThePoolChangeAtRunTime) {
+  StartWithWords(16384, 16 << 20);
+  for (SlotIndex slot = 0; slot < 3000; ++slot) SwapOut(slot, kA, 1, PageKind::kRandom);
+  EXPECT_FALSE(tier_->SetLimits(32 << 20, 90).ok());
+  EXPECT_FALSE(tier_->SetLimits(8 << 20, 0).ok());
+  ASSERT_TRUE(tier_->SetLimits(4 << 20, 80).ok());
+  EXPECT_TRUE(Eventually([&] { return tier_->Stats().pool_used_bytes <= 4u << 20; }));
+  EXPECT_EQ(tier_->Stats().accept_threshold_percent, 80u);
+  ASSERT_TRUE(tier_->SetLimits(16 << 20, 90).ok());
+  for (SlotIndex slot = 3000; slot < 5000; ++slot) SwapOut(slot, kA, 1, PageKind::kRandom);
+  EXPECT_GT(tier_->Stats().pool_used_bytes, 8u << 20);
+}
+
+// --- Cgroups that go away
+
+TEST_F(TierGroup, ARemovedCgroupsPagesGoToItsParent) {
+  StartWithWords();
+  ASSERT_TRUE(tier_->PlaceCgroup(kA, kUnknownCgroup));
+  ASSERT_TRUE(tier_->PlaceCgroup(kChild, kA));
+  SwapOut(1, kA);
+  SwapOut(2, kChild);
+  SwapOut(3, kChild, 1, PageKind::kSameFilled);
+  SwapOut(4, kChild);
+  const std::uint64_t bytes = GroupOf(kA).tree_pool_bytes;
+  tier_->RemoveCgroup(kChild);
+  EXPECT_FALSE(Exists(kChild));
+  EXPECT_EQ(GroupOf(kA).pages.local, 3u);
+  EXPECT_EQ(GroupOf(kA).pages.same_filled, 1u);
+  EXPECT_EQ(GroupOf(kA).pool_bytes, bytes);
+  EXPECT_EQ(OwnerOf(3), kA);
+  SwapOut(5, kChild);
+  EXPECT_EQ(OwnerOf(5), kA) << "pages still come from a cgroup that is gone";
+  WriteBack(4);
+  EXPECT_EQ(GroupOf(kA).pages.remote, 4u) << "none became unreclaimable";
+  tier_->RemoveCgroup(kA);
+  EXPECT_EQ(OwnerOf(2), kUnknownCgroup);
+  SwapOut(6, kChild);
+  EXPECT_EQ(OwnerOf(6), kUnknownCgroup) << "its parent is gone too";
+}
+
+TEST_F(TierGroup, ARemovedCgroupsPagesAreTheColdestOfItsParent) {
+  StartWithWords();
+  ASSERT_TRUE(tier_->PlaceCgroup(kA, kUnknownCgroup));
+  ASSERT_TRUE(tier_->PlaceCgroup(kChild, kA));
+  SwapOut(1, kA);
+  SwapOut(2, kChild);
+  SwapOut(3, kChild);
+  tier_->RemoveCgroup(kChild);
+  WriteBack(3);
+  EXPECT_EQ(remote_.put_order(), (std::vector<SlotIndex>{2, 3, 1}));
+}
+
+TEST_F(TierGroup, APageOnItsWayWhileItsCgroupGoesArrives) {
+  StartWithWords();
+  ASSERT_TRUE(tier_->PlaceCgroup(kA, kUnknownCgroup));
+  for (SlotIndex slot = 0; slot < 8; ++slot) SwapOut(slot, kA);
+  remote_.Hold();
+  ASSERT_TRUE(tier_->StartManualWriteback({.bytes = 8 * kPageBytes}));
+  remote_.WaitForHeld(1);
+  tier_->RemoveCgroup(kA);
+  tier_->Invalidate(0, 1);
+  remote_.Release();
+  ASSERT_TRUE(Eventually([&] { return tier_->ManualWritebackProgress().finished; }));
+  EXPECT_EQ(tier_->Groups()[0].pages.remote, 7u);
+  EXPECT_EQ(tier_->Groups()[0].pool_bytes, 0u);
+}
+
+TEST_F(TierGroup, AnIdThatIsGivenOutAnewIsAnotherCgroup) {
+  StartWithWords();
+  ASSERT_TRUE(tier_->PlaceCgroup(kA, kUnknownCgroup));
+  SwapOut(1, kA);
+  tier_->RemoveCgroup(kA);
+  ASSERT_TRUE(tier_->PlaceCgroup(kA, kUnknownCgroup));
+  SwapOut(2, kA);
+  EXPECT_EQ(OwnerOf(1), kUnknownCgroup);
+  EXPECT_EQ(OwnerOf(2), kA);
+}
+
+TEST_F(TierGroup, ThousandsOfCgroupsLeaveNothingBehind) {
+  StartWithWords();
+  for (CgroupId id = 1000; id < 11000; ++id) {
+    const auto slot = static_cast<SlotIndex>(id % 16384);
+    SwapOut(slot, id);
+    ASSERT_TRUE(tier_->PlaceCgroup(id, kUnknownCgroup));
+    tier_->RemoveCgroup(id);
+  }
+  EXPECT_TRUE(Eventually([&] { return tier_->Groups().size() == 1; }));
+  EXPECT_EQ(tier_->Groups()[0].pages.stored(), 10000u);
+  // Every index can be used again.
+  EXPECT_TRUE(Eventually([&] { return tier_->PlaceCgroup(500, kUnknownCgroup); }));
+}
+
+TEST_F(TierGroup, MoreCgroupsThanThereIsRoomForShareTheRootGroup) {
+  StartWithWords();
+  for (CgroupId id = 1000; id < 6000; ++id) SwapOut(id, id);
+  EXPECT_EQ(tier_->Groups().size(), 4096u);
+  EXPECT_EQ(tier_->Groups()[0].pages.stored(), 5000u - 4095u);
+  EXPECT_FALSE(tier_->PlaceCgroup(9000, kUnknownCgroup));
+}
+
+// --- Writeback ahead of need
+
+class TierAge : public TierGroup {
+ protected:
+  void Start() {
+    TierConfig config;
+    config.slots = 4096;
+    config.pool_bytes_max = 4 << 20;
+    config.unix_seconds = &TestTime;
+    auto made = Tier::Create(config, &remote_);
+    ASSERT_TRUE(made.ok());
+    tier_ = std::move(made.value());
+    words_ = std::make_unique<std::atomic<SlotWord>[]>(config.slots);
+    tier_->UseSlotWords(words_.get());
+  }
+};
+
+TEST_F(TierAge, OnlyPagesThatAreOldEnoughGo) {
+  Start();
+  for (SlotIndex slot = 0; slot < 10; ++slot) SwapOut(slot, kA);
+  test_time += 600;
+  for (SlotIndex slot = 10; slot < 20; ++slot) SwapOut(slot, kA);
+  ASSERT_TRUE(tier_->StartManualWriteback({.bytes = 1 << 20, .older_than_s = 300}));
+  ASSERT_TRUE(Eventually([&] { return tier_->ManualWritebackProgress().finished; }));
+  EXPECT_EQ(GroupOf(kA).pages.remote, 10u);
+  EXPECT_TRUE(remote_.Has(9));
+  EXPECT_FALSE(remote_.Has(10));
+}
+
+TEST_F(TierAge, AJobForACgroupTakesItsDescendantsAlone) {
+  Start();
+  ASSERT_TRUE(tier_->PlaceCgroup(kA, kUnknownCgroup));
+  ASSERT_TRUE(tier_->PlaceCgroup(kChild, kA));
+  SwapOut(1, kA);
+  SwapOut(2, kChild);
+  SwapOut(3, kB);
+  ASSERT_TRUE(tier_->StartManualWriteback({.bytes = 1 << 20, .cgroup = kA}));
+  ASSERT_TRUE(Eventually([&] { return tier_->ManualWritebackProgress().finished; }));
+  EXPECT_EQ(remote_.pages(), 2u);
+  EXPECT_FALSE(remote_.Has(3));
+}
+
+TEST_F(TierAge, ShrinkingAheadTakesThatCgroupsOwnColdest) {
+  Start();
+  for (SlotIndex slot = 0; slot < 20; ++slot) SwapOut(slot, slot % 2 ? kA : kB);
+  tier_->ShrinkAhead(kA, 5, 0);
+  ASSERT_TRUE(Eventually([&] { return GroupOf(kA).pages.remote == 5; }));
+  EXPECT_EQ(CountOf(kA, Counter::writeback_started_shrinker), 5u);
+  test_time += 100;
+  tier_->ShrinkAhead(kB, 100, 60);
+  ASSERT_TRUE(Eventually([&] { return GroupOf(kB).pages.remote == 10; }));
+  EXPECT_EQ(CountOf(kB, Counter::writeback_started_age), 10u);
+  EXPECT_EQ(GroupOf(kA).pages.remote, 5u);
+}
+
+// --- Compressors
+
+TEST_F(TierGroup, CompressorsSwitchAndOldEntriesStayReadable) {
+  StartWithWords();
+  SwapOut(1, kA);
+  tier_->SetCompressor({Codec::kZstd, 3});
+  SwapOut(2, kA);
+  GroupSettings settings;
+  settings.compressor = Compressor{Codec::kLz4, 8};
+  ASSERT_TRUE(tier_->ConfigureCgroup(kB, settings));
+  SwapOut(3, kB);
+  EXPECT_EQ(tier_->Explain(1).codec, Codec::kLz4);
+  EXPECT_EQ(tier_->Explain(2).codec, Codec::kZstd);
+  EXPECT_EQ(tier_->Explain(3).codec, Codec::kLz4);
+  for (SlotIndex slot = 1; slot <= 3; ++slot) {
+    EXPECT_EQ(Read(slot), MakePage(slot, 1, PageKind::kCompressible));
+  }
+}
+
+TEST_F(TierGroup, ColdEntriesAreRecompressedOnTheirWay) {
+  StartWithWords();
+  tier_->SetRecompression(Compressor{Codec::kZstd, 3});
+  for (SlotIndex slot = 0; slot < 10; ++slot) SwapOut(slot, kA);
+  const std::uint32_t local_bytes = tier_->Explain(3).size_bytes;
+  WriteBack(10);
+  EXPECT_EQ(Count(Counter::recompressed), 10u);
+  EXPECT_EQ(tier_->Explain(3).codec, Codec::kZstd);
+  EXPECT_LT(tier_->Explain(3).size_bytes, local_bytes);
+  for (SlotIndex slot = 0; slot < 10; ++slot) {
+    EXPECT_EQ(Read(slot), MakePage(slot, 1, PageKind::kCompressible));
+  }
+}
+
+}  // namespace
+}  // namespace farswap::tier
