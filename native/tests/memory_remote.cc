@@ -16,32 +16,39 @@ MemoryRemote::~MemoryRemote() {
   thread_.join();
 }
 
+std::deque<MemoryRemote::Request>::iterator MemoryRemote::NextToAnswer() {
+  if (held_ == Held::kAll && !stopping_) return queue_.end();
+  return std::find_if(queue_.begin(), queue_.end(), [this](const Request& request) {
+    return stopping_ || held_ == Held::kNothing || !request.put;
+  });
+}
+
 void MemoryRemote::Run() {
   std::unique_lock lock(mutex_);
   while (true) {
-    changed_.wait(lock, [this] { return stopping_ || (!held_ && !queue_.empty()); });
-    if (stopping_ && queue_.empty()) return;
-    if (queue_.empty()) continue;
-    auto answer = std::move(queue_.front());
-    queue_.pop_front();
+    auto next = queue_.end();
+    changed_.wait(lock, [&] { return (next = NextToAnswer()) != queue_.end() || stopping_; });
+    if (next == queue_.end()) return;
+    const auto answer = std::move(next->answer);
+    queue_.erase(next);
     lock.unlock();
     answer();
     lock.lock();
   }
 }
 
-void MemoryRemote::Submit(std::function<void()> answer) {
+void MemoryRemote::Submit(Request request) {
   std::lock_guard lock(mutex_);
-  queue_.push_back(std::move(answer));
+  queue_.push_back(std::move(request));
   changed_.notify_all();
 }
 
 void MemoryRemote::Put(PutBatch* batch) {
-  Submit([this, batch] { AnswerPut(batch); });
+  Submit({true, [this, batch] { AnswerPut(batch); }});
 }
 
 void MemoryRemote::Get(RemoteFetch* fetch) {
-  Submit([this, fetch] { AnswerGet(fetch); });
+  Submit({false, [this, fetch] { AnswerGet(fetch); }});
 }
 
 void MemoryRemote::AnswerPut(PutBatch* batch) {
@@ -100,14 +107,15 @@ bool MemoryRemote::Writable() const {
   return writable_;
 }
 
-void MemoryRemote::Hold() {
-  std::lock_guard lock(mutex_);
-  held_ = true;
-}
+void MemoryRemote::Hold() { SetHeld(Held::kAll); }
 
-void MemoryRemote::Release() {
+void MemoryRemote::HoldPuts() { SetHeld(Held::kPuts); }
+
+void MemoryRemote::Release() { SetHeld(Held::kNothing); }
+
+void MemoryRemote::SetHeld(Held held) {
   std::lock_guard lock(mutex_);
-  held_ = false;
+  held_ = held;
   changed_.notify_all();
 }
 

@@ -26,6 +26,8 @@ class MemoryRemote final : public RemoteStore {
 
   /// While held, requests are accepted and not answered.
   void Hold();
+  /// Puts are, Gets are answered.
+  void HoldPuts();
   void Release();
   /// Blocks until `requests` Puts or Gets are waiting to be answered.
   void WaitForHeld(std::size_t requests);
@@ -50,18 +52,26 @@ class MemoryRemote final : public RemoteStore {
     std::vector<std::byte> bytes;
   };
 
+  enum class Held { kNothing, kPuts, kAll };
+  struct Request {
+    bool put;
+    std::function<void()> answer;
+  };
+
   void Run();
-  void Submit(std::function<void()> answer);
+  void Submit(Request request);
+  void SetHeld(Held held);
+  std::deque<Request>::iterator NextToAnswer();  // with mutex_ held
   void AnswerPut(PutBatch* batch);
   void AnswerGet(RemoteFetch* fetch);
 
   mutable std::mutex mutex_;
   std::condition_variable changed_;
-  std::deque<std::function<void()>> queue_;
+  std::deque<Request> queue_;
   std::map<SlotIndex, Kept> kept_;
   std::vector<SlotIndex> put_order_;
   std::size_t largest_batch_ = 0;
-  bool held_ = false;
+  Held held_ = Held::kNothing;
   bool writable_ = true;
   bool stopping_ = false;
   PutResult put_failure_ = PutResult::kAcked;

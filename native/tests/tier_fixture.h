@@ -10,13 +10,12 @@
 #include <vector>
 
 #include "memory_remote.h"
+#include "stamped_page.h"
 #include "tier/tier.h"
 
 namespace farswap::tier {
 
 using Page = std::array<std::byte, kPageBytes>;
-
-enum class PageKind { kZero, kSameFilled, kCompressible, kRandom };
 
 /// Which kind the page of a slot and generation is: all kinds occur, most are compressible.
 inline PageKind KindOf(SlotIndex slot, std::uint32_t generation) {
@@ -34,16 +33,8 @@ inline PageKind KindOf(SlotIndex slot, std::uint32_t generation) {
 }
 
 inline Page MakePage(SlotIndex slot, std::uint32_t generation, PageKind kind) {
-  Page page{};
-  std::mt19937_64 random(std::uint64_t{slot} << 32 | generation);
-  const std::uint64_t word = random() | 1;
-  for (std::size_t offset = 0; offset < kPageBytes; offset += sizeof(word)) {
-    std::uint64_t value = 0;
-    if (kind == PageKind::kSameFilled) value = word;
-    if (kind == PageKind::kRandom) value = random();
-    if (kind == PageKind::kCompressible) value = offset % 32 == 0 ? random() : word & 0xffff;
-    std::memcpy(page.data() + offset, &value, sizeof(value));
-  }
+  Page page;
+  FillNumbered(kind, std::uint64_t{slot} << 32 | generation, page.data());
   return page;
 }
 

@@ -1,0 +1,49 @@
+// Pages that say nothing to the tier and everything to a test: their content follows from a kind
+// and a number, and differs from that of any other number.
+#pragma once
+
+#include <cstdint>
+#include <cstring>
+
+#include "tier/page.h"
+
+namespace farswap::tier {
+
+/// How a page fares in the tier.
+enum class PageKind : std::uint8_t { kZero, kSameFilled, kCompressible, kRandom };
+
+/// A good 64-bit mix, from splitmix64: https://prng.di.unimi.it/splitmix64.c.
+inline std::uint64_t Mix(std::uint64_t x) {
+  x += 0x9e3779b97f4a7c15;
+  x = (x ^ (x >> 30)) * 0xbf58476d1ce4e5b9;
+  x = (x ^ (x >> 27)) * 0x94d049bb133111eb;
+  return x ^ (x >> 31);
+}
+
+/// Writes the page of that kind and number. A compressible one takes some 1.2 KiB.
+inline void FillNumbered(PageKind kind, std::uint64_t number, std::byte* page) {
+  std::uint64_t random = Mix(number);
+  const std::uint64_t word = kind == PageKind::kZero ? 0 : random | 1;
+  for (std::size_t offset = 0; offset < kPageBytes; offset += sizeof(word)) {
+    std::uint64_t value = word;
+    if (kind == PageKind::kRandom || (kind == PageKind::kCompressible && offset % 32 == 0)) {
+      value = random = Mix(random);
+    }
+    std::memcpy(page + offset, &value, sizeof(value));
+  }
+}
+
+/// Names one write of a test; 0 stands for whatever leaves zeros: never written, trimmed, refused.
+using Stamp = std::uint32_t;
+
+/// Writes the page of (slot, stamp): one in eight each is zeros, same-filled and random.
+inline void FillStamped(SlotIndex slot, Stamp stamp, std::byte* page) {
+  const std::uint64_t number = std::uint64_t{slot} << 32 | stamp;
+  const std::uint64_t drawn = Mix(~number) % 8;
+  PageKind kind = PageKind::kCompressible;
+  if (drawn < 2) kind = drawn == 0 ? PageKind::kSameFilled : PageKind::kRandom;
+  if (drawn == 2 || stamp == 0) kind = PageKind::kZero;
+  FillNumbered(kind, number, page);
+}
+
+}  // namespace farswap::tier
