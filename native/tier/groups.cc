@@ -108,6 +108,11 @@ GroupIndex Groups::Lookup(CgroupId id) const {
   }
 }
 
+GroupIndex Groups::IndexOf(CgroupId id) const {
+  const GroupIndex index = Lookup(id);
+  return index != kNoGroup && groups_[index].id == id ? index : kNoGroup;
+}
+
 void Groups::SetBucket(CgroupId id, GroupIndex index) {
   std::size_t i = BucketOf(id);
   while (true) {

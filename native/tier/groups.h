@@ -160,8 +160,10 @@ class Groups {
   void SetRootCompressor(const Compressor& compressor);
   /// True: a sweep is to be done.
   bool Remove(CgroupId id);
-  /// Without making it; kNoGroup.
+  /// Without making it; kNoGroup. That of another, if the cgroup is gone.
   GroupIndex Lookup(CgroupId id) const;
+  /// The cgroup's own; kNoGroup.
+  GroupIndex IndexOf(CgroupId id) const;
 
   std::vector<GroupStats> Stats() const;
   /// Pages and counters of all groups.

@@ -91,9 +91,12 @@ Shrinker::Waiter::Waiter(Shrinker* shrinker, GroupIndex group)
   std::lock_guard lock(shrinker_->mutex_);
   Shortage& shortage = shrinker_->shortages_[group_];
   const auto now = Clock::now();
-  if (now - shortage.last_full > kShortageGap) shortage.full_since = now;
-  shortage.last_full = now;
   seen_progress_ = shrinker_->Owner().At(group_).progress.load();
+  if (now - shortage.last_full > kShortageGap || shortage.progress != seen_progress_) {
+    shortage.full_since = now;
+  }
+  shortage.last_full = now;
+  shortage.progress = seen_progress_;
 }
 
 bool Shrinker::Waiter::WaitForRoom() {
@@ -307,7 +310,7 @@ Shrinker::Step Shrinker::ManualStep() {
     request.pages_max =
         static_cast<std::size_t>(std::min<std::uint64_t>(target - started, PutBatch::kPagesMax));
     request.older_than_s = manual_job_.older_than_s;
-    if (manual_job_.cgroup != kUnknownCgroup) request.group = Owner().Lookup(manual_job_.cgroup);
+    if (manual_job_.cgroup != kUnknownCgroup) request.group = Owner().IndexOf(manual_job_.cgroup);
   }
   const Step step = request.group == Groups::kNoGroup ? Step::kNothingToDo : WriteBatch(request);
   std::lock_guard lock(mutex_);

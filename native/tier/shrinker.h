@@ -120,6 +120,7 @@ class Shrinker {
   // Stores that found no room in a group, guarded by mutex_.
   struct Shortage {
     Clock::time_point last_full{};    // a store last found no room
+    std::uint64_t progress = 0;       // at that time: any since then has ended the shortage
     Clock::time_point full_since{};   // start of the present run of such stores
     std::uint64_t waiting = 0;        // waiters that sleep and were not woken yet
     std::uint64_t seen_progress = 0;  // what they wait to see pass

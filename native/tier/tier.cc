@@ -389,7 +389,7 @@ Tier::ManualWriteback TierImpl::ManualWritebackProgress() const {
 }
 
 void TierImpl::ShrinkAhead(CgroupId id, std::uint64_t pages, std::uint32_t older_than_s) {
-  const GroupIndex index = id == kUnknownCgroup ? kRootGroup : groups_.Lookup(id);
+  const GroupIndex index = id == kUnknownCgroup ? kRootGroup : groups_.IndexOf(id);
   if (index == tier::Groups::kNoGroup) return;
   groups_.At(index).ahead_older_than_s = older_than_s;
   groups_.At(index).ahead_pages = pages;

@@ -1,0 +1,80 @@
+// Corners of groups and limits that the state machine of tests/property has found.
+#include <gtest/gtest.h>
+
+#include <chrono>
+#include <thread>
+
+#include "tier_fixture.h"
+
+namespace farswap::tier {
+namespace {
+
+using std::chrono::milliseconds;
+
+class TierGroupEdge : public TierFixture {
+ protected:
+  static constexpr CgroupId kCgroup = 7;
+
+  void StartWithLimit(milliseconds store_wait) {
+    Start(16384, std::uint64_t{4} << 20, store_wait);
+    ASSERT_TRUE(tier_->PlaceCgroup(kCgroup, kUnknownCgroup));
+    ASSERT_TRUE(tier_->ConfigureCgroup(kCgroup, {.pool_limit_bytes = kGroupLimitMin, .compressor = {}}));
+    tier_->SetLabel(kCgroup);
+  }
+  // Until a store is refused.
+  SlotIndex Fill(SlotIndex slot) {
+    while (StoreKind(slot, 1, PageKind::kRandom) == IoStatus::kOk) ++slot;
+    return slot;
+  }
+};
+
+TEST_F(TierGroupEdge, AStoreWaitsItsTimeAlthoughAnEarlierShortageIsNotLongOver) {
+  StartWithLimit(milliseconds{300});
+  remote_.HoldPuts();
+  const SlotIndex end = Fill(0);
+  remote_.Release();
+  ASSERT_TRUE(Eventually([this] { return Count(Counter::written_back_pages) > 0; }));
+  ASSERT_TRUE(Eventually([this] { return tier_->Stats().pages.writing == 0; }));
+  // Longer than a store waits, without any progress.
+  std::this_thread::sleep_for(milliseconds{500});
+  remote_.HoldPuts();
+  const std::uint64_t hits = Count(Counter::cgroup_limit_hit);
+  std::thread release([this, hits] {
+    EXPECT_TRUE(Eventually([&] { return Count(Counter::cgroup_limit_hit) > hits; }));
+    remote_.Release();
+  });
+  for (SlotIndex slot = end; slot < end + 100; ++slot) {
+    EXPECT_EQ(StoreKind(slot, 1, PageKind::kRandom), IoStatus::kOk) << slot;
+  }
+  release.join();
+  EXPECT_GT(Count(Counter::cgroup_limit_hit), hits);
+}
+
+TEST_F(TierGroupEdge, StoresAreRefusedAtOnceWhileOneShortageGoesOn) {
+  StartWithLimit(milliseconds{300});
+  remote_.HoldPuts();
+  SlotIndex slot = Fill(0);
+  const auto began = std::chrono::steady_clock::now();
+  for (const SlotIndex end = slot + 100; slot < end; ++slot) {
+    EXPECT_EQ(StoreKind(slot, 1, PageKind::kRandom), IoStatus::kNoSpace);
+  }
+  EXPECT_LT(std::chrono::steady_clock::now() - began, milliseconds{600});
+}
+
+TEST_F(TierGroupEdge, AJobForACgroupThatIsGoneTouchesNothing) {
+  Start();
+  ASSERT_TRUE(tier_->PlaceCgroup(kCgroup, kUnknownCgroup));
+  tier_->SetLabel(kCgroup);
+  for (SlotIndex slot = 0; slot < 20; ++slot) StoreKind(slot, 1, PageKind::kCompressible);
+  tier_->RemoveCgroup(kCgroup);
+  ASSERT_TRUE(tier_->StartManualWriteback({.bytes = 20 * kPageBytes, .cgroup = kCgroup}));
+  ASSERT_TRUE(Eventually([this] { return tier_->ManualWritebackProgress().finished; }));
+  tier_->ShrinkAhead(kCgroup, 20, 0);
+  tier_->ShrinkAhead(kUnknownCgroup, 1, 0);  // served after it
+  ASSERT_TRUE(Eventually([this] { return remote_.pages() > 0; }));
+  ASSERT_TRUE(Eventually([this] { return tier_->Stats().pages.writing == 0; }));
+  EXPECT_EQ(remote_.pages(), 1u) << "its pages are the parent's now, for which nobody asked";
+}
+
+}  // namespace
+}  // namespace farswap::tier
