@@ -108,19 +108,20 @@ class MixedStates : public MixedRequests {
     stamps_.fill(0);
     WriteState(client, kRemote, after);
     WriteBack(PagesOf(kRemote));
-    ASSERT_TRUE(Eventually([this] { return tier_->Stats().pages_remote == PagesOf(kRemote); }));
+    ASSERT_TRUE(Eventually([this] { return tier_->Stats().pages.remote == PagesOf(kRemote); }));
     remote_.HoldPuts();
     WriteState(client, kWriting, after);
     WriteBack(PagesOf(kWriting));
-    ASSERT_TRUE(Eventually([this] { return tier_->Stats().pages_writing == PagesOf(kWriting); }));
+    ASSERT_TRUE(Eventually([this] { return tier_->Stats().pages.writing == PagesOf(kWriting); }));
     WriteState(client, kLocal, after);
     WriteState(client, kSameFilled, after);
     const tier::TierStats stats = tier_->Stats();
-    ASSERT_EQ(stats.pages_local, PagesOf(kLocal));
-    ASSERT_EQ(stats.pages_same_filled, PagesOf(kSameFilled));
+    ASSERT_EQ(stats.pages.local, PagesOf(kLocal));
+    ASSERT_EQ(stats.pages.same_filled, PagesOf(kSameFilled));
   }
   void WriteBack(std::uint64_t pages) {
-    ASSERT_TRUE(Eventually([&] { return tier_->StartManualWriteback(pages * kPageBytes); }));
+    ASSERT_TRUE(
+        Eventually([&] { return tier_->StartManualWriteback({.bytes = pages * kPageBytes}); }));
   }
 
   Bytes Expected(SlotIndex first, std::size_t count) {
@@ -162,7 +163,7 @@ TEST_F(MixedStates, OfEveryKindAreReadOverwrittenAndTrimmedRight) {
       ExpectReads(*client, random, 3);
     }
     remote_.Release();
-    ASSERT_TRUE(Eventually([this] { return tier_->Stats().pages_writing == 0; }));
+    ASSERT_TRUE(Eventually([this] { return tier_->Stats().pages.writing == 0; }));
     ASSERT_EQ(client->Read(0, LengthOf(kSlots)), Expected(0, kSlots));
     ASSERT_TRUE(Eventually([this] { return tier_->ManualWritebackProgress().finished; }));
   }
@@ -216,7 +217,7 @@ class MixedRequestRace : public MixedRequests {
   void WriteBackUntilDone() {
     std::mt19937_64 random(7);
     while (!done_.load()) {
-      tier_->StartManualWriteback(kPageBytes * (1 + random() % 256));
+      tier_->StartManualWriteback({.bytes = kPageBytes * (1 + random() % 256)});
       if (random() % 2 == 0) remote_.HoldPuts();
       std::this_thread::sleep_for(std::chrono::microseconds(random() % 2000));
       remote_.Release();

@@ -18,7 +18,8 @@ class TierGroupEdge : public TierFixture {
   void StartWithLimit(milliseconds store_wait) {
     Start(16384, std::uint64_t{4} << 20, store_wait);
     ASSERT_TRUE(tier_->PlaceCgroup(kCgroup, kUnknownCgroup));
-    ASSERT_TRUE(tier_->ConfigureCgroup(kCgroup, {.pool_limit_bytes = kGroupLimitMin, .compressor = {}}));
+    ASSERT_TRUE(
+        tier_->ConfigureCgroup(kCgroup, {.pool_limit_bytes = kGroupLimitMin, .compressor = {}}));
     tier_->SetLabel(kCgroup);
   }
   // Until a store is refused.

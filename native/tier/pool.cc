@@ -62,13 +62,13 @@ constexpr std::uint32_t kSlabUnits = Pool::kSlabBytes / Pool::kUnitBytes;
 
 Result<std::unique_ptr<Pool>> Pool::Create(std::uint64_t bytes_max) {
   static_assert(kClasses.count <= kClassesMax);
-  const std::uint64_t slabs = bytes_max / kSlabBytes;
+  const std::uint64_t slabs = bytes_max / (kSlabBytes + sizeof(Slab));
   if (bytes_max < kPoolBytesMin || slabs >= kNoEntry / kSlabUnits) {
     return Error{"a pool of " + std::to_string(bytes_max) + " bytes is outside of " +
                  std::to_string(kPoolBytesMin) + " to " +
                  std::to_string(std::uint64_t{kNoEntry / kSlabUnits} * kSlabBytes) + " bytes"};
   }
-  auto mapping = LockedMapping::Create(slabs * kSlabBytes, "pool");
+  auto mapping = LockedMapping::Create(slabs * (kSlabBytes + sizeof(Slab)), "pool");
   if (!mapping.ok()) return mapping.error();
   return std::unique_ptr<Pool>(
       new Pool(std::move(mapping.value()), static_cast<std::uint32_t>(slabs)));
@@ -77,7 +77,7 @@ Result<std::unique_ptr<Pool>> Pool::Create(std::uint64_t bytes_max) {
 Pool::Pool(std::unique_ptr<LockedMapping> mapping, std::uint32_t slab_count)
     : mapping_(std::move(mapping)),
       slab_count_(slab_count),
-      slabs_(slab_count),
+      slabs_(new (mapping_->data() + std::size_t{slab_count} * kSlabBytes) Slab[slab_count]),
       slab_limit_(slab_count) {
   for (std::uint32_t index = slab_count; index-- > 0;) {
     slabs_[index].next = free_list_;

@@ -3,7 +3,8 @@
 // A slab is kSlabBytes, which holds exactly eight uncompressed pages with their entries; it serves
 // one size class at a time and goes back to the free slabs when its last entry is freed. An entry
 // is a 16-byte header followed by the object's bytes. Entries are named by EntryRef, the offset in
-// units of 16 bytes, so that nothing in the mapping is a pointer.
+// units of 16 bytes, so that nothing in the mapping is a pointer. What describes the slabs is
+// behind them in the same mapping and counts to its size.
 //
 // Thread-safe. Lock order: a class's mutex, then the mutex of the free slabs. Neither is ever held
 // while anything else is locked; callers may hold a slot's lock.
@@ -146,7 +147,8 @@ class Pool {
 
   std::unique_ptr<LockedMapping> mapping_;
   const std::uint32_t slab_count_;
-  std::vector<Slab> slabs_;  // each guarded by its class's mutex, free ones by free_mutex_
+  Slab* const
+      slabs_;  // behind the slabs; each guarded by its class's mutex, free ones by free_mutex_
   std::array<SizeClass, kClassesMax> classes_;
   std::mutex free_mutex_;
   std::uint32_t free_list_ = kNoSlab;
