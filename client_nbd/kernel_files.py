@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
+from farswap.client_nbd import pressure
 from farswap.common.errors import InvalidArgumentError
 
 # linux/fs.h: _IO(0x12, 119); its argument is {first byte, length}.
@@ -63,7 +64,7 @@ class KernelFiles:
         areas = []
         for line in lines:
             path, _, size, used, priority = line.split()
-            areas.append(SwapArea(_unescape(path), int(size) << 10, int(used) << 10, int(priority)))
+            areas.append(SwapArea(unescape(path), int(size) << 10, int(used) << 10, int(priority)))
         return areas
 
     def swap_area(self, device: str) -> SwapArea | None:
@@ -99,6 +100,13 @@ class KernelFiles:
             return None
         match = re.search(r"^MemAvailable:\s+([0-9]+) kB$", text, re.MULTILINE)
         return int(match[1]) << 10 if match else None
+
+    def memory_stall_us(self) -> int | None:
+        """How long some task has waited for memory, ever; None where PSI is not kept."""
+        try:
+            return pressure.stall_us((self._root / "proc/pressure/memory").read_text())
+        except OSError:
+            return None
 
     def zswap_enabled(self) -> bool:
         """The kernel would compress pages before it swaps them to us."""
@@ -152,6 +160,6 @@ def _raise_errno(device: str) -> None:
     raise OSError(number, os.strerror(number), device)
 
 
-def _unescape(path: str) -> str:
-    """proc(5) writes white space and backslashes as three octal digits."""
+def unescape(path: str) -> str:
+    """A path of /proc: proc(5) writes white space and backslashes as three octal digits."""
     return re.sub(r"\\([0-7]{3})", lambda match: chr(int(match[1], 8)), path)

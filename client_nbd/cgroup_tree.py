@@ -1,0 +1,329 @@
+"""The machine's cgroups as directories: the one file that touches cgroupfs.
+
+A cgroup's id is the low 32 bits of its directory's inode number, which is what the kernel says a
+page belongs to. The tree knows every directory below its root, watched by inotify(7), and reads
+the files of a cgroup that concern us. It knows nothing of the engine.
+
+An event says "look at this name again" and nothing more: what is found there decides, so that
+events may be late, merged, or about a directory that has been removed and made again. A directory
+is watched before it is listed, so that none is missed in between. When the queue of events
+overflows, everything is looked at again. When the user may have no more watches, watching ends
+and the tree is as good as its last rescan; `problem` says so. A cgroup may go away at any moment,
+also between two looks at it.
+
+cgroupfs does not give out an inode number again for millions of directories, so the number tells
+two of one name apart. Other file systems may do so at once; there the end of the watch tells.
+
+Whoever calls refresh() or reread_limits() does so in one thread at a time; the others may be
+called meanwhile.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import stat
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from farswap.client_nbd import inotify, pressure
+from farswap.client_nbd.cgroup_index import (
+    NO_LIMITS,
+    CgroupIndex,
+    Directory,
+    LimitFiles,
+    id_of_inode,
+)
+from farswap.client_nbd.kernel_files import unescape
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+# A write to a file of a cgroup is seen too: that is how limits change at once.
+_WATCHED = (
+    inotify.IN_CREATE
+    | inotify.IN_DELETE
+    | inotify.IN_MOVED_FROM
+    | inotify.IN_MOVED_TO
+    | inotify.IN_CLOSE_WRITE
+    | inotify.IN_ONLYDIR
+)
+# Of a directory without subdirectories, on cgroupfs and most other file systems.
+_LINKS_OF_A_LEAF = 2
+_FILE_BYTES_MAX = 256
+
+_CONTROLLERS = "cgroup.controllers"
+_ZSWAP_MAX = "memory.zswap.max"
+_ZSWAP_WRITEBACK = "memory.zswap.writeback"
+_PRESSURE = "memory.pressure"
+
+
+@dataclass(slots=True)
+class Changes:
+    """What a refresh found. `removed` comes first: an id may be in both, of two cgroups."""
+
+    removed: list[tuple[int, int]] = field(default_factory=list)  # (id, parent), children first
+    added: list[int] = field(default_factory=list)  # parents first
+    limits: list[int] = field(default_factory=list)  # whose files say something else now
+
+
+class CgroupTree(CgroupIndex):
+    """The cgroups below `root`: empty until the first refresh(). close() ends the watching."""
+
+    def __init__(self, root: Path | None, *, watch: bool = True) -> None:
+        super().__init__()
+        self._base = "" if root is None else os.fspath(root)
+        self._device = 0
+        self._by_watch: dict[int, Directory] = {}
+        self._inotify: inotify.Inotify | None = None
+        self._root_problem = ""
+        self._watch_problem = ""
+        if root is None:
+            self._root_problem = "no cgroups with the memory controller are mounted"
+        elif watch:
+            try:
+                self._inotify = inotify.Inotify()
+            except OSError as error:
+                self._stop_watching(error)
+
+    @property
+    def problem(self) -> str:
+        """What keeps the tree from knowing all in time; "" when nothing does."""
+        return self._root_problem or self._watch_problem
+
+    @property
+    def watching(self) -> bool:
+        """False: only a rescan sees what has changed."""
+        return self._inotify is not None
+
+    def close(self) -> None:
+        """Ends the watching. Idempotent."""
+        if self._inotify is not None:
+            self._inotify.close()
+            self._inotify = None
+
+    # --- What a cgroup's files say
+
+    def reread_limits(self, ids: Iterable[int]) -> list[int]:
+        """Reads the limits of these cgroups anew, and tells of which they have changed."""
+        known = [self._directories[id_] for id_ in ids if id_ in self._directories]
+        return [directory.id for directory in known if self._read_limits(directory)]
+
+    def stall_us(self, id_: int) -> int | None:
+        """How long tasks of the cgroup have waited for memory, ever. None where PSI is not kept."""
+        directory = self._directories.get(id_)
+        text = _read(f"{self._base}{directory.path}/{_PRESSURE}") if directory else None
+        return None if text is None else pressure.stall_us(text)
+
+    def _read_limits(self, directory: Directory) -> bool:
+        path = self._base + directory.path
+        maximum = _read(f"{path}/{_ZSWAP_MAX}") or ""
+        limits = LimitFiles(
+            zswap_max_bytes=int(maximum) if maximum.isdecimal() else None,
+            zswap_writeback=_read(f"{path}/{_ZSWAP_WRITEBACK}") != "0",
+        )
+        changed = limits != directory.limits
+        directory.limits = NO_LIMITS if limits == NO_LIMITS else limits
+        return changed
+
+    # --- Keeping up
+
+    def refresh(self, *, rescan: bool = False) -> Changes:
+        """Takes in what has happened; with `rescan`, by looking at every directory again."""
+        changes = Changes()
+        events = self._inotify.read() if self._inotify else []
+        if self._root is None:
+            self._find_root(changes)
+        elif rescan or any(event.mask & inotify.IN_Q_OVERFLOW for event in events):
+            self._rescan(changes)
+        # Also after a rescan: an event may tell that a directory died whose number lives on.
+        self._take_in(events, changes)
+        return changes
+
+    def _find_root(self, changes: Changes) -> None:
+        if not self._base:
+            return
+        try:
+            self._device = Path(self._base).stat().st_dev
+        except OSError as error:
+            self._root_problem = f"no cgroups are known: {self._base}: {error.strerror}"
+            return
+        self._root_problem = ""
+        self._explore(None, "", changes)
+
+    def _take_in(self, events: list[inotify.Event], changes: Changes) -> None:
+        touched: dict[tuple[Directory, str], int] = {}
+        written: set[Directory] = set()
+        for event in events:
+            directory = self._by_watch.get(event.watch)
+            if directory is None:
+                continue
+            if event.mask & inotify.IN_IGNORED:
+                self._forget(directory, changes)
+                if directory.parent is not None:
+                    touched.setdefault((directory.parent, directory.name), 0)
+            elif event.mask & inotify.IN_ISDIR:
+                key = (directory, event.name)
+                touched[key] = touched.get(key, 0) | event.mask
+            elif event.name in (_ZSWAP_MAX, _ZSWAP_WRITEBACK):
+                written.add(directory)
+        self._look_at(touched, changes)
+        for directory in filter(self.is_known, written):
+            if self._read_limits(directory):
+                changes.limits.append(directory.id)
+
+    def _rescan(self, changes: Changes) -> None:
+        touched: dict[tuple[Directory, str], int] = {}
+        for directory in list(self._directories.values()):
+            path = self._base + directory.path
+            found = self._directory_at(path)
+            names = _subdirectories(path, found.st_nlink) if found else []
+            for name in (*names, *directory.children):
+                touched[directory, name] = 0
+        self._look_at(touched, changes)
+
+    def _look_at(self, touched: dict[tuple[Directory, str], int], changes: Changes) -> None:
+        """Makes the tree agree with what is at these names now. The masks are of their events."""
+        leaving: set[Directory] = set()
+        renamed: dict[Directory, str] = {}
+        arriving: list[tuple[Directory, str]] = []
+        for (parent, name), mask in touched.items():
+            if not self.is_known(parent):
+                continue
+            found = self._directory_at(f"{self._base}{parent.path}/{name}")
+            inode = found.st_ino if found else 0
+            present = parent.children.get(name)
+            if present is not None and present.inode == inode:
+                continue
+            if present is not None:
+                leaving.add(present)
+            former = self._directories.get(id_of_inode(inode))
+            # Cgroup v1 can rename within a parent: the cgroup stays what it is.
+            is_same = former is not None and former.inode == inode and former.parent is parent
+            if former and is_same and mask & inotify.IN_MOVED_TO:
+                renamed[former] = name
+            elif inode:
+                arriving.append((parent, name))
+        for directory in leaving - renamed.keys():
+            self._forget(directory, changes)
+        self.rename(renamed.items())
+        for parent, name in arriving:
+            self._explore(parent, name, changes)
+
+    def _forget(self, directory: Directory, changes: Changes) -> None:
+        for gone in self.forget(directory):
+            self._unwatch(gone)
+            if gone.parent is not None:
+                changes.removed.append((gone.id, gone.parent.id))
+
+    def _explore(self, parent: Directory | None, name: str, changes: Changes) -> None:
+        """Adopts the directory of this name, and all below it, as new."""
+        unexplored: list[tuple[Directory | None, str]] = [(parent, name)]
+        while unexplored:
+            parent, name = unexplored.pop()
+            if parent is not None and not self.is_known(parent):
+                continue
+            path = f"{self._base}{parent.path}/{name}" if parent else self._base
+            before = self._directory_at(path)
+            if before is None:
+                continue
+            for former in (
+                self._directories.get(id_of_inode(before.st_ino)),
+                parent.children.get(name) if parent else None,
+            ):
+                if former is not None:
+                    self._forget(former, changes)
+            directory = Directory(before.st_ino, name, parent, self._watch(path))
+            after = self._directory_at(path)
+            if after is None or after.st_ino != before.st_ino:
+                # Removed, perhaps made again, since: which of the two is watched is unknown.
+                self._unwatch(directory)
+                unexplored.append((parent, name))
+                continue
+            self._adopt(directory, changes)
+            unexplored += [(directory, sub) for sub in _subdirectories(path, after.st_nlink)]
+
+    def _adopt(self, directory: Directory, changes: Changes) -> None:
+        self.adopt(directory)
+        if directory.watch >= 0:
+            self._by_watch[directory.watch] = directory
+        self._read_limits(directory)
+        if directory.parent is not None:
+            changes.added.append(directory.id)
+
+    def _directory_at(self, path: str) -> os.stat_result | None:
+        """None also of a directory of another file system: its numbers are no ids of ours."""
+        try:
+            # Thousands of directories: no objects of paths.
+            found = os.stat(path, follow_symlinks=path == self._base)  # noqa: PTH116
+        except OSError:
+            return None
+        is_ours = stat.S_ISDIR(found.st_mode) and found.st_dev == self._device
+        return found if is_ours else None
+
+    # --- Watches
+
+    def _watch(self, path: str) -> int:
+        if self._inotify is None:
+            return -1
+        try:
+            return self._inotify.add(path, _WATCHED)
+        except OSError as error:
+            if error.errno in (errno.ENOSPC, errno.ENOMEM):
+                self._stop_watching(error)
+            return -1
+
+    def _unwatch(self, directory: Directory) -> None:
+        if directory.watch >= 0:
+            self._by_watch.pop(directory.watch, None)
+            if self._inotify is not None:
+                self._inotify.remove(directory.watch)
+
+    def _stop_watching(self, error: OSError) -> None:
+        self._watch_problem = (
+            f"cgroups cannot be watched ({error.strerror}), so that new ones are noticed late: "
+            "raise fs.inotify.max_user_watches and fs.inotify.max_user_instances"
+        )
+        self.close()
+        self._by_watch.clear()
+
+
+def detect_root(mountinfo: Path = Path("/proc/self/mountinfo")) -> Path | None:
+    """Where cgroups with the memory controller are: of v2, else of v1; None: nowhere. proc(5)."""
+    try:
+        lines = mountinfo.read_text().splitlines()
+    except OSError:
+        return None
+    v1 = None
+    for line in lines:
+        mount, _, filesystem = line.partition(" - ")
+        point = Path(unescape(mount.split()[4]))
+        kind, _, options = filesystem.split(" ", 2)
+        if kind == "cgroup2" and "memory" in (_read(f"{point}/{_CONTROLLERS}") or "").split():
+            return point
+        if kind == "cgroup" and v1 is None and "memory" in options.split(","):
+            v1 = point
+    return v1
+
+
+def _subdirectories(path: str, links: int) -> list[str]:
+    if links == _LINKS_OF_A_LEAF:
+        return []
+    try:
+        with os.scandir(path) as entries:
+            return [entry.name for entry in entries if entry.is_dir(follow_symlinks=False)]
+    except OSError:
+        return []
+
+
+def _read(path: str) -> str | None:
+    """The start of a cgroup's file; None when there is none, or no cgroup any more."""
+    try:
+        descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+        try:
+            return os.read(descriptor, _FILE_BYTES_MAX).decode().strip()
+        finally:
+            os.close(descriptor)
+    except OSError:
+        return None

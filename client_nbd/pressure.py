@@ -1,0 +1,162 @@
+"""How many pages of each group go to the memory servers ahead of need. Policy, without I/O.
+
+Once a second it is told how long tasks have waited for memory (PSI) and what each group holds, and
+answers with a number of pages to write back for each group. Without pressure, and without an age
+to go by, that is none.
+
+*Pressure* is the share of the last time in which some task waited for memory: of the machine for
+every group, and of a group's own cgroup for that group. A read that waits for a page of a memory
+server is such a wait, and one that our own writeback brought about; that time is taken off, or
+else writing back would breed the pressure that it answers. The kernel adds to PSI's totals every
+two seconds only, so what could not be taken off yet is kept for as long.
+
+*Need* is pressure times how full the pool, or the group's limit, is: with an empty pool there is
+nothing to get ahead of.
+
+As zswap's shrinker does (mm/zswap.c, zswap_shrinker_count), a group's pages count for the less
+the better they compress, since fewer bytes come of moving them out; and pages that had to be
+brought back from the servers lately protect as many from being sent. A group that gets back more
+than it would send is left alone: it is warm.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+_PAGE_BYTES = 4096
+# Less is a machine's usual noise.
+_STALL_SHARE_MIN = 0.01
+# Of a group's pages that do not compress, with a full pool, when some task waits all the time.
+_SHARE_PER_SECOND = 0.5
+# In which a page brought back loses half of its protection.
+_HALF_LIFE_S = 10.0
+# Two of the periods in which the kernel adds to PSI's totals.
+_UNSETTLED_US_MAX = 4_000_000
+
+_STALL = re.compile(r"^some .*\btotal=([0-9]+)$", re.MULTILINE)
+
+
+def stall_us(text: str) -> int | None:
+    """The total of "some" in a PSI file of memory, Documentation/accounting/psi.rst."""
+    match = _STALL.search(text)
+    return int(match[1]) if match else None
+
+
+@dataclass(frozen=True, slots=True)
+class HostSample:
+    """Totals since ever, of the machine and of all groups together."""
+
+    stall_us: int | None  # None: the kernel keeps no PSI
+    remote_wait_us: int
+    pool_fullness: float  # 0 to 1
+
+
+@dataclass(frozen=True, slots=True)
+class GroupSample:
+    """Of one group; the totals are since ever."""
+
+    id: int
+    stall_us: int | None  # of its cgroup; None: unknown
+    remote_wait_us: int
+    loads_remote: int
+    pages_local: int
+    pool_bytes: int  # that these take
+    limit_fullness: float  # 0 to 1, of the tightest limit that it is under; 0: there is none
+    writeback: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Shrink:
+    """Write back `pages` of the group's coldest; those not older than `older_than_s` stay."""
+
+    id: int
+    pages: int
+    older_than_s: int = 0
+
+
+@dataclass(slots=True)
+class _Stalls:
+    """Pressure from totals. The first sample of a series has none."""
+
+    stall_us: int | None = None
+    remote_wait_us: int = 0
+    unsettled_us: int = 0  # of remote waits that PSI may not tell of yet
+
+    def pressure(self, elapsed_s: float, stall_us: int | None, remote_wait_us: int) -> float:
+        """Share of the time, 0 to 1, since the sample before."""
+        known_before, self.stall_us = self.stall_us, stall_us
+        waited = max(0, remote_wait_us - self.remote_wait_us)
+        self.remote_wait_us = remote_wait_us
+        if known_before is None or stall_us is None:
+            return 0.0
+        stalled = max(0, stall_us - known_before)
+        own = self.unsettled_us + waited
+        self.unsettled_us = min(max(0, own - stalled), _UNSETTLED_US_MAX)
+        share = (stalled - own) / (elapsed_s * 1e6)
+        return min(share, 1.0) if share >= _STALL_SHARE_MIN else 0.0
+
+
+@dataclass(slots=True)
+class _Group:
+    stalls: _Stalls
+    loads_remote: int
+    protected: float = 0.0  # pages brought back lately
+
+    def protect(self, elapsed_s: float, loads_remote: int) -> None:
+        returned = max(0, loads_remote - self.loads_remote)
+        self.loads_remote = loads_remote
+        self.protected = self.protected * 0.5 ** (elapsed_s / _HALF_LIFE_S) + returned
+
+
+class AheadPolicy:
+    """Remembers what it was told last. `older_than_s` 0: age alone moves nothing."""
+
+    def __init__(self, *, ahead: bool, older_than_s: int) -> None:
+        self._ahead = ahead
+        self._older_than_s = older_than_s
+        self._host = _Stalls()
+        self._groups: dict[int, _Group] = {}
+
+    def decide(
+        self, elapsed_s: float, host: HostSample, groups: Sequence[GroupSample]
+    ) -> list[Shrink]:
+        """At most one answer a group. `elapsed_s` > 0 is the time since the last call.
+
+        Groups that are not named are forgotten.
+        """
+        host_need = host.pool_fullness * self._host.pressure(
+            elapsed_s, host.stall_us, host.remote_wait_us
+        )
+        known = {
+            sample.id: self._groups.get(sample.id) or _Group(_Stalls(), sample.loads_remote)
+            for sample in groups
+        }
+        self._groups = known
+        shrinks: list[Shrink] = []
+        for sample in groups:
+            group = known[sample.id]
+            group.protect(elapsed_s, sample.loads_remote)
+            pressure = group.stalls.pressure(elapsed_s, sample.stall_us, sample.remote_wait_us)
+            need = max(host_need, pressure * max(host.pool_fullness, sample.limit_fullness))
+            if sample.writeback:
+                shrink = self._shrink(sample, need * elapsed_s, group.protected)
+                if shrink.pages > 0:
+                    shrinks.append(shrink)
+        return shrinks
+
+    def _shrink(self, sample: GroupSample, need_s: float, protected: float) -> Shrink:
+        share = min(1.0, need_s * _SHARE_PER_SECOND) if self._ahead else 0.0
+        pages = int(_freeable(sample) * share - protected)
+        if pages > 0 or self._older_than_s == 0:
+            return Shrink(sample.id, pages)
+        return Shrink(sample.id, int(sample.pages_local - protected), self._older_than_s)
+
+
+def _freeable(sample: GroupSample) -> float:
+    """The group's pages, scaled by how little they compress."""
+    return min(float(sample.pages_local), sample.pool_bytes / _PAGE_BYTES)

@@ -1,0 +1,273 @@
+"""How much is written back ahead of need: none without a reason, and never because of ourselves."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+from farswap.client_nbd.pressure import (
+    AheadPolicy,
+    GroupSample,
+    HostSample,
+    Shrink,
+    stall_us,
+)
+from hypothesis import given
+from hypothesis import strategies as st
+
+SECOND_US = 1_000_000
+PAGES = 10_000
+COLD = GroupSample(
+    id=7,
+    stall_us=0,
+    remote_wait_us=0,
+    loads_remote=0,
+    pages_local=PAGES,
+    pool_bytes=PAGES * 4096 // 2,
+    limit_fullness=0.0,
+    writeback=True,
+)
+HOST = HostSample(stall_us=0, remote_wait_us=0, pool_fullness=1.0)
+
+samples = st.builds(
+    GroupSample,
+    id=st.just(7),
+    stall_us=st.none() | st.integers(0, 3 * SECOND_US),
+    remote_wait_us=st.integers(0, 3 * SECOND_US),
+    loads_remote=st.integers(0, 2 * PAGES),
+    pages_local=st.integers(0, PAGES),
+    pool_bytes=st.integers(0, 2 * PAGES * 4096),
+    limit_fullness=st.floats(0, 1),
+    writeback=st.booleans(),
+)
+hosts = st.builds(
+    HostSample,
+    stall_us=st.none() | st.integers(0, 3 * SECOND_US),
+    remote_wait_us=st.integers(0, 3 * SECOND_US),
+    pool_fullness=st.floats(0, 1),
+)
+
+
+def policy(older_than_s: int = 0, *, ahead: bool = True) -> AheadPolicy:
+    """That has seen the host and the cold group at rest."""
+    made = AheadPolicy(ahead=ahead, older_than_s=older_than_s)
+    made.decide(1.0, HOST, [COLD])
+    return made
+
+
+def pages(shrinks: list[Shrink]) -> int:
+    assert len(shrinks) <= 1
+    return sum(shrink.pages for shrink in shrinks)
+
+
+def stalled(share: float) -> HostSample:
+    return replace(HOST, stall_us=int(share * SECOND_US))
+
+
+def test_pressure_file_is_read() -> None:
+    text = (
+        "some avg10=12.50 avg60=3.00 avg300=0.70 total=4711\n"
+        "full avg10=0.00 avg60=0.00 avg300=0.00 total=12\n"
+    )
+    assert stall_us(text) == 4711
+    assert stall_us("full avg10=0.00 avg60=0.00 avg300=0.00 total=12\n") is None
+    assert stall_us("") is None
+
+
+@given(group=samples, fullness=st.floats(0, 1))
+def test_without_pressure_nothing_is_written_back(group: GroupSample, fullness: float) -> None:
+    group = replace(group, stall_us=0)
+    host = replace(HOST, pool_fullness=fullness)
+    assert policy().decide(1.0, host, [group]) == []
+
+
+@given(group=samples, host=hosts)
+def test_switched_off_nothing_is_written_back(group: GroupSample, host: HostSample) -> None:
+    assert policy(ahead=False).decide(1.0, host, [group]) == []
+
+
+@given(
+    group=samples, host=hosts, older_than_s=st.sampled_from([0, 60]), elapsed=st.floats(0.01, 60)
+)
+def test_never_more_than_the_group_has_in_the_pool(
+    group: GroupSample, host: HostSample, older_than_s: int, elapsed: float
+) -> None:
+    asked = policy(older_than_s).decide(elapsed, host, [group])
+    assert 0 <= pages(asked) <= group.pages_local
+    assert all(shrink.pages > 0 and shrink.id == 7 for shrink in asked)
+    assert group.writeback or not asked
+
+
+@given(group=samples, host=hosts, more=st.integers(0, SECOND_US))
+def test_more_pressure_never_writes_back_less(
+    group: GroupSample, host: HostSample, more: int
+) -> None:
+    if host.stall_us is not None:
+        pressed = replace(host, stall_us=host.stall_us + more)
+        assert pages(policy().decide(1.0, pressed, [group])) >= pages(
+            policy().decide(1.0, host, [group])
+        )
+    if group.stall_us is not None:
+        stalling = replace(group, stall_us=group.stall_us + more)
+        assert pages(policy().decide(1.0, host, [stalling])) >= pages(
+            policy().decide(1.0, host, [group])
+        )
+
+
+def test_pressure_of_the_host_and_of_the_cgroup() -> None:
+    assert policy().decide(1.0, stalled(0.2), [COLD]) == [Shrink(7, 500)]
+    own = replace(COLD, stall_us=SECOND_US // 5)
+    assert policy().decide(1.0, HOST, [own]) == [Shrink(7, 500)]
+    other = replace(own, id=8)
+    assert policy().decide(1.0, HOST, [COLD, other]) == [], "8 is seen for the first time"
+
+
+def test_noise_is_not_pressure() -> None:
+    assert policy().decide(1.0, stalled(0.009), [COLD]) == []
+
+
+def test_the_emptier_the_pool_the_less() -> None:
+    half = replace(stalled(0.2), pool_fullness=0.5)
+    assert policy().decide(1.0, half, [COLD]) == [Shrink(7, 250)]
+    empty = replace(stalled(0.2), pool_fullness=0.0)
+    assert policy().decide(1.0, empty, [COLD]) == []
+    at_its_limit = replace(COLD, stall_us=SECOND_US // 5, limit_fullness=1.0)
+    assert policy().decide(1.0, replace(HOST, pool_fullness=0.0), [at_its_limit]) == [
+        Shrink(7, 500)
+    ]
+
+
+def test_the_better_pages_compress_the_less() -> None:
+    compressed = replace(COLD, pool_bytes=PAGES * 4096 // 5)
+    assert policy().decide(1.0, stalled(0.2), [compressed]) == [Shrink(7, 200)]
+
+
+def test_a_group_that_gets_back_more_than_it_would_send_is_left_alone() -> None:
+    assert policy().decide(1.0, stalled(0.2), [replace(COLD, loads_remote=400)]) == [Shrink(7, 100)]
+    assert policy().decide(1.0, stalled(0.2), [replace(COLD, loads_remote=501)]) == []
+
+
+def test_the_protection_of_pages_brought_back_fades() -> None:
+    warm = policy()
+    returned = replace(COLD, loads_remote=450)
+    total = 0
+    asked = []
+    for _ in range(31):
+        total += SECOND_US // 5
+        host = replace(HOST, stall_us=total)
+        asked.append(pages(warm.decide(1.0, host, [returned])))
+    assert asked[0] == 50
+    assert asked == sorted(asked)
+    assert asked[10] == 275
+    assert asked[30] > 440
+
+
+def test_reads_that_wait_for_servers_are_not_pressure() -> None:
+    waiting = replace(stalled(0.5), remote_wait_us=SECOND_US // 2)
+    assert policy().decide(1.0, waiting, [COLD]) == []
+    own = replace(COLD, stall_us=SECOND_US // 2, remote_wait_us=SECOND_US // 2)
+    assert policy().decide(1.0, HOST, [own]) == []
+
+
+def test_waits_that_the_kernel_tells_of_a_second_later_are_not_pressure() -> None:
+    late = policy()
+    half = SECOND_US // 2
+    assert late.decide(1.0, replace(HOST, remote_wait_us=half), [COLD]) == []
+    told = replace(HOST, stall_us=half, remote_wait_us=half)
+    assert late.decide(1.0, told, [COLD]) == []
+    more = replace(HOST, stall_us=half * 2, remote_wait_us=half)
+    assert late.decide(1.0, more, [COLD]) != []
+
+
+def test_many_reads_that_wait_at_once_do_not_hide_pressure_for_long() -> None:
+    made = policy()
+    made.decide(1.0, replace(HOST, remote_wait_us=1000 * SECOND_US), [COLD])
+    asked = []
+    for second in range(1, 8):
+        host = replace(HOST, stall_us=second * SECOND_US, remote_wait_us=1000 * SECOND_US)
+        asked.append(pages(made.decide(1.0, host, [COLD])))
+    assert asked[:4] == [0, 0, 0, 0]
+    assert asked[4] > 0
+
+
+def test_age_alone_moves_what_is_old() -> None:
+    assert policy(60).decide(1.0, HOST, [COLD]) == [Shrink(7, PAGES, 60)]
+    assert policy(60, ahead=False).decide(1.0, HOST, [COLD]) == [Shrink(7, PAGES, 60)]
+    warm = replace(COLD, loads_remote=PAGES)
+    assert policy(60).decide(1.0, HOST, [warm]) == []
+
+
+def test_pressure_comes_before_age() -> None:
+    assert policy(60).decide(1.0, stalled(0.2), [COLD]) == [Shrink(7, 500)]
+
+
+def test_without_psi_there_is_no_pressure() -> None:
+    blind = AheadPolicy(ahead=True, older_than_s=0)
+    for _ in range(3):
+        host = replace(HOST, stall_us=None)
+        assert blind.decide(1.0, host, [replace(COLD, stall_us=None)]) == []
+
+
+def test_a_counter_that_starts_again_does_no_harm() -> None:
+    made = policy()
+    made.decide(1.0, replace(stalled(0.5), remote_wait_us=100), [replace(COLD, loads_remote=50)])
+    assert made.decide(1.0, HOST, [COLD]) == []
+
+
+@pytest.mark.parametrize("subtract", [True, False])
+def test_the_answer_does_not_breed_the_pressure_that_it_answers(subtract: bool) -> None:
+    """A group whose pages are all wanted again soon, on a host that stalls for a second at first.
+
+    Each second a tenth of its remote pages is read back, each for 1 ms, which is a stall. With
+    these waits told, writing back ends with the pressure; were they not, it would go on for ever.
+    """
+    made = policy()
+    stall = waited = loads = remote = 0
+    sent_late = 0
+    for second in range(300):
+        back = remote // 10
+        remote -= back
+        loads += back
+        waited += back * 1000
+        stall += min(SECOND_US, back * 1000) + (SECOND_US if second < 5 else 0)
+        group = replace(
+            COLD,
+            pages_local=PAGES - remote,
+            pool_bytes=(PAGES - remote) * 4096,
+            # Without protection by what was brought back, to show this one alone.
+            loads_remote=0,
+        )
+        host = HostSample(stall, waited if subtract else 0, 1.0)
+        sent = pages(made.decide(1.0, host, [group]))
+        remote += sent
+        if second >= 100:
+            sent_late += sent
+    assert (sent_late == 0) is subtract
+
+
+def test_a_warm_group_and_a_cold_one_under_lasting_pressure() -> None:
+    """The cold one's pages go, the warm one, which wants every page back, keeps most of its."""
+    made = policy()
+    stall = 0
+    remote = {7: 0, 8: 0}
+    loads = {7: 0, 8: 0}
+    for _ in range(120):
+        stall += SECOND_US // 5
+        back = remote[8] // 5
+        remote[8] -= back
+        loads[8] += back
+        groups = [
+            replace(
+                COLD,
+                id=id_,
+                stall_us=None,
+                loads_remote=loads[id_],
+                pages_local=PAGES - remote[id_],
+                pool_bytes=(PAGES - remote[id_]) * 2048,
+            )
+            for id_ in (7, 8)
+        ]
+        for shrink in made.decide(1.0, replace(HOST, stall_us=stall), groups):
+            remote[shrink.id] += shrink.pages
+    assert remote[7] > 0.9 * PAGES
+    assert remote[8] < 0.05 * PAGES
