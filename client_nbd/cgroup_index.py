@@ -66,6 +66,13 @@ class Directory:
             at = at.parent
         return "".join(f"/{name}" for name in reversed(names))
 
+    def family(self) -> list[Directory]:
+        """Itself and all below it, parents first."""
+        members = [self]
+        for member in members:
+            members.extend(list(member.children.values()))
+        return members
+
 
 # Shared by the many that have no children, and never changed.
 _CHILDLESS: dict[str, Directory] = {}
@@ -116,11 +123,8 @@ class CgroupIndex:
 
     def descendants(self, id_: int) -> list[int]:
         """Parents first, without `id_` itself."""
-        at = self._directories.get(id_)
-        found: list[Directory] = [at] if at else []
-        for directory in found:
-            found.extend(list(directory.children.values()))
-        return [directory.id for directory in found[1:]]
+        directory = self._directories.get(id_)
+        return [member.id for member in directory.family()[1:]] if directory else []
 
     def limits(self, id_: int) -> LimitFiles:
         """As last read; those of an unknown cgroup limit nothing."""
@@ -147,10 +151,8 @@ class CgroupIndex:
         """With all below it. Those forgotten, children before their parents."""
         if not self.is_known(directory):
             return []
-        family = [directory]
+        family = directory.family()
         for member in family:
-            family.extend(member.children.values())
-        for member in reversed(family):
             del self._directories[member.id]
         if directory.parent is None:
             self._root = None

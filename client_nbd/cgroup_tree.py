@@ -136,7 +136,8 @@ class CgroupTree(CgroupIndex):
         if self._root is None:
             self._find_root(changes)
         elif rescan or any(event.mask & inotify.IN_Q_OVERFLOW for event in events):
-            self._rescan(changes)
+            self._rescan(list(self._directories.values()), changes)
+            changes.limits += self.reread_limits(self._directories)
         # Also after a rescan: an event may tell that a directory died whose number lives on.
         self._take_in(events, changes)
         return changes
@@ -173,9 +174,9 @@ class CgroupTree(CgroupIndex):
             if self._read_limits(directory):
                 changes.limits.append(directory.id)
 
-    def _rescan(self, changes: Changes) -> None:
+    def _rescan(self, directories: Iterable[Directory], changes: Changes) -> None:
         touched: dict[tuple[Directory, str], int] = {}
-        for directory in list(self._directories.values()):
+        for directory in directories:
             path = self._base + directory.path
             found = self._directory_at(path)
             names = _subdirectories(path, found.st_nlink) if found else []
@@ -184,7 +185,18 @@ class CgroupTree(CgroupIndex):
         self._look_at(touched, changes)
 
     def _look_at(self, touched: dict[tuple[Directory, str], int], changes: Changes) -> None:
-        """Makes the tree agree with what is at these names now. The masks are of their events."""
+        """Makes the tree agree with what is at these names now.
+
+        The masks are of the names' events, 0 when they are looked at for another reason. From the
+        top down: what is below a renamed cgroup is found by the new name.
+        """
+        levels: dict[int, dict[tuple[Directory, str], int]] = {}
+        for (parent, name), mask in touched.items():
+            levels.setdefault(parent.path.count("/"), {})[parent, name] = mask
+        for _, level in sorted(levels.items()):
+            self._look_at_level(level, changes)
+
+    def _look_at_level(self, touched: dict[tuple[Directory, str], int], changes: Changes) -> None:
         leaving: set[Directory] = set()
         renamed: dict[Directory, str] = {}
         arriving: list[tuple[Directory, str]] = []
@@ -201,13 +213,16 @@ class CgroupTree(CgroupIndex):
             former = self._directories.get(id_of_inode(inode))
             # Cgroup v1 can rename within a parent: the cgroup stays what it is.
             is_same = former is not None and former.inode == inode and former.parent is parent
-            if former and is_same and mask & inotify.IN_MOVED_TO:
+            if former and is_same and (mask & inotify.IN_MOVED_TO or not mask):
                 renamed[former] = name
             elif inode:
                 arriving.append((parent, name))
         for directory in leaving - renamed.keys():
             self._forget(directory, changes)
         self.rename(renamed.items())
+        for directory in renamed:
+            # What was looked for below its former name was not found.
+            self._rescan(directory.family(), changes)
         for parent, name in arriving:
             self._explore(parent, name, changes)
 

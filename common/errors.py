@@ -29,6 +29,10 @@ class InvalidArgumentError(FarswapError):
     """What was asked for makes no sense, whatever the state of things."""
 
 
+class NotFoundError(FarswapError):
+    """What was asked for is not there: a cgroup of that name."""
+
+
 class NotPossibleError(FarswapError):
     """What was asked for does not go with the present state: a device in use, a missing driver."""
 
@@ -64,6 +68,7 @@ class RemoteError(FarswapError):
 _TABLE: dict[type[FarswapError], tuple[str, int]] = {
     ConfigError: ("INVALID_ARGUMENT", EXIT_USAGE),
     InvalidArgumentError: ("INVALID_ARGUMENT", EXIT_USAGE),
+    NotFoundError: ("NOT_FOUND", EXIT_FAILED),
     NotPossibleError: ("FAILED_PRECONDITION", EXIT_FAILED),
     BusyError: ("ABORTED", EXIT_FAILED),
     UnreachableError: ("UNAVAILABLE", EXIT_FAILED),
@@ -79,6 +84,7 @@ _TABLE: dict[type[FarswapError], tuple[str, int]] = {
 _ERROR_BY_STATUS: dict[str, type[FarswapError]] = {
     "INVALID_ARGUMENT": InvalidArgumentError,
     "OUT_OF_RANGE": InvalidArgumentError,
+    "NOT_FOUND": NotFoundError,
     "FAILED_PRECONDITION": NotPossibleError,
     "ABORTED": BusyError,
     "UNAVAILABLE": UnreachableError,

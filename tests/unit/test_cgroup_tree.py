@@ -163,6 +163,37 @@ def test_names_that_change_places(root: Path, tree: CgroupTree) -> None:
     assert (tree.path_of(b), tree.path_of(d)) == ("/a/d", "/a/b")
 
 
+def test_what_happens_below_a_renamed_cgroup_is_not_missed(root: Path, tree: CgroupTree) -> None:
+    b, c = id_at(root / "a/b"), id_at(root / "a/b/c")
+    (root / "a").rename(root / "n")
+    (root / "n/b").rename(root / "n/m")
+    (root / "n/m/new").mkdir()
+    (root / "n/d").rmdir()
+    changes = tree.refresh()
+    assert changes.added == [id_at(root / "n/m/new")]
+    assert len(changes.removed) == 1
+    assert known(tree) == present(root)
+    assert (tree.path_of(b), tree.path_of(c)) == ("/n/m", "/n/m/c")
+
+
+def test_a_cgroup_made_below_one_that_is_renamed_meanwhile(
+    root: Path, tree: CgroupTree, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    read = inotify.Inotify.read
+
+    def read_then_rename(self: inotify.Inotify) -> list[inotify.Event]:
+        events = read(self)
+        if (root / "a").exists():
+            (root / "a").rename(root / "n")
+        return events
+
+    monkeypatch.setattr(inotify.Inotify, "read", read_then_rename)
+    (root / "a/new").mkdir()
+    tree.refresh()
+    tree.refresh()
+    assert known(tree) == present(root)
+
+
 def test_a_renamed_then_removed_one_is_gone(root: Path, tree: CgroupTree) -> None:
     e = id_at(root / "e")
     (root / "e").rename(root / "f")
