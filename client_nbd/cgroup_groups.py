@@ -40,7 +40,7 @@ from farswap.client_nbd.cgroup_settings import (
     settings_of,
 )
 from farswap.client_nbd.findings import Finding
-from farswap.common.errors import NotFoundError
+from farswap.common.errors import InvalidArgumentError, NotFoundError, NotPossibleError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Sequence
@@ -137,20 +137,29 @@ class CgroupGroups:
     # --- Operators
 
     def set(self, path: str, change: GroupChange) -> None:
-        """Holds until this process ends. Raises NotFoundError, though not to take wishes back."""
+        """Holds until this process ends.
+
+        Raises NotFoundError, though not for wishes taken back; InvalidArgumentError for what no
+        group can have; NotPossibleError when the engine has no room. Then nothing has changed.
+        """
         with self._lock:
             path = "/" + "/".join(filter(None, path.split("/")))
             id_ = self._tree.id_of(path)
             if id_ == 0 and path not in self._wishes:
                 raise NotFoundError(f"{path} is not a cgroup of this machine")
-            wishes = change.of(self._wishes.get(path, Wishes()))
-            if wishes == Wishes():
-                self._wishes.pop(path, None)
-            else:
+            before = dict(self._wishes)
+            wishes = change.of(self._wishes.pop(path, Wishes()))
+            if wishes != Wishes():
                 self._wishes[path] = wishes
-            if id_:
-                self._place(id_)
-                self._place_ahead(self._tree.descendants(id_))
+            try:
+                is_placed = id_ == 0 or self._place(id_)
+            except ValueError as error:
+                self._wishes = before
+                raise InvalidArgumentError(f"{path}: {error}") from error
+            if not is_placed:
+                self._wishes = before
+                raise NotPossibleError(f"no room for another group of pages: {path}")
+            self._place_ahead(self._tree.descendants(id_))
 
     # --- The pass
 

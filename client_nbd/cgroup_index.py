@@ -154,6 +154,8 @@ class CgroupIndex:
         family = directory.family()
         for member in family:
             del self._directories[member.id]
+            # No ring of references: objects of the daemon's start are not collected.
+            member.children = _CHILDLESS
         if directory.parent is None:
             self._root = None
         else:

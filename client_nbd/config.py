@@ -22,6 +22,8 @@ SLOTS_MAX = (1 << 32) - 1
 POOL_BYTES_MIN = 4 << 20
 # Of the page protocol: host id and device name are 1 to 128 bytes.
 NAME_PATTERN = "^[A-Za-z0-9][A-Za-z0-9._-]{0,127}$"
+# The tier knows when a page was stored in seconds.
+_AGE_MS_MIN = 1000
 
 DEFAULT_CONFIG = Path("/etc/farswap/host.toml")
 DEFAULT_ADMIN = Address.parse("unix:/run/farswap/host.sock")
@@ -125,6 +127,20 @@ class ClusterSection(Section, frozen=True):
     fetch_wait: Milliseconds = Milliseconds(60_000)
 
 
+class CgroupsSection(Section, frozen=True):
+    """[cgroups]: where the machine's cgroups are; without `root`, that is found out."""
+
+    root: Annotated[str, msgspec.Meta(pattern="^/")] | None = None
+    watch: bool = True
+
+
+class ShrinkerSection(Section, frozen=True):
+    """[shrinker]: what is written back ahead of need, by pressure and by age (0: not by age)."""
+
+    ahead: bool = True
+    older_than: Milliseconds = Milliseconds(0)
+
+
 class AdminSection(Section, frozen=True):
     """[admin]: where farswapctl connects."""
 
@@ -150,6 +166,8 @@ class HostConfig(Section, frozen=True):
     nbd: NbdSection
     tier: TierSection
     cluster: ClusterSection
+    cgroups: CgroupsSection
+    shrinker: ShrinkerSection
     admin: AdminSection
     reclaim: ReclaimSection
     log: LogSection
@@ -197,6 +215,8 @@ def check(config: HostConfig) -> list[tuple[str, str]]:
         for address in config.cluster.servers
         if not (address.is_unix or address.port)
     ]
+    if 0 < config.shrinker.older_than < _AGE_MS_MIN:
+        problems.append(("shrinker.older_than", f"{config.shrinker.older_than} is less than 1s"))
     if config.admin.listen.is_unix and config.admin.listen in config.nbd.listen:
         problems.append(("admin.listen", f"{config.admin.listen} is an NBD address already"))
     return problems

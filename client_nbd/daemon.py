@@ -1,10 +1,11 @@
 """farswap-host: the parts of the daemon, in the order in which they start and stop.
 
-Start: engine (pool and tables are allocated and touched), kernel device (nothing attached yet),
-NBD listener, admin service, ready line. Stop: the reverse, but first the machine must no longer
-swap to us: while `/dev/nbdN` is an active swap area, a signal makes us swapoff(2), in a thread,
-and when there is no memory to bring the pages home to we say so and go on serving. Where swap is
-a unit of systemd, that has been swapped off before we are told to stop.
+Start: engine (pool and tables are allocated and touched), cgroups (known before the first page),
+NBD listener, kernel device (nothing attached yet), admin service, ready line. Stop: the reverse,
+but first the machine must no longer swap to us: while `/dev/nbdN` is an active swap area, a signal
+makes us swapoff(2), in a thread, and when there is no memory to bring the pages home to we say so
+and go on serving. Where swap is a unit of systemd, that has been swapped off before we are told to
+stop.
 
 `run()` is called with the process already fit for the reclaim path, which has to come before any
 thread. Nothing here forks or starts a program: a child would hold copies of our sockets, and a
@@ -16,13 +17,19 @@ from __future__ import annotations
 import asyncio
 import gc
 import os
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import uvloop
 from farswap.client_nbd import admin_service, findings, kernel_files
+from farswap.client_nbd.ahead_shrinker import AheadShrinker
 from farswap.client_nbd.attach import KernelDevice
+from farswap.client_nbd.cgroup_groups import CgroupGroups
+from farswap.client_nbd.cgroup_tree import CgroupTree, detect_root
 from farswap.client_nbd.kernel_files import KernelFiles
 from farswap.client_nbd.nbd_listener import NbdListener
+from farswap.client_nbd.periodic import Periodic
+from farswap.client_nbd.pressure import AheadPolicy
 from farswap.common import lifecycle, log
 from farswap.common.errors import NotPossibleError, StartError
 from farswap.common.rpc_server import RpcServer
@@ -38,6 +45,9 @@ if TYPE_CHECKING:
     EngineFactory = Callable[[HostConfig], HostEngine]
 
 _log = log.logger("host")
+
+_CGROUPS_EVERY_S = 0.5
+_SHRINK_AHEAD_EVERY_S = 1.0
 
 # While pages come home from swap, systemd is asked for this much more time, again and again.
 _SWAPOFF_REPORT_S = 5.0
@@ -108,6 +118,7 @@ class _Host:
         config = self._config
         engine = await asyncio.to_thread(make_engine, config)
         parts.push("engine", lambda: asyncio.to_thread(engine.stop))
+        await self._follow_cgroups(engine, parts)
         listener = NbdListener(
             export_name=config.device.name,
             export_bytes=config.device.size,
@@ -144,6 +155,26 @@ class _Host:
             pid=os.getpid(),
         )
         return device
+
+    async def _follow_cgroups(self, engine: HostEngine, parts: lifecycle.StopStack) -> CgroupGroups:
+        """Also starts what writes back ahead of need, which goes by cgroup."""
+        cgroups, shrinker = self._config.cgroups, self._config.shrinker
+        root = Path(cgroups.root) if cgroups.root else detect_root()
+        tree = CgroupTree(root, watch=cgroups.watch)
+        parts.push("cgroup tree", lambda: asyncio.to_thread(tree.close))
+        groups = CgroupGroups(engine, tree)
+        follow = Periodic("cgroups", groups.update, _CGROUPS_EVERY_S)
+        parts.push("cgroups", follow.stop)
+        await follow.start()
+        for finding in groups.findings():
+            _log.warning(finding.message, subject=finding.subject)
+        policy = AheadPolicy(ahead=shrinker.ahead, older_than_s=shrinker.older_than // 1000)
+        ahead = AheadShrinker(engine, groups, tree, self._files, policy)
+        shrink = Periodic("shrinker", ahead.step, _SHRINK_AHEAD_EVERY_S)
+        parts.push("shrinker", shrink.stop)
+        if shrinker.ahead or shrinker.older_than:
+            await shrink.start()
+        return groups
 
     async def _swap_is_off(self, device: KernelDevice) -> bool:
         """Brings the machine's pages home if it swaps to us. False when the kernel refuses."""

@@ -107,10 +107,12 @@ class _Group:
     loads_remote: int
     protected: float = 0.0  # pages brought back lately
 
-    def protect(self, elapsed_s: float, loads_remote: int) -> None:
-        returned = max(0, loads_remote - self.loads_remote)
-        self.loads_remote = loads_remote
-        self.protected = self.protected * 0.5 ** (elapsed_s / _HALF_LIFE_S) + returned
+    def protect(self, elapsed_s: float, sample: GroupSample) -> None:
+        returned = max(0, sample.loads_remote - self.loads_remote)
+        self.loads_remote = sample.loads_remote
+        faded = self.protected * 0.5 ** (elapsed_s / _HALF_LIFE_S)
+        # More cannot be protected. A group inherits the totals of cgroups that are removed.
+        self.protected = min(faded + returned, float(sample.pages_local))
 
 
 class AheadPolicy:
@@ -140,7 +142,7 @@ class AheadPolicy:
         shrinks: list[Shrink] = []
         for sample in groups:
             group = known[sample.id]
-            group.protect(elapsed_s, sample.loads_remote)
+            group.protect(elapsed_s, sample)
             pressure = group.stalls.pressure(elapsed_s, sample.stall_us, sample.remote_wait_us)
             need = max(host_need, pressure * max(host.pool_fullness, sample.limit_fullness))
             if sample.writeback:

@@ -68,6 +68,7 @@ class FakeEngine:
             "accept_threshold_percent": 90,
             "stores": 4000,
             "loads_remote": 12,
+            "remote_wait_us": 34,
             "fail_checksum": 0,
         }
 
@@ -111,6 +112,12 @@ class FakeEngine:
             job.sent_bytes = job.written_bytes // 3
             job.finished = job.written_bytes == job.target_bytes
         return job
+
+    def cgroups(self):
+        return []
+
+    def place_cgroup(self, id_: int, parent: int) -> bool:
+        return True
 
     def stop(self) -> None:
         for id_ in list(self.served):

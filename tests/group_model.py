@@ -109,6 +109,8 @@ class GroupModel:
     def configure_cgroup(self, id_: int, **settings: object) -> None:
         self.calls["configure"] += 1
         assert settings.keys() == NOTHING_SET.keys()
+        if settings["compressor"] and settings["compressor"][0] not in ("lz4", "zstd"):
+            raise ValueError(f"{settings['compressor'][0]} is no compressor")
         group = self.group(id_) or self._add(id_)
         if group is not None:
             group.settings = settings

@@ -3,65 +3,16 @@
 from __future__ import annotations
 
 import errno
-import os
 from typing import TYPE_CHECKING
 
 import pytest
-from farswap.client_nbd import cgroup_groups, inotify
-from farswap.client_nbd.cgroup_groups import NO_LIMIT, CgroupGroups, GroupChange
-from farswap.client_nbd.cgroup_tree import CgroupTree
-from farswap.common.errors import NotFoundError
-from group_model import NOTHING_SET, GroupModel
+from cgroup_machine import Machine
+from farswap.client_nbd import inotify
+from farswap.client_nbd.cgroup_groups import GroupChange
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
-
-
-class Machine:
-    """Cgroups below `root`, an engine, and what ties them together."""
-
-    def __init__(self, root: Path, *, watch: bool = True) -> None:
-        self.root = root
-        self.now_s = 0.0
-        self.engine = GroupModel()
-        self.tree = CgroupTree(root, watch=watch)
-        self.groups = CgroupGroups(self.engine, self.tree, lambda: self.now_s)
-        self.held: list[int] = []
-
-    def make(self, path: str, **files: str) -> int:
-        directory = self.root / path
-        directory.mkdir(parents=True, exist_ok=True)
-        for name, text in files.items():
-            (directory / f"memory.zswap.{name}").write_text(text + "\n")
-        return self.id(path)
-
-    def remove(self, path: str, *, number_is_free: bool = False) -> None:
-        """cgroupfs does not give out the inode number again, unless it is said to be free."""
-        directory = self.root / path
-        if not number_is_free:
-            self.held.append(os.open(directory, os.O_RDONLY))
-        for file in directory.iterdir():
-            file.unlink()
-        directory.rmdir()
-
-    def id(self, path: str) -> int:
-        return (self.root / path).stat().st_ino & 0xFFFF_FFFF
-
-    def owner(self, page: str) -> str:
-        group = self.engine.owner(page)
-        return "/" if group is self.engine.root else self.tree.path_of(group.id)
-
-    def settings(self, path: str) -> dict[str, object]:
-        """As the engine was told, where they differ from none."""
-        group = self.engine.group(self.id(path))
-        assert group is not None, f"{path} has no group"
-        return {name: value for name, value in group.settings.items() if value != NOTHING_SET[name]}
-
-    def close(self) -> None:
-        self.tree.close()
-        for descriptor in self.held:
-            os.close(descriptor)
 
 
 @pytest.fixture
@@ -261,133 +212,6 @@ def test_a_group_placed_elsewhere_by_an_end_that_was_missed(machine: Machine) ->
     machine.engine.store(b, "new")
     assert [machine.owner("old"), machine.owner("new")] == ["/a", "/x/b"]
     assert machine.settings("x/b") == {"writeback": False}
-
-
-# --- Settings
-
-
-def test_limits_of_files_are_told_before_the_first_page(machine: Machine) -> None:
-    machine.make("a/b", max="1048576")
-    machine.make("c", writeback="0")
-    machine.groups.update()
-    assert machine.settings("a/b") == {"pool_limit_bytes": 1 << 20}
-    assert machine.settings("c") == {"writeback": False}
-    assert machine.settings("a") == {}
-
-
-def test_a_written_limit_is_told_in_the_next_pass(machine: Machine) -> None:
-    machine.make("a")
-    machine.groups.update()
-    machine.make("a", max="8192")
-    machine.groups.update()
-    assert machine.settings("a") == {"pool_limit_bytes": 8192}
-    machine.make("a", max="max")
-    machine.groups.update()
-    assert machine.settings("a") == {}
-    assert machine.engine.calls["configure"] == 2
-
-
-def test_cgroups_below_one_without_writeback_are_placed_ahead(machine: Machine) -> None:
-    machine.make("a/b/c")
-    machine.make("x/y")
-    machine.groups.update()
-    machine.make("a", writeback="0")
-    machine.groups.update()
-    machine.make("a/b/d")
-    machine.groups.update()
-    assert machine.engine.group(machine.id("a/b/c")).placed
-    assert machine.engine.group(machine.id("a/b/d")).placed
-    assert machine.engine.group(machine.id("x/y")) is None
-
-
-def test_groups_placed_ahead_leave_room_for_others(
-    machine: Machine, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(cgroup_groups, "_AHEAD_MAX", 10)
-    for number in range(20):
-        machine.make(f"c{number}", max="4096")
-    machine.groups.update()
-    assert len(machine.engine.cgroups()) == 10
-    for number in range(20):
-        machine.engine.store(machine.id(f"c{number}"), number)
-    machine.groups.update()
-    for number in range(20):
-        assert machine.settings(f"c{number}") == {"pool_limit_bytes": 4096}
-
-
-def test_a_limit_whose_event_was_missed_is_read_in_time(machine: Machine) -> None:
-    machine.engine.store(machine.make("a"), "page")
-    machine.groups.update()
-    machine.make("a", max="8192")
-    machine.tree._inotify.read()
-    machine.groups.update()
-    assert machine.settings("a") == {}
-    machine.now_s = 5.0
-    machine.groups.update()
-    assert machine.settings("a") == {"pool_limit_bytes": 8192}
-
-
-def test_an_operators_wish_comes_before_the_file_and_can_be_taken_back(machine: Machine) -> None:
-    machine.make("a", max="8192", writeback="0")
-    machine.groups.update()
-    machine.groups.set("/a", GroupChange(pool_limit=4096, writeback=True))
-    assert machine.settings("a") == {"pool_limit_bytes": 4096}
-    machine.groups.set("/a", GroupChange(pool_limit=NO_LIMIT, compressor=("zstd", 3)))
-    assert machine.settings("a") == {"compressor": ("zstd", 3)}
-    machine.groups.set("a/", GroupChange(pool_limit=None, writeback=None, compressor=None))
-    assert machine.settings("a") == {"pool_limit_bytes": 8192, "writeback": False}
-
-
-def test_a_wish_outlives_the_cgroup(machine: Machine) -> None:
-    machine.make("a/b")
-    machine.groups.update()
-    machine.groups.set("/a/b", GroupChange(remote_pages_max=7))
-    assert machine.settings("a/b") == {"remote_pages_max": 7}
-    machine.remove("a/b")
-    machine.groups.update()
-    machine.make("a/b")
-    machine.groups.update()
-    assert machine.settings("a/b") == {"remote_pages_max": 7}
-    machine.remove("a/b")
-    machine.groups.update()
-    machine.groups.set("/a/b", GroupChange(remote_pages_max=None))
-    with pytest.raises(NotFoundError, match="/a/b is not a cgroup"):
-        machine.groups.set("/a/b", GroupChange(remote_pages_max=None))
-
-
-def test_wishes_for_the_root_cgroup(machine: Machine) -> None:
-    machine.groups.update()
-    machine.groups.set("/", GroupChange(writeback=False))
-    assert machine.engine.root.settings["writeback"] is False
-    (view,) = machine.groups.views()
-    assert (view.writeback, view.writeback_source) == (False, "operator")
-
-
-# --- Looking up
-
-
-def test_views_tell_what_is_in_force_and_why(machine: Machine) -> None:
-    machine.make("a", writeback="0")
-    machine.make("a/b", max="4096")
-    machine.engine.store(machine.make("c/d"), "page")
-    machine.groups.update()
-    machine.groups.set("/c", GroupChange(pool_limit=0, compressor=("lz4", 1)))
-    views = {view.path: view for view in machine.groups.views()}
-    assert set(views) == {"/", "/a", "/a/b", "/c", "/c/d"}
-    b, c, d = views["/a/b"], views["/c"], views["/c/d"]
-    assert (b.pool_limit, b.pool_limit_source) == (4096, "file")
-    assert (b.writeback, b.writeback_source) == (False, "file")
-    assert (b.parent_path, views["/a"].parent_path, views["/"].parent_path) == ("/a", "/", "")
-    assert (c.pool_limit, c.pool_limit_source) == (0, "operator")
-    assert (d.pool_limit, d.pool_limit_source) == (None, "default")
-    assert (d.compressor, d.compressor_source) == (("lz4", 1), "operator")
-    assert (d.remote_pages_max, d.writeback, d.writeback_source) == (None, True, "default")
-    assert d.record.pages_local == 1
-    assert d.id == machine.groups.id_of("/c/d") == machine.id("c/d")
-    assert machine.groups.path_of(d.id) == "/c/d"
-    assert (machine.groups.path_of(0), machine.groups.path_of(4711)) == ("/", "")
-    with pytest.raises(NotFoundError, match="/c/e is not a cgroup"):
-        machine.groups.id_of("/c/e")
 
 
 def test_a_full_engine_is_a_finding_as_long_as_it_is_full(machine: Machine) -> None:

@@ -87,7 +87,12 @@ async def test_status_tells_gauges_counters_and_their_sum(running: Running) -> N
     assert status.tier.pages_stored == 10 + 1000 + 5 + 2000
     assert status.tier.pool_used_bytes == 3 << 20
     counters = {counter.name: counter.value for counter in status.tier.counters}
-    assert counters == {"stores": 4000, "loads_remote": 12, "fail_checksum": 0}
+    assert counters == {
+        "stores": 4000,
+        "loads_remote": 12,
+        "remote_wait_us": 34,
+        "fail_checksum": 0,
+    }
     assert status.device.incarnation == bytes(range(16)).hex()
     assert status.device.host_id == "h1"
     assert list(status.device.listen) == ["unix:/run/farswap/swap0.sock"]

@@ -79,6 +79,7 @@ def test_the_documented_file_is_good(path: Path, machine_id: Path) -> None:
             'nbd.listen=["tcp:0.0.0.0:10809"]',
             "nbd.listen: 0.0.0.0:10809 is not a loopback address, and nbd.allow_remote is false",
         ),
+        ("shrinker.older_than=999ms", "shrinker.older_than: 999ms is less than 1s"),
         (
             "admin.listen=unix:/run/farswap/swap0.sock",
             "admin.listen: unix:/run/farswap/swap0.sock is an NBD address already",
@@ -91,6 +92,19 @@ def test_keys_are_checked_against_what_this_version_can_do(
     with pytest.raises(ConfigError) as refused:
         host_config.load(path, [override], machine_id)
     assert refused.value.problems in ([f"--set: {problem}"], [f"host.toml: {problem}"])
+
+
+def test_what_is_ahead_of_need_by_default(path: Path, machine_id: Path) -> None:
+    config = host_config.load(path, (), machine_id)
+    assert (config.cgroups.root, config.cgroups.watch) == (None, True)
+    assert (config.shrinker.ahead, config.shrinker.older_than) == (True, 0)
+    changed = host_config.load(
+        path, ["shrinker.older_than=10m", "cgroups.root=/sys/fs/cgroup"], machine_id
+    )
+    assert changed.shrinker.older_than == 600_000
+    assert changed.cgroups.root == "/sys/fs/cgroup"
+    with pytest.raises(ConfigError, match=r"cgroups\.root"):
+        host_config.load(path, ["cgroups.root=cgroup"], machine_id)
 
 
 def test_remote_nbd_clients_are_allowed_by_configuration(path: Path, machine_id: Path) -> None:

@@ -56,6 +56,13 @@ class Engine(FakeEngine):
     def __init__(self, events: list[str]) -> None:
         super().__init__()
         self.events = events
+        self.cgroups_error: Exception | None = None
+
+    def cgroups(self):
+        if self.cgroups_error is not None:
+            raise self.cgroups_error
+        assert not self.stopped, "asked after it was stopped"
+        return super().cgroups()
 
     def stop(self) -> None:
         super().stop()
@@ -73,6 +80,7 @@ class Host:
         (root / "dev").mkdir()
         (root / "dev/nbd0").touch()
         (root / "proc").mkdir()
+        (root / "cgroup").mkdir()
         self.swap_on(active=False)
         self.memory_available(512)
         self.config = common_config.parse(
@@ -86,6 +94,8 @@ class Host:
             listen = ["unix:{root}/nbd"]
             [tier]
             pool_limit = "4MiB"
+            [cgroups]
+            root = "{root}/cgroup"
             [admin]
             listen = "unix:{root}/admin"
             """,
@@ -194,6 +204,20 @@ async def test_swapoff_is_not_tried_where_the_kernel_would_kill_us_for_it(
     os.kill(os.getpid(), signal.SIGTERM)
     await asyncio.wait_for(task, 20)
     assert host.events == ["swapoff /dev/nbd0", "disconnect", "engine"]
+
+
+async def test_trouble_with_cgroups_never_ends_the_daemon(
+    host: Host, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(daemon, "_CGROUPS_EVERY_S", 0.001)
+    host.engine.cgroups_error = RuntimeError("no groups today")
+    task = await host.start()
+    await asyncio.sleep(0.2)
+    os.kill(os.getpid(), signal.SIGTERM)
+    await asyncio.wait_for(task, 20)
+    assert host.events == ["engine"]
+    written = capfd.readouterr()
+    assert (written.out + written.err).count("RuntimeError: no groups today") == 1
 
 
 async def test_a_taken_admin_address_undoes_the_start(host: Host) -> None:

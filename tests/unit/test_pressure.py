@@ -162,6 +162,16 @@ def test_the_protection_of_pages_brought_back_fades() -> None:
     assert asked[30] > 440
 
 
+def test_totals_inherited_from_a_removed_cgroup_do_not_protect_for_ever() -> None:
+    heir = policy()
+    total = 0
+    inherited = replace(COLD, loads_remote=1_000_000_000, remote_wait_us=1 << 40)
+    for _ in range(60):
+        total += SECOND_US // 5
+        asked = pages(heir.decide(1.0, replace(HOST, stall_us=total), [inherited]))
+    assert asked > 300
+
+
 def test_reads_that_wait_for_servers_are_not_pressure() -> None:
     waiting = replace(stalled(0.5), remote_wait_us=SECOND_US // 2)
     assert policy().decide(1.0, waiting, [COLD]) == []

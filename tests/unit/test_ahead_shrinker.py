@@ -1,0 +1,144 @@
+"""What is measured for the policy of writing back ahead, and what the engine is asked to do."""
+
+from __future__ import annotations
+
+from types import SimpleNamespace
+from typing import TYPE_CHECKING
+
+import pytest
+from farswap.client_nbd.ahead_shrinker import AheadShrinker
+from farswap.client_nbd.cgroup_groups import CgroupGroups, GroupChange
+from farswap.client_nbd.cgroup_tree import CgroupTree
+from farswap.client_nbd.kernel_files import KernelFiles
+from farswap.client_nbd.pressure import AheadPolicy
+from group_model import GroupModel
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+
+SECOND_US = 1_000_000
+STALL = "some avg10=0.00 avg60=0.00 avg300=0.00 total={}\nfull avg10=0.00 total=0\n"
+
+
+class Engine(GroupModel):
+    def __init__(self) -> None:
+        super().__init__()
+        self.gauges = {"pool_used_bytes": 100, "pool_limit_bytes": 100, "remote_wait_us": 0}
+        self.shrinks: list[tuple[int, int, int]] = []
+
+    def stats(self) -> dict[str, int]:
+        return self.gauges
+
+    def shrink_ahead(self, cgroup: int, pages: int, older_than_s: int) -> None:
+        self.shrinks.append((cgroup, pages, older_than_s))
+
+
+class Machine:
+    """Cgroup /a/b with a thousand incompressible pages, on a host at rest."""
+
+    def __init__(self, root: Path, *, older_than_s: int = 0) -> None:
+        self.root = root
+        self.now_s = 0.0
+        (root / "proc/pressure").mkdir(parents=True)
+        (root / "cgroup/a/b").mkdir(parents=True)
+        self.id = (root / "cgroup/a/b").stat().st_ino & 0xFFFF_FFFF
+        self.host_stalls(0)
+        self.engine = Engine()
+        self.tree = CgroupTree(root / "cgroup")
+        self.groups = CgroupGroups(self.engine, self.tree, lambda: self.now_s)
+        self.shrinker = AheadShrinker(
+            self.engine,
+            self.groups,
+            self.tree,
+            KernelFiles(root),
+            AheadPolicy(ahead=True, older_than_s=older_than_s),
+            lambda: self.now_s,
+        )
+        for page in range(1000):
+            self.engine.store(self.id, page)
+        self.second()
+        self.engine.shrinks.clear()
+
+    def host_stalls(self, total_us: int) -> None:
+        (self.root / "proc/pressure/memory").write_text(STALL.format(total_us))
+
+    def cgroup_stalls(self, path: str, total_us: int) -> None:
+        (self.root / "cgroup" / path / "memory.pressure").write_text(STALL.format(total_us))
+
+    def second(self) -> list[tuple[int, int, int]]:
+        """Pages and age of what is asked for in a second."""
+        self.groups.update()
+        self.now_s += 1.0
+        self.engine.shrinks = []
+        self.shrinker.step()
+        return self.engine.shrinks
+
+
+@pytest.fixture
+def machine(tmp_path: Path) -> Iterator[Machine]:
+    made = Machine(tmp_path)
+    yield made
+    made.tree.close()
+
+
+def test_a_host_at_rest(machine: Machine) -> None:
+    assert machine.second() == []
+
+
+def test_pressure_of_the_host(machine: Machine) -> None:
+    machine.host_stalls(SECOND_US // 5)
+    assert machine.second() == [(machine.id, 24, 0)]
+    assert machine.second() == []
+
+
+def test_pressure_of_the_cgroup_alone(machine: Machine) -> None:
+    machine.cgroup_stalls("a/b", 0)
+    machine.second()
+    machine.cgroup_stalls("a/b", SECOND_US // 5)
+    assert machine.second() == [(machine.id, 24, 0)]
+
+
+def test_a_limit_of_an_ancestor_counts_where_the_pool_is_empty(machine: Machine) -> None:
+    machine.engine.gauges["pool_used_bytes"] = 0
+    machine.groups.set("/a", GroupChange(pool_limit=10))
+    machine.engine.cgroups = lambda: [
+        SimpleNamespace(**{**vars(record), "tree_pool_bytes": 10})
+        for record in GroupModel.cgroups(machine.engine)
+    ]
+    machine.cgroup_stalls("a/b", 0)
+    machine.second()
+    machine.cgroup_stalls("a/b", SECOND_US // 5)
+    assert machine.second() == [(machine.id, 24, 0)]
+    machine.host_stalls(SECOND_US)
+    assert machine.second() == []
+
+
+def test_waits_for_servers_are_taken_off(machine: Machine) -> None:
+    machine.host_stalls(SECOND_US // 5)
+    machine.engine.gauges["remote_wait_us"] = SECOND_US // 5
+    assert machine.second() == []
+
+
+def test_a_group_without_writeback_is_left_alone(machine: Machine) -> None:
+    machine.groups.set("/a", GroupChange(writeback=False))
+    machine.host_stalls(SECOND_US // 5)
+    assert machine.second() == []
+
+
+def test_age(tmp_path: Path) -> None:
+    machine = Machine(tmp_path, older_than_s=60)
+    assert machine.second() == [(machine.id, 1000, 60)]
+    machine.tree.close()
+
+
+def test_a_kernel_without_psi(machine: Machine) -> None:
+    (machine.root / "proc/pressure/memory").unlink()
+    assert machine.second() == []
+
+
+def test_time_that_does_not_go_on(machine: Machine) -> None:
+    machine.host_stalls(SECOND_US // 5)
+    machine.engine.shrinks = []
+    machine.shrinker.step()
+    assert machine.engine.shrinks == []
