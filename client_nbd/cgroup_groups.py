@@ -43,7 +43,7 @@ from farswap.client_nbd.findings import Finding
 from farswap.common.errors import InvalidArgumentError, NotFoundError, NotPossibleError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Sequence
+    from collections.abc import Callable, Iterable, MutableSet, Sequence
 
     from farswap.client_nbd.cgroup_index import LimitFiles
     from farswap.client_nbd.cgroup_settings import OwnSettings
@@ -206,7 +206,7 @@ class CgroupGroups:
 
     # --- Cgroups that are gone
 
-    def _bury(self, id_: int, parent: int, met: set[int]) -> None:
+    def _bury(self, id_: int, parent: int, met: MutableSet[int]) -> None:
         self._dead[id_] = parent
         self._dead.move_to_end(id_)
         if len(self._dead) > _DEAD_MAX:
