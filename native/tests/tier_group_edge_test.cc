@@ -1,6 +1,7 @@
 // Corners of groups and limits that the state machine of tests/property has found.
 #include <gtest/gtest.h>
 
+#include <atomic>
 #include <chrono>
 #include <thread>
 
@@ -75,6 +76,22 @@ TEST_F(TierGroupEdge, AJobForACgroupThatIsGoneTouchesNothing) {
   ASSERT_TRUE(Eventually([this] { return remote_.pages() > 0; }));
   ASSERT_TRUE(Eventually([this] { return tier_->Stats().pages.writing == 0; }));
   EXPECT_EQ(remote_.pages(), 1u) << "its pages are the parent's now, for which nobody asked";
+}
+
+TEST_F(TierGroupEdge, OnlyStoresOfWhichNobodySaysWhoseTheyAreCountAsUnattributed) {
+  Start();
+  std::vector<std::atomic<SlotWord>> words(16384);
+  tier_->UseSlotWords(words.data());
+  ASSERT_TRUE(tier_->PlaceCgroup(kCgroup, kUnknownCgroup));
+  tier_->RemoveCgroup(kCgroup);
+  words[0].store(SlotWord{kCgroup} << 32 | 2);
+  StoreKind(0, 1, PageKind::kRandom);  // the root group's, since the cgroup is gone
+  EXPECT_EQ(Count(Counter::stores_unattributed), 0u);
+  words[1].store(2);
+  StoreKind(1, 1, PageKind::kRandom);
+  StoreKind(2, 1, PageKind::kRandom);
+  EXPECT_EQ(Count(Counter::stores_unattributed), 2u);
+  tier_->UseSlotWords(nullptr);
 }
 
 }  // namespace

@@ -104,7 +104,7 @@ GroupIndex TierImpl::GroupHint(SlotIndex slot) {
 
 // A store whose word has not changed since the one before was not seen by the kernel's hook: the
 // programs are gone, and who wrote is not known.
-void TierImpl::Attribute(SlotIndex slot, const SlotRecord& old, SlotRecord* next) {
+bool TierImpl::Attribute(SlotIndex slot, const SlotRecord& old, SlotRecord* next) {
   next->sequence = old.sequence;
   CgroupId id = kUnknownCgroup;
   if (const auto* words = words_.load(std::memory_order_relaxed)) {
@@ -114,6 +114,7 @@ void TierImpl::Attribute(SlotIndex slot, const SlotRecord& old, SlotRecord* next
   }
   if (id == kUnknownCgroup) id = label_.load(std::memory_order_relaxed);
   next->group = groups_.Resolve(groups_.Find(id));
+  return id != kUnknownCgroup;
 }
 
 IoStatus TierImpl::Store(SlotIndex slot, const std::byte* page) {
@@ -160,7 +161,7 @@ IoStatus TierImpl::StoreImpl(SlotIndex slot, const std::byte* page, const Versio
       return IoStatus::kChanged;
     }
     next.version = old.version + 1;
-    Attribute(slot, old, &next);
+    const bool known = Attribute(slot, old, &next);
     stored_in = next.group;
     Group& group = groups_.At(next.group);
     if (next.InPool()) {
@@ -172,7 +173,7 @@ IoStatus TierImpl::StoreImpl(SlotIndex slot, const std::byte* page, const Versio
       groups_.Add(owner, {static_cast<std::int64_t>(bytes), 0, 0});
     }
     group.Count(Counter::stores);
-    if (next.group == kRootGroup && words_.load(std::memory_order_relaxed) != nullptr) {
+    if (!known && words_.load(std::memory_order_relaxed) != nullptr) {
       group.Count(Counter::stores_unattributed);
     }
     if (fill) group.Count(Counter::stores_same_filled);

@@ -60,8 +60,9 @@ class TierImpl final : public Tier {
   // The group that pages of the slot are attributed to now, for decisions that bind nobody: which
   // compressor to use, whether to wait at a limit.
   GroupIndex GroupHint(SlotIndex slot);
-  // Sets group and sequence of a record that is about to replace `old`. The slot's lock is held.
-  void Attribute(SlotIndex slot, const SlotRecord& old, SlotRecord* next);
+  // Sets group and sequence of a record that is about to replace `old`. False: nobody said whom the
+  // page belongs to. The slot's lock is held.
+  bool Attribute(SlotIndex slot, const SlotRecord& old, SlotRecord* next);
 
   // Pages of one kind, exact whenever no operation is under way. The slot's lock is held.
   void CountState(const SlotRecord& record, int by);
