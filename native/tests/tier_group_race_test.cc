@@ -1,0 +1,270 @@
+// Threads that store, free, trim and read while cgroups come and go, limits and compressors change,
+// and pages are written back. What a read returns must be a page that could be current (see
+// page_history.h), and in the end everything must be where it belongs.
+#include <gtest/gtest.h>
+
+#include <array>
+#include <atomic>
+#include <fstream>
+#include <thread>
+
+#include "page_history.h"
+#include "tier_fixture.h"
+
+namespace farswap::tier {
+namespace {
+
+class TierGroupRace : public TierFixture {
+ protected:
+  static constexpr SlotIndex kSlots = 3000;
+  static constexpr unsigned kStorers = 2;
+  // A tree that stays, with one of each kind of setting, and below it the cgroups that come and go.
+  static constexpr std::array<CgroupId, 4> kLasting{11, 12, 13, 14};
+  static constexpr CgroupId kFirstShortLived = 1000;
+
+  void StartAll() {
+    Start(kSlots, std::uint64_t{6} << 20, std::chrono::milliseconds{60000});
+    ASSERT_TRUE(tier_->PlaceCgroup(11, kUnknownCgroup));
+    ASSERT_TRUE(tier_->PlaceCgroup(12, 11));
+    ASSERT_TRUE(tier_->PlaceCgroup(13, kUnknownCgroup));
+    ASSERT_TRUE(tier_->PlaceCgroup(14, 13));
+    tier_->UseSlotWords(words_.data());
+    for (auto& cgroup : current_) cgroup.store(kLasting[0]);
+  }
+
+  // --- What the kernel does with a slot. Each slot is one storer's.
+
+  void RaiseWord(SlotIndex slot, CgroupId cgroup, bool free) {
+    const SlotWord sequence = SequenceOf(words_[slot].load(std::memory_order_relaxed)) + 1;
+    words_[slot].store(SlotWord{cgroup} << 32 | (sequence & 0x7fffffff) << 1 | SlotWord{free});
+  }
+  void StoreStamped(SlotIndex slot, CgroupId cgroup) {
+    const Stamp stamp = history_.NextStamp();
+    Page page;
+    FillStamped(slot, stamp, page.data());
+    const PageHistory::Time began = history_.BeginWrite(slot, 1, stamp);
+    RaiseWord(slot, cgroup, false);
+    ASSERT_EQ(tier_->Store(slot, page.data()), IoStatus::kOk);
+    history_.EndWrite(slot, 1, began);
+  }
+  void Trim(SlotIndex slot) {
+    const PageHistory::Time began = history_.BeginWrite(slot, 1, 0);
+    tier_->Invalidate(slot, 1);
+    history_.EndWrite(slot, 1, began);
+  }
+  // From now on the page may be dropped at any time, until the slot is stored again.
+  void FreeSlot(SlotIndex slot) {
+    const PageHistory::Time began = history_.BeginWrite(slot, 1, 0);
+    RaiseWord(slot, CgroupOf(words_[slot].load()), true);
+    history_.EndWrite(slot, 1, began, /*refused=*/true);
+    freed_[slot % freed_.size()].store(slot);
+  }
+
+  void UseSlots(unsigned storer, std::uint64_t steps) {
+    std::mt19937_64 random(storer);
+    for (std::uint64_t step = 0; (step < steps || !churned_.load()) && !HasFailure(); ++step) {
+      const auto slot = static_cast<SlotIndex>(random() % (kSlots / kStorers) * kStorers + storer);
+      switch (random() % 8) {
+        case 0:
+          Trim(slot);
+          break;
+        case 1:
+        case 2:
+          FreeSlot(slot);
+          break;
+        default:
+          StoreStamped(slot, current_[random() % current_.size()].load());
+      }
+    }
+  }
+
+  // --- Everybody else
+
+  void DropFreedUntilDone() {
+    std::mt19937_64 random(21);
+    while (!done_.load()) {
+      tier_->OnSlotFree(freed_[random() % freed_.size()].load());
+      tier_->OnSlotFree(static_cast<SlotIndex>(random() % kSlots));
+    }
+  }
+
+  void ReadUntilDone() {
+    std::mt19937_64 random(31);
+    while (!done_.load() && !HasFailure()) {
+      const auto first = static_cast<SlotIndex>(random() % (kSlots - 8));
+      std::vector<SlotIndex> slots;
+      for (SlotIndex i = 0; i < 8; ++i) slots.push_back(first + i);
+      const PageHistory::Time began = history_.BeginRead();
+      TestFetch fetch(slots);
+      tier_->Fetch(&fetch);
+      ASSERT_EQ(fetch.Wait(), IoStatus::kOk);
+      for (std::size_t i = 0; i < slots.size(); ++i) {
+        ASSERT_EQ(history_.Check(slots[i], began, fetch.pages[i].data()), "");
+      }
+    }
+  }
+
+  // Each cgroup lives for some stores, and is stored to for a while after it is gone.
+  void ChurnCgroups(CgroupId count) {
+    std::mt19937_64 random(41);
+    for (CgroupId id = kFirstShortLived; id < kFirstShortLived + count && !HasFailure(); ++id) {
+      const CgroupId parent = kLasting[random() % kLasting.size()];
+      // Some are met on the store path before they are placed, or never placed.
+      auto& place = current_[random() % current_.size()];
+      if (random() % 2 == 0) place.store(id);
+      // The index of one that is gone is given out again when the shrinker has swept.
+      if (random() % 8 != 0) {
+        ASSERT_TRUE(Eventually([&] { return tier_->PlaceCgroup(id, parent); })) << id;
+      }
+      place.store(id);
+      if (random() % 4 == 0) tier_->ConfigureCgroup(id, RandomSettings(random));
+      tier_->StartManualWriteback({.bytes = 64 * kPageBytes, .cgroup = id});
+      if (random() % 4 == 0) std::this_thread::yield();
+      tier_->RemoveCgroup(id);
+      removed_.fetch_add(1);
+    }
+    for (auto& place : current_) place.store(kLasting[1]);
+    churned_.store(true);
+  }
+
+  // Limits are met at times, and never without a way out: writeback stays on where they are.
+  static GroupSettings RandomSettings(std::mt19937_64& random) {
+    GroupSettings settings;
+    if (random() % 2 == 0) settings.pool_limit_bytes = kGroupLimitMin * (1 + random() % 8);
+    if (random() % 2 == 0) settings.compressor = Compressor{Codec::kZstd, 1};
+    return settings;
+  }
+
+  void ChangeSettingsUntilDone() {
+    std::mt19937_64 random(51);
+    while (!done_.load()) {
+      const CgroupId id = kLasting[random() % kLasting.size()];
+      tier_->ConfigureCgroup(id, RandomSettings(random));
+      const bool lz4 = random() % 2 == 0;
+      tier_->SetCompressor({lz4 ? Codec::kLz4 : Codec::kZstd, 1 + static_cast<int>(random() % 3)});
+      if (random() % 2 == 0) {
+        tier_->SetRecompression(Compressor{Codec::kZstd, 3});
+      } else {
+        tier_->SetRecompression(std::nullopt);
+      }
+      const std::uint64_t pool_bytes = (std::uint64_t{4} << 20) + random() % (2 << 20);
+      ASSERT_TRUE(
+          tier_->SetLimits(pool_bytes, 50 + static_cast<std::uint32_t>(random() % 50)).ok());
+      remote_.FailPuts(random() % 4 == 0 ? PutResult::kUnavailable : PutResult::kAcked);
+      tier_->StartManualWriteback({.bytes = 256 * kPageBytes});
+      tier_->ShrinkAhead(id, 100, 0);
+      tier_->Groups();
+      std::this_thread::sleep_for(std::chrono::microseconds(random() % 500));
+    }
+    remote_.FailPuts(PutResult::kAcked);
+  }
+
+  void Run(CgroupId cgroups) {
+    std::vector<std::thread> storers;
+    for (unsigned i = 0; i < kStorers; ++i) {
+      storers.emplace_back([this, i] { UseSlots(i, 20000); });
+    }
+    std::thread churn([this, cgroups] { ChurnCgroups(cgroups); });
+    std::thread reader([this] { ReadUntilDone(); });
+    std::thread drop([this] { DropFreedUntilDone(); });
+    std::thread settings([this] { ChangeSettingsUntilDone(); });
+    for (std::thread& thread : storers) thread.join();
+    churn.join();
+    done_.store(true);
+    reader.join();
+    drop.join();
+    settings.join();
+  }
+
+  // --- What must be true in the end
+
+  void ExpectRightPages() {
+    const PageHistory::Time began = history_.BeginRead();
+    for (SlotIndex slot = 0; slot < kSlots; ++slot) {
+      ASSERT_EQ(history_.Check(slot, began, Read(slot).data()), "");
+    }
+  }
+
+  // Only the tree that stays, and every page in it: no entry is lost between two lists.
+  void ExpectRightGroups() {
+    // Met on the store path after they were gone, without ever having been placed.
+    for (const GroupStats& group : tier_->Groups()) {
+      if (!group.placed) tier_->RemoveCgroup(group.id);
+    }
+    std::vector<CgroupId> ids;
+    for (const GroupStats& group : tier_->Groups()) ids.push_back(group.id);
+    EXPECT_EQ(ids, (std::vector<CgroupId>{kUnknownCgroup, 11, 12, 13, 14}));
+    for (const CgroupId id : kLasting) ASSERT_TRUE(tier_->ConfigureCgroup(id, {}));
+    ASSERT_TRUE(Eventually([this] { return tier_->ManualWritebackProgress().finished; }));
+    WriteBack(kSlots);
+    ASSERT_TRUE(Eventually([this] {
+      const PageCounts pages = tier_->Stats().pages;
+      return pages.local == 0 && pages.writing == 0;
+    }));
+    EXPECT_EQ(tier_->Stats().pool_entry_bytes, 0u);
+    for (const GroupStats& group : tier_->Groups()) {
+      EXPECT_EQ(group.tree_pool_bytes, 0u) << group.id;
+      EXPECT_EQ(group.pool_bytes, 0u) << group.id;
+    }
+    tier_->Invalidate(0, kSlots);
+    for (const GroupStats& group : tier_->Groups()) {
+      EXPECT_EQ(group.pages.stored(), 0u) << group.id;
+      EXPECT_EQ(group.tree_remote_pages, 0u) << group.id;
+    }
+  }
+
+  std::vector<std::atomic<SlotWord>> words_ = std::vector<std::atomic<SlotWord>>(kSlots);
+  PageHistory history_{kSlots};
+  std::array<std::atomic<CgroupId>, 4> current_{};  // whom storers store for
+  std::array<std::atomic<SlotIndex>, 64> freed_{};
+  std::atomic<bool> churned_{false};
+  std::atomic<bool> done_{false};
+  std::atomic<std::uint64_t> removed_{0};
+};
+
+TEST_F(TierGroupRace, TenThousandCgroupsComeAndGoAmongStoresFreesAndWriteback) {
+  StartAll();
+  Run(10000);
+  ASSERT_FALSE(HasFailure());
+  EXPECT_EQ(removed_.load(), 10000u);
+  EXPECT_GT(Count(Counter::early_frees), 0u);
+  EXPECT_GT(Count(Counter::early_frees_kept), 0u);
+  EXPECT_GT(Count(Counter::written_back_pages), 0u);
+  EXPECT_GT(Count(Counter::cgroup_limit_hit), 0u);
+  EXPECT_EQ(Count(Counter::stores_unattributed), 0u);
+  ExpectRightPages();
+  ExpectInvariants();
+  ExpectRightGroups();
+}
+
+class TierIdleGroups : public TierFixture {
+ protected:
+  static constexpr CgroupId kMany = 4000;
+
+  static std::uint64_t ResidentBytes() {
+    std::ifstream statm("/proc/self/statm");
+    std::uint64_t size = 0;
+    std::uint64_t resident = 0;
+    statm >> size >> resident;
+    return resident * kPageBytes;
+  }
+  void ComeAndGo(CgroupId first) {
+    for (CgroupId id = first; id < first + kMany; ++id) {
+      ASSERT_TRUE(Eventually([&] { return tier_->PlaceCgroup(id, kUnknownCgroup); })) << id;
+    }
+    ASSERT_EQ(tier_->Groups().size(), kMany + 1);
+    for (CgroupId id = first; id < first + kMany; ++id) tier_->RemoveCgroup(id);
+    ASSERT_EQ(tier_->Groups().size(), 1u);
+  }
+};
+
+TEST_F(TierIdleGroups, LeaveNothingBehind) {
+  Start();
+  ComeAndGo(1000);
+  const std::uint64_t before = ResidentBytes();
+  for (CgroupId round = 1; round <= 5; ++round) ComeAndGo(1000 + round * kMany);
+  EXPECT_LT(ResidentBytes(), before + (std::uint64_t{1} << 20));
+}
+
+}  // namespace
+}  // namespace farswap::tier
