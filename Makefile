@@ -108,6 +108,11 @@ sanitize: $(SANITIZER_BUILDS:%=ctest-%) ## C++ tests under ASan with UBSan, then
 $(SANITIZER_BUILDS:%=ctest-%): ctest-%: native-%
 	$(FIXED_ADDRESSES) ctest --test-dir build/$* --output-on-failure --timeout 120 -j $(JOBS)
 
+MODEL_STEPS ?= 100000
+.PHONY: model
+model: setup ## MODEL_STEPS (100000) random steps of the tier beside a plain model of it
+	FARSWAP_MODEL_STEPS=$(MODEL_STEPS) $(PY) -m pytest tests/property $(PYTEST_ARGS)
+
 FUZZ_SECONDS ?= 20
 .PHONY: fuzz
 fuzz: packages ## each libFuzzer target for FUZZ_SECONDS (20)

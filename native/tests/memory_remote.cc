@@ -58,7 +58,7 @@ void MemoryRemote::AnswerPut(PutBatch* batch) {
     for (std::size_t i = 0; i < batch->count; ++i) {
       const PageObject& page = batch->pages[i];
       batch->results[i] = put_failure_;
-      if (put_failure_ != PutResult::kAcked) continue;
+      if (put_failure_ != PutResult::kAcked && !keeps_failed_puts_) continue;
       put_order_.push_back(page.slot);
       const auto found = kept_.find(page.slot);
       if (found != kept_.end() && found->second.version > page.version) {
@@ -127,6 +127,13 @@ void MemoryRemote::WaitForHeld(std::size_t requests) {
 void MemoryRemote::FailPuts(PutResult result) {
   std::lock_guard lock(mutex_);
   put_failure_ = result;
+  keeps_failed_puts_ = false;
+}
+
+void MemoryRemote::LosePutAnswers() {
+  std::lock_guard lock(mutex_);
+  put_failure_ = PutResult::kUnavailable;
+  keeps_failed_puts_ = true;
 }
 
 void MemoryRemote::FailGets(GetResult result) {

@@ -32,6 +32,7 @@ class MemoryRemote final : public RemoteStore {
   /// Blocks until `requests` Puts or Gets are waiting to be answered.
   void WaitForHeld(std::size_t requests);
   void FailPuts(PutResult result);  // kAcked: no more failures
+  void LosePutAnswers();            // pages are kept, and said to be unavailable; until FailPuts()
   void FailGets(GetResult result);  // kFound: no more failures
   void SetWritable(bool writable);
 
@@ -75,6 +76,7 @@ class MemoryRemote final : public RemoteStore {
   bool writable_ = true;
   bool stopping_ = false;
   PutResult put_failure_ = PutResult::kAcked;
+  bool keeps_failed_puts_ = false;
   GetResult get_failure_ = GetResult::kFound;
   std::thread thread_;
 };

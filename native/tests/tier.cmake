@@ -3,3 +3,13 @@ farswap_test(tier_test
           tier_race_test.cc tier_allocation_test.cc tier_group_test.cc tier_group_edge_test.cc
           tier_group_race_test.cc tier_unit_test.cc memory_remote.cc
   LIBRARIES farswap_tier)
+
+# The tier as a Python module, for the state machine of tests/property. Not in the wheel.
+if(FARSWAP_PYTHON)
+  find_package(Python 3.11 REQUIRED COMPONENTS Interpreter Development.Module)
+  find_package(nanobind CONFIG REQUIRED)
+  nanobind_add_module(tier_model NB_STATIC NOMINSIZE tier_model_module.cc memory_remote.cc)
+  target_include_directories(
+    tier_model SYSTEM PRIVATE $<TARGET_PROPERTY:nanobind-static,INTERFACE_INCLUDE_DIRECTORIES>)
+  target_link_libraries(tier_model PRIVATE farswap_tier)
+endif()

@@ -196,6 +196,9 @@ def test_cpp_layers_include_downwards_only() -> None:
 def test_only_bind_knows_python() -> None:
     def knowing() -> Iterator[str]:
         for path in CPP:
+            # Modules that only tests load are named so.
+            if path.parent.name == "tests" and path.stem.endswith("_module"):
+                continue
             if "bind" not in path.parts and re.search(
                 r"#include <(nanobind|Python)", path.read_text()
             ):
