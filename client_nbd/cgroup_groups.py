@@ -172,8 +172,7 @@ class CgroupGroups:
             changes = self._tree.refresh(rescan=self._is_rescan_due(now, met))
             self._is_full = False
             self._place_root()
-            for id_, parent in changes.removed:
-                self._bury(id_, parent, met)
+            self._bury(changes.removed, met)
             for id_ in met:
                 if self._tree.lineage(id_):
                     self._place(id_)
@@ -206,17 +205,19 @@ class CgroupGroups:
 
     # --- Cgroups that are gone
 
-    def _bury(self, id_: int, parent: int, met: MutableSet[int]) -> None:
-        self._dead[id_] = parent
-        self._dead.move_to_end(id_)
-        if len(self._dead) > _DEAD_MAX:
+    def _bury(self, removed: Sequence[tuple[int, int]], met: MutableSet[int]) -> None:
+        for id_, parent in removed:
+            self._dead[id_] = parent
+            self._dead.move_to_end(id_)
+        while len(self._dead) > _DEAD_MAX:
             self._dead.popitem(last=False)
-        if self._told.pop(id_, None) is not None:
-            self._engine.remove_cgroup(id_)
-        elif id_ in met:
-            # Now, since another cgroup may have the id already.
-            met.remove(id_)
-            self._bequeath(id_, parent)
+        for id_, parent in removed:
+            if self._told.pop(id_, None) is not None:
+                self._engine.remove_cgroup(id_)
+            elif id_ in met:
+                # Now, since another cgroup may have the id already.
+                met.remove(id_)
+                self._bequeath(id_, parent)
 
     def _bequeath(self, id_: int, parent: int) -> None:
         """The pages of a group that was never placed go to its nearest living ancestor."""

@@ -119,6 +119,18 @@ def test_a_page_and_the_end_between_two_passes(machine: Machine) -> None:
     assert machine.owner("page") == "/a"
 
 
+def test_a_page_and_the_end_of_its_cgroup_and_the_parent_between_two_passes(
+    machine: Machine,
+) -> None:
+    c = machine.make("a/b/c")
+    machine.groups.update()
+    machine.engine.store(c, "page")
+    machine.remove("a/b/c")
+    machine.remove("a/b")
+    machine.groups.update()
+    assert machine.owner("page") == "/a"
+
+
 def test_a_whole_subtree_goes_at_once(machine: Machine) -> None:
     for path in ("a", "a/b", "a/b/c", "a/b/d"):
         machine.engine.store(machine.make(path), path)
