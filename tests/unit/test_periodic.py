@@ -89,4 +89,4 @@ async def test_long_runs_leave_time_for_others(runs: Runs) -> None:
     began = time.monotonic()
     await runs.another()
     await periodic.stop()
-    assert time.monotonic() - began > 0.9
+    assert time.monotonic() - began > 0.5
