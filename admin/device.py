@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 import click
-from farswap.admin import output
+from farswap.admin import commands, output
 
 if TYPE_CHECKING:
     from farswap.admin.session import Session
@@ -17,9 +17,7 @@ def command() -> None:
     """The swap device of a host."""
 
 
-@command.command()
-@output.output_option
-@click.pass_obj
+@commands.verb(command)
 def show(session: Session, output_format: str) -> None:
     """Size, addresses, kernel device and connections.
 

@@ -6,7 +6,7 @@ Exit codes: 0, 1 (failed), 2 (usage). Errors are one line on stderr.
 from __future__ import annotations
 
 import click
-from farswap.admin import device, server, slot, status, tier
+from farswap.admin import cgroup, device, doctor, server, slot, status, tier, top
 from farswap.admin.session import DEFAULT_HOST, DEFAULT_SERVER, Session
 from farswap.common import cli
 
@@ -47,6 +47,8 @@ def command(
     Examples:
       farswapctl status                             the local host on one screen
       farswapctl --host 10.0.0.5:7072 tier show     another host's pool and counters
+      farswapctl doctor                             what is wrong with it, and what to do
+      farswapctl top                                rates and load times, live
       farswapctl tier writeback --bytes 256MiB      move cold pages out now
       farswapctl slot explain 1234                  where one page is
       farswapctl --server 10.0.0.7:7071 server show -o json
@@ -57,8 +59,11 @@ def command(
 
 
 command.add_command(status.command, "status")
+command.add_command(top.command, "top")
+command.add_command(doctor.command, "doctor")
 command.add_command(device.command, "device")
 command.add_command(tier.command, "tier")
+command.add_command(cgroup.command, "cgroup")
 command.add_command(server.command, "server")
 command.add_command(slot.command, "slot")
 

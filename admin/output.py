@@ -2,44 +2,32 @@
 
 Tables are readable when piped: no colour, no frame, nothing cut at 80 columns. JSON is the whole
 answer: every field of the message under its protocol name, numbers as numbers, enumerations as
-lower-case names, counters as one object of name to value.
+lower-case names, counters as one object of name to value, null for what is absent.
 """
 
 from __future__ import annotations
 
 import json
 import sys
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING
 
-import click
 from google.protobuf.message import Message
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Sequence
+    from collections.abc import Iterable, Sequence
+
+    from farswap.v1 import types_pb2
+    from rich.console import RenderableType
 
 # Wide enough for any of our rows; a pipe has no width of its own.
 _PIPE_COLUMNS = 1000
 
-Command = TypeVar("Command", bound="Callable[..., Any]")
-
 Row = tuple[str, str | Text]
 
-
-def output_option(command: Command) -> Command:
-    """-o table|json; the command gets it as `output_format`."""
-    option = click.option(
-        "-o",
-        "--output",
-        "output_format",
-        type=click.Choice(["table", "json"]),
-        default="table",
-        show_default=True,
-        help="For people, or for programs.",
-    )
-    return option(command)
+_LEVEL_STYLES = {"ok": "green", "warning": "yellow", "error": "red"}
 
 
 def console() -> Console:
@@ -49,9 +37,9 @@ def console() -> Console:
     return Console(highlight=False, color_system=None, width=_PIPE_COLUMNS)
 
 
-def print_json(message: Message) -> None:
-    """The message as one JSON document."""
-    print(json.dumps(plain(message), indent=2))
+def print_json(answer: Message | dict[str, object]) -> None:
+    """One JSON document."""
+    print(json.dumps(plain(answer) if isinstance(answer, Message) else answer, indent=2))
 
 
 def plain(message: Message) -> dict[str, object]:
@@ -65,7 +53,9 @@ def _plain_field(message: Message, name: str) -> object:
     if field.enum_type is not None:
         return enum_name(message, name)
     if not field.is_repeated:
-        return plain(value) if isinstance(value, Message) else value
+        if isinstance(value, Message):
+            return plain(value)
+        return value if not field.has_presence or message.HasField(name) else None
     if field.message_type is not None and field.message_type.name == "Counter":
         return {counter.name: counter.value for counter in value}
     return [plain(item) if isinstance(item, Message) else item for item in value]
@@ -79,6 +69,19 @@ def enum_name(message: Message, name: str) -> str:
     return value.name.partition("_")[2].lower() if value is not None else str(number)
 
 
+def print_counters(out: Console, counters: Iterable[types_pb2.Counter]) -> None:
+    """One a line, exact."""
+    rows: list[Row] = [(counter.name, f"{counter.value:>12}") for counter in counters]
+    if rows:
+        print_rows(out, "counters", rows)
+
+
+def print_program(out: Console, info: types_pb2.ServerInfo) -> None:
+    """Who answers: the first line of what is said about a daemon as a whole."""
+    text = f"{info.program} {info.version}, pid {info.pid}, up {span(info.uptime_ms)}"
+    out.print(text, markup=False)
+
+
 def print_rows(out: Console, title: str, rows: Iterable[Row]) -> None:
     """A title and key-value lines below it."""
     grid = Table(box=None, show_header=False, pad_edge=False, padding=(0, 2, 0, 0))
@@ -87,34 +90,39 @@ def print_rows(out: Console, title: str, rows: Iterable[Row]) -> None:
     for key, value in rows:
         grid.add_row(f"  {key}", value)
     out.print(Text(title, style="bold"))
-    _print_table(out, grid)
+    print_lines(out, grid)
 
 
 def print_table(
     out: Console, title: str, columns: Sequence[str], rows: Iterable[Sequence[str | Text]]
 ) -> None:
-    """A title, headings and lines. Columns whose headings begin with ">" go to the right."""
-    table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="dim")
+    """A title, headings and lines, as of table()."""
+    out.print(Text(title, style="bold"))
+    print_lines(out, table(columns, rows))
+
+
+def table(columns: Sequence[str], rows: Iterable[Sequence[str | Text]]) -> Table:
+    """Headings and lines. Columns whose headings begin with ">" go to the right."""
+    made = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="dim")
     for position, column in enumerate(columns):
         name = column.removeprefix(">")
-        table.add_column(
+        made.add_column(
             name if position else f"  {name}",
             justify="right" if column.startswith(">") else "left",
             overflow="fold",
         )
     for first, *others in rows:
-        table.add_row(Text("  ").append(first), *others)
-    out.print(Text(title, style="bold"))
-    _print_table(out, table)
+        made.add_row(Text("  ").append(first), *others)
+    return made
 
 
-def _print_table(out: Console, table: Table) -> None:
+def print_lines(out: Console, shown: RenderableType) -> None:
     """Without the blanks that fill up lines, where they would end up in a file."""
     if out.is_terminal:
-        out.print(table)
+        out.print(shown)
         return
     with out.capture() as captured:
-        out.print(table)
+        out.print(shown)
     for line in captured.get().splitlines():
         out.print(line.rstrip(), markup=False)
 
@@ -144,6 +152,11 @@ def span(ms: int) -> str:
     if seconds < 86_400:
         return f"{seconds // 3600} h {seconds % 3600 // 60} min"
     return f"{seconds // 86_400} d {seconds % 86_400 // 3600} h"
+
+
+def level_style(level: str) -> str:
+    """Of `ok`, `warning` and `error`."""
+    return _LEVEL_STYLES.get(level, "")
 
 
 def good(text: str) -> Text:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 import click
-from farswap.admin import output
+from farswap.admin import commands, output
 
 if TYPE_CHECKING:
     from farswap.admin.session import Session
@@ -17,9 +17,7 @@ def command() -> None:
     """A memory server."""
 
 
-@command.command()
-@output.output_option
-@click.pass_obj
+@commands.verb(command)
 def show(session: Session, output_format: str) -> None:
     """Capacity, volumes and counters.
 
@@ -33,11 +31,7 @@ def show(session: Session, output_format: str) -> None:
         output.print_json(status)
         return
     out = output.console()
-    info = status.info
-    out.print(
-        f"{info.program} {info.version}, pid {info.pid}, up {output.span(info.uptime_ms)}",
-        markup=False,
-    )
+    output.print_program(out, status.info)
     output.print_rows(out, "store", _rows(status))
     volumes = [
         (
@@ -53,9 +47,7 @@ def show(session: Session, output_format: str) -> None:
     if volumes:
         columns = ("host/device", ">epoch", ">pages", ">size", "state", "incarnation")
         output.print_table(out, "volumes", columns, volumes)
-    counters = [(counter.name, f"{counter.value:>12}") for counter in status.counters]
-    if counters:
-        output.print_rows(out, "counters", counters)
+    output.print_counters(out, status.counters)
 
 
 def _rows(status: pb.ServerStatus) -> list[output.Row]:

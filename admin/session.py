@@ -37,6 +37,11 @@ class HostClient:
     stub: host_admin_pb2_grpc.HostAdminStub
     status: host_admin_pb2.HostStatus
 
+    def cgroups(self, path: str = "") -> list[host_admin_pb2.CgroupStatus]:
+        """All that have pages or settings, the root first; or the one of `path`."""
+        request = host_admin_pb2.ListCgroupsRequest(path=path)
+        return list(self.client.stream(self.stub.ListCgroups, request, self.client.timeout_s))
+
 
 @dataclass(frozen=True, slots=True)
 class Session:

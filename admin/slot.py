@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 import click
-from farswap.admin import output
+from farswap.admin import commands, output
 from farswap.v1 import host_admin_pb2 as pb
 
 if TYPE_CHECKING:
@@ -19,10 +19,8 @@ def command() -> None:
     """Single slots (4 KiB pages) of a host's device."""
 
 
-@command.command()
+@commands.verb(command)
 @click.argument("number", metavar="N", type=click.IntRange(0, _SLOT_MAX))
-@output.output_option
-@click.pass_obj
 def explain(session: Session, number: int, output_format: str) -> None:
     """Where slot N's page is, its version, size, age and state.
 

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-import click
-from farswap.admin import device, output, tier
+from farswap.admin import commands, device, output, tier
 from rich.text import Text
 
 if TYPE_CHECKING:
@@ -13,19 +12,8 @@ if TYPE_CHECKING:
     from farswap.v1 import host_admin_pb2 as pb
     from rich.console import Console
 
-# Counters that are zero on a machine where everything works.
-_ALARMS = (
-    "fail_checksum",
-    "decompress_fail",
-    "fetch_missing",
-    "fetch_unavailable",
-    "reject_no_space",
-)
 
-
-@click.command()
-@output.output_option
-@click.pass_obj
+@commands.verb()
 def command(session: Session, output_format: str) -> None:
     """Device, tier, servers and health of a host on one screen.
 
@@ -40,11 +28,7 @@ def command(session: Session, output_format: str) -> None:
         output.print_json(status)
         return
     out = output.console()
-    info = status.info
-    out.print(
-        f"{info.program} {info.version}, pid {info.pid}, up {output.span(info.uptime_ms)}",
-        markup=False,
-    )
+    output.print_program(out, status.info)
     output.print_rows(out, "device", device.rows(status.device))
     output.print_rows(out, "tier", tier.rows(status.tier))
     _print_servers(out, status)
@@ -74,15 +58,6 @@ def _print_health(out: Console, status: pb.HostStatus) -> None:
     rows: list[output.Row] = []
     for finding in status.findings:
         level = output.enum_name(finding, "level")
-        style = "red" if level == "error" else "yellow"
+        style = output.level_style(level)
         rows.append((level, Text(f"{finding.subject}: {finding.message}", style=style)))
-    away = [server.address for server in status.servers if not server.connected]
-    if away:
-        rows.append(("error", output.bad(f"servers: no answer from {', '.join(away)}")))
-    counters = {counter.name: counter.value for counter in status.tier.counters}
-    rows += [
-        ("warning", Text(f"{name}: {counters[name]} since start", style="yellow"))
-        for name in _ALARMS
-        if counters.get(name, 0)
-    ]
     output.print_rows(out, "health", rows or [("good", output.good("nothing to report"))])

@@ -1,4 +1,4 @@
-"""`farswapctl tier`: the compressed pool of a host, and moving its coldest pages out."""
+"""`farswapctl tier`: the pool of a host, its settings, and moving its coldest pages out."""
 
 from __future__ import annotations
 
@@ -7,8 +7,7 @@ import sys
 from typing import TYPE_CHECKING
 
 import click
-from farswap.admin import output
-from farswap.common import cli
+from farswap.admin import cgroup, commands, output
 from farswap.common.errors import RemoteError
 from farswap.v1 import host_admin_pb2 as pb
 from rich.console import Console
@@ -22,12 +21,11 @@ from rich.progress import (
 )
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator
+    from collections.abc import Callable, Iterator
 
     from farswap.admin.session import HostClient, Session
-    from farswap.common.units import ByteSize
-
-_PAGE_BYTES = 4096
+    from farswap.common.compressor import Compressor, Recompressor
+    from farswap.common.units import ByteSize, Milliseconds
 
 
 @click.group()
@@ -35,51 +33,141 @@ def command() -> None:
     """The compressed pool of a host."""
 
 
-@command.command()
-@output.output_option
-@click.pass_obj
-def show(session: Session, output_format: str) -> None:
+@commands.verb(command)
+@click.option("--by-cgroup", is_flag=True, help="Whose pages they are, in place of the counters.")
+def show(session: Session, *, by_cgroup: bool, output_format: str) -> None:
     """Where the pages are, what the pool holds, and every counter.
 
     \b
-    Example:
+    Examples:
+      farswapctl tier show --by-cgroup
       farswapctl tier show -o json | jq .counters.loads_remote
     """
     with session.host() as host:
         tier = host.status.tier
+        cgroups = host.cgroups() if by_cgroup else []
     if output_format == "json":
-        output.print_json(tier)
+        document = output.plain(tier)
+        if by_cgroup:
+            document["cgroups"] = [output.plain(each) for each in cgroups]
+        output.print_json(document)
         return
     out = output.console()
     output.print_rows(out, "tier", rows(tier))
-    counters = [(counter.name, f"{counter.value:>12}") for counter in tier.counters]
-    output.print_rows(out, "counters", counters)
+    if by_cgroup:
+        cgroup.print_cgroups(out, cgroups)
+    else:
+        output.print_counters(out, tier.counters)
 
 
-@command.command()
+@commands.verb(command, "set", kind=commands.Settings)
+@click.option(
+    "--compressor",
+    type=commands.COMPRESSOR,
+    metavar="lz4[:ACCEL]|zstd[:LEVEL]",
+    help="For pages as they come in. lz4:8 is faster and larger than lz4, zstd smaller and slower.",
+)
+@click.option(
+    "--recompress",
+    type=commands.RECOMPRESSOR,
+    metavar="off|zstd:LEVEL",
+    help="For pages on their way to memory servers.",
+)
+@click.option(
+    "--pool-limit",
+    type=commands.SIZE,
+    metavar="SIZE",
+    help="At most what the daemon was started with; the memory stays the daemon's.",
+)
+@click.option(
+    "--accept-threshold",
+    type=click.IntRange(1, 100),
+    metavar="PERCENT",
+    help="A full pool is shrunk to this share of its limit.",
+)
+def set_(
+    session: Session,
+    *,
+    compressor: Compressor | None,
+    recompress: Recompressor | None,
+    pool_limit: ByteSize | None,
+    accept_threshold: int | None,
+    output_format: str,
+) -> None:
+    """Change how the tier works, now and until the host daemon ends.
+
+    Pages that are there stay as they are, and readable. To make a change last, write it to the
+    daemon's configuration. An option may be written without its dashes.
+
+    \b
+    Examples:
+      farswapctl tier set compressor zstd:3
+      farswapctl tier set recompress off
+      farswapctl tier set --pool-limit 64MiB --accept-threshold 80
+    """
+    request = pb.SetTierRequest(
+        compressor=compressor,
+        recompress=recompress,
+        pool_limit_bytes=pool_limit,
+        accept_threshold_percent=accept_threshold,
+    )
+    if request == pb.SetTierRequest():
+        raise click.UsageError("nothing to set: see --help")
+    with session.host() as host:
+        tier = host.client.call(host.stub.SetTier, request)
+    if output_format == "json":
+        output.print_json(tier)
+    else:
+        output.print_rows(output.console(), "tier", rows(tier))
+
+
+@commands.verb(command)
 @click.option(
     "--bytes",
     "target",
     required=True,
-    type=cli.SizeParameter(),
+    type=commands.SIZE,
     help="How much, of pages uncompressed: 268435456 or 256MiB.",
 )
-@output.output_option
-@click.pass_obj
-def writeback(session: Session, target: ByteSize, output_format: str) -> None:
+@click.option(
+    "--cgroup",
+    "path",
+    type=commands.CGROUP,
+    metavar="PATH",
+    help="Only pages of this cgroup and of those below it.",
+)
+@click.option(
+    "--older-than",
+    type=commands.DURATION,
+    metavar="DURATION",
+    help="Only pages that have been in the pool for so long: 90s, 10m, 2h.",
+)
+def writeback(
+    session: Session,
+    *,
+    target: ByteSize,
+    path: str | None,
+    older_than: Milliseconds | None,
+    output_format: str,
+) -> None:
     """Move the coldest pages to the memory servers now.
 
     Shows progress until done. Ctrl-C ends the job; what has moved stays moved. Exit code 1 when
-    it ended short of the target.
+    it ended short of the target, as it does when there are no more such pages. Pages of cgroups
+    with writeback off stay.
 
     \b
-    Example:
+    Examples:
       farswapctl tier writeback --bytes 256MiB
+      farswapctl tier writeback --older-than 10m --cgroup /build --bytes 1GiB
     """
     if target == 0:
         raise click.BadParameter("0 is nothing to do", param_hint="'--bytes'")
+    request = pb.WritebackRequest(
+        bytes=target, cgroup=path or "", older_than_s=-(-(older_than or 0) // 1000)
+    )
     with session.host() as host:
-        last = _follow(host, target, show_progress=output_format == "table")
+        last = _follow(host, request, show_progress=output_format == "table")
     if output_format == "json":
         output.print_json(last)
     else:
@@ -94,7 +182,7 @@ def writeback(session: Session, target: ByteSize, output_format: str) -> None:
 def rows(tier: pb.TierStatus) -> list[output.Row]:
     """What `status` shows of it too."""
     in_pool = tier.pages_local + tier.pages_writing
-    uncompressed = in_pool * _PAGE_BYTES
+    uncompressed = in_pool * cgroup.PAGE_BYTES
     ratio = f", {uncompressed / tier.pool_used_bytes:.2f} to 1" if tier.pool_used_bytes else ""
     pool = (
         f"{output.size(tier.pool_used_bytes)} of {output.size(tier.pool_limit_bytes)} "
@@ -104,7 +192,8 @@ def rows(tier: pb.TierStatus) -> list[output.Row]:
     return [
         ("pool", pool),
         ("compression", f"{tier.compressor}{ratio}"),
-        ("pages", f"{tier.pages_stored} ({output.size(tier.pages_stored * _PAGE_BYTES)})"),
+        ("recompression", f"{tier.recompress} for pages that go to servers"),
+        ("pages", f"{tier.pages_stored} ({output.size(tier.pages_stored * cgroup.PAGE_BYTES)})"),
         ("  in pool", f"{in_pool}, of these {tier.pages_raw} do not compress"),
         ("  on servers", str(tier.pages_remote)),
         ("  same-filled", str(tier.pages_same_filled)),
@@ -112,17 +201,20 @@ def rows(tier: pb.TierStatus) -> list[output.Row]:
     ]
 
 
-def _follow(host: HostClient, target: ByteSize, *, show_progress: bool) -> pb.WritebackProgress:
+def _follow(
+    host: HostClient, request: pb.WritebackRequest, *, show_progress: bool
+) -> pb.WritebackProgress:
     """Returns the last report. Leaving by Ctrl-C cancels the call, and by that the job."""
-    reports = host.client.stream(host.stub.Writeback, pb.WritebackRequest(bytes=target))
-    last = pb.WritebackProgress(target_bytes=target)
-    with contextlib.closing(reports):
+    last = pb.WritebackProgress(target_bytes=request.bytes)
+    reports = host.client.stream(host.stub.Writeback, request)
+    display = _progress(request.bytes) if show_progress else contextlib.nullcontext(_say_nothing)
+    with contextlib.closing(reports), display as show:
         try:
-            for report in _shown(reports, target) if show_progress else reports:
-                last = report
+            for last in reports:
+                show(last)
         except KeyboardInterrupt:
             return pb.WritebackProgress(
-                target_bytes=target,
+                target_bytes=last.target_bytes,
                 written_bytes=last.written_bytes,
                 sent_bytes=last.sent_bytes,
                 stopped_because="interrupted",
@@ -130,10 +222,13 @@ def _follow(host: HostClient, target: ByteSize, *, show_progress: bool) -> pb.Wr
     return last
 
 
-def _shown(
-    reports: Iterable[pb.WritebackProgress], target: ByteSize
-) -> Iterator[pb.WritebackProgress]:
-    """The same reports, with a bar on a terminal and else a line at every tenth."""
+def _say_nothing(_: pb.WritebackProgress) -> None:
+    pass
+
+
+@contextlib.contextmanager
+def _progress(target: int) -> Iterator[Callable[[pb.WritebackProgress], None]]:
+    """Shows reports: a bar on a terminal, else a line at every tenth."""
     console = Console(stderr=True)
     if console.is_terminal:
         columns = (
@@ -145,15 +240,16 @@ def _shown(
         )
         with Progress(*columns, console=console) as progress:
             task = progress.add_task("writeback", total=target)
-            for report in reports:
-                progress.update(task, completed=report.written_bytes)
-                yield report
+            yield lambda report: progress.update(task, completed=report.written_bytes)
         return
     said = 0
-    for report in reports:
+
+    def say(report: pb.WritebackProgress) -> None:
+        nonlocal said
         tenth = 10 * report.written_bytes // target
         if tenth > said:
             said = tenth
             done = output.size(report.written_bytes)
             print(f"writeback: {done} of {output.size(target)}", file=sys.stderr)
-        yield report
+
+    yield say

@@ -1,82 +1,54 @@
 """The HostAdmin service: protocol messages in and out, and nothing but that.
 
-Protobuf types stop here. What can wait (the engine's locks, a memory server, netlink) runs in
-worker threads, so that the event loop always answers.
+Protobuf types stop here and in admin_messages. What can wait (the engine's locks, a memory
+server, netlink) runs in worker threads, so that the event loop always answers.
 """
 
 from __future__ import annotations
 
 import asyncio
 import time
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
-from farswap.client_nbd import findings
+from farswap.client_nbd import admin_messages
+from farswap.client_nbd.cgroup_groups import GroupChange
+from farswap.common.compressor import Compressor, Recompressor
 from farswap.common.errors import BusyError, InvalidArgumentError
 from farswap.v1 import host_admin_pb2 as pb
 from farswap.v1 import host_admin_pb2_grpc, types_pb2
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Sequence
+    from collections.abc import AsyncIterator, Callable
 
     import grpc.aio
-    from farswap.client_nbd.attach import KernelDevice
-    from farswap.client_nbd.config import HostConfig
-    from farswap.client_nbd.findings import Finding
-    from farswap.client_nbd.kernel_files import KernelFiles
-    from farswap.common.address import Address
-    from farswap.common.version import Identity
-    from farswap.native import HostEngine
+    from farswap.client_nbd.doctor import Doctor
+    from farswap.client_nbd.running_host import RunningHost
+    from google.protobuf.message import Message
 
     _Context = grpc.aio.ServicerContext[Any, Any]
+
+Value = TypeVar("Value")
 
 SERVICE_NAME = pb.DESCRIPTOR.services_by_name["HostAdmin"].full_name
 
 # Well under the 200 ms that the protocol promises between two reports.
 _PROGRESS_INTERVAL_S = 0.1
 
-# Values of the engine's stats() that are no counters; each is a field of TierStatus.
-_GAUGES = (
-    "pool_limit_bytes",
-    "pool_used_bytes",
-    "pool_entry_bytes",
-    "pool_payload_bytes",
-    "metadata_bytes",
-    "pages_same_filled",
-    "pages_local",
-    "pages_writing",
-    "pages_remote",
-    "pages_raw",
-    "accept_threshold_percent",
-)
-_STORED = ("pages_same_filled", "pages_local", "pages_writing", "pages_remote")
-
-_LEVELS = {
-    "warning": pb.Finding.LEVEL_WARNING,
-    "error": pb.Finding.LEVEL_ERROR,
+# Settings in SetCgroupRequest, and their names in GroupChange.
+_CGROUP_SETTINGS = {
+    "pool_limit_bytes": "pool_limit",
+    "writeback": "writeback",
+    "remote_pages_max": "remote_pages_max",
+    "compressor": "compressor",
 }
 
 
 class HostAdminService(host_admin_pb2_grpc.HostAdminServicer):
     """One daemon's."""
 
-    def __init__(
-        self,
-        *,
-        config: HostConfig,
-        engine: HostEngine,
-        device: KernelDevice,
-        files: KernelFiles,
-        identity: Identity,
-        listen: Sequence[Address],
-        start_findings: Sequence[Finding],
-    ) -> None:
-        self._config = config
-        self._engine = engine
-        self._device = device
-        self._files = files
-        self._identity = identity
-        self._listen = listen
-        self._start_findings = start_findings
+    def __init__(self, host: RunningHost, doctor: Doctor) -> None:
+        self._host = host
+        self._doctor = doctor
 
     async def Status(  # noqa: N802 - named by the protocol
         self, request: pb.HostStatusRequest, context: _Context
@@ -84,18 +56,63 @@ class HostAdminService(host_admin_pb2_grpc.HostAdminServicer):
         """Everything at once; waits for nobody."""
         return await asyncio.to_thread(self._status)
 
+    async def Doctor(  # noqa: N802
+        self, request: pb.DoctorRequest, context: _Context
+    ) -> pb.DoctorReport:
+        """See doctor.Doctor."""
+        checks = await asyncio.to_thread(self._doctor.examine)
+        return pb.DoctorReport(checks=admin_messages.findings(checks))
+
+    async def ListCgroups(  # noqa: N802
+        self, request: pb.ListCgroupsRequest, context: _Context
+    ) -> AsyncIterator[pb.CgroupStatus]:
+        """The root first. NotFoundError."""
+        if request.path:
+            yield await asyncio.to_thread(self._cgroup, request.path)
+            return
+        views = await asyncio.to_thread(self._host.groups.views)
+        for view in sorted(views, key=lambda view: (view.path != "/", view.path, view.id)):
+            yield admin_messages.cgroup_status(view)
+
+    async def SetCgroup(  # noqa: N802
+        self, request: pb.SetCgroupRequest, context: _Context
+    ) -> pb.CgroupStatus:
+        """See CgroupGroups.set()."""
+        change = _cgroup_change(request)
+        await asyncio.to_thread(self._host.groups.set, request.path, change)
+        return await asyncio.to_thread(self._cgroup, request.path)
+
+    async def SetTier(  # noqa: N802
+        self, request: pb.SetTierRequest, context: _Context
+    ) -> pb.TierStatus:
+        """See TierSettings.change()."""
+        await asyncio.to_thread(
+            self._host.settings.change,
+            pool_limit=_given(request, "pool_limit_bytes", int),
+            accept_threshold_percent=_given(request, "accept_threshold_percent", int),
+            compressor=_given(request, "compressor", Compressor.parse),
+            recompress=_given(request, "recompress", Recompressor.parse),
+        )
+        return await asyncio.to_thread(admin_messages.tier_status, self._host)
+
     async def Writeback(  # noqa: N802
         self, request: pb.WritebackRequest, context: _Context
     ) -> AsyncIterator[pb.WritebackProgress]:
         """One job at a time: BusyError. Cancelled with the call."""
+        engine = self._host.engine
         if request.bytes == 0:
             raise InvalidArgumentError("writeback of 0 bytes")
-        if not await asyncio.to_thread(self._engine.start_writeback, request.bytes):
+        cgroup = 0
+        if request.cgroup not in ("", "/"):
+            cgroup = await asyncio.to_thread(self._host.groups.id_of, request.cgroup)
+        if not await asyncio.to_thread(
+            engine.start_writeback, request.bytes, cgroup, request.older_than_s
+        ):
             raise BusyError("a writeback is under way already")
         finished = False
         try:
             while not finished:
-                progress = await asyncio.to_thread(self._engine.writeback_progress)
+                progress = await asyncio.to_thread(engine.writeback_progress)
                 finished = progress.finished
                 yield pb.WritebackProgress(
                     target_bytes=progress.target_bytes,
@@ -108,18 +125,18 @@ class HostAdminService(host_admin_pb2_grpc.HostAdminServicer):
                     await asyncio.sleep(_PROGRESS_INTERVAL_S)
         finally:
             if not finished:
-                self._engine.cancel_writeback()
+                engine.cancel_writeback()
 
     async def ExplainSlot(  # noqa: N802
         self, request: pb.ExplainSlotRequest, context: _Context
     ) -> pb.SlotExplanation:
         """Reads the page, also from a memory server, to see that it is intact."""
-        if request.slot >= self._config.slots:
+        if request.slot >= self._host.config.slots:
             raise InvalidArgumentError(
                 f"slot {request.slot} is out of range: the device has slots "
-                f"0..{self._config.slots - 1}"
+                f"0..{self._host.config.slots - 1}"
             )
-        found = await asyncio.to_thread(self._engine.explain, request.slot)
+        found = await asyncio.to_thread(self._host.engine.explain, request.slot)
         age_s = max(0, int(time.time()) - found.stored_unix_s)
         return pb.SlotExplanation(
             slot=found.slot,
@@ -141,80 +158,71 @@ class HostAdminService(host_admin_pb2_grpc.HostAdminServicer):
     ) -> pb.AttachResponse:
         """See attach.KernelDevice."""
         device = await asyncio.to_thread(
-            self._device.attach,
+            self._host.device.attach,
             request.device,
             request.connections,
             request.dead_connection_timeout_s,
         )
-        return pb.AttachResponse(device=device, size_bytes=self._config.device.size)
+        return pb.AttachResponse(device=device, size_bytes=self._host.config.device.size)
 
     async def Detach(  # noqa: N802
         self, request: pb.DetachRequest, context: _Context
     ) -> pb.DetachResponse:
         """See attach.KernelDevice."""
-        await asyncio.to_thread(self._device.detach, request.device)
+        await asyncio.to_thread(self._host.device.detach, request.device)
         return pb.DetachResponse()
 
+    def _cgroup(self, path: str) -> pb.CgroupStatus:
+        """Also of one that the tier does not know, as it has no pages. Raises NotFoundError."""
+        groups = self._host.groups
+        for view in groups.views():
+            if view.path == path:
+                return admin_messages.cgroup_status(view)
+        id_ = groups.id_of(path)
+        settings = admin_messages.cgroup_settings(groups.settings_of(id_))
+        return pb.CgroupStatus(id=id_, path=path, settings=settings)
+
     def _status(self) -> pb.HostStatus:
+        host = self._host
         return pb.HostStatus(
-            info=self._identity.server_info(),
-            device=self._device_status(),
-            tier=self._tier_status(),
-            servers=[
-                pb.MemoryServerStatus(
-                    address=server.address,
-                    connected=server.connected,
-                    capacity_bytes=server.capacity_bytes,
-                    used_bytes=server.used_bytes,
-                    epoch=server.epoch,
-                    reconnects=server.reconnects,
-                    last_error=server.last_error,
-                    disconnected_ms=server.disconnected_ms,
-                    shards=server.shards,
-                )
-                for server in self._engine.servers()
-            ],
-            findings=[
-                pb.Finding(
-                    level=_LEVELS[finding.level], subject=finding.subject, message=finding.message
-                )
-                for finding in [*self._start_findings, *findings.of_machine(self._files)]
-            ],
+            info=host.identity.server_info(),
+            device=admin_messages.device_status(host),
+            tier=admin_messages.tier_status(host),
+            servers=[admin_messages.server_status(server) for server in host.engine.servers()],
+            findings=admin_messages.findings(self._doctor.problems()),
         )
 
-    def _device_status(self) -> pb.DeviceStatus:
-        attached = self._device.device()
-        area = self._files.swap_area(attached) if attached else None
-        return pb.DeviceStatus(
-            name=self._config.device.name,
-            size_bytes=self._config.device.size,
-            listen=[address.with_scheme for address in self._listen],
-            connections=[
-                pb.NbdConnection(
-                    id=connection.id,
-                    peer=connection.peer,
-                    requests=connection.requests,
-                    errors=connection.errors,
-                )
-                for connection in self._engine.connections()
-            ],
-            attached=attached,
-            swap_active=area is not None,
-            swap_used_bytes=area.used_bytes if area else 0,
-            host_id=self._config.host_id,
-            incarnation=self._engine.incarnation.hex(),
-        )
 
-    def _tier_status(self) -> pb.TierStatus:
-        stats = self._engine.stats()
-        gauges = {name: stats.pop(name) for name in _GAUGES}
-        # Whether the shrinker runs just now is of no use to who sees it later.
-        stats.pop("shrinking", None)
-        return pb.TierStatus(
-            **gauges,
-            compressor=self._config.tier.compressor,
-            pages_stored=sum(gauges[name] for name in _STORED),
-            counters=[
-                types_pb2.Counter(name=name, value=value) for name, value in sorted(stats.items())
-            ],
-        )
+def _given(request: Message, field: str, parse: Callable[[Any], Value]) -> Value | None:
+    """None where the request does not say. Raises InvalidArgumentError."""
+    return _parsed(parse, getattr(request, field)) if request.HasField(field) else None
+
+
+def _parsed(parse: Callable[[Any], Value], value: object) -> Value:
+    try:
+        return parse(value)
+    except ValueError as error:
+        raise InvalidArgumentError(str(error)) from error
+
+
+def _cgroup_change(request: pb.SetCgroupRequest) -> GroupChange:
+    """Raises InvalidArgumentError."""
+    changed: dict[str, Any] = {
+        name: getattr(request, field)
+        for field, name in _CGROUP_SETTINGS.items()
+        if request.HasField(field)
+    }
+    if request.HasField("compressor"):
+        compressor = _parsed(Compressor.parse, request.compressor)
+        changed["compressor"] = compressor.codec, compressor.level
+    for field in request.defaults:
+        if field not in _CGROUP_SETTINGS:
+            raise InvalidArgumentError(f"a cgroup has no setting {field}")
+        if request.HasField(field):
+            raise InvalidArgumentError(f"{field} is both set and left to its default")
+        changed[_CGROUP_SETTINGS[field]] = None
+    if not changed:
+        raise InvalidArgumentError("no setting was given")
+    if request.path == "/" and changed.keys() != {"writeback"}:
+        raise InvalidArgumentError("of the root cgroup only writeback can be set: see `tier set`")
+    return GroupChange(**changed)

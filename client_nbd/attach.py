@@ -105,6 +105,17 @@ class KernelDevice:
         self._lock = threading.Lock()
         self._device = ""
         self._connection_ids: list[int] = []
+        self._dead_connection_timeout_s = 0
+
+    @property
+    def dead_connection_timeout_s(self) -> int:
+        """What the attached device was given; the kernel does not tell it."""
+        return self._dead_connection_timeout_s
+
+    @property
+    def connection_count(self) -> int:
+        """Of the attached device."""
+        return len(self._connection_ids)
 
     def device(self) -> str:
         """The attached device, "" for none: also when the kernel let it go by itself."""
@@ -139,6 +150,7 @@ class KernelDevice:
                     raise NotPossibleError(
                         f"{device}: the request timeout cannot be set: {error.strerror}"
                     ) from error
+            self._dead_connection_timeout_s = timeout_s
             self._device, self._connection_ids = device, ids
         _log.info("attached", device=device, connections=count, dead_timeout_s=timeout_s)
         return device

@@ -12,6 +12,7 @@ from typing import Annotated, Literal, Self
 import msgspec
 from farswap.common import config as common_config
 from farswap.common.address import Address
+from farswap.common.compressor import Compressor, Recompressor
 from farswap.common.config import Section
 from farswap.common.errors import ConfigError
 from farswap.common.units import ByteSize, Milliseconds
@@ -58,19 +59,6 @@ class PoolSize(ByteSize):
         return size
 
 
-class Compressor(str):
-    """The codec of stores; this version has one."""
-
-    __slots__ = ()
-
-    @classmethod
-    def parse(cls, text: object) -> Self:
-        """Raises ValueError with the operator's message."""
-        if text != "lz4":
-            raise ValueError(f'"{text}" is {_LATER}; only "lz4" is')
-        return cls(text)
-
-
 class Replicas(int):
     """How many servers keep each page; this version keeps it on one."""
 
@@ -114,6 +102,7 @@ class TierSection(Section, frozen=True):
     pool_limit: PoolSize
     accept_threshold_percent: Annotated[int, msgspec.Meta(ge=1, le=100)] = 90
     compressor: Compressor = Compressor("lz4")
+    recompress: Recompressor = Recompressor("off")
     state: Unavailable | None = None
     store_wait: Milliseconds = Milliseconds(2_000)
 

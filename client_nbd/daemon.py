@@ -1,11 +1,11 @@
 """farswap-host: the parts of the daemon, in the order in which they start and stop.
 
 Start: engine (pool and tables are allocated and touched), cgroups (known before the first page),
-NBD listener, kernel device (nothing attached yet), admin service, ready line. Stop: the reverse,
-but first the machine must no longer swap to us: while `/dev/nbdN` is an active swap area, a signal
-makes us swapoff(2), in a thread, and when there is no memory to bring the pages home to we say so
-and go on serving. Where swap is a unit of systemd, that has been swapped off before we are told to
-stop.
+NBD listener, kernel device (nothing attached yet), admin service, ready line. Stop: the
+reverse, but first the machine must no longer swap to us: while `/dev/nbdN` is an active swap area,
+a signal makes us swapoff(2), in a thread, and when there is no memory to bring the pages home to we
+say so and go on serving. Where swap is a unit of systemd, that has been swapped off before we are
+told to stop.
 
 `run()` is called with the process already fit for the reclaim path, which has to come before any
 thread. Nothing here forks or starts a program: a child would hold copies of our sockets, and a
@@ -26,10 +26,13 @@ from farswap.client_nbd.ahead_shrinker import AheadShrinker
 from farswap.client_nbd.attach import KernelDevice
 from farswap.client_nbd.cgroup_groups import CgroupGroups
 from farswap.client_nbd.cgroup_tree import CgroupTree, detect_root
+from farswap.client_nbd.doctor import Doctor
 from farswap.client_nbd.kernel_files import KernelFiles
 from farswap.client_nbd.nbd_listener import NbdListener
 from farswap.client_nbd.periodic import Periodic
 from farswap.client_nbd.pressure import AheadPolicy
+from farswap.client_nbd.running_host import RunningHost
+from farswap.client_nbd.tier_settings import TierSettings
 from farswap.common import lifecycle, log
 from farswap.common.errors import NotPossibleError, StartError
 from farswap.common.rpc_server import RpcServer
@@ -98,11 +101,11 @@ class _Host:
         self._config = config
         self._files = files
         self._identity = Identity("farswap-host")
-        self._findings = findings.of_start(config, protections)
+        self._protections = protections
 
     async def serve(self, make_engine: EngineFactory) -> None:
         signals = lifecycle.StopSignals()
-        for finding in self._findings:
+        for finding in findings.of_start(self._config, self._protections):
             _log.warning(finding.message, subject=finding.subject)
         parts = lifecycle.StopStack()
         try:
@@ -118,7 +121,8 @@ class _Host:
         config = self._config
         engine = await asyncio.to_thread(make_engine, config)
         parts.push("engine", lambda: asyncio.to_thread(engine.stop))
-        await self._follow_cgroups(engine, parts)
+        settings = await asyncio.to_thread(TierSettings, engine, config.tier)
+        groups = await self._follow_cgroups(engine, parts)
         listener = NbdListener(
             export_name=config.device.name,
             export_bytes=config.device.size,
@@ -130,30 +134,23 @@ class _Host:
         listen = await listener.start(config.nbd.listen)
         device = KernelDevice(engine, config.device.size, self._files)
         parts.push("device", lambda: asyncio.to_thread(_detach, device))
-        admin = RpcServer(config.admin.listen)
-        service = admin_service.HostAdminService(
+        running = RunningHost(
             config=config,
             engine=engine,
+            groups=groups,
+            settings=settings,
             device=device,
             files=self._files,
             identity=self._identity,
             listen=listen,
-            start_findings=self._findings,
+            protections=self._protections,
         )
-        admin.add(
-            admin_service.SERVICE_NAME,
-            lambda server: host_admin_pb2_grpc.add_HostAdminServicer_to_server(service, server),
-        )
-        parts.push("admin", admin.stop)
-        await admin.start()
+        ready = {"nbd": ",".join(address.with_scheme for address in listen)}
+        ready |= await _serve_operators(running, parts)
         # What lives until now lives for good: keep the collector, and its page faults, off it.
         gc.collect()
         gc.freeze()
-        lifecycle.announce_ready(
-            nbd=",".join(address.with_scheme for address in listen),
-            admin=str(admin.address),
-            pid=os.getpid(),
-        )
+        lifecycle.announce_ready(**ready, pid=os.getpid())
         return device
 
     async def _follow_cgroups(self, engine: HostEngine, parts: lifecycle.StopStack) -> CgroupGroups:
@@ -205,6 +202,20 @@ class _Host:
             return True
         _log.error("not stopping: swapoff failed, the machine swaps to us", error=str(error))
         return False
+
+
+async def _serve_operators(host: RunningHost, parts: lifecycle.StopStack) -> dict[str, str]:
+    """Starts the admin service; returns where it listens, for the ready line."""
+    doctor = Doctor(host)
+    admin = RpcServer(host.config.admin.listen)
+    service = admin_service.HostAdminService(host, doctor)
+    admin.add(
+        admin_service.SERVICE_NAME,
+        lambda server: host_admin_pb2_grpc.add_HostAdminServicer_to_server(service, server),
+    )
+    parts.push("admin", admin.stop)
+    await admin.start()
+    return {"admin": str(admin.address)}
 
 
 def _detach(device: KernelDevice) -> None:

@@ -1,7 +1,8 @@
 """What an operator should know: protections that were refused, settings that fight with us.
 
-A finding is said in the log when it is made and shown by `farswapctl status` as long as it
-holds. Those of the start are made once; those of the machine's state are looked up every time.
+Findings of the start are made once, said in the log, and shown by `farswapctl status` as long as
+the daemon lives. Those of the machine's state are looked up every time: see kernel_checks.py and
+tier_checks.py, whose checks also tell what is in order, for `farswapctl doctor`.
 """
 
 from __future__ import annotations
@@ -10,35 +11,49 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterable, Sequence
 
     from farswap.client_nbd.config import HostConfig
-    from farswap.client_nbd.kernel_files import KernelFiles
     from farswap.native import ReclaimProtection
 
-Level = Literal["warning", "error"]
+Level = Literal["ok", "warning", "error"]
 
 
 @dataclass(frozen=True, slots=True)
 class Finding:
-    """`subject` is a short stable name, `message` a sentence."""
+    """`subject` is a short stable name, `message` a sentence, `remedy` what to do, if anything."""
 
     level: Level
     subject: str
     message: str
+    remedy: str = ""
 
 
 def of_start(config: HostConfig, protections: Sequence[ReclaimProtection] | None) -> list[Finding]:
-    """`protections` is what the engine asked the kernel for; None when it did not."""
-    found = [
-        Finding("warning", protection.subject, protection.message)
-        for protection in protections or ()
-        if not protection.granted
-    ]
-    if protections is None:
+    """What is wrong already before anything runs; `protections` as of of_protections()."""
+    return [*problems(of_protections(protections, swapping=False)), *of_configuration(config)]
+
+
+def of_protections(report: Sequence[ReclaimProtection] | None, *, swapping: bool) -> list[Finding]:
+    """What the engine asked the kernel for, so as never to wait for its own device.
+
+    `report` is None where it did not ask; `swapping`: the machine swaps to this daemon.
+    """
+    level: Level = "error" if swapping else "warning"
+    if report is None:
         message = "reclaim.protect is false: this daemon can be swapped out, so do not swap to it"
-        found.append(Finding("warning", "reclaim", message))
-    found += [
+        return [Finding(level, "reclaim", message, "set it to true and restart the daemon")]
+    return [
+        Finding("ok", protection.subject, "granted")
+        if protection.granted
+        else Finding(level, protection.subject, protection.message)
+        for protection in report
+    ]
+
+
+def of_configuration(config: HostConfig) -> list[Finding]:
+    """Settings that are allowed and seldom wanted."""
+    found = [
         Finding("warning", "nbd.listen", f"{address} can be reached from other machines, in clear")
         for address in config.nbd.listen
         if not address.is_local
@@ -58,15 +73,6 @@ def of_start(config: HostConfig, protections: Sequence[ReclaimProtection] | None
     return found
 
 
-def of_machine(files: KernelFiles) -> list[Finding]:
-    """Looked up now."""
-    if not files.zswap_enabled():
-        return []
-    return [
-        Finding(
-            "warning",
-            "zswap",
-            "the kernel's zswap is on and compresses pages a first time: "
-            "echo N > /sys/module/zswap/parameters/enabled",
-        )
-    ]
+def problems(checks: Iterable[Finding]) -> list[Finding]:
+    """Those that are not ok."""
+    return [finding for finding in checks if finding.level != "ok"]

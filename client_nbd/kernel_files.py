@@ -9,6 +9,8 @@ from __future__ import annotations
 
 import ctypes
 import fcntl
+import ipaddress
+import itertools
 import os
 import re
 import struct
@@ -57,12 +59,8 @@ class KernelFiles:
 
     def swap_areas(self) -> list[SwapArea]:
         """The active swap areas, proc(5). Sizes are in KiB there."""
-        try:
-            lines = (self._root / "proc/swaps").read_text().splitlines()[1:]
-        except OSError:
-            return []
         areas = []
-        for line in lines:
+        for line in self._text("proc/swaps").splitlines()[1:]:
             path, _, size, used, priority = line.split()
             areas.append(SwapArea(unescape(path), int(size) << 10, int(used) << 10, int(priority)))
         return areas
@@ -82,23 +80,37 @@ class KernelFiles:
 
     def nbd_owner_pid(self, index: int) -> int | None:
         """The process that a connected nbd device belongs to; the file exists only then."""
-        try:
-            return int((self._root / f"sys/block/nbd{index}/pid").read_text())
-        except (OSError, ValueError):
-            return None
+        return self._number(f"sys/block/nbd{index}/pid")
 
     def set_io_timeout(self, index: int, timeout_ms: int) -> None:
         """Raises OSError."""
         path = self._root / f"sys/block/nbd{index}/queue/io_timeout"
         path.write_text(str(timeout_ms))
 
+    def io_timeout_ms(self, index: int) -> int | None:
+        """What the block layer lets a request take; None: unknown."""
+        return self._number(f"sys/block/nbd{index}/queue/io_timeout")
+
+    def discard_bytes_max(self, index: int) -> int | None:
+        """The largest discard that the device takes, 0 for none; None: unknown."""
+        return self._number(f"sys/block/nbd{index}/queue/discard_max_bytes")
+
+    def local_addresses(self) -> set[str]:
+        """The IP addresses of this machine, canonical, in the network namespace of this process."""
+        found = set()
+        lines = self._text("proc/net/fib_trie").splitlines()
+        for leaf, line in itertools.pairwise(lines):
+            if line.split() == ["/32", "host", "LOCAL"]:
+                found.add(leaf.split()[-1])
+        for line in self._text("proc/net/if_inet6").splitlines():
+            found.add(str(ipaddress.IPv6Address(bytes.fromhex(line.split()[0]))))
+        return found
+
     def available_bytes(self) -> int | None:
         """MemAvailable of proc(5): what programs can have without swapping; None: unknown."""
-        try:
-            text = (self._root / "proc/meminfo").read_text()
-        except OSError:
-            return None
-        match = re.search(r"^MemAvailable:\s+([0-9]+) kB$", text, re.MULTILINE)
+        match = re.search(
+            r"^MemAvailable:\s+([0-9]+) kB$", self._text("proc/meminfo"), re.MULTILINE
+        )
         return int(match[1]) << 10 if match else None
 
     def memory_stall_us(self) -> int | None:
@@ -110,11 +122,18 @@ class KernelFiles:
 
     def zswap_enabled(self) -> bool:
         """The kernel would compress pages before it swaps them to us."""
+        return self._text("sys/module/zswap/parameters/enabled").strip() in ("Y", "1")
+
+    def _text(self, path: str) -> str:
+        """Empty for a file that is not there."""
         try:
-            text = (self._root / "sys/module/zswap/parameters/enabled").read_text()
+            return (self._root / path).read_text()
         except OSError:
-            return False
-        return text.strip() in ("Y", "1")
+            return ""
+
+    def _number(self, path: str) -> int | None:
+        text = self._text(path).strip()
+        return int(text) if text.isdecimal() else None
 
 
 def nbd_index(device: str) -> int:

@@ -14,27 +14,8 @@ from typing import Any, NoReturn, TypeVar
 
 import click
 from farswap.common.errors import EXIT_FAILED, ConfigError, FarswapError, exit_code
-from farswap.common.units import ByteSize
 
 Command = TypeVar("Command", bound=Callable[..., Any])
-
-
-class SizeParameter(click.ParamType["ByteSize"]):
-    """A command line size: as in configuration files, or a plain number of bytes."""
-
-    name = "size"
-
-    def convert(
-        self, value: object, param: click.Parameter | None, ctx: click.Context | None
-    ) -> ByteSize:
-        """Called by click with the text, or with a default that is a size already."""
-        if isinstance(value, ByteSize):
-            return value
-        text = str(value)
-        try:
-            return ByteSize.parse(f"{text}B" if text.isascii() and text.isdigit() else text)
-        except ValueError as error:
-            self.fail(str(error), param, ctx)
 
 
 def _show_version(context: click.Context, _: click.Parameter, *, wanted: bool) -> None:

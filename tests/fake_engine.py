@@ -24,6 +24,11 @@ class FakeEngine:
         self.writeback_step_bytes = writeback_step_bytes
         self.writeback_cancelled = threading.Event()
         self.server_list: list[SimpleNamespace] = []
+        # What stats() says instead of its own, what cgroups() says, what set_...() were told.
+        self.changed_stats: dict[str, int] = {}
+        self.group_records: list[SimpleNamespace] = []
+        self.settings: dict[str, tuple] = {}
+        self.writeback_asked: tuple[int, int, int] | None = None
         self._writeback: SimpleNamespace | None = None
         self._next_id = 1
 
@@ -67,9 +72,27 @@ class FakeEngine:
             "shrinking": 0,
             "accept_threshold_percent": 90,
             "stores": 4000,
+            "overwrites": 900,
+            "trims": 85,
             "loads_remote": 12,
-            "remote_wait_us": 34,
+            "remote_wait_us": 2_500_000,
             "fail_checksum": 0,
+        } | self.changed_stats
+
+    def cgroups(self):
+        return self.group_records
+
+    def set_compressor(self, codec: str, level: int) -> None:
+        self.settings["compressor"] = (codec, level)
+
+    def set_recompress(self, codec: str, level: int) -> None:
+        self.settings["recompress"] = (codec, level)
+
+    def set_limits(self, pool_limit_bytes: int, accept_threshold_percent: int) -> None:
+        self.settings["limits"] = (pool_limit_bytes, accept_threshold_percent)
+        self.changed_stats |= {
+            "pool_limit_bytes": pool_limit_bytes,
+            "accept_threshold_percent": accept_threshold_percent,
         }
 
     def servers(self):
@@ -93,6 +116,7 @@ class FakeEngine:
     def start_writeback(self, bytes_: int, cgroup: int = 0, older_than_s: int = 0) -> bool:
         if self._writeback is not None and not self._writeback.finished:
             return False
+        self.writeback_asked = (bytes_, cgroup, older_than_s)
         self._writeback = SimpleNamespace(
             target_bytes=bytes_, written_bytes=0, sent_bytes=0, finished=False, stopped_because=""
         )
@@ -112,9 +136,6 @@ class FakeEngine:
             job.sent_bytes = job.written_bytes // 3
             job.finished = job.written_bytes == job.target_bytes
         return job
-
-    def cgroups(self):
-        return []
 
     def place_cgroup(self, id_: int, parent: int) -> bool:
         return True

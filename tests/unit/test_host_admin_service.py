@@ -4,15 +4,19 @@ from __future__ import annotations
 
 import asyncio
 from types import SimpleNamespace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
+from fake_cgroups import FakeGroups, latency, record
 from fake_engine import FakeEngine
 from farswap.client_nbd import admin_service
 from farswap.client_nbd import config as host_config
 from farswap.client_nbd.attach import KernelDevice
-from farswap.client_nbd.findings import Finding, of_start
+from farswap.client_nbd.doctor import Doctor
+from farswap.client_nbd.findings import of_start
 from farswap.client_nbd.kernel_files import KernelFiles
+from farswap.client_nbd.running_host import RunningHost
+from farswap.client_nbd.tier_settings import TierSettings
 from farswap.common import config as common_config
 from farswap.common import errors
 from farswap.common.address import Address
@@ -46,17 +50,25 @@ class Running:
     def __init__(self, root: Path, server: RpcServer) -> None:
         self.root = root
         self.engine = FakeEngine(slots=CONFIG.slots)
+        self.groups = FakeGroups(self.engine, {7: "/build", 8: "/build/job", 9: "/idle"})
+        self.engine.group_records = [
+            record(8, pages_local=3, counters={"stores": 3}, pool_limit_bytes=1 << 20),
+            record(0, pages_remote=5, latency={"local": latency((3, 10)), "remote": latency()}),
+            record(7, latency={"local": latency((3, 5), (4, 1)), "remote": latency((9, 2))}),
+        ]
         files = KernelFiles(root)
-        self.device = KernelDevice(self.engine, CONFIG.device.size, files, self._no_driver)
-        service = admin_service.HostAdminService(
+        host = RunningHost(
             config=CONFIG,
             engine=self.engine,
-            device=self.device,
+            groups=self.groups,
+            settings=TierSettings(self.engine, CONFIG.tier),
+            device=KernelDevice(self.engine, CONFIG.device.size, files, self._no_driver),
             files=files,
             identity=Identity("farswap-host"),
             listen=CONFIG.nbd.listen,
-            start_findings=[Finding("warning", "memlock", "refused")],
+            protections=[SimpleNamespace(subject="memlock", granted=False, message="refused")],
         )
+        service = admin_service.HostAdminService(host, Doctor(host))
         server.add(
             admin_service.SERVICE_NAME,
             lambda it: host_admin_pb2_grpc.add_HostAdminServicer_to_server(service, it),
@@ -66,6 +78,9 @@ class Running:
 
     def _no_driver(self) -> None:
         raise FileNotFoundError(2, "No such file or directory")
+
+    async def call(self, method: str, request: Any) -> Any:
+        return await asyncio.to_thread(self.client.call, getattr(self.stub, method), request)
 
     async def status(self) -> pb.HostStatus:
         return await asyncio.to_thread(self.client.status, self.stub.Status, pb.HostStatusRequest())
@@ -87,12 +102,9 @@ async def test_status_tells_gauges_counters_and_their_sum(running: Running) -> N
     assert status.tier.pages_stored == 10 + 1000 + 5 + 2000
     assert status.tier.pool_used_bytes == 3 << 20
     counters = {counter.name: counter.value for counter in status.tier.counters}
-    assert counters == {
-        "stores": 4000,
-        "loads_remote": 12,
-        "remote_wait_us": 34,
-        "fail_checksum": 0,
-    }
+    assert counters["stores"] == 4000
+    assert counters["fail_checksum"] == 0
+    assert not counters.keys() & {"pages_local", "pool_used_bytes", "shrinking"}
     assert status.device.incarnation == bytes(range(16)).hex()
     assert status.device.host_id == "h1"
     assert list(status.device.listen) == ["unix:/run/farswap/swap0.sock"]
@@ -121,23 +133,33 @@ async def test_status_tells_servers_that_are_away(running: Running) -> None:
 async def test_findings_of_the_start_stay_and_those_of_the_machine_are_looked_up(
     running: Running,
 ) -> None:
-    assert [finding.subject for finding in (await running.status()).findings] == ["memlock"]
+    at_start = ["memlock", "cluster.servers"]
+    assert [finding.subject for finding in (await running.status()).findings] == at_start
     parameters = running.root / "sys/module/zswap/parameters"
     parameters.mkdir(parents=True)
     (parameters / "enabled").write_text("Y\n")
     subjects = [finding.subject for finding in (await running.status()).findings]
-    assert subjects == ["memlock", "zswap"]
+    assert subjects == [*at_start, "zswap"]
 
 
 async def test_writeback_reports_until_finished(running: Running) -> None:
     running.engine.writeback_step_bytes = 8192
-    request = pb.WritebackRequest(bytes=16384)
+    request = pb.WritebackRequest(bytes=16384, cgroup="/build", older_than_s=600)
 
     def follow() -> list[tuple[int, bool]]:
         reports = running.client.stream(running.stub.Writeback, request)
         return [(report.written_bytes, report.finished) for report in reports]
 
     assert await asyncio.to_thread(follow) == [(8192, False), (16384, True)]
+    assert running.engine.writeback_asked == (16384, 7, 600)
+
+
+async def test_writeback_of_a_cgroup_that_is_not_there_is_not_found(running: Running) -> None:
+    request = pb.WritebackRequest(bytes=16384, cgroup="/gone")
+    with pytest.raises(errors.NotFoundError, match="/gone is not a cgroup"):
+        await asyncio.to_thread(
+            lambda: list(running.client.stream(running.stub.Writeback, request))
+        )
 
 
 async def test_a_second_writeback_is_refused_and_does_not_disturb_the_first(
@@ -204,3 +226,124 @@ def test_refused_protections_and_open_addresses_are_findings() -> None:
     subjects = [finding.subject for finding in of_start(CONFIG, protections)]
     assert subjects == ["memlock", "cluster.servers"]
     assert of_start(CONFIG, None)[0].subject == "reclaim"
+
+
+async def list_cgroups(running: Running, path: str = "") -> list[pb.CgroupStatus]:
+    request = pb.ListCgroupsRequest(path=path)
+    return await asyncio.to_thread(
+        lambda: list(running.client.stream(running.stub.ListCgroups, request))
+    )
+
+
+async def test_cgroups_are_listed_root_first_then_by_path(running: Running) -> None:
+    found = await list_cgroups(running)
+    assert [cgroup.path for cgroup in found] == ["/", "/build", "/build/job"]
+    assert [cgroup.pages_stored for cgroup in found] == [5, 0, 3]
+    assert found[2].counters[0].value == 3
+
+
+async def test_a_cgroup_without_pages_is_shown_with_its_settings(running: Running) -> None:
+    (idle,) = await list_cgroups(running, "/idle")
+    assert (idle.id, idle.pages_stored, idle.settings.writeback) == (9, 0, True)
+    with pytest.raises(errors.NotFoundError, match="/gone is not a cgroup"):
+        await list_cgroups(running, "/gone")
+
+
+async def test_settings_of_a_cgroup_are_set_and_given_back(running: Running) -> None:
+    changed = await running.call(
+        "SetCgroup",
+        pb.SetCgroupRequest(
+            path="/build", pool_limit_bytes=1 << 20, writeback=False, compressor="zstd"
+        ),
+    )
+    assert changed.path == "/build"
+    assert changed.settings.pool_limit_bytes == 1 << 20
+    assert changed.settings.pool_limit_source == "operator"
+    assert not changed.settings.writeback
+    assert changed.settings.compressor == "zstd:3"
+    assert not changed.settings.HasField("remote_pages_max")
+    again = await running.call(
+        "SetCgroup", pb.SetCgroupRequest(path="/build", defaults=["pool_limit_bytes"])
+    )
+    assert not again.settings.HasField("pool_limit_bytes")
+    assert not again.settings.writeback
+    assert running.groups.wishes["/build"].compressor == ("zstd", 3)
+
+
+@pytest.mark.parametrize(
+    ("request_", "message"),
+    [
+        (pb.SetCgroupRequest(path="/build"), "no setting was given"),
+        (pb.SetCgroupRequest(path="/build", defaults=["x"]), "no setting x"),
+        (pb.SetCgroupRequest(path="/", pool_limit_bytes=1 << 30), "only writeback"),
+        (pb.SetCgroupRequest(path="/build", compressor="gzip"), "not a compressor"),
+        (
+            pb.SetCgroupRequest(path="/build", writeback=True, defaults=["writeback"]),
+            "both set and left",
+        ),
+    ],
+)
+async def test_a_cgroup_setting_that_makes_no_sense_changes_nothing(
+    running: Running, request_: pb.SetCgroupRequest, message: str
+) -> None:
+    with pytest.raises(errors.InvalidArgumentError, match=message):
+        await running.call("SetCgroup", request_)
+    assert running.groups.wishes == {}
+
+
+async def test_the_tier_is_set_while_it_runs(running: Running) -> None:
+    assert running.engine.settings == {"compressor": ("lz4", 1), "recompress": ("", 0)}
+    tier = await running.call(
+        "SetTier",
+        pb.SetTierRequest(compressor="lz4:8", recompress="zstd:5", accept_threshold_percent=80),
+    )
+    assert (tier.compressor, tier.recompress) == ("lz4:8", "zstd:5")
+    assert tier.accept_threshold_percent == 80
+    assert running.engine.settings == {
+        "compressor": ("lz4", 8),
+        "recompress": ("zstd", 5),
+        "limits": (64 << 20, 80),
+    }
+    await running.call("SetTier", pb.SetTierRequest(recompress="off", pool_limit_bytes=8 << 20))
+    assert running.engine.settings["recompress"] == ("", 0)
+    assert running.engine.settings["limits"] == (8 << 20, 80)
+    assert (await running.status()).tier.compressor == "lz4:8"
+
+
+@pytest.mark.parametrize(
+    ("request_", "message"),
+    [
+        (pb.SetTierRequest(pool_limit_bytes=65 << 20), "65MiB is not in 4MiB..64MiB"),
+        (pb.SetTierRequest(pool_limit_bytes=1), "1B is not in"),
+        (pb.SetTierRequest(accept_threshold_percent=101), "101 % is not in"),
+        (pb.SetTierRequest(accept_threshold_percent=0), "0 % is not in"),
+        (pb.SetTierRequest(compressor="zstd:20"), "not in 1..19"),
+        (pb.SetTierRequest(recompress="lz4"), "neither off nor"),
+        (pb.SetTierRequest(compressor="zstd:1", pool_limit_bytes=1), "1B is not in"),
+    ],
+)
+async def test_a_tier_setting_that_makes_no_sense_changes_nothing(
+    running: Running, request_: pb.SetTierRequest, message: str
+) -> None:
+    before = dict(running.engine.settings)
+    with pytest.raises(errors.InvalidArgumentError, match=message):
+        await running.call("SetTier", request_)
+    assert running.engine.settings == before
+
+
+async def test_load_times_of_the_tier_are_those_of_all_cgroups(running: Running) -> None:
+    local, remote = (await running.status()).tier.latency
+    assert (local.tier, remote.tier) == ("local", "remote")
+    assert (local.buckets[3], local.buckets[4], remote.buckets[9]) == (15, 1, 2)
+
+
+async def test_the_doctor_tells_all_checks(running: Running) -> None:
+    running.engine.group_records = [
+        record(0, pages_same_filled=10, pages_local=1000, pages_writing=5, pages_remote=2000)
+    ]
+    running.engine.group_records[0].counters = {"stores": 3015}
+    report = await running.call("Doctor", pb.DoctorRequest())
+    levels = {check.subject: check.level for check in report.checks}
+    assert levels["memlock"] == pb.Finding.LEVEL_WARNING
+    assert levels["zswap"] == pb.Finding.LEVEL_OK
+    assert levels["books"] == pb.Finding.LEVEL_OK

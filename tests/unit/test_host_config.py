@@ -45,6 +45,7 @@ def test_the_documented_file_is_good(path: Path, machine_id: Path) -> None:
     assert config.tier.store_wait == 2000
     assert config.cluster.fetch_wait == 60_000
     assert config.reclaim.protect
+    assert (config.tier.compressor, config.tier.recompress) == ("lz4", "off")
 
 
 @pytest.mark.parametrize(
@@ -58,8 +59,12 @@ def test_the_documented_file_is_good(path: Path, machine_id: Path) -> None:
         ),
         ("tier.pool_limit=4095KiB", "tier.pool_limit: 4095KiB is less than 4MiB"),
         (
-            "tier.compressor=zstd",
-            'tier.compressor: "zstd" is not available in this version; only "lz4" is',
+            "tier.compressor=gzip",
+            'tier.compressor: "gzip" is not a compressor such as lz4, lz4:8 or zstd:3',
+        ),
+        (
+            "tier.recompress=lz4",
+            'tier.recompress: "lz4" is neither off nor a level of zstd such as zstd:3',
         ),
         ("tier.state=/dev/hugepages/x", "tier.state: not available in this version"),
         (

@@ -42,6 +42,31 @@ def test_zswap_is_on_when_its_parameter_says_so(
     assert KernelFiles(root).zswap_enabled() is enabled
 
 
+def test_the_machine_s_addresses_are_found_in_both_families(root: Path) -> None:
+    (root / "proc/net").mkdir()
+    (root / "proc/net/fib_trie").write_text(
+        "Local:\n  +-- 10.0.0.0/24 2 0 2\n     |-- 10.0.0.5\n        /32 host LOCAL\n"
+        "     |-- 10.0.0.255\n        /32 link BROADCAST\n"
+    )
+    (root / "proc/net/if_inet6").write_text("fd000000000000000000000000000002 04 40 00 82 eth0\n")
+    assert KernelFiles(root).local_addresses() == {"10.0.0.5", "fd00::2"}
+
+
+def test_the_running_machine_has_a_loopback_address() -> None:
+    assert "127.0.0.1" in KernelFiles().local_addresses()
+
+
+@pytest.mark.parametrize(("text", "number"), [("1000\n", 1000), ("", None), ("x", None)])
+def test_settings_of_a_block_device_are_numbers_or_unknown(
+    root: Path, text: str, number: int | None
+) -> None:
+    queue = root / "sys/block/nbd3/queue"
+    queue.mkdir(parents=True)
+    (queue / "io_timeout").write_text(text)
+    assert KernelFiles(root).io_timeout_ms(3) == number
+    assert KernelFiles(root).discard_bytes_max(3) is None
+
+
 def test_the_running_kernel_refuses_swapon_and_swapoff_of_what_is_no_device(tmp_path: Path) -> None:
     missing = str(tmp_path / "missing")
     for call in (

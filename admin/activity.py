@@ -1,0 +1,120 @@
+"""What a host's tier, or one cgroup of it, did between two looks at it.
+
+Counters and histograms only grow, so that the difference of two is what happened in between. What
+was not there at the first look (a new cgroup) did all that it has on record.
+"""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from farswap.admin import latency
+from farswap.v1 import host_admin_pb2 as pb
+
+if TYPE_CHECKING:
+    from farswap.admin.session import HostClient
+
+    Status = pb.TierStatus | pb.CgroupStatus
+
+STATES = ("same_filled", "local", "writing", "remote")
+
+# Loads that no memory server was needed for. Those of slots that hold nothing count for nothing.
+_HITS = ("loads_same_filled", "loads_local")
+_MISSES = ("loads_remote",)
+
+
+@dataclass(frozen=True, slots=True)
+class Look:
+    """All of a host at one moment."""
+
+    at_s: float
+    tier: pb.TierStatus
+    cgroups: dict[int, pb.CgroupStatus]
+
+    @classmethod
+    def at(cls, host: HostClient) -> Look:
+        """Now. Raises an error of farswap's tree."""
+        status: pb.HostStatus = host.client.call(host.stub.Status, pb.HostStatusRequest())
+        cgroups = {cgroup.id: cgroup for cgroup in host.cgroups()}
+        return cls(time.monotonic(), status.tier, cgroups)
+
+
+@dataclass(frozen=True, slots=True)
+class Activity:
+    """Of the tier or a cgroup. `per_second` has every counter; `loads` as of latency.buckets()."""
+
+    now: Status
+    per_second: dict[str, float]
+    loads: latency.Buckets
+
+    @property
+    def pages(self) -> dict[str, int]:
+        """By state, now."""
+        return {state: getattr(self.now, f"pages_{state}") for state in STATES}
+
+    def rate(self, *counters: str) -> float:
+        """Of all of them together."""
+        return sum(self.per_second.get(counter, 0.0) for counter in counters)
+
+    @property
+    def loads_per_second(self) -> float:
+        """Of pages that held something."""
+        return self.rate(*_HITS, *_MISSES)
+
+    @property
+    def hit_ratio(self) -> float | None:
+        """The share of loads that needed no memory server. None: there were none."""
+        loads = self.loads_per_second
+        return self.rate(*_HITS) / loads if loads else None
+
+    def quantile_us(self, tier: str, share: float) -> float | None:
+        """Of the time to load, from "local" or "remote"."""
+        return latency.quantile_us(self.loads.get(tier, []), share)
+
+    def plain(self) -> dict[str, object]:
+        """For JSON."""
+        return {
+            "pages": self.pages,
+            "per_second": {name: round(rate, 3) for name, rate in self.per_second.items()},
+            "hit_ratio": self.hit_ratio,
+            "load_us": {
+                tier: {
+                    "pages": sum(counts),
+                    "p50": latency.quantile_us(counts, 0.5),
+                    "p99": latency.quantile_us(counts, 0.99),
+                }
+                for tier, counts in self.loads.items()
+            },
+        }
+
+
+def of_tier(earlier: Look, now: Look) -> Activity:
+    """All cgroups together."""
+    return _between(earlier.tier, now.tier, now.at_s - earlier.at_s)
+
+
+def of_cgroups(earlier: Look, now: Look) -> list[tuple[pb.CgroupStatus, Activity]]:
+    """The busiest first, then those with the most pages."""
+    seconds = now.at_s - earlier.at_s
+    found = [
+        (cgroup, _between(earlier.cgroups.get(id_), cgroup, seconds))
+        for id_, cgroup in now.cgroups.items()
+    ]
+    found.sort(key=lambda of: (-of[1].loads_per_second - of[1].rate("stores"), -of[0].pages_stored))
+    return found
+
+
+def _between(earlier: Status | None, now: Status, seconds: float) -> Activity:
+    before = {counter.name: counter.value for counter in earlier.counters} if earlier else {}
+    return Activity(
+        now,
+        {
+            counter.name: max(0, counter.value - before.get(counter.name, 0)) / seconds
+            for counter in now.counters
+        },
+        latency.since(
+            latency.buckets(earlier.latency) if earlier else {}, latency.buckets(now.latency)
+        ),
+    )

@@ -1,0 +1,220 @@
+"""`farswapctl cgroup`: whose pages the tier holds, and what holds for them."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import click
+from farswap.admin import commands, latency, output
+from farswap.v1 import host_admin_pb2 as pb
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    from farswap.admin.session import Session
+    from farswap.common.compressor import Compressor
+    from rich.console import Console
+
+PAGE_BYTES = 4096
+
+
+@click.group()
+def command() -> None:
+    """The cgroups of a host: their pages, limits and settings."""
+
+
+@commands.verb(command, "list")
+def list_(session: Session, output_format: str) -> None:
+    """Each cgroup that has pages or settings: where its pages are, and its limits.
+
+    A limit holds for a cgroup with all below it; `tree` counts those too. Settings come from the
+    cgroup's memory.zswap.max and memory.zswap.writeback, or from `cgroup set`.
+
+    \b
+    Examples:
+      farswapctl cgroup list
+      farswapctl cgroup list -o json | jq '.cgroups[] | select(.pages_remote > 0) | .path'
+    """
+    with session.host() as host:
+        cgroups = host.cgroups()
+    if output_format == "json":
+        output.print_json({"cgroups": [output.plain(cgroup) for cgroup in cgroups]})
+    else:
+        print_cgroups(output.console(), cgroups)
+
+
+@commands.verb(command)
+@click.argument("path", type=commands.CGROUP)
+def show(session: Session, path: str, output_format: str) -> None:
+    """One cgroup: pages, settings and where they come from, load times, counters.
+
+    PATH is as in /proc/PID/cgroup.
+
+    \b
+    Example:
+      farswapctl cgroup show /system.slice/postgresql.service
+    """
+    with session.host() as host:
+        (cgroup,) = host.cgroups(path)
+    _print(cgroup, output_format)
+
+
+@commands.verb(command, "set", kind=commands.Settings)
+@click.argument("path", type=commands.CGROUP)
+@click.option(
+    "--pool-limit",
+    type=commands.LIMIT,
+    metavar="SIZE|none|default",
+    help="How much of the pool it may take. At the limit its own coldest pages make room.",
+)
+@click.option(
+    "--writeback",
+    type=click.Choice(["on", "off", "default"]),
+    help="Whether its pages may go to memory servers.",
+)
+@click.option(
+    "--remote-max",
+    type=commands.LIMIT,
+    metavar="SIZE|none|default",
+    help="How much of its pages, uncompressed, memory servers may hold.",
+)
+@click.option(
+    "--compressor",
+    type=commands.COMPRESSOR_OR_DEFAULT,
+    metavar="lz4[:ACCEL]|zstd[:LEVEL]|default",
+    help="For its pages as they come in; those that are there stay as they are.",
+)
+def set_(
+    session: Session,
+    *,
+    path: str,
+    pool_limit: object,
+    writeback: str | None,
+    remote_max: object,
+    compressor: Compressor | commands.Default | None,
+    output_format: str,
+) -> None:
+    """Change what holds for one cgroup with all below it.
+
+    What is set here lives until the host daemon ends, and wins over the cgroup's own files
+    (memory.zswap.max, memory.zswap.writeback), also where these change later; `default` gives a
+    setting back to them. `none` is no limit, whatever the file says. To make a limit last, write
+    it to the file: systemd has MemoryZSwapMax= and MemoryZSwapWriteback=.
+
+    \b
+    Examples:
+      farswapctl cgroup set /build --pool-limit 64MiB --remote-max 2GiB
+      farswapctl cgroup set /db --writeback off
+      farswapctl cgroup set /build compressor zstd:3
+      farswapctl cgroup set /build --pool-limit default
+    """
+    wished: dict[str, object] = {
+        "pool_limit_bytes": pool_limit,
+        "writeback": {"on": True, "off": False, "default": commands.DEFAULT}.get(writeback or ""),
+        "remote_pages_max": _pages(remote_max),
+        "compressor": compressor,
+    }
+    given = {name: value for name, value in wished.items() if value is not None}
+    if not given:
+        raise click.UsageError("nothing to set: see --help")
+    request = pb.SetCgroupRequest(path=path)
+    for name, value in given.items():
+        if value is commands.DEFAULT:
+            request.defaults.append(name)
+        else:
+            setattr(request, name, value)
+    with session.host() as host:
+        _print(host.client.call(host.stub.SetCgroup, request), output_format)
+
+
+def _pages(size: object) -> object:
+    """Whole pages of a size; what stands for no limit or the default stays."""
+    is_size = isinstance(size, int) and size != commands.NO_LIMIT
+    return size // PAGE_BYTES if is_size and isinstance(size, int) else size
+
+
+def print_cgroups(out: Console, cgroups: Iterable[pb.CgroupStatus]) -> None:
+    """A line each. `tier show` shows it too."""
+    columns = (
+        "cgroup",
+        ">pool",
+        ">tree",
+        ">limit",
+        ">in pool",
+        ">same-filled",
+        ">on servers",
+        ">of at most",
+        "writeback",
+        "compressor",
+    )
+    rows = [
+        (
+            name(cgroup),
+            output.size(cgroup.pool_bytes),
+            output.size(cgroup.tree_pool_bytes),
+            _limit(cgroup.settings, "pool_limit_bytes", 1),
+            str(cgroup.pages_local + cgroup.pages_writing),
+            str(cgroup.pages_same_filled),
+            str(cgroup.pages_remote),
+            _limit(cgroup.settings, "remote_pages_max", PAGE_BYTES),
+            "on" if cgroup.settings.writeback else "off",
+            cgroup.settings.compressor or "-",
+        )
+        for cgroup in cgroups
+    ]
+    output.print_table(out, "cgroups", columns, rows)
+
+
+def name(cgroup: pb.CgroupStatus) -> str:
+    """Its path; its id where that is not known."""
+    return cgroup.path or f"#{cgroup.id}"
+
+
+def _limit(settings: pb.CgroupSettings, field: str, unit_bytes: int) -> str:
+    return output.size(getattr(settings, field) * unit_bytes) if settings.HasField(field) else "-"
+
+
+def _print(cgroup: pb.CgroupStatus, output_format: str) -> None:
+    if output_format == "json":
+        output.print_json(cgroup)
+        return
+    out = output.console()
+    output.print_rows(out, f"cgroup {name(cgroup)}", _rows(cgroup))
+    output.print_rows(out, "settings", _settings_rows(cgroup.settings))
+    times: list[output.Row] = [
+        (tier, " ".join(f"p{name} {_quantile(counts, name)}" for name in (50, 90, 99)))
+        for tier, counts in latency.buckets(cgroup.latency).items()
+    ]
+    if times:
+        output.print_rows(out, "time to load from", times)
+    output.print_counters(out, cgroup.counters)
+
+
+def _quantile(counts: list[int], percent: int) -> str:
+    return latency.text(latency.quantile_us(counts, percent / 100))
+
+
+def _rows(cgroup: pb.CgroupStatus) -> list[output.Row]:
+    in_pool = cgroup.pages_local + cgroup.pages_writing
+    stored = output.size(cgroup.pages_stored * PAGE_BYTES)
+    return [
+        ("id", str(cgroup.id)),
+        ("parent", cgroup.parent_path or "-"),
+        ("pool", output.size(cgroup.pool_bytes)),
+        ("  with all below", output.size(cgroup.tree_pool_bytes)),
+        ("pages", f"{cgroup.pages_stored} ({stored})"),
+        ("  in pool", f"{in_pool}, of these {cgroup.pages_raw} do not compress"),
+        ("  on servers", str(cgroup.pages_remote)),
+        ("  same-filled", str(cgroup.pages_same_filled)),
+        ("on servers with all below", str(cgroup.tree_pages_remote)),
+    ]
+
+
+def _settings_rows(settings: pb.CgroupSettings) -> list[output.Row]:
+    remote = _limit(settings, "remote_pages_max", PAGE_BYTES)
+    return [
+        ("pool limit", f"{_limit(settings, 'pool_limit_bytes', 1)} ({settings.pool_limit_source})"),
+        ("writeback", f"{'on' if settings.writeback else 'off'} ({settings.writeback_source})"),
+        ("remote max", f"{remote} ({settings.remote_pages_max_source})"),
+        ("compressor", f"{settings.compressor or '-'} ({settings.compressor_source})"),
+    ]

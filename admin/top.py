@@ -1,0 +1,158 @@
+"""`farswapctl top`: what a host's tier does, interval by interval, in all and by cgroup."""
+
+from __future__ import annotations
+
+import json
+import time
+from typing import TYPE_CHECKING
+
+import click
+from farswap.admin import activity, cgroup, commands, latency, output
+from rich.console import Group
+from rich.live import Live
+from rich.text import Text
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+    from farswap.admin.activity import Activity, Look
+    from farswap.admin.session import Session
+    from rich.console import Console, RenderableType
+
+_COLUMNS = (
+    "cgroup",
+    ">pool",
+    ">same",
+    ">remote",
+    ">out/s",
+    ">in/s",
+    ">hit",
+    ">fetch/s",
+    ">back/s",
+    ">local p50",
+    ">p99",
+    ">remote p50",
+    ">p99",
+)
+# What is on the screen besides cgroups.
+_OTHER_LINES = 6
+
+
+@commands.verb()
+@click.option(
+    "--interval",
+    type=click.FloatRange(0.1, 3600),
+    default=2.0,
+    show_default=True,
+    metavar="S",
+    help="Seconds from one table to the next.",
+)
+@click.option("--once", is_flag=True, help="One interval, one table, and no more.")
+def command(session: Session, *, interval: float, once: bool, output_format: str) -> None:
+    """Rates, hit ratio and load times of a host, live, the busiest cgroups first.
+
+    \b
+    Columns:
+      pool, same, remote      pages in the pool, same-filled, on memory servers alone
+      out/s, in/s             pages swapped out, and in (those that hold nothing not counted)
+      hit                     the share of `in` that needed no memory server
+      fetch/s, back/s         pages fetched from memory servers, and written back to them
+      local, remote p50, p99  time to load a page from here (sampled), or from a memory server
+
+    Ctrl-C ends it. With -o json, one document a line and interval, with every counter's rate.
+
+    \b
+    Examples:
+      farswapctl top
+      farswapctl top --once --interval 10
+      farswapctl top -o json | jq '.tier.hit_ratio'
+    """
+    try:
+        with session.host() as host:
+            looks = _looks(lambda: activity.Look.at(host), interval)
+            if output_format == "json":
+                _stream(looks, once=once)
+            else:
+                _show(looks, output.console(), once=once)
+    except KeyboardInterrupt:
+        return
+
+
+def _looks(look: Callable[[], Look], interval_s: float) -> Iterator[tuple[Look, Look]]:
+    """Each with the one before, as the intervals end."""
+    earlier = look()
+    while True:
+        time.sleep(interval_s)
+        now = look()
+        yield earlier, now
+        earlier = now
+
+
+def _stream(looks: Iterator[tuple[Look, Look]], *, once: bool) -> None:
+    for earlier, now in looks:
+        document = {
+            "unix_s": round(time.time(), 3),
+            "interval_s": round(now.at_s - earlier.at_s, 3),
+            "tier": {
+                "pool_used_bytes": now.tier.pool_used_bytes,
+                "pool_limit_bytes": now.tier.pool_limit_bytes,
+                **activity.of_tier(earlier, now).plain(),
+            },
+            "cgroups": [
+                {"id": of.id, "path": of.path, "pool_bytes": of.pool_bytes, **done.plain()}
+                for of, done in activity.of_cgroups(earlier, now)
+            ],
+        }
+        print(json.dumps(document), flush=True)
+        if once:
+            return
+
+
+def _show(looks: Iterator[tuple[Look, Look]], out: Console, *, once: bool) -> None:
+    if once or not out.is_terminal:
+        for earlier, now in looks:
+            output.print_lines(out, _screen(earlier, now, None))
+            if once:
+                return
+    with Live(Text("the first interval ..."), console=out, screen=True, auto_refresh=False) as live:
+        for earlier, now in looks:
+            shown = _screen(earlier, now, max(1, out.height - _OTHER_LINES))
+            live.update(shown, refresh=True)
+
+
+def _screen(earlier: Look, now: Look, cgroups_max: int | None) -> RenderableType:
+    done = activity.of_tier(earlier, now)
+    tier = now.tier
+    pages = ", ".join(f"{count} {state}" for state, count in done.pages.items())
+    used, limit = output.size(tier.pool_used_bytes), output.size(tier.pool_limit_bytes)
+    rates = {
+        "overwritten": done.rate("overwrites"),
+        "freed": done.rate("trims", "early_frees"),
+        "refused": sum(done.rate(name) for name in done.per_second if name.startswith("reject_")),
+        "waited for room": done.rate("pool_limit_hit"),
+    }
+    lines = [
+        f"{time.strftime('%H:%M:%S')}  pool {used} of {limit}  pages: {pages}",
+        "  ".join(f"{what} {rate:.0f}/s" for what, rate in rates.items()),
+    ]
+    cgroups = activity.of_cgroups(earlier, now)
+    rows = [_row("all", done), *(_row(cgroup.name(of), by) for of, by in cgroups[:cgroups_max])]
+    return Group(*(Text(line) for line in lines), output.table(_COLUMNS, rows))
+
+
+def _row(name: str, done: Activity) -> tuple[str, ...]:
+    pages = done.pages
+    ratio = done.hit_ratio
+    times = [done.quantile_us(tier, at) for tier in ("local", "remote") for at in (0.5, 0.99)]
+    return (
+        name,
+        str(pages["local"] + pages["writing"]),
+        str(pages["same_filled"]),
+        str(pages["remote"]),
+        f"{done.rate('stores'):.0f}",
+        f"{done.loads_per_second:.0f}",
+        "-" if ratio is None else f"{100 * ratio:.1f} %",
+        f"{done.rate('loads_remote'):.0f}",
+        f"{done.rate('written_back_pages'):.0f}",
+        *(latency.text(us) for us in times),
+    )

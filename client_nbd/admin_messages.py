@@ -1,0 +1,157 @@
+"""What the HostAdmin service answers, from what the daemon's parts know.
+
+Pure but for the questions to the parts, which may wait for locks: call from worker threads.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from farswap.client_nbd import latency
+from farswap.client_nbd.tier_checks import STATES, held, states
+from farswap.common.compressor import Compressor
+from farswap.v1 import host_admin_pb2 as pb
+from farswap.v1 import types_pb2
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+    from farswap.client_nbd.cgroup_groups import GroupView
+    from farswap.client_nbd.cgroup_settings import Settings
+    from farswap.client_nbd.findings import Finding
+    from farswap.client_nbd.running_host import RunningHost
+    from farswap.native import MemoryServer
+
+# Values of the engine's stats() that are no counters; each is a field of TierStatus.
+_GAUGES = (
+    "pool_limit_bytes",
+    "pool_used_bytes",
+    "pool_entry_bytes",
+    "pool_payload_bytes",
+    "metadata_bytes",
+    "pages_raw",
+    "accept_threshold_percent",
+    *STATES,
+)
+
+_LEVELS = {
+    "ok": pb.Finding.LEVEL_OK,
+    "warning": pb.Finding.LEVEL_WARNING,
+    "error": pb.Finding.LEVEL_ERROR,
+}
+
+
+def device_status(host: RunningHost) -> pb.DeviceStatus:
+    """The export, who is connected to it, and the kernel's side."""
+    attached = host.device.device()
+    area = host.files.swap_area(attached) if attached else None
+    return pb.DeviceStatus(
+        name=host.config.device.name,
+        size_bytes=host.config.device.size,
+        listen=[address.with_scheme for address in host.listen],
+        connections=[
+            pb.NbdConnection(
+                id=connection.id,
+                peer=connection.peer,
+                requests=connection.requests,
+                errors=connection.errors,
+            )
+            for connection in host.engine.connections()
+        ],
+        attached=attached,
+        swap_active=area is not None,
+        swap_used_bytes=area.used_bytes if area else 0,
+        host_id=host.config.host_id,
+        incarnation=host.engine.incarnation.hex(),
+    )
+
+
+def tier_status(host: RunningHost) -> pb.TierStatus:
+    """Gauges, settings in force, every counter, load times over all cgroups."""
+    stats = host.engine.stats()
+    gauges = {name: stats.pop(name) for name in _GAUGES}
+    # Whether the shrinker runs just now is of no use to who sees it later.
+    stats.pop("shrinking", None)
+    return pb.TierStatus(
+        **gauges,
+        compressor=host.settings.compressor,
+        recompress=host.settings.recompress,
+        pages_stored=held(gauges),
+        counters=counters(stats),
+        latency=[
+            pb.Latency(tier=tier, buckets=counts, sum_ns=sum_ns)
+            for tier, (counts, sum_ns) in latency.in_total(host.engine.cgroups()).items()
+        ],
+    )
+
+
+def cgroup_status(view: GroupView) -> pb.CgroupStatus:
+    """One cgroup that the tier knows, with its settings in force."""
+    record = view.record
+    return pb.CgroupStatus(
+        id=view.id,
+        path=view.path,
+        parent_path=view.parent_path,
+        settings=cgroup_settings(view),
+        pool_bytes=record.pool_bytes,
+        tree_pool_bytes=record.tree_pool_bytes,
+        tree_pages_remote=record.tree_remote_pages,
+        pages_stored=held(states(record)),
+        pages_raw=record.pages_raw,
+        **states(record),
+        # There may be thousands of cgroups, most of which have done little.
+        counters=counters({name: value for name, value in record.counters.items() if value}),
+        latency=[
+            pb.Latency(tier=tier, buckets=times.buckets, sum_ns=times.sum_ns)
+            for tier, times in record.latency.items()
+            if times.sum_ns
+        ],
+    )
+
+
+def cgroup_settings(settings: Settings) -> pb.CgroupSettings:
+    """What holds, and where it comes from."""
+    compressor = settings.compressor
+    return pb.CgroupSettings(
+        pool_limit_bytes=settings.pool_limit,
+        pool_limit_source=settings.pool_limit_source,
+        writeback=settings.writeback,
+        writeback_source=settings.writeback_source,
+        remote_pages_max=settings.remote_pages_max,
+        remote_pages_max_source=settings.remote_pages_max_source,
+        compressor=Compressor.of(*compressor) if compressor else None,
+        compressor_source=settings.compressor_source,
+    )
+
+
+def counters(values: Mapping[str, int]) -> list[types_pb2.Counter]:
+    """By name."""
+    return [types_pb2.Counter(name=name, value=value) for name, value in sorted(values.items())]
+
+
+def server_status(server: MemoryServer) -> pb.MemoryServerStatus:
+    """A memory server as seen from here."""
+    return pb.MemoryServerStatus(
+        address=server.address,
+        connected=server.connected,
+        capacity_bytes=server.capacity_bytes,
+        used_bytes=server.used_bytes,
+        epoch=server.epoch,
+        reconnects=server.reconnects,
+        last_error=server.last_error,
+        disconnected_ms=server.disconnected_ms,
+        shards=server.shards,
+    )
+
+
+def findings(found: Sequence[Finding]) -> list[pb.Finding]:
+    """In their order."""
+    return [
+        pb.Finding(
+            level=_LEVELS[finding.level],
+            subject=finding.subject,
+            message=finding.message,
+            remedy=finding.remedy,
+        )
+        for finding in found
+    ]

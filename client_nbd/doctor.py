@@ -1,0 +1,69 @@
+"""All that can be checked about a running host, for `status` (briefly) and `doctor` (at length).
+
+Both block: files of the kernel, the engine's locks, the resolver. Call them from worker threads.
+"""
+
+from __future__ import annotations
+
+import socket
+from typing import TYPE_CHECKING
+
+from farswap.client_nbd import findings, kernel_checks, tier_checks
+
+if TYPE_CHECKING:
+    from farswap.client_nbd.findings import Finding
+    from farswap.client_nbd.running_host import RunningHost
+    from farswap.common.address import Address
+
+
+class Doctor:
+    """Of one daemon."""
+
+    def __init__(self, host: RunningHost) -> None:
+        self._host = host
+
+    def problems(self) -> list[Finding]:
+        """What is wrong as far as it can be seen at one glance."""
+        return findings.problems(self._glance())
+
+    def examine(self) -> list[Finding]:
+        """Every check, with those that are ok; takes a second when the books do not balance."""
+        return [*self._glance(), *self._places_of_servers(), *tier_checks.balance(self._books)]
+
+    def _glance(self) -> list[Finding]:
+        host = self._host
+        stats = host.engine.stats()
+        area = host.files.swap_area(host.device.device())
+        return [
+            *findings.of_protections(host.protections, swapping=area is not None),
+            *findings.of_configuration(host.config),
+            *kernel_checks.of_kernel(host.files, host.device),
+            kernel_checks.discard(area, stats, tier_checks.held(stats), free_hook=False),
+            *tier_checks.servers(host.engine.servers()),
+            *tier_checks.failures(stats),
+            *host.groups.findings(),
+        ]
+
+    def _places_of_servers(self) -> list[Finding]:
+        host = self._host
+        local = host.files.local_addresses()
+        swapping = host.files.swap_area(host.device.device()) is not None
+        return [
+            kernel_checks.server_place(address, _resolved(address), local, swapping=swapping)
+            for address in host.config.cluster.servers
+        ]
+
+    def _books(self) -> tier_checks.Books:
+        host = self._host
+        return tier_checks.books(host.engine.stats(), host.engine.cgroups(), host.groups.path_of)
+
+
+def _resolved(address: Address) -> list[str]:
+    """The IP addresses of a server; none when its name is not known."""
+    if address.is_unix:
+        return []
+    try:
+        found = socket.getaddrinfo(address.host, address.port, type=socket.SOCK_STREAM)
+    except OSError:
+        return []
+    return [str(target[0]).partition("%")[0] for *_, target in found]

@@ -1,0 +1,33 @@
+"""What a running daemon is made of, for those who look at it: admin service and doctor."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from farswap.client_nbd.attach import KernelDevice
+    from farswap.client_nbd.cgroup_groups import CgroupGroups
+    from farswap.client_nbd.config import HostConfig
+    from farswap.client_nbd.kernel_files import KernelFiles
+    from farswap.client_nbd.tier_settings import TierSettings
+    from farswap.common.address import Address
+    from farswap.common.version import Identity
+    from farswap.native import HostEngine, ReclaimProtection
+
+
+@dataclass(frozen=True, slots=True)
+class RunningHost:
+    """`listen` are the NBD addresses, `protections` as of findings.of_protections()."""
+
+    config: HostConfig
+    engine: HostEngine
+    groups: CgroupGroups
+    settings: TierSettings
+    device: KernelDevice
+    files: KernelFiles
+    identity: Identity
+    listen: Sequence[Address]
+    protections: Sequence[ReclaimProtection] | None

@@ -1,0 +1,195 @@
+"""farswapctl's cgroup, tier set, top and doctor, on services of Python objects."""
+
+from __future__ import annotations
+
+import json
+import signal
+import subprocess
+import sys
+from typing import TYPE_CHECKING
+
+import pytest
+from fake_fleet import finding, fleet, run, shared_fleet
+from farswap.admin import latency
+from farswap.v1 import host_admin_pb2 as pb
+
+if TYPE_CHECKING:
+    from fake_fleet import Fleet
+
+__all__ = ["fleet", "shared_fleet"]
+
+NO_LIMIT = (1 << 64) - 1
+
+
+@pytest.mark.usefixtures("fleet")
+class TestCgroups:
+    def test_a_line_for_each(self, capfd: pytest.CaptureFixture[str]) -> None:
+        code, out, err = run(capfd, "cgroup", "list")
+        assert (code, err) == (0, "")
+        lines = out.splitlines()
+        assert [line.split()[0] for line in lines] == ["cgroups", "cgroup", "/", "/build", "#2"]
+        assert "16.0 MiB" in lines[2]
+
+    def test_tier_show_has_them_too(self, capfd: pytest.CaptureFixture[str]) -> None:
+        _, out, _ = run(capfd, "tier", "show", "--by-cgroup")
+        assert "/build" in out
+        _, out, _ = run(capfd, "tier", "show", "--by-cgroup", "-o", "json")
+        shown = json.loads(out)
+        assert [cgroup["path"] for cgroup in shown["cgroups"]] == ["/", "/build", ""]
+        assert shown["pages_stored"] == 50000
+
+    def test_what_has_no_limit_is_null(self, capfd: pytest.CaptureFixture[str]) -> None:
+        _, out, _ = run(capfd, "cgroup", "list", "-o", "json")
+        settings = json.loads(out)["cgroups"][1]["settings"]
+        assert settings["pool_limit_bytes"] == 16 << 20
+        assert settings["remote_pages_max"] is None
+
+    def test_one_is_shown_with_where_its_settings_come_from(
+        self, capfd: pytest.CaptureFixture[str]
+    ) -> None:
+        _, out, _ = run(capfd, "cgroup", "show", "/build")
+        assert "16.0 MiB (file)" in out
+        assert "1234, of these 0 do not compress" in out
+
+    def test_none_of_that_name_is_a_failure(self, capfd: pytest.CaptureFixture[str]) -> None:
+        code, out, err = run(capfd, "cgroup", "show", "/gone")
+        assert (code, out) == (1, "")
+        assert err == "farswapctl: /gone is not a cgroup of this machine\n"
+
+    @pytest.mark.parametrize(
+        ("args", "asked"),
+        [
+            (["--pool-limit", "64MiB"], {"pool_limit_bytes": 64 << 20}),
+            (["pool-limit", "none"], {"pool_limit_bytes": NO_LIMIT}),
+            (["--remote-max", "1GiB"], {"remote_pages_max": 1 << 18}),
+            (["--remote-max", "none"], {"remote_pages_max": NO_LIMIT}),
+            (["--remote-max", "0"], {"remote_pages_max": 0}),
+            (
+                ["writeback", "off", "compressor", "zstd"],
+                {"writeback": False, "compressor": "zstd:3"},
+            ),
+            (["--compressor", "lz4:1"], {"compressor": "lz4"}),
+            (
+                ["--pool-limit", "default", "--writeback", "default", "--remote-max", "default"],
+                {"defaults": ["pool_limit_bytes", "writeback", "remote_pages_max"]},
+            ),
+            (
+                ["--compressor", "default", "--writeback", "on"],
+                {"defaults": ["compressor"], "writeback": True},
+            ),
+        ],
+    )
+    def test_only_what_is_given_is_set(
+        self, fleet: Fleet, capfd: pytest.CaptureFixture[str], args: list[str], asked: dict
+    ) -> None:
+        assert run(capfd, "cgroup", "set", "/build", *args)[0] == 0
+        assert fleet.host.asked == [pb.SetCgroupRequest(path="/build", **asked)]
+
+
+@pytest.mark.parametrize(
+    ("args", "asked"),
+    [
+        (["compressor", "zstd:3"], {"compressor": "zstd:3"}),
+        (["--compressor=lz4"], {"compressor": "lz4"}),
+        (["recompress", "off"], {"recompress": "off"}),
+        (
+            ["pool-limit", "64MiB", "accept-threshold", "80"],
+            {"pool_limit_bytes": 64 << 20, "accept_threshold_percent": 80},
+        ),
+    ],
+)
+def test_the_tier_is_set_by_options_or_words(
+    fleet: Fleet, capfd: pytest.CaptureFixture[str], args: list[str], asked: dict
+) -> None:
+    assert run(capfd, "tier", "set", *args)[0] == 0
+    assert fleet.host.asked == [pb.SetTierRequest(**asked)]
+
+
+class TestDoctor:
+    def test_each_check_is_told_with_what_to_do(
+        self, fleet: Fleet, capfd: pytest.CaptureFixture[str]
+    ) -> None:
+        code, out, err = run(capfd, "doctor")
+        assert (code, err) == (0, "")
+        for text in ("zswap", "ok: off", "warning: is low", "do: raise it"):
+            assert text in out
+
+    @pytest.mark.parametrize("form", ["table", "json"])
+    def test_an_error_is_exit_code_1(
+        self, fleet: Fleet, capfd: pytest.CaptureFixture[str], form: str
+    ) -> None:
+        kept = list(fleet.host.checks)
+        fleet.host.checks.append(finding("LEVEL_ERROR", "books", "do not add up"))
+        code, out, err = run(capfd, "doctor", "-o", form)
+        fleet.host.checks[:] = kept
+        assert code == 1
+        assert "do not add up" in out
+        assert err == "farswapctl: errors found: books\n"
+
+
+class TestTop:
+    @pytest.mark.usefixtures("fleet")
+    def test_one_document_an_interval(self, capfd: pytest.CaptureFixture[str]) -> None:
+        code, out, err = run(capfd, "top", "--once", "--interval", "0.1", "-o", "json")
+        assert (code, err) == (0, "")
+        (line,) = out.splitlines()
+        shown = json.loads(line)
+        assert shown["tier"]["hit_ratio"] == pytest.approx(0.75)
+        assert shown["tier"]["per_second"]["stores"] == 0
+        seconds = shown["interval_s"]
+        assert shown["tier"]["per_second"]["loads_local"] == pytest.approx(300 / seconds, rel=0.05)
+        assert shown["tier"]["load_us"]["local"]["pages"] == 300
+        assert 8 <= shown["tier"]["load_us"]["local"]["p99"] <= 16
+        assert shown["tier"]["load_us"]["remote"] == {"pages": 0, "p50": None, "p99": None}
+        # The busiest first.
+        assert [cgroup["id"] for cgroup in shown["cgroups"]] == [2, 1, 0]
+        assert shown["cgroups"][0]["pages"]["local"] == 1234
+
+    @pytest.mark.usefixtures("fleet")
+    def test_a_table_has_all_and_each_cgroup(self, capfd: pytest.CaptureFixture[str]) -> None:
+        code, out, _ = run(capfd, "top", "--once", "--interval", "0.1")
+        assert code == 0
+        rows = {line.split()[0]: line for line in out.splitlines()}
+        assert "75.0 %" in rows["all"]
+        assert {"/", "/build", "#2"} <= rows.keys()
+        assert "\x1b" not in out
+
+    def test_ctrl_c_ends_it_without_complaint(self, fleet: Fleet) -> None:
+        program = [sys.executable, "-m", "farswap.admin.main", "--host", fleet.host_address]
+        with subprocess.Popen(
+            [*program, "top", "--interval", "0.2", "-o", "json"],
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        ) as process:
+            assert process.stdout is not None
+            for _ in range(2):
+                assert "tier" in json.loads(process.stdout.readline())
+            process.send_signal(signal.SIGINT)
+            _, err = process.communicate(timeout=20)
+        assert (process.returncode, err) == (0, "")
+
+
+def test_quantiles_are_those_of_prometheus() -> None:
+    counts = [0] * 24
+    assert latency.quantile_us(counts, 0.5) is None
+    counts[3], counts[5] = 10, 10
+    assert latency.quantile_us(counts, 0.25) == pytest.approx(6)
+    assert latency.quantile_us(counts, 0.5) == pytest.approx(8)
+    assert latency.quantile_us(counts, 0.99) == pytest.approx(16 + 16 * 0.98)
+    assert latency.quantile_us([0] * 23 + [1], 0.5) == 2**22
+    assert latency.quantile_us([4] + [0] * 23, 0.5) == pytest.approx(0.5)
+
+
+@pytest.mark.parametrize(
+    ("us", "text"),
+    [
+        (None, "-"),
+        (11.6, "12 \N{MICRO SIGN}s"),
+        (0.55, "0.6 \N{MICRO SIGN}s"),
+        (1500, "1.5 ms"),
+        (2_000_000, "2.0 s"),
+    ],
+)
+def test_times_are_short(us: float | None, text: str) -> None:
+    assert latency.text(us) == text

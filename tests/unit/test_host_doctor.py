@@ -1,0 +1,237 @@
+"""What the doctor checks: the kernel's settings on fixture trees, the tier's books, the servers."""
+
+from __future__ import annotations
+
+import itertools
+from types import SimpleNamespace
+from typing import TYPE_CHECKING
+
+import pytest
+from fake_cgroups import record
+from farswap.client_nbd import findings, kernel_checks, tier_checks
+from farswap.client_nbd.kernel_files import KernelFiles, SwapArea
+from farswap.client_nbd.tier_checks import Ledger
+from farswap.common.address import Address
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from farswap.client_nbd.findings import Finding
+
+SWAPS = "Filename Type Size Used Priority\n/dev/nbd0 partition 1048572 2048 100\n"
+AREA = SwapArea("/dev/nbd0", 1 << 30, 40 << 20, 100)
+
+
+@pytest.fixture
+def root(tmp_path: Path) -> Path:
+    """A machine on which all is well."""
+    for path, text in {
+        "proc/swaps": SWAPS,
+        "sys/module/zswap/parameters/enabled": "N\n",
+        "sys/block/nbd0/queue/io_timeout": "1000\n",
+        "sys/block/nbd0/queue/discard_max_bytes": "4294966784\n",
+    }.items():
+        (tmp_path / path).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / path).write_text(text)
+    return tmp_path
+
+
+def device(name: str = "/dev/nbd0", connections: int = 1, timeout_s: int = 86_400):
+    return SimpleNamespace(
+        device=lambda: name, connection_count=connections, dead_connection_timeout_s=timeout_s
+    )
+
+
+def subjects(found: list[Finding]) -> list[str]:
+    return [finding.subject for finding in findings.problems(found)]
+
+
+def test_a_machine_as_it_should_be_has_no_problem(root: Path) -> None:
+    found = kernel_checks.of_kernel(KernelFiles(root), device())
+    assert subjects(found) == []
+    assert len(found) == 6
+
+
+def test_without_a_device_nothing_is_said_of_it(root: Path) -> None:
+    found = kernel_checks.of_kernel(KernelFiles(root), device(""))
+    assert [finding.subject for finding in found] == ["zswap", "device"]
+
+
+@pytest.mark.parametrize(
+    ("path", "text", "subject", "word"),
+    [
+        ("sys/module/zswap/parameters/enabled", "Y", "zswap", "twice"),
+        ("sys/block/nbd0/queue/io_timeout", "30000", "io_timeout", "30000 ms"),
+        ("sys/block/nbd0/queue/io_timeout", "", "io_timeout", "unknown"),
+        ("sys/block/nbd0/queue/discard_max_bytes", "0", "trim", "no TRIM"),
+        ("proc/swaps", SWAPS + "/swapfile file 4 0 101\n", "swap_priority", "/swapfile before"),
+    ],
+)
+def test_a_harmful_setting_is_told_with_its_remedy(
+    root: Path, path: str, text: str, subject: str, word: str
+) -> None:
+    (root / path).write_text(text)
+    (problem,) = findings.problems(kernel_checks.of_kernel(KernelFiles(root), device()))
+    assert (problem.level, problem.subject) == ("warning", subject)
+    assert word in problem.message
+    assert problem.remedy
+
+
+def test_an_area_of_the_same_or_a_lower_priority_is_no_problem(root: Path) -> None:
+    (root / "proc/swaps").write_text(SWAPS + "/a file 4 0 100\n/b file 4 0 -2\n")
+    assert subjects(kernel_checks.of_kernel(KernelFiles(root), device())) == []
+
+
+def test_a_device_attached_otherwise_than_advised_is_told(root: Path) -> None:
+    attached = device(connections=2, timeout_s=30)
+    found = kernel_checks.of_kernel(KernelFiles(root), attached)
+    assert subjects(found) == ["connections", "dead_connection_timeout"]
+
+
+# The area of 40 MiB used stands for 10,240 pages.
+@pytest.mark.parametrize(
+    ("counters", "stored", "free_hook", "level", "word"),
+    [
+        ({}, 10_240, False, "ok", "few are held"),
+        ({}, 20_000, False, "ok", "few are held"),
+        ({}, 40_000, False, "warning", "without discard"),
+        ({"trims": 5}, 40_000, False, "warning", "wholly free clusters"),
+        ({"trims": 5}, 12_000, False, "ok", "5 so far"),
+        ({"early_frees": 9, "trims": 1}, 40_000, True, "ok", "10 so far"),
+    ],
+)
+def test_discard_is_judged_by_what_piles_up(
+    counters: dict[str, int], stored: int, *, free_hook: bool, level: str, word: str
+) -> None:
+    found = kernel_checks.discard(AREA, counters, stored, free_hook=free_hook)
+    assert found.level == level
+    assert word in found.message
+
+
+@pytest.mark.parametrize(
+    ("server", "resolved", "level"),
+    [
+        ("127.0.0.1:7070", [], "warning"),
+        ("unix:/run/x", [], "warning"),
+        ("10.0.0.7:7070", ["10.0.0.7"], "ok"),
+        ("10.0.0.5:7070", ["10.0.0.5"], "warning"),
+        ("this-host:7070", ["10.0.0.5"], "warning"),
+        ("elsewhere:7070", [], "ok"),
+    ],
+)
+def test_a_server_on_this_machine_is_told(server: str, resolved: list[str], level: str) -> None:
+    address = Address.parse(server)
+    found = kernel_checks.server_place(address, resolved, {"10.0.0.5"}, swapping=True)
+    assert found.level == level
+
+
+def test_what_the_kernel_refused_is_an_error_once_it_swaps_to_us() -> None:
+    report = [
+        SimpleNamespace(subject="memlock", granted=False, message="no"),
+        SimpleNamespace(subject="io_flusher", granted=True, message=""),
+    ]
+    levels = [
+        [finding.level for finding in findings.of_protections(report, swapping=swapping)]
+        for swapping in (False, True)
+    ]
+    assert levels == [["warning", "ok"], ["error", "ok"]]
+    assert findings.of_protections(None, swapping=True)[0].level == "error"
+
+
+class TestBooks:
+    def stats(self, **changed: int) -> dict[str, int]:
+        return {
+            "stores": 100,
+            "overwrites": 20,
+            "trims": 7,
+            "early_frees": 2,
+            "lost_failed_store": 1,
+            "loads_remote": 9,
+            "written_back_pages": 30,
+            "pages_same_filled": 5,
+            "pages_local": 20,
+            "pages_writing": 5,
+            "pages_remote": 40,
+            **changed,
+        }
+
+    def group(self, **changed: int) -> SimpleNamespace:
+        counters = {name: value for name, value in self.stats().items() if "pages_" not in name}
+        pages = {"pages_same_filled": 5, "pages_local": 20, "pages_writing": 5, "pages_remote": 40}
+        return record(0, counters=counters, **(pages | changed))
+
+    def test_what_adds_up_is_ok_at_the_first_reading(self) -> None:
+        (found,) = tier_checks.balance(lambda: tier_checks.books(self.stats(), [self.group()]))
+        assert found.level == "ok"
+        assert "each of 1 cgroups" in found.message
+
+    def test_a_page_too_few_is_an_error_that_names_the_group(self) -> None:
+        group = self.group(pages_local=19)
+        found = tier_checks.balance(
+            lambda: tier_checks.books(self.stats(), [group], lambda _: "/build")
+        )
+        assert [finding.level for finding in found] == ["error", "error"]
+        assert "all cgroups together" in found[0].message
+        assert "cgroup /build: 70 pages by its counters, 69 by their states" in found[1].message
+
+    def test_a_difference_within_what_moved_meanwhile_is_none(self) -> None:
+        moved = itertools.count()
+        (found,) = tier_checks.balance(lambda: {0: Ledger("busy", 10, 9, next(moved))})
+        assert found.level == "ok"
+
+    def test_a_larger_one_that_stays_is_an_error(self) -> None:
+        moved = itertools.count()
+        (found,) = tier_checks.balance(lambda: {0: Ledger("busy", 10, 7, next(moved))})
+        assert found.level == "error"
+
+    def test_one_good_reading_is_enough(self) -> None:
+        readings = itertools.chain([9] * 6, itertools.repeat(10))
+        (found,) = tier_checks.balance(lambda: {0: Ledger("late", 10, next(readings), 0)})
+        assert found.level == "ok"
+
+    def test_a_group_that_goes_away_is_let_go(self) -> None:
+        readings = itertools.chain([{0: Ledger("gone", 10, 9, 0)}] * 3, itertools.repeat({}))
+        (found,) = tier_checks.balance(lambda: next(readings))
+        assert found.level == "ok"
+
+
+def test_each_failure_is_told_with_how_often() -> None:
+    assert tier_checks.failures({"fail_checksum": 0, "stores": 9})[0].level == "ok"
+    found = tier_checks.failures({"fail_checksum": 3, "reject_no_space": 1})
+    assert [(finding.level, finding.subject) for finding in found] == [
+        ("error", "fail_checksum"),
+        ("warning", "reject_no_space"),
+    ]
+    assert "3 since the start" in found[0].message
+
+
+def server(**changed: object) -> SimpleNamespace:
+    made = {
+        "address": "10.0.0.7:7070",
+        "connected": True,
+        "capacity_bytes": 100,
+        "used_bytes": 50,
+        "last_error": "",
+        "disconnected_ms": 0,
+        "shards": 0,
+    }
+    return SimpleNamespace(**(made | changed))
+
+
+@pytest.mark.parametrize(
+    ("changed", "level", "word"),
+    [
+        ({}, "ok", "connected"),
+        ({"used_bytes": 95}, "warning", "95 % full"),
+        (
+            {"connected": False, "disconnected_ms": 5000},
+            "error",
+            "no answer from 10.0.0.7:7070 for 5 s",
+        ),
+        ({"connected": False, "shards": 1, "last_error": "refused"}, "error", "refused; pages"),
+    ],
+)
+def test_a_server_is_there_and_has_room(changed: dict, level: str, word: str) -> None:
+    (found,) = tier_checks.servers([server(**changed)])
+    assert found.level == level
+    assert word in found.message
