@@ -136,6 +136,13 @@ class AdminSection(Section, frozen=True):
     listen: Address = DEFAULT_ADMIN
 
 
+class MetricsSection(Section, frozen=True):
+    """[metrics]: `/metrics` for Prometheus; without `listen` there is none."""
+
+    listen: Address | None = None
+    cgroups_max: Annotated[int, msgspec.Meta(ge=1, le=10_000)] = 100
+
+
 class ReclaimSection(Section, frozen=True):
     """[reclaim]: `protect = false` is for machines on which nothing swaps to this daemon."""
 
@@ -158,6 +165,7 @@ class HostConfig(Section, frozen=True):
     cgroups: CgroupsSection
     shrinker: ShrinkerSection
     admin: AdminSection
+    metrics: MetricsSection
     reclaim: ReclaimSection
     log: LogSection
 
@@ -208,6 +216,10 @@ def check(config: HostConfig) -> list[tuple[str, str]]:
         problems.append(("shrinker.older_than", f"{config.shrinker.older_than} is less than 1s"))
     if config.admin.listen.is_unix and config.admin.listen in config.nbd.listen:
         problems.append(("admin.listen", f"{config.admin.listen} is an NBD address already"))
+    metrics = config.metrics.listen
+    taken = [config.admin.listen, *config.nbd.listen]
+    if metrics is not None and (metrics.is_unix or metrics.port) and metrics in taken:
+        problems.append(("metrics.listen", f"{metrics} is another service's address already"))
     return problems
 
 

@@ -1,7 +1,7 @@
 """farswap-host: the parts of the daemon, in the order in which they start and stop.
 
 Start: engine (pool and tables are allocated and touched), cgroups (known before the first page),
-NBD listener, kernel device (nothing attached yet), admin service, ready line. Stop: the
+NBD listener, kernel device (nothing attached yet), admin service, metrics, ready line. Stop: the
 reverse, but first the machine must no longer swap to us: while `/dev/nbdN` is an active swap area,
 a signal makes us swapoff(2), in a thread, and when there is no memory to bring the pages home to we
 say so and go on serving. Where swap is a unit of systemd, that has been swapped off before we are
@@ -28,13 +28,15 @@ from farswap.client_nbd.cgroup_groups import CgroupGroups
 from farswap.client_nbd.cgroup_tree import CgroupTree, detect_root
 from farswap.client_nbd.doctor import Doctor
 from farswap.client_nbd.kernel_files import KernelFiles
+from farswap.client_nbd.metrics import HostMetrics
 from farswap.client_nbd.nbd_listener import NbdListener
 from farswap.client_nbd.periodic import Periodic
 from farswap.client_nbd.pressure import AheadPolicy
 from farswap.client_nbd.running_host import RunningHost
 from farswap.client_nbd.tier_settings import TierSettings
-from farswap.common import lifecycle, log
+from farswap.common import lifecycle, log, metrics
 from farswap.common.errors import NotPossibleError, StartError
+from farswap.common.metrics_http import MetricsServer
 from farswap.common.rpc_server import RpcServer
 from farswap.common.version import Identity
 from farswap.v1 import host_admin_pb2_grpc
@@ -205,7 +207,7 @@ class _Host:
 
 
 async def _serve_operators(host: RunningHost, parts: lifecycle.StopStack) -> dict[str, str]:
-    """Starts the admin service; returns where it listens, for the ready line."""
+    """Starts admin service and metrics; returns where they listen, for the ready line."""
     doctor = Doctor(host)
     admin = RpcServer(host.config.admin.listen)
     service = admin_service.HostAdminService(host, doctor)
@@ -215,7 +217,16 @@ async def _serve_operators(host: RunningHost, parts: lifecycle.StopStack) -> dic
     )
     parts.push("admin", admin.stop)
     await admin.start()
-    return {"admin": str(admin.address)}
+    where = {"admin": str(admin.address)}
+    wanted = host.config.metrics
+    if wanted.listen is not None:
+        from farswap.native import counter_help  # noqa: PLC0415 - as in native_engine()
+
+        collector = HostMetrics(host, doctor, wanted.cgroups_max, counter_help())
+        server = MetricsServer(metrics.registry(collector))
+        parts.push("metrics", server.stop)
+        where["metrics"] = str(await server.start(wanted.listen))
+    return where
 
 
 def _detach(device: KernelDevice) -> None:

@@ -28,8 +28,7 @@ from farswap.client_nbd.handshake import (
     Negotiated,
     Violation,
 )
-from farswap.common import log, unix_socket
-from farswap.common.errors import BindError
+from farswap.common import listening, log, unix_socket
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -38,7 +37,6 @@ if TYPE_CHECKING:
 
 HANDSHAKES_MAX = 64
 _RECEIVE_BYTES = 64 << 10
-_BACKLOG = 128
 # When descriptors have run out, accept() fails at once and would spin.
 _ACCEPT_RETRY_S = 0.1
 
@@ -106,14 +104,11 @@ class NbdListener:
     # --- Listening
 
     async def _listen(self, address: Address) -> Address:
-        if address.is_unix:
-            path = Path(address.path)
-            self._listening.append(unix_socket.listen(path, backlog=_BACKLOG))
-            self._unix_paths.append(path)
-            return address
-        sock = await _listen_tcp(address)
+        sock, real = await listening.listen(address)
         self._listening.append(sock)
-        return address.with_port(sock.getsockname()[1])
+        if real.is_unix:
+            self._unix_paths.append(Path(real.path))
+        return real
 
     async def _accept(self, listening: socket.socket) -> None:
         loop = asyncio.get_running_loop()
@@ -195,27 +190,6 @@ async def _converse(
         if not received:
             raise ConnectionResetError(0, "end of stream")
         handshake.receive_data(received)
-
-
-async def _listen_tcp(address: Address) -> socket.socket:
-    loop = asyncio.get_running_loop()
-    try:
-        found = await loop.getaddrinfo(
-            address.host, address.port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
-        )
-        family, _, _, _, where = found[0]
-        sock = socket.socket(family, socket.SOCK_STREAM | socket.SOCK_CLOEXEC)
-        try:
-            sock.settimeout(0)
-            sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-            sock.bind(where)
-            sock.listen(_BACKLOG)
-        except BaseException:
-            sock.close()
-            raise
-    except OSError as error:
-        raise BindError(f"{address.with_scheme}: {error.strerror}") from error
-    return sock
 
 
 def _peer_name(client: socket.socket) -> str:

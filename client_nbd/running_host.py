@@ -1,4 +1,4 @@
-"""What a running daemon is made of, for those who look at it: admin service and doctor."""
+"""What a running daemon is made of, for those who look at it: admin service, doctor, metrics."""
 
 from __future__ import annotations
 

@@ -38,6 +38,12 @@ class AdminSection(Section, frozen=True):
     listen: Address = DEFAULT_ADMIN
 
 
+class MetricsSection(Section, frozen=True):
+    """[metrics]: `/metrics` for Prometheus; without `listen` there is none."""
+
+    listen: Address | None = None
+
+
 class LogSection(Section, frozen=True):
     """[log]: lines on stderr."""
 
@@ -50,6 +56,7 @@ class ServerConfig(Section, frozen=True):
     server: ServerSection
     store: StoreSection
     admin: AdminSection
+    metrics: MetricsSection
     log: LogSection
 
 
@@ -82,6 +89,12 @@ def check(config: ServerConfig) -> list[tuple[str, str]]:
         "admin.listen",
         f"{admin.listen} is where pages are served",
         holds=admin.listen != server.listen or (not admin.listen.is_unix and not admin.listen.port),
+    )
+    metrics = config.metrics.listen
+    require(
+        "metrics.listen",
+        f"{metrics} is another service's address already",
+        holds=metrics is None or not metrics.port or metrics not in (server.listen, admin.listen),
     )
     require("store.path", f'"{store.path}" is not absolute', holds=Path(store.path).is_absolute())
     require(

@@ -1,8 +1,9 @@
 """farswap-server: the parts of the daemon, in the order in which they start and stop.
 
-Start: store and page service (native: they serve from then on), admin service with health, ready
-line. Stop: the reverse, so that health turns NOT_SERVING before the first page is refused; then
-the streams end, and the store is flushed and closed, which keeps the next start short.
+Start: store and page service (native: they serve from then on), admin service with health,
+metrics, ready line. Stop: the reverse, so that health turns NOT_SERVING before the first page is
+refused; then the streams end, and the store is flushed and closed, which keeps the next start
+short.
 
 A SIGKILL at any point loses no page that was acknowledged: see native/store/page_store.h.
 """
@@ -16,11 +17,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import uvloop
-from farswap.common import lifecycle, log
+from farswap.common import lifecycle, log, metrics
 from farswap.common.errors import StartError
+from farswap.common.metrics_http import MetricsServer
 from farswap.common.rpc_server import RpcServer
 from farswap.common.version import Identity
 from farswap.server import admin_service
+from farswap.server.metrics import PagesMetrics
 from farswap.v1 import server_admin_pb2_grpc
 
 if TYPE_CHECKING:
@@ -92,7 +95,12 @@ async def _start(
     )
     parts.push("admin", admin.stop)
     await admin.start()
-    lifecycle.announce_ready(pages=str(listen), admin=str(admin.address), pid=os.getpid())
+    ready = {"pages": str(listen), "admin": str(admin.address)}
+    if config.metrics.listen is not None:
+        exposition = MetricsServer(metrics.registry(PagesMetrics(pages)))
+        parts.push("metrics", exposition.stop)
+        ready["metrics"] = str(await exposition.start(config.metrics.listen))
+    lifecycle.announce_ready(**ready, pid=os.getpid())
 
 
 def _make_directory(path: Path) -> None:

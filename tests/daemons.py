@@ -62,6 +62,11 @@ class Daemon(ABC):
         return self._process.pid
 
     @property
+    def metrics_url(self) -> str:
+        """Of a daemon that has a section [metrics]."""
+        return f"http://{self.ready['metrics']}/metrics"
+
+    @property
     def running(self) -> bool:
         return self._process is not None and self._process.poll() is None
 

@@ -45,6 +45,7 @@ def test_the_documented_file_is_good(path: Path, machine_id: Path) -> None:
     assert config.tier.store_wait == 2000
     assert config.cluster.fetch_wait == 60_000
     assert config.reclaim.protect
+    assert config.metrics.listen is None
     assert (config.tier.compressor, config.tier.recompress) == ("lz4", "off")
 
 
@@ -65,6 +66,10 @@ def test_the_documented_file_is_good(path: Path, machine_id: Path) -> None:
         (
             "tier.recompress=lz4",
             'tier.recompress: "lz4" is neither off nor a level of zstd such as zstd:3',
+        ),
+        (
+            "metrics.listen=unix:/run/farswap/host.sock",
+            "metrics.listen: unix:/run/farswap/host.sock is another service's address already",
         ),
         ("tier.state=/dev/hugepages/x", "tier.state: not available in this version"),
         (

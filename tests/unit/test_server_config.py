@@ -47,6 +47,10 @@ def test_what_is_left_out_has_a_default(path: Path) -> None:
         ("server.listen=unix:/run/x.sock", "server.listen: unix:/run/x.sock is a unix socket"),
         ("server.advertise=unix:/x", "server.advertise: unix:/x is a unix socket"),
         ("admin.listen=127.0.0.1:7070", "admin.listen: 127.0.0.1:7070 is where pages are served"),
+        (
+            "metrics.listen=127.0.0.1:7070",
+            "metrics.listen: 127.0.0.1:7070 is another service's address already",
+        ),
         ("store.path=relative", 'store.path: "relative" is not absolute'),
         ("store.capacity=1MiB", "store.capacity: 1MiB is less than 2MiB"),
         ("store.block_cache=1KiB", "store.block_cache: 1KiB is less than 1MiB"),

@@ -1,0 +1,57 @@
+"""What farswap-server tells Prometheus: the store's figures, and its volumes by host and device."""
+
+from __future__ import annotations
+
+from collections import Counter
+from typing import TYPE_CHECKING
+
+from farswap.common import metrics
+from prometheus_client.registry import Collector
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from farswap.native import PageServer
+    from prometheus_client import Metric
+
+# Values of the store's stats() that are no counters.
+_GAUGES = {
+    "capacity_bytes": "How many bytes of pages are accepted.",
+    "used_bytes": "Bytes of live pages as kept, keys included.",
+    "disk_bytes": "Files of the store.",
+    "pages": "Live pages.",
+    "garbage_bytes": "Pages of devices that were started anew, being deleted.",
+    "writes_stopped": "1 while the store takes no pages, as it is behind with its files.",
+}
+
+
+class PagesMetrics(Collector):
+    """Collected at every scrape, one at a time, on a thread that may wait."""
+
+    def __init__(self, pages: PageServer) -> None:
+        self._pages = pages
+
+    def collect(self) -> Iterator[Metric]:
+        """Called by prometheus-client."""
+        yield metrics.build_info("farswap-server")
+        stats = self._pages.stats()
+        for name, meaning in _GAUGES.items():
+            yield metrics.gauge(f"farswap_server_{name}", meaning, stats.pop(name))
+        yield from metrics.counters("server", [], [([], stats)])
+        yield from self._volumes()
+
+    def _volumes(self) -> Iterator[Metric]:
+        # Of the earlier incarnations of one device there may be several.
+        pages: Counter[tuple[str, str, str]] = Counter()
+        bytes_: Counter[tuple[str, str, str]] = Counter()
+        for volume in self._pages.volumes():
+            of = (volume.host_id, volume.device, "garbage" if volume.garbage else "live")
+            pages[of] += volume.pages
+            bytes_[of] += volume.bytes
+        labels = ["host", "device", "state"]
+        yield metrics.gauges(
+            "farswap_server_volume_pages", "Pages of a host's device.", labels, pages.items()
+        )
+        yield metrics.gauges(
+            "farswap_server_volume_bytes", "The same in bytes.", labels, bytes_.items()
+        )
