@@ -1,0 +1,30 @@
+// What the programs in the kernel and the daemon agree on, beside the slot word of
+// tier/slot_words.h. Read as C by the one and as C++ by the other.
+#pragma once
+
+#include <linux/types.h>
+
+/* Set before the programs are loaded, and kept with their maps: by it a daemon that starts anew
+ * knows whether the programs that an earlier one left are the ones it would load. */
+struct AttributionSettings {
+  __u32 layout; /* kAttributionLayout */
+  __u32 device; /* as the kernel numbers it: major << 20 | minor */
+};
+enum { kAttributionLayout = 1 };
+
+/* "Bits of dirty[dirty_word] are set, and were all clear before." */
+struct SlotFreeEvent {
+  __u64 marked_ns; /* CLOCK_MONOTONIC */
+  __u64 dirty_word;
+};
+
+/* Keys of the per-CPU counters. */
+enum AttributionCounter {
+  kAttributionBios,         /* swap writes of the device */
+  kAttributionPages,        /* pages in them */
+  kAttributionUnattributed, /* of these, pages whose cgroup the kernel did not know */
+  kAttributionFreed,        /* slots that the kernel gave up */
+  kAttributionEvents,       /* SlotFreeEvents sent */
+  kAttributionRingFull,     /* SlotFreeEvents that found no room: the sweep finds their slots */
+  kAttributionCounters
+};
