@@ -31,8 +31,22 @@ def command(session: Session, output_format: str) -> None:
     output.print_program(out, status.info)
     output.print_rows(out, "device", device.rows(status.device))
     output.print_rows(out, "tier", tier.rows(status.tier))
+    output.print_rows(out, "attribution", _attribution_rows(status.attribution))
     _print_servers(out, status)
     _print_health(out, status)
+
+
+def _attribution_rows(attribution: pb.AttributionStatus) -> list[output.Row]:
+    """How it is known whose pages there are, and why it is not known better."""
+    rows: list[output.Row] = [("source", Text(attribution.source))]
+    if attribution.device:
+        rows.append(("device", Text(attribution.device)))
+        pages = f"{attribution.pages}, {attribution.unattributed} of unknown cgroups"
+        rows.append(("pages swapped out", Text(pages)))
+        rows.append(("freed slots told by", Text(attribution.free_hook or "TRIM alone")))
+    if attribution.problem:
+        rows.append(("why not more", Text(attribution.problem, style="yellow")))
+    return rows
 
 
 def _print_servers(out: Console, status: pb.HostStatus) -> None:

@@ -5,6 +5,7 @@ Pure but for the questions to the parts, which may wait for locks: call from wor
 
 from __future__ import annotations
 
+import dataclasses
 from typing import TYPE_CHECKING
 
 from farswap.client_nbd import latency
@@ -16,6 +17,7 @@ from farswap.v1 import types_pb2
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
+    from farswap.client_nbd.attribution import AttributionState
     from farswap.client_nbd.cgroup_groups import GroupView
     from farswap.client_nbd.cgroup_settings import Settings
     from farswap.client_nbd.findings import Finding
@@ -64,6 +66,11 @@ def device_status(host: RunningHost) -> pb.DeviceStatus:
         host_id=host.config.host_id,
         incarnation=host.engine.incarnation.hex(),
     )
+
+
+def attribution_status(state: AttributionState) -> pb.AttributionStatus:
+    """Which source says whose pages are, and why."""
+    return pb.AttributionStatus(**dataclasses.asdict(state))
 
 
 def tier_status(host: RunningHost) -> pb.TierStatus:

@@ -33,6 +33,8 @@ SERVICE_NAME = pb.DESCRIPTOR.services_by_name["HostAdmin"].full_name
 
 # Well under the 200 ms that the protocol promises between two reports.
 _PROGRESS_INTERVAL_S = 0.1
+# An answer of them stays far below gRPC's limit.
+_OWNERS_MAX = 1 << 16
 
 # Settings in SetCgroupRequest, and their names in GroupChange.
 _CGROUP_SETTINGS = {
@@ -172,6 +174,21 @@ class HostAdminService(host_admin_pb2_grpc.HostAdminServicer):
         await asyncio.to_thread(self._host.device.detach, request.device)
         return pb.DetachResponse()
 
+    async def Attribute(  # noqa: N802
+        self, request: pb.AttributeRequest, context: _Context
+    ) -> pb.AttributionStatus:
+        """See attribution.Attribution."""
+        state = await asyncio.to_thread(self._host.attribution.start, request.device)
+        return admin_messages.attribution_status(state)
+
+    async def SlotOwners(  # noqa: N802
+        self, request: pb.SlotOwnersRequest, context: _Context
+    ) -> pb.SlotOwnersResponse:
+        """Empty beyond the end of the device."""
+        count = min(request.count, _OWNERS_MAX, max(0, self._host.config.slots - request.first))
+        owners = await asyncio.to_thread(self._host.engine.slot_owners, request.first, count)
+        return pb.SlotOwnersResponse(cgroup_ids=owners)
+
     def _cgroup(self, path: str) -> pb.CgroupStatus:
         """Also of one that the tier does not know, as it has no pages. Raises NotFoundError."""
         groups = self._host.groups
@@ -188,6 +205,7 @@ class HostAdminService(host_admin_pb2_grpc.HostAdminServicer):
             info=host.identity.server_info(),
             device=admin_messages.device_status(host),
             tier=admin_messages.tier_status(host),
+            attribution=admin_messages.attribution_status(host.attribution.state()),
             servers=[admin_messages.server_status(server) for server in host.engine.servers()],
             findings=admin_messages.findings(self._doctor.problems()),
         )

@@ -63,6 +63,16 @@ class Engine(Protocol):
         """True once the connection has ended."""
 
 
+class Attribution(Protocol):
+    """attribution.Attribution, or a test's."""
+
+    def start(self, device: str, /) -> object:
+        """The kernel may swap to `device` from now on."""
+
+    def stop(self) -> None:
+        """It no longer does."""
+
+
 class Driver(Protocol):
     """netlink.NbdNetlink, or a test's."""
 
@@ -96,11 +106,13 @@ class KernelDevice:
         engine: Engine,
         size_bytes: int,
         files: KernelFiles,
+        attribution: Attribution,
         open_driver: Callable[[], Driver] = netlink.NbdNetlink,
     ) -> None:
         self._engine = engine
         self._size_bytes = size_bytes
         self._files = files
+        self._attribution = attribution
         self._open_driver = open_driver
         self._lock = threading.Lock()
         self._device = ""
@@ -151,6 +163,8 @@ class KernelDevice:
                         f"{device}: the request timeout cannot be set: {error.strerror}"
                     ) from error
             self._dead_connection_timeout_s = timeout_s
+            # Nobody swaps to it yet: no page comes that is not attributed.
+            self._attribution.start(device)
             self._device, self._connection_ids = device, ids
         _log.info("attached", device=device, connections=count, dead_timeout_s=timeout_s)
         return device
@@ -169,6 +183,7 @@ class KernelDevice:
                 except OSError as error:
                     raise NotPossibleError(f"{device}: {error.strerror}") from error
             self._end(self._connection_ids)
+            self._attribution.stop()
             self._device, self._connection_ids = "", []
         _log.info("detached", device=device)
 

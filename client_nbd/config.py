@@ -130,6 +130,15 @@ class ShrinkerSection(Section, frozen=True):
     older_than: Milliseconds = Milliseconds(0)
 
 
+class AttributionSection(Section, frozen=True):
+    """[attribution]: whose page is stored. An attached kernel device needs nothing said here."""
+
+    device: Annotated[str, msgspec.Meta(pattern="^/dev/")] | None = None
+    cgroup: Annotated[str, msgspec.Meta(pattern="^/.")] | None = None
+    free_notifications: bool = True
+    pin_directory: Annotated[str, msgspec.Meta(pattern="^(/.|$)")] = "/sys/fs/bpf/farswap"
+
+
 class AdminSection(Section, frozen=True):
     """[admin]: where farswapctl connects."""
 
@@ -164,6 +173,7 @@ class HostConfig(Section, frozen=True):
     cluster: ClusterSection
     cgroups: CgroupsSection
     shrinker: ShrinkerSection
+    attribution: AttributionSection
     admin: AdminSection
     metrics: MetricsSection
     reclaim: ReclaimSection

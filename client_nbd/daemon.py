@@ -1,11 +1,11 @@
 """farswap-host: the parts of the daemon, in the order in which they start and stop.
 
-Start: engine (pool and tables are allocated and touched), cgroups (known before the first page),
-NBD listener, kernel device (nothing attached yet), admin service, metrics, ready line. Stop: the
-reverse, but first the machine must no longer swap to us: while `/dev/nbdN` is an active swap area,
-a signal makes us swapoff(2), in a thread, and when there is no memory to bring the pages home to we
-say so and go on serving. Where swap is a unit of systemd, that has been swapped off before we are
-told to stop.
+Start: engine (pool and tables are allocated and touched), cgroups and attribution (known before the
+first page), NBD listener, kernel device (nothing attached yet), admin service, metrics, ready line.
+Stop: the reverse, but first the machine must no longer swap to us: while `/dev/nbdN` is an active
+swap area, a signal makes us swapoff(2), in a thread, and when there is no memory to bring the pages
+home to we say so and go on serving. Where swap is a unit of systemd, that has been swapped off
+before we are told to stop.
 
 `run()` is called with the process already fit for the reclaim path, which has to come before any
 thread. Nothing here forks or starts a program: a child would hold copies of our sockets, and a
@@ -24,6 +24,7 @@ import uvloop
 from farswap.client_nbd import admin_service, findings, kernel_files
 from farswap.client_nbd.ahead_shrinker import AheadShrinker
 from farswap.client_nbd.attach import KernelDevice
+from farswap.client_nbd.attribution import Attribution
 from farswap.client_nbd.cgroup_groups import CgroupGroups
 from farswap.client_nbd.cgroup_tree import CgroupTree, detect_root
 from farswap.client_nbd.doctor import Doctor
@@ -53,6 +54,7 @@ _log = log.logger("host")
 
 _CGROUPS_EVERY_S = 0.5
 _SHRINK_AHEAD_EVERY_S = 1.0
+_ATTRIBUTION_EVERY_S = 1.0
 
 # While pages come home from swap, systemd is asked for this much more time, again and again.
 _SWAPOFF_REPORT_S = 5.0
@@ -125,6 +127,7 @@ class _Host:
         parts.push("engine", lambda: asyncio.to_thread(engine.stop))
         settings = await asyncio.to_thread(TierSettings, engine, config.tier)
         groups = await self._follow_cgroups(engine, parts)
+        attribution = await self._attribute(engine, groups, parts)
         listener = NbdListener(
             export_name=config.device.name,
             export_bytes=config.device.size,
@@ -134,7 +137,7 @@ class _Host:
         )
         parts.push("nbd", listener.stop)
         listen = await listener.start(config.nbd.listen)
-        device = KernelDevice(engine, config.device.size, self._files)
+        device = KernelDevice(engine, config.device.size, self._files, attribution)
         parts.push("device", lambda: asyncio.to_thread(_detach, device))
         running = RunningHost(
             config=config,
@@ -142,6 +145,7 @@ class _Host:
             groups=groups,
             settings=settings,
             device=device,
+            attribution=attribution,
             files=self._files,
             identity=self._identity,
             listen=listen,
@@ -174,6 +178,15 @@ class _Host:
         if shrinker.ahead or shrinker.older_than:
             await shrink.start()
         return groups
+
+    async def _attribute(
+        self, engine: HostEngine, groups: CgroupGroups, parts: lifecycle.StopStack
+    ) -> Attribution:
+        attribution = Attribution(engine, self._config.attribution, self._files, groups.id_of)
+        follow = Periodic("attribution", attribution.look, _ATTRIBUTION_EVERY_S)
+        parts.push("attribution", follow.stop)
+        await follow.start()
+        return attribution
 
     async def _swap_is_off(self, device: KernelDevice) -> bool:
         """Brings the machine's pages home if it swaps to us. False when the kernel refuses."""

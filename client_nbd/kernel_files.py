@@ -13,6 +13,7 @@ import ipaddress
 import itertools
 import os
 import re
+import stat
 import struct
 from dataclasses import dataclass
 from pathlib import Path
@@ -77,6 +78,16 @@ class KernelFiles:
     def node(self, device: str) -> Path:
         """Where to open `device` ("/dev/nbd0")."""
         return self._root / device.lstrip("/")
+
+    def device_number(self, device: str) -> tuple[int, int] | None:
+        """Major and minor number of a block device; None when `device` is none."""
+        try:
+            found = self.node(device).stat()
+        except OSError:
+            return None
+        if not stat.S_ISBLK(found.st_mode):
+            return None
+        return os.major(found.st_rdev), os.minor(found.st_rdev)
 
     def nbd_owner_pid(self, index: int) -> int | None:
         """The process that a connected nbd device belongs to; the file exists only then."""

@@ -1,4 +1,4 @@
-"""The command line of farswap-host: the daemon itself, and `attach` and `detach` for its device.
+"""The command line of farswap-host: the daemon itself, and what it is told of its device.
 
 Import order matters: the daemon makes its process fit for the reclaim path before any thread
 exists, so this module imports neither grpc nor the daemon's parts, and the branches that need
@@ -131,6 +131,29 @@ def detach(
     from farswap.client_nbd import swap_commands  # noqa: PLC0415
 
     swap_commands.detach(_admin_address(parent, host, config), device)
+
+
+@command.command()
+@click.option("--device", required=True, metavar="/dev/loopN", help="That the kernel swaps on.")
+@click.option("--host", metavar="ADDR", help="The daemon's admin address.")
+@click.option("--config", type=click.Path(path_type=Path), metavar="FILE", help="To find it in.")
+@click.pass_obj
+def attribute(
+    parent: tuple[Path | None, tuple[str, ...]],
+    *,
+    device: str,
+    host: str | None,
+    config: Path | None,
+) -> None:
+    """Tell the daemon which block device its export is behind.
+
+    For a loop device over nbdfuse, or an nbd device of nbd-client, before swapon. From then on the
+    daemon learns from the kernel which cgroup each page belongs to. An attached device needs no
+    such word.
+    """
+    from farswap.client_nbd import swap_commands  # noqa: PLC0415
+
+    swap_commands.attribute(_admin_address(parent, host, config), device)
 
 
 def _admin_address(

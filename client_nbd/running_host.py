@@ -9,6 +9,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from farswap.client_nbd.attach import KernelDevice
+    from farswap.client_nbd.attribution import Attribution
     from farswap.client_nbd.cgroup_groups import CgroupGroups
     from farswap.client_nbd.config import HostConfig
     from farswap.client_nbd.kernel_files import KernelFiles
@@ -27,6 +28,7 @@ class RunningHost:
     groups: CgroupGroups
     settings: TierSettings
     device: KernelDevice
+    attribution: Attribution
     files: KernelFiles
     identity: Identity
     listen: Sequence[Address]

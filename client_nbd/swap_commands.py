@@ -1,4 +1,4 @@
-"""`farswap-host attach` and `detach`: the short-lived process beside the daemon.
+"""`farswap-host attach`, `detach` and `attribute`: the short-lived process beside the daemon.
 
 It may do what the daemon must not: start mkswap, wait for the kernel's swapoff, draw a progress
 bar. Attach: the daemon binds the device, then we make a swap area unless there is one, then
@@ -95,6 +95,17 @@ def detach(address: Address, device: str | None, files: KernelFiles | None = Non
         print(f"{device}: not discarded: {error.strerror}", file=sys.stderr)
     client.call(stub.Detach, pb.DetachRequest(device=device))
     print(f"{device}: detached")
+
+
+def attribute(address: Address, device: str) -> None:
+    """Raises an error of farswap's tree."""
+    client, stub = _connect(address)
+    status = client.call(stub.Attribute, pb.AttributeRequest(device=device))
+    if status.device != device:
+        raise NotPossibleError(f"{device}: {status.problem}")
+    print(f"{device}: pages are attributed by {status.source}")
+    if status.problem:
+        print(f"{device}: {status.problem}", file=sys.stderr)
 
 
 def _connect(address: Address) -> tuple[RpcClient, host_admin_pb2_grpc.HostAdminStub]:

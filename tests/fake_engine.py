@@ -30,6 +30,9 @@ class FakeEngine:
         self.settings: dict[str, tuple] = {}
         self.writeback_asked: tuple[int, int, int] | None = None
         self._writeback: SimpleNamespace | None = None
+        self.attributed: list[tuple[tuple[int, int], str, bool]] = []
+        self.attribution_problem = ""
+        self.label = 0
         self._next_id = 1
 
     def serve(self, fd: int, initial: bytes, peer: str) -> int:
@@ -139,6 +142,31 @@ class FakeEngine:
 
     def place_cgroup(self, id_: int, parent: int) -> bool:
         return True
+
+    def slot_owners(self, first: int, count: int) -> list[int]:
+        return [4711] * count
+
+    def attribute(self, device: tuple[int, int], pin_directory: str, free_hook: bool):
+        self.attributed.append((device, pin_directory, free_hook))
+        return self.attribution()
+
+    def attribution(self):
+        by_bpf = bool(self.attributed) and not self.attribution_problem
+        return SimpleNamespace(
+            source="bpf" if by_bpf else "label" if self.label else "root",
+            free_hook="swap_entries_free" if by_bpf else "",
+            problem=self.attribution_problem,
+            events=3,
+            pages=100,
+            unattributed=2,
+            ring_full=0,
+        )
+
+    def stop_attribution(self) -> None:
+        self.attributed.clear()
+
+    def set_label(self, id_: int) -> None:
+        self.label = id_
 
     def stop(self) -> None:
         for id_ in list(self.served):

@@ -28,7 +28,62 @@ Result<std::unique_ptr<Engine>> Engine::Create(EngineConfig config) {
   return engine;
 }
 
+AttributionState Engine::Attribute(std::uint32_t device_major, std::uint32_t device_minor,
+                                   const std::string& pin_directory, bool free_hook) {
+  const std::lock_guard lock(attribution_mutex_);
+  StopAttributionLocked();
+  auto made = bpf::SlotAttribution::Create(
+      {device_major, device_minor, tier_->slots(), pin_directory, free_hook});
+  if (!made.ok()) {
+    attribution_problem_ = made.error().message;
+    return StateLocked();
+  }
+  attribution_ = std::move(made.value());
+  attribution_problem_ = attribution_->problem();
+  // Words before notices: the tier decides about a notice by the slot's word.
+  tier_->UseSlotWords(attribution_->words());
+  attribution_->StartNotifying([this](tier::SlotIndex slot) { return tier_->OnSlotFree(slot); });
+  return StateLocked();
+}
+
+void Engine::StopAttribution() {
+  const std::lock_guard lock(attribution_mutex_);
+  StopAttributionLocked();
+}
+
+void Engine::StopAttributionLocked() {
+  attribution_problem_.clear();
+  if (!attribution_) return;
+  attribution_->StopNotifying();
+  tier_->UseSlotWords(nullptr);
+  attribution_.reset();
+}
+
+AttributionState Engine::attribution() const {
+  const std::lock_guard lock(attribution_mutex_);
+  return StateLocked();
+}
+
+AttributionState Engine::StateLocked() const {
+  AttributionState state;
+  state.source = label_ == tier::kUnknownCgroup ? "root" : "label";
+  state.problem = attribution_problem_;
+  if (attribution_) {
+    state.source = "bpf";
+    state.free_hook = attribution_->free_hook();
+    state.counters = attribution_->counters();
+  }
+  return state;
+}
+
+void Engine::SetLabel(tier::CgroupId id) {
+  const std::lock_guard lock(attribution_mutex_);
+  label_ = id;
+  tier_->SetLabel(id);
+}
+
 void Engine::Stop() {
+  StopAttribution();
   // Sockets first, so that nobody starts anything new; then the network, so that nobody waits for
   // it; then everything can be joined at once.
   if (connections_) connections_->CloseAll();

@@ -44,6 +44,7 @@ void BindHostEngine(nb::module_& m) {
   nb::class_<HostEngine> engine(
       m, "HostEngine", "A host's data path: NBD connections, the local tier, memory servers.");
   BindHostTier(m, engine);
+  BindHostAttribution(m, engine);
   engine
       .def(nb::init<std::uint64_t, std::uint64_t, std::uint32_t, std::uint64_t, std::uint64_t,
                     std::vector<std::string>, std::string, std::string>(),

@@ -1,5 +1,6 @@
-// HostEngine for Python: the host's data path. Its methods are bound in two files: host_engine.cc
-// has connections and servers, host_tier.cc what concerns the tier and its cgroups.
+// HostEngine for Python: the host's data path. Its methods are bound in three files: host_engine.cc
+// has connections and servers, host_tier.cc what concerns the tier and its cgroups,
+// host_attribution.cc where it learns whose pages it has.
 #pragma once
 
 #include <nanobind/nanobind.h>
@@ -74,6 +75,7 @@ class HostEngine {
   std::vector<remote::Cluster::ServerInfo> Servers() { return engine_->cluster().Servers(); }
   void Stop() { engine_->Stop(); }
 
+  Engine& engine() { return *engine_; }
   tier::Tier& tier() { return engine_->tier(); }
 
   SlotExplanation Explain(std::uint64_t slot) {
@@ -96,5 +98,8 @@ void BindHostEngine(nb::module_& m);
 
 /// Adds what concerns the tier and its cgroups.
 void BindHostTier(nb::module_& m, nb::class_<HostEngine>& engine);
+
+/// Adds what concerns the attribution of pages to cgroups.
+void BindHostAttribution(nb::module_& m, nb::class_<HostEngine>& engine);
 
 }  // namespace farswap::bind

@@ -243,9 +243,6 @@ void BindHostTier(nb::module_& m, nb::class_<HostEngine>& engine) {
            "writeback"_a, "remote_pages_max"_a.none(), "compressor"_a.none(),
            "Sets all of a cgroup's settings. ValueError; RuntimeError: too many cgroups.")
       .def(
-          "set_label", [](HostEngine& self, tier::CgroupId id) { self.tier().SetLabel(id); },
-          "id"_a, "The cgroup of pages that nothing else attributes; 0: the root group.")
-      .def(
           "set_compressor",
           [](HostEngine& self, const std::string& codec, int level) {
             self.tier().SetCompressor(CompressorFrom(codec, level));

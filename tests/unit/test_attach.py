@@ -56,6 +56,22 @@ class FakeDriver:
         return self.connected
 
 
+class FakeAttribution:
+    """Keeps what it watches, and whether the kernel could have swapped before it did."""
+
+    def __init__(self, driver: FakeDriver) -> None:
+        self.driver = driver
+        self.device = ""
+
+    def start(self, device: str) -> None:
+        assert self.driver.connected
+        self.device = device
+
+    def stop(self) -> None:
+        assert not self.driver.connected
+        self.device = ""
+
+
 class Machine:
     """A fixture tree with /dev/nbd0, and what stands around a KernelDevice."""
 
@@ -70,8 +86,9 @@ class Machine:
         self.swaps([])
         self.engine = FakeEngine()
         self.driver = FakeDriver()
+        self.attribution = FakeAttribution(self.driver)
         files = KernelFiles(root)
-        self.device = KernelDevice(self.engine, SIZE, files, lambda: self.driver)
+        self.device = KernelDevice(self.engine, SIZE, files, self.attribution, lambda: self.driver)
 
     @property
     def io_timeout(self) -> str:
@@ -104,6 +121,13 @@ def test_attach_asks_for_what_was_found_safe(machine: Machine) -> None:
     assert machine.io_timeout == "1000"
     assert machine.device.device() == "/dev/nbd0"
     assert [peer for _, peer in machine.engine.served.values()] == ["kernel /dev/nbd0"]
+
+
+def test_pages_are_attributed_as_long_as_the_device_is_attached(machine: Machine) -> None:
+    machine.device.attach("/dev/nbd0", 1, 0)
+    assert machine.attribution.device == "/dev/nbd0"
+    machine.device.detach("/dev/nbd0")
+    assert machine.attribution.device == ""
 
 
 def test_kernel_and_engine_hold_the_two_ends_and_nobody_else_does(machine: Machine) -> None:
@@ -153,7 +177,9 @@ def test_a_missing_driver_comes_with_the_way_to_get_it(machine: Machine) -> None
     def no_family() -> FakeDriver:
         raise OSError(errno.ENOENT, os.strerror(errno.ENOENT))
 
-    device = KernelDevice(machine.engine, SIZE, KernelFiles(machine.root), no_family)
+    device = KernelDevice(
+        machine.engine, SIZE, KernelFiles(machine.root), machine.attribution, no_family
+    )
     with pytest.raises(NotPossibleError, match="modprobe nbd"):
         device.attach("/dev/nbd0", 1, 0)
 

@@ -12,6 +12,7 @@ from fake_engine import FakeEngine
 from farswap.client_nbd import admin_service
 from farswap.client_nbd import config as host_config
 from farswap.client_nbd.attach import KernelDevice
+from farswap.client_nbd.attribution import Attribution
 from farswap.client_nbd.doctor import Doctor
 from farswap.client_nbd.findings import of_start
 from farswap.client_nbd.kernel_files import KernelFiles
@@ -57,12 +58,17 @@ class Running:
             record(7, latency={"local": latency((3, 5), (4, 1)), "remote": latency((9, 2))}),
         ]
         files = KernelFiles(root)
+        attribution = Attribution(self.engine, CONFIG.attribution, files, lambda _: 0)
+        self.device = KernelDevice(
+            self.engine, CONFIG.device.size, files, attribution, self._no_driver
+        )
         host = RunningHost(
             config=CONFIG,
             engine=self.engine,
             groups=self.groups,
             settings=TierSettings(self.engine, CONFIG.tier),
-            device=KernelDevice(self.engine, CONFIG.device.size, files, self._no_driver),
+            device=self.device,
+            attribution=attribution,
             files=files,
             identity=Identity("farswap-host"),
             listen=CONFIG.nbd.listen,

@@ -1,0 +1,57 @@
+// Of HostEngine: where it learns whose page each slot holds.
+#include <nanobind/stl/pair.h>
+
+#include <string>
+#include <utility>
+
+#include "bind/host_engine.h"
+
+namespace farswap::bind {
+namespace {
+
+using DeviceNumber = std::pair<std::uint32_t, std::uint32_t>;
+
+void BindRecord(nb::module_& m) {
+  using State = AttributionState;
+  nb::class_<State>(m, "Attribution", "Where the owners of pages are learnt from.")
+      .def_ro("source", &State::source)
+      .def_ro("free_hook", &State::free_hook)
+      .def_ro("problem", &State::problem)
+      .def_prop_ro("bios", [](const State& self) { return self.counters.bios; })
+      .def_prop_ro("pages", [](const State& self) { return self.counters.pages; })
+      .def_prop_ro("unattributed", [](const State& self) { return self.counters.unattributed; })
+      .def_prop_ro("freed", [](const State& self) { return self.counters.freed; })
+      .def_prop_ro("events", [](const State& self) { return self.counters.events; })
+      .def_prop_ro("ring_full", [](const State& self) { return self.counters.ring_full; })
+      .def_prop_ro("notified", [](const State& self) { return self.counters.notified; })
+      .def_prop_ro("notified_late", [](const State& self) { return self.counters.notified_late; });
+}
+
+}  // namespace
+
+void BindHostAttribution(nb::module_& m, nb::class_<HostEngine>& engine) {
+  using namespace nb::literals;
+  using NoGil = nb::call_guard<nb::gil_scoped_release>;
+  BindRecord(m);
+  engine
+      .def(
+          "attribute",
+          [](HostEngine& self, DeviceNumber device, const std::string& pin_directory,
+             bool free_hook) {
+            return self.engine().Attribute(device.first, device.second, pin_directory, free_hook);
+          },
+          NoGil(), "device"_a, "pin_directory"_a, "free_hook"_a,
+          "Attributes what is swapped out to the device (major, minor) by BPF from now on, and has "
+          "freed slots told. What the kernel refuses is in the answer's `problem`.")
+      .def(
+          "attribution", [](HostEngine& self) { return self.engine().attribution(); }, NoGil(),
+          "The source in use.")
+      .def(
+          "stop_attribution", [](HostEngine& self) { self.engine().StopAttribution(); }, NoGil(),
+          "Takes the programs out of the kernel. Idempotent.")
+      .def(
+          "set_label", [](HostEngine& self, tier::CgroupId id) { self.engine().SetLabel(id); },
+          NoGil(), "id"_a, "The cgroup of pages that nothing else attributes; 0: the root group.");
+}
+
+}  // namespace farswap::bind

@@ -1,0 +1,96 @@
+"""Which source of attribution is set going, when, and what an operator is told of it."""
+
+from __future__ import annotations
+
+from fake_engine import FakeEngine
+from farswap.client_nbd.attribution import Attribution
+from farswap.client_nbd.config import AttributionSection
+from farswap.common.errors import NotFoundError
+
+PINS = "/sys/fs/bpf/farswap"
+
+
+class Machine:
+    """Block devices and cgroups that come and go."""
+
+    def __init__(self, **keys: object) -> None:
+        self.devices: dict[str, tuple[int, int]] = {}
+        self.cgroups: dict[str, int] = {}
+        self.engine = FakeEngine()
+        section = AttributionSection(**keys)
+        self.attribution = Attribution(self.engine, section, self, self.id_of)
+
+    def device_number(self, device: str) -> tuple[int, int] | None:
+        return self.devices.get(device)
+
+    def id_of(self, path: str) -> int:
+        if path not in self.cgroups:
+            raise NotFoundError(path)
+        return self.cgroups[path]
+
+
+def test_an_attached_device_needs_no_configuration() -> None:
+    machine = Machine()
+    machine.devices["/dev/nbd0"] = (43, 0)
+    machine.attribution.look()
+    assert machine.attribution.state().source == "root"
+    state = machine.attribution.start("/dev/nbd0")
+    assert machine.engine.attributed == [((43, 0), PINS, True)]
+    assert (state.source, state.device, state.problem) == ("bpf", "/dev/nbd0", "")
+    machine.attribution.stop()
+    state = machine.attribution.state()
+    assert (state.source, state.device) == ("root", "")
+
+
+def test_without_a_device_the_reason_is_told() -> None:
+    assert "no device that swaps to this daemon" in Machine().attribution.state().problem
+    state = Machine(device="/dev/loop7").attribution.state()
+    assert state.problem == "/dev/loop7 does not exist"
+
+
+def test_what_is_no_block_device_changes_nothing() -> None:
+    machine = Machine()
+    machine.devices["/dev/nbd0"] = (43, 0)
+    machine.attribution.start("/dev/nbd0")
+    state = machine.attribution.start("/dev/null")
+    assert "/dev/null is not a block device" in state.problem
+    assert (state.source, state.device) == ("bpf", "/dev/nbd0")
+    assert machine.attribution.state().problem == ""
+
+
+def test_what_the_kernel_refuses_is_told_and_no_failure() -> None:
+    machine = Machine()
+    machine.devices["/dev/nbd0"] = (43, 0)
+    machine.engine.attribution_problem = "the kernel refused"
+    state = machine.attribution.start("/dev/nbd0")
+    assert (state.source, state.device, state.problem) == ("root", "", "the kernel refused")
+
+
+def test_a_configured_device_is_waited_for() -> None:
+    machine = Machine(device="/dev/loop7", free_notifications=False, pin_directory="")
+    machine.attribution.look()
+    assert machine.engine.attributed == []
+    machine.devices["/dev/loop7"] = (7, 7)
+    for _ in range(2):
+        machine.attribution.look()
+    assert machine.engine.attributed == [((7, 7), "", False)]
+
+
+def test_an_attached_device_goes_before_the_configured_one() -> None:
+    machine = Machine(device="/dev/loop7")
+    machine.devices |= {"/dev/loop7": (7, 7), "/dev/nbd0": (43, 0)}
+    machine.attribution.start("/dev/nbd0")
+    machine.attribution.look()
+    assert [number for number, *_ in machine.engine.attributed] == [(43, 0)]
+
+
+def test_the_label_follows_its_cgroup() -> None:
+    machine = Machine(cgroup="/vm1")
+    machine.attribution.look()
+    assert "there is no cgroup /vm1" in machine.attribution.state().problem
+    for id_ in (11, 12):
+        machine.cgroups["/vm1"] = id_
+        machine.attribution.look()
+        assert machine.engine.label == id_
+    assert machine.attribution.state().source == "label"
+    assert "/vm1" not in machine.attribution.state().problem
