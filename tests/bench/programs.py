@@ -12,13 +12,16 @@ class MissingProgramError(Exception):
     """Something has not been built or installed; the message says how to."""
 
 
-def native_program(name: str) -> Path:
-    """Returns a program of tests/bench, from $FARSWAP_BENCH_PROGRAMS or the newest build."""
+def native_program(name: str, part: str = "bench") -> Path:
+    """Returns a program of the newest build; of tests/bench also from $FARSWAP_BENCH_PROGRAMS.
+
+    `part` is where the build keeps it: "bench", or "tests" for those of native/tests.
+    """
     directory = os.environ.get("FARSWAP_BENCH_PROGRAMS")
-    if directory:
+    if directory and part == "bench":
         candidates = [Path(directory, name)]
     else:
-        candidates = [TOP / "build" / build / "bench" / name for build in ("release", "debug")]
+        candidates = [TOP / "build" / build / part / name for build in ("release", "debug")]
     built = [path for path in candidates if path.exists()]
     if not built:
         raise MissingProgramError(f"{name} is not built: run `make build`")

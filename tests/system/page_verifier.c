@@ -8,12 +8,11 @@
 // Prints one JSON object and exits 0 when every page was right, 1 when one was not, 2 on bad use.
 //
 //   page_verifier --mib N [--passes 2] [--rewrite-percent 25] [--seed 1] [--cgroup DIR]
+//                 [--pause DIR]
 //
-// The mix, in pages out of a hundred: 10 zero, 10 of one repeated word, 55 compressible (about 3:1
-// with LZ4), 25 random. --cgroup moves the program into a cgroup (v1 or v2) before it allocates.
+// The pages are those of stamped_pages.h. --cgroup moves the program into a cgroup (v1 or v2)
+// before it allocates.
 #define _GNU_SOURCE
-#include <errno.h>
-#include <fcntl.h>
 #include <getopt.h>
 #include <stdbool.h>
 #include <stdint.h>
@@ -24,15 +23,9 @@
 #include <time.h>
 #include <unistd.h>
 
-enum {
-  kPageBytes = 4096,
-  kPageWords = kPageBytes / sizeof(uint64_t),
-  kPagesPerMib = 256,
-  kReportedMismatches = 5,
-};
+#include "stamped_pages.h"
 
-// Where a kind's share of the hundred ends.
-enum { kZeroBelow = 10, kSameFilledBelow = 20, kCompressibleBelow = 75 };
+enum { kReportedMismatches = 5 };
 
 struct Options {
   size_t pages;
@@ -40,46 +33,13 @@ struct Options {
   unsigned rewrite_percent;
   uint64_t seed;
   const char* cgroup;
+  const char* pause;
 };
 
 struct Vmstat {
   long pages_in;
   long pages_out;
 };
-
-// SplitMix64, http://xoshiro.di.unimi.it/splitmix64.c: every input gives another, well mixed
-// output.
-static uint64_t Mix(uint64_t x) {
-  x += 0x9e3779b97f4a7c15;
-  x = (x ^ (x >> 30)) * 0xbf58476d1ce4e5b9;
-  x = (x ^ (x >> 27)) * 0x94d049bb133111eb;
-  return x ^ (x >> 31);
-}
-
-static void Render(uint64_t* words, uint64_t seed, uint64_t page, unsigned generation) {
-  // The kind stays with the page; its bytes change with each generation.
-  const uint64_t identity = Mix(seed ^ Mix(page));
-  const unsigned share = (unsigned)(identity % 100);
-  uint64_t state = Mix(identity + generation);
-  if (share < kZeroBelow) {
-    memset(words, 0, kPageBytes);
-    return;
-  }
-  if (share < kSameFilledBelow) {
-    for (int i = 0; i < kPageWords; ++i) words[i] = state;
-    return;
-  }
-  const bool random = share >= kCompressibleBelow;
-  const uint64_t filler = 0x2020202020200000 | (state & 0xffff);
-  for (int i = 0; i < kPageWords; ++i) {
-    const bool noise = random || i % 4 == 0;
-    if (noise) state = Mix(state);
-    words[i] = noise ? state : filler;
-  }
-  // Whoever finds this page in the wrong place can tell where it belongs.
-  words[1] = page;
-  words[2] = generation;
-}
 
 // Visits every index below `count` once: a full-period linear congruential generator over the next
 // power of two, passing over what is too large.
@@ -126,16 +86,6 @@ static double Seconds(void) {
   return (double)now.tv_sec + (double)now.tv_nsec / 1e9;
 }
 
-static bool EnterCgroup(const char* directory) {
-  char path[4096];
-  snprintf(path, sizeof path, "%s/cgroup.procs", directory);
-  const int fd = open(path, O_WRONLY);
-  const bool entered = fd >= 0 && dprintf(fd, "%d\n", getpid()) > 0;
-  if (!entered) fprintf(stderr, "page_verifier: %s: %s\n", path, strerror(errno));
-  if (fd >= 0) close(fd);
-  return entered;
-}
-
 static void ReportMismatch(const uint64_t* expected, const uint64_t* found, size_t page,
                            unsigned pass, unsigned generation) {
   int word = 0;
@@ -155,11 +105,11 @@ static size_t VerifyPass(const struct Options* options, uint64_t* memory,
   for (size_t i = 0; i < options->pages; ++i) {
     const size_t page = Next(&order);
     uint64_t* words = memory + page * kPageWords;
-    Render(expected, options->seed, page, generations[page]);
+    RenderPage(expected, options->seed, page, generations[page]);
     if (memcmp(expected, words, kPageBytes) != 0 && wrong++ < kReportedMismatches)
       ReportMismatch(expected, words, page, pass, generations[page]);
     if (Mix(page ^ Mix(pass)) % 100 < options->rewrite_percent)
-      Render(words, options->seed, page, ++generations[page]);
+      RenderPage(words, options->seed, page, ++generations[page]);
   }
   return wrong;
 }
@@ -179,8 +129,13 @@ static int Run(const struct Options* options) {
   const struct Vmstat before = ReadVmstat();
   const double started = Seconds();
   for (size_t page = 0; page < options->pages; ++page)
-    Render(memory + page * kPageWords, options->seed, page, 0);
+    RenderPage(memory + page * kPageWords, options->seed, page, 0);
   const double filled = Seconds();
+  if (options->pause != NULL) {
+    char seed[32];
+    snprintf(seed, sizeof seed, "%llu", (unsigned long long)options->seed);
+    WaitToGoOn(options->pause, seed);
+  }
   size_t wrong = 0;
   for (unsigned pass = 1; pass <= options->passes; ++pass)
     wrong += VerifyPass(options, memory, generations, pass);
@@ -202,6 +157,7 @@ int main(int argc, char** argv) {
       {"rewrite-percent", required_argument, NULL, 'r'},
       {"seed", required_argument, NULL, 's'},
       {"cgroup", required_argument, NULL, 'g'},
+      {"pause", required_argument, NULL, 'w'},
       {NULL, 0, NULL, 0},
   };
   struct Options options = {.passes = 2, .rewrite_percent = 25, .seed = 1};
@@ -222,6 +178,9 @@ int main(int argc, char** argv) {
         break;
       case 'g':
         options.cgroup = optarg;
+        break;
+      case 'w':
+        options.pause = optarg;
         break;
       default:
         return 2;

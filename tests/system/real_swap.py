@@ -28,13 +28,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Self
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
 
 COMMAND_DEADLINE_S = 20
 SWAPOFF_DEADLINE_S = 120
 CGROUP_ROOT_V1 = Path("/sys/fs/cgroup/memory")
 CGROUP_ROOT_V2 = Path("/sys/fs/cgroup")
-PAGE_VERIFIER_SOURCE = Path(__file__).with_name("page_verifier.c")
 
 
 def missing_requirement() -> str | None:
@@ -76,6 +75,15 @@ def run(*command: str | Path, deadline_s: float = COMMAND_DEADLINE_S) -> str:
     return done.stdout.strip()
 
 
+def build_program(name: str, directory: Path) -> Path:
+    """Compiles NAME.c of this folder into `directory`; static, so that a bare guest can run it."""
+    program = directory / name
+    flags = ["-std=gnu17", "-O2", "-Wall", "-Wextra", "-Werror", "-static"]
+    source = Path(__file__).with_name(f"{name}.c")
+    run("cc", *flags, "-o", program, source, deadline_s=60)
+    return program
+
+
 def swap_areas() -> list[str]:
     """Returns the devices and files that the kernel swaps on now."""
     return [line.split()[0] for line in Path("/proc/swaps").read_text().splitlines()[1:]]
@@ -90,8 +98,17 @@ class SwapOnLoop:
     device: str
     swapoff_seconds: float
 
-    def __init__(self, nbd_uri: str, *, priority: int = 100, discard: bool = True) -> None:
+    def __init__(
+        self,
+        nbd_uri: str,
+        *,
+        priority: int = 100,
+        discard: bool = True,
+        before_swapon: Callable[[str], None] = lambda _: None,
+    ) -> None:
+        """`before_swapon` is called with the loop device."""
         self._nbd_uri = nbd_uri
+        self._before_swapon = before_swapon
         self._swapon = ["swapon", "--priority", str(priority)]
         if discard:
             self._swapon.append("--discard=pages")
@@ -104,6 +121,7 @@ class SwapOnLoop:
             self.device = run("losetup", "--find", "--show", "--direct-io=on", image)
             undo.callback(run, "losetup", "--detach", self.device)
             run("mkswap", self.device)
+            self._before_swapon(self.device)
             run(*self._swapon, self.device)
             # From here on nothing below may be undone before swapoff has succeeded.
             self._undo = undo.pop_all()
@@ -216,26 +234,31 @@ class VerifierResult:
 
 @dataclass(frozen=True)
 class PageVerifier:
-    """The program that fills memory and verifies it; static, so that a bare guest can run it."""
+    """The program that fills memory and verifies it."""
 
     program: Path
 
     @classmethod
     def build(cls, directory: Path) -> Self:
         """Compiles it into `directory`."""
-        program = directory / "page_verifier"
-        flags = ["-std=gnu17", "-O2", "-Wall", "-Wextra", "-Werror", "-static"]
-        run("cc", *flags, "-o", program, PAGE_VERIFIER_SOURCE, deadline_s=60)
-        return cls(program)
+        return cls(build_program("page_verifier", directory))
 
     def start(
-        self, *, mib: int, cgroup: Path | None = None, passes: int = 2, seed: int = 1
+        self,
+        *,
+        mib: int,
+        cgroup: Path | None = None,
+        passes: int = 2,
+        seed: int = 1,
+        pause: Path | None = None,
     ) -> subprocess.Popen[str]:
-        """Starts it in `cgroup`; `result` waits for it."""
+        """Starts it in `cgroup`; `result` waits for it. With `pause`, see page_verifier.c."""
         command: list[str | Path] = [self.program, "--mib", str(mib), "--passes", str(passes)]
         command += ["--seed", str(seed)]
         if cgroup is not None:
             command += ["--cgroup", cgroup]
+        if pause is not None:
+            command += ["--pause", pause]
         return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
 
     @staticmethod

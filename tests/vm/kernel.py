@@ -1,7 +1,7 @@
-"""The Debian 6.12 kernel that guests boot: found by apt, unpacked and kept, never installed.
+"""The Debian kernels that guests boot: found by apt, unpacked and kept, never installed.
 
-`debian_kernel(cache)` is all that callers need. It raises `KernelUnavailableError` with the reason
-where this machine's package lists hold no such kernel or the archive cannot be reached.
+`debian_kernel(cache, series)` is all that callers need. It raises `KernelUnavailableError` with the
+reason where this machine's package lists hold no such kernel or the archive cannot be reached.
 """
 
 from __future__ import annotations
@@ -13,13 +13,14 @@ import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 
-PACKAGE = re.compile(r"linux-image-(6\.12\.[0-9]+\S*-amd64)")
+# What Debian 12's own packages for PCs are called: its first kernel, and the one of its backports.
+PACKAGES = {"6.1": "linux-image-amd64", "6.12": "linux-image-6.12-amd64"}
 DOWNLOAD_DEADLINE_S = 300
 SYSTEM_PATH = "/usr/sbin:/usr/bin:/sbin:/bin"
 
 
 class KernelUnavailableError(Exception):
-    """No Debian 6.12 kernel can be had here."""
+    """No such kernel can be had here."""
 
 
 @dataclass(frozen=True)
@@ -58,11 +59,11 @@ def run_system(program: str, *arguments: str | Path, cwd: Path | None = None) ->
     return done.stdout
 
 
-def debian_kernel(cache: Path) -> Kernel:
+def debian_kernel(cache: Path, series: str = "6.12") -> Kernel:
     """Returns a kernel that is in `cache`, or else the newest of the package lists, put there."""
-    for unpacked in sorted(cache.glob("6.12.*-amd64")):
+    for unpacked in sorted(cache.glob(f"{series}.*-amd64")):
         return Kernel(unpacked.name, unpacked)
-    version = _newest_version()
+    version = _newest_version(series)
     cache.mkdir(parents=True, exist_ok=True)
     # Unpacked aside and renamed when complete: an interrupted download leaves no half kernel.
     with tempfile.TemporaryDirectory(dir=cache) as scratch:
@@ -75,10 +76,10 @@ def debian_kernel(cache: Path) -> Kernel:
     return Kernel(version, cache / version)
 
 
-def _newest_version() -> str:
-    """Returns what Debian's own 6.12 package for PCs stands for at present."""
-    depends = run_system("apt-cache", "depends", "linux-image-6.12-amd64")
-    found = PACKAGE.search(depends)
+def _newest_version(series: str) -> str:
+    """Returns what Debian's package of this series stands for at present."""
+    depends = run_system("apt-cache", "depends", PACKAGES[series])
+    found = re.search(rf"linux-image-({re.escape(series)}\.[0-9]+\S*-amd64)", depends)
     if found is None:
-        raise KernelUnavailableError("the package lists hold no linux-image-6.12-amd64")
+        raise KernelUnavailableError(f"the package lists hold no {PACKAGES[series]} of {series}")
     return found[1]

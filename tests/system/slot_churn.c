@@ -1,0 +1,187 @@
+// slot_churn: takes and gives up swap slots as fast as it can, at random, and verifies every page.
+//
+// Each process owns pages and, until its time is over, takes a run of up to 64 of them and rewrites
+// it and has it paged out; or verifies it; or gives it up; or forks a child that verifies it while
+// the parent rewrites it, so that pages share slots. So a slot is freed and used again, by whoever,
+// within moments: a server that drops a page too late drops somebody else's.
+//
+// Prints one JSON object and exits 0 when every page was right, 1 when one was not, 2 on bad use.
+//
+//   slot_churn --mib N [--seconds 20] [--processes 2] [--seed 1] [--cgroup DIR]
+//
+// --mib is of each process. The pages are stamped with the seed.
+#define _GNU_SOURCE
+#include <getopt.h>
+#include <stdatomic.h>
+#include <stdlib.h>
+#include <sys/mman.h>
+#include <sys/wait.h>
+#include <time.h>
+
+#include "stamped_pages.h"
+
+enum { kRunMax = 64, kReportedMismatches = 5 };
+// Where an action's share of the hundred ends; the rest forks.
+enum { kRewriteBelow = 45, kVerifyBelow = 75, kGiveUpBelow = 95 };
+
+struct Options {
+  size_t pages;
+  unsigned seconds;
+  unsigned processes;
+  uint64_t seed;
+  const char* cgroup;
+};
+
+// Shared by all processes.
+struct Tally {
+  atomic_long wrong, written, verified, given_up, forks;
+};
+
+struct Churner {
+  size_t pages;
+  uint64_t seed;
+  uint64_t* memory;
+  unsigned* generations;  // 0: the page was never written, or given up
+  uint64_t random;
+  struct Tally* tally;
+};
+
+static uint64_t Draw(struct Churner* churner, uint64_t below) {
+  churner->random = Mix(churner->random);
+  return churner->random % below;
+}
+
+static uint64_t* PageAt(const struct Churner* churner, size_t page) {
+  return churner->memory + page * kPageWords;
+}
+
+static void Rewrite(struct Churner* churner, size_t first, size_t count) {
+  for (size_t page = first; page < first + count; ++page)
+    RenderStampedPage(PageAt(churner, page), churner->seed, page, ++churner->generations[page]);
+  (void)madvise(PageAt(churner, first), count * kPageBytes, MADV_PAGEOUT);
+  churner->tally->written += (long)count;
+}
+
+static void Verify(struct Churner* churner, size_t first, size_t count, const char* who) {
+  static uint64_t expected[kPageWords];
+  for (size_t page = first; page < first + count; ++page) {
+    const unsigned generation = churner->generations[page];
+    const uint64_t* found = PageAt(churner, page);
+    memset(expected, 0, kPageBytes);
+    if (generation != 0) RenderStampedPage(expected, churner->seed, page, generation);
+    if (memcmp(expected, found, kPageBytes) == 0) continue;
+    if (churner->tally->wrong++ < kReportedMismatches) {
+      fprintf(stderr, "slot_churn: %s: page %zu is not of generation %u but %llx %llu %llu\n", who,
+              page, generation, (unsigned long long)found[kStampWord],
+              (unsigned long long)found[kIndexWord], (unsigned long long)found[kGenerationWord]);
+    }
+  }
+  churner->tally->verified += (long)count;
+}
+
+static void GiveUp(struct Churner* churner, size_t first, size_t count) {
+  (void)madvise(PageAt(churner, first), count * kPageBytes, MADV_DONTNEED);
+  memset(churner->generations + first, 0, count * sizeof *churner->generations);
+  churner->tally->given_up += (long)count;
+}
+
+static void Share(struct Churner* churner, size_t first, size_t count) {
+  const pid_t child = fork();
+  if (child == 0) {
+    Verify(churner, first, count, "child");
+    _exit(0);
+  }
+  Rewrite(churner, first, count);
+  if (child > 0) waitpid(child, NULL, 0);
+  churner->tally->forks++;
+}
+
+static double Seconds(void) {
+  struct timespec now;
+  clock_gettime(CLOCK_MONOTONIC, &now);
+  return (double)now.tv_sec + (double)now.tv_nsec / 1e9;
+}
+
+static int Churn(const struct Options* options, unsigned process, struct Tally* tally) {
+  struct Churner churner = {
+      .pages = options->pages,
+      .seed = options->seed | (uint64_t)(process + 1) << 16,
+      .generations = calloc(options->pages, sizeof(unsigned)),
+      .random = Mix(options->seed << 8 | process),
+      .tally = tally,
+  };
+  churner.memory = mmap(NULL, options->pages * kPageBytes, PROT_READ | PROT_WRITE,
+                        MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+  if (churner.generations == NULL || churner.memory == MAP_FAILED) return 2;
+  const double end = Seconds() + options->seconds;
+  while (Seconds() < end) {
+    const size_t count = 1 + Draw(&churner, kRunMax);
+    const size_t first = Draw(&churner, churner.pages - count + 1);
+    const uint64_t action = Draw(&churner, 100);
+    if (action < kRewriteBelow) {
+      Rewrite(&churner, first, count);
+    } else if (action < kVerifyBelow) {
+      Verify(&churner, first, count, "owner");
+    } else if (action < kGiveUpBelow) {
+      GiveUp(&churner, first, count);
+    } else {
+      Share(&churner, first, count);
+    }
+  }
+  Verify(&churner, 0, churner.pages, "at the end");
+  return 0;
+}
+
+static int Run(const struct Options* options) {
+  if (options->cgroup != NULL && !EnterCgroup(options->cgroup)) return 2;
+  struct Tally* tally =
+      mmap(NULL, sizeof *tally, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, -1, 0);
+  if (tally == MAP_FAILED) return 2;
+  for (unsigned process = 0; process < options->processes; ++process) {
+    if (fork() == 0) _exit(Churn(options, process, tally));
+  }
+  bool failed = false;
+  int status;
+  while (wait(&status) > 0) failed |= status != 0;
+  printf(
+      "{\"wrong_pages\": %ld, \"written\": %ld, \"verified\": %ld, \"given_up\": %ld, "
+      "\"forks\": %ld}\n",
+      tally->wrong, tally->written, tally->verified, tally->given_up, tally->forks);
+  return failed ? 2 : tally->wrong != 0;
+}
+
+int main(int argc, char** argv) {
+  static const struct option kLongOptions[] = {
+      {"mib", required_argument, NULL, 'n'},       {"seconds", required_argument, NULL, 't'},
+      {"processes", required_argument, NULL, 'j'}, {"seed", required_argument, NULL, 's'},
+      {"cgroup", required_argument, NULL, 'g'},    {NULL, 0, NULL, 0},
+  };
+  struct Options options = {.seconds = 20, .processes = 2, .seed = 1};
+  int choice;
+  while ((choice = getopt_long(argc, argv, "", kLongOptions, NULL)) != -1) {
+    switch (choice) {
+      case 'n':
+        options.pages = strtoul(optarg, NULL, 10) * kPagesPerMib;
+        break;
+      case 't':
+        options.seconds = (unsigned)strtoul(optarg, NULL, 10);
+        break;
+      case 'j':
+        options.processes = (unsigned)strtoul(optarg, NULL, 10);
+        break;
+      case 's':
+        options.seed = strtoull(optarg, NULL, 10);
+        break;
+      case 'g':
+        options.cgroup = optarg;
+        break;
+      default:
+        return 2;
+    }
+  }
+  if (options.pages == 0) {
+    fprintf(stderr, "slot_churn: --mib is missing\n");
+    return 2;
+  }
+  return Run(&options);
+}

@@ -1,0 +1,102 @@
+// Pages for programs that verify what comes back from swap: every byte follows from a seed, the
+// page's index and its generation, so that nothing needs to be remembered but the generation.
+//
+// The mix, in pages out of a hundred: 10 zero, 10 of one repeated word, 55 compressible (about 3:1
+// with LZ4), 25 random. The latter two are stamped: whoever sees such a page can tell which program
+// wrote it (the low 16 bits of its seed), and which page it is.
+#pragma once
+
+#include <errno.h>
+#include <fcntl.h>
+#include <stdbool.h>
+#include <stdint.h>
+#include <stdio.h>
+#include <string.h>
+#include <unistd.h>
+
+enum {
+  kPageBytes = 4096,
+  kPageWords = kPageBytes / sizeof(uint64_t),
+  kPagesPerMib = 256,
+};
+
+enum PageKind { kZeroPage, kSameFilledPage, kCompressiblePage, kRandomPage };
+
+// Where the words are that say what a stamped page is.
+enum { kIndexWord = 1, kGenerationWord = 2, kStampWord = 3 };
+#define PAGE_STAMP 0x66617273776f0000u  // over the seed's low 16 bits
+#define PAGE_STAMP_SEED 0xffffu
+
+// SplitMix64, http://xoshiro.di.unimi.it/splitmix64.c: every input gives another, well mixed
+// output.
+static uint64_t Mix(uint64_t x) {
+  x += 0x9e3779b97f4a7c15;
+  x = (x ^ (x >> 30)) * 0xbf58476d1ce4e5b9;
+  x = (x ^ (x >> 27)) * 0x94d049bb133111eb;
+  return x ^ (x >> 31);
+}
+
+static enum PageKind KindOfPage(uint64_t seed, uint64_t page) {
+  const unsigned share = (unsigned)(Mix(seed ^ Mix(page)) % 100);
+  return share < 10   ? kZeroPage
+         : share < 20 ? kSameFilledPage
+         : share < 75 ? kCompressiblePage
+                      : kRandomPage;
+}
+
+static void RenderPageOfKind(uint64_t* words, enum PageKind kind, uint64_t seed, uint64_t page,
+                             unsigned generation) {
+  uint64_t state = Mix(Mix(seed ^ Mix(page)) + generation);
+  if (kind == kZeroPage) {
+    memset(words, 0, kPageBytes);
+    return;
+  }
+  if (kind == kSameFilledPage) {
+    for (int i = 0; i < kPageWords; ++i) words[i] = state;
+    return;
+  }
+  const uint64_t filler = 0x2020202020200000 | (state & 0xffff);
+  for (int i = 0; i < kPageWords; ++i) {
+    const bool noise = kind == kRandomPage || i % 4 == 0;
+    if (noise) state = Mix(state);
+    words[i] = noise ? state : filler;
+  }
+  words[kIndexWord] = page;
+  words[kGenerationWord] = generation;
+  words[kStampWord] = PAGE_STAMP | (seed & PAGE_STAMP_SEED);
+}
+
+// The kind stays with the page; its bytes change with each generation.
+static inline void RenderPage(uint64_t* words, uint64_t seed, uint64_t page, unsigned generation) {
+  RenderPageOfKind(words, KindOfPage(seed, page), seed, page, generation);
+}
+
+// The same, but always a stamped page.
+static inline void RenderStampedPage(uint64_t* words, uint64_t seed, uint64_t page,
+                                     unsigned generation) {
+  const enum PageKind kind = KindOfPage(seed, page);
+  RenderPageOfKind(words, kind == kRandomPage ? kind : kCompressiblePage, seed, page, generation);
+}
+
+// Moves this process into a cgroup, v1 or v2. False, with the reason on stderr.
+static inline bool EnterCgroup(const char* directory) {
+  char path[4096];
+  snprintf(path, sizeof path, "%s/cgroup.procs", directory);
+  const int fd = open(path, O_WRONLY);
+  const bool entered = fd >= 0 && dprintf(fd, "%d\n", getpid()) > 0;
+  if (!entered) fprintf(stderr, "%s: %s\n", path, strerror(errno));
+  if (fd >= 0) close(fd);
+  return entered;
+}
+
+// Makes the file `directory`/`name` and waits until `directory`/`name`.go is there: somebody looks
+// at the pages meanwhile.
+static inline void WaitToGoOn(const char* directory, const char* name) {
+  enum { kLookMicroseconds = 20000 };
+  char path[4096];
+  snprintf(path, sizeof path, "%s/%s", directory, name);
+  const int fd = open(path, O_WRONLY | O_CREAT, 0600);
+  if (fd >= 0) close(fd);
+  snprintf(path, sizeof path, "%s/%s.go", directory, name);
+  while (access(path, F_OK) != 0) usleep(kLookMicroseconds);
+}
