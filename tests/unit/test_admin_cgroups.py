@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
+import os
+import pty
 import signal
 import subprocess
 import sys
@@ -168,6 +171,31 @@ class TestTop:
             process.send_signal(signal.SIGINT)
             _, err = process.communicate(timeout=20)
         assert (process.returncode, err) == (0, "")
+
+    def test_on_a_terminal_the_screen_is_given_back(self, fleet: Fleet) -> None:
+        program = [sys.executable, "-m", "farswap.admin.main", "--host", fleet.host_address]
+        ours, theirs = pty.openpty()
+        with subprocess.Popen(
+            [*program, "top", "--interval", "0.1"],
+            stdout=theirs,
+            stderr=subprocess.PIPE,
+            env=os.environ | {"TERM": "xterm", "COLUMNS": "140", "LINES": "40"},
+        ) as process:
+            os.close(theirs)
+            shown = b""
+            while shown.count(b"/build") < 2:
+                shown += os.read(ours, 65536)
+            process.send_signal(signal.SIGINT)
+            # A terminal whose last writer has gone gives an error instead of an end.
+            with contextlib.suppress(OSError):
+                while piece := os.read(ours, 65536):
+                    shown += piece
+            assert process.wait(20) == 0
+            assert process.stderr is not None
+            assert process.stderr.read() == b""
+        os.close(ours)
+        enter, leave = b"\x1b[?1049h", b"\x1b[?1049l"
+        assert shown.index(enter) < shown.index(b"/build") < shown.rindex(leave)
 
 
 def test_quantiles_are_those_of_prometheus() -> None:

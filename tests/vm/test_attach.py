@@ -57,6 +57,11 @@ def test_attached_device_swaps_and_is_let_go_empty(
     assert swapping["device"]["attached"] == "/dev/nbd0"
     assert swapping["device"]["swap_active"] is True
     assert int(swapping["tier"]["pages_remote"]) > 0
+    report = json.loads((shared / "doctor.json").read_text())
+    checks = {check["subject"]: check for check in report["checks"]}
+    kernel = {"io_timeout", "trim", "swap_priority", "zswap", "attribution", "early_frees"}
+    for subject in kernel | {"memlock", "io_flusher", "server", "server_place", "books"}:
+        assert checks[subject]["level"] == "ok", checks[subject]
     detached = json.loads((shared / "status-detached.json").read_text())
     assert detached["device"]["attached"] == ""
     # Detaching discards the whole device: no page of the programs that swapped stays anywhere.
