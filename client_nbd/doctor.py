@@ -12,6 +12,7 @@ from farswap.client_nbd import findings, kernel_checks, tier_checks
 
 if TYPE_CHECKING:
     from farswap.client_nbd.findings import Finding
+    from farswap.client_nbd.kernel_files import SwapArea
     from farswap.client_nbd.running_host import RunningHost
     from farswap.common.address import Address
 
@@ -33,21 +34,31 @@ class Doctor:
     def _glance(self) -> list[Finding]:
         host = self._host
         stats = host.engine.stats()
-        area = host.files.swap_area(host.device.device())
+        area = self._swap_area()
+        state = host.attribution.state()
+        expected = bool(host.device.device() or host.config.attribution.device)
         return [
             *findings.of_protections(host.protections, swapping=area is not None),
             *findings.of_configuration(host.config),
             *kernel_checks.of_kernel(host.files, host.device),
-            kernel_checks.discard(area, stats, tier_checks.held(stats), free_hook=False),
+            *kernel_checks.attribution(state, expected=expected),
+            kernel_checks.discard(
+                area, stats, tier_checks.held(stats), free_hook=bool(state.free_hook)
+            ),
             *tier_checks.servers(host.engine.servers()),
             *tier_checks.failures(stats),
             *host.groups.findings(),
         ]
 
+    def _swap_area(self) -> SwapArea | None:
+        """On the device that is attached here, or on the one whose pages are attributed."""
+        host = self._host
+        return host.files.swap_area(host.device.device() or host.attribution.state().device)
+
     def _places_of_servers(self) -> list[Finding]:
         host = self._host
         local = host.files.local_addresses()
-        swapping = host.files.swap_area(host.device.device()) is not None
+        swapping = self._swap_area() is not None
         return [
             kernel_checks.server_place(address, _resolved(address), local, swapping=swapping)
             for address in host.config.cluster.servers

@@ -16,6 +16,8 @@ from farswap.client_nbd.findings import Finding
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
 
+    from farswap.client_nbd.attribution import AttributionState
+    from farswap.client_nbd.findings import Level
     from farswap.client_nbd.kernel_files import KernelFiles, SwapArea
     from farswap.common.address import Address
 
@@ -151,9 +153,36 @@ def discard(
     message = f"{stale} of {pages_stored} pages are held that the kernel no longer uses"
     if seen:
         message += ": TRIM tells of wholly free clusters only"
-        return Finding("warning", subject, message, "see the check of attribution for early frees")
+        return Finding("warning", subject, message, "see the check of early frees")
     remedy = f"swapoff {area.path}, then swapon --discard=pages {area.path}"
     return Finding("warning", subject, f"{message}; swap is on without discard", remedy)
+
+
+def attribution(state: AttributionState, *, expected: bool) -> list[Finding]:
+    """Whether it is known whose pages are swapped out, and which ones the kernel gives up.
+
+    `expected`: there is a device whose pages could be known.
+    """
+    subject = "attribution"
+    if state.source == "bpf":
+        known = f"{state.pages - state.unattributed} of {state.pages} pages swapped to"
+        found = Finding("ok", subject, f"the cgroup is known of {known} {state.device}")
+        return [found, _early_frees(state)]
+    whose = "one cgroup's" if state.source == "label" else "the root cgroup's"
+    message = f"all pages are held for {whose}: {state.problem}"
+    if not expected:
+        return [Finding("ok", subject, message)]
+    remedy = "limits of cgroups hold only with BPF: as root, on a kernel of 6.1 or later with BTF"
+    return [Finding("warning", subject, message, remedy)]
+
+
+def _early_frees(state: AttributionState) -> Finding:
+    subject = "early_frees"
+    if state.free_hook:
+        return Finding("ok", subject, f"{state.free_hook} tells of each page that is given up")
+    why = f": {state.problem}" if state.problem else ", as configured"
+    level: Level = "warning" if state.problem else "ok"
+    return Finding(level, subject, f"TRIM alone tells of pages that are given up{why}")
 
 
 def server_place(

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 from farswap.client_nbd import latency
 from farswap.client_nbd.tier_checks import STATES, held, states
 from farswap.common import metrics
+from prometheus_client.core import InfoMetricFamily
 from prometheus_client.registry import Collector
 
 if TYPE_CHECKING:
@@ -44,6 +45,13 @@ _CGROUP_GAUGES: tuple[tuple[str, str, Callable[[CgroupRecord], int | None]], ...
     ("tree_remote_pages", "On servers, with all below it.", lambda of: of.tree_remote_pages),
     ("remote_pages_max", "Limit of that, where it has one.", lambda of: of.remote_pages_max),
 )
+
+_ATTRIBUTION = {
+    "pages": "Pages swapped out since the BPF programs are in the kernel.",
+    "unattributed": "Of these, pages whose cgroup the kernel did not know.",
+    "events": "Notices of freed slots.",
+    "ring_full": "Notices that found no room, made up for within a second.",
+}
 
 _RECENT_S = 600.0
 
@@ -101,6 +109,7 @@ class HostMetrics(Collector):
         yield from self._by_cgroup()
         yield from self._servers()
         yield from self._device()
+        yield from self._attribution()
         levels = Counter(finding.level for finding in self._doctor.problems())
         yield metrics.gauges(
             "farswap_findings",
@@ -205,6 +214,20 @@ class HostMetrics(Collector):
             area.used_bytes if area else 0,
         )
         yield metrics.gauge("farswap_nbd_connections", "NBD clients served.", len(connections))
+
+    def _attribution(self) -> Iterator[Metric]:
+        state = self._host.attribution.state()
+        yield InfoMetricFamily(
+            "farswap_attribution",
+            "How it is known whose pages there are.",
+            {"source": state.source, "device": state.device, "free_hook": state.free_hook},
+        )
+        yield from metrics.counters(
+            "attribution",
+            [],
+            [([], {name: getattr(state, name) for name in _ATTRIBUTION})],
+            _ATTRIBUTION,
+        )
 
 
 def _pages(record: CgroupRecord) -> int:

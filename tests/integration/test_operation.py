@@ -2,20 +2,24 @@
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 import json
 import random
 import re
 import shutil
 import signal
+import socket
 import subprocess
 import sys
 import threading
 import time
+import urllib.error
 import urllib.request
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import TYPE_CHECKING
+from urllib.parse import urlsplit
 
 import pytest
 from nbd_client import TRIM, NbdClient
@@ -187,6 +191,32 @@ def test_a_scrape_does_not_hold_up_pages(fleet: Fleet) -> None:
     for answer in slow:
         assert b"farswap_build_info" in answer.read()
         answer.close()
+
+
+def test_abuse_of_the_metrics_address_costs_nobody_else(fleet: Fleet) -> None:
+    host, _ = fleet
+    where = urlsplit(host.metrics_url)
+    with contextlib.ExitStack() as open_ones, NbdClient.connect_unix(host.nbd_path) as client:
+        client.negotiate()
+        for number in range(200):
+            abuser = open_ones.enter_context(
+                socket.create_connection((where.hostname, where.port), 20)
+            )
+            # Those beyond the limit are hung up on, which a send may find out.
+            with contextlib.suppress(ConnectionError):
+                abuser.sendall(b"\xff" * (number * 100))
+        assert client.read(200 * PAGE_BYTES, PAGE_BYTES) == page(200)
+    deadline = time.monotonic() + 20
+    while not (text := scraped_if_there_is_room(host)) and time.monotonic() < deadline:
+        time.sleep(0.1)  # until the daemon has noticed that the abusers left
+    assert "farswap_build_info" in text
+    assert "Traceback" not in host.log()
+
+
+def scraped_if_there_is_room(daemon: Daemon) -> str:
+    with contextlib.suppress(urllib.error.URLError, ConnectionError):
+        return scrape(daemon)
+    return ""
 
 
 def test_the_doctor_finds_the_books_in_order_and_a_server_that_died(fleet: Fleet) -> None:

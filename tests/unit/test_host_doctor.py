@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 import pytest
 from fake_cgroups import record
 from farswap.client_nbd import findings, kernel_checks, tier_checks
+from farswap.client_nbd.attribution import AttributionState
 from farswap.client_nbd.kernel_files import KernelFiles, SwapArea
 from farswap.client_nbd.tier_checks import Ledger
 from farswap.common.address import Address
@@ -106,6 +107,26 @@ def test_discard_is_judged_by_what_piles_up(
     found = kernel_checks.discard(AREA, counters, stored, free_hook=free_hook)
     assert found.level == level
     assert word in found.message
+
+
+@pytest.mark.parametrize(
+    ("source", "free_hook", "problem", "expected", "levels", "word"),
+    [
+        ("bpf", "swap_entries_free", "", True, ["ok", "ok"], "98 of 100 pages"),
+        ("bpf", "", "no hook", True, ["ok", "warning"], "98 of 100 pages"),
+        ("bpf", "", "", True, ["ok", "ok"], "98 of 100 pages"),
+        ("root", "", "not permitted", True, ["warning"], "root cgroup's: not permitted"),
+        ("label", "", "not permitted", True, ["warning"], "one cgroup's: not permitted"),
+        ("root", "", "no device", False, ["ok"], "no device"),
+    ],
+)
+def test_attribution_is_judged_where_there_is_a_device(
+    source: str, free_hook: str, problem: str, *, expected: bool, levels: list[str], word: str
+) -> None:
+    state = AttributionState(source, "/dev/nbd0", free_hook, problem, 3, 100, 2, 0)
+    found = kernel_checks.attribution(state, expected=expected)
+    assert [finding.level for finding in found] == levels
+    assert word in found[0].message
 
 
 @pytest.mark.parametrize(

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 import pytest
 from fake_cgroups import FakeGroups, latency, record
 from fake_engine import FakeEngine
+from farswap.client_nbd.attribution import AttributionState
 from farswap.client_nbd.kernel_files import KernelFiles
 from farswap.client_nbd.metrics import HostMetrics, ShownCgroups
 from farswap.common import metrics
@@ -19,6 +20,8 @@ if TYPE_CHECKING:
 
 # A cgroup may be called almost anything.
 BUILD = '/build "x"\n'
+
+STATE = AttributionState("bpf", "/dev/nbd0", "swap_entries_free", "", 3, 100, 2, 0)
 
 Samples = dict[tuple[str, ...], float]
 
@@ -60,6 +63,7 @@ def samples(engine: FakeEngine, tmp_path: Path) -> Samples:
         engine=engine,
         groups=FakeGroups(engine, {7: BUILD, 8: "/idle"}),
         device=SimpleNamespace(device=lambda: ""),
+        attribution=SimpleNamespace(state=lambda: STATE),
         files=KernelFiles(tmp_path),
         config=SimpleNamespace(device=SimpleNamespace(size=1 << 30)),
     )
@@ -104,6 +108,13 @@ def test_load_times_are_histograms_in_seconds(samples: Samples) -> None:
     assert samples[f"{name}_sum", BUILD, "local"] == 9
     assert samples["farswap_tier_load_duration_seconds_count", "local"] == 13
     assert samples["farswap_tier_load_duration_seconds_count", "remote"] == 0
+
+
+def test_attribution_is_told(samples: Samples) -> None:
+    names = ("/dev/nbd0", "swap_entries_free", "bpf")
+    assert samples["farswap_attribution_info", *names] == 1
+    assert samples["farswap_attribution_pages_total",] == 100
+    assert samples["farswap_attribution_unattributed_total",] == 2
 
 
 def test_servers_and_findings_are_told(samples: Samples) -> None:
