@@ -31,9 +31,11 @@ void MemoryRemote::Run() {
     if (next == queue_.end()) return;
     const auto answer = std::move(next->answer);
     queue_.erase(next);
+    answering_ = true;
     lock.unlock();
     answer();
     lock.lock();
+    answering_ = false;
   }
 }
 
@@ -122,6 +124,11 @@ void MemoryRemote::SetHeld(Held held) {
 void MemoryRemote::WaitForHeld(std::size_t requests) {
   std::unique_lock lock(mutex_);
   changed_.wait(lock, [&] { return queue_.size() >= requests; });
+}
+
+bool MemoryRemote::Busy() const {
+  std::lock_guard lock(mutex_);
+  return answering_ || !queue_.empty();
 }
 
 void MemoryRemote::FailPuts(PutResult result) {

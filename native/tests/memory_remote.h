@@ -31,6 +31,8 @@ class MemoryRemote final : public RemoteStore {
   void Release();
   /// Blocks until `requests` Puts or Gets are waiting to be answered.
   void WaitForHeld(std::size_t requests);
+  /// Whether a request is waiting to be answered or being answered.
+  bool Busy() const;
   void FailPuts(PutResult result);  // kAcked: no more failures
   void LosePutAnswers();            // pages are kept, and said to be unavailable; until FailPuts()
   void FailGets(GetResult result);  // kFound: no more failures
@@ -76,6 +78,7 @@ class MemoryRemote final : public RemoteStore {
   bool writable_ = true;
   bool stopping_ = false;
   PutResult put_failure_ = PutResult::kAcked;
+  bool answering_ = false;
   bool keeps_failed_puts_ = false;
   GetResult get_failure_ = GetResult::kFound;
   std::thread thread_;

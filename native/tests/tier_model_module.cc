@@ -272,8 +272,8 @@ class ModelTier {
     int calm = 0;
     while (calm < 3) {
       const TierStats stats = tier_->Stats();
-      const bool busy =
-          stats.pages.writing > 0 || stats.shrinking || !tier_->ManualWritebackProgress().finished;
+      const bool busy = remote_.Busy() || stats.pages.writing > 0 || stats.shrinking ||
+                        !tier_->ManualWritebackProgress().finished;
       calm = busy ? 0 : calm + 1;
       if (std::chrono::steady_clock::now() > deadline) return false;
       std::this_thread::sleep_for(std::chrono::microseconds(busy ? 50 : 20));

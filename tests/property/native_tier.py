@@ -1,4 +1,8 @@
-"""The native tier as a Python module: built for tests only, and found in the build tree."""
+"""The native tier as a Python module: built for tests only, and found in the build tree.
+
+Its threads make runs that cannot be repeated at will, so every call is recorded, and what a run
+that failed has called is kept in a file.
+"""
 
 from __future__ import annotations
 
@@ -8,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from types import ModuleType
 
 TOP = Path(__file__).resolve().parents[2]
@@ -31,3 +36,35 @@ def load_native_tier() -> ModuleType:
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     return module
+
+
+class RecordedTier:
+    """Passes calls on to a ModelTier and remembers them."""
+
+    SHOWN_BYTES = 24
+
+    def __init__(self, tier: object) -> None:
+        self._tier = tier
+        self._calls: list[str] = []
+
+    def __getattr__(self, name: str) -> Callable[..., object]:
+        method = getattr(self._tier, name)
+
+        def call(*positional: object, **named: object) -> object:
+            words = [self._shown(value) for value in positional]
+            words += [f"{key}={value}" for key, value in named.items()]
+            result = method(*positional, **named)
+            self._calls.append(f"{name}({', '.join(words)}) -> {self._shown(result)}")
+            return result
+
+        return call
+
+    def _shown(self, value: object) -> str:
+        if isinstance(value, bytes):
+            return f"{len(value)} bytes {value[: self.SHOWN_BYTES].hex()}"
+        return repr(value) if isinstance(value, bool | int | str | tuple | None) else "..."
+
+    def keep_calls(self, path: Path) -> None:
+        """Writes the calls, oldest first."""
+        path.parent.mkdir(exist_ok=True)
+        path.write_text("\n".join(self._calls) + "\n")

@@ -7,12 +7,13 @@ from array import array
 
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, precondition, rule
-from property.native_tier import load_native_tier
+from property.native_tier import RecordedTier, load_native_tier
 from property.plain_tier import EMPTY, ROOT, PageKind, PlainFetch, PlainTier, is_same_filled
 
 native = load_native_tier()
 
 SLOTS = 4096
+PAGE_BYTES = 4096
 POOL_BYTES = 6 << 20
 POOL_BYTES_MIN = 4 << 20
 STORE_WAIT_MS = 3
@@ -34,8 +35,8 @@ class PageRules(RuleBasedStateMachine):
 
     def __init__(self) -> None:
         super().__init__()
-        self.tier = native.ModelTier(
-            slots=SLOTS, pool_bytes=POOL_BYTES, store_wait_ms=STORE_WAIT_MS
+        self.tier = RecordedTier(
+            native.ModelTier(slots=SLOTS, pool_bytes=POOL_BYTES, store_wait_ms=STORE_WAIT_MS)
         )
         self.plain = PlainTier(SLOTS)
         self.numbers = 0
@@ -55,6 +56,7 @@ class PageRules(RuleBasedStateMachine):
     def store(self, first: int, stamps: list[int]) -> None:
         before = self.tree_bytes()
         statuses = self.tier.store(first, array("I", stamps).tobytes())
+        self.plain.offered = len(stamps)
         for slot, stamp, status in zip(range(first, SLOTS), stamps, statuses, strict=False):
             if status == native.IoStatus.NO_SPACE:
                 self.expect_refusal_is_due(slot)
@@ -68,8 +70,7 @@ class PageRules(RuleBasedStateMachine):
         """There is no other reason to refuse a store than a pool or a group that is full."""
         if self.plain.limited(self.plain.hint(slot)):
             return
-        stats = self.tier.stats()
-        assert stats.pool_entry_bytes > self.pool_limit // 2, f"slot {slot} refused"
+        assert self.plain.pages_with_entries() * PAGE_BYTES > self.pool_limit // 2, f"slot {slot}"
 
     def tree_bytes(self) -> dict[int, int]:
         return {group.id: group.tree_pool_bytes for group in self.tier.groups()}
@@ -108,8 +109,7 @@ class PageRules(RuleBasedStateMachine):
     @rule(slot=slots, kind=kinds)
     def store_unseen(self, slot: int, kind: PageKind) -> None:
         """The word was not raised: the programs are gone, or were not there."""
-        if self.plain.kept[slot] is not None:
-            self.store(slot, [self.stamp(kind)])
+        self.store(slot, [self.stamp(kind)])
 
     @rule(slot=slots, kind=kinds, cgroup=charged, change=st.sampled_from(["", "store", "trim"]))
     def store_if_unchanged(self, slot: int, kind: PageKind, cgroup: int, change: str) -> None:

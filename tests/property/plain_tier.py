@@ -73,9 +73,10 @@ class PlainTier:
     owners: array[int] = field(init=False)  # of the slots that are not empty
     may_leave: bytearray = field(init=False)  # written back, perhaps, since the page was stored
     words: array[int] = field(init=False)
-    kept: list[int | None] = field(init=False)  # sequence at the last store; None: not known
+    kept: bytearray = field(init=False)  # sequence at the last store
     stored_at: array[int] = field(init=False)
     now: int = 0
+    offered: int = 0  # pages to be stored at once, last time
     words_used: bool = False
     label: int = ROOT
     groups: dict[int, PlainGroup] = field(default_factory=lambda: {ROOT: PlainGroup(placed=True)})
@@ -89,7 +90,7 @@ class PlainTier:
         self.owners = array("I", bytes(4 * self.slots))
         self.may_leave = bytearray(self.slots)
         self.words = array("Q", bytes(8 * self.slots))
-        self.kept = [0] * self.slots
+        self.kept = bytearray(self.slots)
         self.stored_at = array("I", bytes(4 * self.slots))
 
     # --- Pages
@@ -109,8 +110,7 @@ class PlainTier:
 
     def refuse(self, slot: int) -> None:
         """A store of a whole page found no room."""
-        if self.words_used:
-            self.kept[slot] = None
+        self.hint(slot)
         self.forget(slot)
 
     def _replace(self, slot: int, stamp: int, owner: int) -> None:
@@ -253,6 +253,10 @@ class PlainTier:
         for stamp, owner, may in zip(self.stamps, self.owners, self.may_leave, strict=True):
             counts[owner] += bool(may) and stamp != EMPTY and not is_same_filled(stamp)
         return counts
+
+    def pages_with_entries(self) -> int:
+        """Those that are not same-filled, and as many as were offered last."""
+        return sum(self.pages.values()) - sum(self.same_filled.values()) + self.offered
 
     def held(self, slots: Iterable[int]) -> list[int]:
         """Those that hold a page."""
