@@ -19,6 +19,7 @@ from bench.load_generator import LoadSession, phase
 from bench.local_cluster import LocalCluster
 from bench.page_corpus import PAGE_BYTES
 from bench.programs import pin
+from bench.tier_figures import measure_tier
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -234,4 +235,5 @@ def _remote_p50_us(cluster: LocalCluster, ours: LoadSession, phase_name: str) ->
 MEASUREMENTS: tuple[Callable[[Path, Effort], list[Case | Skipped]], ...] = (
     measure_local,
     measure_remote,
+    measure_tier,
 )
