@@ -27,6 +27,7 @@
 #include <vector>
 
 #include "tests/stamped_page.h"
+#include "tier/codec.h"
 #include "tier/tier.h"
 
 namespace farswap::tier {
@@ -156,9 +157,13 @@ std::uint64_t ResidentBytes() {
 // Zeros with some bytes of its own, as many as make an object that fills its entry: what is lost to
 // rounding is the pool's business, and another figure.
 void FillSmall(std::uint64_t number, Page* page) {
+  constexpr std::size_t kObjectBytes = 48;
   page->fill(std::byte{0});
-  const std::array<std::uint64_t, 3> own{Mix(number) | 1, Mix(~number) | 1, Mix(number + 1)};
-  std::memcpy(page->data() + 2048, own.data(), 18);
+  do {
+    const std::array<std::uint64_t, 3> own{Mix(number), Mix(~number), Mix(number << 1)};
+    std::memcpy(page->data() + 2048, own.data(), 18);
+    number += std::uint64_t{1} << 32;
+  } while (CompressPage(page->data()).bytes.size() != kObjectBytes);
 }
 
 int MeasureMemory(std::uint64_t slots, std::uint64_t pages, bool remote) {
