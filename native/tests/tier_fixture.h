@@ -96,9 +96,12 @@ class TierFixture : public ::testing::Test {
   void ExpectInvariants() {
     const TierStats stats = tier_->Stats();
     EXPECT_EQ(stats.pages.stored(), Balance(stats.counters));
+    std::uint64_t entry_bytes = 0;
     for (const GroupStats& group : tier_->Groups()) {
       EXPECT_EQ(group.pages.stored(), Balance(group.counters)) << "cgroup " << group.id;
+      entry_bytes += group.pool_bytes;
     }
+    EXPECT_EQ(entry_bytes, stats.pool_entry_bytes);
     EXPECT_LE(stats.pool_payload_bytes, stats.pool_entry_bytes);
     EXPECT_LE(stats.pool_entry_bytes, stats.pool_used_bytes);
     EXPECT_LE(stats.pool_used_bytes, stats.pool_limit_bytes);

@@ -94,5 +94,22 @@ TEST_F(TierGroupEdge, OnlyStoresOfWhichNobodySaysWhoseTheyAreCountAsUnattributed
   tier_->UseSlotWords(nullptr);
 }
 
+TEST_F(TierGroupEdge, AnEntryCountsWithWhatItTakesAlsoWhereALargerClassHelpedOut) {
+  Start(16384, std::uint64_t{4} << 20, std::chrono::milliseconds{50});
+  remote_.SetWritable(false);
+  tier_->SetLabel(kCgroup);
+  // Zeros behind so many random bytes.
+  const auto store = [this](SlotIndex slot, std::size_t bytes) {
+    Page page = MakePage(slot, 1, PageKind::kRandom);
+    std::fill(page.begin() + static_cast<std::ptrdiff_t>(bytes), page.end(), std::byte{0});
+    return tier_->Store(slot, page.data());
+  };
+  SlotIndex slot = 0;
+  while (store(slot, 2000) == IoStatus::kOk) ++slot;
+  tier_->Invalidate(10, 1);
+  ASSERT_EQ(store(slot, 1800), IoStatus::kOk) << "in the larger entry";
+  ExpectInvariants();
+}
+
 }  // namespace
 }  // namespace farswap::tier

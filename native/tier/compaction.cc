@@ -22,7 +22,12 @@ bool TierImpl::MoveEntry(EntryRef from) {
   pool_->At(to)->CopyDescription(*pool_->At(from));
   pool_->At(to)->slot.store(slot, std::memory_order_relaxed);
   const auto group = groups_.Lock(record.group);
-  if (record.state == SlotState::kLocal) group->lru.Replace(from, to);
+  const bool writing = record.state == SlotState::kWriting;
+  if (!writing) group->lru.Replace(from, to);
+  // One of the two may be in a slab of a class that helped out.
+  const auto more = static_cast<std::int64_t>(pool_->EntryBytesOf(to)) -
+                    static_cast<std::int64_t>(pool_->EntryBytesOf(from));
+  if (more != 0) groups_.Add(group, {more, writing ? more : 0, 0});
   record.object.entry = to;
   table_->Set(slot, record);
   pool_->Free(from);

@@ -90,6 +90,11 @@ std::size_t Pool::EntryBytes(std::size_t object_bytes) {
   return kClasses.bytes[ClassOf(object_bytes)];
 }
 
+// A slab with a live entry keeps its class, so this needs no lock.
+std::size_t Pool::EntryBytesOf(EntryRef ref) const {
+  return kClasses.bytes[slabs_[ref / kSlabUnits].size_class];
+}
+
 EntryRef Pool::Allocate(std::size_t object_bytes) {
   assert(object_bytes >= 1 && object_bytes <= kObjectBytesMax);
   const std::size_t own = ClassOf(object_bytes);

@@ -112,8 +112,10 @@ class Pool {
   }
   bool locked() const { return mapping_->locked(); }
 
-  /// Bytes an object of this size takes, header and rounding included.
+  /// Bytes an object of this size takes, header and rounding included, in a class of its own.
   static std::size_t EntryBytes(std::size_t object_bytes);
+  /// Bytes that a live entry takes: those of the class that it was allocated from.
+  std::size_t EntryBytesOf(EntryRef ref) const;
 
  private:
   static constexpr std::uint32_t kNoSlab = 0xffffffff;

@@ -68,7 +68,7 @@ void TierImpl::CountState(const SlotRecord& record, int by) {
 void TierImpl::DropEntry(const SlotRecord& record) {
   if (!record.InPool()) return;
   const EntryRef entry = record.object.entry;
-  const auto bytes = static_cast<std::int64_t>(Pool::EntryBytes(pool_->At(entry)->object_bytes()));
+  const auto bytes = static_cast<std::int64_t>(pool_->EntryBytesOf(entry));
   {
     const auto group = groups_.Lock(record.group);
     if (record.state == SlotState::kLocal) {
@@ -169,8 +169,7 @@ IoStatus TierImpl::StoreImpl(SlotIndex slot, const std::byte* page, const Versio
       pool_->At(entry)->slot.store(slot, std::memory_order_relaxed);
       const auto owner = groups_.Lock(next.group);
       owner->lru.AddHot(entry);
-      const std::size_t bytes = Pool::EntryBytes(pool_->At(entry)->object_bytes());
-      groups_.Add(owner, {static_cast<std::int64_t>(bytes), 0, 0});
+      groups_.Add(owner, {static_cast<std::int64_t>(pool_->EntryBytesOf(entry)), 0, 0});
     }
     group.Count(Counter::stores);
     if (!known && words_.load(std::memory_order_relaxed) != nullptr) {

@@ -155,7 +155,7 @@ Shrinker::Taken Shrinker::Isolate(Batch* batch, const Request& request, SlotInde
   batch->pages[batch->count++] = {
       slot,        record.version, static_cast<Codec>(record.codec), record.object.checksum,
       now - age_s, {copy, length}};
-  const std::size_t bytes = Pool::EntryBytes(length);
+  const std::size_t bytes = tier_->pool_->EntryBytesOf(entry);
   batch->entry_bytes += bytes;
   group->lru.Remove(entry);
   Owner().Add(group, {0, static_cast<std::int64_t>(bytes), 1});
@@ -247,8 +247,7 @@ bool Shrinker::FinishPage(const PageObject& page, PutResult result) {
   }
   const EntryRef entry = record.object.entry;
   const bool acked = result == PutResult::kAcked;
-  const auto bytes =
-      static_cast<std::int64_t>(Pool::EntryBytes(tier_->pool_->At(entry)->object_bytes()));
+  const auto bytes = static_cast<std::int64_t>(tier_->pool_->EntryBytesOf(entry));
   tier_->CountState(record, -1);
   record.state = acked ? SlotState::kRemote : SlotState::kLocal;
   if (acked) {
