@@ -110,6 +110,18 @@ TEST_F(TierGroup, TheRootCgroupsPagesAreTheRootGroups) {
   EXPECT_FALSE(tier_->PlaceCgroup(1, 7));
 }
 
+TEST_F(TierGroup, TheRootCgroupCanBeNamedAfterItsFirstPages) {
+  StartWithWords();
+  SwapOut(1, 1);
+  EXPECT_EQ(tier_->Groups().size(), 2u);
+  ASSERT_TRUE(tier_->PlaceCgroup(1, 1));
+  EXPECT_FALSE(tier_->PlaceCgroup(2, 2)) << "there is one root";
+  EXPECT_EQ(tier_->Groups().size(), 1u);
+  EXPECT_EQ(OwnerOf(1), 1u);
+  SwapOut(2, 1);
+  EXPECT_EQ(tier_->Groups()[0].pages.local, 2u);
+}
+
 TEST_F(TierGroup, CgroupsArePlacedTopDownAndOnce) {
   StartWithWords();
   EXPECT_FALSE(tier_->PlaceCgroup(kChild, kA)) << "its parent was not placed";

@@ -260,7 +260,8 @@ bool Groups::Place(CgroupId id, CgroupId parent) {
   if (id == kUnknownCgroup) return false;
   if (id == parent) {
     // The root cgroup's own pages are the root group's.
-    if (Lookup(id) != kNoGroup) return Lookup(id) == kRootGroup;
+    if (groups_[kRootGroup].id != kUnknownCgroup) return groups_[kRootGroup].id == id;
+    RemoveLocked(id);  // of pages that came before
     groups_[kRootGroup].id = id;
     SetBucket(id, kRootGroup);
     return true;
@@ -355,6 +356,10 @@ void Groups::Alias(CgroupId id, GroupIndex from, GroupIndex to) {
 // changes: the parent gets it either way, and this group's own sums are not looked at again.
 bool Groups::Remove(CgroupId id) {
   std::lock_guard lock(mutex_);
+  return RemoveLocked(id);
+}
+
+bool Groups::RemoveLocked(CgroupId id) {
   const GroupIndex index = id == kUnknownCgroup ? kNoGroup : Lookup(id);
   if (index == kNoGroup || index == kRootGroup || groups_[index].id != id) return false;
   Group& group = groups_[index];

@@ -190,6 +190,7 @@ class Groups {
 
   GroupIndex Add(CgroupId id);
   GroupIndex AddLocked(CgroupId id);
+  bool RemoveLocked(CgroupId id);
   std::size_t BucketOf(CgroupId id) const;
   void SetBucket(CgroupId id, GroupIndex index);
   void EraseBucket(CgroupId id);

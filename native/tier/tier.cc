@@ -349,6 +349,12 @@ void TierImpl::SlotOwners(SlotIndex first, std::span<CgroupId> owners) {
   }
 }
 
+bool TierImpl::PlaceCgroup(CgroupId id, CgroupId parent) {
+  const bool placed = groups_.Place(id, parent);
+  shrinker_.Wake();  // for a limit that holds for its pages now, or a sweep
+  return placed;
+}
+
 void TierImpl::RemoveCgroup(CgroupId id) {
   if (groups_.Remove(id)) shrinker_.Wake();
 }

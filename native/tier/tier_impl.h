@@ -35,7 +35,7 @@ class TierImpl final : public Tier {
   bool OnSlotFree(SlotIndex slot) override;
   void SetLabel(CgroupId id) override { label_.store(id, std::memory_order_relaxed); }
   void SlotOwners(SlotIndex first, std::span<CgroupId> owners) override;
-  bool PlaceCgroup(CgroupId id, CgroupId parent) override { return groups_.Place(id, parent); }
+  bool PlaceCgroup(CgroupId id, CgroupId parent) override;
   void RemoveCgroup(CgroupId id) override;
   bool ConfigureCgroup(CgroupId id, const GroupSettings& settings) override;
   std::vector<GroupStats> Groups() const override { return groups_.Stats(); }

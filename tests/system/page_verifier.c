@@ -1,5 +1,6 @@
 // page_verifier: fills memory with pages whose every byte can be told from their index and
-// generation, then reads them back in random order over several passes, rewriting some on the way.
+// generation, then reads them back over several passes, in random order unless it is told to go
+// --sequential, rewriting some on the way.
 //
 // Run in a memory cgroup smaller than its memory, it makes the kernel move pages to swap and back;
 // any page that comes back other than it left is a wrong page. It knows nothing of farswap: the
@@ -8,7 +9,7 @@
 // Prints one JSON object and exits 0 when every page was right, 1 when one was not, 2 on bad use.
 //
 //   page_verifier --mib N [--passes 2] [--rewrite-percent 25] [--seed 1] [--cgroup DIR]
-//                 [--pause DIR]
+//                 [--sequential] [--pause DIR]
 //
 // The pages are those of stamped_pages.h. --cgroup moves the program into a cgroup (v1 or v2)
 // before it allocates.
@@ -32,6 +33,7 @@ struct Options {
   unsigned passes;
   unsigned rewrite_percent;
   uint64_t seed;
+  bool sequential;
   const char* cgroup;
   const char* pause;
 };
@@ -103,7 +105,7 @@ static size_t VerifyPass(const struct Options* options, uint64_t* memory,
   struct Permutation order = Permute(options->pages, options->seed + pass);
   size_t wrong = 0;
   for (size_t i = 0; i < options->pages; ++i) {
-    const size_t page = Next(&order);
+    const size_t page = options->sequential ? i : Next(&order);
     uint64_t* words = memory + page * kPageWords;
     RenderPage(expected, options->seed, page, generations[page]);
     if (memcmp(expected, words, kPageBytes) != 0 && wrong++ < kReportedMismatches)
@@ -157,6 +159,7 @@ int main(int argc, char** argv) {
       {"rewrite-percent", required_argument, NULL, 'r'},
       {"seed", required_argument, NULL, 's'},
       {"cgroup", required_argument, NULL, 'g'},
+      {"sequential", no_argument, NULL, 'q'},
       {"pause", required_argument, NULL, 'w'},
       {NULL, 0, NULL, 0},
   };
@@ -178,6 +181,9 @@ int main(int argc, char** argv) {
         break;
       case 'g':
         options.cgroup = optarg;
+        break;
+      case 'q':
+        options.sequential = true;
         break;
       case 'w':
         options.pause = optarg;

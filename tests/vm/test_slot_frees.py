@@ -22,7 +22,7 @@ GUEST_DEADLINE_S = 300
 Reports = dict[str, dict[str, int]]
 
 CHURN = {"mib": 64, "pool_mib": 16, "limit_mib": 12, "each_mib": 12}
-SIEVE = {"mib": 64, "pool_mib": 40, "limit_mib": 24, "sieve_mib": 32, "discard_s": 6}
+SIEVE = {"mib": 64, "pool_mib": 40, "limit_mib": 24, "sieve_mib": 32, "discard_s": 4}
 
 
 def run(guest: Guest, script: str, **parameters: object) -> Reports:
