@@ -37,9 +37,11 @@ LibbpfWarning::LibbpfWarning() {
 LibbpfWarning::~LibbpfWarning() { first_warning.clear(); }
 
 std::string LibbpfWarning::Explain(const std::string& what, int error_number) const {
-  std::string text = what + ": " + std::strerror(error_number);
-  if (!first_warning.empty()) text += " (" + first_warning + ")";
-  return text;
+  const std::string error = std::strerror(error_number);
+  if (first_warning.empty()) return what + ": " + error;
+  // Most warnings end with the error.
+  const bool told = first_warning.find(error) != std::string::npos;
+  return what + ": " + (told ? first_warning : error + " (" + first_warning + ")");
 }
 
 }  // namespace farswap::bpf

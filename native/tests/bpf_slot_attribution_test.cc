@@ -6,8 +6,10 @@
 #include <sys/wait.h>
 #include <unistd.h>
 
+#include <chrono>
 #include <cstdlib>
 #include <filesystem>
+#include <future>
 #include <string>
 
 #include "bpf/slot_attribution.h"
@@ -138,6 +140,31 @@ TEST_F(SlotAttributionTest, PinsOfAnotherSizeAreReplaced) {
   ASSERT_TRUE(made.ok()) << made.error().message;
   EXPECT_NE(PinnedMap(bpffs.pins_of_device() + "/slots"), left);
   EXPECT_EQ(made.value()->words()[2 * kSlots - 1].load(), 0u);
+}
+
+TEST_F(SlotAttributionTest, SweepFindsSlotsWhoseEventWasLost) {
+  const Bpffs bpffs;
+  if (!bpffs.mounted()) GTEST_SKIP() << "needs to mount a bpffs";
+  SlotAttributionConfig config = Config();
+  config.pin_directory = bpffs.pins();
+  auto made = SlotAttribution::Create(config);
+  ASSERT_TRUE(made.ok()) << made.error().message;
+  if (made.value()->free_hook().empty()) GTEST_SKIP() << made.value()->problem();
+  std::promise<tier::SlotIndex> told;
+  made.value()->StartNotifying([&](tier::SlotIndex slot) {
+    told.set_value(slot);
+    return false;
+  });
+  // The bit of a free, without its event.
+  const FileDescriptor dirty(bpf_obj_get((bpffs.pins_of_device() + "/dirty").c_str()));
+  const std::uint32_t word = 5;
+  const std::uint64_t bits = std::uint64_t{1} << 3;
+  ASSERT_EQ(bpf_map_update_elem(dirty.get(), &word, &bits, BPF_ANY), 0);
+  auto slot = told.get_future();
+  ASSERT_EQ(slot.wait_for(std::chrono::seconds{20}), std::future_status::ready);
+  EXPECT_EQ(slot.get(), 5u * 64 + 3);
+  made.value()->StopNotifying();
+  EXPECT_EQ(made.value()->counters().notified_late, 1u);
 }
 
 TEST_F(SlotAttributionTest, DirectoryOutsideABpffsMeansNoPins) {

@@ -40,10 +40,10 @@ def slot_guest(tmp_path: Path) -> Callable[[str], Guest]:
 
     def make(series: str) -> Guest:
         try:
-            server = native_program("slot_server", "tests")
+            natives = [native_program(name, "tests") for name in ("slot_server", "bpf_test")]
         except MissingProgramError as missing:
             pytest.skip(str(missing))
         programs = [build_program(name, tmp_path) for name in ("slot_churn", "slot_sieve")]
-        return Guest(kernel_of(series), tmp_path, memory_mib=1024, programs=[server, *programs])
+        return Guest(kernel_of(series), tmp_path, memory_mib=1024, programs=natives + programs)
 
     return make
