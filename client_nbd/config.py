@@ -18,8 +18,8 @@ from farswap.common.errors import ConfigError
 from farswap.common.units import ByteSize, Milliseconds
 
 PAGE_BYTES = 4096
-# The native slot table counts slots in 32 bits.
-SLOTS_MAX = (1 << 32) - 1
+# kSlotsMax of native/tier/page.h: 8 TiB.
+SLOTS_MAX = 1 << 31
 POOL_BYTES_MIN = 4 << 20
 # Of the page protocol: host id and device name are 1 to 128 bytes.
 NAME_PATTERN = "^[A-Za-z0-9][A-Za-z0-9._-]{0,127}$"

@@ -135,9 +135,9 @@ void Cluster::Put(tier::PutBatch* batch) {
   };
   Candidates candidates(state_->sessions);
   for (std::size_t i = 0; i < batch->count; ++i) {
-    const tier::SlotIndex slot = batch->pages[i].slot;
-    std::optional<ServerIndex> server = state_->map.ServerOf(slot);
-    if (!server) server = candidates.Place(&state_->map, slot);
+    const tier::ObjectKey key = batch->pages[i].slot;
+    std::optional<ServerIndex> server = state_->map.ServerOf(key);
+    if (!server) server = candidates.Place(&state_->map, key);
     if (!server) {
       batch->results[i] = candidates.problem();
       continue;

@@ -13,17 +13,17 @@ ShardMap::ShardMap(std::uint64_t slots, std::size_t servers, std::uint64_t seed)
   for (std::size_t shard = 0; shard < shards_; ++shard) map_[shard] = kNone;
 }
 
-std::optional<ServerIndex> ShardMap::ServerOf(tier::SlotIndex slot) const {
-  const std::size_t shard = ShardOf(slot);
+std::optional<ServerIndex> ShardMap::ServerOf(tier::ObjectKey key) const {
+  const std::size_t shard = ShardOf(key);
   if (shard >= shards_) return std::nullopt;
   const ServerIndex server = map_[shard].load();
   return server == kNone ? std::nullopt : std::optional(server);
 }
 
-std::optional<ServerIndex> ShardMap::Place(tier::SlotIndex slot, const Candidate* candidates,
+std::optional<ServerIndex> ShardMap::Place(tier::ObjectKey key, const Candidate* candidates,
                                            std::size_t count) {
-  if (ShardOf(slot) >= shards_) return std::nullopt;
-  if (const auto placed = ServerOf(slot)) return placed;
+  if (ShardOf(key) >= shards_) return std::nullopt;
+  if (const auto placed = ServerOf(key)) return placed;
   if (count == 0) return std::nullopt;
   const std::size_t first = Random() % count;
   // Another one than the first, where there is another.
@@ -31,7 +31,7 @@ std::optional<ServerIndex> ShardMap::Place(tier::SlotIndex slot, const Candidate
   const bool take_second = candidates[second].free_bytes > candidates[first].free_bytes;
   const ServerIndex chosen = candidates[take_second ? second : first].server;
   ServerIndex placed = kNone;
-  if (!map_[ShardOf(slot)].compare_exchange_strong(placed, chosen)) return placed;
+  if (!map_[ShardOf(key)].compare_exchange_strong(placed, chosen)) return placed;
   counts_[chosen].fetch_add(1);
   return chosen;
 }

@@ -29,15 +29,17 @@ class ShardMap {
   /// `seed` decides which two servers each shard may choose between.
   ShardMap(std::uint64_t slots, std::size_t servers, std::uint64_t seed);
 
-  static std::size_t ShardOf(tier::SlotIndex slot) { return slot / tier::kShardSlots; }
+  static std::size_t ShardOf(tier::ObjectKey key) {
+    return tier::FirstSlotOf(key) / tier::kShardSlots;
+  }
   std::size_t shards() const { return shards_; }
 
-  /// Nothing when the slot's shard was never placed, or the slot is not on the device.
-  std::optional<ServerIndex> ServerOf(tier::SlotIndex slot) const;
+  /// Nothing when the object's shard was never placed, or is not on the device.
+  std::optional<ServerIndex> ServerOf(tier::ObjectKey key) const;
 
   /// The shard's server. A shard without one gets the emptier of two random candidates (the power
   /// of two choices: M. Mitzenmacher, IEEE TPDS 12(10), 2001); nothing when there are none.
-  std::optional<ServerIndex> Place(tier::SlotIndex slot, const Candidate* candidates,
+  std::optional<ServerIndex> Place(tier::ObjectKey key, const Candidate* candidates,
                                    std::size_t count);
 
   /// Shards placed on the server.

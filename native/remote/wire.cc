@@ -3,6 +3,8 @@
 #include <limits>
 #include <string>
 
+#include "tier/unit.h"
+
 namespace farswap::remote {
 
 using tier::Codec;
@@ -12,6 +14,7 @@ using tier::PutResult;
 static_assert(static_cast<int>(Codec::kRaw) == v1::CODEC_RAW);
 static_assert(static_cast<int>(Codec::kLz4) == v1::CODEC_LZ4);
 static_assert(static_cast<int>(Codec::kZstd) == v1::CODEC_ZSTD);
+static_assert(static_cast<int>(Codec::kUnit) == v1::CODEC_UNIT);
 
 void AppendPage(const tier::PageObject& page, v1::StoreRequest* request) {
   v1::Page* message = request->add_pages();
@@ -38,8 +41,12 @@ PutResult PutResultOf(int status) {
 
 namespace {
 
-bool WellFormed(const v1::Page& page, tier::SlotIndex wanted) {
+bool WellFormed(const v1::Page& page, tier::ObjectKey wanted) {
   const std::size_t bytes = page.data().size();
+  if (page.slot() != wanted) return false;
+  if (tier::IsUnitKey(wanted)) {
+    return page.codec() == v1::CODEC_UNIT && bytes > 0 && bytes <= tier::kUnitBytesMax;
+  }
   switch (page.codec()) {
     case v1::CODEC_RAW:
       if (bytes != tier::kPageBytes) return false;
@@ -51,12 +58,12 @@ bool WellFormed(const v1::Page& page, tier::SlotIndex wanted) {
     default:
       return false;
   }
-  return page.slot() == wanted && page.version() <= std::numeric_limits<tier::Version>::max();
+  return page.version() <= std::numeric_limits<tier::Version>::max();
 }
 
 }  // namespace
 
-FetchedPage ReadResult(const v1::FetchResponse::Result& result, tier::SlotIndex wanted) {
+FetchedPage ReadResult(const v1::FetchResponse::Result& result, tier::ObjectKey wanted) {
   switch (static_cast<int>(result.status())) {
     case v1::PAGE_STATUS_OK:
       break;
@@ -72,7 +79,7 @@ FetchedPage ReadResult(const v1::FetchResponse::Result& result, tier::SlotIndex 
   if (!WellFormed(page, wanted)) return {GetResult::kCorrupt, {}};
   const tier::PageObject object{
       .slot = wanted,
-      .version = static_cast<tier::Version>(page.version()),
+      .version = page.version(),
       .codec = static_cast<Codec>(page.codec()),
       .checksum = page.checksum(),
       .stored_unix_s = page.stored_unix_s(),

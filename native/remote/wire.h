@@ -19,8 +19,9 @@ struct FetchedPage {
   tier::PageObject object;  // for kFound; its bytes are those of the message
 };
 
-/// Reads one result of a FetchResponse that should be about slot `wanted`. Another slot, a version
-/// of more than 32 bits, an unknown codec or an impossible length make it kCorrupt.
-FetchedPage ReadResult(const v1::FetchResponse::Result& result, tier::SlotIndex wanted);
+/// Reads one result of a FetchResponse that should be about the object `wanted`. Another one, a
+/// page's version of more than 32 bits, a codec of the other kind or an impossible length make it
+/// kCorrupt.
+FetchedPage ReadResult(const v1::FetchResponse::Result& result, tier::ObjectKey wanted);
 
 }  // namespace farswap::remote

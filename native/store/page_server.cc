@@ -6,13 +6,17 @@
 #include <mutex>
 
 #include "store/page_service.h"
+#include "tier/unit.h"
 
 namespace farswap::store {
 namespace {
 
 // A full Store batch is 1.1 MiB. Little more than that: empty messages take 40 times their size
 // once they are parsed.
-constexpr int kMessageBytesMax = 3 << 19;
+constexpr int kReceivedBytesMax = 3 << 19;
+// An answer to a fetch may hold the largest number of the largest units. gRPC's clients take 4 MiB.
+constexpr int kSentBytesMax = 4 << 20;
+static_assert(kFetchSlotsMax * (tier::kUnitBytesMax + 64) < kSentBytesMax);
 // Hosts ping every few seconds to notice a dead server; gRPC's default is to cut them off for it.
 constexpr int kClientPingIntervalMs = 1000;
 // A host that is gone without a word frees its streams after these two.
@@ -21,8 +25,8 @@ constexpr int kServerPingTimeoutMs = 10000;
 constexpr int kStreamsPerConnectionMax = 64;
 
 void Configure(grpc::ServerBuilder* builder) {
-  builder->SetMaxReceiveMessageSize(kMessageBytesMax);
-  builder->SetMaxSendMessageSize(kMessageBytesMax);
+  builder->SetMaxReceiveMessageSize(kReceivedBytesMax);
+  builder->SetMaxSendMessageSize(kSentBytesMax);
   builder->AddChannelArgument(GRPC_ARG_HTTP2_MIN_RECV_PING_INTERVAL_WITHOUT_DATA_MS,
                               kClientPingIntervalMs);
   builder->AddChannelArgument(GRPC_ARG_KEEPALIVE_PERMIT_WITHOUT_CALLS, 1);

@@ -86,7 +86,7 @@ OpenedVolume PageStore::OpenVolume(const std::string& host_id, const std::string
   } else if (incarnation.size() != kIncarnationBytes) {
     opened.message = "incarnation takes 16 bytes";
   } else if (slots == 0 || slots > kVolumeSlotsMax) {
-    opened.message = "slots is 1 to 4294967296";
+    opened.message = "slots is 1 to " + std::to_string(kVolumeSlotsMax);
   } else {
     Incarnation fixed;
     std::copy(incarnation.begin(), incarnation.end(), fixed.begin());
@@ -224,7 +224,7 @@ Result<StreamStatus> PageStore::Discard(std::uint64_t volume_id, std::uint64_t e
   if (items.size() <= kDiscardItemsMax) {
     const std::shared_ptr<Volume> volume = impl_->volumes->Find(volume_id);
     status = volume ? volume->Check(epoch) : StreamStatus::kUnknownVolume;
-    const auto in_range = [&](const DiscardItem& item) { return item.slot < volume->slots; };
+    const auto in_range = [&](const DiscardItem& item) { return volume->Holds(item.slot); };
     if (status == StreamStatus::kOk && !std::ranges::all_of(items, in_range)) {
       status = StreamStatus::kInvalid;
     }

@@ -5,12 +5,14 @@
 #include <cstdint>
 #include <string>
 
+#include "tier/page.h"
+
 namespace farswap::store {
 
 inline constexpr std::size_t kBatchPagesMax = 256;
 inline constexpr std::size_t kFetchSlotsMax = 64;
 inline constexpr std::size_t kDiscardItemsMax = 4096;
-inline constexpr std::uint64_t kVolumeSlotsMax = std::uint64_t{1} << 32;
+inline constexpr std::uint64_t kVolumeSlotsMax = tier::kSlotsMax;
 
 /// Numbers of StreamStatus in proto/farswap/v1/page_store.proto.
 enum class StreamStatus : std::uint8_t { kOk = 1, kFenced = 2, kUnknownVolume = 3, kInvalid = 4 };

@@ -6,6 +6,7 @@
 #include <cstring>
 
 #include "tier/page.h"
+#include "tier/unit.h"
 
 namespace farswap::store {
 namespace {
@@ -13,6 +14,23 @@ namespace {
 static_assert(std::endian::native == std::endian::little, "farswap runs on little-endian machines");
 
 constexpr std::uint8_t kRecordFormat = 1;
+
+// Whether an object of this codec and length may be kept under this key.
+bool IsPossible(std::uint64_t key, std::uint32_t codec, std::size_t length) {
+  if (key > UINT32_MAX || length == 0) return false;
+  if (tier::IsUnitKey(static_cast<tier::ObjectKey>(key))) {
+    return codec == static_cast<std::uint32_t>(tier::Codec::kUnit) && length <= tier::kUnitBytesMax;
+  }
+  switch (codec) {
+    case static_cast<std::uint32_t>(tier::Codec::kRaw):
+      return length == tier::kPageBytes;
+    case static_cast<std::uint32_t>(tier::Codec::kLz4):
+    case static_cast<std::uint32_t>(tier::Codec::kZstd):
+      return length <= tier::kPageBytes;
+    default:
+      return false;
+  }
+}
 
 void PutBigEndian(std::uint64_t value, char* out) {
   const std::uint64_t swapped = __builtin_bswap64(value);
@@ -104,9 +122,7 @@ std::optional<PageRecord> DecodeRecord(std::uint64_t slot, std::string_view valu
   page.version = reader.Integer<std::uint64_t>();
   page.stored_unix_s = reader.Integer<std::uint32_t>();
   const std::string_view bytes = reader.Bytes(length);
-  const bool possible =
-      page.codec >= 1 && page.codec <= 3 && length >= 1 && length <= tier::kPageBytes;
-  if (!reader.Complete() || format != kRecordFormat || !possible) {
+  if (!reader.Complete() || format != kRecordFormat || !IsPossible(slot, page.codec, length)) {
     return std::nullopt;
   }
   page.bytes = bytes;
@@ -114,24 +130,10 @@ std::optional<PageRecord> DecodeRecord(std::uint64_t slot, std::string_view valu
 }
 
 bool IsValidPage(const PageRecord& page) {
-  const std::size_t length = page.bytes.size();
-  switch (page.codec) {
-    case static_cast<std::uint32_t>(tier::Codec::kRaw):
-      if (length != tier::kPageBytes) {
-        return false;
-      }
-      break;
-    case static_cast<std::uint32_t>(tier::Codec::kLz4):
-    case static_cast<std::uint32_t>(tier::Codec::kZstd):
-      if (length == 0 || length > tier::kPageBytes) {
-        return false;
-      }
-      break;
-    default:
-      return false;
-  }
-  return tier::PageChecksum(static_cast<tier::SlotIndex>(page.slot),
-                            static_cast<tier::Codec>(page.codec),
+  if (!IsPossible(page.slot, page.codec, page.bytes.size())) return false;
+  const auto codec = static_cast<tier::Codec>(page.codec);
+  if (codec == tier::Codec::kUnit && !tier::ParseUnit(std::as_bytes(page.bytes))) return false;
+  return tier::PageChecksum(static_cast<tier::ObjectKey>(page.slot), codec,
                             std::as_bytes(page.bytes)) == page.checksum;
 }
 

@@ -9,7 +9,7 @@ namespace farswap::store {
 void StoreBatch::Validate() {
   for (std::size_t i = 0; i < pages_.size(); ++i) {
     const PageRecord& page = pages_[i];
-    if (page.slot >= volume_->slots || !IsValidPage(page)) {
+    if (!volume_->Holds(page.slot) || !IsValidPage(page)) {
       results_[i] = PageStatus::kInvalid;
       continue;
     }

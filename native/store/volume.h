@@ -24,7 +24,14 @@ namespace farswap::store {
 inline constexpr std::size_t kStripes = 32;
 
 struct Volume {
-  static std::size_t StripeOf(std::uint64_t slot) { return (slot / tier::kShardSlots) % kStripes; }
+  static std::size_t StripeOf(std::uint64_t key) {
+    return tier::FirstSlotOf(static_cast<tier::ObjectKey>(key)) / tier::kShardSlots % kStripes;
+  }
+
+  /// Whether there can be such a page or unit on the device.
+  bool Holds(std::uint64_t key) const {
+    return key <= UINT32_MAX && tier::FirstSlotOf(static_cast<tier::ObjectKey>(key)) < slots;
+  }
 
   /// Whether a call with `call_epoch` may use this volume. Final only under a stripe.
   StreamStatus Check(std::uint64_t call_epoch) const {

@@ -153,14 +153,14 @@ void MemoryRemote::SetWritable(bool writable) {
   writable_ = writable;
 }
 
-bool MemoryRemote::Has(SlotIndex slot) const {
+bool MemoryRemote::Has(ObjectKey key) const {
   std::lock_guard lock(mutex_);
-  return kept_.contains(slot);
+  return kept_.contains(key);
 }
 
-Version MemoryRemote::VersionOf(SlotIndex slot) const {
+ObjectVersion MemoryRemote::VersionOf(ObjectKey key) const {
   std::lock_guard lock(mutex_);
-  const auto found = kept_.find(slot);
+  const auto found = kept_.find(key);
   return found == kept_.end() ? 0 : found->second.version;
 }
 
@@ -174,19 +174,19 @@ std::size_t MemoryRemote::largest_batch() const {
   return largest_batch_;
 }
 
-std::vector<SlotIndex> MemoryRemote::put_order() const {
+std::vector<ObjectKey> MemoryRemote::put_order() const {
   std::lock_guard lock(mutex_);
   return put_order_;
 }
 
-void MemoryRemote::Damage(SlotIndex slot) {
+void MemoryRemote::Damage(ObjectKey key) {
   std::lock_guard lock(mutex_);
-  kept_.at(slot).bytes[0] ^= std::byte{1};
+  kept_.at(key).bytes[0] ^= std::byte{1};
 }
 
-void MemoryRemote::Forget(SlotIndex slot) {
+void MemoryRemote::Forget(ObjectKey key) {
   std::lock_guard lock(mutex_);
-  kept_.erase(slot);
+  kept_.erase(key);
 }
 
 bool Eventually(const std::function<bool()>& condition) {

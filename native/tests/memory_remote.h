@@ -38,17 +38,17 @@ class MemoryRemote final : public RemoteStore {
   void FailGets(GetResult result);  // kFound: no more failures
   void SetWritable(bool writable);
 
-  bool Has(SlotIndex slot) const;
-  Version VersionOf(SlotIndex slot) const;
+  bool Has(ObjectKey key) const;
+  ObjectVersion VersionOf(ObjectKey key) const;
   std::size_t pages() const;
   std::size_t largest_batch() const;
-  std::vector<SlotIndex> put_order() const;  // slots in the order in which they arrived
-  void Damage(SlotIndex slot);               // flips a bit of what is kept
-  void Forget(SlotIndex slot);
+  std::vector<ObjectKey> put_order() const;  // in the order in which they arrived
+  void Damage(ObjectKey key);                // flips a bit of what is kept
+  void Forget(ObjectKey key);
 
  private:
   struct Kept {
-    Version version;
+    ObjectVersion version;
     Codec codec;
     std::uint32_t checksum;
     std::uint32_t stored_unix_s;
@@ -71,8 +71,8 @@ class MemoryRemote final : public RemoteStore {
   mutable std::mutex mutex_;
   std::condition_variable changed_;
   std::deque<Request> queue_;
-  std::map<SlotIndex, Kept> kept_;
-  std::vector<SlotIndex> put_order_;
+  std::map<ObjectKey, Kept> kept_;
+  std::vector<ObjectKey> put_order_;
   std::size_t largest_batch_ = 0;
   Held held_ = Held::kNothing;
   bool writable_ = true;

@@ -16,6 +16,7 @@
 
 #include "remote/cluster.h"
 #include "tier/page.h"
+#include "tier/unit.h"
 
 namespace farswap::remote {
 
@@ -48,8 +49,16 @@ class Event {
   bool fired_ = false;
 };
 
-/// The bytes that tests keep in a slot: a function of slot and version.
-inline std::string BytesOf(tier::SlotIndex slot, tier::Version version) {
+/// The bytes that tests keep in a slot: a function of slot and version. Those of a unit are the
+/// most there can be, under a header of all 16 members.
+inline std::string BytesOf(tier::ObjectKey slot, tier::ObjectVersion version) {
+  if (tier::IsUnitKey(slot)) {
+    std::string bytes(tier::kUnitBytesMax, 'x');
+    bytes.replace(0, 4, "\xff\xff\0\0", 4);
+    std::memcpy(bytes.data() + 4, &slot, sizeof(slot));
+    std::memcpy(bytes.data() + 8, &version, sizeof(version));
+    return bytes;
+  }
   std::string bytes(64 + slot % 512, 'x');
   std::memcpy(bytes.data(), &slot, sizeof(slot));
   std::memcpy(bytes.data() + sizeof(slot), &version, sizeof(version));
@@ -60,10 +69,10 @@ class TestBatch final : public tier::PutBatch {
  public:
   TestBatch() { results.fill(static_cast<tier::PutResult>(255)); }
 
-  TestBatch& Add(tier::SlotIndex slot, tier::Version version) {
+  TestBatch& Add(tier::ObjectKey slot, tier::ObjectVersion version) {
     bytes_[count] = BytesOf(slot, version);
     const auto span = std::as_bytes(std::span(bytes_[count]));
-    const tier::Codec codec = tier::Codec::kLz4;
+    const tier::Codec codec = tier::IsUnitKey(slot) ? tier::Codec::kUnit : tier::Codec::kLz4;
     pages[count] = {.slot = slot,
                     .version = version,
                     .codec = codec,
@@ -99,9 +108,9 @@ class TestFetch final : public tier::RemoteFetch {
   };
 
   TestFetch() = default;
-  explicit TestFetch(tier::SlotIndex slot) { Add(slot); }
+  explicit TestFetch(tier::ObjectKey slot) { Add(slot); }
 
-  TestFetch& Add(tier::SlotIndex slot) {
+  TestFetch& Add(tier::ObjectKey slot) {
     slots[count++] = slot;
     return *this;
   }
@@ -122,7 +131,7 @@ class TestFetch final : public tier::RemoteFetch {
     done.Fire();
   }
 
-  bool Holds(std::size_t index, tier::Version version) const {
+  bool Holds(std::size_t index, tier::ObjectVersion version) const {
     return answered[index].result == tier::GetResult::kFound &&
            answered[index].object.slot == slots[index] &&
            answered[index].object.version == version &&
@@ -153,7 +162,7 @@ inline bool Discard(Cluster& cluster, std::vector<tier::DiscardItem> items) {
 }
 
 /// Puts one page and waits: what became of it.
-inline tier::PutResult PutOne(Cluster& cluster, tier::SlotIndex slot, tier::Version version) {
+inline tier::PutResult PutOne(Cluster& cluster, tier::ObjectKey slot, tier::ObjectVersion version) {
   TestBatch batch;
   batch.Add(slot, version);
   Put(cluster, batch);

@@ -355,6 +355,8 @@ const Garbage kGarbage[] = {
     {"HugeVersion",
      [](const Request&, Response* r) { PageIn(r)->set_version(std::uint64_t{1} << 32); },
      GetResult::kCorrupt},
+    {"UnitForAPage", [](const Request&, Response* r) { PageIn(r)->set_codec(v1::CODEC_UNIT); },
+     GetResult::kCorrupt},
     {"NoCodec", [](const Request&, Response* r) { PageIn(r)->clear_codec(); }, GetResult::kCorrupt},
     {"OddCodec", [](const Request&, Response* r) { PageIn(r)->set_codec(v1::Codec(9)); },
      GetResult::kCorrupt},

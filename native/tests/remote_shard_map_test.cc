@@ -29,6 +29,15 @@ TEST(ShardMap, LastShardMayBePartial) {
   EXPECT_FALSE(map.ServerOf(0xffffffffu));
 }
 
+TEST(ShardMap, UnitsAreWhereTheirSlotsAre) {
+  ShardMap map(2 * kShardSlots, 2, 1);
+  const Candidate second{1, 100};
+  ASSERT_EQ(map.Place(kShardSlots, &second, 1), 1);
+  EXPECT_EQ(map.ServerOf(tier::UnitKeyOf(2 * kShardSlots - 1)), 1);
+  EXPECT_FALSE(map.ServerOf(tier::UnitKeyOf(kShardSlots - 1)));
+  EXPECT_FALSE(map.ServerOf(tier::UnitKeyOf(2 * kShardSlots))) << "not on the device";
+}
+
 TEST(ShardMap, ShardKeepsItsServerWhenAnotherBecomesEmptier) {
   ShardMap map(10 * kShardSlots, 2, 1);
   const std::array<Candidate, 2> before = {{{0, 100}, {1, 50}}};

@@ -5,6 +5,7 @@
 
 #include "store/page_store.h"
 #include "store_pages.h"
+#include "tier/unit.h"
 
 namespace farswap::store {
 namespace {
@@ -144,6 +145,26 @@ TEST_F(PageStoreTest, FullStoreRefusesGrowthButTakesOverwritesThatDoNotGrow) {
   EXPECT_EQ(opened.StoreOne(5, 4, 161), PageStatus::kFull);
   EXPECT_EQ(opened.store->used_bytes(), capacity);
   EXPECT_EQ(opened.Stat("stores_full"), 3u);
+}
+
+TEST_F(PageStoreTest, UnitsCountByTheirBytesAndOnlyThoseOfTheDeviceAreTaken) {
+  OpenedStore opened(directory_.Path("s"), 100 << 10);
+  opened.Open('a', "host", 100);
+  const std::uint64_t last = tier::UnitKeyOf(99);
+  const std::string bytes = UnitBytes(last - 2, 1, tier::kUnitBytesMax);
+  const std::string other = UnitBytes(last - 1, 1, tier::kUnitBytesMax);
+  const std::string more = UnitBytes(last, 1, 4096);
+  const std::string beyond = UnitBytes(last + 1, 1, 100);
+  const auto results = opened.StoreAll({MakeUnit(last - 2, 1, bytes), MakeUnit(last - 1, 1, other),
+                                        MakeUnit(last, 1, more), MakeUnit(last + 1, 1, beyond)});
+  EXPECT_EQ(results, (std::vector{PageStatus::kOk, PageStatus::kOk, PageStatus::kFull,
+                                  PageStatus::kInvalid}));
+  EXPECT_EQ(opened.store->used_bytes(), 2 * RecordBytes(tier::kUnitBytesMax));
+  opened.Reopen();
+  opened.Open('a', "host", 100);
+  EXPECT_TRUE(opened.FetchOne(last - 2).bytes == bytes);
+  EXPECT_EQ(opened.FetchOne(99).status, PageStatus::kNotFound);
+  EXPECT_EQ(opened.store->used_bytes(), 2 * RecordBytes(tier::kUnitBytesMax));
 }
 
 TEST_F(PageStoreTest, PagesAndCountsSurviveAReopen) {

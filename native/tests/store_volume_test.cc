@@ -226,7 +226,7 @@ TEST_F(VolumeTest, BadOpensAreRefusedWithTheirReason) {
   EXPECT_EQ(store.OpenVolume("h", "d", incarnation, kVolumeSlotsMax).status, OpenStatus::kOk);
   const auto resized = store.OpenVolume("h", "d", incarnation, 5);
   EXPECT_EQ(resized.status, OpenStatus::kInvalid);
-  EXPECT_NE(resized.message.find("4294967296 slots, not 5"), std::string::npos);
+  EXPECT_NE(resized.message.find("2147483648 slots, not 5"), std::string::npos);
   EXPECT_TRUE(store.Volumes().size() == 1);
 }
 

@@ -114,6 +114,7 @@ Outcome Validate(const Compressor& compressor) {
     case Codec::kZstd:
       return within("a level of zstd of", Compressor::kZstdLevelMax);
     case Codec::kRaw:
+    case Codec::kUnit:
       break;
   }
   return Error{"a compressor is LZ4 or zstd"};
@@ -187,6 +188,8 @@ bool DecompressPage(Codec codec, std::span<const std::byte> bytes, std::byte* pa
       Workspace* const workspace = ThreadWorkspace();
       return workspace != nullptr && workspace->DecompressZstd(bytes, page);
     }
+    case Codec::kUnit:
+      break;
   }
   return false;
 }

@@ -5,8 +5,8 @@
 
 namespace farswap::tier {
 
-std::uint32_t PageChecksum(SlotIndex slot, Codec codec, std::span<const std::byte> bytes) {
-  const std::uint64_t seed = slot | std::uint64_t{static_cast<std::uint8_t>(codec)} << 32;
+std::uint32_t PageChecksum(ObjectKey key, Codec codec, std::span<const std::byte> bytes) {
+  const std::uint64_t seed = key | std::uint64_t{static_cast<std::uint8_t>(codec)} << 32;
   return static_cast<std::uint32_t>(XXH3_64bits_withSeed(bytes.data(), bytes.size(), seed));
 }
 

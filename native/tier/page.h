@@ -12,27 +12,47 @@ inline constexpr std::size_t kPageBytes = 4096;
 /// Index of a 4 KiB page on the device.
 using SlotIndex = std::uint32_t;
 
+/// A device has at most so many slots, 8 TiB. The numbers above are keys of units.
+inline constexpr std::uint64_t kSlotsMax = std::uint64_t{1} << 31;
+
 /// Raised by every overwrite and trim of a slot; what was started for an older one is dropped.
 using Version = std::uint32_t;
 
 /// Slots of one shard: the unit of placement on memory servers.
 inline constexpr SlotIndex kShardSlots = 4096;
 
-/// How an object's bytes become a page. The numbers are those of proto/farswap/v1/types.proto.
-enum class Codec : std::uint8_t { kRaw = 1, kLz4 = 2, kZstd = 3 };
+/// A unit is an aligned group of slots whose pages may be kept as one object: see tier/unit.h.
+inline constexpr SlotIndex kUnitSlots = 16;
 
-/// A page as the tier keeps it, servers store it and the wire carries it. `bytes` is borrowed.
+/// What memory servers keep an object under: a page's slot, or that of a unit, which is not one.
+using ObjectKey = SlotIndex;
+inline constexpr ObjectKey UnitKeyOf(SlotIndex slot) { return 1u << 31 | slot / kUnitSlots; }
+inline constexpr bool IsUnitKey(ObjectKey key) { return key >> 31 != 0; }
+/// The slot, or the first one of the unit: says where on the device the object belongs.
+inline constexpr SlotIndex FirstSlotOf(ObjectKey key) {
+  return IsUnitKey(key) ? (key & ~(1u << 31)) * kUnitSlots : key;
+}
+
+/// A page's version, or that of a unit, which has a count of its own.
+using ObjectVersion = std::uint64_t;
+
+/// How an object's bytes become a page. The numbers are those of proto/farswap/v1/types.proto.
+enum class Codec : std::uint8_t { kRaw = 1, kLz4 = 2, kZstd = 3, kUnit = 4 };
+
+/// A page or unit as the tier keeps it, servers store it and the wire carries it. `bytes` is
+/// borrowed.
 struct PageObject {
-  SlotIndex slot = 0;
-  Version version = 0;
+  ObjectKey slot = 0;
+  ObjectVersion version = 0;
   Codec codec = Codec::kRaw;
   std::uint32_t checksum = 0;  // PageChecksum(slot, codec, bytes)
   std::uint32_t stored_unix_s = 0;
-  std::span<const std::byte> bytes;  // 1..kPageBytes; exactly kPageBytes if kRaw
+  // 1..kPageBytes; exactly kPageBytes if kRaw; up to kUnitBytesMax if kUnit.
+  std::span<const std::byte> bytes;
 };
 
-/// Low 32 bits of XXH3_64 over the bytes, seeded with slot and codec, so that a page cannot pass
-/// for another slot's.
-std::uint32_t PageChecksum(SlotIndex slot, Codec codec, std::span<const std::byte> bytes);
+/// Low 32 bits of XXH3_64 over the bytes, seeded with key and codec, so that an object cannot
+/// pass for another's.
+std::uint32_t PageChecksum(ObjectKey key, Codec codec, std::span<const std::byte> bytes);
 
 }  // namespace farswap::tier

@@ -20,8 +20,9 @@ enum class PutResult : std::uint8_t {
   kUnavailable,  // no answer in time, no connection, or shutting down: it may or may not be kept
 };
 
-/// Pages on their way to the servers. Owned by whoever submits it, borrowed by the RemoteStore
-/// from Put() until OnPutDone(). `pages` borrow their bytes from the owner just as long.
+/// Objects (pages and units) on their way to the servers. Owned by whoever submits it, borrowed by
+/// the RemoteStore from Put() until OnPutDone(). `pages` borrow their bytes from the owner just as
+/// long.
 class PutBatch {
  public:
   static constexpr std::size_t kPagesMax = 256;
@@ -43,7 +44,8 @@ enum class GetResult : std::uint8_t {
   kUnavailable,  // no answer within the fetch's deadline
 };
 
-/// Slots being fetched, all of one shard. Borrowed by the RemoteStore from Get() until OnGetDone().
+/// Objects being fetched by their keys, all of one shard. Borrowed by the RemoteStore from Get()
+/// until OnGetDone().
 class RemoteFetch {
  public:
   static constexpr std::size_t kSlotsMax = 64;
@@ -57,14 +59,14 @@ class RemoteFetch {
   virtual void OnGetDone() = 0;
 
   std::size_t count = 0;
-  std::array<SlotIndex, kSlotsMax> slots;
+  std::array<ObjectKey, kSlotsMax> slots;
   RemoteFetch* next = nullptr;  // for the RemoteStore's queues
 };
 
-/// A slot whose remote page is not wanted any more, up to this version.
+/// An object that is not wanted any more, up to this version.
 struct DiscardItem {
-  SlotIndex slot;
-  Version version;
+  ObjectKey slot;
+  ObjectVersion version;
 };
 
 /// The memory servers, as one store. Thread-safe.

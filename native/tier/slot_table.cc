@@ -12,9 +12,9 @@ const char* SlotStateName(SlotState state) {
 }
 
 Result<std::unique_ptr<SlotTable>> SlotTable::Create(std::uint64_t slots) {
-  if (slots < 1 || slots >= kNoSlot) {
+  if (slots < 1 || slots > kSlotsMax) {
     return Error{"a device of " + std::to_string(slots) + " pages is outside of 1 to " +
-                 std::to_string(kNoSlot - 1)};
+                 std::to_string(kSlotsMax)};
   }
   // A mapping of zeros is a table of empty slots of version 0.
   auto mapping = LockedMapping::Create(slots * sizeof(SlotRecord), "slot-table");

@@ -31,7 +31,7 @@ namespace farswap::tier {
 std::uint32_t UnixSeconds();
 
 struct TierConfig {
-  std::uint64_t slots = 0;                      // size of the device in pages, 1..2^32-1
+  std::uint64_t slots = 0;                      // size of the device in pages, 1..2^31
   std::uint64_t pool_bytes_max = 0;             // [tier] pool_limit; at least 4 MiB
   std::uint32_t accept_threshold_percent = 90;  // 1..100
   /// How long stores may go on failing to get pool memory before they are refused with kNoSpace:

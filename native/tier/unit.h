@@ -27,9 +27,8 @@
 
 namespace farswap::tier {
 
-inline constexpr std::size_t kUnitSlots = 16;
 inline constexpr std::size_t kUnitHeaderBytesMax = 4 + kUnitSlots * sizeof(Version);
-/// Of a unit object. 64 of them fit into one message.
+/// Of a unit object: with 64 of them a message is still under 4 MiB.
 inline constexpr std::size_t kUnitBytesMax = kUnitHeaderBytesMax + kUnitSlots * kPageBytes * 3 / 4;
 
 /// Which slots of a unit: bit i is its i-th.

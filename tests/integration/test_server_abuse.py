@@ -111,7 +111,7 @@ def test_open_with_a_bad_field_is_invalid_argument(server: MemoryServer) -> None
         {"incarnation": b"i" * 15},
         {"incarnation": b"i" * 17},
         {"slots": 0},
-        {"slots": (1 << 32) + 1},
+        {"slots": (1 << 31) + 1},
     ]
     with PageClient(server.pages) as client:
         for changed in bad:

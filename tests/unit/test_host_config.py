@@ -56,7 +56,7 @@ def test_the_documented_file_is_good(path: Path, machine_id: Path) -> None:
         ("device.size=0B", "device.size: 0B is not a positive multiple of 4096 bytes"),
         (
             "device.size=16TiB",
-            "device.size: 16TiB is more than the 4294967295 pages that a device can have",
+            "device.size: 16TiB is more than the 2147483648 pages that a device can have",
         ),
         ("tier.pool_limit=4095KiB", "tier.pool_limit: 4095KiB is less than 4MiB"),
         (
