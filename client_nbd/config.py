@@ -103,6 +103,7 @@ class TierSection(Section, frozen=True):
     accept_threshold_percent: Annotated[int, msgspec.Meta(ge=1, le=100)] = 90
     compressor: Compressor = Compressor("lz4")
     recompress: Recompressor = Recompressor("off")
+    pack: bool = False
     state: Unavailable | None = None
     store_wait: Milliseconds = Milliseconds(2_000)
 

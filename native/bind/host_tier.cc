@@ -66,6 +66,7 @@ nb::dict Stats(HostEngine& self) {
   out["pages_same_filled"] = stats.pages.same_filled;
   out["pages_local"] = stats.pages.local;
   out["pages_writing"] = stats.pages.writing;
+  out["pages_clean"] = stats.pages.clean;
   out["pages_remote"] = stats.pages.remote;
   out["pages_raw"] = stats.pages.raw;
   out["shrinking"] = static_cast<int>(stats.shrinking);
@@ -99,6 +100,11 @@ void SetRecompression(HostEngine& self, const std::string& codec, int level) {
   if (codec.empty()) return self.tier().SetRecompression(std::nullopt);
   if (codec != "zstd") throw nb::value_error("entries are recompressed with zstd alone");
   self.tier().SetRecompression(CompressorFrom(codec, level));
+}
+
+void SetPacking(HostEngine& self, bool on) {
+  const Outcome done = self.tier().SetPacking(on);
+  if (!done.ok()) throw std::runtime_error(done.error().message);
 }
 
 void SetLimits(HostEngine& self, std::uint64_t pool_limit_bytes, std::uint32_t percent) {
@@ -144,6 +150,7 @@ void BindGroups(nb::module_& m) {
       .def_prop_ro("pages_same_filled", [](const Group& self) { return self.pages.same_filled; })
       .def_prop_ro("pages_local", [](const Group& self) { return self.pages.local; })
       .def_prop_ro("pages_writing", [](const Group& self) { return self.pages.writing; })
+      .def_prop_ro("pages_clean", [](const Group& self) { return self.pages.clean; })
       .def_prop_ro("pages_remote", [](const Group& self) { return self.pages.remote; })
       .def_prop_ro("pages_raw", [](const Group& self) { return self.pages.raw; })
       .def_prop_ro(
@@ -250,6 +257,9 @@ void BindHostTier(nb::module_& m, nb::class_<HostEngine>& engine) {
           "codec"_a, "level"_a, "Of stores from now on: lz4 and acceleration, or zstd and level.")
       .def("set_recompress", &SetRecompression, "codec"_a, "level"_a,
            "What entries are compressed with before they are sent; \"\": sent as they are.")
+      .def("set_packing", &SetPacking, "on"_a,
+           "Whether cold neighbours are sent as units of up to 16 pages and come back together. "
+           "RuntimeError: memory cannot be had.")
       .def("set_limits", &SetLimits, "pool_limit_bytes"_a, "accept_threshold_percent"_a,
            "ValueError: out of range, or more than was allocated at start.");
 }

@@ -37,8 +37,7 @@ void CheckPages(const UnitView& unit, std::span<const std::byte> bytes) {
     Check(
         writer->Add(member, unit.versions[member], Codec::kRaw, {pages->Page(member), kPageBytes}));
   }
-  std::vector<std::byte> copy(kUnitBytesMax);
-  copy.resize(writer->Finish(1, copy.data(), copy.size()));
+  const auto copy = writer->Finish(1, kUnitBytesMax);
   if (copy.empty()) return;  // another compressor made it, and ours would not
   std::vector<std::byte> first(pages->Page(0), pages->Page(0) + unit.count() * kPageBytes);
   const auto again = ParseUnit(copy);
@@ -56,9 +55,9 @@ void CheckWithValidFrame(const UnitView& unit, std::span<const std::byte> bytes)
   for (std::size_t member = 0; member < kUnitSlots; ++member) {
     if (unit.Has(member)) Check(writer->Add(member, unit.versions[member], Codec::kRaw, page));
   }
-  std::vector<std::byte> object(kUnitBytesMax);
-  object.resize(writer->Finish(1, object.data(), object.size()));
-  if (object.empty()) return;
+  const auto made = writer->Finish(1, kUnitBytesMax);
+  if (made.empty()) return;
+  const std::vector<std::byte> object(made.begin(), made.end());
   const auto valid = ParseUnit(object);
   Check(valid && valid->members == unit.members && valid->versions == unit.versions);
   CheckPages(*valid, object);

@@ -83,6 +83,7 @@ void MemoryRemote::AnswerGet(RemoteFetch* fetch) {
     Kept kept{};
     {
       std::lock_guard lock(mutex_);
+      ++objects_asked_for_;
       result = get_failure_;
       const auto found = kept_.find(fetch->slots[i]);
       if (result == GetResult::kFound && found == kept_.end()) result = GetResult::kNotFound;
@@ -97,6 +98,7 @@ void MemoryRemote::AnswerGet(RemoteFetch* fetch) {
 
 bool MemoryRemote::Discard(std::span<const DiscardItem> items) {
   std::lock_guard lock(mutex_);
+  if (refusing_discards_) return false;
   for (const DiscardItem& item : items) {
     const auto found = kept_.find(item.slot);
     if (found != kept_.end() && found->second.version <= item.version) kept_.erase(found);
@@ -151,6 +153,16 @@ void MemoryRemote::FailGets(GetResult result) {
 void MemoryRemote::SetWritable(bool writable) {
   std::lock_guard lock(mutex_);
   writable_ = writable;
+}
+
+void MemoryRemote::RefuseDiscards(bool refuse) {
+  std::lock_guard lock(mutex_);
+  refusing_discards_ = refuse;
+}
+
+std::size_t MemoryRemote::objects_asked_for() const {
+  std::lock_guard lock(mutex_);
+  return objects_asked_for_;
 }
 
 bool MemoryRemote::Has(ObjectKey key) const {

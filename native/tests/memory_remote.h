@@ -37,11 +37,13 @@ class MemoryRemote final : public RemoteStore {
   void LosePutAnswers();            // pages are kept, and said to be unavailable; until FailPuts()
   void FailGets(GetResult result);  // kFound: no more failures
   void SetWritable(bool writable);
+  void RefuseDiscards(bool refuse);
 
   bool Has(ObjectKey key) const;
   ObjectVersion VersionOf(ObjectKey key) const;
   std::size_t pages() const;
   std::size_t largest_batch() const;
+  std::size_t objects_asked_for() const;
   std::vector<ObjectKey> put_order() const;  // in the order in which they arrived
   void Damage(ObjectKey key);                // flips a bit of what is kept
   void Forget(ObjectKey key);
@@ -76,6 +78,8 @@ class MemoryRemote final : public RemoteStore {
   std::size_t largest_batch_ = 0;
   Held held_ = Held::kNothing;
   bool writable_ = true;
+  bool refusing_discards_ = false;
+  std::size_t objects_asked_for_ = 0;
   bool stopping_ = false;
   PutResult put_failure_ = PutResult::kAcked;
   bool answering_ = false;

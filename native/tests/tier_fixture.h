@@ -3,6 +3,7 @@
 
 #include <gtest/gtest.h>
 
+#include <algorithm>
 #include <array>
 #include <cstring>
 #include <memory>
@@ -40,6 +41,15 @@ inline Page MakePage(SlotIndex slot, std::uint32_t generation, PageKind kind) {
 
 inline Page MakePage(SlotIndex slot, std::uint32_t generation) {
   return MakePage(slot, generation, KindOf(slot, generation));
+}
+
+/// A page that shrinks to a half by itself, and to almost nothing beside one like it.
+inline Page PageLikeItsNeighbours(SlotIndex slot, std::uint32_t generation) {
+  Page page = MakePage(0, 0, PageKind::kRandom);
+  std::fill(page.begin() + kPageBytes / 2, page.end(), std::byte{});
+  std::memcpy(page.data(), &slot, sizeof(slot));
+  std::memcpy(page.data() + sizeof(slot), &generation, sizeof(generation));
+  return page;
 }
 
 /// A fetch whose end can be waited for.

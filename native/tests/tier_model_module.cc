@@ -345,7 +345,7 @@ std::string BrokenInvariant(const TierStats& stats, const std::vector<GroupStats
     for (const GroupStats& other : groups) {
       if (!IsWithin(groups, other, group)) continue;
       tree_pool_bytes += other.pool_bytes;
-      tree_remote_pages += other.pages.writing + other.pages.remote;
+      tree_remote_pages += other.pages.writing + other.pages.clean + other.pages.remote;
     }
     if (tree_pool_bytes != group.tree_pool_bytes) return "pool bytes of the tree" + which;
     if (tree_remote_pages != group.tree_remote_pages) return "remote pages of the tree" + which;
@@ -353,13 +353,15 @@ std::string BrokenInvariant(const TierStats& stats, const std::vector<GroupStats
     pages.same_filled += group.pages.same_filled;
     pages.local += group.pages.local;
     pages.writing += group.pages.writing;
+    pages.clean += group.pages.clean;
     pages.remote += group.pages.remote;
     pages.raw += group.pages.raw;
   }
   if (pool_bytes != stats.pool_entry_bytes) return "pool bytes of all groups";
   const bool same = pages.same_filled == stats.pages.same_filled &&
                     pages.local == stats.pages.local && pages.writing == stats.pages.writing &&
-                    pages.remote == stats.pages.remote && pages.raw == stats.pages.raw;
+                    pages.clean == stats.pages.clean && pages.remote == stats.pages.remote &&
+                    pages.raw == stats.pages.raw;
   return same ? "" : "pages of all groups";
 }
 
@@ -387,6 +389,7 @@ void BindStatistics(nb::module_& m) {
       .def_ro("same_filled", &PageCounts::same_filled)
       .def_ro("local", &PageCounts::local)
       .def_ro("writing", &PageCounts::writing)
+      .def_ro("clean", &PageCounts::clean)
       .def_ro("remote", &PageCounts::remote)
       .def_ro("raw", &PageCounts::raw)
       .def_prop_ro("stored", &PageCounts::stored);
@@ -455,6 +458,7 @@ void BindGroups(nb::class_<ModelTier>& tier) {
            "writeback"_a, "remote_pages_max"_a.none(), "compressor"_a.none())
       .def("set_compressor", &ModelTier::SetCompressor)
       .def("set_recompression", &ModelTier::SetRecompression, "level"_a.none())
+      .def("set_packing", [](ModelTier& self, bool on) { return self.tier().SetPacking(on).ok(); })
       .def("advance_clock", [](ModelTier&, std::uint32_t by) { ModelTier::AdvanceClock(by); })
       .def("set_limits", &ModelTier::SetLimits)
       .def("groups", [](ModelTier& self) { return self.tier().Groups(); })

@@ -12,7 +12,7 @@ namespace {
 
 // One writer per slot set; readers everywhere. A slot's generation is published before and after
 // its store, so that a reader can bound what it may see.
-class TierRace : public TierFixture {
+class TierRace : public TierFixture, public ::testing::WithParamInterface<bool> {
  protected:
   static constexpr SlotIndex kSlots = 3000;
 
@@ -23,7 +23,9 @@ class TierRace : public TierFixture {
 
   // Generation g of a slot is a trim when g % 8 == 0, a page of generation g otherwise.
   static Page Expected(SlotIndex slot, std::uint32_t generation) {
-    return generation % 8 == 0 ? Page{} : MakePage(slot, generation);
+    if (generation % 8 == 0) return Page{};
+    return GetParam() && generation % 4 != 0 ? PageLikeItsNeighbours(slot, generation)
+                                             : MakePage(slot, generation);
   }
 
   void Write(unsigned writer, unsigned writers, int steps) {
@@ -35,7 +37,7 @@ class TierRace : public TierFixture {
       if (generation % 8 == 0) {
         tier_->Invalidate(slot, 1);
       } else {
-        ASSERT_EQ(Store(slot, generation), IoStatus::kOk);
+        ASSERT_EQ(tier_->Store(slot, Expected(slot, generation).data()), IoStatus::kOk);
       }
       bounds_[slot].finished.store(generation);
     }
@@ -70,8 +72,9 @@ class TierRace : public TierFixture {
   std::atomic<std::uint64_t> reads_{0};
 };
 
-TEST_F(TierRace, ReadsSeeOnlyGenerationsThatWereCurrent) {
+TEST_P(TierRace, ReadsSeeOnlyGenerationsThatWereCurrent) {
   Start(kSlots, std::uint64_t{4} << 20);
+  ASSERT_TRUE(tier_->SetPacking(GetParam()).ok());
   constexpr unsigned kWriters = 2;
   std::vector<std::thread> writers;
   std::vector<std::thread> readers;
@@ -95,10 +98,17 @@ TEST_F(TierRace, ReadsSeeOnlyGenerationsThatWereCurrent) {
   faults.join();
   EXPECT_GT(reads_.load(), 0u);
   EXPECT_GT(Count(Counter::written_back_pages), 0u);
+  if (GetParam()) {
+    EXPECT_GT(Count(Counter::packed), 0u);
+    EXPECT_GT(Count(Counter::prefetched), 0u);
+    EXPECT_GT(Count(Counter::clean_dropped), 0u);
+  }
   for (SlotIndex slot = 0; slot < kSlots; ++slot) {
     ASSERT_EQ(Read(slot), Expected(slot, bounds_[slot].finished.load())) << slot;
   }
 }
+
+INSTANTIATE_TEST_SUITE_P(PackingOffAndOn, TierRace, ::testing::Bool());
 
 }  // namespace
 }  // namespace farswap::tier

@@ -26,10 +26,9 @@ class Unit16 : public ::testing::Test {
       const Compressed object = CompressPage(page.data());
       EXPECT_TRUE(writer_->Add(slot, 7 + slot, object.codec, object.bytes));
     }
-    std::vector<std::byte> out(kUnitBytesMax);
-    out.resize(writer_->Finish(level, out.data(), out.size()));
-    EXPECT_FALSE(out.empty());
-    return out;
+    const auto object = writer_->Finish(level, kUnitBytesMax);
+    EXPECT_FALSE(object.empty());
+    return {object.begin(), object.end()};
   }
 
   static Page PageOf(SlotIndex slot) { return MakePage(slot, 7 + slot, PageKind::kCompressible); }
@@ -74,17 +73,15 @@ TEST_F(Unit16, PagesThatDoNotShrinkByAQuarterMakeNone) {
   for (SlotIndex slot = 0; slot < kUnitSlots; ++slot) {
     ASSERT_TRUE(writer_->Add(slot, 1, Codec::kRaw, MakePage(slot, 1, PageKind::kRandom)));
   }
-  std::vector<std::byte> out(kUnitBytesMax);
-  EXPECT_EQ(writer_->Finish(1, out.data(), out.size()), 0u);
+  EXPECT_TRUE(writer_->Finish(1, kUnitBytesMax).empty());
 }
 
-TEST_F(Unit16, NothingIsWrittenBeyondTheRoomGiven) {
-  const std::vector<std::byte> object = Make(0x0f0f);
-  for (const std::size_t room : {std::size_t{1}, std::size_t{36}, object.size() - 1}) {
-    std::vector<std::byte> out(kUnitBytesMax, std::byte{0xaa});
-    EXPECT_EQ(writer_->Finish(3, out.data(), room), 0u) << room;
-    for (std::size_t at = room; at < out.size(); ++at) ASSERT_EQ(out[at], std::byte{0xaa}) << room;
+TEST_F(Unit16, IsMadeOnlyIfItFits) {
+  const std::size_t length = Make(0x0f0f).size();
+  for (const std::size_t room : {std::size_t{0}, std::size_t{36}, length / 2}) {
+    EXPECT_TRUE(writer_->Finish(3, room).empty()) << room;
   }
+  EXPECT_EQ(writer_->Finish(3, length + 64).size(), length);
 }
 
 TEST_F(Unit16, DamagedObjectsOfThePoolAreNotAdded) {

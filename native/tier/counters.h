@@ -29,10 +29,11 @@ struct PageCounts {
   std::uint64_t same_filled = 0;
   std::uint64_t local = 0;  // without the ones being written back
   std::uint64_t writing = 0;
-  std::uint64_t remote = 0;
-  std::uint64_t raw = 0;  // local or writing, kept uncompressed
+  std::uint64_t clean = 0;   // in the pool and on servers
+  std::uint64_t remote = 0;  // on servers only
+  std::uint64_t raw = 0;     // in the pool, kept uncompressed
 
-  std::uint64_t stored() const { return same_filled + local + writing + remote; }
+  std::uint64_t stored() const { return same_filled + local + writing + clean + remote; }
 };
 
 /// What is in the tier now, and what has happened. Gauges are exact when nothing is under way;

@@ -3,18 +3,19 @@
 // asked for is good whatever happened to its slot meanwhile, since the read began before that.
 #include <cassert>
 #include <condition_variable>
+#include <cstring>
 #include <mutex>
+#include <optional>
 
 #include "tier/codec.h"
 #include "tier/tier_impl.h"
+#include "tier/unit.h"
 
 namespace farswap::tier {
 
 void PageFetch::OnPage(std::size_t index, GetResult result, const PageObject& object) {
   stored_unix_s_ = object.stored_unix_s;
-  bool again = false;
-  if (!tier_->AcceptFetched(this, index, result, object, &again)) status_ = IoStatus::kIoError;
-  if (again) again_ |= std::uint64_t{1} << origin_[index];
+  tier_->AcceptFetched(this, index, result, object);
 }
 
 void PageFetch::OnGetDone() { tier_->ContinueFetch(this); }
@@ -34,18 +35,15 @@ void TierImpl::ContinueFetch(PageFetch* fetch) {
   for (std::uint64_t left = fetch->again_; left != 0; left &= left - 1) {
     const auto page = static_cast<std::size_t>(__builtin_ctzll(left));
     const SlotIndex slot = fetch->page_slots[page];
-    Version version;
-    switch (LoadVersion(slot, fetch->page_outputs[page], &version)) {
+    SlotRecord record;
+    switch (LoadRecord(slot, fetch->page_outputs[page], &record)) {
       case LoadResult::kDone:
         break;
       case LoadResult::kIoError:
         fetch->status_ = IoStatus::kIoError;
         break;
       case LoadResult::kRemote:
-        fetch->slots[fetch->count] = slot;
-        fetch->wanted_[fetch->count] = version;
-        fetch->origin_[fetch->count] = static_cast<std::uint8_t>(page);
-        ++fetch->count;
+        AskFor(fetch, page, record);
         break;
     }
   }
@@ -53,11 +51,31 @@ void TierImpl::ContinueFetch(PageFetch* fetch) {
   if (fetch->count == 0) {
     if (fetch->waited_) CountWait(*fetch);
     fetch->OnFetched(fetch->status_);
+    PrefetchNow();
     return;
   }
   if (!fetch->waited_) fetch->asked_at_ = std::chrono::steady_clock::now();
   fetch->waited_ = true;
   remote_->Get(fetch);
+  PrefetchNow();
+}
+
+// Neighbours that are in one unit ask for it once.
+void TierImpl::AskFor(PageFetch* fetch, std::size_t page, const SlotRecord& record) {
+  const SlotIndex slot = fetch->page_slots[page];
+  const ObjectKey key = record.in_unit ? UnitKeyOf(slot) : slot;
+  std::size_t index = fetch->count;
+  while (record.in_unit && index > 0 && fetch->slots[index - 1] != key) --index;
+  const bool asked = record.in_unit && index > 0;
+  if (asked) {
+    --index;
+  } else {
+    index = fetch->count++;
+    fetch->slots[index] = key;
+  }
+  fetch->wanted_[page] = record.version;
+  fetch->next_[page] = asked ? fetch->first_[index] : PageFetch::kNoPage;
+  fetch->first_[index] = static_cast<std::uint8_t>(page);
 }
 
 // A fetch is one wait of whoever reads, however many pages it has.
@@ -69,21 +87,53 @@ void TierImpl::CountWait(const PageFetch& fetch) {
   groups_.Of(table_->Get(slot)).Count(Counter::remote_wait_us, static_cast<std::uint64_t>(us));
 }
 
-// False: the page cannot be had. *again: the slot changed, look where its page is now.
-bool TierImpl::AcceptFetched(PageFetch* fetch, std::size_t index, GetResult result,
-                             const PageObject& object, bool* again) {
-  const SlotIndex slot = fetch->slots[index];
-  const Version wanted = fetch->wanted_[index];
-  std::byte* const out = fetch->page_outputs[fetch->origin_[index]];
-  bool intact = result == GetResult::kFound && object.version == wanted;
-  Damage damage = Damage::kNone;
-  if (intact) {
-    // The checksum is checked against the slot that was asked for, not the one the server names.
-    PageObject asked = object;
-    asked.slot = slot;
-    damage = Verify(asked, out);
-    intact = damage == Damage::kNone;
+void TierImpl::AcceptFetched(PageFetch* fetch, std::size_t index, GetResult result,
+                             const PageObject& object) {
+  // Checksums are checked against what was asked for, not what the server names.
+  PageObject asked = object;
+  asked.slot = fetch->slots[index];
+  std::optional<FetchedUnit> unit;
+  if (IsUnitKey(asked.slot) && result == GetResult::kFound) unit = OpenUnit(asked);
+  UnitMembers taken = 0;
+  for (std::uint8_t page = fetch->first_[index]; page != PageFetch::kNoPage;
+       page = fetch->next_[page]) {
+    const std::size_t member = fetch->page_slots[page] % kUnitSlots;
+    std::byte* const out = fetch->page_outputs[page];
+    Damage damage = unit ? unit->damage : Damage::kNone;
+    bool intact = false;
+    if (unit) {
+      intact = unit->Has(member, fetch->wanted_[page]);
+      if (intact) std::memcpy(out, unit->pages->Page(member), kPageBytes);
+      taken = static_cast<UnitMembers>(taken | 1u << member);
+    } else if (result == GetResult::kFound && asked.version == fetch->wanted_[page]) {
+      damage = Verify(asked, out);
+      intact = damage == Damage::kNone;
+    }
+    SettlePage(fetch, page, result, intact, damage);
   }
+  if (unit && unit->pages) PrefetchLater(asked, *unit, taken);
+}
+
+TierImpl::FetchedUnit TierImpl::OpenUnit(const PageObject& object) {
+  PrefetchNow();  // out of the memory that this unit's pages need
+  FetchedUnit unit;
+  if (PageChecksum(object.slot, Codec::kUnit, object.bytes) != object.checksum) {
+    unit.damage = Damage::kChecksum;
+    return unit;
+  }
+  if (const auto view = ParseUnit(object.bytes)) {
+    unit.view = *view;
+    unit.pages = DecompressUnit(*view);
+  }
+  if (!unit.pages) unit.damage = Damage::kNoPage;
+  return unit;
+}
+
+// The fetched page is the one that was asked for, or cannot be had, or is to be looked for again
+// because the slot has changed.
+void TierImpl::SettlePage(PageFetch* fetch, std::size_t page, GetResult result, bool intact,
+                          Damage damage) {
+  const SlotIndex slot = fetch->page_slots[page];
   const auto lock = table_->Lock(slot);
   const SlotRecord& record = table_->Get(slot);
   Group& group = groups_.Of(record);
@@ -91,16 +141,16 @@ bool TierImpl::AcceptFetched(PageFetch* fetch, std::size_t index, GetResult resu
   if (intact) {
     group.Count(Counter::loads_remote);
     group.remote_latency.Add(std::chrono::steady_clock::now() - fetch->asked_at_);
-    return true;
+    return;
   }
-  if (record.state != SlotState::kRemote || record.version != wanted) {
-    *again = true;
+  if (record.state != SlotState::kRemote || record.version != fetch->wanted_[page]) {
+    fetch->again_ |= std::uint64_t{1} << page;
     group.Count(Counter::fetch_retries);
-    return true;
+    return;
   }
   const bool unavailable = result == GetResult::kUnavailable;
   group.Count(unavailable ? Counter::fetch_unavailable : Counter::fetch_missing);
-  return false;
+  fetch->status_ = IoStatus::kIoError;
 }
 
 namespace {
@@ -139,7 +189,10 @@ class WaitedFetch final : public PageFetch {
 
 IoStatus TierImpl::LoadWait(SlotIndex slot, std::byte* out, Version* version) {
   while (true) {
-    switch (LoadVersion(slot, out, version)) {
+    SlotRecord record;
+    const LoadResult result = LoadRecord(slot, out, &record);
+    *version = record.version;
+    switch (result) {
       case LoadResult::kDone:
         return IoStatus::kOk;
       case LoadResult::kIoError:

@@ -73,8 +73,9 @@ PageCounts Group::Pages() const {
   const auto pages = [this](SlotState state) {
     return pages_by_state[static_cast<std::size_t>(state)].load(std::memory_order_relaxed);
   };
-  return {pages(SlotState::kSameFilled), pages(SlotState::kLocal), pages(SlotState::kWriting),
-          pages(SlotState::kRemote), pages_raw.load(std::memory_order_relaxed)};
+  return {pages(SlotState::kSameFilled), pages(SlotState::kLocal),
+          pages(SlotState::kWriting),    pages(SlotState::kClean),
+          pages(SlotState::kRemote),     pages_raw.load(std::memory_order_relaxed)};
 }
 
 Groups::Groups(Pool* pool)
@@ -452,6 +453,7 @@ void Groups::Total(PageCounts* pages, CounterValues* counters) const {
     pages->same_filled += of.same_filled;
     pages->local += of.local;
     pages->writing += of.writing;
+    pages->clean += of.clean;
     pages->remote += of.remote;
     pages->raw += of.raw;
     for (std::size_t c = 0; c < kCounterCount; ++c) {

@@ -76,11 +76,13 @@ class PageFetch : private RemoteFetch {
   void OnGetDone() final;
 
   class TierImpl* tier_ = nullptr;
-  std::array<Version, kPagesMax> wanted_;       // of slots[i], when it was asked for
-  std::array<std::uint8_t, kPagesMax> origin_;  // index in page_slots of slots[i]
-  std::uint64_t again_ = 0;                     // pages that changed while they were fetched
-  std::uint32_t stored_unix_s_ = 0;             // of the page fetched last
-  bool waited_ = false;                         // some page had to be asked for
+  static constexpr std::uint8_t kNoPage = 0xff;
+  std::array<std::uint8_t, kPagesMax> first_;  // of the pages that are in slots[i]
+  std::array<std::uint8_t, kPagesMax> next_;   // the next page that is in the same one, kNoPage
+  std::array<Version, kPagesMax> wanted_;      // of each page, when it was asked for
+  std::uint64_t again_ = 0;                    // pages that changed while they were fetched
+  std::uint32_t stored_unix_s_ = 0;            // of the page fetched last
+  bool waited_ = false;                        // some page had to be asked for
   std::chrono::steady_clock::time_point asked_at_{};
   IoStatus status_ = IoStatus::kOk;
 };

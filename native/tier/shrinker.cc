@@ -29,6 +29,7 @@ Shrinker::Shrinker(TierImpl* tier, std::unique_ptr<LockedMapping> arenas)
     : tier_(tier),
       accept_percent_(tier->config_.accept_threshold_percent),
       discards_((tier->table_->slots() / kDiscardChunk + 64) / 64),
+      stale_units_(tier->table_->slots() / kDiscardChunk + 1),
       debts_(Groups::kGroupsMax),
       arenas_(std::move(arenas)),
       shortages_(Groups::kGroupsMax) {
@@ -134,6 +135,10 @@ bool Shrinker::MayMakeRoom(GroupIndex group) const {
   for (std::size_t i = 1; i < groups.end(); ++i) {
     const auto index = static_cast<GroupIndex>(i);
     const Group& candidate = groups.At(index);
+    if (candidate.pages_by_state[static_cast<std::size_t>(SlotState::kClean)] > 0 &&
+        groups.IsWithin(index, group)) {
+      return true;
+    }
     if (candidate.lru.size() == 0 &&
         candidate.tree_writing_bytes.load(std::memory_order_relaxed) <= 0) {
       continue;
@@ -358,6 +363,11 @@ void Shrinker::DiscardLater(SlotIndex slot) {
   wake_.notify_one();
 }
 
+void Shrinker::DiscardUnitLater(SlotIndex slot) {
+  stale_units_[slot / kDiscardChunk].fetch_or(1u << slot / kUnitSlots % kUnitsOfChunk);
+  DiscardLater(slot);
+}
+
 void Shrinker::FlushDiscards() {
   discards_pending_.store(false);
   std::vector<DiscardItem> items;
@@ -379,19 +389,25 @@ void Shrinker::SendDiscards(std::vector<DiscardItem>* items) {
   } else {
     // Not now: they are marked again, for the next time.
     for (const DiscardItem& item : *items) {
-      const auto lock = tier_->table_->Lock(item.slot);
-      SlotRecord record = tier_->table_->Get(item.slot);
-      if (record.state == SlotState::kRemote) continue;
+      const SlotIndex slot = FirstSlotOf(item.slot);
+      const auto lock = tier_->table_->Lock(slot);
+      if (IsUnitKey(item.slot)) {
+        DiscardUnitLater(slot);
+        continue;
+      }
+      SlotRecord record = tier_->table_->Get(slot);
+      if (record.state == SlotState::kRemote && !record.in_unit) continue;
       record.stale_remote = 1;
-      tier_->table_->Set(item.slot, record);
-      DiscardLater(item.slot);
+      tier_->table_->Set(slot, record);
+      DiscardLater(slot);
     }
   }
   items->clear();
 }
 
-// Takes the stale remote pages of a chunk of slots.
+// Takes the stale remote pages and units of a chunk of slots.
 void Shrinker::CollectDiscards(std::size_t chunk, std::vector<DiscardItem>* items) {
+  CollectStaleUnits(chunk, items);
   const std::uint64_t end = std::min(tier_->table_->slots(), (chunk + 1) * kDiscardChunk);
   for (std::uint64_t index = chunk * kDiscardChunk; index < end; ++index) {
     const auto slot = static_cast<SlotIndex>(index);

@@ -31,6 +31,7 @@
 #include "tier/pool.h"
 #include "tier/remote_store.h"
 #include "tier/tier.h"
+#include "tier/unit.h"
 
 namespace farswap::tier {
 
@@ -70,12 +71,15 @@ class Shrinker {
 
   /// The slot's record says that its remote page is stale. Never fails; the slot's lock is held.
   void DiscardLater(SlotIndex slot);
+  /// No page of the slot's unit is in the unit's object any more. Likewise.
+  void DiscardUnitLater(SlotIndex slot);
 
   void SetAcceptThreshold(std::uint32_t percent);
   std::uint32_t accept_threshold_percent() const {
     return accept_percent_.load(std::memory_order_relaxed);
   }
   void SetRecompression(const std::optional<Compressor>& compressor);
+  Outcome SetPacking(bool on);
 
   bool StartManual(const WritebackJob& job);
   void CancelManual();
@@ -93,8 +97,18 @@ class Shrinker {
     void OnPutDone() override { shrinker->FinishBatch(this); }
     Shrinker* shrinker = nullptr;
     std::byte* arena = nullptr;
-    std::uint64_t entry_bytes = 0;
+    std::size_t page_count = 0;       // in `count` objects
+    std::uint64_t entry_bytes = 0;    // that acknowledgements will free
+    std::uint64_t dropped_bytes = 0;  // of clean entries, that were freed on the way
+    std::uint64_t freed_bytes() const { return entry_bytes + dropped_bytes; }
     Cause cause = Cause::kLimit;
+    // Runs of neighbours among the pages, which may become units.
+    struct Run {
+      std::size_t first;
+      std::size_t count;
+    };
+    std::array<Run, kPagesMax / 2> runs;
+    std::size_t run_count = 0;
   };
   static constexpr std::size_t kBatches = 4;
   // After a batch that failed, nothing is sent for this long, twice as long each time.
@@ -137,17 +151,29 @@ class Shrinker {
   Step SweepStep();
   Step WriteBatch(const Request& request);
 
-  bool Collect(Batch* batch, const Request& request);
+  void Collect(Batch* batch, const Request& request);
   void FindSources(const Request& request);
   std::uint64_t EntriesWanted(const Request& request) const;
   bool IsSource(GroupIndex index, const Request& request) const;
   void TakeShare(Batch* batch, const Request& request, GroupIndex group, std::size_t pages);
   enum class Taken : std::uint8_t { kYes, kNotThis, kNoMore };
   Taken Isolate(Batch* batch, const Request& request, SlotIndex slot, EntryRef entry);
-  void RecompressBatch(Batch* batch);
+  void Take(Batch* batch, const Request& request, SlotIndex slot, const Groups::Locked& group);
+  void DropClean(Batch* batch, SlotIndex slot, const Groups::Locked& group);
+  void PrepareBatch(Batch* batch);
+  void RecompressPage(Batch* batch, std::size_t index);
+
+  // packing.cc
+  void TakeWithNeighbours(Batch* batch, const Request& request, SlotIndex slot,
+                          const Groups::Locked& group);
+  bool PackRun(Batch* batch, const Batch::Run& run, PageObject* unit);
+  void MarkUnit(const Batch& batch, const Batch::Run& run);
+  std::size_t FinishUnit(const PageObject& unit, PutResult result);
+  void CollectStaleUnits(std::size_t chunk, std::vector<DiscardItem>* items);
 
   void FinishBatch(Batch* batch);
-  bool FinishPage(const PageObject& page, PutResult result);
+  std::size_t FinishPage(const PageObject& page, PutResult result);
+  void Settle(SlotIndex slot, PutResult result, std::size_t sent_bytes, Codec codec);
   void ReportProgress(GroupIndex group) { Owner().ReportProgress(group); }
   void WakeWaiters();
   bool MayMakeRoom(GroupIndex group) const;
@@ -169,10 +195,15 @@ class Shrinker {
   TierImpl* const tier_;
   std::atomic<std::uint32_t> accept_percent_;
   std::atomic<int> recompress_level_{0};  // of zstd; 0: off
+  std::atomic<bool> packing_{false};
 
   // One bit a chunk of slots in which some remote page is stale: the slots' records say which.
   static constexpr SlotIndex kDiscardChunk = 512;
   std::vector<std::atomic<std::uint64_t>> discards_;
+  // Of such a chunk, one bit a unit: servers may hold its object, and no page is in it any more.
+  static constexpr SlotIndex kUnitsOfChunk = 32;
+  static_assert(kDiscardChunk == kUnitsOfChunk * kUnitSlots);
+  std::vector<std::atomic<std::uint32_t>> stale_units_;
   std::atomic<bool> discards_pending_{false};
   std::atomic<bool> shrinking_{false};
   std::atomic<bool> wake_wanted_{false};
@@ -180,6 +211,9 @@ class Shrinker {
 
   // Of the thread:
   bool may_recompress_ = false;
+  // Of the unit sent last. Never twice the same: what a server holds of a unit from an attempt that
+  // seemed to fail must not pass for the next one.
+  ObjectVersion unit_version_ = 0;
   Pool::Drain drain_;
   std::vector<Source> sources_;
   std::uint64_t source_entries_ = 0;
@@ -202,6 +236,7 @@ class Shrinker {
   std::uint64_t waiting_ = 0;        // in all of them
   Clock::time_point retry_at_{};     // no Put before, after a failed one
   std::chrono::milliseconds backoff_{0};
+  std::unique_ptr<UnitWriter> unit_writer_;  // made once, then of the thread
   Tier::ManualWriteback manual_{0, 0, 0, true, ""};
   WritebackJob manual_job_;
   std::uint64_t manual_sent_pages_ = 0;  // started, not finished or failed

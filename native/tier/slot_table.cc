@@ -6,8 +6,8 @@
 namespace farswap::tier {
 
 const char* SlotStateName(SlotState state) {
-  static constexpr const char* kNames[kSlotStates] = {"empty", "same_filled", "local", "writing",
-                                                      "remote"};
+  static constexpr const char* kNames[kSlotStates] = {"empty",   "same_filled", "local",
+                                                      "writing", "remote",      "clean"};
   return kNames[static_cast<std::size_t>(state)];
 }
 

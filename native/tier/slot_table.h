@@ -11,6 +11,7 @@
 
 #include <emmintrin.h>
 
+#include <algorithm>
 #include <array>
 #include <cstddef>
 #include <cstdint>
@@ -30,8 +31,9 @@ enum class SlotState : std::uint8_t {
   kLocal,       // in the pool and on the LRU
   kWriting,     // in the pool, off the LRU: a Put of this version is in flight
   kRemote,      // on a memory server only
+  kClean,       // in the pool and on the LRU, and on a memory server as well: dropped without I/O
 };
-inline constexpr std::size_t kSlotStates = 5;
+inline constexpr std::size_t kSlotStates = 6;
 
 const char* SlotStateName(SlotState state);
 
@@ -49,19 +51,23 @@ struct alignas(16) SlotRecord {
   std::uint8_t codec : 2 = 0;
   std::uint8_t referenced : 1 = 0;    // read since it was stored: gets a second chance
   std::uint8_t stale_remote : 1 = 0;  // servers may hold an older page, to be discarded
+  /// The page is in the object of its unit (unit.h), which servers have or are being sent: writing,
+  /// remote, and always if clean. A unit is made anew only when no slot of it has this.
+  std::uint8_t in_unit : 1 = 0;
   union {
     struct {
       EntryRef entry;  // its header has the length
       std::uint32_t checksum;
-    } object;  // local, writing
+    } object;  // local, writing, clean
     struct {
       std::uint32_t length;
       std::uint32_t unused;
-    } away;                  // remote
+    } away;                  // remote; 0 in a unit
     std::uint64_t fill = 0;  // same-filled
   };
 
-  bool InPool() const { return state == SlotState::kLocal || state == SlotState::kWriting; }
+  bool OnLru() const { return state == SlotState::kLocal || state == SlotState::kClean; }
+  bool InPool() const { return OnLru() || state == SlotState::kWriting; }
 };
 static_assert(sizeof(SlotRecord) == 16);
 
@@ -72,8 +78,8 @@ class SlotTable {
   std::uint64_t slots() const { return slots_; }
   std::uint64_t bytes() const { return mapping_->bytes(); }
 
-  /// Neighbours that share a lock: aligned groups of this many slots.
-  static constexpr SlotIndex kLockSlots = 16;
+  /// Neighbours that share a lock: the slots of a unit.
+  static constexpr SlotIndex kLockSlots = kUnitSlots;
 
   /// Holds the lock of one slot's stripe for its lifetime.
   [[nodiscard]] std::unique_lock<std::mutex> Lock(SlotIndex slot) {
@@ -83,11 +89,24 @@ class SlotTable {
   void WaitForHolders() {
     for (Stripe& stripe : stripes_) std::lock_guard lock(stripe.mutex);
   }
-  // Both with the slot's lock held.
+  // All with the slot's lock held.
   const SlotRecord& Get(SlotIndex slot) const { return records_[slot]; }
   void Set(SlotIndex slot, const SlotRecord& record) {
     _mm_store_si128(reinterpret_cast<__m128i*>(&records_[slot]),
                     _mm_load_si128(reinterpret_cast<const __m128i*>(&record)));
+  }
+  /// Whether any slot of the slot's unit has its page in the unit's object.
+  bool AnyInUnit(SlotIndex slot) const {
+    const SlotIndex first = slot / kUnitSlots * kUnitSlots;
+    for (std::uint64_t s = first; s < UnitEnd(slot); ++s) {
+      if (records_[s].in_unit) return true;
+    }
+    return false;
+  }
+  /// Behind the last slot of the slot's unit; the device's last unit may be shorter.
+  std::uint64_t UnitEnd(SlotIndex slot) const {
+    return std::min<std::uint64_t>(std::uint64_t{slot} / kUnitSlots * kUnitSlots + kUnitSlots,
+                                   slots_);
   }
 
  private:

@@ -48,9 +48,12 @@ TierImpl::TierImpl(const TierConfig& config, RemoteStore* remote, std::unique_pt
       groups_(pool_.get()),
       shrinker_(this, std::move(arenas)) {}
 
-TierImpl::~TierImpl() { shrinker_.Stop(); }
+TierImpl::~TierImpl() { StopWriteback(); }
 
-void TierImpl::StopWriteback() { shrinker_.Stop(); }
+void TierImpl::StopWriteback() {
+  WaitForPrefetches();
+  shrinker_.Stop();
+}
 
 void TierImpl::CountState(const SlotRecord& record, int by) {
   const auto delta = static_cast<std::uint64_t>(static_cast<std::int64_t>(by));
@@ -71,9 +74,9 @@ void TierImpl::DropEntry(const SlotRecord& record) {
   const auto bytes = static_cast<std::int64_t>(pool_->EntryBytesOf(entry));
   {
     const auto group = groups_.Lock(record.group);
-    if (record.state == SlotState::kLocal) {
+    if (record.OnLru()) {
       group->lru.Remove(entry);
-      groups_.Add(group, {-bytes, 0, 0});
+      groups_.Add(group, {-bytes, 0, record.state == SlotState::kClean ? -1 : 0});
     } else {
       groups_.Add(group, {-bytes, -bytes, -1});
     }
@@ -84,15 +87,16 @@ void TierImpl::DropEntry(const SlotRecord& record) {
 void TierImpl::Replace(SlotIndex slot, SlotRecord next) {
   const SlotRecord old = table_->Get(slot);
   const bool was_remote = old.state == SlotState::kRemote;
-  next.stale_remote = old.stale_remote | static_cast<std::uint8_t>(was_remote);
+  const bool page_stale = was_remote && !old.in_unit;
+  next.stale_remote = old.stale_remote | static_cast<std::uint8_t>(page_stale);
   CountState(old, -1);
   CountState(next, +1);
   table_->Set(slot, next);
   DropEntry(old);
-  if (!was_remote) return;
-  groups_.Add(groups_.Lock(old.group), {0, 0, -1});
-  // A page being written comes back here as raced, and is discarded then.
-  shrinker_.DiscardLater(slot);
+  if (was_remote) groups_.Add(groups_.Lock(old.group), {0, 0, -1});
+  // What is being written comes back as raced, and is discarded then.
+  if (page_stale) shrinker_.DiscardLater(slot);
+  if (old.in_unit && !table_->AnyInUnit(slot)) shrinker_.DiscardUnitLater(slot);
 }
 
 GroupIndex TierImpl::GroupHint(SlotIndex slot) {
@@ -232,11 +236,11 @@ void TierImpl::ForgetStale(SlotIndex slot) {
 }
 
 Tier::LoadResult TierImpl::Load(SlotIndex slot, std::byte* out) {
-  Version version;
-  return LoadVersion(slot, out, &version);
+  SlotRecord seen;
+  return LoadRecord(slot, out, &seen);
 }
 
-Tier::LoadResult TierImpl::LoadVersion(SlotIndex slot, std::byte* out, Version* version) {
+Tier::LoadResult TierImpl::LoadRecord(SlotIndex slot, std::byte* out, SlotRecord* seen) {
   assert(slot < table_->slots());
   // A clock costs a tenth of what a load does.
   constexpr std::uint32_t kSampled = 16;
@@ -248,7 +252,7 @@ Tier::LoadResult TierImpl::LoadVersion(SlotIndex slot, std::byte* out, Version* 
   const auto lock = table_->Lock(slot);
   const SlotRecord& record = table_->Get(slot);
   Group& group = groups_.Of(record);
-  *version = record.version;
+  *seen = record;
   switch (record.state) {
     case SlotState::kEmpty:
       FillPage(out, 0);
@@ -261,6 +265,7 @@ Tier::LoadResult TierImpl::LoadVersion(SlotIndex slot, std::byte* out, Version* 
     case SlotState::kRemote:
       return LoadResult::kRemote;
     case SlotState::kLocal:
+    case SlotState::kClean:
     case SlotState::kWriting: {
       const EntryRef entry = record.object.entry;
       const PageObject object{slot,
@@ -273,6 +278,7 @@ Tier::LoadResult TierImpl::LoadVersion(SlotIndex slot, std::byte* out, Version* 
       CountDamage(damage, &group);
       if (damage != Damage::kNone) return LoadResult::kIoError;
       if (!record.referenced) {
+        if (record.state == SlotState::kClean) group.Count(Counter::prefetch_hits);
         SlotRecord read = record;
         read.referenced = 1;
         table_->Set(slot, read);
@@ -368,6 +374,8 @@ bool TierImpl::ConfigureCgroup(CgroupId id, const GroupSettings& settings) {
 void TierImpl::SetCompressor(const Compressor& compressor) {
   groups_.SetRootCompressor(compressor);
 }
+
+Outcome TierImpl::SetPacking(bool on) { return shrinker_.SetPacking(on); }
 
 void TierImpl::SetRecompression(const std::optional<Compressor>& compressor) {
   shrinker_.SetRecompression(compressor);

@@ -1,5 +1,6 @@
 // The one implementation of Tier. tier.cc holds the page operations, fetch.cc reads of remote
-// pages, shrinker.cc what moves cold entries to the memory servers.
+// pages, prefetch.cc what comes with them, shrinker.cc what moves cold entries to the memory
+// servers.
 #pragma once
 
 #include <array>
@@ -8,12 +9,14 @@
 #include <condition_variable>
 #include <memory>
 #include <mutex>
+#include <optional>
 
 #include "tier/groups.h"
 #include "tier/pool.h"
 #include "tier/shrinker.h"
 #include "tier/slot_table.h"
 #include "tier/tier.h"
+#include "tier/unit.h"
 
 namespace farswap::tier {
 
@@ -42,6 +45,7 @@ class TierImpl final : public Tier {
 
   void SetCompressor(const Compressor& compressor) override;
   void SetRecompression(const std::optional<Compressor>& compressor) override;
+  Outcome SetPacking(bool on) override;
   Outcome SetLimits(std::uint64_t pool_bytes, std::uint32_t accept_threshold_percent) override;
 
   Explanation Explain(SlotIndex slot) override;
@@ -82,8 +86,8 @@ class TierImpl final : public Tier {
   bool CompactOneSlab(Pool::Drain* drain);
   bool MoveEntry(EntryRef from);
 
-  // Load() that also tells the version it read, or that is to be fetched.
-  LoadResult LoadVersion(SlotIndex slot, std::byte* out, Version* version);
+  // Load() that also tells the record of what it read, or of what is to be fetched.
+  LoadResult LoadRecord(SlotIndex slot, std::byte* out, SlotRecord* seen);
 
   enum class Damage : std::uint8_t { kNone, kChecksum, kNoPage };
   // Turns an object into its page.
@@ -92,9 +96,39 @@ class TierImpl final : public Tier {
 
   // Called by PageFetch.
   void ContinueFetch(PageFetch* fetch);
-  bool AcceptFetched(PageFetch* fetch, std::size_t index, GetResult result,
-                     const PageObject& object, bool* again);
+  void AskFor(PageFetch* fetch, std::size_t page, const SlotRecord& record);
+  void AcceptFetched(PageFetch* fetch, std::size_t index, GetResult result,
+                     const PageObject& object);
+  void SettlePage(PageFetch* fetch, std::size_t page, GetResult result, bool intact, Damage damage);
   void CountWait(const PageFetch& fetch);
+
+  // A unit as a server sent it; its pages are in memory of the thread, until its next unit.
+  struct FetchedUnit {
+    bool Has(std::size_t member, Version version) const {
+      return pages && view.Has(member) && view.versions[member] == version;
+    }
+    UnitView view;
+    std::optional<UnitPages> pages;
+    Damage damage = Damage::kNone;
+  };
+  static FetchedUnit OpenUnit(const PageObject& object);
+
+  // prefetch.cc: what a thread puts off until the fetch that it answers is over.
+  struct Prefetch {
+    TierImpl* tier;
+    SlotIndex first;  // of the unit
+    FetchedUnit unit;
+    UnitMembers taken;  // by the fetch: not to be kept
+    std::uint32_t stored_unix_s;
+  };
+  static thread_local std::optional<Prefetch> put_off_;
+  void PrefetchLater(const PageObject& object, const FetchedUnit& unit, UnitMembers taken);
+  static void PrefetchNow();
+  void PrefetchUnit(const Prefetch& prefetch);
+  bool PrefetchPage(SlotIndex slot, Version version, const std::byte* page,
+                    std::uint32_t stored_unix_s);
+  bool MayPrefetch(GroupIndex group) const;
+  void WaitForPrefetches();
 
   const TierConfig config_;
   RemoteStore* const remote_;
@@ -104,7 +138,10 @@ class TierImpl final : public Tier {
   std::atomic<const std::atomic<SlotWord>*> words_{nullptr};
   std::atomic<CgroupId> label_{kUnknownCgroup};
   std::atomic<std::uint64_t> payload_bytes_{0};
-  Shrinker shrinker_;  // last: its thread uses all of the above
+  std::mutex prefetch_mutex_;  // taken with no other lock held; guards the next two
+  std::condition_variable prefetches_done_;
+  std::size_t prefetches_ = 0;  // put off or under way
+  Shrinker shrinker_;           // last: its thread uses all of the above
 };
 
 }  // namespace farswap::tier

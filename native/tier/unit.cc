@@ -17,6 +17,8 @@ namespace {
 static_assert(std::endian::native == std::endian::little);
 
 constexpr std::size_t kPagesBytes = kUnitSlots * kPageBytes;
+// In a writer's memory, behind the pages and the object.
+constexpr std::size_t kContextAt = kPagesBytes + (kUnitBytesMax + 63) / 64 * 64;
 
 std::size_t HeaderBytes(std::size_t count) { return 4 + count * sizeof(Version); }
 
@@ -70,14 +72,14 @@ Result<std::unique_ptr<UnitWriter>> UnitWriter::Create() {
       context_bytes = std::max(context_bytes, ZSTD_estimateCCtxSize_usingCParams(parameters));
     }
   }
-  auto memory = LockedMapping::Create(kPagesBytes + context_bytes, "unit writer");
+  auto memory = LockedMapping::Create(kContextAt + context_bytes, "unit writer");
   if (!memory.ok()) return memory.error();
   return std::unique_ptr<UnitWriter>(new UnitWriter(std::move(memory.value())));
 }
 
 UnitWriter::UnitWriter(std::unique_ptr<LockedMapping> memory)
     : memory_(std::move(memory)),
-      context_(ZSTD_initStaticCCtx(memory_->data() + kPagesBytes, memory_->bytes() - kPagesBytes)) {
+      context_(ZSTD_initStaticCCtx(memory_->data() + kContextAt, memory_->bytes() - kContextAt)) {
   assert(context_ != nullptr);
 }
 
@@ -95,18 +97,20 @@ bool UnitWriter::Add(std::size_t member, Version version, Codec codec,
   return true;
 }
 
-std::size_t UnitWriter::Finish(int level, std::byte* out, std::size_t bytes_max) {
-  assert(count_ > 0 && bytes_max <= kUnitBytesMax);
+std::span<const std::byte> UnitWriter::Finish(int level, std::size_t bytes_max) {
+  assert(count_ > 0);
   const std::size_t header_bytes = HeaderBytes(count_);
-  if (bytes_max <= header_bytes) return 0;
+  bytes_max = std::min(bytes_max, header_bytes + FrameBytesMax(count_));
+  if (bytes_max <= header_bytes) return {};
+  std::byte* const out = memory_->data() + kPagesBytes;
   std::memset(out, 0, HeaderBytes(0));
   std::memcpy(out, &members_, sizeof(members_));
   std::memcpy(out + HeaderBytes(0), versions_.data(), count_ * sizeof(Version));
   const std::size_t length =
       ZSTD_compressCCtx(static_cast<ZSTD_CCtx*>(context_), out + header_bytes,
-                        std::min(bytes_max - header_bytes, FrameBytesMax(count_)), memory_->data(),
-                        count_ * kPageBytes, level);
-  return ZSTD_isError(length) ? 0 : header_bytes + length;
+                        bytes_max - header_bytes, memory_->data(), count_ * kPageBytes, level);
+  if (ZSTD_isError(length)) return {};
+  return {out, header_bytes + length};
 }
 
 }  // namespace farswap::tier

@@ -79,14 +79,14 @@ class UnitWriter {
   /// Adds the page of an object. False, and nothing was added, when the object is damaged.
   bool Add(std::size_t member, Version version, Codec codec, std::span<const std::byte> bytes);
   std::size_t count() const { return count_; }
-  /// Writes the unit object to out[bytes_max], bytes_max at most kUnitBytesMax; returns its length,
-  /// 0 when it does not fit or the pages shrink by less than a quarter.
-  std::size_t Finish(int level, std::byte* out, std::size_t bytes_max);
+  /// The unit object, until Begin(); nothing when it takes more than bytes_max or the pages shrink
+  /// by less than a quarter.
+  std::span<const std::byte> Finish(int level, std::size_t bytes_max);
 
  private:
   explicit UnitWriter(std::unique_ptr<LockedMapping> memory);
 
-  std::unique_ptr<LockedMapping> memory_;  // the pages, then the context
+  std::unique_ptr<LockedMapping> memory_;  // the pages, the object, the context
   void* context_;                          // ZSTD_CCtx
   UnitMembers members_ = 0;
   std::size_t count_ = 0;

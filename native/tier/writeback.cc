@@ -19,9 +19,12 @@ Shrinker::Step Shrinker::WriteBatch(const Request& request) {
     free_batches_.pop_back();
   }
   batch->cause = request.cause;
-  if (!Collect(batch, request)) {
+  Collect(batch, request);
+  if (batch->dropped_bytes > 0) WakeWaiters();
+  if (batch->count == 0) {
     std::lock_guard lock(mutex_);
     free_batches_.push_back(batch);
+    if (batch->dropped_bytes > 0) return Step::kWorked;
     return free_batches_.size() == kBatches ? Step::kNothingToDo : Step::kBlocked;
   }
   in_flight_bytes_.fetch_add(batch->entry_bytes);
@@ -29,14 +32,16 @@ Shrinker::Step Shrinker::WriteBatch(const Request& request) {
     std::lock_guard lock(mutex_);
     manual_sent_pages_ += batch->count;
   }
-  RecompressBatch(batch);
+  PrepareBatch(batch);
   tier_->remote_->Put(batch);
   return Step::kWorked;
 }
 
 bool Shrinker::IsSource(GroupIndex index, const Request& request) const {
   const Groups& groups = Owner();
-  if (groups.At(index).lru.size() == 0 || !groups.MayWriteBack(index)) return false;
+  const Group& group = groups.At(index);
+  const bool any_clean = group.pages_by_state[static_cast<std::size_t>(SlotState::kClean)] > 0;
+  if (group.lru.size() == 0 || (!any_clean && !groups.MayWriteBack(index))) return false;
   return request.descendants ? groups.IsWithin(index, request.group) : index == request.group;
 }
 
@@ -73,13 +78,15 @@ std::uint64_t Shrinker::EntriesWanted(const Request& request) const {
 // spared: from each group in proportion to its entries; then, if some had fewer to give, more from
 // the others. What a group owes beyond whole entries is carried over, so that many small batches
 // are as fair as a large one.
-bool Shrinker::Collect(Batch* batch, const Request& request) {
+void Shrinker::Collect(Batch* batch, const Request& request) {
   batch->count = 0;
   batch->entry_bytes = 0;
+  batch->dropped_bytes = 0;
+  batch->run_count = 0;
   FindSources(request);
-  if (sources_.empty()) return false;
+  if (sources_.empty()) return;
   const auto full = [&] {
-    return batch->count >= request.pages_max || batch->entry_bytes >= request.bytes_max;
+    return batch->count >= request.pages_max || batch->freed_bytes() >= request.bytes_max;
   };
   const std::uint64_t wanted = EntriesWanted(request) << kDebtBits;
   for (const Source& source : sources_) {
@@ -95,7 +102,6 @@ bool Shrinker::Collect(Batch* batch, const Request& request) {
     if (full() || batch->count >= wanted >> kDebtBits) break;
     TakeShare(batch, request, source.group, (wanted >> kDebtBits) - batch->count);
   }
-  return batch->count > 0;
 }
 
 void Shrinker::TakeShare(Batch* batch, const Request& request, GroupIndex group,
@@ -103,7 +109,7 @@ void Shrinker::TakeShare(Batch* batch, const Request& request, GroupIndex group,
   // Once around the LRU spares nobody twice; some more tries for entries that change meanwhile.
   std::uint64_t tries = 2 * Owner().At(group).lru.size() + pages;
   const std::size_t enough = std::min(batch->count + pages, request.pages_max);
-  while (batch->count < enough && batch->entry_bytes < request.bytes_max && tries-- > 0) {
+  while (batch->count < enough && batch->freed_bytes() < request.bytes_max && tries-- > 0) {
     const Lru::Candidate candidate = Owner().Lock(group)->lru.Coldest();
     if (candidate.entry == kNoEntry) return;
     if (Isolate(batch, request, candidate.slot, candidate.entry) == Taken::kNoMore) return;
@@ -133,15 +139,20 @@ Shrinker::Taken Shrinker::Isolate(Batch* batch, const Request& request, SlotInde
   if (slot == kNoSlot) return Taken::kNotThis;
   const auto lock = tier_->table_->Lock(slot);
   SlotRecord record = tier_->table_->Get(slot);
-  if (record.state != SlotState::kLocal || record.object.entry != entry) return Taken::kNotThis;
+  if (!record.OnLru() || record.object.entry != entry) return Taken::kNotThis;
   // The group may have gone into its parent, been configured, or come to its quota meanwhile.
   const GroupIndex index = Owner().Resolve(record.group);
   if (!IsSource(index, request)) return Taken::kNoMore;
-  const Entry& header = *tier_->pool_->At(entry);
-  const std::uint32_t now = tier_->config_.unix_seconds();
-  const std::uint32_t age_s = header.AgeSeconds(now);
+  const std::uint32_t age_s = tier_->pool_->At(entry)->AgeSeconds(tier_->config_.unix_seconds());
   if (request.older_than_s > 0 && age_s < request.older_than_s) return Taken::kNoMore;
+  const bool clean = record.state == SlotState::kClean;
+  if (!clean && !Owner().MayWriteBack(index)) return Taken::kNoMore;
   const auto group = Owner().Lock(index);
+  if (clean) {
+    // No second chance: who read it has it.
+    DropClean(batch, slot, group);
+    return Taken::kYes;
+  }
   if (record.referenced && tier_->config_.second_chance) {
     record.referenced = 0;
     tier_->table_->Set(slot, record);
@@ -149,12 +160,30 @@ Shrinker::Taken Shrinker::Isolate(Batch* batch, const Request& request, SlotInde
     group->Count(Counter::second_chances);
     return Taken::kNotThis;
   }
+  if (packing_.load(std::memory_order_acquire) && !tier_->table_->AnyInUnit(slot)) {
+    TakeWithNeighbours(batch, request, slot, group);
+  } else {
+    Take(batch, request, slot, group);
+  }
+  return Taken::kYes;
+}
+
+// Copies a local entry into the batch. The slot's lock is held, and the group of the page.
+void Shrinker::Take(Batch* batch, const Request& request, SlotIndex slot,
+                    const Groups::Locked& group) {
+  SlotRecord record = tier_->table_->Get(slot);
+  const EntryRef entry = record.object.entry;
+  const Entry& header = *tier_->pool_->At(entry);
+  const std::uint32_t now = tier_->config_.unix_seconds();
   const std::size_t length = header.object_bytes();
   std::byte* copy = batch->arena + batch->count * kPageBytes;
   std::memcpy(copy, tier_->pool_->Bytes(entry), length);
-  batch->pages[batch->count++] = {
-      slot,        record.version, static_cast<Codec>(record.codec), record.object.checksum,
-      now - age_s, {copy, length}};
+  batch->pages[batch->count++] = {slot,
+                                  record.version,
+                                  static_cast<Codec>(record.codec),
+                                  record.object.checksum,
+                                  now - header.AgeSeconds(now),
+                                  {copy, length}};
   const std::size_t bytes = tier_->pool_->EntryBytesOf(entry);
   batch->entry_bytes += bytes;
   group->lru.Remove(entry);
@@ -164,30 +193,64 @@ Shrinker::Taken Shrinker::Isolate(Batch* batch, const Request& request, SlotInde
   record.state = SlotState::kWriting;
   tier_->CountState(record, +1);
   tier_->table_->Set(slot, record);
-  return Taken::kYes;
 }
 
-// The entries in the pool stay as they are, until the servers have what is sent.
-void Shrinker::RecompressBatch(Batch* batch) {
+// Servers have the page: nothing is to be sent. The slot's lock is held, and the group of the page.
+void Shrinker::DropClean(Batch* batch, SlotIndex slot, const Groups::Locked& group) {
+  SlotRecord record = tier_->table_->Get(slot);
+  const EntryRef entry = record.object.entry;
+  const std::size_t bytes = tier_->pool_->EntryBytesOf(entry);
+  group->lru.Remove(entry);
+  Owner().Add(group, {-static_cast<std::int64_t>(bytes), 0, 0});
+  tier_->CountState(record, -1);
+  record.state = SlotState::kRemote;
+  record.referenced = 0;
+  record.away = {0, 0};
+  tier_->CountState(record, +1);
+  tier_->table_->Set(slot, record);
+  tier_->pool_->Free(entry);
+  batch->dropped_bytes += bytes;
+  group->Count(Counter::clean_dropped);
+  ReportProgress(Owner().Resolve(record.group));
+}
+
+// Packs what can be packed and compresses the rest anew, as far as that is switched on. The entries
+// in the pool stay as they are, until the servers have what is sent.
+void Shrinker::PrepareBatch(Batch* batch) {
+  batch->page_count = batch->count;
+  batch->count = 0;
+  std::size_t run = 0;
+  for (std::size_t next = 0; next < batch->page_count;) {
+    if (run < batch->run_count && batch->runs[run].first == next) {
+      PageObject unit;
+      const Batch::Run& neighbours = batch->runs[run++];
+      if (PackRun(batch, neighbours, &unit)) {
+        batch->pages[batch->count++] = unit;
+        next += neighbours.count;
+        continue;
+      }
+    }
+    RecompressPage(batch, next);
+    batch->pages[batch->count++] = batch->pages[next++];
+  }
+}
+
+void Shrinker::RecompressPage(Batch* batch, std::size_t index) {
   const int level = recompress_level_.load(std::memory_order_relaxed);
   if (level == 0 || !may_recompress_) return;
-  std::uint64_t pages = 0;
-  std::uint64_t saved = 0;
-  for (std::size_t i = 0; i < batch->count; ++i) {
-    PageObject& page = batch->pages[i];
-    const auto smaller = Recompress(page.codec, page.bytes, level);
-    if (!smaller) continue;
-    ++pages;
-    saved += page.bytes.size() - smaller->bytes.size();
-    std::byte* copy = batch->arena + i * kPageBytes;
-    std::memcpy(copy, smaller->bytes.data(), smaller->bytes.size());
-    page.codec = smaller->codec;
-    page.bytes = {copy, smaller->bytes.size()};
-    page.checksum = PageChecksum(page.slot, page.codec, page.bytes);
-  }
+  PageObject& page = batch->pages[index];
+  // What was damaged in the pool must not get a checksum that makes it good.
+  if (PageChecksum(page.slot, page.codec, page.bytes) != page.checksum) return;
+  const auto smaller = Recompress(page.codec, page.bytes, level);
+  if (!smaller) return;
   Group& root = Owner().At(kRootGroup);
-  root.Count(Counter::recompressed, pages);
-  root.Count(Counter::recompressed_saved_bytes, saved);
+  root.Count(Counter::recompressed);
+  root.Count(Counter::recompressed_saved_bytes, page.bytes.size() - smaller->bytes.size());
+  std::byte* copy = batch->arena + index * kPageBytes;
+  std::memcpy(copy, smaller->bytes.data(), smaller->bytes.size());
+  page.codec = smaller->codec;
+  page.bytes = {copy, smaller->bytes.size()};
+  page.checksum = PageChecksum(page.slot, page.codec, page.bytes);
 }
 
 // On a thread of the RemoteStore.
@@ -197,10 +260,11 @@ void Shrinker::FinishBatch(Batch* batch) {
   bool failed = false;
   bool full = false;
   for (std::size_t i = 0; i < batch->count; ++i) {
-    if (FinishPage(batch->pages[i], batch->results[i])) {
-      ++acked;
-      acked_bytes += batch->pages[i].bytes.size();
-    }
+    const PageObject& object = batch->pages[i];
+    const std::size_t pages = IsUnitKey(object.slot) ? FinishUnit(object, batch->results[i])
+                                                     : FinishPage(object, batch->results[i]);
+    acked += pages;
+    if (pages > 0) acked_bytes += object.bytes.size();
     failed |= batch->results[i] != PutResult::kAcked;
     full |= batch->results[i] == PutResult::kServerFull;
   }
@@ -215,7 +279,7 @@ void Shrinker::FinishBatch(Batch* batch) {
     backoff_ = std::chrono::milliseconds{0};
   }
   if (batch->cause == Cause::kManual) {
-    manual_sent_pages_ -= batch->count;
+    manual_sent_pages_ -= batch->page_count;
     manual_.written_bytes += acked * kPageBytes;
     manual_.sent_bytes += acked_bytes;
     if (manual_.finished) {
@@ -231,41 +295,51 @@ void Shrinker::FinishBatch(Batch* batch) {
   wake_.notify_all();
 }
 
-// True if the page is the server's now. Whatever else happened, its entry stays in the pool.
-bool Shrinker::FinishPage(const PageObject& page, PutResult result) {
+// The number of pages that are the server's now.
+std::size_t Shrinker::FinishPage(const PageObject& page, PutResult result) {
   const auto lock = tier_->table_->Lock(page.slot);
   SlotRecord record = tier_->table_->Get(page.slot);
-  const GroupIndex index = Owner().Resolve(record.group);
-  if (record.state != SlotState::kWriting || record.version != page.version) {
-    Owner().At(index).Count(Counter::writeback_raced);
-    if (result != PutResult::kAcked && result != PutResult::kUnavailable) return false;
-    if (record.state == SlotState::kRemote) return false;  // sent since, in its place
-    record.stale_remote = 1;
-    tier_->table_->Set(page.slot, record);
-    DiscardLater(page.slot);
-    return false;
+  if (record.state == SlotState::kWriting && record.version == page.version) {
+    Settle(page.slot, result, page.bytes.size(), page.codec);
+    return result == PutResult::kAcked ? 1 : 0;
   }
+  Owner().Of(record).Count(Counter::writeback_raced);
+  if (result != PutResult::kAcked && result != PutResult::kUnavailable) return 0;
+  if (record.state == SlotState::kRemote && !record.in_unit) return 0;  // sent since, in its place
+  record.stale_remote = 1;
+  tier_->table_->Set(page.slot, record);
+  DiscardLater(page.slot);
+  return 0;
+}
+
+// The write of a slot's page, by itself or in a unit, is over. Its entry stays in the pool unless
+// the server has it. The slot's lock is held.
+void Shrinker::Settle(SlotIndex slot, PutResult result, std::size_t sent_bytes, Codec codec) {
+  SlotRecord record = tier_->table_->Get(slot);
   const EntryRef entry = record.object.entry;
   const bool acked = result == PutResult::kAcked;
   const auto bytes = static_cast<std::int64_t>(tier_->pool_->EntryBytesOf(entry));
   tier_->CountState(record, -1);
   record.state = acked ? SlotState::kRemote : SlotState::kLocal;
-  if (acked) {
-    record.codec = static_cast<std::uint8_t>(page.codec) & 3;
-    record.away = {static_cast<std::uint32_t>(page.bytes.size()), 0};
+  if (!acked) {
+    record.in_unit = 0;
+  } else {
+    record.codec = static_cast<std::uint8_t>(codec) & 3;
+    record.away = {record.in_unit ? 0 : static_cast<std::uint32_t>(sent_bytes), 0};
     record.referenced = 0;
-    record.stale_remote = 0;
+    if (!record.in_unit) record.stale_remote = 0;  // it took the stale page's place
   }
   tier_->CountState(record, +1);
-  tier_->table_->Set(page.slot, record);
+  tier_->table_->Set(slot, record);
+  const GroupIndex index = Owner().Resolve(record.group);
   const auto group = Owner().Lock(index);
   if (acked) {
     Owner().Add(group, {-bytes, -bytes, 0});
     tier_->pool_->Free(entry);
     group->Count(Counter::written_back_pages);
-    group->Count(Counter::written_back_bytes, page.bytes.size());
+    group->Count(Counter::written_back_bytes, sent_bytes);
     ReportProgress(index);
-    return true;
+    return;
   }
   Owner().Add(group, {0, -bytes, -1});
   if (result == PutResult::kServerFull || result == PutResult::kUnavailable) {
@@ -277,7 +351,6 @@ bool Shrinker::FinishPage(const PageObject& page, PutResult result) {
     group->Count(Counter::writeback_failed_rejected);
     group->lru.AddHot(entry);
   }
-  return false;
 }
 
 }  // namespace farswap::tier

@@ -117,6 +117,10 @@ class GroupRules(PageRules):
     def set_recompression(self, level: tuple[str, int] | None) -> None:
         self.tier.set_recompression(level)
 
+    @rule(on=st.booleans())
+    def set_packing(self, on: bool) -> None:
+        assert self.tier.set_packing(on)
+
     @rule(pool=st.integers(POOL_BYTES_MIN, POOL_BYTES), percent=st.sampled_from([1, 50, 90, 100]))
     def set_limits(self, pool: int, percent: int) -> None:
         assert self.tier.set_limits(pool, percent)

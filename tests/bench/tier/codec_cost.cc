@@ -126,7 +126,6 @@ Cost Recompressed(const std::vector<Page>& pages, std::vector<Object> objects, i
 std::vector<std::vector<std::byte>> Pack(const std::vector<Object>& objects, int level,
                                          tier::UnitWriter* writer, Cost* cost) {
   std::vector<std::vector<std::byte>> units;
-  std::vector<std::byte> unit(tier::kUnitBytesMax);
   const std::uint64_t began_ns = CpuNs();
   for (std::size_t begin = 0, end = 0; begin < objects.size(); begin = end) {
     const std::size_t index = objects[begin].slot / tier::kUnitSlots;
@@ -138,11 +137,10 @@ std::vector<std::vector<std::byte>> Pack(const std::vector<Object>& objects, int
                   object.codec, object.bytes);
       apart_bytes += object.bytes.size();
     }
-    const std::size_t bytes_max = std::min(tier::kUnitBytesMax, apart_bytes);
-    const std::size_t length =
-        writer->count() > 1 ? writer->Finish(level, unit.data(), bytes_max) : 0;
-    cost->kept_bytes += length > 0 ? length : apart_bytes;
-    if (length > 0) units.emplace_back(unit.data(), unit.data() + length);
+    const auto unit =
+        writer->count() > 1 ? writer->Finish(level, apart_bytes) : std::span<const std::byte>();
+    cost->kept_bytes += unit.empty() ? apart_bytes : unit.size();
+    if (!unit.empty()) units.emplace_back(unit.begin(), unit.end());
   }
   cost->in_us = Us(CpuNs() - began_ns, objects.size());
   return units;

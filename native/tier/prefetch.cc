@@ -1,0 +1,101 @@
+// Pages that came with a unit of which another page was read: they are taken into the pool as clean
+// entries, which the shrinker drops without I/O, and first since they begin at the cold end. Only
+// while the pool and the page's group are under their accept thresholds, and after the read was
+// answered, on the thread that answered it.
+#include <cstring>
+
+#include "tier/codec.h"
+#include "tier/tier_impl.h"
+
+namespace farswap::tier {
+
+thread_local std::optional<TierImpl::Prefetch> TierImpl::put_off_;
+
+void TierImpl::PrefetchLater(const PageObject& object, const FetchedUnit& unit, UnitMembers taken) {
+  if (unit.view.members == taken) return;
+  {
+    std::lock_guard lock(prefetch_mutex_);
+    ++prefetches_;
+  }
+  put_off_ = {this, FirstSlotOf(object.slot), unit, taken, object.stored_unix_s};
+  put_off_->unit.view.frame = {};  // is gone by then
+}
+
+void TierImpl::PrefetchNow() {
+  if (!put_off_) return;
+  TierImpl* const tier = put_off_->tier;
+  tier->PrefetchUnit(*put_off_);
+  put_off_.reset();
+  // Notified under the lock: the tier may be gone as soon as it is released.
+  std::lock_guard lock(tier->prefetch_mutex_);
+  if (--tier->prefetches_ == 0) tier->prefetches_done_.notify_all();
+}
+
+void TierImpl::WaitForPrefetches() {
+  std::unique_lock lock(prefetch_mutex_);
+  prefetches_done_.wait(lock, [this] { return prefetches_ == 0; });
+}
+
+void TierImpl::PrefetchUnit(const Prefetch& prefetch) {
+  const UnitView& view = prefetch.unit.view;
+  for (std::size_t member = 0; member < kUnitSlots; ++member) {
+    if (!view.Has(member) || (prefetch.taken >> member & 1) != 0) continue;
+    const auto slot = static_cast<SlotIndex>(prefetch.first + member);
+    if (slot >= table_->slots()) return;
+    if (!PrefetchPage(slot, view.versions[member], prefetch.unit.pages->Page(member),
+                      prefetch.stored_unix_s)) {
+      return;
+    }
+  }
+}
+
+// False: there is no room, also for others.
+bool TierImpl::PrefetchPage(SlotIndex slot, Version version, const std::byte* page,
+                            std::uint32_t stored_unix_s) {
+  const auto wanted = [&](const SlotRecord& record) {
+    return record.state == SlotState::kRemote && record.in_unit && record.version == version;
+  };
+  Compressor compressor;
+  {
+    const auto lock = table_->Lock(slot);
+    const SlotRecord& record = table_->Get(slot);
+    if (!wanted(record)) return true;
+    const GroupIndex group = groups_.Resolve(record.group);
+    if (!MayPrefetch(group)) return false;
+    compressor = groups_.CompressorOf(group);
+  }
+  const Compressed compressed = CompressPage(page, compressor);
+  const EntryRef ref = pool_->Allocate(compressed.bytes.size());
+  if (ref == kNoEntry) return false;
+  std::memcpy(pool_->Bytes(ref), compressed.bytes.data(), compressed.bytes.size());
+  pool_->At(ref)->Describe(compressed.bytes.size(), stored_unix_s);
+
+  const auto lock = table_->Lock(slot);
+  SlotRecord record = table_->Get(slot);
+  if (!wanted(record)) {
+    pool_->Free(ref);
+    return true;
+  }
+  CountState(record, -1);
+  record.state = SlotState::kClean;
+  record.codec = static_cast<std::uint8_t>(compressed.codec) & 3;
+  record.referenced = 0;
+  record.object = {ref, PageChecksum(slot, compressed.codec, compressed.bytes)};
+  CountState(record, +1);
+  pool_->At(ref)->slot.store(slot, std::memory_order_relaxed);
+  const auto group = groups_.Lock(record.group);
+  group->lru.AddCold(ref);
+  groups_.Add(group, {static_cast<std::int64_t>(pool_->EntryBytesOf(ref)), 0, 0});
+  table_->Set(slot, record);
+  group->Count(Counter::prefetched);
+  return true;
+}
+
+bool TierImpl::MayPrefetch(GroupIndex group) const {
+  const std::uint32_t percent = shrinker_.accept_threshold_percent();
+  return pool_->entry_bytes() < pool_->capacity_bytes() * percent / 100 &&
+         pool_->free_slabs() > 0 && groups_.MayWriteBack(group) &&
+         groups_.OverLimit(group, kPageBytes, percent) == tier::Groups::kNoGroup;
+}
+
+}  // namespace farswap::tier
