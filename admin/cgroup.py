@@ -153,7 +153,7 @@ def print_cgroups(out: Console, cgroups: Iterable[pb.CgroupStatus]) -> None:
             output.size(cgroup.pool_bytes),
             output.size(cgroup.tree_pool_bytes),
             _limit(cgroup.settings, "pool_limit_bytes", 1),
-            str(cgroup.pages_local + cgroup.pages_writing),
+            str(cgroup.pages_local + cgroup.pages_writing + cgroup.pages_clean),
             str(cgroup.pages_same_filled),
             str(cgroup.pages_remote),
             _limit(cgroup.settings, "remote_pages_max", PAGE_BYTES),
@@ -195,7 +195,7 @@ def _quantile(counts: list[int], percent: int) -> str:
 
 
 def _rows(cgroup: pb.CgroupStatus) -> list[output.Row]:
-    in_pool = cgroup.pages_local + cgroup.pages_writing
+    in_pool = cgroup.pages_local + cgroup.pages_writing + cgroup.pages_clean
     stored = output.size(cgroup.pages_stored * PAGE_BYTES)
     return [
         ("id", str(cgroup.id)),

@@ -74,6 +74,12 @@ def show(session: Session, *, by_cgroup: bool, output_format: str) -> None:
     help="For pages on their way to memory servers.",
 )
 @click.option(
+    "--pack",
+    type=click.BOOL,
+    metavar="on|off",
+    help="Neighbours on their way to memory servers travel as one unit, and come back together.",
+)
+@click.option(
     "--pool-limit",
     type=commands.SIZE,
     metavar="SIZE",
@@ -90,6 +96,7 @@ def set_(
     *,
     compressor: Compressor | None,
     recompress: Recompressor | None,
+    pack: bool | None,
     pool_limit: ByteSize | None,
     accept_threshold: int | None,
     output_format: str,
@@ -108,6 +115,7 @@ def set_(
     request = pb.SetTierRequest(
         compressor=compressor,
         recompress=recompress,
+        pack=pack,
         pool_limit_bytes=pool_limit,
         accept_threshold_percent=accept_threshold,
     )
@@ -181,7 +189,7 @@ def writeback(
 
 def rows(tier: pb.TierStatus) -> list[output.Row]:
     """What `status` shows of it too."""
-    in_pool = tier.pages_local + tier.pages_writing
+    in_pool = tier.pages_local + tier.pages_writing + tier.pages_clean
     uncompressed = in_pool * cgroup.PAGE_BYTES
     ratio = f", {uncompressed / tier.pool_used_bytes:.2f} to 1" if tier.pool_used_bytes else ""
     pool = (
@@ -193,12 +201,18 @@ def rows(tier: pb.TierStatus) -> list[output.Row]:
         ("pool", pool),
         ("compression", f"{tier.compressor}{ratio}"),
         ("recompression", f"{tier.recompress} for pages that go to servers"),
+        ("packing", f"{'on' if tier.pack else 'off'} for neighbours that go to servers"),
         ("pages", f"{tier.pages_stored} ({output.size(tier.pages_stored * cgroup.PAGE_BYTES)})"),
         ("  in pool", f"{in_pool}, of these {tier.pages_raw} do not compress"),
-        ("  on servers", str(tier.pages_remote)),
+        ("  on servers", _on_servers(tier)),
         ("  same-filled", str(tier.pages_same_filled)),
         ("slot table", output.size(tier.metadata_bytes)),
     ]
+
+
+def _on_servers(tier: pb.TierStatus) -> str:
+    in_both = f", and {tier.pages_clean} of those in the pool" if tier.pages_clean else ""
+    return f"{tier.pages_remote}{in_both}"
 
 
 def _follow(

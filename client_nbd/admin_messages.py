@@ -83,6 +83,7 @@ def tier_status(host: RunningHost) -> pb.TierStatus:
         **gauges,
         compressor=host.settings.compressor,
         recompress=host.settings.recompress,
+        pack=host.settings.pack,
         pages_stored=held(gauges),
         counters=counters(stats),
         latency=[

@@ -94,6 +94,7 @@ class HostAdminService(host_admin_pb2_grpc.HostAdminServicer):
             accept_threshold_percent=_given(request, "accept_threshold_percent", int),
             compressor=_given(request, "compressor", Compressor.parse),
             recompress=_given(request, "recompress", Recompressor.parse),
+            pack=_given(request, "pack", bool),
         )
         return await asyncio.to_thread(admin_messages.tier_status, self._host)
 

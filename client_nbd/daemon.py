@@ -68,7 +68,7 @@ def native_engine(config: HostConfig) -> HostEngine:
     from farswap import native  # noqa: PLC0415 - tests run the daemon on an engine of their own
 
     try:
-        engine = native.HostEngine(
+        return native.HostEngine(
             slots=config.slots,
             pool_bytes_max=config.tier.pool_limit,
             accept_threshold_percent=config.tier.accept_threshold_percent,
@@ -78,10 +78,8 @@ def native_engine(config: HostConfig) -> HostEngine:
             host_id=config.host_id,
             device=config.device.name,
         )
-        engine.set_packing(config.tier.pack)
     except RuntimeError as error:
         raise StartError(str(error)) from error
-    return engine
 
 
 def run(

@@ -24,6 +24,7 @@ STATES = (
     "pages_same_filled",
     "pages_local",
     "pages_writing",
+    "pages_clean",
     "pages_remote",
 )
 

@@ -31,6 +31,7 @@ class TierSettings:
         self.accept_threshold_percent = configured.accept_threshold_percent
         self.compressor = configured.compressor
         self.recompress = configured.recompress
+        self.pack = configured.pack
         self._set_compressors()
 
     def change(
@@ -40,6 +41,7 @@ class TierSettings:
         accept_threshold_percent: int | None = None,
         compressor: Compressor | None = None,
         recompress: Recompressor | None = None,
+        pack: bool | None = None,
     ) -> None:
         """None: as it is. Raises InvalidArgumentError, and then nothing has changed."""
         limit = self.pool_limit if pool_limit is None else pool_limit
@@ -56,6 +58,7 @@ class TierSettings:
             self.accept_threshold_percent = percent or self.accept_threshold_percent
             self.compressor = compressor or self.compressor
             self.recompress = recompress or self.recompress
+            self.pack = self.pack if pack is None else pack
             self._engine.set_limits(self.pool_limit, self.accept_threshold_percent)
             self._set_compressors()
 
@@ -65,3 +68,4 @@ class TierSettings:
             self._engine.set_recompress(self.recompress.codec, self.recompress.level)
         else:
             self._engine.set_recompress("", 0)
+        self._engine.set_packing(self.pack)

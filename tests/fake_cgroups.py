@@ -33,6 +33,7 @@ def record(id_: int, **changed: object) -> SimpleNamespace:
         pages_same_filled=0,
         pages_local=0,
         pages_writing=0,
+        pages_clean=0,
         pages_remote=0,
         pages_raw=0,
         tree_remote_pages=0,

@@ -70,6 +70,7 @@ class FakeEngine:
             "pages_same_filled": 10,
             "pages_local": 1000,
             "pages_writing": 5,
+            "pages_clean": 0,
             "pages_remote": 2000,
             "pages_raw": 20,
             "shrinking": 0,
@@ -90,6 +91,9 @@ class FakeEngine:
 
     def set_recompress(self, codec: str, level: int) -> None:
         self.settings["recompress"] = (codec, level)
+
+    def set_packing(self, on: bool) -> None:
+        self.settings["packing"] = on
 
     def set_limits(self, pool_limit_bytes: int, accept_threshold_percent: int) -> None:
         self.settings["limits"] = (pool_limit_bytes, accept_threshold_percent)

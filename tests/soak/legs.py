@@ -134,7 +134,8 @@ def check_counters(cluster: LocalCluster) -> None:
     if failed:
         raise SoakError(f"counters of failures are not zero: {failed}")
     gone = counters["overwrites"] + counters["trims"] + counters["lost_failed_store"]
-    by_tier = tier.pages_same_filled + tier.pages_local + tier.pages_writing + tier.pages_remote
+    by_tier = tier.pages_same_filled + tier.pages_local + tier.pages_writing
+    by_tier += tier.pages_clean + tier.pages_remote
     if not counters["stores"] - gone == tier.pages_stored == by_tier:
         raise SoakError(
             f"{counters['stores']} stored, {gone} gone; {tier.pages_stored} there, "

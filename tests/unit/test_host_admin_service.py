@@ -298,21 +298,29 @@ async def test_a_cgroup_setting_that_makes_no_sense_changes_nothing(
 
 
 async def test_the_tier_is_set_while_it_runs(running: Running) -> None:
-    assert running.engine.settings == {"compressor": ("lz4", 1), "recompress": ("", 0)}
+    assert running.engine.settings == {
+        "compressor": ("lz4", 1),
+        "recompress": ("", 0),
+        "packing": False,
+    }
     tier = await running.call(
         "SetTier",
-        pb.SetTierRequest(compressor="lz4:8", recompress="zstd:5", accept_threshold_percent=80),
+        pb.SetTierRequest(
+            compressor="lz4:8", recompress="zstd:5", pack=True, accept_threshold_percent=80
+        ),
     )
-    assert (tier.compressor, tier.recompress) == ("lz4:8", "zstd:5")
+    assert (tier.compressor, tier.recompress, tier.pack) == ("lz4:8", "zstd:5", True)
     assert tier.accept_threshold_percent == 80
     assert running.engine.settings == {
         "compressor": ("lz4", 8),
         "recompress": ("zstd", 5),
+        "packing": True,
         "limits": (64 << 20, 80),
     }
     await running.call("SetTier", pb.SetTierRequest(recompress="off", pool_limit_bytes=8 << 20))
     assert running.engine.settings["recompress"] == ("", 0)
     assert running.engine.settings["limits"] == (8 << 20, 80)
+    assert running.engine.settings["packing"]
     assert (await running.status()).tier.compressor == "lz4:8"
 
 

@@ -172,6 +172,7 @@ class TestBooks:
             "pages_same_filled": 5,
             "pages_local": 20,
             "pages_writing": 5,
+            "pages_clean": 0,
             "pages_remote": 40,
             **changed,
         }
