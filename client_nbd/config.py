@@ -102,7 +102,7 @@ class TierSection(Section, frozen=True):
     pool_limit: PoolSize
     accept_threshold_percent: Annotated[int, msgspec.Meta(ge=1, le=100)] = 90
     compressor: Compressor = Compressor("lz4")
-    recompress: Recompressor = Recompressor("off")
+    recompress: Recompressor = Recompressor("zstd:1")
     pack: bool = False
     state: Unavailable | None = None
     store_wait: Milliseconds = Milliseconds(2_000)

@@ -300,7 +300,7 @@ async def test_a_cgroup_setting_that_makes_no_sense_changes_nothing(
 async def test_the_tier_is_set_while_it_runs(running: Running) -> None:
     assert running.engine.settings == {
         "compressor": ("lz4", 1),
-        "recompress": ("", 0),
+        "recompress": ("zstd", 1),
         "packing": False,
     }
     tier = await running.call(

@@ -46,7 +46,7 @@ def test_the_documented_file_is_good(path: Path, machine_id: Path) -> None:
     assert config.cluster.fetch_wait == 60_000
     assert config.reclaim.protect
     assert config.metrics.listen is None
-    assert (config.tier.compressor, config.tier.recompress) == ("lz4", "off")
+    assert (config.tier.compressor, config.tier.recompress) == ("lz4", "zstd:1")
 
 
 @pytest.mark.parametrize(
