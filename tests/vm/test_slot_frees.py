@@ -22,6 +22,8 @@ GUEST_DEADLINE_S = 300
 Reports = dict[str, dict[str, int]]
 
 CHURN = {"mib": 64, "pool_mib": 16, "limit_mib": 12, "each_mib": 12}
+# Notices come late, and the device is so small that slots are soon in use again.
+SLOW = {**CHURN, "mib": 32, "slow_us": 600, "seconds": 12}
 SIEVE = {"mib": 64, "pool_mib": 40, "limit_mib": 24, "sieve_mib": 32, "discard_s": 4}
 
 
@@ -74,16 +76,20 @@ def test_churning_slots_are_freed_at_once_and_no_page_is_lost(
 
 
 def test_slow_notices_lose_no_page(slot_guest: Callable[[str], Guest]) -> None:
-    reports = run(slot_guest("6.12"), "churn", rule="safe", slow_us=600, seconds=12, **CHURN)
+    reports = run(slot_guest("6.12"), "churn", rule="safe", **SLOW)
     assert wrong_pages(reports) == 0
-    # Notices came so late that slots were in use again.
+    print(f"with the rule: {reports['ended']['early_frees_kept']} notices came too late")
     assert reports["ended"]["early_frees_kept"] > 0
 
 
 def test_pages_are_lost_where_the_rule_is_weaker(slot_guest: Callable[[str], Guest]) -> None:
-    reports = run(slot_guest("6.12"), "churn", rule="naive", slow_us=600, seconds=12, **CHURN)
-    print(f"without the rule: {wrong_pages(reports)} wrong pages")
-    assert wrong_pages(reports) > 0
+    done = slot_guest("6.12").run_bare("churn", 150, rule="naive", **SLOW)
+    assert 'hook "swap_entry_range_free"' in done.console
+    reports = done.reports()
+    wrong = sum(reports.get(group, {}).get("wrong_pages", 0) for group in ("group1", "group2"))
+    print(f"without the rule: {wrong} wrong pages, status {done.status}")
+    # The programs may also lose pages of their own, and die of it.
+    assert wrong > 0 or done.status != 0
 
 
 def test_scattered_frees_are_seen_where_trim_sees_none(
