@@ -282,6 +282,28 @@ def test_the_tier_is_set_while_pages_come_and_go(fleet: Fleet) -> None:
     assert "9MiB is not in 4MiB..8MiB" in refused.stderr
 
 
+def test_neighbours_are_packed_on_their_way_to_the_server_and_come_back_together(
+    fleet: Fleet,
+) -> None:
+    host, _ = fleet
+    assert ask(host, "tier", "set", "pack", "on")["pack"]
+    with NbdClient.connect_unix(host.nbd_path) as client:
+        client.negotiate()
+        for number in range(512, 576):
+            client.write(number * PAGE_BYTES, page(number, 9))
+        ctl(host, "tier", "writeback", "--bytes", "8MiB")
+        assert ask(host, "tier", "show")["counters"]["packed"] >= 64
+        for number in range(512, 576):
+            assert client.read(number * PAGE_BYTES, PAGE_BYTES) == page(number, 9), number
+        counters = ask(host, "tier", "show")["counters"]
+        assert counters["prefetched"] >= counters["prefetch_hits"] > 16
+        client.write(520 * PAGE_BYTES, page(520, 10))
+        assert client.read(520 * PAGE_BYTES, PAGE_BYTES) == page(520, 10)
+        assert client.read(521 * PAGE_BYTES, PAGE_BYTES) == page(521, 9)
+    checks = {check["subject"]: check for check in ask(host, "doctor")["checks"]}
+    assert checks["books"]["level"] == "ok", checks["books"]
+
+
 def test_top_tells_what_happens_and_ends_by_ctrl_c(fleet: Fleet) -> None:
     host, _ = fleet
     with (
