@@ -57,10 +57,15 @@ void MemoryRemote::AnswerPut(PutBatch* batch) {
   {
     std::lock_guard lock(mutex_);
     largest_batch_ = std::max(largest_batch_, batch->count);
+    PutResult failure = put_failure_;
+    if (puts_before_failure_ > 0) {
+      --puts_before_failure_;
+      failure = PutResult::kAcked;
+    }
     for (std::size_t i = 0; i < batch->count; ++i) {
       const PageObject& page = batch->pages[i];
-      batch->results[i] = put_failure_;
-      if (put_failure_ != PutResult::kAcked && !keeps_failed_puts_) continue;
+      batch->results[i] = failure;
+      if (failure != PutResult::kAcked && !keeps_failed_puts_) continue;
       put_order_.push_back(page.slot);
       const auto found = kept_.find(page.slot);
       if (found != kept_.end() && found->second.version > page.version) {
@@ -128,13 +133,14 @@ void MemoryRemote::WaitForHeld(std::size_t requests) {
   changed_.wait(lock, [&] { return queue_.size() >= requests; });
 }
 
-bool MemoryRemote::Busy() const {
+std::size_t MemoryRemote::Unanswered() const {
   std::lock_guard lock(mutex_);
-  return answering_ || !queue_.empty();
+  return queue_.size() + (answering_ ? 1 : 0);
 }
 
-void MemoryRemote::FailPuts(PutResult result) {
+void MemoryRemote::FailPuts(PutResult result, std::size_t after) {
   std::lock_guard lock(mutex_);
+  puts_before_failure_ = after;
   put_failure_ = result;
   keeps_failed_puts_ = false;
 }

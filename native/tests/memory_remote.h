@@ -31,9 +31,10 @@ class MemoryRemote final : public RemoteStore {
   void Release();
   /// Blocks until `requests` Puts or Gets are waiting to be answered.
   void WaitForHeld(std::size_t requests);
-  /// Whether a request is waiting to be answered or being answered.
-  bool Busy() const;
-  void FailPuts(PutResult result);  // kAcked: no more failures
+  /// Requests that wait to be answered or are being answered.
+  std::size_t Unanswered() const;
+  /// After so many more Puts that are answered as they should be. kAcked: no more failures.
+  void FailPuts(PutResult result, std::size_t after = 0);
   void LosePutAnswers();            // pages are kept, and said to be unavailable; until FailPuts()
   void FailGets(GetResult result);  // kFound: no more failures
   void SetWritable(bool writable);
@@ -81,6 +82,7 @@ class MemoryRemote final : public RemoteStore {
   bool refusing_discards_ = false;
   std::size_t objects_asked_for_ = 0;
   bool stopping_ = false;
+  std::size_t puts_before_failure_ = 0;
   PutResult put_failure_ = PutResult::kAcked;
   bool answering_ = false;
   bool keeps_failed_puts_ = false;

@@ -9,8 +9,9 @@
 
 namespace farswap::tier {
 
-/// How a page fares in the tier.
-enum class PageKind : std::uint8_t { kZero, kSameFilled, kCompressible, kRandom };
+/// How a page fares in the tier. Those that are alike shrink to a half by themselves, and to almost
+/// nothing beside each other.
+enum class PageKind : std::uint8_t { kZero, kSameFilled, kCompressible, kRandom, kAlike };
 
 /// A good 64-bit mix, from splitmix64: https://prng.di.unimi.it/splitmix64.c.
 inline std::uint64_t Mix(std::uint64_t x) {
@@ -22,15 +23,18 @@ inline std::uint64_t Mix(std::uint64_t x) {
 
 /// Writes the page of that kind and number. A compressible one takes some 1.2 KiB.
 inline void FillNumbered(PageKind kind, std::uint64_t number, std::byte* page) {
-  std::uint64_t random = Mix(number);
-  const std::uint64_t word = kind == PageKind::kZero ? 0 : random | 1;
+  const bool alike = kind == PageKind::kAlike;
+  std::uint64_t random = alike ? 0 : Mix(number);
+  const std::uint64_t word = kind == PageKind::kZero || alike ? 0 : random | 1;
   for (std::size_t offset = 0; offset < kPageBytes; offset += sizeof(word)) {
     std::uint64_t value = word;
-    if (kind == PageKind::kRandom || (kind == PageKind::kCompressible && offset % 32 == 0)) {
+    if (kind == PageKind::kRandom || (kind == PageKind::kCompressible && offset % 32 == 0) ||
+        (alike && offset < kPageBytes / 2)) {
       value = random = Mix(random);
     }
     std::memcpy(page + offset, &value, sizeof(value));
   }
+  if (alike) std::memcpy(page, &number, sizeof(number));
 }
 
 /// Names one write of a test; 0 stands for whatever leaves zeros: never written, trimmed, refused.

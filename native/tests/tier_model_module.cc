@@ -1,7 +1,7 @@
 // The real tier over a MemoryRemote, for a state machine in Python (tests/property) that compares
 // it with a plain model. Python decides and remembers; whatever touches the bytes of pages is here.
 //
-// A page is named by a number, its stamp: kind + 4 * number (PageKind, FillNumbered), 0 for a slot
+// A page is named by a number, its stamp: kind + 8 * number (PageKind, FillNumbered), 0 for a slot
 // that holds nothing. Arrays cross as bytes of native integers: u32 stamps and cgroup ids, u64 slot
 // words, u8 outcomes. Checks return what is wrong in words, "" if nothing is.
 #include <nanobind/nanobind.h>
@@ -42,7 +42,7 @@ using Page = std::array<std::byte, kPageBytes>;
 using Level = std::pair<std::string, int>;  // "lz4" or "zstd", and its level
 
 void FillPageOf(Stamp stamp, std::byte* page) {
-  FillNumbered(static_cast<PageKind>(stamp % 4), stamp / 4, page);
+  FillNumbered(static_cast<PageKind>(stamp % 8), stamp / 8, page);
 }
 
 bool IsPageOf(Stamp stamp, const std::byte* page) {
@@ -272,7 +272,7 @@ class ModelTier {
     int calm = 0;
     while (calm < 3) {
       const TierStats stats = tier_->Stats();
-      const bool busy = remote_.Busy() || stats.pages.writing > 0 || stats.shrinking ||
+      const bool busy = remote_.Unanswered() > 0 || stats.pages.writing > 0 || stats.shrinking ||
                         !tier_->ManualWritebackProgress().finished;
       calm = busy ? 0 : calm + 1;
       if (std::chrono::steady_clock::now() > deadline) return false;
@@ -291,6 +291,14 @@ class ModelTier {
     return true;
   }
 
+  /// Waits, a little, until so many requests are held by the remote store.
+  void AwaitRequests(std::size_t count, std::uint64_t timeout_ms) {
+    const nb::gil_scoped_release release;
+    const auto deadline = std::chrono::steady_clock::now() + milliseconds(timeout_ms);
+    while (remote_.Unanswered() < count && std::chrono::steady_clock::now() < deadline) {
+      std::this_thread::sleep_for(std::chrono::microseconds(50));
+    }
+  }
   /// Waits, a little, until no page is on its way, whether it came back or not.
   void AwaitAnswers(std::uint64_t timeout_ms) {
     const nb::gil_scoped_release release;
@@ -437,7 +445,12 @@ void BindRemote(nb::class_<ModelTier>& tier) {
   tier.def("hold", [](ModelTier& self) { self.remote().Hold(); })
       .def("hold_puts", [](ModelTier& self) { self.remote().HoldPuts(); })
       .def("release", [](ModelTier& self) { self.remote().Release(); })
-      .def("fail_puts", [](ModelTier& self, PutResult as) { self.remote().FailPuts(as); })
+      .def(
+          "fail_puts",
+          [](ModelTier& self, PutResult as, std::size_t after) {
+            self.remote().FailPuts(as, after);
+          },
+          "result"_a, "after"_a = 0)
       .def("lose_put_answers", [](ModelTier& self) { self.remote().LosePutAnswers(); })
       .def("fail_gets", [](ModelTier& self, GetResult as) { self.remote().FailGets(as); })
       .def("set_writable", [](ModelTier& self, bool is) { self.remote().SetWritable(is); })
@@ -471,6 +484,7 @@ void BindGroups(nb::class_<ModelTier>& tier) {
              self.tier().ShrinkAhead(id, pages, older_than_s);
            })
       .def("await_writing", &ModelTier::AwaitWriting, "timeout_ms"_a)
+      .def("await_requests", &ModelTier::AwaitRequests, "count"_a, "timeout_ms"_a)
       .def("await_answers", &ModelTier::AwaitAnswers, "timeout_ms"_a)
       .def("settle", &ModelTier::Settle, "timeout_ms"_a)
       .def(

@@ -144,11 +144,11 @@ class GroupRules(PageRules):
             self.tier.hold()
 
     @rule(failure=st.one_of(st.none(), put_failures))
-    def fail_puts(self, failure: object) -> None:
+    def fail_puts(self, failure: object, after: int = 0) -> None:
         if failure == LOST_ANSWER:
             self.tier.lose_put_answers()
         else:
-            self.tier.fail_puts(native.PutResult.ACKED if failure is None else failure)
+            self.tier.fail_puts(native.PutResult.ACKED if failure is None else failure, after)
 
     @rule(failure=st.sampled_from([*[None] * 3, *GET_FAILURES]))
     def fail_gets(self, failure: object) -> None:

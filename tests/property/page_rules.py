@@ -48,7 +48,7 @@ class PageRules(RuleBasedStateMachine):
 
     def stamp(self, kind: PageKind) -> int:
         self.numbers += 1
-        return kind + 4 * self.numbers
+        return kind + 8 * self.numbers
 
     def clip(self, first: int, count: int) -> tuple[int, int]:
         return first, min(count, SLOTS - first)
@@ -93,7 +93,7 @@ class PageRules(RuleBasedStateMachine):
     @rule(first=slots, count=counts, seed=seeds, cgroup=charged)
     def store_pages(self, first: int, count: int, seed: int, cgroup: int) -> None:
         first, count = self.clip(first, count)
-        mix = random.Random(seed).choices(list(PageKind), [1, 1, 4, 2], k=count)
+        mix = random.Random(seed).choices(list(PageKind), [1, 1, 3, 2, 3], k=count)
         self.plain.write_words(first, count, cgroup)
         self.publish_words(first, count)
         self.store(first, [self.stamp(kind) for kind in mix])

@@ -1,7 +1,7 @@
 """What the tier must look like from outside, as plain arrays and dictionaries.
 
 Nothing here knows of pools, lists, threads or servers. A page is its stamp (see
-native/tests/tier_model_module.cc): kind + 4 * number, EMPTY for a slot that holds nothing. The
+native/tests/tier_model_module.cc): kind + 8 * number, EMPTY for a slot that holds nothing. The
 rules of attribution and of early freeing are those of native/tier/slot_words.h and tier.h.
 """
 
@@ -29,11 +29,12 @@ class PageKind(IntEnum):
     SAME_FILLED = 1
     COMPRESSIBLE = 2
     RANDOM = 3
+    ALIKE = 4
 
 
 def is_same_filled(stamp: int) -> bool:
     """Whether a page of one repeated word, zero included."""
-    return stamp != EMPTY and stamp % 4 <= PageKind.SAME_FILLED
+    return stamp != EMPTY and stamp % 8 <= PageKind.SAME_FILLED
 
 
 @dataclass

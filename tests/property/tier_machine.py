@@ -94,7 +94,7 @@ class TierMachine(GroupRules):
             return quota is not None and groups[cgroup].tree_remote_pages >= quota
 
         return sum(
-            group.pages.local
+            group.pages.local + group.pages.clean
             for group in groups.values()
             if self.plain.may_write_back(group.id)
             and not any(at_quota(each) for each in self.plain.above(group.id))
@@ -139,9 +139,10 @@ class TierMachine(GroupRules):
     def store_fresh(self, cgroup: int) -> list[int]:
         """Some pages that are in the pool now and may leave, as far as the cgroup lets them."""
         first = self.random.randrange(SLOTS - RACED_PAGES)
+        kind = self.random.choice([PageKind.COMPRESSIBLE, PageKind.ALIKE])
         self.plain.write_words(first, RACED_PAGES, cgroup)
         self.publish_words(first, RACED_PAGES)
-        self.store(first, [self.stamp(PageKind.COMPRESSIBLE) for _ in range(RACED_PAGES)])
+        self.store(first, [self.stamp(kind) for _ in range(RACED_PAGES)])
         return list(range(first, first + RACED_PAGES))
 
     def change(self, slot: int, how: str) -> None:
@@ -154,9 +155,15 @@ class TierMachine(GroupRules):
         elif how == "free":
             self.free_slots(slot, 1, 1)
 
-    @rule(cgroup=charged, how=changes, failure=st.one_of(st.none(), put_failures))
-    def race_with_writeback(self, cgroup: int, how: str, failure: object) -> None:
-        """Pages change, or not, while they are on their way; then comes the answer, if any."""
+    @rule(
+        cgroup=charged,
+        how=changes,
+        failure=st.one_of(st.none(), put_failures),
+        only_later=st.booleans(),
+    )
+    def race_with_writeback(self, cgroup: int, how: str, failure: object, only_later: bool) -> None:
+        """Pages change, or not, while they are on their way, and go on their way once more; then
+        come the answers, the first one perhaps as it should be."""
         self.heal()
         slots = self.store_fresh(cgroup)
         self.tier.cancel_writeback()
@@ -166,7 +173,8 @@ class TierMachine(GroupRules):
         self.tier.await_writing(AWAIT_WRITING_MS)
         for slot in self.random.sample(slots, RACED_PAGES // 2):
             self.change(slot, how)
-        self.fail_puts(failure)
+        self.tier.await_requests(2, AWAIT_WRITING_MS)
+        self.fail_puts(failure, after=1 if only_later else 0)
         self.hold(NOTHING)
         self.tier.await_answers(AWAIT_WRITING_MS)
         self.check_slots(slots[0], RACED_PAGES)
@@ -263,7 +271,8 @@ class TierMachine(GroupRules):
         if TierMachine.steps % FULL_CHECK_EVERY == 0:
             may = self.plain.may_have_left()
             for group in self.tier.groups():
-                assert group.pages.writing + group.pages.remote <= may[group.id]
+                left = group.pages.writing + group.pages.clean + group.pages.remote
+                assert left <= may[group.id]
 
     @invariant()
     def quotas_hold(self) -> None:
