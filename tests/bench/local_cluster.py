@@ -115,6 +115,17 @@ class LocalCluster:
         finally:
             client.close()
 
+    def write_back(self) -> None:
+        """Sends all that is in the pool to the server, and waits for it."""
+        client = RpcClient(Address.parse(self.host.admin), "farswap-host", STATUS_DEADLINE_S)
+        try:
+            stub = host_admin_pb2_grpc.HostAdminStub(client.channel)
+            request = host_admin_pb2.WritebackRequest(bytes=self.device_bytes)
+            for _ in client.stream(stub.Writeback, request):
+                pass
+        finally:
+            client.close()
+
     def kill_and_restart_server(self) -> None:
         """SIGKILL, and a new process on the same store at the same address."""
         self.server.restart()

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING
 
 from bench import peers
 from bench.cases import Case, Samples, Skipped
+from bench.compression_figures import measure_compression
 from bench.load_generator import LoadSession, phase
 from bench.local_cluster import LocalCluster
 from bench.page_corpus import PAGE_BYTES
@@ -236,4 +237,5 @@ MEASUREMENTS: tuple[Callable[[Path, Effort], list[Case | Skipped]], ...] = (
     measure_local,
     measure_remote,
     measure_tier,
+    measure_compression,
 )
