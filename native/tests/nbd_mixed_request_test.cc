@@ -80,20 +80,24 @@ class MixedRequests : public ::testing::Test {
 
 class MixedStates : public MixedRequests {
  protected:
-  enum State : std::uint64_t { kEmpty, kSameFilled, kLocal, kWriting, kRemote, kStates };
+  enum State : std::uint64_t { kEmpty, kSameFilled, kLocal, kWriting, kRemote, kStates, kClean };
 
-  // Any stamp from `after` on whose page is, or is not, of one repeated word.
-  static Stamp FindStamp(SlotIndex slot, Stamp after, bool same_filled) {
+  // A stamp from `after` on whose page can be in that state.
+  static Stamp FindStamp(SlotIndex slot, Stamp after, State state) {
     for (Stamp stamp = after;; ++stamp) {
-      const Bytes page = StampedPages(slot, 1, stamp);
-      if (std::equal(page.begin() + 8, page.end(), page.begin()) == same_filled) return stamp;
+      const tier::PageKind kind = tier::StampedKind(slot, stamp);
+      const bool same_filled = kind == tier::PageKind::kZero || kind == tier::PageKind::kSameFilled;
+      if (state == kClean ? kind == tier::PageKind::kAlike
+                          : same_filled == (state == kSameFilled)) {
+        return stamp;
+      }
     }
   }
 
   void WriteState(Client& client, State state, Stamp after) {
     for (SlotIndex slot = 0; slot < kSlots; ++slot) {
       if (states_[slot] != state) continue;
-      stamps_[slot] = FindStamp(slot, after, state == kSameFilled);
+      stamps_[slot] = FindStamp(slot, after, state);
       ASSERT_EQ(client.Write(OffsetOf(slot), StampedPages(slot, 1, stamps_[slot])), 0u);
     }
   }
@@ -106,9 +110,11 @@ class MixedStates : public MixedRequests {
     ASSERT_EQ(client.Do(Command::kTrim, 0, LengthOf(kSlots)), 0u);
     for (State& state : states_) state = static_cast<State>(random() % kStates);
     stamps_.fill(0);
+    SendUnits(client, random, after);
     WriteState(client, kRemote, after);
     WriteBack(PagesOf(kRemote));
-    ASSERT_TRUE(Eventually([this] { return tier_->Stats().pages.remote == PagesOf(kRemote); }));
+    ASSERT_TRUE(Eventually(
+        [this] { return tier_->Stats().pages.remote == PagesOf(kClean) + PagesOf(kRemote); }));
     remote_.HoldPuts();
     WriteState(client, kWriting, after);
     WriteBack(PagesOf(kWriting));
@@ -117,8 +123,29 @@ class MixedStates : public MixedRequests {
     WriteState(client, kSameFilled, after);
     const tier::TierStats stats = tier_->Stats();
     ASSERT_EQ(stats.pages.local, PagesOf(kLocal));
+    ReadUnits(client);
     ASSERT_EQ(stats.pages.same_filled, PagesOf(kSameFilled));
   }
+  // Neighbours are sent as units.
+  void SendUnits(Client& client, std::mt19937_64& random, Stamp after) {
+    constexpr SlotIndex kUnit = 16;
+    for (SlotIndex first = 0; first < kSlots; first += kUnit) {
+      if (random() % 8 == 0) std::fill_n(states_.begin() + first, kUnit, kClean);
+    }
+    ASSERT_TRUE(tier_->SetPacking(true).ok());
+    WriteState(client, kClean, after);
+    WriteBack(PagesOf(kClean));
+    ASSERT_TRUE(Eventually([this] { return tier_->Stats().pages.remote == PagesOf(kClean); }));
+    ASSERT_TRUE(tier_->SetPacking(false).ok());
+  }
+  // One page of a unit is read, which takes the others into the pool again.
+  void ReadUnits(Client& client) {
+    for (SlotIndex slot = 0; slot < kSlots; slot += 16) {
+      if (states_[slot] == kClean) client.Read(OffsetOf(slot), kPageBytes);
+    }
+    ASSERT_GT(tier_->Stats().pages.clean, 0u);
+  }
+
   void WriteBack(std::uint64_t pages) {
     ASSERT_TRUE(
         Eventually([&] { return tier_->StartManualWriteback({.bytes = pages * kPageBytes}); }));
@@ -234,6 +261,7 @@ TEST_F(MixedRequestRace, EveryPageReadIsOneThatCouldBeCurrent) {
   constexpr int kWriters = 3;
   constexpr int kReaders = 2;
   constexpr int kChanges = 250;
+  ASSERT_TRUE(tier_->SetPacking(true).ok());
   std::vector<std::thread> writers;
   std::vector<std::thread> others;
   for (unsigned i = 0; i < kWriters; ++i) {
@@ -260,6 +288,7 @@ TEST_F(MixedRequestRace, EveryPageReadIsOneThatCouldBeCurrent) {
   EXPECT_GT(pages_read_.load(), 0u);
   EXPECT_GT(count(tier::Counter::loads_remote), 0u);
   EXPECT_GT(count(tier::Counter::writeback_raced), 0u);
+  EXPECT_GT(count(tier::Counter::prefetched), 0u);
   const auto client = Connect();
   const PageHistory::Time began = history_.BeginRead();
   const Bytes all = client->Read(0, LengthOf(kSlots));

@@ -40,14 +40,26 @@ inline void FillNumbered(PageKind kind, std::uint64_t number, std::byte* page) {
 /// Names one write of a test; 0 stands for whatever leaves zeros: never written, trimmed, refused.
 using Stamp = std::uint32_t;
 
-/// Writes the page of (slot, stamp): one in eight each is zeros, same-filled and random.
+/// Every fourth stamp's pages are alike. Of the others one in eight each is zeros, same-filled and
+/// random.
+inline PageKind StampedKind(SlotIndex slot, Stamp stamp) {
+  if (stamp == 0) return PageKind::kZero;
+  if (stamp % 4 == 0) return PageKind::kAlike;
+  switch (Mix(~(std::uint64_t{slot} << 32 | stamp)) % 8) {
+    case 0:
+      return PageKind::kSameFilled;
+    case 1:
+      return PageKind::kRandom;
+    case 2:
+      return PageKind::kZero;
+    default:
+      return PageKind::kCompressible;
+  }
+}
+
+/// Writes the page of (slot, stamp).
 inline void FillStamped(SlotIndex slot, Stamp stamp, std::byte* page) {
-  const std::uint64_t number = std::uint64_t{slot} << 32 | stamp;
-  const std::uint64_t drawn = Mix(~number) % 8;
-  PageKind kind = PageKind::kCompressible;
-  if (drawn < 2) kind = drawn == 0 ? PageKind::kSameFilled : PageKind::kRandom;
-  if (drawn == 2 || stamp == 0) kind = PageKind::kZero;
-  FillNumbered(kind, number, page);
+  FillNumbered(StampedKind(slot, stamp), std::uint64_t{slot} << 32 | stamp, page);
 }
 
 }  // namespace farswap::tier
