@@ -104,7 +104,7 @@ class TierMachine(GroupRules):
     def write_back_all(self, cgroup: int, age: int) -> None:
         """Nothing that may leave stays, and nothing leaves but what was asked for."""
         self.heal()
-        self.tier.cancel_writeback()
+        # An earlier job is waited for: what was cancelled may send one batch more.
         causes = self.tier.stats().counters
         assert self.tier.settle(SETTLE_MS)
         here = self.local_slots()
