@@ -23,7 +23,7 @@ REMOTE_BUDGET_BYTES = 16
 PAGES = 4 << 20
 PAGES_QUICK = 256 << 10
 SMALL_DEVICE_PAGES = 4096
-ROUNDS_EACH = 5
+ROUNDS_EACH = 10
 
 
 def measure_tier(_corpus: Path, effort: Effort) -> list[Case | Skipped]:
