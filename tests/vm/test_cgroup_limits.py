@@ -43,6 +43,8 @@ def test_limits_and_writeback_hold_by_cgroup(
         "nbd": {"listen": []},
         "tier": {"pool_limit": "96MiB"},
         "cluster": {"servers": [f"{HOST_ADDRESS}:{port}"]},
+        # What goes to the server goes because of the limit.
+        "shrinker": {"ahead": False},
     }
     (shared / "host.toml").write_text(toml(sections))
     guest.memory_mib = 1024
@@ -70,6 +72,7 @@ def test_limits_and_writeback_hold_by_cgroup(
     assert stamps["right"] >= 15_000
     assert (stamps["crossed"], stamps["unknown"]) == (0, 0)
     assert int(limited["pages_remote"]) > 1_000
+    assert int(limited["counters"]["writeback_started_cgroup_limit"]) > 1_000
     assert int(limited["pool_bytes"]) <= 16 * MIB
     assert int(kept["pages_remote"]) == 0
     assert int(kept["pool_bytes"]) > 16 * MIB
