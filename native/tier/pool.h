@@ -40,22 +40,22 @@ struct Entry {
   static constexpr std::uint32_t kTickSeconds = 4;
 
   void Describe(std::size_t object_bytes, std::uint32_t stored_unix_s) {
-    length_and_time_ = static_cast<std::uint32_t>(object_bytes - 1) | stored_unix_s / kTickSeconds
+    length_and_time = static_cast<std::uint32_t>(object_bytes - 1) | stored_unix_s / kTickSeconds
                                                                           << kLengthBits;
   }
-  void CopyDescription(const Entry& other) { length_and_time_ = other.length_and_time_; }
+  void CopyDescription(const Entry& other) { length_and_time = other.length_and_time; }
   std::size_t object_bytes() const {
-    return (length_and_time_ & ((1u << kLengthBits) - 1)) + std::size_t{1};
+    return (length_and_time & ((1u << kLengthBits) - 1)) + std::size_t{1};
   }
   /// Seconds since it was stored, rounded down to a tick.
   std::uint32_t AgeSeconds(std::uint32_t now_unix_s) const {
     const std::uint32_t now = now_unix_s / kTickSeconds << kLengthBits;
-    const std::uint32_t then = length_and_time_ >> kLengthBits << kLengthBits;
+    const std::uint32_t then = length_and_time >> kLengthBits << kLengthBits;
     return ((now - then) >> kLengthBits) * kTickSeconds;
   }
 
   static constexpr unsigned kLengthBits = 12;  // 1..4096 bytes
-  std::uint32_t length_and_time_ = 0;
+  std::uint32_t length_and_time = 0;
 };
 static_assert(sizeof(Entry) == 16);
 
