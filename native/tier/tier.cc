@@ -387,7 +387,7 @@ Outcome TierImpl::SetLimits(std::uint64_t pool_bytes, std::uint32_t accept_thres
                  std::to_string(Pool::kPoolBytesMin) + " to the " +
                  std::to_string(config_.pool_bytes_max) + " that were allocated at start"};
   }
-  const Outcome valid = ValidateThreshold(accept_threshold_percent);
+  Outcome valid = ValidateThreshold(accept_threshold_percent);
   if (!valid.ok()) return valid;
   pool_->SetSlabLimit(static_cast<std::uint32_t>(pool_bytes / Pool::kSlabBytes));
   shrinker_.SetAcceptThreshold(accept_threshold_percent);
