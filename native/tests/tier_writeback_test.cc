@@ -312,5 +312,23 @@ TEST_F(TierWriteback, StoppingWithStoresWaitingFailsThemAtOnce) {
   writer.join();
 }
 
+// v1 is being written; v2 comes and is being written as well; the server has v1, and never v2.
+TEST_F(TierWriteback, AnAcknowledgementOfAnOlderVersionIsNotOneOfTheNewer) {
+  Start();
+  ASSERT_EQ(StoreKind(1, 1, PageKind::kCompressible), IoStatus::kOk);
+  remote_.HoldPuts();
+  remote_.FailPuts(PutResult::kUnavailable, 1);
+  tier_->ShrinkAhead(kUnknownCgroup, 1, 0);
+  remote_.WaitForHeld(1);
+  ASSERT_EQ(StoreKind(1, 2, PageKind::kCompressible), IoStatus::kOk);
+  tier_->ShrinkAhead(kUnknownCgroup, 1, 0);
+  remote_.WaitForHeld(2);
+  remote_.Release();
+  ASSERT_TRUE(Eventually([this] { return Count(Counter::writeback_failed_unavailable) == 1; }));
+  EXPECT_EQ(Count(Counter::writeback_raced), 1u);
+  EXPECT_EQ(Count(Counter::written_back_pages), 0u);
+  EXPECT_EQ(Read(1), MakePage(1, 2, PageKind::kCompressible));
+}
+
 }  // namespace
 }  // namespace farswap::tier
