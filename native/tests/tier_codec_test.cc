@@ -101,10 +101,13 @@ TEST(Codec, RawPagesThatOnlyZstdCanCompressDoNotStayRaw) {
 TEST(Codec, ObjectsThatGainNothingOrAreDamagedAreNotRecompressed) {
   const Page random = MakePage(5, 1, PageKind::kRandom);
   EXPECT_FALSE(Recompress(Codec::kRaw, random, 3).has_value());
-  const Compressed zstd = CompressPage(PageOfLetters(3, 8).data(), {Codec::kZstd, 1});
+  const Page letters = PageOfLetters(3, 8);
+  const Compressed zstd = CompressPage(letters.data(), {Codec::kZstd, 1});
   const std::vector<std::byte> object(zstd.bytes.begin(), zstd.bytes.end());
   EXPECT_FALSE(Recompress(Codec::kZstd, object, 19).has_value());
-  const Compressed lz4 = CompressPage(PageOfLetters(3, 8).data());
+  const Page compressible = MakePage(5, 1, PageKind::kCompressible);
+  const Compressed lz4 = CompressPage(compressible.data());
+  ASSERT_EQ(lz4.codec, Codec::kLz4);
   const std::vector<std::byte> damaged(lz4.bytes.begin(), lz4.bytes.begin() + 20);
   EXPECT_FALSE(Recompress(Codec::kLz4, damaged, 3).has_value());
 }

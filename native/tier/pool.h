@@ -41,7 +41,7 @@ struct Entry {
 
   void Describe(std::size_t object_bytes, std::uint32_t stored_unix_s) {
     length_and_time = static_cast<std::uint32_t>(object_bytes - 1) | stored_unix_s / kTickSeconds
-                                                                          << kLengthBits;
+                                                                         << kLengthBits;
   }
   void CopyDescription(const Entry& other) { length_and_time = other.length_and_time; }
   std::size_t object_bytes() const {
