@@ -286,8 +286,8 @@ Shrinker::Step Shrinker::AheadStep() {
   for (std::size_t i = 0; i < Owner().end(); ++i) {
     const auto index = static_cast<GroupIndex>(i);
     Group& group = Owner().At(index);
-    const std::uint64_t pages = group.ahead_pages.load(std::memory_order_relaxed);
-    if (pages == 0) continue;
+    if (group.ahead_pages.load(std::memory_order_relaxed) == 0) continue;
+    const std::uint64_t pages = group.ahead_pages.exchange(0);
     const std::uint32_t older_than_s = group.ahead_older_than_s.load(std::memory_order_relaxed);
     Request request{.cause = older_than_s > 0 ? Cause::kAge : Cause::kShrinker,
                     .group = index,
@@ -295,11 +295,13 @@ Shrinker::Step Shrinker::AheadStep() {
                     .older_than_s = older_than_s};
     request.pages_max = static_cast<std::size_t>(std::min<std::uint64_t>(pages, request.pages_max));
     const Step step = WriteBatch(request);
-    if (step == Step::kBlocked) return step;
-    // What was asked for anew in between is asked for again by the next look at the pressure.
-    group.ahead_pages.store(step == Step::kWorked ? pages - request.pages_max : 0,
-                            std::memory_order_relaxed);
-    if (step == Step::kWorked) return step;
+    // What was asked for anew meanwhile replaces the rest of what was asked before.
+    std::uint64_t nothing_new = 0;
+    if (step == Step::kBlocked) group.ahead_pages.compare_exchange_strong(nothing_new, pages);
+    if (step == Step::kWorked) {
+      group.ahead_pages.compare_exchange_strong(nothing_new, pages - request.pages_max);
+    }
+    if (step != Step::kNothingToDo) return step;
   }
   return Step::kNothingToDo;
 }
