@@ -94,11 +94,19 @@ class CgroupGroups:
         return self._records
 
     def id_of(self, path: str) -> int:
-        """Of "/x/y". Raises NotFoundError."""
+        """Of "/x/y". Raises NotFoundError. Blocks for a pass where the path is not known yet."""
         id_ = self._tree.id_of(path)
+        if id_ == 0:
+            self._look_again()
+            id_ = self._tree.id_of(path)
         if id_ == 0:
             raise NotFoundError(f"{path} is not a cgroup of this machine")
         return id_
+
+    def _look_again(self) -> None:
+        """A cgroup that is asked for may be younger than the last pass."""
+        self._next_rescan_s = 0.0
+        self.update()
 
     def path_of(self, id_: int) -> str:
         """As "/x/y"; "/" of the root group; "" when the id is unknown."""
@@ -142,8 +150,10 @@ class CgroupGroups:
         Raises NotFoundError, though not for wishes taken back; InvalidArgumentError for what no
         group can have; NotPossibleError when the engine has no room. Then nothing has changed.
         """
+        path = "/" + "/".join(filter(None, path.split("/")))
+        if self._tree.id_of(path) == 0:
+            self._look_again()
         with self._lock:
-            path = "/" + "/".join(filter(None, path.split("/")))
             id_ = self._tree.id_of(path)
             if id_ == 0 and path not in self._wishes:
                 raise NotFoundError(f"{path} is not a cgroup of this machine")

@@ -47,6 +47,15 @@ def test_a_cgroup_made_and_used_between_two_passes(machine: Machine) -> None:
     assert machine.engine.group(machine.id("a/b")).placed
 
 
+def test_a_cgroup_younger_than_the_last_pass_can_be_set_and_found(machine: Machine) -> None:
+    machine.groups.update()
+    a = machine.make("a")
+    machine.groups.set("/a", GroupChange(pool_limit=1 << 20))
+    assert machine.engine.group(a).placed
+    b = machine.make("b")
+    assert machine.groups.id_of("/b") == b
+
+
 def test_idle_cgroups_cost_the_engine_nothing(machine: Machine) -> None:
     for number in range(100):
         machine.make(f"a/c{number}")
