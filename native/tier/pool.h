@@ -47,7 +47,7 @@ struct Entry {
   std::size_t object_bytes() const {
     return (length_and_time & ((1u << kLengthBits) - 1)) + std::size_t{1};
   }
-  /// Seconds since it was stored, rounded down to a tick.
+  /// Seconds since it was stored, to within a tick either way.
   std::uint32_t AgeSeconds(std::uint32_t now_unix_s) const {
     const std::uint32_t now = now_unix_s / kTickSeconds << kLengthBits;
     const std::uint32_t then = length_and_time >> kLengthBits << kLengthBits;
