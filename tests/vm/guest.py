@@ -7,7 +7,8 @@ Two kinds of guest, from one initial file system of busybox and kernel modules:
   in memory that takes all writes; so the programs installed here run there, on another kernel.
 
 The guest sees a port of this machine's loopback at 10.0.2.2. Scripts get their parameters as shell
-variables. A script reports by printing; `GuestRun` has the whole console and the script's status.
+variables. A script reports by printing. It has a serial line of its own: what the kernel says goes
+to the console, at any time, and would end up in the middle of a report.
 Its speed is a twentieth of this machine's or less: count pages, never seconds.
 """
 
@@ -19,7 +20,7 @@ import shutil
 import subprocess
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, NoReturn
 
 from vm.kernel import SYSTEM_PATH, Kernel
 
@@ -32,19 +33,42 @@ MODULES = ["virtio_pci", "virtio_net", "nbd"]
 OVERLAY_MODULES = ["9p", "9pnet_virtio", "overlay"]
 STATUS = re.compile(r"^guest: status (\d+)$", re.MULTILINE)
 REPORT = re.compile(r"^report (\w+) (\{.*\})$", re.MULTILINE)
-CONSOLE_NOISE = re.compile(r"\r|\x1b\[[0-9;?]*[A-Za-z]|\x1bc")
+NOISE = re.compile(r"\r|\x1b\[[0-9;?]*[A-Za-z]|\x1bc")
 
 
 @dataclass(frozen=True)
 class GuestRun:
     """What came of a guest."""
 
-    console: str
-    status: int | None  # of the script; None when it never ended
+    console: str  # what the firmware and the kernel said
+    output: str  # what the script printed
 
-    def reports(self) -> dict[str, dict[str, int]]:
+    @property
+    def status(self) -> int | None:
+        """Of the script; None when it never ended."""
+        ended = STATUS.search(self.output)
+        return int(ended[1]) if ended else None
+
+    @property
+    def transcript(self) -> str:
+        """All there is, for whoever wants to know why a test failed."""
+        return f"--- the script:\n{self.output}\n--- the kernel:\n{self.console}"
+
+    def reports(self) -> Reports:
         """Returns the JSON objects that the script printed as `report NAME {...}`."""
-        return {name: json.loads(text) for name, text in REPORT.findall(self.console)}
+        found = {name: json.loads(text) for name, text in REPORT.findall(self.output)}
+        return Reports(found, self.transcript)
+
+
+class Reports(dict[str, dict[str, Any]]):
+    """By name. One that is missing fails the test with the whole transcript."""
+
+    def __init__(self, found: dict[str, dict[str, Any]], transcript: str) -> None:
+        super().__init__(found)
+        self._transcript = transcript
+
+    def __missing__(self, name: str) -> NoReturn:
+        raise AssertionError(f"the guest reported no {name}\n{self._transcript}")
 
 
 @dataclass
@@ -102,6 +126,7 @@ class Guest:
         self, initrd: Path, parameters: dict[str, object], devices: list[str], deadline_s: float
     ) -> GuestRun:
         words = [f"farswap.{name}={value}" for name, value in parameters.items()]
+        console, output = self.workspace / "console", self.workspace / "output"
         fixed = "console=ttyS0 quiet loglevel=3 panic=-1 mitigations=off random.trust_cpu=on"
         command = [
             *("qemu-system-x86_64", "-accel", "tcg,thread=multi", "-cpu", "max"),
@@ -114,27 +139,23 @@ class Guest:
                 "-nodefaults",
                 "-no-user-config",
             ),
-            *("-no-reboot", "-serial", "stdio", "-monitor", "none"),
+            *("-no-reboot", "-monitor", "none"),
+            *("-serial", f"file:{console}", "-serial", f"file:{output}"),
             *("-netdev", "user,id=net", "-device", "virtio-net-pci,netdev=net,romfile="),
             *("-device", "virtio-rng-pci", *devices),
             *("-kernel", str(self.kernel.image), "-initrd", str(initrd)),
             *("-append", " ".join([fixed, *words])),
         ]
-        console = self.workspace / "console"
-        with console.open("wb") as output:
-            qemu = subprocess.Popen(
-                command, stdin=subprocess.DEVNULL, stdout=output, stderr=subprocess.STDOUT
-            )
-            try:
-                qemu.wait(timeout=deadline_s)
-            except subprocess.TimeoutExpired:
-                output.write(b"\nguest: killed at its deadline\n")
-            finally:
-                qemu.kill()
-                qemu.wait()
-        text = CONSOLE_NOISE.sub("", console.read_text(errors="replace"))
-        ended = STATUS.search(text)
-        return GuestRun(text, int(ended[1]) if ended else None)
+        try:
+            subprocess.run(command, stdin=subprocess.DEVNULL, timeout=deadline_s, check=False)
+        except subprocess.TimeoutExpired:
+            with console.open("a") as end:
+                end.write(f"\nkilled at its deadline of {deadline_s} s\n")
+        return GuestRun(_read_line(console), _read_line(output))
+
+
+def _read_line(path: Path) -> str:
+    return NOISE.sub("", path.read_text(errors="replace")) if path.exists() else ""
 
 
 def _copy_with_libraries(program: Path, root: Path) -> None:

@@ -48,7 +48,7 @@ def test_attached_device_swaps_and_is_let_go_empty(
         mib=48,
         limit_mib=24,
     )
-    assert run.status == 0, run.console
+    assert run.status == 0, run.transcript
     result = run.reports()["verifier"]
     assert result["wrong_pages"] == 0
     assert result["swapped_out"] > result["pages"] // 4

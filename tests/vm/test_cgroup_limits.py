@@ -58,7 +58,7 @@ def test_limits_and_writeback_hold_by_cgroup(
         limit_mib=48,
         pool_mib=16,
     )
-    assert run.status == 0, run.console
+    assert run.status == 0, run.transcript
     reports = run.reports()
     stamps = reports["stamps"]
     status = json.loads((shared / "status.json").read_text())

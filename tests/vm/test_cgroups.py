@@ -25,7 +25,7 @@ def test_cgroups_and_their_limits_are_followed(guest: Guest, tmp_path: Path) -> 
         programs=Path(sys.executable).parent,
         follow=Path(__file__).with_name("follow_cgroups.py"),
     )
-    assert run.status == 0, run.console
+    assert run.status == 0, run.transcript
     seen = run.reports()["tree"]
     assert seen["root"] == "/sys/fs/cgroup"
     assert seen["added"] == ["/top", "/top/a"]

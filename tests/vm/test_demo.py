@@ -37,6 +37,6 @@ def test_demonstration_swaps_by_the_nbd_driver(guest: Guest, tmp_path: Path) -> 
         pythonpath=os.environ.get("PYTHONPATH", ""),
     )
     output = (shared / "output").read_text() if (shared / "output").exists() else ""
-    assert run.status == 0, run.console + output
+    assert run.status == 0, run.transcript + output
     assert "by nbd driver: 16 MiB in a cgroup of 8 MiB" in " ".join(output.split())
     assert output.rstrip().endswith("demo: OK")

@@ -38,11 +38,11 @@ def counters(host: HostDaemon) -> dict[str, int]:
 
 def verified(run: GuestRun) -> list[dict[str, int]]:
     """Returns the verifiers' results once sure that nothing at all went wrong in the guest."""
-    assert run.status == 0, run.console
+    assert run.status == 0, run.transcript
     results = list(run.reports().values())
-    assert results, run.console
+    assert results, run.transcript
     assert [result["wrong_pages"] for result in results] == [0] * len(results)
-    assert "I/O error" not in run.console
+    assert "I/O error" not in run.transcript
     return results
 
 
