@@ -6,16 +6,14 @@ from typing import TYPE_CHECKING
 
 import click
 from farswap.admin import commands, latency, output
+from farswap.common.units import PAGE_BYTES
 from farswap.v1 import host_admin_pb2 as pb
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
     from farswap.admin.session import Session
-    from farswap.common.compressor import Compressor
     from rich.console import Console
-
-PAGE_BYTES = 4096
 
 
 @click.group()
@@ -56,44 +54,34 @@ def show(session: Session, path: str, output_format: str) -> None:
     """
     with session.host() as host:
         (cgroup,) = host.cgroups(path)
-    _print(cgroup, output_format)
+    output.print_answer(cgroup, output_format, _print)
 
 
 @commands.verb(command, "set", kind=commands.Settings)
 @click.argument("path", type=commands.CGROUP)
 @click.option(
     "--pool-limit",
-    type=commands.LIMIT,
-    metavar="SIZE|none|default",
+    "pool_limit_bytes",
+    type=commands.SIZE_LIMIT,
     help="How much of the pool it may take. At the limit its own coldest pages make room.",
 )
 @click.option(
     "--writeback",
-    type=click.Choice(["on", "off", "default"]),
+    type=commands.SWITCH_OR_DEFAULT,
     help="Whether its pages may go to memory servers.",
 )
 @click.option(
     "--remote-max",
-    type=commands.LIMIT,
-    metavar="SIZE|none|default",
+    "remote_pages_max",
+    type=commands.PAGES_LIMIT,
     help="How much of its pages, uncompressed, memory servers may hold.",
 )
 @click.option(
     "--compressor",
     type=commands.COMPRESSOR_OR_DEFAULT,
-    metavar="lz4[:ACCEL]|zstd[:LEVEL]|default",
     help="For its pages as they come in; those that are there stay as they are.",
 )
-def set_(
-    session: Session,
-    *,
-    path: str,
-    pool_limit: object,
-    writeback: str | None,
-    remote_max: object,
-    compressor: Compressor | commands.Default | None,
-    output_format: str,
-) -> None:
+def set_(session: Session, *, path: str, output_format: str, **settings: object) -> None:
     """Change what holds for one cgroup with all below it.
 
     What is set here lives until the host daemon ends, and wins over the cgroup's own files
@@ -108,29 +96,15 @@ def set_(
       farswapctl cgroup set /build compressor zstd:3
       farswapctl cgroup set /build --pool-limit default
     """
-    wished: dict[str, object] = {
-        "pool_limit_bytes": pool_limit,
-        "writeback": {"on": True, "off": False, "default": commands.DEFAULT}.get(writeback or ""),
-        "remote_pages_max": _pages(remote_max),
-        "compressor": compressor,
-    }
-    given = {name: value for name, value in wished.items() if value is not None}
-    if not given:
-        raise click.UsageError("nothing to set: see --help")
     request = pb.SetCgroupRequest(path=path)
-    for name, value in given.items():
+    for field, value in commands.given(settings).items():
         if value is commands.DEFAULT:
-            request.defaults.append(name)
+            request.defaults.append(field)
         else:
-            setattr(request, name, value)
+            setattr(request, field, value)
     with session.host() as host:
-        _print(host.client.call(host.stub.SetCgroup, request), output_format)
-
-
-def _pages(size: object) -> object:
-    """Whole pages of a size; what stands for no limit or the default stays."""
-    is_size = isinstance(size, int) and size != commands.NO_LIMIT
-    return size // PAGE_BYTES if is_size and isinstance(size, int) else size
+        cgroup = host.client.call(host.stub.SetCgroup, request)
+    output.print_answer(cgroup, output_format, _print)
 
 
 def print_cgroups(out: Console, cgroups: Iterable[pb.CgroupStatus]) -> None:
@@ -174,11 +148,7 @@ def _limit(settings: pb.CgroupSettings, field: str, unit_bytes: int) -> str:
     return output.size(getattr(settings, field) * unit_bytes) if settings.HasField(field) else "-"
 
 
-def _print(cgroup: pb.CgroupStatus, output_format: str) -> None:
-    if output_format == "json":
-        output.print_json(cgroup)
-        return
-    out = output.console()
+def _print(out: Console, cgroup: pb.CgroupStatus) -> None:
     output.print_rows(out, f"cgroup {name(cgroup)}", _rows(cgroup))
     output.print_rows(out, "settings", _settings_rows(cgroup.settings))
     times: list[output.Row] = [

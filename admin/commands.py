@@ -9,10 +9,10 @@ from typing import TYPE_CHECKING, Any
 
 import click
 from farswap.common.compressor import Compressor, Recompressor
-from farswap.common.units import ByteSize, Milliseconds
+from farswap.common.units import PAGE_BYTES, ByteSize, Milliseconds
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Mapping
 
 # Of limits in the protocol.
 NO_LIMIT = (1 << 64) - 1
@@ -58,14 +58,18 @@ def verb(
 
 
 class Parsed(click.ParamType["object"]):
-    """Values of a type that has parse(); some words may stand for something else."""
+    """Values as `form` shows them, which parse() knows; some words may stand for something else."""
 
     def __init__(
-        self, name: str, parse: Callable[[str], object], words: dict[str, object] | None = None
+        self, form: str, parse: Callable[[str], object], words: dict[str, object] | None = None
     ) -> None:
-        self.name = name
         self._parse = parse
         self._words = words or {}
+        self.name = "|".join([form, *self._words])
+
+    def get_metavar(self, param: click.Parameter, ctx: click.Context) -> str:
+        """Called by click for help pages."""
+        return self.name
 
     def convert(
         self, value: object, param: click.Parameter | None, ctx: click.Context | None
@@ -89,9 +93,28 @@ class Default:
 DEFAULT = Default()
 
 
+def given(settings: Mapping[str, object]) -> dict[str, Any]:
+    """Those that the operator gave. Raises UsageError when there is none."""
+    found = {name: value for name, value in settings.items() if value is not None}
+    if not found:
+        raise click.UsageError("nothing to set: see --help")
+    return found
+
+
 def _size(text: str) -> ByteSize:
     """As in configuration files, or a plain number of bytes."""
     return ByteSize.parse(f"{text}B" if text.isascii() and text.isdigit() else text)
+
+
+def _pages(text: str) -> int:
+    """The whole pages of a size."""
+    return _size(text) // PAGE_BYTES
+
+
+def _switch(text: str) -> bool:
+    if text not in ("on", "off"):
+        raise ValueError(f'"{text}" is neither on nor off')
+    return text == "on"
 
 
 def _cgroup_path(text: str) -> str:
@@ -102,10 +125,17 @@ def _cgroup_path(text: str) -> str:
     return path
 
 
-SIZE = Parsed("size", _size)
-LIMIT = Parsed("size", _size, {"none": NO_LIMIT, "default": DEFAULT})
-DURATION = Parsed("duration", Milliseconds.parse)
-COMPRESSOR = Parsed("compressor", Compressor.parse)
-COMPRESSOR_OR_DEFAULT = Parsed("compressor", Compressor.parse, {"default": DEFAULT})
-RECOMPRESSOR = Parsed("compressor", Recompressor.parse)
-CGROUP = Parsed("cgroup", _cgroup_path)
+_COMPRESSORS = "lz4[:ACCEL]|zstd[:LEVEL]"
+_OR_DEFAULT: dict[str, object] = {"default": DEFAULT}
+_LIMIT: dict[str, object] = {"none": NO_LIMIT, **_OR_DEFAULT}
+
+SIZE = Parsed("SIZE", _size)
+SIZE_LIMIT = Parsed("SIZE", _size, _LIMIT)
+PAGES_LIMIT = Parsed("SIZE", _pages, _LIMIT)
+DURATION = Parsed("DURATION", Milliseconds.parse)
+SWITCH = Parsed("on|off", _switch)
+SWITCH_OR_DEFAULT = Parsed("on|off", _switch, _OR_DEFAULT)
+COMPRESSOR = Parsed(_COMPRESSORS, Compressor.parse)
+COMPRESSOR_OR_DEFAULT = Parsed(_COMPRESSORS, Compressor.parse, _OR_DEFAULT)
+RECOMPRESSOR = Parsed("off|zstd:LEVEL", Recompressor.parse)
+CGROUP = Parsed("PATH", _cgroup_path)

@@ -10,6 +10,7 @@ from farswap.admin import commands, output
 if TYPE_CHECKING:
     from farswap.admin.session import Session
     from farswap.v1 import host_admin_pb2 as pb
+    from rich.console import Console
 
 
 @click.group()
@@ -27,10 +28,10 @@ def show(session: Session, output_format: str) -> None:
     """
     with session.host() as host:
         device = host.status.device
-    if output_format == "json":
-        output.print_json(device)
-        return
-    out = output.console()
+    output.print_answer(device, output_format, _print)
+
+
+def _print(out: Console, device: pb.DeviceStatus) -> None:
     identity = [("host id", device.host_id), ("incarnation", device.incarnation)]
     output.print_rows(out, "device", [*rows(device), *identity])
     connections = [

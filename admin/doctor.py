@@ -11,6 +11,7 @@ from rich.text import Text
 
 if TYPE_CHECKING:
     from farswap.admin.session import Session
+    from rich.console import Console
 
 
 @commands.verb()
@@ -29,16 +30,13 @@ def command(session: Session, output_format: str) -> None:
     """
     with session.host() as host:
         report = host.client.call(host.stub.Doctor, pb.DoctorRequest())
-    if output_format == "json":
-        output.print_json(report)
-    else:
-        _print(report)
+    output.print_answer(report, output_format, _print)
     errors = [check.subject for check in report.checks if check.level == pb.Finding.LEVEL_ERROR]
     if errors:
         raise RemoteError(f"errors found: {', '.join(dict.fromkeys(errors))}")
 
 
-def _print(report: pb.DoctorReport) -> None:
+def _print(out: Console, report: pb.DoctorReport) -> None:
     rows: list[output.Row] = []
     for check in report.checks:
         level = output.enum_name(check, "level")
@@ -46,4 +44,4 @@ def _print(report: pb.DoctorReport) -> None:
         rows.append((check.subject, Text(": ").join([text, Text(check.message)])))
         if check.remedy:
             rows.append(("", Text(f"  do: {check.remedy}")))
-    output.print_rows(output.console(), "checks", rows)
+    output.print_rows(out, "checks", rows)

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 import sys
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
 from google.protobuf.message import Message
 from rich.console import Console
@@ -17,7 +17,7 @@ from rich.table import Table
 from rich.text import Text
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
+    from collections.abc import Callable, Iterable, Sequence
 
     from farswap.v1 import types_pb2
     from rich.console import RenderableType
@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 _PIPE_COLUMNS = 1000
 
 Row = tuple[str, str | Text]
+Answer = TypeVar("Answer", bound=Message)
 
 _LEVEL_STYLES = {"ok": "green", "warning": "yellow", "error": "red"}
 
@@ -35,6 +36,16 @@ def console() -> Console:
     if sys.stdout.isatty():
         return Console(highlight=False)
     return Console(highlight=False, color_system=None, width=_PIPE_COLUMNS)
+
+
+def print_answer(
+    answer: Answer, output_format: str, print_table: Callable[[Console, Answer], None]
+) -> None:
+    """In the form that was asked for."""
+    if output_format == "json":
+        print_json(answer)
+    else:
+        print_table(console(), answer)
 
 
 def print_json(answer: Message | dict[str, object]) -> None:

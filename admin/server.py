@@ -10,6 +10,7 @@ from farswap.admin import commands, output
 if TYPE_CHECKING:
     from farswap.admin.session import Session
     from farswap.v1 import server_admin_pb2 as pb
+    from rich.console import Console
 
 
 @click.group()
@@ -26,11 +27,10 @@ def show(session: Session, output_format: str) -> None:
       farswapctl server show
       farswapctl --server 10.0.0.7:7071 server show -o json | jq .used_bytes
     """
-    status = session.server_status()
-    if output_format == "json":
-        output.print_json(status)
-        return
-    out = output.console()
+    output.print_answer(session.server_status(), output_format, _print)
+
+
+def _print(out: Console, status: pb.ServerStatus) -> None:
     output.print_program(out, status.info)
     output.print_rows(out, "store", _rows(status))
     volumes = [

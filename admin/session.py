@@ -56,34 +56,30 @@ class Session:
         """--host, else $FARSWAP_HOST, else the default."""
         if self.server_option is not None:
             raise click.UsageError("this asks a host daemon: use --host, not --server")
-        client = self._connect(self.host_option, "FARSWAP_HOST", DEFAULT_HOST, "farswap-host")
-        try:
+        with self._client(self.host_option, "FARSWAP_HOST", DEFAULT_HOST, "farswap-host") as client:
             stub = host_admin_pb2_grpc.HostAdminStub(client.channel)
             status = client.status(stub.Status, host_admin_pb2.HostStatusRequest())
             yield HostClient(client, stub, status)
-        finally:
-            client.close()
 
     def server_status(self) -> server_admin_pb2.ServerStatus:
         """Of --server, else $FARSWAP_SERVER, else the default."""
         if self.host_option is not None:
             raise click.UsageError("this asks a memory server: use --server, not --host")
-        client = self._connect(
+        with self._client(
             self.server_option, "FARSWAP_SERVER", DEFAULT_SERVER, "farswap-server"
-        )
-        try:
+        ) as client:
             stub = server_admin_pb2_grpc.ServerAdminStub(client.channel)
             status: server_admin_pb2.ServerStatus = client.status(
                 stub.Status, server_admin_pb2.ServerStatusRequest()
             )
             return status
-        finally:
-            client.close()
 
-    def _connect(self, option: str | None, variable: str, default: str, program: str) -> RpcClient:
+    def _client(
+        self, option: str | None, variable: str, default: str, program: str
+    ) -> contextlib.closing[RpcClient]:
         text = option or os.environ.get(variable) or default
         try:
             address = Address.parse(text)
         except ValueError as error:
             raise click.UsageError(str(error)) from error
-        return RpcClient(address, program, self.timeout_s)
+        return contextlib.closing(RpcClient(address, program, self.timeout_s))

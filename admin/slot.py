@@ -10,6 +10,7 @@ from farswap.v1 import host_admin_pb2 as pb
 
 if TYPE_CHECKING:
     from farswap.admin.session import Session
+    from rich.console import Console
 
 _SLOT_MAX = (1 << 64) - 1
 
@@ -33,10 +34,11 @@ def explain(session: Session, number: int, output_format: str) -> None:
     """
     with session.host() as host:
         found = host.client.call(host.stub.ExplainSlot, pb.ExplainSlotRequest(slot=number))
-    if output_format == "json":
-        output.print_json(found)
-        return
-    output.print_rows(output.console(), f"slot {found.slot}", _rows(found))
+    output.print_answer(found, output_format, _print)
+
+
+def _print(out: Console, found: pb.SlotExplanation) -> None:
+    output.print_rows(out, f"slot {found.slot}", _rows(found))
 
 
 def _rows(found: pb.SlotExplanation) -> list[output.Row]:

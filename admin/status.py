@@ -24,10 +24,10 @@ def command(session: Session, output_format: str) -> None:
     """
     with session.host() as host:
         status = host.status
-    if output_format == "json":
-        output.print_json(status)
-        return
-    out = output.console()
+    output.print_answer(status, output_format, _print)
+
+
+def _print(out: Console, status: pb.HostStatus) -> None:
     output.print_program(out, status.info)
     output.print_rows(out, "device", device.rows(status.device))
     output.print_rows(out, "tier", tier.rows(status.tier))

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 import click
 from farswap.admin import cgroup, commands, output
 from farswap.common.errors import RemoteError
+from farswap.common.units import PAGE_BYTES
 from farswap.v1 import host_admin_pb2 as pb
 from rich.console import Console
 from rich.progress import (
@@ -24,7 +25,6 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
     from farswap.admin.session import HostClient, Session
-    from farswap.common.compressor import Compressor, Recompressor
     from farswap.common.units import ByteSize, Milliseconds
 
 
@@ -53,7 +53,7 @@ def show(session: Session, *, by_cgroup: bool, output_format: str) -> None:
         output.print_json(document)
         return
     out = output.console()
-    output.print_rows(out, "tier", rows(tier))
+    _print(out, tier)
     if by_cgroup:
         cgroup.print_cgroups(out, cgroups)
     else:
@@ -64,43 +64,32 @@ def show(session: Session, *, by_cgroup: bool, output_format: str) -> None:
 @click.option(
     "--compressor",
     type=commands.COMPRESSOR,
-    metavar="lz4[:ACCEL]|zstd[:LEVEL]",
     help="For pages as they come in. lz4:8 is faster and larger than lz4, zstd smaller and slower.",
 )
 @click.option(
     "--recompress",
     type=commands.RECOMPRESSOR,
-    metavar="off|zstd:LEVEL",
     help="For pages on their way to memory servers.",
 )
 @click.option(
     "--pack",
-    type=click.BOOL,
-    metavar="on|off",
+    type=commands.SWITCH,
     help="Neighbours on their way to memory servers travel as one unit, and come back together.",
 )
 @click.option(
     "--pool-limit",
+    "pool_limit_bytes",
     type=commands.SIZE,
-    metavar="SIZE",
     help="At most what the daemon was started with; the memory stays the daemon's.",
 )
 @click.option(
     "--accept-threshold",
+    "accept_threshold_percent",
     type=click.IntRange(1, 100),
     metavar="PERCENT",
     help="A full pool is shrunk to this share of its limit.",
 )
-def set_(
-    session: Session,
-    *,
-    compressor: Compressor | None,
-    recompress: Recompressor | None,
-    pack: bool | None,
-    pool_limit: ByteSize | None,
-    accept_threshold: int | None,
-    output_format: str,
-) -> None:
+def set_(session: Session, *, output_format: str, **settings: object) -> None:
     """Change how the tier works, now and until the host daemon ends.
 
     Pages that are there stay as they are, and readable. To make a change last, write it to the
@@ -112,21 +101,10 @@ def set_(
       farswapctl tier set recompress off
       farswapctl tier set --pool-limit 64MiB --accept-threshold 80
     """
-    request = pb.SetTierRequest(
-        compressor=compressor,
-        recompress=recompress,
-        pack=pack,
-        pool_limit_bytes=pool_limit,
-        accept_threshold_percent=accept_threshold,
-    )
-    if request == pb.SetTierRequest():
-        raise click.UsageError("nothing to set: see --help")
+    request = pb.SetTierRequest(**commands.given(settings))
     with session.host() as host:
         tier = host.client.call(host.stub.SetTier, request)
-    if output_format == "json":
-        output.print_json(tier)
-    else:
-        output.print_rows(output.console(), "tier", rows(tier))
+    output.print_answer(tier, output_format, _print)
 
 
 @commands.verb(command)
@@ -141,13 +119,11 @@ def set_(
     "--cgroup",
     "path",
     type=commands.CGROUP,
-    metavar="PATH",
     help="Only pages of this cgroup and of those below it.",
 )
 @click.option(
     "--older-than",
     type=commands.DURATION,
-    metavar="DURATION",
     help="Only pages that have been in the pool for so long: 90s, 10m, 2h.",
 )
 def writeback(
@@ -176,21 +152,24 @@ def writeback(
     )
     with session.host() as host:
         last = _follow(host, request, show_progress=output_format == "table")
-    if output_format == "json":
-        output.print_json(last)
-    else:
-        print(
-            f"wrote back {output.size(last.written_bytes)} of pages, "
-            f"{output.size(last.sent_bytes)} as compressed"
-        )
+    output.print_answer(last, output_format, _print_written)
     if last.written_bytes < last.target_bytes:
         raise RemoteError(f"short of the target: {last.stopped_because or 'the job was cut off'}")
+
+
+def _print(out: Console, tier: pb.TierStatus) -> None:
+    output.print_rows(out, "tier", rows(tier))
+
+
+def _print_written(out: Console, last: pb.WritebackProgress) -> None:
+    written, sent = output.size(last.written_bytes), output.size(last.sent_bytes)
+    output.print_lines(out, f"wrote back {written} of pages, {sent} as compressed")
 
 
 def rows(tier: pb.TierStatus) -> list[output.Row]:
     """What `status` shows of it too."""
     in_pool = tier.pages_local + tier.pages_writing + tier.pages_clean
-    uncompressed = in_pool * cgroup.PAGE_BYTES
+    uncompressed = in_pool * PAGE_BYTES
     ratio = f", {uncompressed / tier.pool_used_bytes:.2f} to 1" if tier.pool_used_bytes else ""
     pool = (
         f"{output.size(tier.pool_used_bytes)} of {output.size(tier.pool_limit_bytes)} "
@@ -202,7 +181,7 @@ def rows(tier: pb.TierStatus) -> list[output.Row]:
         ("compression", f"{tier.compressor}{ratio}"),
         ("recompression", f"{tier.recompress} for pages that go to servers"),
         ("packing", f"{'on' if tier.pack else 'off'} for neighbours that go to servers"),
-        ("pages", f"{tier.pages_stored} ({output.size(tier.pages_stored * cgroup.PAGE_BYTES)})"),
+        ("pages", f"{tier.pages_stored} ({output.size(tier.pages_stored * PAGE_BYTES)})"),
         ("  in pool", f"{in_pool}, of these {tier.pages_raw} do not compress"),
         ("  on servers", _on_servers(tier)),
         ("  same-filled", str(tier.pages_same_filled)),

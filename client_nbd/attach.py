@@ -23,9 +23,9 @@ import threading
 from typing import TYPE_CHECKING, Protocol
 
 from farswap.client_nbd import kernel_files, netlink
-from farswap.client_nbd.config import PAGE_BYTES
 from farswap.common import log
 from farswap.common.errors import BusyError, InvalidArgumentError, NotPossibleError
+from farswap.common.units import PAGE_BYTES
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence

@@ -15,9 +15,8 @@ from farswap.common.address import Address
 from farswap.common.compressor import Compressor, Recompressor
 from farswap.common.config import Section
 from farswap.common.errors import ConfigError
-from farswap.common.units import ByteSize, Milliseconds
+from farswap.common.units import PAGE_BYTES, ByteSize, Milliseconds
 
-PAGE_BYTES = 4096
 # kSlotsMax of native/tier/page.h: 8 TiB.
 SLOTS_MAX = 1 << 31
 POOL_BYTES_MIN = 4 << 20

@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Protocol
 
 from farswap.client_nbd import kernel_files
 from farswap.client_nbd.attach import IO_TIMEOUT_MS
-from farswap.client_nbd.config import PAGE_BYTES
 from farswap.client_nbd.findings import Finding
+from farswap.common.units import PAGE_BYTES
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping

@@ -25,10 +25,11 @@ import re
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from farswap.common.units import PAGE_BYTES
+
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-_PAGE_BYTES = 4096
 # Less is a machine's usual noise.
 _STALL_SHARE_MIN = 0.01
 # Of a group's pages that do not compress, with a full pool, when some task waits all the time.
@@ -161,4 +162,4 @@ class AheadPolicy:
 
 def _freeable(sample: GroupSample) -> float:
     """The group's pages, scaled by how little they compress."""
-    return min(float(sample.pages_local), sample.pool_bytes / _PAGE_BYTES)
+    return min(float(sample.pages_local), sample.pool_bytes / PAGE_BYTES)

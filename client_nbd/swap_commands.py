@@ -20,7 +20,7 @@ from farswap.client_nbd import kernel_files
 from farswap.client_nbd.kernel_files import KernelFiles
 from farswap.common.errors import FarswapError, NotPossibleError
 from farswap.common.rpc_client import RpcClient
-from farswap.common.units import format_size
+from farswap.common.units import PAGE_BYTES, format_size
 from farswap.v1 import host_admin_pb2 as pb
 from farswap.v1 import host_admin_pb2_grpc
 from rich.console import Console
@@ -38,7 +38,6 @@ _POLL_S = 0.1
 
 # The swap header's signature, linux/swap.h: the last bytes of the first page.
 _SIGNATURE = b"SWAPSPACE2"
-_PAGE_BYTES = 4096
 # Where file systems, partition tables and volume managers put theirs.
 _PROBE_BYTES = 1 << 20
 
@@ -119,7 +118,7 @@ def _make_swap_area(device: str, node: Path) -> None:
     """Runs mkswap, unless the device is a swap area. Refuses to overwrite anything else."""
     with node.open("rb") as file:
         head = file.read(_PROBE_BYTES)
-    if head[_PAGE_BYTES - len(_SIGNATURE) : _PAGE_BYTES] == _SIGNATURE:
+    if head[PAGE_BYTES - len(_SIGNATURE) : PAGE_BYTES] == _SIGNATURE:
         return
     if any(head):
         raise NotPossibleError(f"{device} holds data that is no swap area; run mkswap yourself")

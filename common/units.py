@@ -12,6 +12,9 @@ from typing import Self
 _BYTES_BY_UNIT = {"B": 1, "KiB": 1 << 10, "MiB": 1 << 20, "GiB": 1 << 30, "TiB": 1 << 40}
 _MS_BY_UNIT = {"ms": 1, "s": 1000, "m": 60_000, "h": 3_600_000, "d": 86_400_000}
 
+# A page of the kernel's, which is a slot of a swap device.
+PAGE_BYTES = 4096
+
 # What the protocol's and the native core's 64-bit fields hold with a sign to spare.
 BYTES_MAX = (1 << 63) - 1
 # A year: longer is a slip of the pen, and milliseconds of it still fit 32-bit seconds anywhere.

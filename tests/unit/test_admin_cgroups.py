@@ -95,6 +95,7 @@ class TestCgroups:
         (["compressor", "zstd:3"], {"compressor": "zstd:3"}),
         (["--compressor=lz4"], {"compressor": "lz4"}),
         (["recompress", "off"], {"recompress": "off"}),
+        (["pack", "off"], {"pack": False}),
         (
             ["pool-limit", "64MiB", "accept-threshold", "80"],
             {"pool_limit_bytes": 64 << 20, "accept_threshold_percent": 80},

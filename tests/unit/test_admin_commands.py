@@ -179,6 +179,7 @@ class TestErrors:
             ["tier", "set", "compressor"],
             ["tier", "set", "compresor", "lz4"],
             ["tier", "set", "--recompress", "lz4"],
+            ["tier", "set", "--pack", "maybe"],
             ["tier", "set", "--accept-threshold", "0"],
             ["cgroup", "set", "/x"],
             ["cgroup", "set", "--writeback", "on"],
