@@ -10,15 +10,12 @@ import time
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from farswap.admin import latency
+from farswap.admin import latency, pages
 from farswap.v1 import host_admin_pb2 as pb
 
 if TYPE_CHECKING:
+    from farswap.admin.pages import Status
     from farswap.admin.session import HostClient
-
-    Status = pb.TierStatus | pb.CgroupStatus
-
-STATES = ("same_filled", "local", "writing", "remote")
 
 # Loads that no memory server was needed for. Those of slots that hold nothing count for nothing.
 _HITS = ("loads_same_filled", "loads_local")
@@ -49,11 +46,6 @@ class Activity:
     per_second: dict[str, float]
     loads: latency.Buckets
 
-    @property
-    def pages(self) -> dict[str, int]:
-        """By state, now."""
-        return {state: getattr(self.now, f"pages_{state}") for state in STATES}
-
     def rate(self, *counters: str) -> float:
         """Of all of them together."""
         return sum(self.per_second.get(counter, 0.0) for counter in counters)
@@ -76,7 +68,7 @@ class Activity:
     def plain(self) -> dict[str, object]:
         """For JSON."""
         return {
-            "pages": self.pages,
+            "pages": pages.by_state(self.now),
             "per_second": {name: round(rate, 3) for name, rate in self.per_second.items()},
             "hit_ratio": self.hit_ratio,
             "load_us": {

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 import click
-from farswap.admin import commands, latency, output
+from farswap.admin import commands, latency, output, pages
 from farswap.common.units import PAGE_BYTES
 from farswap.v1 import host_admin_pb2 as pb
 
@@ -127,7 +127,7 @@ def print_cgroups(out: Console, cgroups: Iterable[pb.CgroupStatus]) -> None:
             output.size(cgroup.pool_bytes),
             output.size(cgroup.tree_pool_bytes),
             _limit(cgroup.settings, "pool_limit_bytes", 1),
-            str(cgroup.pages_local + cgroup.pages_writing + cgroup.pages_clean),
+            str(pages.in_pool(cgroup)),
             str(cgroup.pages_same_filled),
             str(cgroup.pages_remote),
             _limit(cgroup.settings, "remote_pages_max", PAGE_BYTES),
@@ -165,17 +165,12 @@ def _quantile(counts: list[int], percent: int) -> str:
 
 
 def _rows(cgroup: pb.CgroupStatus) -> list[output.Row]:
-    in_pool = cgroup.pages_local + cgroup.pages_writing + cgroup.pages_clean
-    stored = output.size(cgroup.pages_stored * PAGE_BYTES)
     return [
         ("id", str(cgroup.id)),
         ("parent", cgroup.parent_path or "-"),
         ("pool", output.size(cgroup.pool_bytes)),
         ("  with all below", output.size(cgroup.tree_pool_bytes)),
-        ("pages", f"{cgroup.pages_stored} ({stored})"),
-        ("  in pool", f"{in_pool}, of these {cgroup.pages_raw} do not compress"),
-        ("  on servers", str(cgroup.pages_remote)),
-        ("  same-filled", str(cgroup.pages_same_filled)),
+        *pages.rows(cgroup),
         ("on servers with all below", str(cgroup.tree_pages_remote)),
     ]
 

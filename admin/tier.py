@@ -7,7 +7,7 @@ import sys
 from typing import TYPE_CHECKING
 
 import click
-from farswap.admin import cgroup, commands, output
+from farswap.admin import cgroup, commands, output, pages
 from farswap.common.errors import RemoteError
 from farswap.common.units import PAGE_BYTES
 from farswap.v1 import host_admin_pb2 as pb
@@ -168,8 +168,7 @@ def _print_written(out: Console, last: pb.WritebackProgress) -> None:
 
 def rows(tier: pb.TierStatus) -> list[output.Row]:
     """What `status` shows of it too."""
-    in_pool = tier.pages_local + tier.pages_writing + tier.pages_clean
-    uncompressed = in_pool * PAGE_BYTES
+    uncompressed = pages.in_pool(tier) * PAGE_BYTES
     ratio = f", {uncompressed / tier.pool_used_bytes:.2f} to 1" if tier.pool_used_bytes else ""
     pool = (
         f"{output.size(tier.pool_used_bytes)} of {output.size(tier.pool_limit_bytes)} "
@@ -181,17 +180,9 @@ def rows(tier: pb.TierStatus) -> list[output.Row]:
         ("compression", f"{tier.compressor}{ratio}"),
         ("recompression", f"{tier.recompress} for pages that go to servers"),
         ("packing", f"{'on' if tier.pack else 'off'} for neighbours that go to servers"),
-        ("pages", f"{tier.pages_stored} ({output.size(tier.pages_stored * PAGE_BYTES)})"),
-        ("  in pool", f"{in_pool}, of these {tier.pages_raw} do not compress"),
-        ("  on servers", _on_servers(tier)),
-        ("  same-filled", str(tier.pages_same_filled)),
+        *pages.rows(tier),
         ("slot table", output.size(tier.metadata_bytes)),
     ]
-
-
-def _on_servers(tier: pb.TierStatus) -> str:
-    in_both = f", and {tier.pages_clean} of those in the pool" if tier.pages_clean else ""
-    return f"{tier.pages_remote}{in_both}"
 
 
 def _follow(

@@ -7,7 +7,7 @@ import time
 from typing import TYPE_CHECKING
 
 import click
-from farswap.admin import activity, cgroup, commands, latency, output
+from farswap.admin import activity, cgroup, commands, latency, output, pages
 from rich.console import Group
 from rich.live import Live
 from rich.text import Text
@@ -123,7 +123,7 @@ def _show(looks: Iterator[tuple[Look, Look]], out: Console, *, once: bool) -> No
 def _screen(earlier: Look, now: Look, cgroups_max: int | None) -> RenderableType:
     done = activity.of_tier(earlier, now)
     tier = now.tier
-    pages = ", ".join(f"{count} {state}" for state, count in done.pages.items())
+    by_state = ", ".join(f"{count} {state}" for state, count in pages.by_state(tier).items())
     used, limit = output.size(tier.pool_used_bytes), output.size(tier.pool_limit_bytes)
     rates = {
         "overwritten": done.rate("overwrites"),
@@ -132,7 +132,7 @@ def _screen(earlier: Look, now: Look, cgroups_max: int | None) -> RenderableType
         "waited for room": done.rate("pool_limit_hit"),
     }
     lines = [
-        f"{time.strftime('%H:%M:%S')}  pool {used} of {limit}  pages: {pages}",
+        f"{time.strftime('%H:%M:%S')}  pool {used} of {limit}  pages: {by_state}",
         "  ".join(f"{what} {rate:.0f}/s" for what, rate in rates.items()),
     ]
     cgroups = activity.of_cgroups(earlier, now)
@@ -141,14 +141,13 @@ def _screen(earlier: Look, now: Look, cgroups_max: int | None) -> RenderableType
 
 
 def _row(name: str, done: Activity) -> tuple[str, ...]:
-    pages = done.pages
     ratio = done.hit_ratio
     times = [done.quantile_us(tier, at) for tier in ("local", "remote") for at in (0.5, 0.99)]
     return (
         name,
-        str(pages["local"] + pages["writing"]),
-        str(pages["same_filled"]),
-        str(pages["remote"]),
+        str(pages.in_pool(done.now)),
+        str(done.now.pages_same_filled),
+        str(done.now.pages_remote),
         f"{done.rate('stores'):.0f}",
         f"{done.loads_per_second:.0f}",
         "-" if ratio is None else f"{100 * ratio:.1f} %",

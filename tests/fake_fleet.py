@@ -123,6 +123,8 @@ class Host(host_admin_pb2_grpc.HostAdminServicer):
                 pool_limit_bytes=16 << 20, pool_limit_source="file", writeback=True
             ),
             pages_local=1234,
+            pages_writing=10,
+            pages_clean=100,
             counters=[types_pb2.Counter(name="loads_local", value=busy)],
             latency=[latency("local", 4, busy)],
         )

@@ -52,7 +52,8 @@ class TestCgroups:
     ) -> None:
         _, out, _ = run(capfd, "cgroup", "show", "/build")
         assert "16.0 MiB (file)" in out
-        assert "1234, of these 0 do not compress" in out
+        assert "1344, of these 0 do not compress" in out
+        assert "0, and 100 of those in the pool" in out
 
     def test_none_of_that_name_is_a_failure(self, capfd: pytest.CaptureFixture[str]) -> None:
         code, out, err = run(capfd, "cgroup", "show", "/gone")
@@ -147,7 +148,13 @@ class TestTop:
         assert shown["tier"]["load_us"]["remote"] == {"pages": 0, "p50": None, "p99": None}
         # The busiest first.
         assert [cgroup["id"] for cgroup in shown["cgroups"]] == [2, 1, 0]
-        assert shown["cgroups"][0]["pages"]["local"] == 1234
+        assert shown["cgroups"][0]["pages"] == {
+            "same_filled": 0,
+            "local": 1234,
+            "writing": 10,
+            "clean": 100,
+            "remote": 0,
+        }
 
     @pytest.mark.usefixtures("fleet")
     def test_a_table_has_all_and_each_cgroup(self, capfd: pytest.CaptureFixture[str]) -> None:
@@ -156,6 +163,7 @@ class TestTop:
         rows = {line.split()[0]: line for line in out.splitlines()}
         assert "75.0 %" in rows["all"]
         assert {"/", "/build", "#2"} <= rows.keys()
+        assert rows["/build"].split()[1] == "1344"
         assert "\x1b" not in out
 
     def test_ctrl_c_ends_it_without_complaint(self, fleet: Fleet) -> None:
