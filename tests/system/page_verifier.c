@@ -14,25 +14,16 @@
 // The pages are those of stamped_pages.h. --cgroup moves the program into a cgroup (v1 or v2)
 // before it allocates.
 #define _GNU_SOURCE
-#include <getopt.h>
-#include <stdbool.h>
-#include <stdint.h>
-#include <stdio.h>
-#include <stdlib.h>
-#include <string.h>
-#include <sys/mman.h>
-#include <time.h>
-#include <unistd.h>
-
 #include "stamped_pages.h"
+#include "swapping_program.h"
 
 enum { kReportedMismatches = 5 };
 
 struct Options {
-  size_t pages;
-  unsigned passes;
-  unsigned rewrite_percent;
-  uint64_t seed;
+  unsigned long mib;
+  unsigned long passes;
+  unsigned long rewrite_percent;
+  unsigned long seed;
   bool sequential;
   const char* cgroup;
   const char* pause;
@@ -82,12 +73,6 @@ static struct Vmstat ReadVmstat(void) {
   return stat;
 }
 
-static double Seconds(void) {
-  struct timespec now;
-  clock_gettime(CLOCK_MONOTONIC, &now);
-  return (double)now.tv_sec + (double)now.tv_nsec / 1e9;
-}
-
 static void ReportMismatch(const uint64_t* expected, const uint64_t* found, size_t page,
                            unsigned pass, unsigned generation) {
   int word = 0;
@@ -99,12 +84,12 @@ static void ReportMismatch(const uint64_t* expected, const uint64_t* found, size
 }
 
 // One pass over all pages; returns how many were wrong.
-static size_t VerifyPass(const struct Options* options, uint64_t* memory,
+static size_t VerifyPass(const struct Options* options, size_t pages, uint64_t* memory,
                          unsigned char* generations, unsigned pass) {
   static uint64_t expected[kPageWords];
-  struct Permutation order = Permute(options->pages, options->seed + pass);
+  struct Permutation order = Permute(pages, options->seed + pass);
   size_t wrong = 0;
-  for (size_t i = 0; i < options->pages; ++i) {
+  for (size_t i = 0; i < pages; ++i) {
     const size_t page = options->sequential ? i : Next(&order);
     uint64_t* words = memory + page * kPageWords;
     RenderPage(expected, options->seed, page, generations[page]);
@@ -117,82 +102,51 @@ static size_t VerifyPass(const struct Options* options, uint64_t* memory,
 }
 
 static int Run(const struct Options* options) {
-  if (options->cgroup != NULL && !EnterCgroup(options->cgroup)) return 2;
-  const size_t bytes = options->pages * kPageBytes;
-  unsigned char* generations = calloc(options->pages, 1);
-  uint64_t* memory =
-      mmap(NULL, bytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
-  if (generations == NULL || memory == MAP_FAILED) {
-    perror("page_verifier: memory");
-    return 2;
-  }
-  (void)madvise(memory, bytes, MADV_NOHUGEPAGE);
+  if (!EnterCgroup(options->cgroup)) return 2;
+  const size_t pages = options->mib * kPagesPerMib;
+  unsigned char* generations = calloc(pages, 1);
+  uint64_t* memory = MapPages(pages);
+  if (generations == NULL || memory == NULL) return 2;
+  (void)madvise(memory, pages * kPageBytes, MADV_NOHUGEPAGE);
 
   const struct Vmstat before = ReadVmstat();
   const double started = Seconds();
-  for (size_t page = 0; page < options->pages; ++page)
+  for (size_t page = 0; page < pages; ++page)
     RenderPage(memory + page * kPageWords, options->seed, page, 0);
   const double filled = Seconds();
   if (options->pause != NULL) {
     char seed[32];
-    snprintf(seed, sizeof seed, "%llu", (unsigned long long)options->seed);
+    snprintf(seed, sizeof seed, "%lu", options->seed);
     WaitToGoOn(options->pause, seed);
   }
   size_t wrong = 0;
   for (unsigned pass = 1; pass <= options->passes; ++pass)
-    wrong += VerifyPass(options, memory, generations, pass);
+    wrong += VerifyPass(options, pages, memory, generations, pass);
   const double verified = Seconds();
   const struct Vmstat after = ReadVmstat();
 
   printf(
-      "{\"pages\": %zu, \"passes\": %u, \"wrong_pages\": %zu, \"swapped_out\": %ld, "
+      "{\"pages\": %zu, \"passes\": %lu, \"wrong_pages\": %zu, \"swapped_out\": %ld, "
       "\"swapped_in\": %ld, \"fill_seconds\": %.3f, \"verify_seconds\": %.3f}\n",
-      options->pages, options->passes, wrong, after.pages_out - before.pages_out,
+      pages, options->passes, wrong, after.pages_out - before.pages_out,
       after.pages_in - before.pages_in, filled - started, verified - filled);
   return wrong == 0 ? 0 : 1;
 }
 
 int main(int argc, char** argv) {
-  static const struct option kLongOptions[] = {
-      {"mib", required_argument, NULL, 'n'},
-      {"passes", required_argument, NULL, 'p'},
-      {"rewrite-percent", required_argument, NULL, 'r'},
-      {"seed", required_argument, NULL, 's'},
-      {"cgroup", required_argument, NULL, 'g'},
-      {"sequential", no_argument, NULL, 'q'},
-      {"pause", required_argument, NULL, 'w'},
-      {NULL, 0, NULL, 0},
-  };
   struct Options options = {.passes = 2, .rewrite_percent = 25, .seed = 1};
-  int choice;
-  while ((choice = getopt_long(argc, argv, "", kLongOptions, NULL)) != -1) {
-    switch (choice) {
-      case 'n':
-        options.pages = strtoul(optarg, NULL, 10) * kPagesPerMib;
-        break;
-      case 'p':
-        options.passes = (unsigned)strtoul(optarg, NULL, 10);
-        break;
-      case 'r':
-        options.rewrite_percent = (unsigned)strtoul(optarg, NULL, 10);
-        break;
-      case 's':
-        options.seed = strtoull(optarg, NULL, 10);
-        break;
-      case 'g':
-        options.cgroup = optarg;
-        break;
-      case 'q':
-        options.sequential = true;
-        break;
-      case 'w':
-        options.pause = optarg;
-        break;
-      default:
-        return 2;
-    }
-  }
-  if (options.pages == 0 || options.passes > 250) {
+  const struct Option known[] = {
+      {"mib", .number = &options.mib},
+      {"passes", .number = &options.passes},
+      {"rewrite-percent", .number = &options.rewrite_percent},
+      {"seed", .number = &options.seed},
+      {"cgroup", .text = &options.cgroup},
+      {"sequential", .flag = &options.sequential},
+      {"pause", .text = &options.pause},
+      {NULL},
+  };
+  if (!ReadOptions(argc, argv, known)) return 2;
+  if (options.mib == 0 || options.passes > 250) {
     fprintf(stderr, "page_verifier: --mib is missing, or more than 250 passes\n");
     return 2;
   }

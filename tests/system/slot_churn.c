@@ -11,24 +11,21 @@
 //
 // --mib is of each process. The pages are stamped with the seed.
 #define _GNU_SOURCE
-#include <getopt.h>
 #include <stdatomic.h>
-#include <stdlib.h>
-#include <sys/mman.h>
 #include <sys/wait.h>
-#include <time.h>
 
 #include "stamped_pages.h"
+#include "swapping_program.h"
 
 enum { kRunMax = 64, kReportedMismatches = 5 };
 // Where an action's share of the hundred ends; the rest forks.
 enum { kRewriteBelow = 45, kVerifyBelow = 75, kGiveUpBelow = 95 };
 
 struct Options {
-  size_t pages;
-  unsigned seconds;
-  unsigned processes;
-  uint64_t seed;
+  unsigned long mib;
+  unsigned long seconds;
+  unsigned long processes;
+  unsigned long seed;
   const char* cgroup;
 };
 
@@ -96,24 +93,18 @@ static void Share(struct Churner* churner, size_t first, size_t count) {
   churner->tally->forks++;
 }
 
-static double Seconds(void) {
-  struct timespec now;
-  clock_gettime(CLOCK_MONOTONIC, &now);
-  return (double)now.tv_sec + (double)now.tv_nsec / 1e9;
-}
-
 static int Churn(const struct Options* options, unsigned process, struct Tally* tally) {
+  const size_t pages = options->mib * kPagesPerMib;
   struct Churner churner = {
-      .pages = options->pages,
+      .pages = pages,
       .seed = options->seed | (uint64_t)(process + 1) << 16,
-      .generations = calloc(options->pages, sizeof(unsigned)),
+      .memory = MapPages(pages),
+      .generations = calloc(pages, sizeof(unsigned)),
       .random = Mix(options->seed << 8 | process),
       .tally = tally,
   };
-  churner.memory = mmap(NULL, options->pages * kPageBytes, PROT_READ | PROT_WRITE,
-                        MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
-  if (churner.generations == NULL || churner.memory == MAP_FAILED) return 2;
-  const double end = Seconds() + options->seconds;
+  if (churner.generations == NULL || churner.memory == NULL) return 2;
+  const double end = Seconds() + (double)options->seconds;
   while (Seconds() < end) {
     const size_t count = 1 + Draw(&churner, kRunMax);
     const size_t first = Draw(&churner, churner.pages - count + 1);
@@ -133,7 +124,7 @@ static int Churn(const struct Options* options, unsigned process, struct Tally* 
 }
 
 static int Run(const struct Options* options) {
-  if (options->cgroup != NULL && !EnterCgroup(options->cgroup)) return 2;
+  if (!EnterCgroup(options->cgroup)) return 2;
   struct Tally* tally =
       mmap(NULL, sizeof *tally, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, -1, 0);
   if (tally == MAP_FAILED) return 2;
@@ -151,35 +142,17 @@ static int Run(const struct Options* options) {
 }
 
 int main(int argc, char** argv) {
-  static const struct option kLongOptions[] = {
-      {"mib", required_argument, NULL, 'n'},       {"seconds", required_argument, NULL, 't'},
-      {"processes", required_argument, NULL, 'j'}, {"seed", required_argument, NULL, 's'},
-      {"cgroup", required_argument, NULL, 'g'},    {NULL, 0, NULL, 0},
-  };
   struct Options options = {.seconds = 20, .processes = 2, .seed = 1};
-  int choice;
-  while ((choice = getopt_long(argc, argv, "", kLongOptions, NULL)) != -1) {
-    switch (choice) {
-      case 'n':
-        options.pages = strtoul(optarg, NULL, 10) * kPagesPerMib;
-        break;
-      case 't':
-        options.seconds = (unsigned)strtoul(optarg, NULL, 10);
-        break;
-      case 'j':
-        options.processes = (unsigned)strtoul(optarg, NULL, 10);
-        break;
-      case 's':
-        options.seed = strtoull(optarg, NULL, 10);
-        break;
-      case 'g':
-        options.cgroup = optarg;
-        break;
-      default:
-        return 2;
-    }
-  }
-  if (options.pages == 0) {
+  const struct Option known[] = {
+      {"mib", .number = &options.mib},
+      {"seconds", .number = &options.seconds},
+      {"processes", .number = &options.processes},
+      {"seed", .number = &options.seed},
+      {"cgroup", .text = &options.cgroup},
+      {NULL},
+  };
+  if (!ReadOptions(argc, argv, known)) return 2;
+  if (options.mib == 0) {
     fprintf(stderr, "slot_churn: --mib is missing\n");
     return 2;
   }

@@ -8,75 +8,53 @@
 //
 //   slot_sieve --mib N --steps DIR [--seed 1] [--cgroup DIR]
 #define _GNU_SOURCE
-#include <getopt.h>
-#include <stdlib.h>
-#include <sys/mman.h>
-
 #include "stamped_pages.h"
+#include "swapping_program.h"
 
 enum { kKeepEach = 8 };
 
 struct Options {
-  size_t pages;
-  uint64_t seed;
+  unsigned long mib;
+  unsigned long seed;
   const char* steps;
   const char* cgroup;
 };
 
 static int Run(const struct Options* options) {
-  if (options->cgroup != NULL && !EnterCgroup(options->cgroup)) return 2;
   static uint64_t expected[kPageWords];
-  uint64_t* memory = mmap(NULL, options->pages * kPageBytes, PROT_READ | PROT_WRITE,
-                          MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
-  if (memory == MAP_FAILED) return 2;
-  (void)madvise(memory, options->pages * kPageBytes, MADV_NOHUGEPAGE);
-  for (size_t page = 0; page < options->pages; ++page)
+  const size_t pages = options->mib * kPagesPerMib;
+  uint64_t* memory = EnterCgroup(options->cgroup) ? MapPages(pages) : NULL;
+  if (memory == NULL) return 2;
+  (void)madvise(memory, pages * kPageBytes, MADV_NOHUGEPAGE);
+  for (size_t page = 0; page < pages; ++page)
     RenderStampedPage(memory + page * kPageWords, options->seed, page, 1);
-  (void)madvise(memory, options->pages * kPageBytes, MADV_PAGEOUT);
+  (void)madvise(memory, pages * kPageBytes, MADV_PAGEOUT);
   WaitToGoOn(options->steps, "paged_out");
-  for (size_t page = 0; page < options->pages; ++page) {
+  for (size_t page = 0; page < pages; ++page) {
     if (page % kKeepEach != 0) (void)madvise(memory + page * kPageWords, kPageBytes, MADV_DONTNEED);
   }
   WaitToGoOn(options->steps, "sieved");
   size_t wrong = 0;
-  for (size_t page = 0; page < options->pages; page += kKeepEach) {
+  for (size_t page = 0; page < pages; page += kKeepEach) {
     RenderStampedPage(expected, options->seed, page, 1);
     wrong += memcmp(expected, memory + page * kPageWords, kPageBytes) != 0;
   }
-  printf("{\"pages\": %zu, \"given_up\": %zu, \"wrong_pages\": %zu}\n", options->pages,
-         options->pages - (options->pages + kKeepEach - 1) / kKeepEach, wrong);
+  printf("{\"pages\": %zu, \"given_up\": %zu, \"wrong_pages\": %zu}\n", pages,
+         pages - (pages + kKeepEach - 1) / kKeepEach, wrong);
   return wrong != 0;
 }
 
 int main(int argc, char** argv) {
-  static const struct option kLongOptions[] = {
-      {"mib", required_argument, NULL, 'n'},
-      {"steps", required_argument, NULL, 'd'},
-      {"seed", required_argument, NULL, 's'},
-      {"cgroup", required_argument, NULL, 'g'},
-      {NULL, 0, NULL, 0},
-  };
   struct Options options = {.seed = 1};
-  int choice;
-  while ((choice = getopt_long(argc, argv, "", kLongOptions, NULL)) != -1) {
-    switch (choice) {
-      case 'n':
-        options.pages = strtoul(optarg, NULL, 10) * kPagesPerMib;
-        break;
-      case 'd':
-        options.steps = optarg;
-        break;
-      case 's':
-        options.seed = strtoull(optarg, NULL, 10);
-        break;
-      case 'g':
-        options.cgroup = optarg;
-        break;
-      default:
-        return 2;
-    }
-  }
-  if (options.pages == 0 || options.steps == NULL) {
+  const struct Option known[] = {
+      {"mib", .number = &options.mib},
+      {"steps", .text = &options.steps},
+      {"seed", .number = &options.seed},
+      {"cgroup", .text = &options.cgroup},
+      {NULL},
+  };
+  if (!ReadOptions(argc, argv, known)) return 2;
+  if (options.mib == 0 || options.steps == NULL) {
     fprintf(stderr, "slot_sieve: --mib or --steps is missing\n");
     return 2;
   }

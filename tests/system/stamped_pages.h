@@ -6,13 +6,9 @@
 // wrote it (the low 16 bits of its seed), and which page it is.
 #pragma once
 
-#include <errno.h>
-#include <fcntl.h>
 #include <stdbool.h>
 #include <stdint.h>
-#include <stdio.h>
 #include <string.h>
-#include <unistd.h>
 
 enum {
   kPageBytes = 4096,
@@ -76,27 +72,4 @@ static inline void RenderStampedPage(uint64_t* words, uint64_t seed, uint64_t pa
                                      unsigned generation) {
   const enum PageKind kind = KindOfPage(seed, page);
   RenderPageOfKind(words, kind == kRandomPage ? kind : kCompressiblePage, seed, page, generation);
-}
-
-// Moves this process into a cgroup, v1 or v2. False, with the reason on stderr.
-static inline bool EnterCgroup(const char* directory) {
-  char path[4096];
-  snprintf(path, sizeof path, "%s/cgroup.procs", directory);
-  const int fd = open(path, O_WRONLY);
-  const bool entered = fd >= 0 && dprintf(fd, "%d\n", getpid()) > 0;
-  if (!entered) fprintf(stderr, "%s: %s\n", path, strerror(errno));
-  if (fd >= 0) close(fd);
-  return entered;
-}
-
-// Makes the file `directory`/`name` and waits until `directory`/`name`.go is there: somebody looks
-// at the pages meanwhile.
-static inline void WaitToGoOn(const char* directory, const char* name) {
-  enum { kLookMicroseconds = 20000 };
-  char path[4096];
-  snprintf(path, sizeof path, "%s/%s", directory, name);
-  const int fd = open(path, O_WRONLY | O_CREAT, 0600);
-  if (fd >= 0) close(fd);
-  snprintf(path, sizeof path, "%s/%s.go", directory, name);
-  while (access(path, F_OK) != 0) usleep(kLookMicroseconds);
 }
