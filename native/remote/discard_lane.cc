@@ -1,6 +1,9 @@
 #include "remote/discard_lane.h"
 
 #include <algorithm>
+#include <optional>
+
+#include "remote/wire.h"
 
 namespace farswap::remote {
 
@@ -53,17 +56,14 @@ void DiscardLane::Send() {
 }
 
 void DiscardLane::OnCompleted(bool) {
-  const int answer = status_.ok() ? static_cast<int>(response_.status()) : -1;
+  const auto refusal = status_.ok() ? RefusalOf(response_.status()) : std::nullopt;
+  const bool again = refusal || !status_.ok();
   // The observer first: once in_flight_ is zero, Detach() may return and the lane be gone.
-  if (answer == v1::STREAM_STATUS_FENCED) {
-    observer_->OnLaneRefused(Refusal::kFenced);
-  } else if (answer == v1::STREAM_STATUS_UNKNOWN_VOLUME) {
-    observer_->OnLaneRefused(Refusal::kUnknownVolume);
-  } else if (answer < 0) {
+  if (refusal) {
+    observer_->OnLaneRefused(*refusal);
+  } else if (!status_.ok()) {
     observer_->OnLaneBroken();
   }
-  const bool again = answer < 0 || answer == v1::STREAM_STATUS_FENCED ||
-                     answer == v1::STREAM_STATUS_UNKNOWN_VOLUME;
   const std::lock_guard lock(mutex_);
   if (!again) {
     queue_.erase(queue_.begin(), queue_.begin() + static_cast<std::ptrdiff_t>(in_flight_));

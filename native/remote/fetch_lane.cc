@@ -69,8 +69,7 @@ TimePoint FetchLane::Service(TimePoint now) {
   AnswerList(TakeExpired(now), GetResult::kUnavailable);
   const std::lock_guard lock(mutex_);
   // A fetch that comes later also expires later, so nobody needs to wake us for it.
-  const TimePoint latest = now + fetch_wait_;
-  return queue_.oldest() ? std::min(queue_.oldest()->expires, latest) : latest;
+  return std::min(queue_.expires(), now + fetch_wait_);
 }
 
 std::string FetchLane::Detach() {
@@ -92,15 +91,9 @@ void FetchLane::Close() {
 }
 
 void FetchLane::OnAnswer(const v1::FetchResponse& answer) {
-  switch (static_cast<int>(answer.status())) {
-    case v1::STREAM_STATUS_FENCED:
-      observer_->OnLaneRefused(Refusal::kFenced);
-      return;
-    case v1::STREAM_STATUS_UNKNOWN_VOLUME:
-      observer_->OnLaneRefused(Refusal::kUnknownVolume);
-      return;
-    default:
-      break;
+  if (const auto refusal = RefusalOf(answer.status())) {
+    observer_->OnLaneRefused(*refusal);
+    return;
   }
   RemoteFetch* const fetch = Claim(answer.request_id());
   // None: it came after its deadline, or the server made the id up.
@@ -131,8 +124,8 @@ FetchLane::Record* FetchLane::NewRecord() {
   return std::exchange(free_, free_->next_free);
 }
 
+// Of a record that has left the queue.
 RemoteFetch* FetchLane::Release(Record* record) {
-  queue_.Remove(record);
   record->request_id += std::uint64_t{1} << 32;
   record->next_free = std::exchange(free_, record);
   return std::exchange(record->fetch, nullptr);
@@ -144,6 +137,7 @@ RemoteFetch* FetchLane::Claim(std::uint64_t request_id) {
   if (index / kRecordsPerChunk >= chunks_.size()) return nullptr;
   Record* const record = &chunks_[index / kRecordsPerChunk][index % kRecordsPerChunk];
   if (!record->fetch || !record->sent || record->request_id != request_id) return nullptr;
+  queue_.Remove(record);
   return Release(record);
 }
 
@@ -177,8 +171,8 @@ RemoteFetch* FetchLane::TakeExpired(TimePoint now) {
   const std::lock_guard lock(mutex_);
   RemoteFetch* first = nullptr;
   RemoteFetch** last = &first;
-  while (queue_.oldest() && queue_.oldest()->expires <= now) {
-    *last = Release(queue_.oldest());
+  while (Record* const record = queue_.TakeExpired(now)) {
+    *last = Release(record);
     last = &(*last)->next;
   }
   *last = nullptr;

@@ -1,20 +1,26 @@
 // What waits for a server's answer, oldest first: a prefix that was sent on the present stream,
 // then what is still to be sent. When the stream breaks, everything counts as unsent again, in the
-// same order. Intrusive, allocates nothing, does not own; the caller locks.
+// same order. What is appended later expires later. Intrusive, allocates nothing, does not own; the
+// caller locks.
 #pragma once
 
 #include <cassert>
 #include <cstddef>
 
+#include "remote/lane.h"
+
 namespace farswap::remote {
 
-/// T has the members `T* older`, `T* newer` and `bool sent`, which belong to the queue.
+/// T has the members `T* older`, `T* newer` and `bool sent`, which belong to the queue, and
+/// `TimePoint expires`.
 template <typename T>
 class ResendQueue {
  public:
   T* oldest() const { return oldest_; }
   T* oldest_unsent() const { return unsent_; }
   std::size_t sent_count() const { return sent_count_; }
+  /// Of the oldest, or kNever.
+  TimePoint expires() const { return oldest_ ? oldest_->expires : kNever; }
 
   void Append(T* item) {
     item->older = newest_;
@@ -38,6 +44,14 @@ class ResendQueue {
     if (item == unsent_) unsent_ = item->newer;
     (item->older ? item->older->newer : oldest_) = item->newer;
     (item->newer ? item->newer->older : newest_) = item->older;
+  }
+
+  /// Removes and returns the oldest if its time was up by `now`, sent or not; else nullptr.
+  T* TakeExpired(TimePoint now) {
+    T* const item = oldest_;
+    if (!item || item->expires > now) return nullptr;
+    Remove(item);
+    return item;
   }
 
   /// The stream that the sent ones went out on is gone.

@@ -60,8 +60,7 @@ TimePoint StoreLane::Service(TimePoint now) {
   EndExpired(now);
   while (SendOne()) continue;
   const std::lock_guard lock(mutex_);
-  const TimePoint expiry = queue_.oldest() ? queue_.oldest()->expires : kNever;
-  return std::min(expiry, refusing_ ? kNever : refuse_at);
+  return std::min(queue_.expires(), refusing_ ? kNever : refuse_at);
 }
 
 std::string StoreLane::Detach() {
@@ -111,15 +110,9 @@ bool StoreLane::SendOne() {
 }
 
 void StoreLane::OnAnswer(const v1::StoreResponse& answer) {
-  switch (static_cast<int>(answer.status())) {
-    case v1::STREAM_STATUS_FENCED:
-      observer_->OnLaneRefused(Refusal::kFenced);
-      return;
-    case v1::STREAM_STATUS_UNKNOWN_VOLUME:
-      observer_->OnLaneRefused(Refusal::kUnknownVolume);
-      return;
-    default:
-      break;
+  if (const auto refusal = RefusalOf(answer.status())) {
+    observer_->OnLaneRefused(*refusal);
+    return;
   }
   Answer(answer);
   observer_->OnLaneWork();
@@ -153,10 +146,9 @@ void StoreLane::EndExpired(TimePoint now) {
     PutPart* part = nullptr;
     {
       const std::lock_guard lock(mutex_);
-      part = queue_.oldest();
-      if (!part || part->expires > now) return;
-      queue_.Remove(part);
+      part = queue_.TakeExpired(now);
     }
+    if (!part) return;
     FinishPart(part, PutResult::kUnavailable);
   }
 }

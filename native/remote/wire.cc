@@ -16,6 +16,17 @@ static_assert(static_cast<int>(Codec::kLz4) == v1::CODEC_LZ4);
 static_assert(static_cast<int>(Codec::kZstd) == v1::CODEC_ZSTD);
 static_assert(static_cast<int>(Codec::kUnit) == v1::CODEC_UNIT);
 
+std::optional<Refusal> RefusalOf(int stream_status) {
+  switch (stream_status) {
+    case v1::STREAM_STATUS_FENCED:
+      return Refusal::kFenced;
+    case v1::STREAM_STATUS_UNKNOWN_VOLUME:
+      return Refusal::kUnknownVolume;
+    default:
+      return std::nullopt;
+  }
+}
+
 void AppendPage(const tier::PageObject& page, v1::StoreRequest* request) {
   v1::Page* message = request->add_pages();
   message->set_slot(page.slot);

@@ -2,11 +2,17 @@
 // input from the world: nothing here trusts it, and nothing it says can be worse than kCorrupt.
 #pragma once
 
+#include <optional>
+
 #include "farswap/v1/page_store.pb.h"
+#include "remote/lane.h"
 #include "tier/page.h"
 #include "tier/remote_store.h"
 
 namespace farswap::remote {
+
+/// Whether what a server says of a whole call means that it will serve no other either.
+std::optional<Refusal> RefusalOf(int stream_status);
 
 /// Appends the page to the batch; its bytes are copied.
 void AppendPage(const tier::PageObject& page, v1::StoreRequest* request);

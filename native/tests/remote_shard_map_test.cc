@@ -94,6 +94,7 @@ TEST(ShardMap, RacingPlacementsOfAShardAgree) {
 struct Item {
   Item* older = nullptr;
   Item* newer = nullptr;
+  TimePoint expires;
   bool sent = false;
 };
 
@@ -126,6 +127,26 @@ TEST(ResendQueue, RemovingTheOldestUnsentMovesOn) {
   EXPECT_EQ(queue.oldest_unsent(), nullptr);
   queue.Append(&items[0]);
   EXPECT_EQ(queue.oldest_unsent(), &items[0]);
+}
+
+TEST(ResendQueue, GivesUpWhatHasExpiredOldestFirstSentOrNot) {
+  ResendQueue<Item> queue;
+  EXPECT_EQ(queue.expires(), kNever);
+  EXPECT_EQ(queue.TakeExpired(kNever), nullptr);
+  std::array<Item, 3> items;
+  TimePoint at;
+  for (Item& item : items) {
+    item.expires = at += std::chrono::seconds(1);
+    queue.Append(&item);
+  }
+  queue.MarkSent();
+  EXPECT_EQ(queue.expires(), items[0].expires);
+  EXPECT_EQ(queue.TakeExpired(items[1].expires), &items[0]);
+  EXPECT_EQ(queue.sent_count(), 0u);
+  EXPECT_EQ(queue.TakeExpired(items[1].expires), &items[1]);
+  EXPECT_EQ(queue.TakeExpired(items[1].expires), nullptr);
+  EXPECT_EQ(queue.oldest_unsent(), &items[2]);
+  EXPECT_EQ(queue.TakeExpired(kNever), &items[2]);
 }
 
 TEST(Backoff, GrowsToItsLimitWithJitterAndStartsOver) {
