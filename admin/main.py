@@ -7,8 +7,9 @@ from __future__ import annotations
 
 import click
 from farswap.admin import cgroup, device, doctor, server, slot, status, tier, top
-from farswap.admin.session import DEFAULT_HOST, DEFAULT_SERVER, Session
+from farswap.admin.session import Session
 from farswap.common import cli
+from farswap.common.address import HOST_ADMIN, SERVER_ADMIN
 
 PROGRAM = "farswapctl"
 
@@ -20,13 +21,13 @@ _TIMEOUT_S_MAX = 3600.0
 @click.option(
     "--host",
     metavar="ADDR",
-    help=f"A host daemon's admin address. Default: $FARSWAP_HOST, or {DEFAULT_HOST}.",
+    help=f"A host daemon's admin address. Default: $FARSWAP_HOST, or {HOST_ADMIN}.",
 )
 @click.option(
     "--server",
     "server_address",
     metavar="ADDR",
-    help=f"A memory server's admin address. Default: $FARSWAP_SERVER, or {DEFAULT_SERVER}.",
+    help=f"A memory server's admin address. Default: $FARSWAP_SERVER, or {SERVER_ADMIN}.",
 )
 @click.option(
     "--timeout",

@@ -8,12 +8,12 @@ answers.
 from __future__ import annotations
 
 import contextlib
-import os
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import click
-from farswap.common.address import Address
+from farswap.common import cli
+from farswap.common.address import HOST_ADMIN, SERVER_ADMIN, Address
 from farswap.common.rpc_client import RpcClient
 from farswap.v1 import (
     host_admin_pb2,
@@ -24,9 +24,6 @@ from farswap.v1 import (
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
-
-DEFAULT_HOST = "unix:/run/farswap/host.sock"
-DEFAULT_SERVER = "127.0.0.1:7071"
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,7 +53,7 @@ class Session:
         """--host, else $FARSWAP_HOST, else the default."""
         if self.server_option is not None:
             raise click.UsageError("this asks a host daemon: use --host, not --server")
-        with self._client(self.host_option, "FARSWAP_HOST", DEFAULT_HOST, "farswap-host") as client:
+        with self._client(self.host_option, "FARSWAP_HOST", HOST_ADMIN, "farswap-host") as client:
             stub = host_admin_pb2_grpc.HostAdminStub(client.channel)
             status = client.status(stub.Status, host_admin_pb2.HostStatusRequest())
             yield HostClient(client, stub, status)
@@ -66,7 +63,7 @@ class Session:
         if self.host_option is not None:
             raise click.UsageError("this asks a memory server: use --server, not --host")
         with self._client(
-            self.server_option, "FARSWAP_SERVER", DEFAULT_SERVER, "farswap-server"
+            self.server_option, "FARSWAP_SERVER", SERVER_ADMIN, "farswap-server"
         ) as client:
             stub = server_admin_pb2_grpc.ServerAdminStub(client.channel)
             status: server_admin_pb2.ServerStatus = client.status(
@@ -75,11 +72,7 @@ class Session:
             return status
 
     def _client(
-        self, option: str | None, variable: str, default: str, program: str
+        self, option: str | None, variable: str, default: Address, program: str
     ) -> contextlib.closing[RpcClient]:
-        text = option or os.environ.get(variable) or default
-        try:
-            address = Address.parse(text)
-        except ValueError as error:
-            raise click.UsageError(str(error)) from error
+        address = cli.address_option(option, variable, default)
         return contextlib.closing(RpcClient(address, program, self.timeout_s))

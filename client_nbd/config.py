@@ -7,11 +7,12 @@ replica) are refused with that reason, never ignored.
 # The decoder reads the annotations at run time: no `from __future__ import annotations` here.
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated, Literal, Self
+from typing import Annotated, Self
 
 import msgspec
 from farswap.common import config as common_config
-from farswap.common.address import Address
+from farswap.common import config_sections
+from farswap.common.address import HOST_ADMIN, Address
 from farswap.common.compressor import Compressor, Recompressor
 from farswap.common.config import Section
 from farswap.common.errors import ConfigError
@@ -26,7 +27,6 @@ NAME_PATTERN = "^[A-Za-z0-9][A-Za-z0-9._-]{0,127}$"
 _AGE_MS_MIN = 1000
 
 DEFAULT_CONFIG = Path("/etc/farswap/host.toml")
-DEFAULT_ADMIN = Address.parse("unix:/run/farswap/host.sock")
 MACHINE_ID = Path("/etc/machine-id")
 
 _LATER = "not available in this version"
@@ -142,13 +142,12 @@ class AttributionSection(Section, frozen=True):
 class AdminSection(Section, frozen=True):
     """[admin]: where farswapctl connects."""
 
-    listen: Address = DEFAULT_ADMIN
+    listen: Address = HOST_ADMIN
 
 
-class MetricsSection(Section, frozen=True):
-    """[metrics]: `/metrics` for Prometheus; without `listen` there is none."""
+class MetricsSection(config_sections.MetricsSection, frozen=True):
+    """[metrics]: also how many cgroups have series of their own."""
 
-    listen: Address | None = None
     cgroups_max: Annotated[int, msgspec.Meta(ge=1, le=10_000)] = 100
 
 
@@ -156,12 +155,6 @@ class ReclaimSection(Section, frozen=True):
     """[reclaim]: `protect = false` is for machines on which nothing swaps to this daemon."""
 
     protect: bool = True
-
-
-class LogSection(Section, frozen=True):
-    """[log]: lines on stderr."""
-
-    format: Literal["text", "json"] = "text"
 
 
 class HostConfig(Section, frozen=True):
@@ -177,7 +170,7 @@ class HostConfig(Section, frozen=True):
     admin: AdminSection
     metrics: MetricsSection
     reclaim: ReclaimSection
-    log: LogSection
+    log: config_sections.LogSection
 
     @property
     def slots(self) -> int:
@@ -210,7 +203,7 @@ def check(config: HostConfig) -> list[tuple[str, str]]:
         ("nbd.listen", config.nbd.listen),
         ("cluster.servers", config.cluster.servers),
     ):
-        twice = {str(a) for a in addresses if addresses.count(a) > 1 and (a.is_unix or a.port)}
+        twice = {str(a) for a in addresses if addresses.count(a) > 1 and a.is_fixed}
         problems += [(key, f"{address} is listed twice") for address in sorted(twice)]
     problems += [
         ("nbd.listen", f"{address} is not a loopback address, and nbd.allow_remote is false")
@@ -220,17 +213,16 @@ def check(config: HostConfig) -> list[tuple[str, str]]:
     problems += [
         ("cluster.servers", f"{address} has no port")
         for address in config.cluster.servers
-        if not (address.is_unix or address.port)
+        if not address.is_fixed
     ]
     if 0 < config.shrinker.older_than < _AGE_MS_MIN:
         problems.append(("shrinker.older_than", f"{config.shrinker.older_than} is less than 1s"))
-    if config.admin.listen.is_unix and config.admin.listen in config.nbd.listen:
-        problems.append(("admin.listen", f"{config.admin.listen} is an NBD address already"))
-    metrics = config.metrics.listen
-    taken = [config.admin.listen, *config.nbd.listen]
-    if metrics is not None and (metrics.is_unix or metrics.port) and metrics in taken:
-        problems.append(("metrics.listen", f"{metrics} is another service's address already"))
-    return problems
+    services = [
+        *(("nbd.listen", address) for address in dict.fromkeys(config.nbd.listen)),
+        ("admin.listen", config.admin.listen),
+        ("metrics.listen", config.metrics.listen),
+    ]
+    return problems + config_sections.shared_addresses(services)
 
 
 def _machine_id(config_path: Path, machine_id_path: Path) -> str:

@@ -7,14 +7,13 @@ them import them once that is done.
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
 from farswap.client_nbd import config as host_config
 from farswap.common import cli, lifecycle
-from farswap.common.address import Address
+from farswap.common.address import HOST_ADMIN, Address
 from farswap.common.errors import StartError
 
 if TYPE_CHECKING:
@@ -163,13 +162,7 @@ def _admin_address(
     path, overrides = config or parent[0], parent[1]
     if host is None and path is not None:
         return host_config.load(path, overrides).admin.listen
-    text = host or os.environ.get("FARSWAP_HOST")
-    if not text:
-        return host_config.DEFAULT_ADMIN
-    try:
-        return Address.parse(text)
-    except ValueError as error:
-        raise click.UsageError(str(error)) from error
+    return cli.address_option(host, "FARSWAP_HOST", HOST_ADMIN)
 
 
 def main() -> None:

@@ -57,6 +57,11 @@ class Address:
         return bool(self.path)
 
     @property
+    def is_fixed(self) -> bool:
+        """Known before anybody binds it: not port 0."""
+        return self.is_unix or self.port != 0
+
+    @property
     def is_local(self) -> bool:
         """Reachable from this machine alone."""
         if self.is_unix or self.host == "localhost":
@@ -94,3 +99,8 @@ class Address:
 
     def _key(self) -> tuple[str, str, int]:
         return (self.path, self.host, self.port)
+
+
+# Where the daemons' admin services are, unless they are told otherwise.
+HOST_ADMIN = Address.parse("unix:/run/farswap/host.sock")
+SERVER_ADMIN = Address.parse("127.0.0.1:7071")

@@ -1,4 +1,4 @@
-"""What the command lines of both daemons share: their options and how they end.
+"""What the command lines share: their options and how they end.
 
 Exit codes: 0, 1 (failed), 2 (usage or configuration). Errors go to stderr, one line each, after
 the program's name. Imports neither grpc nor the native core.
@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any, NoReturn, TypeVar
 
 import click
+from farswap.common.address import Address
 from farswap.common.errors import EXIT_FAILED, ConfigError, FarswapError, exit_code
 
 Command = TypeVar("Command", bound=Callable[..., Any])
@@ -58,6 +59,15 @@ def daemon_options(command: Command) -> Command:
     ):
         command = option(command)
     return command
+
+
+def address_option(option: str | None, variable: str, default: Address) -> Address:
+    """The option's value, else the environment variable's, else the default."""
+    text = option or os.environ.get(variable)
+    try:
+        return Address.parse(text) if text else default
+    except ValueError as error:
+        raise click.UsageError(str(error)) from error
 
 
 def run(program: str, command: click.Command, args: list[str] | None = None) -> NoReturn:

@@ -3,15 +3,14 @@
 # The decoder reads the annotations at run time: no `from __future__ import annotations` here.
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Literal
 
 from farswap.common import config as common_config
-from farswap.common.address import Address
+from farswap.common import config_sections
+from farswap.common.address import SERVER_ADMIN, Address
 from farswap.common.config import Section
 from farswap.common.units import ByteSize
 
 DEFAULT_CONFIG = Path("/etc/farswap/server.toml")
-DEFAULT_ADMIN = Address.parse("127.0.0.1:7071")
 # A full batch of the page protocol, 256 incompressible pages, always fits an empty store.
 CAPACITY_BYTES_MIN = 2 << 20
 BLOCK_CACHE_BYTES_MIN = 1 << 20
@@ -35,19 +34,7 @@ class StoreSection(Section, frozen=True):
 class AdminSection(Section, frozen=True):
     """[admin]: where farswapctl and health checks connect."""
 
-    listen: Address = DEFAULT_ADMIN
-
-
-class MetricsSection(Section, frozen=True):
-    """[metrics]: `/metrics` for Prometheus; without `listen` there is none."""
-
-    listen: Address | None = None
-
-
-class LogSection(Section, frozen=True):
-    """[log]: lines on stderr."""
-
-    format: Literal["text", "json"] = "text"
+    listen: Address = SERVER_ADMIN
 
 
 class ServerConfig(Section, frozen=True):
@@ -56,8 +43,8 @@ class ServerConfig(Section, frozen=True):
     server: ServerSection
     store: StoreSection
     admin: AdminSection
-    metrics: MetricsSection
-    log: LogSection
+    metrics: config_sections.MetricsSection
+    log: config_sections.LogSection
 
 
 def load(path: Path, overrides: Sequence[str] = ()) -> ServerConfig:
@@ -68,43 +55,21 @@ def load(path: Path, overrides: Sequence[str] = ()) -> ServerConfig:
 def check(config: ServerConfig) -> list[tuple[str, str]]:
     """Problems across keys, as (key, message)."""
     problems: list[tuple[str, str]] = []
-
-    def require(key: str, message: str, *, holds: bool) -> None:
-        if not holds:
-            problems.append((key, message))
-
-    server, store, admin = config.server, config.store, config.admin
-    require(
-        "server.listen",
-        f"{server.listen} is a unix socket; hosts connect over TCP",
-        holds=not server.listen.is_unix,
-    )
-    if server.advertise is not None:
-        require(
-            "server.advertise",
-            f"{server.advertise} is a unix socket; hosts connect over TCP",
-            holds=not server.advertise.is_unix,
-        )
-    require(
-        "admin.listen",
-        f"{admin.listen} is where pages are served",
-        holds=admin.listen != server.listen or (not admin.listen.is_unix and not admin.listen.port),
-    )
-    metrics = config.metrics.listen
-    require(
-        "metrics.listen",
-        f"{metrics} is another service's address already",
-        holds=metrics is None or not metrics.port or metrics not in (server.listen, admin.listen),
-    )
-    require("store.path", f'"{store.path}" is not absolute', holds=Path(store.path).is_absolute())
-    require(
-        "store.capacity",
-        f"{store.capacity} is less than {ByteSize(CAPACITY_BYTES_MIN)}",
-        holds=store.capacity >= CAPACITY_BYTES_MIN,
-    )
-    require(
-        "store.block_cache",
-        f"{store.block_cache} is less than {ByteSize(BLOCK_CACHE_BYTES_MIN)}",
-        holds=store.block_cache >= BLOCK_CACHE_BYTES_MIN,
-    )
-    return problems
+    server, store = config.server, config.store
+    for key, address in (("server.listen", server.listen), ("server.advertise", server.advertise)):
+        if address is not None and address.is_unix:
+            problems.append((key, f"{address} is a unix socket; hosts connect over TCP"))
+    if not Path(store.path).is_absolute():
+        problems.append(("store.path", f'"{store.path}" is not absolute'))
+    for key, size, bytes_min in (
+        ("store.capacity", store.capacity, CAPACITY_BYTES_MIN),
+        ("store.block_cache", store.block_cache, BLOCK_CACHE_BYTES_MIN),
+    ):
+        if size < bytes_min:
+            problems.append((key, f"{size} is less than {ByteSize(bytes_min)}"))
+    services = [
+        ("server.listen", server.listen),
+        ("admin.listen", config.admin.listen),
+        ("metrics.listen", config.metrics.listen),
+    ]
+    return problems + config_sections.shared_addresses(services)

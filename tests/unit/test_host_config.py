@@ -69,7 +69,7 @@ def test_the_documented_file_is_good(path: Path, machine_id: Path) -> None:
         ),
         (
             "metrics.listen=unix:/run/farswap/host.sock",
-            "metrics.listen: unix:/run/farswap/host.sock is another service's address already",
+            "metrics.listen: unix:/run/farswap/host.sock is taken by admin.listen",
         ),
         ("tier.state=/dev/hugepages/x", "tier.state: not available in this version"),
         (
@@ -92,7 +92,11 @@ def test_the_documented_file_is_good(path: Path, machine_id: Path) -> None:
         ("shrinker.older_than=999ms", "shrinker.older_than: 999ms is less than 1s"),
         (
             "admin.listen=unix:/run/farswap/swap0.sock",
-            "admin.listen: unix:/run/farswap/swap0.sock is an NBD address already",
+            "admin.listen: unix:/run/farswap/swap0.sock is taken by nbd.listen",
+        ),
+        (
+            'nbd.listen=["unix:/a", "unix:/a"]',
+            "nbd.listen: unix:/a is listed twice",
         ),
     ],
 )

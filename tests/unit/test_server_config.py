@@ -46,10 +46,10 @@ def test_what_is_left_out_has_a_default(path: Path) -> None:
     [
         ("server.listen=unix:/run/x.sock", "server.listen: unix:/run/x.sock is a unix socket"),
         ("server.advertise=unix:/x", "server.advertise: unix:/x is a unix socket"),
-        ("admin.listen=127.0.0.1:7070", "admin.listen: 127.0.0.1:7070 is where pages are served"),
+        ("admin.listen=127.0.0.1:7070", "admin.listen: 127.0.0.1:7070 is taken by server.listen"),
         (
-            "metrics.listen=127.0.0.1:7070",
-            "metrics.listen: 127.0.0.1:7070 is another service's address already",
+            "metrics.listen=127.0.0.1:7071",
+            "metrics.listen: 127.0.0.1:7071 is taken by admin.listen",
         ),
         ("store.path=relative", 'store.path: "relative" is not absolute'),
         ("store.capacity=1MiB", "store.capacity: 1MiB is less than 2MiB"),
@@ -67,6 +67,11 @@ def test_all_problems_are_told_at_once(path: Path) -> None:
     with pytest.raises(ConfigError) as caught:
         server_config.load(path, ["store.capacity=0B", "store.path=x"])
     assert len(caught.value.problems) == 2
+
+
+def test_a_socket_is_one_services(path: Path) -> None:
+    with pytest.raises(ConfigError, match=r"metrics\.listen: unix:/run/x is taken by admin"):
+        server_config.load(path, ["admin.listen=unix:/run/x", "metrics.listen=unix:/run/x"])
 
 
 def test_port_0_may_be_asked_for_twice(path: Path) -> None:
