@@ -454,7 +454,8 @@ void BindRemote(nb::class_<ModelTier>& tier) {
       .def("lose_put_answers", [](ModelTier& self) { self.remote().LosePutAnswers(); })
       .def("fail_gets", [](ModelTier& self, GetResult as) { self.remote().FailGets(as); })
       .def("set_writable", [](ModelTier& self, bool is) { self.remote().SetWritable(is); })
-      .def("remote_has", [](ModelTier& self, SlotIndex slot) { return self.remote().Has(slot); });
+      .def("remote_has", [](ModelTier& self, SlotIndex slot) { return self.remote().Has(slot); })
+      .def("remote_objects", [](ModelTier& self) { return self.remote().pages(); });
 }
 
 void BindGroups(nb::class_<ModelTier>& tier) {

@@ -298,6 +298,22 @@ TEST_F(TierPacking, AnAttemptThatSeemedToFailDoesNotPassForTheNextOne) {
   EXPECT_TRUE(remote_.Has(kKey));
 }
 
+TEST_F(TierPacking, APageThatSeemedToFailAloneIsDiscardedWhenItCameInAUnit) {
+  Start();
+  StoreUnit(1);
+  remote_.LosePutAnswers();
+  tier_->ShrinkAhead(kUnknownCgroup, kUnitSlots, 0);
+  ASSERT_TRUE(
+      Eventually([this] { return Count(Counter::writeback_failed_unavailable) == kUnitSlots; }));
+  EXPECT_EQ(remote_.pages(), kUnitSlots);
+  ASSERT_TRUE(tier_->SetPacking(true).ok());
+  remote_.FailPuts(PutResult::kAcked);
+  WriteBack(kUnitSlots);
+  EXPECT_EQ(Count(Counter::packed), kUnitSlots);
+  EXPECT_TRUE(Eventually([this] { return remote_.pages() == 1; }));
+  ExpectUnit(1);
+}
+
 TEST_F(TierPacking, ADiscardOvertakenByANewUnitSparesIt) {
   StartPacking();
   SendUnit();

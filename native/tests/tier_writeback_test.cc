@@ -144,6 +144,41 @@ TEST_F(TierWriteback, ReadAfterFailedWritebackReturnsNewestBytes) {
   EXPECT_EQ(remote_.VersionOf(3), 2u);
 }
 
+// The server keeps the page and nobody hears of it. Whatever becomes of the slot then, the server
+// keeps no more than what the tier knows of.
+TEST_F(TierWriteback, APageWhoseAcknowledgementWasLostIsDiscardedWithItsSlot) {
+  Start();
+  const auto lose_acknowledgement = [this](SlotIndex slot) {
+    ASSERT_EQ(StoreKind(slot, 1, PageKind::kCompressible), IoStatus::kOk);
+    const std::uint64_t failed = Count(Counter::writeback_failed_unavailable);
+    remote_.LosePutAnswers();
+    tier_->ShrinkAhead(kUnknownCgroup, 1, 0);
+    ASSERT_TRUE(Eventually([&] {
+      return Count(Counter::writeback_failed_unavailable) > failed &&
+             tier_->Stats().pages.local == 1;
+    }));
+    remote_.FailPuts(PutResult::kAcked);
+    ASSERT_TRUE(remote_.Has(slot));
+    ASSERT_EQ(Read(slot), First(slot));
+  };
+  lose_acknowledgement(1);
+  tier_->Invalidate(1, 1);
+  EXPECT_TRUE(Eventually([this] { return remote_.pages() == 0; })) << "trimmed";
+
+  lose_acknowledgement(2);
+  ASSERT_EQ(StoreKind(2, 2, PageKind::kZero), IoStatus::kOk);
+  EXPECT_TRUE(Eventually([this] { return remote_.pages() == 0; })) << "overwritten";
+
+  lose_acknowledgement(3);
+  WriteBack(1);
+  EXPECT_EQ(StateOf(3), "remote");
+  EXPECT_EQ(Read(3), First(3));
+  const std::uint64_t discards = Count(Counter::discards_sent);
+  tier_->Invalidate(3, 1);
+  EXPECT_TRUE(Eventually([this] { return remote_.pages() == 0; })) << "written back again";
+  EXPECT_EQ(Count(Counter::discards_sent), discards + 1);
+}
+
 TEST_F(TierWriteback, FullServersEndAManualWritebackWithTheReason) {
   Start();
   remote_.FailPuts(PutResult::kServerFull);

@@ -15,7 +15,8 @@ using SlotIndex = std::uint32_t;
 /// A device has at most so many slots, 8 TiB. The numbers above are keys of units.
 inline constexpr std::uint64_t kSlotsMax = std::uint64_t{1} << 31;
 
-/// Raised by every overwrite and trim of a slot; what was started for an older one is dropped.
+/// Raised by every overwrite and trim of a slot, and when it is not known whether servers have the
+/// present one; what was started for an older one is dropped.
 using Version = std::uint32_t;
 
 /// Slots of one shard: the unit of placement on memory servers.

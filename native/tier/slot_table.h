@@ -49,8 +49,9 @@ struct alignas(16) SlotRecord {
   std::uint8_t sequence = 0;
   SlotState state : 3 = SlotState::kEmpty;
   std::uint8_t codec : 2 = 0;
-  std::uint8_t referenced : 1 = 0;    // read since it was stored: gets a second chance
-  std::uint8_t stale_remote : 1 = 0;  // servers may hold an older page, to be discarded
+  std::uint8_t referenced : 1 = 0;  // read since it was stored: gets a second chance
+  /// Servers may hold an older page, to be discarded.
+  std::uint8_t stale_remote : 1 = 0;
   /// The page is in the object of its unit (unit.h), which servers have or are being sent: writing,
   /// remote, and always if clean. A unit is made anew only when no slot of it has this.
   std::uint8_t in_unit : 1 = 0;

@@ -88,14 +88,14 @@ void TierImpl::Replace(SlotIndex slot, SlotRecord next) {
   const SlotRecord old = table_->Get(slot);
   const bool was_remote = old.state == SlotState::kRemote;
   const bool page_stale = was_remote && !old.in_unit;
-  next.stale_remote = old.stale_remote | static_cast<std::uint8_t>(page_stale);
+  next.stale_remote = old.stale_remote || page_stale ? 1 : 0;
   CountState(old, -1);
   CountState(next, +1);
   table_->Set(slot, next);
   DropEntry(old);
   if (was_remote) groups_.Add(groups_.Lock(old.group), {0, 0, -1});
   // What is being written comes back as raced, and is discarded then.
-  if (page_stale) shrinker_.DiscardLater(slot);
+  if (next.stale_remote) shrinker_.DiscardLater(slot);
   if (old.in_unit && !table_->AnyInUnit(slot)) shrinker_.DiscardUnitLater(slot);
 }
 

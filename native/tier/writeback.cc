@@ -322,12 +322,19 @@ void Shrinker::Settle(SlotIndex slot, PutResult result, std::size_t sent_bytes, 
   tier_->CountState(record, -1);
   record.state = acked ? SlotState::kRemote : SlotState::kLocal;
   if (!acked) {
+    // A server may have the page all the same: as one that is older than the record. The next
+    // writeback takes its place, or whatever else happens to the slot has it discarded.
+    if (result == PutResult::kUnavailable && !record.in_unit) {
+      ++record.version;
+      record.stale_remote = 1;
+    }
     record.in_unit = 0;
   } else {
     record.codec = static_cast<std::uint8_t>(codec) & 3;
     record.away = {record.in_unit ? 0 : static_cast<std::uint32_t>(sent_bytes), 0};
     record.referenced = 0;
     if (!record.in_unit) record.stale_remote = 0;  // it took the stale page's place
+    if (record.stale_remote) DiscardLater(slot);
   }
   tier_->CountState(record, +1);
   tier_->table_->Set(slot, record);

@@ -308,3 +308,11 @@ class TierMachine(GroupRules):
         self.come_to_rest()
         self.check_slots(0, SLOTS)
         self.groups_are_right()
+        self.leave_nothing_behind()
+
+    def leave_nothing_behind(self) -> None:
+        """When all pages are forgotten, the remote store keeps no object, whatever happened."""
+        self.tier.cancel_writeback()
+        self.trim(0, SLOTS)
+        assert self.eventually(lambda: self.tier.remote_objects() == 0)
+        assert self.tier.stats().pool_entry_bytes == 0
