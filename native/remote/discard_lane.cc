@@ -26,14 +26,17 @@ void DiscardLane::Open(v1::PageStore::Stub* stub, rpc::CompletionThreads* comple
   completions_ = completions;
   stub_ = stub;
   volume_ = volume;
+  const std::lock_guard lock(mutex_);
+  retry_at_ = {};
 }
 
 TimePoint DiscardLane::Service(TimePoint now) {
   {
     const std::lock_guard lock(mutex_);
     if (!stub_ || in_flight_ > 0 || queue_.empty()) return kNever;
-    const TimePoint due = gathering_since_ + kGatherFor;
-    if (now < due && queue_.size() < kBatchMax) return due;
+    const bool full = queue_.size() >= kBatchMax;
+    const TimePoint due = full ? retry_at_ : std::max(retry_at_, gathering_since_ + kGatherFor);
+    if (now < due) return due;
     in_flight_ = std::min(queue_.size(), kBatchMax);
     request_.Clear();
     for (std::size_t i = 0; i < in_flight_; ++i) {
@@ -59,13 +62,11 @@ void DiscardLane::OnCompleted(bool) {
   const auto refusal = status_.ok() ? RefusalOf(response_.status()) : std::nullopt;
   const bool again = refusal || !status_.ok();
   // The observer first: once in_flight_ is zero, Detach() may return and the lane be gone.
-  if (refusal) {
-    observer_->OnLaneRefused(*refusal);
-  } else if (!status_.ok()) {
-    observer_->OnLaneBroken();
-  }
+  if (refusal) observer_->OnLaneRefused(*refusal);
   const std::lock_guard lock(mutex_);
-  if (!again) {
+  if (again) {
+    retry_at_ = Clock::now() + kRetryAfter;
+  } else {
     queue_.erase(queue_.begin(), queue_.begin() + static_cast<std::ptrdiff_t>(in_flight_));
   }
   in_flight_ = 0;

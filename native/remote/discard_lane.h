@@ -1,5 +1,6 @@
 // Pages that one memory server may forget. They are gathered for a moment, then sent in batches,
-// one call at a time; a batch whose call failed is sent again on the next connection.
+// one call at a time. A batch whose call failed is sent again after a while, or on the next
+// connection: a server may be slow to forget, or fail to, and still answer fetches.
 #pragma once
 
 #include <grpcpp/client_context.h>
@@ -24,6 +25,7 @@ class DiscardLane final : private rpc::Completion {
   static constexpr std::size_t kBatchMax = 4096;  // of the protocol
   static constexpr std::chrono::milliseconds kGatherFor{10};
   static constexpr std::chrono::milliseconds kCallDeadline{5000};
+  static constexpr std::chrono::milliseconds kRetryAfter{1000};
 
   explicit DiscardLane(LaneObserver* observer) : observer_(observer) {}
 
@@ -59,6 +61,7 @@ class DiscardLane final : private rpc::Completion {
   std::condition_variable call_done_;
   std::deque<tier::DiscardItem> queue_;
   TimePoint gathering_since_ = kNever;
+  TimePoint retry_at_{};       // nothing is sent before
   std::size_t in_flight_ = 0;  // the oldest of the queue, while a call is under way
 };
 

@@ -150,11 +150,12 @@ TEST_F(ClusterTest, DiscardedPageIsForgottenUnlessItIsNewer) {
   EXPECT_TRUE(store_.Has(2));
 }
 
-TEST_F(ClusterTest, DiscardWhoseCallFailedIsSentAgain) {
+TEST_F(ClusterTest, DiscardWhoseCallFailedIsSentAgainAndCutsNobodyOff) {
   ASSERT_EQ(PutOne(*cluster_, 1, 5), PutResult::kAcked);
   store_.Tell([](FakeStore::Script* script) { script->fail_discards = true; });
   EXPECT_TRUE(Discard(*cluster_, {{.slot = 1, .version = 5}}));
   EXPECT_TRUE(Eventually([&] { return !store_.Has(1); }));
+  EXPECT_EQ(cluster_->Servers()[0].reconnects, 0u);
 }
 
 TEST_F(ClusterTest, UnknownVolumeIsOpenedAgainAndNothingIsLost) {
