@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import uvloop
-from farswap.client_nbd import admin_service, findings, kernel_files
+from farswap.client_nbd import admin_service, findings, kernel_files, volume_claims
 from farswap.client_nbd.ahead_shrinker import AheadShrinker
 from farswap.client_nbd.attach import KernelDevice
 from farswap.client_nbd.attribution import Attribution
@@ -90,7 +90,8 @@ def run(
 ) -> None:
     """Serves until a signal. Raises an error of farswap's tree when the start fails."""
     log.configure(config.log.format)
-    uvloop.run(_Host(config, protections, files or KernelFiles()).serve(make_engine))
+    with volume_claims.claimed(config):
+        uvloop.run(_Host(config, protections, files or KernelFiles()).serve(make_engine))
 
 
 class _Host:

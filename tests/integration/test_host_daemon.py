@@ -103,6 +103,25 @@ def test_a_second_daemon_is_refused_and_the_first_goes_on(host_daemon: MakeHost)
         client.connect(host.nbd_path)
 
 
+def test_a_second_daemon_of_the_same_volume_takes_no_pages_from_the_first(
+    host_daemon: MakeHost, memory_server: MakeServer, short_path: Path
+) -> None:
+    host = host_daemon(memory_server())
+    wait_for_server(host, connected=True)
+    qemu_io(host, *(f"write -P {1 + page} {page * 4}k 4095" for page in range(64)))
+    assert farswapctl(host, "tier", "writeback", "--bytes", "256KiB").returncode == 0
+    elsewhere = [
+        f"--set=nbd.listen=['unix:{short_path}/copy.nbd']",
+        f"--set=admin.listen=unix:{short_path}/copy.admin",
+    ]
+    for second in (run_host(host.config_path), run_host(host.config_path, *elsewhere)):
+        assert second.returncode == 1
+        assert "another farswap-host of this machine has the volume" in second.stderr
+        assert "Traceback" not in second.stderr
+    qemu_io(host, *(f"read -P {1 + page} {page * 4}k 4095" for page in range(64)))
+    assert status(host)["tier"]["counters"]["loads_remote"] > 0
+
+
 def test_a_wrong_configuration_starts_nothing_and_tells_all(tmp_path: Path) -> None:
     require_native()
     config = tmp_path / "host.toml"
