@@ -137,8 +137,8 @@ def writeback(
     """Move the coldest pages to the memory servers now.
 
     Shows progress until done. Ctrl-C ends the job; what has moved stays moved. Exit code 1 when
-    it ended short of the target, as it does when there are no more such pages. Pages of cgroups
-    with writeback off stay.
+    it ended short of the target, as it does when there are no more such pages, or when the memory
+    servers take none for 10 s. Pages of cgroups with writeback off stay.
 
     \b
     Examples:

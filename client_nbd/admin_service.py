@@ -33,6 +33,9 @@ SERVICE_NAME = pb.DESCRIPTOR.services_by_name["HostAdmin"].full_name
 
 # Well under the 200 ms that the protocol promises between two reports.
 _PROGRESS_INTERVAL_S = 0.1
+# A job that moves nothing for so long is ended: who asked for it wants to know.
+WRITEBACK_STALL_S = 10.0
+_STALLED = f"memory servers took no page for {WRITEBACK_STALL_S:.0f} s, see `farswapctl doctor`"
 # An answer of them stays far below gRPC's limit.
 _OWNERS_MAX = 1 << 16
 
@@ -101,7 +104,7 @@ class HostAdminService(host_admin_pb2_grpc.HostAdminServicer):
     async def Writeback(  # noqa: N802
         self, request: pb.WritebackRequest, context: _Context
     ) -> AsyncIterator[pb.WritebackProgress]:
-        """One job at a time: BusyError. Cancelled with the call."""
+        """One job at a time: BusyError. Cancelled with the call, or when nothing moves."""
         engine = self._host.engine
         if request.bytes == 0:
             raise InvalidArgumentError("writeback of 0 bytes")
@@ -112,22 +115,26 @@ class HostAdminService(host_admin_pb2_grpc.HostAdminServicer):
             engine.start_writeback, request.bytes, cgroup, request.older_than_s
         ):
             raise BusyError("a writeback is under way already")
-        finished = False
+        ended = stalled = False
+        moved_bytes, moved_at = 0, time.monotonic()
         try:
-            while not finished:
+            while not (ended or stalled):
                 progress = await asyncio.to_thread(engine.writeback_progress)
-                finished = progress.finished
+                if progress.written_bytes > moved_bytes:
+                    moved_bytes, moved_at = progress.written_bytes, time.monotonic()
+                ended = progress.finished
+                stalled = not ended and time.monotonic() - moved_at > WRITEBACK_STALL_S
                 yield pb.WritebackProgress(
                     target_bytes=progress.target_bytes,
                     written_bytes=progress.written_bytes,
                     sent_bytes=progress.sent_bytes,
-                    finished=progress.finished,
-                    stopped_because=progress.stopped_because,
+                    finished=ended or stalled,
+                    stopped_because=_STALLED if stalled else progress.stopped_because,
                 )
-                if not finished:
+                if not (ended or stalled):
                     await asyncio.sleep(_PROGRESS_INTERVAL_S)
         finally:
-            if not finished:
+            if not ended:
                 engine.cancel_writeback()
 
     async def ExplainSlot(  # noqa: N802

@@ -188,6 +188,20 @@ async def test_a_second_writeback_is_refused_and_does_not_disturb_the_first(
     assert await asyncio.to_thread(running.engine.writeback_cancelled.wait, 5)
 
 
+async def test_a_writeback_that_moves_nothing_ends_and_says_so(
+    running: Running, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(admin_service, "WRITEBACK_STALL_S", 0.2)
+    running.engine.writeback_step_bytes = 0
+    request = pb.WritebackRequest(bytes=4096)
+    *_, last = await asyncio.to_thread(
+        lambda: list(running.client.stream(running.stub.Writeback, request))
+    )
+    assert last.finished
+    assert last.stopped_because.startswith("memory servers took no page for")
+    assert await asyncio.to_thread(running.engine.writeback_cancelled.wait, 5)
+
+
 async def test_writeback_of_nothing_is_refused(running: Running) -> None:
     def follow() -> None:
         next(running.client.stream(running.stub.Writeback, pb.WritebackRequest()))
