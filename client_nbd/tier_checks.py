@@ -59,6 +59,12 @@ _FAILURES: tuple[tuple[str, Level, str, str], ...] = (
         "see `farswapctl status` for servers that are away; cluster.fetch_wait is the time",
     ),
     (
+        "writeback_failed_rejected",
+        "warning",
+        "pages were sent to a memory server that could not keep them; they stayed in the pool",
+        "look at stores_io_error in `farswapctl server show` of each: its disk is full, or failing",
+    ),
+    (
         "reject_no_space",
         "warning",
         "stores were refused: the pool was full and nothing could be written back in time",

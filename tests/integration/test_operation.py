@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import itertools
 import json
+import os
 import random
 import re
 import shutil
@@ -233,6 +234,36 @@ def test_the_doctor_finds_the_books_in_order_and_a_server_that_died(fleet: Fleet
     assert done.returncode == 1
     assert f"no answer from {server.pages}" in done.stdout
     assert done.stderr == "farswapctl: errors found: server\n"
+
+
+@pytest.mark.root
+@pytest.mark.skipif(os.geteuid() != 0, reason="needs root: mounts a small file system")
+def test_a_memory_server_whose_disk_is_full_is_told_of_and_costs_no_page(
+    memory_server: MakeServer, host_daemon: MakeHost, tmp_path: Path
+) -> None:
+    disk = tmp_path / "disk"
+    disk.mkdir()
+    subprocess.run(["mount", "-t", "tmpfs", "-o", "size=8m", "disk", str(disk)], check=True)
+    try:
+        server = memory_server(store={"path": f"{disk}/store", "capacity": "256MiB"})
+        host = host_daemon(server, tier={"pool_limit": "32MiB"})
+        noise = random.Random(1).randbytes(16 << 20)
+        with NbdClient.connect_unix(host.nbd_path) as client:
+            client.negotiate()
+            for first in range(0, len(noise), 64 * PAGE_BYTES):
+                client.write(first, noise[first : first + 64 * PAGE_BYTES])
+            done = ctl(host, "tier", "writeback", "--bytes", "16MiB")
+            assert done.returncode == 1
+            assert "short of the target: memory servers took no page for 10 s" in done.stderr
+            checks = {check["subject"]: check for check in ask(host, "doctor")["checks"]}
+            assert checks["writeback_failed_rejected"]["level"] == "warning"
+            assert checks["books"]["level"] == "ok"
+            for first in range(0, len(noise), 64 * PAGE_BYTES):
+                read = client.read(first, 64 * PAGE_BYTES)
+                assert read == noise[first : first + 64 * PAGE_BYTES]
+        server.kill()
+    finally:
+        subprocess.run(["umount", "--lazy", str(disk)], check=True)
 
 
 def test_the_doctor_is_not_misled_by_pages_that_move(fleet: Fleet) -> None:
