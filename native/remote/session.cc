@@ -28,6 +28,7 @@ constexpr int kKeepaliveMs = 5000;
 constexpr int kKeepaliveTimeoutMs = 3000;
 // A server that is away for longer gets no more pages until it is back.
 constexpr std::chrono::milliseconds kOutageWait{2000};
+constexpr const char* kFencedOff = "fenced: another host daemon has opened this volume";
 
 std::shared_ptr<grpc::Channel> NewChannel(const std::string& address) {
   grpc::ChannelArguments arguments;
@@ -99,8 +100,11 @@ class Session::Worker final : private LaneObserver, private rpc::Completion {
   bool stopping_ = false;
   bool broken_ = false;  // the present connection
   bool fenced_ = false;
-  bool unknown_volume_ = false;
+  std::string refusal_;  // why the server would not serve the present connection
   bool open_done_ = false;
+  // OpenVolume calls that were given up without an answer. The server may serve them yet, which
+  // raises the epoch; each may so fence us once, who have not been replaced.
+  std::uint64_t opens_unanswered_ = 0;
   std::uint64_t epoch_ = 0;
   std::uint64_t connections_ = 0;
   std::string last_error_;
@@ -169,7 +173,7 @@ std::string Session::Worker::ServeOneConnection() {
   {
     const std::lock_guard lock(mutex_);
     broken_ = false;
-    unknown_volume_ = false;
+    refusal_.clear();
   }
   Connection connection;
   connection.store_channel = NewChannel(config.address);
@@ -213,6 +217,18 @@ std::string Session::Worker::OpenVolume(v1::PageStore::Stub* stub, OpenedVolume*
   context.TryCancel();
   std::unique_lock lock(mutex_);
   changed_.wait(lock, [this] { return open_done_; });
+  switch (outcome.error_code()) {
+    case grpc::StatusCode::DEADLINE_EXCEEDED:
+    case grpc::StatusCode::UNAVAILABLE:
+    case grpc::StatusCode::CANCELLED:
+      ++opens_unanswered_;
+      break;
+    case grpc::StatusCode::FAILED_PRECONDITION:
+      fenced_ = true;
+      return kFencedOff;
+    default:
+      break;
+  }
   if (!outcome.ok()) return "cannot open the volume: " + outcome.error_message();
   std::string problem = CheckOpened(response);
   if (!problem.empty()) return problem;
@@ -234,8 +250,7 @@ std::string Session::Worker::Detach() {
   const std::string store_problem = store_lane.Detach();
   discard_lane_.Detach();
   const std::lock_guard lock(mutex_);
-  if (fenced_) return "fenced: another host daemon has opened this volume";
-  if (unknown_volume_) return "the server did not know the volume";
+  if (!refusal_.empty()) return refusal_;
   if (stopping_) return "stopped";
   return "connection lost: " + (fetch_problem.empty() ? store_problem : fetch_problem);
 }
@@ -287,8 +302,18 @@ void Session::Worker::OnLaneBroken() {
 
 void Session::Worker::OnLaneRefused(Refusal refusal) {
   const std::lock_guard lock(mutex_);
+  // Another lane has said so already, or the next connection will.
+  if (broken_) return;
   broken_ = true;
-  (refusal == Refusal::kFenced ? fenced_ : unknown_volume_) = true;
+  if (refusal == Refusal::kUnknownVolume) {
+    refusal_ = "the server did not know the volume";
+  } else if (opens_unanswered_ > 0) {
+    --opens_unanswered_;
+    refusal_ = "an earlier attempt to open the volume came to the server late";
+  } else {
+    fenced_ = true;
+    refusal_ = kFencedOff;
+  }
   changed_.notify_all();
 }
 

@@ -187,6 +187,36 @@ TEST_F(ClusterTest, FencedSessionStopsForGood) {
   EXPECT_EQ(store_.seen().opens, 1u);
 }
 
+// A server that was slow serves the first call when the second one's session is at work.
+TEST_F(ClusterTest, OpenThatIsServedLateDoesNotFenceItsOwnSessionForGood) {
+  FakeStore slow;
+  slow.Tell([](FakeStore::Script* script) { script->fail_open = true; });
+  const auto cluster = NewCluster(TestConfig({slow.address()}));
+  ASSERT_TRUE(Connected(*cluster));
+  ASSERT_EQ(PutOne(*cluster, 0, 1), PutResult::kAcked);
+  slow.OpenLate();
+  EXPECT_EQ(PutOne(*cluster, 1, 1), PutResult::kAcked);
+  TestFetch fetch(0);
+  Get(*cluster, fetch);
+  ASSERT_TRUE(fetch.done.Wait());
+  EXPECT_TRUE(fetch.Holds(0, 1));
+  EXPECT_EQ(slow.seen().opens, 3u);
+  slow.OpenLate();
+  EXPECT_EQ(PutOne(*cluster, 1, 2), PutResult::kUnavailable) << "that was somebody else";
+}
+
+TEST_F(ClusterTest, SessionThatWasReplacedWhileItOpenedStopsForGood) {
+  FakeStore slow;
+  slow.Tell([](FakeStore::Script* script) { script->fail_open = true; });
+  const auto cluster = NewCluster(TestConfig({slow.address()}));
+  ASSERT_TRUE(Connected(*cluster));
+  ASSERT_EQ(PutOne(*cluster, 0, 1), PutResult::kAcked);
+  slow.Tell([](FakeStore::Script* script) { script->fenced = script->retired = true; });
+  EXPECT_EQ(PutOne(*cluster, 1, 1), PutResult::kUnavailable);
+  EXPECT_NE(cluster->Servers()[0].last_error.find("fenced"), std::string::npos);
+  EXPECT_EQ(slow.seen().opens, 3u);
+}
+
 TEST_F(ClusterTest, SecondEngineOfTheVolumeFencesTheFirst) {
   ASSERT_EQ(PutOne(*cluster_, 0, 1), PutResult::kAcked);
   const auto second = NewCluster(TestConfig({store_.address()}));

@@ -40,6 +40,11 @@ grpc::Status FakeStore::OpenVolume(grpc::ServerContext*, const v1::OpenVolumeReq
                                    v1::OpenVolumeResponse* response) {
   const std::lock_guard lock(mutex_);
   ++seen_.opens;
+  if (script_.retired) return {grpc::StatusCode::FAILED_PRECONDITION, "told to refuse"};
+  if (script_.fail_open) {
+    script_.fail_open = false;
+    return {grpc::StatusCode::UNAVAILABLE, "told to fail"};
+  }
   known_ = true;
   response->set_volume_id(7);
   response->set_epoch(++epoch_);

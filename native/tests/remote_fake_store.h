@@ -33,6 +33,8 @@ class FakeStore final : private v1::PageStore::Service {
     int unknown_volumes = 0;              // so many requests are answered UNKNOWN_VOLUME
     bool fenced = false;                  // every request is answered FENCED
     bool fail_discards = false;           // the next Discard fails once
+    bool fail_open = false;               // the next OpenVolume fails once
+    bool retired = false;                 // OpenVolume is refused: there is a successor
     std::uint32_t batch_pages_max = 256;  // what OpenVolume says
     std::uint64_t capacity_bytes = std::uint64_t{1} << 30;
     std::uint64_t used_bytes = 0;
@@ -52,6 +54,12 @@ class FakeStore final : private v1::PageStore::Service {
     const std::lock_guard lock(mutex_);
     change(&script_);
     changed_.notify_all();
+  }
+
+  /// An OpenVolume of the same volume whose caller is gone takes effect.
+  void OpenLate() {
+    const std::lock_guard lock(mutex_);
+    ++epoch_;
   }
 
   struct Seen {
