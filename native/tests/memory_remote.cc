@@ -207,6 +207,16 @@ void MemoryRemote::Forget(ObjectKey key) {
   kept_.erase(key);
 }
 
+void MemoryRemote::Remember(ObjectKey key) {
+  std::lock_guard lock(mutex_);
+  remembered_[key] = kept_.at(key);
+}
+
+void MemoryRemote::GoBack(ObjectKey key) {
+  std::lock_guard lock(mutex_);
+  kept_[key] = remembered_.at(key);
+}
+
 bool Eventually(const std::function<bool()>& condition) {
   const auto deadline = std::chrono::steady_clock::now() + std::chrono::seconds(20);
   while (!condition()) {

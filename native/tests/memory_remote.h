@@ -48,6 +48,10 @@ class MemoryRemote final : public RemoteStore {
   std::vector<ObjectKey> put_order() const;  // in the order in which they arrived
   void Damage(ObjectKey key);                // flips a bit of what is kept
   void Forget(ObjectKey key);
+  /// What is kept under a key now comes back when it is told to: a server that lost what it had
+  /// acknowledged since.
+  void Remember(ObjectKey key);
+  void GoBack(ObjectKey key);
 
  private:
   struct Kept {
@@ -75,6 +79,7 @@ class MemoryRemote final : public RemoteStore {
   std::condition_variable changed_;
   std::deque<Request> queue_;
   std::map<ObjectKey, Kept> kept_;
+  std::map<ObjectKey, Kept> remembered_;
   std::vector<ObjectKey> put_order_;
   std::size_t largest_batch_ = 0;
   Held held_ = Held::kNothing;

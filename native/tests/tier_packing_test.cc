@@ -394,6 +394,27 @@ TEST_F(TierPacking, DamagedAndMissingUnitsAreErrorsNeverZeros) {
   EXPECT_EQ(Count(Counter::fetch_missing), 2u);
 }
 
+TEST_F(TierPacking, AServerThatWentBackToAnOlderUnitIsAnErrorNeverItsPages) {
+  StartPacking();
+  SendUnit();
+  remote_.Remember(kKey);
+  StoreUnit(2);
+  StorePage(kEnd, 1);
+  WriteBack(kUnitSlots + 1);
+  remote_.GoBack(kKey);
+  TestFetch fetch({kFirst, kEnd});
+  tier_->Fetch(&fetch);
+  EXPECT_EQ(fetch.Wait(), IoStatus::kIoError);
+  EXPECT_EQ(fetch.pages[0], Page{});
+  EXPECT_EQ(fetch.pages[1], PageLikeItsNeighbours(kEnd, 1));
+  EXPECT_EQ(Count(Counter::fetch_missing), 1u);
+  // Nor are they taken in.
+  Page page{};
+  Version version;
+  EXPECT_EQ(tier_->LoadWait(kFirst + 1, page.data(), &version), IoStatus::kIoError);
+  EXPECT_EQ(Count(Counter::prefetched), 0u);
+}
+
 TEST_F(TierPacking, PagesOfDifferentCgroupsDoNotShareAUnit) {
   StartPacking();
   for (SlotIndex slot = kFirst; slot < kEnd; ++slot) {

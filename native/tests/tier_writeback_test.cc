@@ -303,6 +303,24 @@ TEST_F(TierWriteback, DamagedMissingOrUnavailablePagesAreErrorsNeverZeros) {
   EXPECT_GT(tier_->Explain(3).stored_unix_s, 0u);
 }
 
+// Its checksum is right: only its version tells that it is not the page that was written last.
+TEST_F(TierWriteback, AServerThatWentBackToAnOlderPageIsAnErrorNeverThatPage) {
+  Start();
+  StoreKind(0, 1, PageKind::kCompressible);
+  WriteBack(1);
+  remote_.Remember(0);
+  StoreKind(0, 2, PageKind::kCompressible);
+  WriteBack(1);
+  remote_.GoBack(0);
+  Page page{};
+  Version version;
+  EXPECT_EQ(tier_->LoadWait(0, page.data(), &version), IoStatus::kIoError);
+  EXPECT_EQ(page, Page{});
+  EXPECT_EQ(Count(Counter::fetch_missing), 1u);
+  StoreKind(0, 3, PageKind::kCompressible);
+  EXPECT_EQ(Read(0), MakePage(0, 3, PageKind::kCompressible));
+}
+
 TEST_F(TierWriteback, OneBadPageOfAFetchDoesNotSpoilTheOthers) {
   Start();
   for (SlotIndex slot = 0; slot < 3; ++slot) StoreKind(slot, 1, PageKind::kCompressible);
