@@ -66,14 +66,6 @@ TEST(Codec, CompressorsOutsideOfTheirRangeAreRefusedWithTheRange) {
   EXPECT_EQ(Validate({Codec::kRaw, 1}).error().message, "a compressor is LZ4 or zstd");
 }
 
-// Letters without repetition: nothing for LZ4 to find, but fewer than 8 bits each.
-Page PageOfLetters(std::uint64_t seed, unsigned letters) {
-  std::mt19937_64 random(seed);
-  Page page;
-  for (std::byte& byte : page) byte = static_cast<std::byte>('A' + random() % letters);
-  return page;
-}
-
 TEST(Codec, PagesGoingColdAreRecompressedWhereThatGainsAnEighth) {
   const Page page = PageOfLetters(1, 8);
   const Compressed hot = CompressPage(page.data());

@@ -43,6 +43,14 @@ inline Page MakePage(SlotIndex slot, std::uint32_t generation) {
   return MakePage(slot, generation, KindOf(slot, generation));
 }
 
+/// Letters without repetition: nothing for LZ4 to find, but fewer than 8 bits each.
+inline Page PageOfLetters(std::uint64_t seed, unsigned letters) {
+  std::mt19937_64 random(seed);
+  Page page;
+  for (std::byte& byte : page) byte = static_cast<std::byte>('A' + random() % letters);
+  return page;
+}
+
 /// A page that shrinks to a half by itself, and to almost nothing beside one like it.
 inline Page PageLikeItsNeighbours(SlotIndex slot, std::uint32_t generation) {
   Page page = MakePage(0, 0, PageKind::kRandom);
