@@ -72,7 +72,9 @@ Outcome GarbageCollector::Collect(const Volume& volume) {
   rocksdb::DB* db = rocks_->db.get();
   rocksdb::Status status = rocksdb::DeleteFilesInRange(db, rocks_->pages, &begin, &end, false);
   if (status.ok()) {
-    status = db->DeleteRange(UnsyncedWrite(), rocks_->pages, begin, end);
+    rocksdb::WriteBatch batch;
+    batch.DeleteRange(rocks_->pages, begin, end);
+    status = rocks_->Write(&batch);
   }
   if (status.ok()) {
     rocksdb::CompactRangeOptions options;

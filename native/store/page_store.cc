@@ -278,7 +278,7 @@ StreamStatus PageStore::Impl::DiscardSome(Volume* volume, std::uint64_t epoch,
     return StreamStatus::kOk;
   }
   writes.Merge(rocks->usage, EncodeVolumeKey(volume->id), EncodeUsage(change));
-  *status = rocks->db->Write(UnsyncedWrite(), &writes);
+  *status = rocks->Write(&writes);
   if (status->ok()) {
     volume->pages += change.pages;
     volume->bytes += change.bytes;

@@ -95,7 +95,9 @@ Outcome CheckFormat(Rocks* rocks) {
   const rocksdb::Slice key(kFormatKey.data(), kFormatKey.size());
   rocksdb::Status status = rocks->db->Get({}, rocks->volumes, key, &found);
   if (status.IsNotFound()) {
-    status = rocks->db->Put(SyncedWrite(), rocks->volumes, key, std::string(kFormat));
+    rocksdb::WriteBatch batch;
+    batch.Put(rocks->volumes, key, std::string(kFormat));
+    status = rocks->WriteSynced(&batch);
     found = kFormat;
   }
   if (!status.ok()) {
@@ -128,12 +130,8 @@ Rocks::~Rocks() {
   db->Close();
 }
 
-rocksdb::WriteOptions UnsyncedWrite() { return {}; }
-
-rocksdb::WriteOptions SyncedWrite() {
-  rocksdb::WriteOptions options;
-  options.sync = true;
-  return options;
+rocksdb::Status Rocks::Commit(const rocksdb::WriteOptions& options, rocksdb::WriteBatch* batch) {
+  return db->Write(options, batch);
 }
 
 Result<std::unique_ptr<Rocks>> OpenRocks(const std::string& path, std::uint64_t block_cache_bytes) {

@@ -108,7 +108,7 @@ void StoreBatch::Write() {
     return;
   }
   writes_.Merge(rocks_->usage, EncodeVolumeKey(volume_->id), EncodeUsage(change_));
-  const rocksdb::Status status = rocks_->db->Write(UnsyncedWrite(), &writes_);
+  const rocksdb::Status status = rocks_->Write(&writes_);
   if (status.ok()) {
     volume_->pages += change_.pages;
     volume_->bytes += change_.bytes;

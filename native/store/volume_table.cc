@@ -1,7 +1,5 @@
 #include "store/volume_table.h"
 
-#include <rocksdb/write_batch.h>
-
 #include <algorithm>
 #include <random>
 #include <utility>
@@ -147,8 +145,9 @@ OpenedVolume VolumeTable::Open(const std::string& host_id, const std::string& de
   }
   DeviceRecord next = device.record;
   ++next.epoch;
-  const rocksdb::Status status =
-      rocks_->db->Put(SyncedWrite(), rocks_->volumes, kDeviceTag + name, EncodeDeviceRecord(next));
+  rocksdb::WriteBatch batch;
+  batch.Put(rocks_->volumes, kDeviceTag + name, EncodeDeviceRecord(next));
+  const rocksdb::Status status = rocks_->WriteSynced(&batch);
   if (!status.ok()) {
     return Refuse(OpenStatus::kIoError, status.ToString());
   }
@@ -177,7 +176,7 @@ OpenedVolume VolumeTable::OpenNew(const std::string& name, Device* device, Volum
   }
   batch.Put(rocks_->volumes, kDeviceTag + name, EncodeDeviceRecord(next));
   batch.Put(rocks_->volumes, kVolumeTag + EncodeVolumeKey(id), EncodeVolumeRecord(record));
-  const rocksdb::Status status = rocks_->db->Write(SyncedWrite(), &batch);
+  const rocksdb::Status status = rocks_->WriteSynced(&batch);
   if (!status.ok()) {
     return Refuse(OpenStatus::kIoError, status.ToString());
   }
@@ -212,7 +211,7 @@ Result<StreamStatus> VolumeTable::Close(std::uint64_t volume_id, std::uint64_t e
   batch.Put(rocks_->volumes, kDeviceTag + name, EncodeDeviceRecord(next));
   batch.Put(rocks_->volumes, kVolumeTag + EncodeVolumeKey(volume_id),
             EncodeVolumeRecord(RecordOf(*volume, epoch, true)));
-  const rocksdb::Status status = rocks_->db->Write(SyncedWrite(), &batch);
+  const rocksdb::Status status = rocks_->WriteSynced(&batch);
   if (!status.ok()) {
     return Error{status.ToString()};
   }
@@ -260,7 +259,7 @@ Outcome VolumeTable::Forget(const Volume& volume) {
   rocksdb::WriteBatch batch;
   batch.Delete(rocks_->volumes, kVolumeTag + id_key);
   batch.Delete(rocks_->usage, id_key);
-  const rocksdb::Status status = rocks_->db->Write(SyncedWrite(), &batch);
+  const rocksdb::Status status = rocks_->WriteSynced(&batch);
   if (!status.ok()) {
     return Error{status.ToString()};
   }
