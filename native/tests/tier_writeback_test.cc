@@ -59,6 +59,27 @@ TEST_F(TierWriteback, AReadEntryGetsOneSecondChance) {
   EXPECT_TRUE(remote_.Has(0));
 }
 
+TEST_F(TierWriteback, ShrinkingAheadLooksAtNoMorePagesThanItIsAskedTo) {
+  constexpr SlotIndex kPages = 600;  // more than a batch
+  Start();
+  Page page;
+  for (SlotIndex slot = 0; slot < kPages; ++slot) StoreKind(slot, 1, PageKind::kCompressible);
+  const auto read = [&](SlotIndex first) {
+    for (SlotIndex slot = first; slot < kPages; ++slot) {
+      ASSERT_EQ(tier_->Load(slot, page.data()), Tier::LoadResult::kDone);
+    }
+  };
+  read(0);
+  tier_->ShrinkAhead(kUnknownCgroup, kPages, 0);
+  ASSERT_TRUE(Eventually([&] { return Count(Counter::second_chances) == kPages; }));
+  read(5);
+  tier_->ShrinkAhead(kUnknownCgroup, kPages, 0);
+  ASSERT_TRUE(Eventually([&] { return Count(Counter::second_chances) == 2 * kPages - 5; }));
+  ASSERT_TRUE(Eventually([&] { return tier_->Stats().pages.remote == 5; }));
+  EXPECT_EQ(remote_.put_order(), (std::vector<SlotIndex>{0, 1, 2, 3, 4}))
+      << "the others were read again since they were spared";
+}
+
 TEST_F(TierWriteback, TheLimitIsHeldByWritingBackDownToTheAcceptThreshold) {
   Start(16384, std::uint64_t{8} << 20);
   for (SlotIndex slot = 0; slot < 6000; ++slot) {

@@ -53,7 +53,7 @@ void Shrinker::TakeWithNeighbours(Batch* batch, const Request& request, SlotInde
   const std::uint32_t old_s = std::max(request.older_than_s, age_s(table.Get(slot)) / 2);
   const std::size_t first = batch->count;
   for (std::uint64_t i = slot / kUnitSlots * kUnitSlots; i < table.UnitEnd(slot); ++i) {
-    if (batch->count >= request.pages_max || !Owner().MayWriteBack(index)) break;
+    if (batch->looked_at() >= request.pages_max || !Owner().MayWriteBack(index)) break;
     const auto neighbour = static_cast<SlotIndex>(i);
     const SlotRecord& record = table.Get(neighbour);
     const bool cold = record.state == SlotState::kLocal && !record.referenced &&

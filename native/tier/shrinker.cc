@@ -292,7 +292,9 @@ Shrinker::Step Shrinker::AheadStep() {
     Request request{.cause = older_than_s > 0 ? Cause::kAge : Cause::kShrinker,
                     .group = index,
                     .descendants = false,
-                    .older_than_s = older_than_s};
+                    .older_than_s = older_than_s,
+                    // As in mm/zswap.c, shrink_memcg_cb(): what is warm is then left in peace.
+                    .spares_count = true};
     request.pages_max = static_cast<std::size_t>(std::min<std::uint64_t>(pages, request.pages_max));
     const Step step = WriteBatch(request);
     // What was asked for anew meanwhile replaces the rest of what was asked before.

@@ -98,8 +98,10 @@ class Shrinker {
     Shrinker* shrinker = nullptr;
     std::byte* arena = nullptr;
     std::size_t page_count = 0;       // in `count` objects
+    std::size_t spared = 0;           // of a request that counts them
     std::uint64_t entry_bytes = 0;    // that acknowledgements will free
     std::uint64_t dropped_bytes = 0;  // of clean entries, that were freed on the way
+    std::size_t looked_at() const { return count + spared; }
     std::uint64_t freed_bytes() const { return entry_bytes + dropped_bytes; }
     Cause cause = Cause::kLimit;
     // Runs of neighbours among the pages, which may become units.
@@ -122,6 +124,7 @@ class Shrinker {
     bool descendants = true;  // of the group as well
     std::uint32_t older_than_s = 0;
     std::size_t pages_max = PutBatch::kPagesMax;
+    bool spares_count = false;                    // pages that are spared count, too
     std::uint64_t bytes_max = ~std::uint64_t{0};  // of the pool, about
   };
 

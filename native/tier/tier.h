@@ -171,8 +171,9 @@ class Tier : public PageDevice {
   };
   virtual ManualWriteback ManualWritebackProgress() const = 0;
 
-  /// Asks the shrinker to write back up to `pages` of a cgroup's own coldest pages that are so old,
-  /// when it has nothing more urgent; replaces what was asked before and not done yet.
+  /// Asks the shrinker to look at `pages` of a cgroup's own coldest pages and to write back those
+  /// that are so old and were not read since they were stored or last spared, when it has nothing
+  /// more urgent; replaces what was asked before and not done yet.
   virtual void ShrinkAhead(CgroupId id, std::uint64_t pages, std::uint32_t older_than_s) = 0;
 
   /// Ends the shrinker: nothing is written back any more, and stores that find no room fail at

@@ -24,7 +24,7 @@ Shrinker::Step Shrinker::WriteBatch(const Request& request) {
   if (batch->count == 0) {
     std::lock_guard lock(mutex_);
     free_batches_.push_back(batch);
-    if (batch->dropped_bytes > 0) return Step::kWorked;
+    if (batch->dropped_bytes > 0 || batch->spared > 0) return Step::kWorked;
     return free_batches_.size() == kBatches ? Step::kNothingToDo : Step::kBlocked;
   }
   in_flight_bytes_.fetch_add(batch->entry_bytes);
@@ -83,24 +83,25 @@ void Shrinker::Collect(Batch* batch, const Request& request) {
   batch->entry_bytes = 0;
   batch->dropped_bytes = 0;
   batch->run_count = 0;
+  batch->spared = 0;
   FindSources(request);
   if (sources_.empty()) return;
   const auto full = [&] {
-    return batch->count >= request.pages_max || batch->freed_bytes() >= request.bytes_max;
+    return batch->looked_at() >= request.pages_max || batch->freed_bytes() >= request.bytes_max;
   };
   const std::uint64_t wanted = EntriesWanted(request) << kDebtBits;
   for (const Source& source : sources_) {
     std::uint64_t& debt = debts_[source.group];
     debt = std::min(debt + wanted * source.entries / source_entries_, kDebtMax);
     if (full()) continue;
-    const std::size_t before = batch->count;
+    const std::size_t before = batch->looked_at();
     TakeShare(batch, request, source.group, debt >> kDebtBits);
-    debt -= std::min(debt, std::uint64_t{batch->count - before} << kDebtBits);
+    debt -= std::min(debt, std::uint64_t{batch->looked_at() - before} << kDebtBits);
     last_source_ = source.group;
   }
   for (const Source& source : sources_) {
-    if (full() || batch->count >= wanted >> kDebtBits) break;
-    TakeShare(batch, request, source.group, (wanted >> kDebtBits) - batch->count);
+    if (full() || batch->looked_at() >= wanted >> kDebtBits) break;
+    TakeShare(batch, request, source.group, (wanted >> kDebtBits) - batch->looked_at());
   }
 }
 
@@ -108,8 +109,8 @@ void Shrinker::TakeShare(Batch* batch, const Request& request, GroupIndex group,
                          std::size_t pages) {
   // Once around the LRU spares nobody twice; some more tries for entries that change meanwhile.
   std::uint64_t tries = 2 * Owner().At(group).lru.size() + pages;
-  const std::size_t enough = std::min(batch->count + pages, request.pages_max);
-  while (batch->count < enough && batch->freed_bytes() < request.bytes_max && tries-- > 0) {
+  const std::size_t enough = std::min(batch->looked_at() + pages, request.pages_max);
+  while (batch->looked_at() < enough && batch->freed_bytes() < request.bytes_max && tries-- > 0) {
     const Lru::Candidate candidate = Owner().Lock(group)->lru.Coldest();
     if (candidate.entry == kNoEntry) return;
     if (Isolate(batch, request, candidate.slot, candidate.entry) == Taken::kNoMore) return;
@@ -158,6 +159,7 @@ Shrinker::Taken Shrinker::Isolate(Batch* batch, const Request& request, SlotInde
     tier_->table_->Set(slot, record);
     group->lru.MoveToHot(entry);
     group->Count(Counter::second_chances);
+    if (request.spares_count) ++batch->spared;
     return Taken::kNotThis;
   }
   if (packing_.load(std::memory_order_acquire) && !tier_->table_->AnyInUnit(slot)) {
