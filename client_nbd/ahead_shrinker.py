@@ -44,17 +44,20 @@ class AheadShrinker:
         if elapsed_s <= 0:
             return
         stats = self._engine.stats()
+        accept = stats["accept_threshold_percent"] / 100
         host = HostSample(
             stall_us=self._files.memory_stall_us(),
             remote_wait_us=stats["remote_wait_us"],
-            pool_fullness=_share(stats["pool_used_bytes"], stats["pool_limit_bytes"]),
+            pool_fullness=_fullness(stats["pool_entry_bytes"], stats["pool_limit_bytes"], accept),
         )
         by_id = {record.id: record for record in records}
-        samples = [self._sample(record, by_id) for record in records if record.pages_local]
+        samples = [self._sample(record, by_id, accept) for record in records if record.pages_local]
         for shrink in self._policy.decide(elapsed_s, host, samples):
             self._engine.shrink_ahead(shrink.id, shrink.pages, shrink.older_than_s)
 
-    def _sample(self, record: CgroupRecord, by_id: Mapping[int, CgroupRecord]) -> GroupSample:
+    def _sample(
+        self, record: CgroupRecord, by_id: Mapping[int, CgroupRecord], accept: float
+    ) -> GroupSample:
         counters = record.counters
         return GroupSample(
             id=record.id,
@@ -63,18 +66,21 @@ class AheadShrinker:
             loads_remote=counters["loads_remote"],
             pages_local=record.pages_local,
             pool_bytes=record.pool_bytes,
-            limit_fullness=self._limit_fullness(record, by_id),
+            limit_fullness=self._limit_fullness(record, by_id, accept),
             writeback=self._groups.settings_of(record.id).writeback,
         )
 
-    def _limit_fullness(self, record: CgroupRecord, by_id: Mapping[int, CgroupRecord]) -> float:
+    def _limit_fullness(
+        self, record: CgroupRecord, by_id: Mapping[int, CgroupRecord], accept: float
+    ) -> float:
         """Of the fullest limit among its own and its ancestors'."""
         family = [record, *(by_id[id_] for id_ in self._tree.lineage(record.id) if id_ in by_id)]
-        return max(_share(each.tree_pool_bytes, each.pool_limit_bytes) for each in family)
+        used_and_limit = ((each.tree_pool_bytes, each.pool_limit_bytes) for each in family)
+        return max(_fullness(used, limit, accept) for used, limit in used_and_limit)
 
 
-def _share(part: int, whole: int | None) -> float:
-    """0 to 1; no limit is never full, and one of nothing always."""
-    if whole is None:
+def _fullness(used_bytes: int, limit_bytes: int | None, accept: float) -> float:
+    """1 at the threshold; no limit is never full, and one of nothing always."""
+    if limit_bytes is None:
         return 0.0
-    return min(1.0, part / whole) if whole else 1.0
+    return used_bytes / (limit_bytes * accept) if limit_bytes else 1.0

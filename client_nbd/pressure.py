@@ -10,13 +10,17 @@ server is such a wait, and one that our own writeback brought about; that time i
 else writing back would breed the pressure that it answers. The kernel adds to PSI's totals every
 two seconds only, so what could not be taken off yet is kept for as long.
 
-*Need* is pressure times how full the pool, or the group's limit, is: with an empty pool there is
-nothing to get ahead of.
+*Need* is pressure times how much of the room above its low mark the pool, or the group's limit, has
+lost lately. The pool is locked memory, so that a page which leaves it helps nobody but a store that
+would find no room. PSI alone does not tell: the tasks of a cgroup that thrashes between its memory
+limit and our pool wait all the time, for reads from the pool that would only take longer from a
+server. But as much comes back as goes out, the pool does not fill, and there is no need.
 
 As zswap's shrinker does (mm/zswap.c, zswap_shrinker_count), a group's pages count for the less
 the better they compress, since fewer bytes come of moving them out; and pages that had to be
-brought back from the servers lately protect as many from being sent. A group that gets back more
-than it would send is left alone: it is warm.
+brought back from the servers lately protect as many from being sent (nr_disk_swapins there). A
+group that gets back more than it would send is left alone: it is warm. What is asked for is, as
+there, how many pages to look at: the tier spares those that were read from the pool.
 """
 
 from __future__ import annotations
@@ -32,9 +36,13 @@ if TYPE_CHECKING:
 
 # Less is a machine's usual noise.
 _STALL_SHARE_MIN = 0.01
-# Of a group's pages that do not compress, with a full pool, when some task waits all the time.
+# Of a group's pages that do not compress, when the pool has just come to its threshold and some
+# task waits all the time.
 _SHARE_PER_SECOND = 0.5
-# In which a page brought back loses half of its protection.
+# Fullness below which there is room.
+_LOW_MARK = 0.8
+_ROOM = 1.0 - _LOW_MARK
+# In which a page brought back loses half of its protection, and a gain of fullness half its weight.
 _HALF_LIFE_S = 10.0
 # Two of the periods in which the kernel adds to PSI's totals.
 _UNSETTLED_US_MAX = 4_000_000
@@ -50,11 +58,15 @@ def stall_us(text: str) -> int | None:
 
 @dataclass(frozen=True, slots=True)
 class HostSample:
-    """Totals since ever, of the machine and of all groups together."""
+    """Totals since ever, of the machine and of all groups together.
+
+    Fullness, here and below, is 1 at the threshold down to which the tier shrinks on its own, and
+    may be more.
+    """
 
     stall_us: int | None  # None: the kernel keeps no PSI
     remote_wait_us: int
-    pool_fullness: float  # 0 to 1
+    pool_fullness: float
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,13 +79,13 @@ class GroupSample:
     loads_remote: int
     pages_local: int
     pool_bytes: int  # that these take
-    limit_fullness: float  # 0 to 1, of the tightest limit that it is under; 0: there is none
+    limit_fullness: float  # of the fullest limit that it is under; 0: there is none
     writeback: bool
 
 
 @dataclass(frozen=True, slots=True)
 class Shrink:
-    """Write back `pages` of the group's coldest; those not older than `older_than_s` stay."""
+    """Look at `pages` of the group's coldest; those not older than `older_than_s` stay."""
 
     id: int
     pages: int
@@ -103,17 +115,33 @@ class _Stalls:
 
 
 @dataclass(slots=True)
+class _Filling:
+    """How much fuller the pool, or a limit, has become lately. The first sample is no gain."""
+
+    fullness: float
+    gained: float = 0.0
+
+    def room_lost(self, elapsed_s: float, fullness: float) -> float:
+        """The share, 0 to 1, of what is above the low mark."""
+        grown, self.fullness = fullness - self.fullness, fullness
+        self.gained = min(max(0.0, self.gained * _faded(elapsed_s) + grown), _ROOM)
+        return max(0.0, min(fullness - _LOW_MARK, self.gained)) / _ROOM
+
+
+@dataclass(slots=True)
 class _Group:
     stalls: _Stalls
+    limit: _Filling
     loads_remote: int
     protected: float = 0.0  # pages brought back lately
 
     def protect(self, elapsed_s: float, sample: GroupSample) -> None:
         returned = max(0, sample.loads_remote - self.loads_remote)
         self.loads_remote = sample.loads_remote
-        faded = self.protected * 0.5 ** (elapsed_s / _HALF_LIFE_S)
         # More cannot be protected. A group inherits the totals of cgroups that are removed.
-        self.protected = min(faded + returned, float(sample.pages_local))
+        self.protected = min(
+            self.protected * _faded(elapsed_s) + returned, float(sample.pages_local)
+        )
 
 
 class AheadPolicy:
@@ -123,6 +151,7 @@ class AheadPolicy:
         self._ahead = ahead
         self._older_than_s = older_than_s
         self._host = _Stalls()
+        self._pool: _Filling | None = None
         self._groups: dict[int, _Group] = {}
 
     def decide(
@@ -132,20 +161,18 @@ class AheadPolicy:
 
         Groups that are not named are forgotten.
         """
-        host_need = host.pool_fullness * self._host.pressure(
-            elapsed_s, host.stall_us, host.remote_wait_us
-        )
-        known = {
-            sample.id: self._groups.get(sample.id) or _Group(_Stalls(), sample.loads_remote)
-            for sample in groups
-        }
+        self._pool = self._pool or _Filling(host.pool_fullness)
+        pool_lost = self._pool.room_lost(elapsed_s, host.pool_fullness)
+        host_need = pool_lost * self._host.pressure(elapsed_s, host.stall_us, host.remote_wait_us)
+        known = {sample.id: self._groups.get(sample.id) or _seen_first(sample) for sample in groups}
         self._groups = known
         shrinks: list[Shrink] = []
         for sample in groups:
             group = known[sample.id]
             group.protect(elapsed_s, sample)
             pressure = group.stalls.pressure(elapsed_s, sample.stall_us, sample.remote_wait_us)
-            need = max(host_need, pressure * max(host.pool_fullness, sample.limit_fullness))
+            limit_lost = group.limit.room_lost(elapsed_s, sample.limit_fullness)
+            need = max(host_need, pressure * max(pool_lost, limit_lost))
             if sample.writeback:
                 shrink = self._shrink(sample, need * elapsed_s, group.protected)
                 if shrink.pages > 0:
@@ -158,6 +185,15 @@ class AheadPolicy:
         if pages > 0 or self._older_than_s == 0:
             return Shrink(sample.id, pages)
         return Shrink(sample.id, int(sample.pages_local - protected), self._older_than_s)
+
+
+def _seen_first(sample: GroupSample) -> _Group:
+    return _Group(_Stalls(), _Filling(sample.limit_fullness), sample.loads_remote)
+
+
+def _faded(elapsed_s: float) -> float:
+    """What is left of 1."""
+    return float(0.5 ** (elapsed_s / _HALF_LIFE_S))
 
 
 def _freeable(sample: GroupSample) -> float:

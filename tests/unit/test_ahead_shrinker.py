@@ -24,7 +24,12 @@ STALL = "some avg10=0.00 avg60=0.00 avg300=0.00 total={}\nfull avg10=0.00 total=
 class Engine(GroupModel):
     def __init__(self) -> None:
         super().__init__()
-        self.gauges = {"pool_used_bytes": 100, "pool_limit_bytes": 100, "remote_wait_us": 0}
+        self.gauges = {
+            "pool_entry_bytes": 40,
+            "pool_limit_bytes": 100,
+            "accept_threshold_percent": 50,
+            "remote_wait_us": 0,
+        }
         self.shrinks: list[tuple[int, int, int]] = []
 
     def stats(self) -> dict[str, int]:
@@ -35,7 +40,7 @@ class Engine(GroupModel):
 
 
 class Machine:
-    """Cgroup /a/b with a thousand incompressible pages, on a host at rest."""
+    """Cgroup /a/b with a thousand pages, on a host at rest whose pool is at the low mark."""
 
     def __init__(self, root: Path, *, older_than_s: int = 0) -> None:
         self.root = root
@@ -66,6 +71,10 @@ class Machine:
     def cgroup_stalls(self, path: str, total_us: int) -> None:
         (self.root / "cgroup" / path / "memory.pressure").write_text(STALL.format(total_us))
 
+    def pool_fills(self) -> None:
+        """From the low mark to the threshold."""
+        self.engine.gauges["pool_entry_bytes"] = 50
+
     def second(self) -> list[tuple[int, int, int]]:
         """Pages and age of what is asked for in a second."""
         self.groups.update()
@@ -87,6 +96,7 @@ def test_a_host_at_rest(machine: Machine) -> None:
 
 
 def test_pressure_of_the_host(machine: Machine) -> None:
+    machine.pool_fills()
     machine.host_stalls(SECOND_US // 5)
     assert machine.second() == [(machine.id, 24, 0)]
     assert machine.second() == []
@@ -95,19 +105,28 @@ def test_pressure_of_the_host(machine: Machine) -> None:
 def test_pressure_of_the_cgroup_alone(machine: Machine) -> None:
     machine.cgroup_stalls("a/b", 0)
     machine.second()
+    machine.pool_fills()
     machine.cgroup_stalls("a/b", SECOND_US // 5)
     assert machine.second() == [(machine.id, 24, 0)]
 
 
+def test_pressure_while_the_pool_has_room(machine: Machine) -> None:
+    machine.host_stalls(SECOND_US)
+    assert machine.second() == []
+
+
 def test_a_limit_of_an_ancestor_counts_where_the_pool_is_empty(machine: Machine) -> None:
-    machine.engine.gauges["pool_used_bytes"] = 0
-    machine.groups.set("/a", GroupChange(pool_limit=10))
+    machine.engine.gauges["pool_entry_bytes"] = 0
+    machine.groups.set("/a", GroupChange(pool_limit=20))
+    tree_bytes = 8
     machine.engine.cgroups = lambda: [
-        SimpleNamespace(**{**vars(record), "tree_pool_bytes": 10})
+        SimpleNamespace(**{**vars(record), "tree_pool_bytes": tree_bytes})
         for record in GroupModel.cgroups(machine.engine)
     ]
     machine.cgroup_stalls("a/b", 0)
     machine.second()
+    machine.second()
+    tree_bytes = 10
     machine.cgroup_stalls("a/b", SECOND_US // 5)
     assert machine.second() == [(machine.id, 24, 0)]
     machine.host_stalls(SECOND_US)
@@ -115,6 +134,7 @@ def test_a_limit_of_an_ancestor_counts_where_the_pool_is_empty(machine: Machine)
 
 
 def test_waits_for_servers_are_taken_off(machine: Machine) -> None:
+    machine.pool_fills()
     machine.host_stalls(SECOND_US // 5)
     machine.engine.gauges["remote_wait_us"] = SECOND_US // 5
     assert machine.second() == []
@@ -122,6 +142,7 @@ def test_waits_for_servers_are_taken_off(machine: Machine) -> None:
 
 def test_a_group_without_writeback_is_left_alone(machine: Machine) -> None:
     machine.groups.set("/a", GroupChange(writeback=False))
+    machine.pool_fills()
     machine.host_stalls(SECOND_US // 5)
     assert machine.second() == []
 
@@ -134,10 +155,12 @@ def test_age(tmp_path: Path) -> None:
 
 def test_a_kernel_without_psi(machine: Machine) -> None:
     (machine.root / "proc/pressure/memory").unlink()
+    machine.pool_fills()
     assert machine.second() == []
 
 
 def test_time_that_does_not_go_on(machine: Machine) -> None:
+    machine.pool_fills()
     machine.host_stalls(SECOND_US // 5)
     machine.engine.shrinks = []
     machine.shrinker.step()

@@ -27,6 +27,7 @@ COLD = GroupSample(
     limit_fullness=0.0,
     writeback=True,
 )
+LOW_MARK = 0.8
 HOST = HostSample(stall_us=0, remote_wait_us=0, pool_fullness=1.0)
 
 samples = st.builds(
@@ -37,21 +38,21 @@ samples = st.builds(
     loads_remote=st.integers(0, 2 * PAGES),
     pages_local=st.integers(0, PAGES),
     pool_bytes=st.integers(0, 2 * PAGES * 4096),
-    limit_fullness=st.floats(0, 1),
+    limit_fullness=st.floats(0, 2),
     writeback=st.booleans(),
 )
 hosts = st.builds(
     HostSample,
     stall_us=st.none() | st.integers(0, 3 * SECOND_US),
     remote_wait_us=st.integers(0, 3 * SECOND_US),
-    pool_fullness=st.floats(0, 1),
+    pool_fullness=st.floats(0, 2),
 )
 
 
 def policy(older_than_s: int = 0, *, ahead: bool = True) -> AheadPolicy:
-    """That has seen the host and the cold group at rest."""
+    """That has seen the host and the cold group at rest, and the pool at its low mark."""
     made = AheadPolicy(ahead=ahead, older_than_s=older_than_s)
-    made.decide(1.0, HOST, [COLD])
+    made.decide(1.0, replace(HOST, pool_fullness=LOW_MARK), [COLD])
     return made
 
 
@@ -62,6 +63,11 @@ def pages(shrinks: list[Shrink]) -> int:
 
 def stalled(share: float) -> HostSample:
     return replace(HOST, stall_us=int(share * SECOND_US))
+
+
+def filling(second: int) -> float:
+    """Of a pool that never stops to fill as fast as can be."""
+    return 1.0 + second
 
 
 def test_pressure_file_is_read() -> None:
@@ -126,15 +132,38 @@ def test_noise_is_not_pressure() -> None:
     assert policy().decide(1.0, stalled(0.009), [COLD]) == []
 
 
-def test_the_emptier_the_pool_the_less() -> None:
-    half = replace(stalled(0.2), pool_fullness=0.5)
-    assert policy().decide(1.0, half, [COLD]) == [Shrink(7, 250)]
-    empty = replace(stalled(0.2), pool_fullness=0.0)
-    assert policy().decide(1.0, empty, [COLD]) == []
+def test_the_more_room_is_left_the_less() -> None:
+    half_way = replace(stalled(0.2), pool_fullness=0.901)
+    assert 250 <= pages(policy().decide(1.0, half_way, [COLD])) < 260
+    low = replace(stalled(0.2), pool_fullness=LOW_MARK)
+    assert policy().decide(1.0, low, [COLD]) == []
+
+
+def test_a_limit_that_fills_counts_where_the_pool_has_room() -> None:
+    empty = replace(HOST, pool_fullness=0.0)
+    made = AheadPolicy(ahead=True, older_than_s=0)
+    made.decide(1.0, empty, [replace(COLD, limit_fullness=LOW_MARK)])
     at_its_limit = replace(COLD, stall_us=SECOND_US // 5, limit_fullness=1.0)
-    assert policy().decide(1.0, replace(HOST, pool_fullness=0.0), [at_its_limit]) == [
-        Shrink(7, 500)
+    assert made.decide(1.0, empty, [at_its_limit]) == [Shrink(7, 500)]
+
+
+def test_a_pool_that_fills_no_more_needs_no_room() -> None:
+    made = policy()
+    asked = [
+        pages(made.decide(1.0, replace(HOST, stall_us=second * SECOND_US), [COLD]))
+        for second in range(1, 121)
     ]
+    assert asked[0] == 2500
+    assert asked == sorted(asked, reverse=True)
+    assert asked[10] == 1250
+    assert asked[-1] == 0
+
+
+def test_what_is_full_when_it_is_first_seen_did_not_fill_lately() -> None:
+    made = AheadPolicy(ahead=True, older_than_s=0)
+    made.decide(1.0, HOST, [replace(COLD, limit_fullness=1.0)])
+    stalling = replace(COLD, limit_fullness=1.0, stall_us=SECOND_US)
+    assert made.decide(1.0, stalled(1.0), [stalling]) == []
 
 
 def test_the_better_pages_compress_the_less() -> None:
@@ -152,9 +181,9 @@ def test_the_protection_of_pages_brought_back_fades() -> None:
     returned = replace(COLD, loads_remote=450)
     total = 0
     asked = []
-    for _ in range(31):
+    for second in range(31):
         total += SECOND_US // 5
-        host = replace(HOST, stall_us=total)
+        host = replace(HOST, stall_us=total, pool_fullness=filling(second))
         asked.append(pages(warm.decide(1.0, host, [returned])))
     assert asked[0] == 50
     assert asked == sorted(asked)
@@ -166,9 +195,10 @@ def test_totals_inherited_from_a_removed_cgroup_do_not_protect_for_ever() -> Non
     heir = policy()
     total = 0
     inherited = replace(COLD, loads_remote=1_000_000_000, remote_wait_us=1 << 40)
-    for _ in range(60):
+    for second in range(60):
         total += SECOND_US // 5
-        asked = pages(heir.decide(1.0, replace(HOST, stall_us=total), [inherited]))
+        host = replace(HOST, stall_us=total, pool_fullness=filling(second))
+        asked = pages(heir.decide(1.0, host, [inherited]))
     assert asked > 300
 
 
@@ -185,7 +215,7 @@ def test_waits_that_the_kernel_tells_of_a_second_later_are_not_pressure() -> Non
     assert late.decide(1.0, replace(HOST, remote_wait_us=half), [COLD]) == []
     told = replace(HOST, stall_us=half, remote_wait_us=half)
     assert late.decide(1.0, told, [COLD]) == []
-    more = replace(HOST, stall_us=half * 2, remote_wait_us=half)
+    more = replace(HOST, stall_us=half * 2, remote_wait_us=half, pool_fullness=filling(1))
     assert late.decide(1.0, more, [COLD]) != []
 
 
@@ -194,7 +224,7 @@ def test_many_reads_that_wait_at_once_do_not_hide_pressure_for_long() -> None:
     made.decide(1.0, replace(HOST, remote_wait_us=1000 * SECOND_US), [COLD])
     asked = []
     for second in range(1, 8):
-        host = replace(HOST, stall_us=second * SECOND_US, remote_wait_us=1000 * SECOND_US)
+        host = HostSample(second * SECOND_US, 1000 * SECOND_US, filling(second))
         asked.append(pages(made.decide(1.0, host, [COLD])))
     assert asked[:4] == [0, 0, 0, 0]
     assert asked[4] > 0
@@ -247,7 +277,7 @@ def test_the_answer_does_not_breed_the_pressure_that_it_answers(subtract: bool) 
             # Without protection by what was brought back, to show this one alone.
             loads_remote=0,
         )
-        host = HostSample(stall, waited if subtract else 0, 1.0)
+        host = HostSample(stall, waited if subtract else 0, filling(second))
         sent = pages(made.decide(1.0, host, [group]))
         remote += sent
         if second >= 100:
@@ -261,7 +291,7 @@ def test_a_warm_group_and_a_cold_one_under_lasting_pressure() -> None:
     stall = 0
     remote = {7: 0, 8: 0}
     loads = {7: 0, 8: 0}
-    for _ in range(120):
+    for second in range(120):
         stall += SECOND_US // 5
         back = remote[8] // 5
         remote[8] -= back
@@ -277,7 +307,7 @@ def test_a_warm_group_and_a_cold_one_under_lasting_pressure() -> None:
             )
             for id_ in (7, 8)
         ]
-        for shrink in made.decide(1.0, replace(HOST, stall_us=stall), groups):
+        for shrink in made.decide(1.0, HostSample(stall, 0, filling(second)), groups):
             remote[shrink.id] += shrink.pages
     assert remote[7] > 0.9 * PAGES
     assert remote[8] < 0.05 * PAGES
