@@ -235,6 +235,8 @@ class CgroupGroups:
         if heir and self._place(heir):
             self._engine.place_cgroup(id_, heir)
         self._engine.remove_cgroup(id_)
+        # Its id leads elsewhere from now on, also when nobody has seen it alive.
+        self._dead.setdefault(id_, parent)
 
     def _living(self, id_: int) -> int:
         """The cgroup itself, or its nearest ancestor that is alive; 0: the root."""
