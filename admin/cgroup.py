@@ -136,7 +136,8 @@ def print_cgroups(out: Console, cgroups: Iterable[pb.CgroupStatus]) -> None:
         )
         for cgroup in cgroups
     ]
-    output.print_table(out, "cgroups", columns, rows)
+    spare = ("compressor", "same-filled", "of at most", "tree", "writeback", "limit")
+    output.print_table(out, "cgroups", columns, rows, spare)
 
 
 def name(cgroup: pb.CgroupStatus) -> str:

@@ -1,17 +1,19 @@
 """How answers look: tables for people, JSON for programs.
 
-Tables are readable when piped: no colour, no frame, nothing cut at 80 columns. JSON is the whole
-answer: every field of the message under its protocol name, numbers as numbers, enumerations as
-lower-case names, counters as one object of name to value, null for what is absent.
+Tables are readable when piped: no colour, no frame, nothing cut or left out. On a terminal a line
+stays one line: table() has what gives way. JSON is the whole answer: every field of the message
+under its protocol name, numbers as numbers, enumerations as lower-case names, counters as one
+object of name to value, null for what is absent.
 """
 
 from __future__ import annotations
 
 import json
 import sys
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING, Literal, TypeVar
 
 from google.protobuf.message import Message
+from rich.cells import cell_len
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
@@ -23,7 +25,12 @@ if TYPE_CHECKING:
     from rich.console import RenderableType
 
 # Wide enough for any of our rows; a pipe has no width of its own.
-_PIPE_COLUMNS = 1000
+_PIPE_COLUMNS = 10_000
+# In tables: before names, between columns, and how much of names is worth a column, or must stay.
+_INDENT = "  "
+_GAP = 2
+_NAME_CELLS = 24
+_NAME_CELLS_MIN = 8
 
 Row = tuple[str, str | Text]
 Answer = TypeVar("Answer", bound=Message)
@@ -99,32 +106,80 @@ def print_rows(out: Console, title: str, rows: Iterable[Row]) -> None:
     grid.add_column(no_wrap=True)
     grid.add_column(overflow="fold")
     for key, value in rows:
-        grid.add_row(f"  {key}", value)
-    out.print(Text(title, style="bold"))
+        grid.add_row(_text(_INDENT + key), _text(value))
+    out.print(_text(title), style="bold")
     print_lines(out, grid)
 
 
 def print_table(
-    out: Console, title: str, columns: Sequence[str], rows: Iterable[Sequence[str | Text]]
+    out: Console,
+    title: str,
+    columns: Sequence[str],
+    rows: Iterable[Sequence[str | Text]],
+    spare: Sequence[str] = (),
 ) -> None:
     """A title, headings and lines, as of table()."""
     out.print(Text(title, style="bold"))
-    print_lines(out, table(columns, rows))
+    print_lines(out, table(columns, rows, out.width, spare))
 
 
-def table(columns: Sequence[str], rows: Iterable[Sequence[str | Text]]) -> Table:
-    """Headings and lines. Columns whose headings begin with ">" go to the right."""
-    made = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="dim")
-    for position, column in enumerate(columns):
-        name = column.removeprefix(">")
-        made.add_column(
-            name if position else f"  {name}",
-            justify="right" if column.startswith(">") else "left",
-            overflow="fold",
+def table(
+    columns: Sequence[str],
+    rows: Iterable[Sequence[str | Text]],
+    width: int,
+    spare: Sequence[str] = (),
+) -> Table:
+    """Headings and lines. Columns whose headings begin with ">" go to the right.
+
+    Where they are wider than `width`, columns are left out in the order of `spare`, which a last
+    line says, and then the names of the first column lose their beginnings.
+    """
+    names = [column.removeprefix(">") for column in columns]
+    lines = [[_text(cell) for cell in row] for row in rows]
+    cells = [
+        max((cell_len(name), *(line[at].cell_len for line in lines)))
+        for at, name in enumerate(names)
+    ]
+    shown = list(range(len(columns)))
+    left_out: list[str] = []
+
+    def room_for_names() -> int:
+        return width - len(_INDENT) - sum(_GAP + cells[at] for at in shown[1:])
+
+    for name in spare:
+        if room_for_names() >= min(cells[0], _NAME_CELLS):
+            break
+        shown.remove(names.index(name))
+        left_out.append(name)
+    made = Table(box=None, pad_edge=False, padding=(0, _GAP, 0, 0), header_style="dim")
+    for at in shown:
+        justify: Literal["left", "right"] = "right" if columns[at].startswith(">") else "left"
+        made.add_column(names[at] if at else _INDENT + names[at], justify=justify, no_wrap=True)
+    room = max(room_for_names(), _NAME_CELLS_MIN)
+    for line in lines:
+        made.add_row(Text(_INDENT + _end_of(line[0].plain, room)), *(line[at] for at in shown[1:]))
+    if left_out:
+        made.caption = Text(
+            f"{_INDENT}no room for: {', '.join(left_out)}", no_wrap=True, overflow="ellipsis"
         )
-    for first, *others in rows:
-        made.add_row(Text("  ").append(first), *others)
+        made.caption_justify = "left"
     return made
+
+
+def _end_of(name: str, cells: int) -> str:
+    """What there is room for; of a path that is the part which tells it from others."""
+    if cell_len(name) > cells:
+        while cell_len(name) >= cells:
+            name = name[1:]
+        name = f"\N{HORIZONTAL ELLIPSIS}{name}"
+    return name
+
+
+def _text(value: str | Text) -> Text:
+    """Just as it is: it may hold what terminals or rich would take for commands."""
+    if isinstance(value, Text):
+        return value
+    return Text("".join(c if c.isprintable() else "\N{REPLACEMENT CHARACTER}" for c in value))
 
 
 def print_lines(out: Console, shown: RenderableType) -> None:
@@ -135,7 +190,7 @@ def print_lines(out: Console, shown: RenderableType) -> None:
     with out.capture() as captured:
         out.print(shown)
     for line in captured.get().splitlines():
-        out.print(line.rstrip(), markup=False)
+        out.out(line.rstrip(), highlight=False)
 
 
 def size(value: int) -> str:

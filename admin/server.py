@@ -46,7 +46,7 @@ def _print(out: Console, status: pb.ServerStatus) -> None:
     ]
     if volumes:
         columns = ("host/device", ">epoch", ">pages", ">size", "state", "incarnation")
-        output.print_table(out, "volumes", columns, volumes)
+        output.print_table(out, "volumes", columns, volumes, spare=("incarnation", "epoch"))
     output.print_counters(out, status.counters)
 
 

@@ -65,7 +65,8 @@ def _print_servers(out: Console, status: pb.HostStatus) -> None:
     ]
     columns = ("address", "state", ">used", ">shards", ">reconnects", "last error")
     if rows:
-        output.print_table(out, "servers", columns, rows)
+        spare = ("last error", "reconnects", "shards")
+        output.print_table(out, "servers", columns, rows, spare)
 
 
 def _print_health(out: Console, status: pb.HostStatus) -> None:

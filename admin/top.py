@@ -30,12 +30,25 @@ _COLUMNS = (
     ">fetch/s",
     ">back/s",
     ">local p50",
-    ">p99",
+    ">local p99",
     ">remote p50",
-    ">p99",
+    ">remote p99",
 )
-# What is on the screen besides cgroups.
-_OTHER_LINES = 6
+# What a narrow terminal does without, first things first.
+_SPARE = (
+    "same",
+    "local p50",
+    "back/s",
+    "local p99",
+    "remote p50",
+    "remote",
+    "pool",
+    "fetch/s",
+    "remote p99",
+    "hit",
+)
+# Of the table, besides cgroups: headings, the line for all, and what was left out.
+_OTHER_LINES = 3
 
 
 @commands.verb()
@@ -59,7 +72,8 @@ def command(session: Session, *, interval: float, once: bool, output_format: str
       fetch/s, back/s         pages fetched from memory servers, and written back to them
       local, remote p50, p99  time to load a page from here (sampled), or from a memory server
 
-    Ctrl-C ends it. With -o json, one document a line and interval, with every counter's rate.
+    A narrow terminal shows fewer columns. Ctrl-C ends it. With -o json, one document a line and
+    interval, with every counter's rate.
 
     \b
     Examples:
@@ -111,16 +125,16 @@ def _stream(looks: Iterator[tuple[Look, Look]], *, once: bool) -> None:
 def _show(looks: Iterator[tuple[Look, Look]], out: Console, *, once: bool) -> None:
     if once or not out.is_terminal:
         for earlier, now in looks:
-            output.print_lines(out, _screen(earlier, now, None))
+            output.print_lines(out, screen(earlier, now, out, None))
             if once:
                 return
     with Live(Text("the first interval ..."), console=out, screen=True, auto_refresh=False) as live:
         for earlier, now in looks:
-            shown = _screen(earlier, now, max(1, out.height - _OTHER_LINES))
-            live.update(shown, refresh=True)
+            live.update(screen(earlier, now, out, out.height), refresh=True)
 
 
-def _screen(earlier: Look, now: Look, cgroups_max: int | None) -> RenderableType:
+def screen(earlier: Look, now: Look, out: Console, lines_max: int | None) -> RenderableType:
+    """What happened in between, in at most so many lines of `out`; None: with every cgroup."""
     done = activity.of_tier(earlier, now)
     tier = now.tier
     by_state = ", ".join(f"{count} {state}" for state, count in pages.by_state(tier).items())
@@ -131,13 +145,16 @@ def _screen(earlier: Look, now: Look, cgroups_max: int | None) -> RenderableType
         "refused": sum(done.rate(name) for name in done.per_second if name.startswith("reject_")),
         "waited for room": done.rate("pool_limit_hit"),
     }
-    lines = [
-        f"{time.strftime('%H:%M:%S')}  pool {used} of {limit}  pages: {by_state}",
-        "  ".join(f"{what} {rate:.0f}/s" for what, rate in rates.items()),
-    ]
+    heading = Text(
+        f"{time.strftime('%H:%M:%S')}  pool {used} of {limit}  pages: {by_state}\n"
+        + "  ".join(f"{what} {rate:.0f}/s" for what, rate in rates.items())
+    )
     cgroups = activity.of_cgroups(earlier, now)
-    rows = [_row("all", done), *(_row(cgroup.name(of), by) for of, by in cgroups[:cgroups_max])]
-    return Group(*(Text(line) for line in lines), output.table(_COLUMNS, rows))
+    if lines_max is not None:
+        lines = len(out.render_lines(heading)) + _OTHER_LINES
+        cgroups = cgroups[: max(1, lines_max - lines)]
+    rows = [_row("all", done), *(_row(cgroup.name(of), by) for of, by in cgroups)]
+    return Group(heading, output.table(_COLUMNS, rows, out.width, _SPARE))
 
 
 def _row(name: str, done: Activity) -> tuple[str, ...]:
