@@ -76,3 +76,11 @@ def test_top_fills_the_screen_and_no_more(width: int, height: int) -> None:
     lines = out.file.getvalue().splitlines()
     assert height - 1 <= len(lines) <= height
     assert sum("worker-" in line for line in lines) > height // 4
+
+
+def test_top_counts_pages_that_servers_have_too_as_in_the_pool() -> None:
+    out = Console(file=io.StringIO(), width=200)
+    out.print(top.screen(look(1, 0), look(2, 50), out, None))
+    lines = out.file.getvalue().splitlines()
+    assert "1 local, 10 writing, 100 clean" in lines[0]
+    assert lines[3].split()[:5] == ["all", "111", "0", "0", "50"]
