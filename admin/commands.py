@@ -119,10 +119,14 @@ def _switch(text: str) -> bool:
 
 def _cgroup_path(text: str) -> str:
     """As in /proc/PID/cgroup; the path of its directory does as well."""
-    path = text.removeprefix(_CGROUP_MOUNT).rstrip("/") or "/"
+    path = text.removeprefix(_CGROUP_MOUNT) or "/"
     if not path.startswith("/"):
         raise ValueError(f'"{text}" is not the path of a cgroup such as /system.slice/x.service')
-    return path
+    try:
+        path.encode()
+    except UnicodeEncodeError:
+        raise ValueError("a cgroup whose name is not UTF-8 cannot be asked for") from None
+    return "/" + "/".join(filter(None, path.split("/")))
 
 
 _COMPRESSORS = "lz4[:ACCEL]|zstd[:LEVEL]"

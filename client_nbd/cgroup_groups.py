@@ -23,6 +23,7 @@ ends. Threads: any; passes and changes exclude each other, so do not call from a
 
 from __future__ import annotations
 
+import os
 import threading
 import time
 from collections import OrderedDict
@@ -109,8 +110,13 @@ class CgroupGroups:
         self.update()
 
     def path_of(self, id_: int) -> str:
-        """As "/x/y"; "/" of the root group; "" when the id is unknown."""
-        return "/" if id_ == 0 else self._tree.path_of(id_)
+        """As "/x/y"; "/" of the root group; "" when the id is unknown.
+
+        Names are bytes, which whoever may make cgroups chooses; in messages and metrics there is
+        only UTF-8. What is not has its bytes as "\\xff" here, and cannot be asked for.
+        """
+        path = "/" if id_ == 0 else self._tree.path_of(id_)
+        return path if path.isascii() else os.fsencode(path).decode(errors="backslashreplace")
 
     def settings_of(self, id_: int) -> Settings:
         """In force now."""

@@ -55,6 +55,15 @@ class TestCgroups:
         assert "1344, of these 0 do not compress" in out
         assert "0, and 100 of those in the pool" in out
 
+    def test_a_path_may_have_slashes_to_spare(self, capfd: pytest.CaptureFixture[str]) -> None:
+        code, out, _ = run(capfd, "cgroup", "show", "//build/")
+        assert (code, out.splitlines()[0]) == (0, "cgroup /build")
+
+    def test_a_name_that_is_not_utf_8_is_refused(self, capfd: pytest.CaptureFixture[str]) -> None:
+        code, out, err = run(capfd, "cgroup", "show", os.fsdecode(b"/\xff"))
+        assert (code, out) == (2, "")
+        assert "not UTF-8" in err
+
     def test_none_of_that_name_is_a_failure(self, capfd: pytest.CaptureFixture[str]) -> None:
         code, out, err = run(capfd, "cgroup", "show", "/gone")
         assert (code, out) == (1, "")

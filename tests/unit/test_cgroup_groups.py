@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import os
 from typing import TYPE_CHECKING
 
 import pytest
@@ -21,6 +22,13 @@ def machine(tmp_path: Path) -> Iterator[Machine]:
     made.root.mkdir()
     yield made
     made.close()
+
+
+def test_names_that_are_not_utf_8_can_be_shown(machine: Machine) -> None:
+    machine.engine.store(machine.make(os.fsdecode(b"a/\xff\xc3\xa4")), "page")
+    machine.groups.update()
+    parents = {view.path: view.parent_path for view in machine.groups.views()}
+    assert parents == {"/": "", "/a": "/", "/a/\\xff\xe4": "/a"}
 
 
 # --- Placing
