@@ -5,7 +5,8 @@ A setting can be given as an option or as two words: `--compressor zstd:3`, `com
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+import math
+from typing import TYPE_CHECKING, Any, cast
 
 import click
 from farswap.common.compressor import Compressor, Recompressor
@@ -55,6 +56,19 @@ def verb(
         return command
 
     return declare
+
+
+class Seconds(click.FloatRange):
+    """A range of numbers; what is none, "nan", is in no range."""
+
+    def convert(
+        self, value: object, param: click.Parameter | None, ctx: click.Context | None
+    ) -> float:
+        """Called by click with the text."""
+        seconds: float = super().convert(cast("float", value), param, ctx)
+        if math.isnan(seconds):
+            self.fail(f"{value} is not a number.", param, ctx)
+        return seconds
 
 
 class Parsed(click.ParamType["object"]):

@@ -6,7 +6,7 @@ Exit codes: 0, 1 (failed), 2 (usage). Errors are one line on stderr.
 from __future__ import annotations
 
 import click
-from farswap.admin import cgroup, device, doctor, server, slot, status, tier, top
+from farswap.admin import cgroup, commands, device, doctor, server, slot, status, tier, top
 from farswap.admin.session import Session
 from farswap.common import cli
 from farswap.common.address import HOST_ADMIN, SERVER_ADMIN
@@ -32,7 +32,7 @@ _TIMEOUT_S_MAX = 3600.0
 @click.option(
     "--timeout",
     metavar="S",
-    type=click.FloatRange(0, _TIMEOUT_S_MAX, min_open=True),
+    type=commands.Seconds(0, _TIMEOUT_S_MAX, min_open=True),
     default=_TIMEOUT_S,
     show_default=True,
     help="How many seconds to wait for an answer.",

@@ -54,7 +54,7 @@ _OTHER_LINES = 3
 @commands.verb()
 @click.option(
     "--interval",
-    type=click.FloatRange(0.1, 3600),
+    type=commands.Seconds(0.1, 3600),
     default=2.0,
     show_default=True,
     metavar="S",

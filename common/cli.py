@@ -88,8 +88,11 @@ def run(program: str, command: click.Command, args: list[str] | None = None) -> 
     except (click.Abort, KeyboardInterrupt):
         say_error(program, "interrupted")
         sys.exit(EXIT_FAILED)
-    except BrokenPipeError:
-        # Who read our output has enough; what is left goes nowhere, also at the interpreter's end.
+    except OSError as error:
+        # Who read our output has enough, or there is no room for it. What is left goes nowhere,
+        # also at the interpreter's end.
+        if not isinstance(error, BrokenPipeError):
+            say_error(program, str(error))
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(EXIT_FAILED)
     except ConfigError as error:

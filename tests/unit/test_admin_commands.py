@@ -6,6 +6,7 @@ import json
 import signal
 import subprocess
 import sys
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
@@ -188,6 +189,8 @@ class TestErrors:
             ["cgroup", "set", "/x", "--pool-limit", "lots"],
             ["cgroup", "show"],
             ["top", "--interval", "0"],
+            ["top", "--interval", "nan"],
+            ["--timeout", "nan", "status"],
             ["--host", "x", "status"],
             ["--host", "a:1", "--server", "b:2", "status"],
             ["--server", "b:2", "status"],
@@ -199,6 +202,18 @@ class TestErrors:
         self, fleet: Fleet, capfd: pytest.CaptureFixture[str], args: list[str]
     ) -> None:
         self.one_line(run(capfd, *args), exit_code(InvalidArgumentError("")))
+
+
+@pytest.mark.usefixtures("fleet")
+def test_no_room_for_the_output_is_one_line_of_error() -> None:
+    program = [sys.executable, "-m", "farswap.admin.main"]
+    for args in (["status"], ["tier", "show", "-o", "json"], ["--version"], ["--help"]):
+        with Path("/dev/full").open("w") as full:
+            done = subprocess.run(
+                [*program, *args], stdout=full, stderr=subprocess.PIPE, text=True, check=False
+            )
+        assert done.returncode == 1
+        assert done.stderr == "farswapctl: [Errno 28] No space left on device\n"
 
 
 def test_every_help_page_teaches_by_example() -> None:
