@@ -37,6 +37,7 @@ WireError ErrorOf(IoStatus status) {
       return WireError::kNoSpace;
     case IoStatus::kIoError:
     case IoStatus::kChanged:
+    case IoStatus::kWaits:
       break;
   }
   return WireError::kIo;

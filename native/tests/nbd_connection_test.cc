@@ -171,8 +171,8 @@ TEST(Connection, FailedWriteLeavesNoOlderPageBehindTheOneThatFailed) {
 
 TEST(Connection, RepliesDoNotWaitForStoresThatWaitForRoom) {
   Server server(8);
-  server.tier.HoldStores(1, true);
-  server.tier.HoldStores(2, true);
+  server.tier.HoldStores(1, 1, true);
+  server.tier.HoldStores(2, 1, true);
   Bytes batch;
   for (std::uint64_t slot = 1; slot <= 2; ++slot) {
     Append(batch, RequestBytes(Command::kWrite, slot, slot * kPage, kPage));
@@ -181,10 +181,10 @@ TEST(Connection, RepliesDoNotWaitForStoresThatWaitForRoom) {
   }
   server.client.Send(batch);
   std::this_thread::sleep_for(5 * Connection::kBatchTimeMax);  // what makes the batch late
-  server.tier.HoldStores(1, false);
+  server.tier.HoldStores(1, 1, false);
   EXPECT_EQ(server.client.ReceiveReply().cookie, 1u);
   EXPECT_EQ(server.client.ReceiveReply().cookie, 11u);
-  server.tier.HoldStores(2, false);
+  server.tier.HoldStores(2, 1, false);
   EXPECT_EQ(server.client.ReceiveReply().cookie, 2u);
   EXPECT_EQ(server.client.ReceiveReply().cookie, 12u);
 }

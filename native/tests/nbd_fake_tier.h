@@ -1,12 +1,15 @@
-// A Tier in memory for the tests of the NBD frontend: pages can be made remote, in which case they
-// complete on another thread, when the test lets them; and operations can be made to fail.
+// A Tier in memory for the tests of the NBD frontend: pages can be made remote, and stores to wait,
+// in which case they complete on another thread, when the test lets them; and operations can be
+// made to fail.
 #pragma once
 
+#include <algorithm>
 #include <array>
 #include <condition_variable>
 #include <cstring>
 #include <deque>
 #include <mutex>
+#include <optional>
 #include <thread>
 #include <utility>
 #include <vector>
@@ -20,7 +23,7 @@ class FakeTier final : public tier::PageDevice {
   using Page = std::array<std::byte, tier::kPageBytes>;
 
   explicit FakeTier(std::uint64_t slots) : pages_(slots) {
-    worker_ = std::thread([this] { CompleteFetches(); });
+    worker_ = std::thread([this] { CompleteRequests(); });
   }
   ~FakeTier() override {
     {
@@ -61,11 +64,29 @@ class FakeTier final : public tier::PageDevice {
     const std::lock_guard lock(mutex_);
     pages_[slot].store_status = status;
   }
-  /// While held, stores of this slot wait, as they do for room in the pool.
-  void HoldStores(tier::SlotIndex slot, bool hold) {
+  /// While held, stores of these slots wait, as they do for room in the pool.
+  void HoldStores(tier::SlotIndex first, std::uint64_t count, bool hold) {
     const std::lock_guard lock(mutex_);
-    pages_[slot].store_held = hold;
+    for (std::uint64_t i = first; i < first + count; ++i) pages_[i].store_held = hold;
     changed_.notify_all();
+  }
+  /// Waits until this many stores wait.
+  void AwaitHeldStores(std::size_t count) {
+    std::unique_lock lock(mutex_);
+    changed_.wait(lock, [&] { return stores_.size() >= count; });
+  }
+  void AwaitNoHeldStores() {
+    std::unique_lock lock(mutex_);
+    changed_.wait(lock, [&] { return stores_.empty() && !completing_; });
+  }
+  /// Waits until a store that waited was refused.
+  void AwaitRefusedStore() {
+    std::unique_lock lock(mutex_);
+    changed_.wait(lock, [&] { return refused_ > 0 && !completing_; });
+  }
+  std::size_t HeldStores() {
+    const std::lock_guard lock(mutex_);
+    return stores_.size();
   }
   /// The next `count` StoreIf() find that another writer (which changes the page's last byte) was
   /// faster.
@@ -93,21 +114,25 @@ class FakeTier final : public tier::PageDevice {
 
   // --- Tier
 
-  tier::IoStatus Store(tier::SlotIndex slot, const std::byte* page) override {
-    std::unique_lock lock(mutex_);
-    changed_.wait(lock, [&] { return !pages_[slot].store_held; });
-    return StoreLocked(slot, page);
-  }
-  tier::IoStatus StoreIf(tier::SlotIndex slot, const std::byte* page,
-                         tier::Version expected) override {
+  tier::IoStatus TryStore(tier::SlotIndex slot, const std::byte* page,
+                          std::optional<tier::Version> expected, tier::PageStore* store) override {
     const std::lock_guard lock(mutex_);
-    if (races_ > 0) {
+    if (expected && races_ > 0) {
       --races_;
       ++pages_[slot].version;
       pages_[slot].bytes.back() = std::byte{0xEE};
     }
-    if (pages_[slot].version != expected) return tier::IoStatus::kChanged;
-    return StoreLocked(slot, page);
+    if (!pages_[slot].store_held) return StoreLocked(slot, page, expected);
+    if (store == nullptr) return tier::IoStatus::kWaits;
+    WaitingStore& waiting = stores_.emplace_back(WaitingStore{store, slot, {}, expected});
+    std::memcpy(waiting.page.data(), page, tier::kPageBytes);
+    changed_.notify_all();
+    return tier::IoStatus::kWaits;
+  }
+  bool CancelStore(tier::PageStore* store) override {
+    const std::lock_guard lock(mutex_);
+    const auto is_it = [store](const WaitingStore& waiting) { return waiting.store == store; };
+    return std::erase_if(stores_, is_it) > 0;
   }
   LoadResult Load(tier::SlotIndex slot, std::byte* out) override {
     const std::lock_guard lock(mutex_);
@@ -156,8 +181,20 @@ class FakeTier final : public tier::PageDevice {
     tier::IoStatus store_status = tier::IoStatus::kOk;
   };
 
-  tier::IoStatus StoreLocked(tier::SlotIndex slot, const std::byte* page) {
-    if (pages_[slot].store_status != tier::IoStatus::kOk) return pages_[slot].store_status;
+  struct WaitingStore {
+    tier::PageStore* store;
+    tier::SlotIndex slot;
+    Page page;
+    std::optional<tier::Version> expected;
+  };
+
+  tier::IoStatus StoreLocked(tier::SlotIndex slot, const std::byte* page,
+                             std::optional<tier::Version> expected) {
+    if (expected && pages_[slot].version != *expected) return tier::IoStatus::kChanged;
+    if (pages_[slot].store_status != tier::IoStatus::kOk) {
+      if (!expected) pages_[slot].bytes.fill(std::byte{0});
+      return pages_[slot].store_status;
+    }
     std::memcpy(pages_[slot].bytes.data(), page, tier::kPageBytes);
     pages_[slot].remote = false;
     ++pages_[slot].version;
@@ -177,10 +214,31 @@ class FakeTier final : public tier::PageDevice {
     return status;
   }
 
-  void CompleteFetches() {
+  void CompleteRequests() {
     std::unique_lock lock(mutex_);
+    const auto released = [this] {
+      return std::find_if(stores_.begin(), stores_.end(), [this](const WaitingStore& waiting) {
+        return !pages_[waiting.slot].store_held;
+      });
+    };
     for (;;) {  // ends when the test does
-      changed_.wait(lock, [&] { return stopping_ || (!hold_ && !fetches_.empty()); });
+      changed_.wait(lock, [&] {
+        return stopping_ || (!hold_ && !fetches_.empty()) || released() != stores_.end();
+      });
+      if (const auto found = released(); found != stores_.end()) {
+        const WaitingStore waiting = *found;
+        stores_.erase(found);
+        const tier::IoStatus status =
+            StoreLocked(waiting.slot, waiting.page.data(), waiting.expected);
+        completing_ = true;
+        lock.unlock();
+        waiting.store->OnStored(status);
+        lock.lock();
+        completing_ = false;
+        if (status != tier::IoStatus::kOk) ++refused_;
+        changed_.notify_all();
+        continue;
+      }
       if (fetches_.empty()) return;
       tier::PageFetch* const fetch = fetches_.front();
       fetches_.pop_front();
@@ -195,10 +253,13 @@ class FakeTier final : public tier::PageDevice {
   std::condition_variable changed_;
   std::vector<Slot> pages_;
   std::deque<tier::PageFetch*> fetches_;
+  std::deque<WaitingStore> stores_;
   std::vector<std::pair<tier::SlotIndex, std::uint64_t>> invalidations_;
   bool hold_ = false;
   bool inline_ = false;
   bool stopping_ = false;
+  bool completing_ = false;  // a store
+  int refused_ = 0;          // stores that waited
   int races_ = 0;
   std::thread worker_;
 };

@@ -67,14 +67,14 @@ class StampChecker final : public tier::PageDevice {
 
   void UseSlotWords(const std::atomic<tier::SlotWord>* words) { words_ = words; }
 
-  tier::IoStatus Store(tier::SlotIndex slot, const std::byte* page) override {
-    Check(slot, page);
-    return tier_->Store(slot, page);
+  tier::IoStatus TryStore(tier::SlotIndex slot, const std::byte* page,
+                          std::optional<tier::Version> expected, tier::PageStore* store) override {
+    const tier::IoStatus status = tier_->TryStore(slot, page, expected, store);
+    const bool nothing_done = status == tier::IoStatus::kWaits && store == nullptr;
+    if (!expected && !nothing_done) Check(slot, page);
+    return status;
   }
-  tier::IoStatus StoreIf(tier::SlotIndex slot, const std::byte* page,
-                         tier::Version expected) override {
-    return tier_->StoreIf(slot, page, expected);
-  }
+  bool CancelStore(tier::PageStore* store) override { return tier_->CancelStore(store); }
   LoadResult Load(tier::SlotIndex slot, std::byte* out) override { return tier_->Load(slot, out); }
   void Fetch(tier::PageFetch* fetch) override { tier_->Fetch(fetch); }
   tier::IoStatus LoadWait(tier::SlotIndex slot, std::byte* out, tier::Version* version) override {

@@ -42,6 +42,7 @@ bool TierImpl::CompactOneSlab(Pool::Drain* drain) {
     if (!MoveEntry(entry)) break;
   }
   pool_->EndDrain(*drain);
+  stores_.RoomMade();
   return pool_->free_slabs() > before;
 }
 

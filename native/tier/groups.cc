@@ -203,7 +203,7 @@ void Groups::Add(const Locked& group, const Charge& charge) {
   auto index = static_cast<GroupIndex>(group.operator->() - groups_.get());
   while (index != kRootGroup) {
     Group& above = groups_[index];
-    above.tree_pool_bytes.fetch_add(charge.pool_bytes, std::memory_order_relaxed);
+    above.tree_pool_bytes.fetch_add(charge.pool_bytes);
     if (charge.writing_bytes != 0) {
       above.tree_writing_bytes.fetch_add(charge.writing_bytes, std::memory_order_relaxed);
     }
@@ -220,7 +220,7 @@ GroupIndex Groups::OverLimit(GroupIndex index, std::uint64_t more_bytes,
     const Group& group = groups_[index];
     const std::uint64_t limit = group.pool_limit_bytes.load(std::memory_order_relaxed);
     if (limit != kNoLimit) {
-      const auto bytes = NotNegative(group.tree_pool_bytes.load(std::memory_order_relaxed));
+      const auto bytes = NotNegative(group.tree_pool_bytes.load());
       if (bytes + more_bytes > limit * percent / 100) return index;
     }
     index = group.parent.load(std::memory_order_relaxed);

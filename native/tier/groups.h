@@ -59,7 +59,9 @@ struct Group {
   std::atomic<GroupIndex> forward{kRootGroup};
 
   Charge own;
-  std::atomic<std::int64_t> tree_pool_bytes{0};  // with descendants; of the root group, unused
+  /// With descendants; of the root group, unused. Sequentially consistent for stores that wait at
+  /// the limit: see StoreQueue.
+  std::atomic<std::int64_t> tree_pool_bytes{0};
   std::atomic<std::int64_t> tree_writing_bytes{0};
   std::atomic<std::int64_t> tree_remote_pages{0};
 

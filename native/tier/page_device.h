@@ -3,12 +3,17 @@
 //
 // Threads: any number may call. A store or load of one slot is atomic against every other operation
 // on that slot; requests of several pages are not atomic as a whole.
+//
+// A store that finds no room waits for it, without holding up anybody: see TryStore(). Until it is
+// over the slot holds what it held before. Of whole pages and trims of one slot the one that came
+// last wins: a store that waits is superseded by a later one's end, which counts as stored.
 #pragma once
 
 #include <array>
 #include <chrono>
 #include <cstddef>
 #include <cstdint>
+#include <optional>
 
 #include "tier/page.h"
 #include "tier/remote_store.h"
@@ -18,9 +23,44 @@ namespace farswap::tier {
 /// Outcome of an operation on a page, to be told as an NBD error by the caller.
 enum class IoStatus : std::uint8_t {
   kOk,
-  kNoSpace,  // ENOSPC: pool full, and writeback made no progress for store_wait
+  kNoSpace,  // ENOSPC: no room in the pool or at a limit, and no writeback for store_wait
   kIoError,  // EIO: the page exists, and cannot be had intact
-  kChanged,  // StoreIf() only: somebody wrote the slot in between
+  kChanged,  // with an expected version only: somebody wrote the slot in between
+  kWaits,    // TryStore() only, and no outcome yet: there is no room now
+};
+
+/// A store that waits for room in the tier, see PageDevice::TryStore(). The object and its memory
+/// must live until OnStored(), which may destroy or reuse them, or until it was cancelled.
+class PageStore {
+ public:
+  /// Borrows kPageBytes.
+  explicit PageStore(std::byte* memory) : memory_(memory) {}
+  PageStore(const PageStore&) = delete;
+  PageStore& operator=(const PageStore&) = delete;
+
+  /// Called once, unless cancelled. Must not block; runs on a thread that serves others.
+  virtual void OnStored(IoStatus status) = 0;
+
+ protected:
+  ~PageStore() = default;
+
+ private:
+  friend class StoreQueue;
+  friend class TierImpl;
+  static constexpr std::uint16_t kNotInLine = 0xffff;
+
+  std::byte* const memory_;
+  // Set before it is in line: the object to be stored, which is in memory_.
+  SlotIndex slot_ = 0;
+  std::optional<Version> expected_;
+  Codec codec_ = Codec::kRaw;
+  std::size_t object_bytes_ = 0;
+  std::uint32_t checksum_ = 0;
+  // The queue's.
+  std::uint16_t line_ = kNotInLine;
+  PageStore* previous_ = nullptr;
+  PageStore* next_ = nullptr;
+  PageStore* next_in_bucket_ = nullptr;
 };
 
 /// Up to 64 pages of one shard to be read, some of which may be remote. The caller fills `slots`
@@ -32,13 +72,29 @@ class PageDevice {
   /// No fetch may be under way.
   virtual ~PageDevice() = default;
 
-  /// Keeps a copy of the page. kNoSpace also forgets what the slot held before, so that stale bytes
-  /// can never come back.
-  virtual IoStatus Store(SlotIndex slot, const std::byte* page) = 0;
+  /// Keeps a copy of the page, without waiting. With `expected` (from LoadWait()) only if that
+  /// still is the slot's version, otherwise kChanged and nothing is done: for read-modify-write.
+  ///
+  /// kWaits: there is no room now. The page was copied and is stored when there is, in the order in
+  /// which stores began to wait at the same limit; store->OnStored() tells, possibly before this
+  /// returns. Without a `store` nothing was done.
+  ///
+  /// kNoSpace, here or there, also forgets what the slot held before, so that stale bytes can never
+  /// come back; with `expected` it does not.
+  virtual IoStatus TryStore(SlotIndex slot, const std::byte* page, std::optional<Version> expected,
+                            PageStore* store) = 0;
 
-  /// Like Store(), but only if the slot's version is still `expected` (from LoadWait()); otherwise
-  /// kChanged and nothing is done. kNoSpace keeps what the slot holds. For read-modify-write.
-  virtual IoStatus StoreIf(SlotIndex slot, const std::byte* page, Version expected) = 0;
+  /// Takes back a store that waits: its page will not be kept, and the slot is left as it is.
+  /// False: it does not wait any more, and OnStored() was called or will be.
+  virtual bool CancelStore(PageStore* store) = 0;
+
+  /// TryStore(), waiting for the outcome.
+  IoStatus Store(SlotIndex slot, const std::byte* page) {
+    return StoreWait(slot, page, std::nullopt);
+  }
+  IoStatus StoreIf(SlotIndex slot, const std::byte* page, Version expected) {
+    return StoreWait(slot, page, expected);
+  }
 
   enum class LoadResult : std::uint8_t { kDone, kRemote, kIoError };
   /// Copies the slot's page to out[kPageBytes] if it is local, same-filled or empty (zeros).
@@ -56,6 +112,9 @@ class PageDevice {
   virtual void Invalidate(SlotIndex first, std::uint64_t count) = 0;
 
   virtual std::uint64_t slots() const = 0;
+
+ private:
+  IoStatus StoreWait(SlotIndex slot, const std::byte* page, std::optional<Version> expected);
 };
 
 /// See PageDevice::Fetch(). The object must live until OnFetched(), which may destroy or reuse it.

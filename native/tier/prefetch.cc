@@ -73,7 +73,7 @@ bool TierImpl::PrefetchPage(SlotIndex slot, Version version, const std::byte* pa
   const auto lock = table_->Lock(slot);
   SlotRecord record = table_->Get(slot);
   if (!wanted(record)) {
-    pool_->Free(ref);
+    FreeEntry(ref);
     return true;
   }
   CountState(record, -1);

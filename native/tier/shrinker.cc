@@ -16,8 +16,6 @@ using std::chrono::milliseconds;
 // Stale remote pages are collected this long, so that they are discarded in batches.
 constexpr milliseconds kDiscardDelay{100};
 constexpr std::size_t kDiscardBatch = 1024;
-// Stores that find no room this far apart are not one shortage: each may wait anew.
-constexpr milliseconds kShortageGap{10000};
 
 }  // namespace
 
@@ -31,8 +29,8 @@ Shrinker::Shrinker(TierImpl* tier, std::unique_ptr<LockedMapping> arenas)
       discards_((tier->table_->slots() / kDiscardChunk + 64) / 64),
       stale_units_(tier->table_->slots() / kDiscardChunk + 1),
       debts_(Groups::kGroupsMax),
-      arenas_(std::move(arenas)),
-      shortages_(Groups::kGroupsMax) {
+      group_shrinking_(Groups::kGroupsMax),
+      arenas_(std::move(arenas)) {
   sources_.reserve(Groups::kGroupsMax);
   for (std::size_t i = 0; i < kBatches; ++i) {
     batches_[i].shrinker = this;
@@ -48,7 +46,6 @@ void Shrinker::Stop() {
   std::unique_lock lock(mutex_);
   stopping_ = true;
   wake_.notify_all();
-  room_.notify_all();
   if (thread_.joinable()) {
     std::thread thread = std::move(thread_);
     lock.unlock();
@@ -87,48 +84,7 @@ void Shrinker::SetRecompression(const std::optional<Compressor>& compressor) {
   recompress_level_.store(compressor ? compressor->level : 0, std::memory_order_relaxed);
 }
 
-Shrinker::Waiter::Waiter(Shrinker* shrinker, GroupIndex group)
-    : shrinker_(shrinker), group_(group) {
-  std::lock_guard lock(shrinker_->mutex_);
-  Shortage& shortage = shrinker_->shortages_[group_];
-  const auto now = Clock::now();
-  seen_progress_ = shrinker_->Owner().At(group_).progress.load();
-  if (now - shortage.last_full > kShortageGap || shortage.progress != seen_progress_) {
-    shortage.full_since = now;
-  }
-  shortage.last_full = now;
-  shortage.progress = seen_progress_;
-}
-
-bool Shrinker::Waiter::WaitForRoom() {
-  const Group& group = shrinker_->Owner().At(group_);
-  if (!shrinker_->MayMakeRoom(group_)) return false;
-  std::unique_lock lock(shrinker_->mutex_);
-  Shortage& shortage = shrinker_->shortages_[group_];
-  if (group.progress.load() == seen_progress_) {
-    ++shortage.waiting;
-    ++shrinker_->waiting_;
-    shortage.seen_progress = seen_progress_;
-    shrinker_->wake_wanted_.store(true);
-    shrinker_->wake_.notify_one();
-  }
-  while (group.progress.load() == seen_progress_ && !shrinker_->stopping_) {
-    const Clock::time_point last_progress{Clock::duration{group.last_progress_ns.load()}};
-    const auto deadline =
-        std::max(shortage.full_since, last_progress) + shrinker_->tier_->config_.store_wait;
-    if (Clock::now() >= deadline) {
-      --shortage.waiting;
-      --shrinker_->waiting_;
-      return false;
-    }
-    shrinker_->room_.wait_until(lock, deadline);
-  }
-  seen_progress_ = group.progress.load();
-  return !shrinker_->stopping_;
-}
-
-// Whether anything below a group can leave the pool at all. The pool itself may always hope: its
-// entries are overwritten and trimmed, and settings change.
+// The pool itself may always hope: its entries are overwritten and trimmed, and settings change.
 bool Shrinker::MayMakeRoom(GroupIndex group) const {
   if (group == kRootGroup) return true;
   const Groups& groups = Owner();
@@ -146,21 +102,6 @@ bool Shrinker::MayMakeRoom(GroupIndex group) const {
     if (groups.IsWithin(index, group) && groups.MayWriteBack(index)) return true;
   }
   return false;
-}
-
-// Called without mutex_, after progress was reported.
-void Shrinker::WakeWaiters() {
-  std::lock_guard lock(mutex_);
-  if (waiting_ == 0) return;
-  for (std::size_t i = 0; i < Owner().end(); ++i) {
-    Shortage& shortage = shortages_[i];
-    if (shortage.waiting == 0) continue;
-    if (Owner().At(static_cast<GroupIndex>(i)).progress.load() == shortage.seen_progress) continue;
-    // All are woken; who finds no room even now waits anew.
-    waiting_ -= shortage.waiting;
-    shortage.waiting = 0;
-  }
-  room_.notify_all();
 }
 
 void Shrinker::Run() {
@@ -208,11 +149,7 @@ std::uint32_t Shrinker::ReserveSlabs() const {
 }
 
 Shrinker::Step Shrinker::ShrinkStep() {
-  bool waiters;
-  {
-    std::lock_guard lock(mutex_);
-    waiters = shortages_[kRootGroup].waiting > 0;
-  }
+  const bool waiters = tier_->stores_.WantsRoom(kRootGroup);
   const Pool& pool = *tier_->pool_;
   const std::uint64_t limit = pool.capacity_bytes();
   const std::uint64_t accept = AcceptBytes(limit);
@@ -225,7 +162,7 @@ Shrinker::Step Shrinker::ShrinkStep() {
   if (!shrinking()) return Step::kNothingToDo;
   if (short_of_slabs && tier_->CompactOneSlab(&drain_)) {
     ReportProgress(kRootGroup);
-    WakeWaiters();
+    tier_->stores_.RoomMade();
     return Step::kWorked;
   }
   // A store that waits although the entries are under the threshold (no slab could be emptied for
@@ -266,19 +203,12 @@ Shrinker::Step Shrinker::ShrinkGroup(GroupIndex index) {
   // Room for a few pages also where the threshold is the limit.
   const std::uint64_t target = std::min(AcceptBytes(limit), limit - 8 * kPageBytes);
   Request request{.cause = Cause::kGroupLimit, .group = index};
-  {
-    std::lock_guard lock(mutex_);
-    Shortage& shortage = shortages_[index];
-    shortage.shrinking |= shortage.waiting > 0 || bytes > HighBytes(limit);
-    shortage.shrinking &= bytes > target;
-    if (!shortage.shrinking) return Step::kNothingToDo;
-  }
+  const bool begins = bytes > HighBytes(limit) || tier_->stores_.WantsRoom(index);
+  group_shrinking_[index] = (group_shrinking_[index] || begins) && bytes > target;
+  if (!group_shrinking_[index]) return Step::kNothingToDo;
   request.bytes_max = bytes - target;
   const Step step = WriteBatch(request);
-  if (step == Step::kNothingToDo) {
-    std::lock_guard lock(mutex_);
-    shortages_[index].shrinking = false;
-  }
+  if (step == Step::kNothingToDo) group_shrinking_[index] = false;
   return step;
 }
 

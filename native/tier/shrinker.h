@@ -3,7 +3,7 @@
 // and that tells the RemoteStore which remote pages are garbage.
 //
 // Hysteresis: it starts when entries pass the high mark (half-way between the accept threshold and
-// the limit) or a store found no room, and goes on until they are under the accept threshold. At
+// the limit) or a store waits for room, and goes on until they are under the accept threshold. At
 // the pool's limit it goes round the groups and takes from each in proportion to its size; at a
 // cgroup's limit it takes from that cgroup and its descendants alone. Before a store waits, room
 // is also made by compaction. Entries travel as batches of copies, so that an entry being written
@@ -54,20 +54,8 @@ class Shrinker {
   /// Makes the thread look around: a limit may have changed.
   void Wake();
 
-  /// A store that found no room in the pool (kRootGroup) or under a group's limit. While one waits,
-  /// the thread makes room there whatever the marks say.
-  class Waiter {
-   public:
-    Waiter(Shrinker* shrinker, GroupIndex group);
-    /// Waits until something was freed there since this was made or last returned. False: nothing
-    /// was for TierConfig::store_wait, nothing there may be written back, or the shrinker stops.
-    bool WaitForRoom();
-
-   private:
-    Shrinker* const shrinker_;
-    const GroupIndex group_;
-    std::uint64_t seen_progress_;
-  };
+  /// Whether anything below a group can leave the pool at all. Without a lock.
+  bool MayMakeRoom(GroupIndex group) const;
 
   /// The slot's record says that its remote page is stale. Never fails; the slot's lock is held.
   void DiscardLater(SlotIndex slot);
@@ -134,16 +122,6 @@ class Shrinker {
     std::uint64_t entries;
   };
 
-  // Stores that found no room in a group, guarded by mutex_.
-  struct Shortage {
-    Clock::time_point last_full{};    // a store last found no room
-    std::uint64_t progress = 0;       // at that time: any since then has ended the shortage
-    Clock::time_point full_since{};   // start of the present run of such stores
-    std::uint64_t waiting = 0;        // waiters that sleep and were not woken yet
-    std::uint64_t seen_progress = 0;  // what they wait to see pass
-    bool shrinking = false;           // a group's; the pool's is shrinking_
-  };
-
   void Run();
   Step WorkOnce();
   Step ShrinkStep();
@@ -178,8 +156,6 @@ class Shrinker {
   std::size_t FinishPage(const PageObject& page, PutResult result);
   void Settle(SlotIndex slot, PutResult result, std::size_t sent_bytes, Codec codec);
   void ReportProgress(GroupIndex group) { Owner().ReportProgress(group); }
-  void WakeWaiters();
-  bool MayMakeRoom(GroupIndex group) const;
   void FlushDiscards();
   void SendDiscards(std::vector<DiscardItem>* items);
   void CollectDiscards(std::size_t chunk, std::vector<DiscardItem>* items);
@@ -226,18 +202,16 @@ class Shrinker {
   std::vector<std::uint64_t> debts_;
   GroupIndex last_source_ = kRootGroup;
   GroupIndex last_limited_ = kRootGroup;
+  std::vector<bool> group_shrinking_;
   std::vector<GroupIndex> sweeping_;
   std::uint64_t sweep_slot_ = 0;
   const std::unique_ptr<LockedMapping> arenas_;
 
   mutable std::mutex mutex_;  // guards all below
   std::condition_variable wake_;
-  std::condition_variable room_;
   std::array<Batch, kBatches> batches_;
   std::vector<Batch*> free_batches_;
-  std::vector<Shortage> shortages_;  // by group; the root group's is the pool's
-  std::uint64_t waiting_ = 0;        // in all of them
-  Clock::time_point retry_at_{};     // no Put before, after a failed one
+  Clock::time_point retry_at_{};  // no Put before, after a failed one
   std::chrono::milliseconds backoff_{0};
   std::unique_ptr<UnitWriter> unit_writer_;  // made once, then of the thread
   Tier::ManualWriteback manual_{0, 0, 0, true, ""};

@@ -46,12 +46,14 @@ TierImpl::TierImpl(const TierConfig& config, RemoteStore* remote, std::unique_pt
       table_(std::move(table)),
       pool_(std::move(pool)),
       groups_(pool_.get()),
+      stores_(this),
       shrinker_(this, std::move(arenas)) {}
 
 TierImpl::~TierImpl() { StopWriteback(); }
 
 void TierImpl::StopWriteback() {
   WaitForPrefetches();
+  stores_.Stop();
   shrinker_.Stop();
 }
 
@@ -82,6 +84,12 @@ void TierImpl::DropEntry(const SlotRecord& record) {
     }
   }
   pool_->Free(entry);
+  stores_.RoomMade(groups_.Resolve(record.group));
+}
+
+void TierImpl::FreeEntry(EntryRef entry) {
+  pool_->Free(entry);
+  stores_.RoomMade(kRootGroup);
 }
 
 void TierImpl::Replace(SlotIndex slot, SlotRecord next) {
@@ -101,6 +109,10 @@ void TierImpl::Replace(SlotIndex slot, SlotRecord next) {
 
 GroupIndex TierImpl::GroupHint(SlotIndex slot) {
   const auto lock = table_->Lock(slot);
+  return GroupOf(slot);
+}
+
+GroupIndex TierImpl::GroupOf(SlotIndex slot) {
   SlotRecord record;
   Attribute(slot, table_->Get(slot), &record);
   return record.group;
@@ -121,118 +133,133 @@ bool TierImpl::Attribute(SlotIndex slot, const SlotRecord& old, SlotRecord* next
   return id != kUnknownCgroup;
 }
 
-IoStatus TierImpl::Store(SlotIndex slot, const std::byte* page) {
-  return StoreImpl(slot, page, nullptr);
-}
-
-IoStatus TierImpl::StoreIf(SlotIndex slot, const std::byte* page, Version expected) {
-  return StoreImpl(slot, page, &expected);
-}
-
-bool TierImpl::MakeEntry(SlotIndex slot, const std::byte* page, SlotRecord* next) {
-  const GroupIndex group = GroupHint(slot);
-  const Compressed compressed = CompressPage(page, groups_.CompressorOf(group));
-  const std::size_t bytes = compressed.bytes.size();
-  const EntryRef ref = AllocateOrWait(group, bytes);
-  if (ref == kNoEntry) return false;
-  std::memcpy(pool_->Bytes(ref), compressed.bytes.data(), bytes);
-  pool_->At(ref)->Describe(bytes, config_.unix_seconds());
-  next->state = SlotState::kLocal;
-  next->codec = static_cast<std::uint8_t>(compressed.codec) & 3;
-  next->object = {ref, PageChecksum(slot, compressed.codec, compressed.bytes)};
-  return true;
-}
-
-IoStatus TierImpl::StoreImpl(SlotIndex slot, const std::byte* page, const Version* expected) {
+IoStatus TierImpl::TryStore(SlotIndex slot, const std::byte* page, std::optional<Version> expected,
+                            PageStore* store) {
   assert(slot < table_->slots());
   SlotRecord next;
-  const std::optional<std::uint64_t> fill = SameFilled(page);
-  if (fill) {
+  if (const std::optional<std::uint64_t> fill = SameFilled(page)) {
     next.state = SlotState::kSameFilled;
     next.fill = *fill;
-  } else if (!MakeEntry(slot, page, &next)) {
-    // The old bytes of a whole page are stale now; those around a partial write are not.
-    if (expected == nullptr) ForgetStale(slot);
-    return IoStatus::kNoSpace;
+  } else {
+    const GroupIndex group = GroupHint(slot);
+    const Compressed object = CompressPage(page, groups_.CompressorOf(group));
+    const Room room = TakeRoomInTurn(group, object.bytes.size());
+    if (room.entry == kNoEntry) {
+      if (store == nullptr) return IoStatus::kWaits;
+      return WaitForRoom(slot, object, expected, room.full, store);
+    }
+    const std::uint32_t checksum = PageChecksum(slot, object.codec, object.bytes);
+    next = FillEntry(room.entry, object, checksum);
   }
-
   GroupIndex stored_in;
   {
     const auto lock = table_->Lock(slot);
-    const SlotRecord old = table_->Get(slot);
-    if (expected != nullptr && old.version != *expected) {
-      if (next.InPool()) pool_->Free(next.object.entry);
+    if (expected && table_->Get(slot).version != *expected) {
+      if (next.InPool()) FreeEntry(next.object.entry);
       return IoStatus::kChanged;
     }
-    next.version = old.version + 1;
-    const bool known = Attribute(slot, old, &next);
-    stored_in = next.group;
-    Group& group = groups_.At(next.group);
-    if (next.InPool()) {
-      const EntryRef entry = next.object.entry;
-      pool_->At(entry)->slot.store(slot, std::memory_order_relaxed);
-      const auto owner = groups_.Lock(next.group);
-      owner->lru.AddHot(entry);
-      groups_.Add(owner, {static_cast<std::int64_t>(pool_->EntryBytesOf(entry)), 0, 0});
-    }
-    group.Count(Counter::stores);
-    if (!known && words_.load(std::memory_order_relaxed) != nullptr) {
-      group.Count(Counter::stores_unattributed);
-    }
-    if (fill) group.Count(Counter::stores_same_filled);
-    if (next.InPool() && static_cast<Codec>(next.codec) == Codec::kRaw) {
-      group.Count(Counter::stores_raw);
-    }
-    if (old.state != SlotState::kEmpty) groups_.Of(old).Count(Counter::overwrites);
-    Replace(slot, next);
+    stored_in = Publish(slot, next);
+    if (!expected) stores_.Supersede(slot);
   }
   if (next.InPool()) shrinker_.AfterAllocation(stored_in);
   return IoStatus::kOk;
 }
 
-EntryRef TierImpl::AllocateOrWait(GroupIndex group, std::size_t object_bytes) {
-  if (!WaitForGroup(group, Pool::EntryBytes(object_bytes))) {
-    groups_.At(group).Count(Counter::reject_cgroup_limit);
-    return kNoEntry;
-  }
-  EntryRef ref = pool_->Allocate(object_bytes);
-  if (ref != kNoEntry) return ref;
-  groups_.At(group).Count(Counter::pool_limit_hit);
-  Shrinker::Waiter waiter(&shrinker_, kRootGroup);
-  // The first try after announcing ourselves: what was freed in between is not missed.
-  while ((ref = pool_->Allocate(object_bytes)) == kNoEntry) {
-    if (!waiter.WaitForRoom()) {
-      groups_.At(group).Count(Counter::reject_no_space);
-      return kNoEntry;
-    }
-  }
-  return ref;
+// The slot's lock is not needed: nobody knows the entry yet.
+SlotRecord TierImpl::FillEntry(EntryRef entry, const Compressed& object, std::uint32_t checksum) {
+  std::memcpy(pool_->Bytes(entry), object.bytes.data(), object.bytes.size());
+  pool_->At(entry)->Describe(object.bytes.size(), config_.unix_seconds());
+  SlotRecord record;
+  record.state = SlotState::kLocal;
+  record.codec = static_cast<std::uint8_t>(object.codec) & 3;
+  record.object = {entry, checksum};
+  return record;
 }
 
-// Waits until an entry of that size fits under the limits of the group and those above it; several
-// stores at once may pass a limit by an entry each.
-bool TierImpl::WaitForGroup(GroupIndex group, std::size_t entry_bytes) {
-  if (!groups_.any_limited()) return true;
-  GroupIndex over = groups_.OverLimit(group, entry_bytes, 100);
-  while (over != tier::Groups::kNoGroup) {
-    groups_.At(group).Count(Counter::cgroup_limit_hit);
-    Shrinker::Waiter waiter(&shrinker_, over);
-    while (groups_.OverLimit(group, entry_bytes, 100) == over) {
-      if (!waiter.WaitForRoom()) return false;
-    }
-    over = groups_.OverLimit(group, entry_bytes, 100);
+GroupIndex TierImpl::Publish(SlotIndex slot, SlotRecord next) {
+  const SlotRecord old = table_->Get(slot);
+  next.version = old.version + 1;
+  const bool known = Attribute(slot, old, &next);
+  Group& group = groups_.At(next.group);
+  if (next.InPool()) {
+    const EntryRef entry = next.object.entry;
+    pool_->At(entry)->slot.store(slot, std::memory_order_relaxed);
+    const auto owner = groups_.Lock(next.group);
+    owner->lru.AddHot(entry);
+    groups_.Add(owner, {static_cast<std::int64_t>(pool_->EntryBytesOf(entry)), 0, 0});
   }
-  return true;
+  group.Count(Counter::stores);
+  if (!known && words_.load(std::memory_order_relaxed) != nullptr) {
+    group.Count(Counter::stores_unattributed);
+  }
+  if (next.state == SlotState::kSameFilled) group.Count(Counter::stores_same_filled);
+  if (next.InPool() && static_cast<Codec>(next.codec) == Codec::kRaw) {
+    group.Count(Counter::stores_raw);
+  }
+  if (old.state != SlotState::kEmpty) groups_.Of(old).Count(Counter::overwrites);
+  Replace(slot, next);
+  return next.group;
 }
 
-void TierImpl::ForgetStale(SlotIndex slot) {
+// Several stores at once may pass a group's limit by an entry each.
+TierImpl::Room TierImpl::TakeRoom(GroupIndex group, std::size_t object_bytes) {
+  if (groups_.any_limited()) {
+    const GroupIndex over = groups_.OverLimit(group, Pool::EntryBytes(object_bytes), 100);
+    if (over != tier::Groups::kNoGroup) return {kNoEntry, over};
+  }
+  return {pool_->Allocate(object_bytes), kRootGroup};
+}
+
+TierImpl::Room TierImpl::TakeRoomInTurn(GroupIndex group, std::size_t object_bytes) {
+  if (stores_.AnyWaiting()) {
+    const GroupIndex line = stores_.LineOf(group, object_bytes);
+    if (line != StoreQueue::kNoLine) return {kNoEntry, line};
+  }
+  return TakeRoom(group, object_bytes);
+}
+
+IoStatus TierImpl::WaitForRoom(SlotIndex slot, const Compressed& object,
+                               std::optional<Version> expected, GroupIndex full, PageStore* store) {
+  store->slot_ = slot;
+  store->expected_ = expected;
+  store->codec_ = object.codec;
+  store->object_bytes_ = object.bytes.size();
+  store->checksum_ = PageChecksum(slot, object.codec, object.bytes);
+  std::memcpy(store->memory_, object.bytes.data(), object.bytes.size());
   const auto lock = table_->Lock(slot);
+  if (expected && table_->Get(slot).version != *expected) return IoStatus::kChanged;
+  CountWait(GroupOf(slot), full);
+  if (stores_.Enter(store, full)) return IoStatus::kWaits;
+  if (!expected) stores_.Supersede(slot);
+  return Refuse(slot, full, expected.has_value());
+}
+
+void TierImpl::CountWait(GroupIndex group, GroupIndex full) {
+  groups_.At(group).Count(full == kRootGroup ? Counter::pool_limit_hit : Counter::cgroup_limit_hit);
+}
+
+IoStatus TierImpl::StoreWaited(const PageStore& store, EntryRef entry) {
+  if (store.expected_ && table_->Get(store.slot_).version != *store.expected_) {
+    FreeEntry(entry);
+    return IoStatus::kChanged;
+  }
+  const Compressed object{store.codec_, {store.memory_, store.object_bytes_}};
+  Publish(store.slot_, FillEntry(entry, object, store.checksum_));
+  return IoStatus::kOk;
+}
+
+// The old bytes of a whole page are stale now; those around a partial write are not.
+IoStatus TierImpl::Refuse(SlotIndex slot, GroupIndex full, bool keep_old) {
+  Group& group = groups_.At(GroupOf(slot));
+  group.Count(full == kRootGroup ? Counter::reject_no_space : Counter::reject_cgroup_limit);
+  if (keep_old) return IoStatus::kNoSpace;
   const SlotRecord& old = table_->Get(slot);
   if (old.state != SlotState::kEmpty) groups_.Of(old).Count(Counter::lost_failed_store);
   SlotRecord next;
   next.version = old.version + 1;
   next.sequence = old.sequence;
   Replace(slot, next);
+  return IoStatus::kNoSpace;
 }
 
 Tier::LoadResult TierImpl::Load(SlotIndex slot, std::byte* out) {
@@ -308,6 +335,7 @@ void TierImpl::Invalidate(SlotIndex first, std::uint64_t count) {
   for (std::uint64_t index = first; index < first + count; ++index) {
     const auto slot = static_cast<SlotIndex>(index);
     const auto lock = table_->Lock(slot);
+    stores_.Supersede(slot);
     const SlotRecord& old = table_->Get(slot);
     if (old.state == SlotState::kEmpty) continue;
     groups_.Of(old).Count(Counter::trims);
@@ -357,18 +385,24 @@ void TierImpl::SlotOwners(SlotIndex first, std::span<CgroupId> owners) {
 
 bool TierImpl::PlaceCgroup(CgroupId id, CgroupId parent) {
   const bool placed = groups_.Place(id, parent);
-  shrinker_.Wake();  // for a limit that holds for its pages now, or a sweep
+  LimitsChanged();
   return placed;
 }
 
 void TierImpl::RemoveCgroup(CgroupId id) {
-  if (groups_.Remove(id)) shrinker_.Wake();
+  if (groups_.Remove(id)) LimitsChanged();
 }
 
 bool TierImpl::ConfigureCgroup(CgroupId id, const GroupSettings& settings) {
   const bool done = groups_.Configure(id, settings);
-  shrinker_.Wake();
+  LimitsChanged();
   return done;
+}
+
+// Pages may have to leave now, or there is a sweep to do; and stores that wait may fit.
+void TierImpl::LimitsChanged() {
+  shrinker_.Wake();
+  stores_.RoomMade();
 }
 
 void TierImpl::SetCompressor(const Compressor& compressor) {
@@ -391,6 +425,7 @@ Outcome TierImpl::SetLimits(std::uint64_t pool_bytes, std::uint32_t accept_thres
   if (!valid.ok()) return valid;
   pool_->SetSlabLimit(static_cast<std::uint32_t>(pool_bytes / Pool::kSlabBytes));
   shrinker_.SetAcceptThreshold(accept_threshold_percent);
+  LimitsChanged();
   return Unit{};
 }
 

@@ -1,6 +1,6 @@
-// The local tier: a userspace zswap. Pages come in by Store(), are compressed and kept in a locked
-// pool, are read by Load() and Fetch(), forgotten by Invalidate(); the shrinker moves the coldest
-// to the RemoteStore. The slot table is the only truth about where a page is.
+// The local tier: a userspace zswap. Pages come in by TryStore(), are compressed and kept in a
+// locked pool, are read by Load() and Fetch(), forgotten by Invalidate(); the shrinker moves the
+// coldest to the RemoteStore. The slot table is the only truth about where a page is.
 //
 // Every page belongs to a group: the cgroup that it was charged to, as far as we are told, else the
 // root group. A group has an LRU, limits and counters of its own.
@@ -34,8 +34,8 @@ struct TierConfig {
   std::uint64_t slots = 0;                      // size of the device in pages, 1..2^31
   std::uint64_t pool_bytes_max = 0;             // [tier] pool_limit; at least 4 MiB
   std::uint32_t accept_threshold_percent = 90;  // 1..100
-  /// How long stores may go on failing to get pool memory before they are refused with kNoSpace:
-  /// counted from the last moment the shrinker freed something.
+  /// How long stores may find no room, in the pool or at a group's limit, before they are refused
+  /// with kNoSpace: counted from the last moment the shrinker freed something there.
   std::chrono::milliseconds store_wait{2000};
   /// Spare an entry once that was read since it was stored. Off: a plain LRU, to compare with.
   bool second_chance = true;

@@ -15,6 +15,7 @@
 #include "tier/pool.h"
 #include "tier/shrinker.h"
 #include "tier/slot_table.h"
+#include "tier/store_queue.h"
 #include "tier/tier.h"
 #include "tier/unit.h"
 
@@ -26,8 +27,9 @@ class TierImpl final : public Tier {
            std::unique_ptr<Pool> pool, std::unique_ptr<LockedMapping> arenas);
   ~TierImpl() override;
 
-  IoStatus Store(SlotIndex slot, const std::byte* page) override;
-  IoStatus StoreIf(SlotIndex slot, const std::byte* page, Version expected) override;
+  IoStatus TryStore(SlotIndex slot, const std::byte* page, std::optional<Version> expected,
+                    PageStore* store) override;
+  bool CancelStore(PageStore* store) override { return stores_.Cancel(store); }
   LoadResult Load(SlotIndex slot, std::byte* out) override;
   void Fetch(PageFetch* fetch) override;
   IoStatus LoadWait(SlotIndex slot, std::byte* out, Version* version) override;
@@ -60,10 +62,13 @@ class TierImpl final : public Tier {
  private:
   friend class PageFetch;
   friend class Shrinker;
+  friend class StoreQueue;
 
   // The group that pages of the slot are attributed to now, for decisions that bind nobody: which
   // compressor to use, whether to wait at a limit.
   GroupIndex GroupHint(SlotIndex slot);
+  // The same with the slot's lock held.
+  GroupIndex GroupOf(SlotIndex slot);
   // Sets group and sequence of a record that is about to replace `old`. False: nobody said whom the
   // page belongs to. The slot's lock is held.
   bool Attribute(SlotIndex slot, const SlotRecord& old, SlotRecord* next);
@@ -71,16 +76,31 @@ class TierImpl final : public Tier {
   // Pages of one kind, exact whenever no operation is under way. The slot's lock is held.
   void CountState(const SlotRecord& record, int by);
 
-  IoStatus StoreImpl(SlotIndex slot, const std::byte* page, const Version* expected);
-  // Compresses the page into a new entry, as the record that is to hold it. False: no room.
-  bool MakeEntry(SlotIndex slot, const std::byte* page, SlotRecord* next);
-  EntryRef AllocateOrWait(GroupIndex group, std::size_t object_bytes);
-  bool WaitForGroup(GroupIndex group, std::size_t entry_bytes);
-  void ForgetStale(SlotIndex slot);
+  // An entry, or the group that is full; that is the root group for the pool.
+  struct Room {
+    EntryRef entry;
+    GroupIndex full;
+  };
+  Room TakeRoom(GroupIndex group, std::size_t object_bytes);
+  // Not before those who wait for the same room.
+  Room TakeRoomInTurn(GroupIndex group, std::size_t object_bytes);
+  // kWaits: the store is in line; otherwise its outcome.
+  IoStatus WaitForRoom(SlotIndex slot, const Compressed& object, std::optional<Version> expected,
+                       GroupIndex full, PageStore* store);
+  // The record of a page that is in the entry now.
+  SlotRecord FillEntry(EntryRef entry, const Compressed& object, std::uint32_t checksum);
+  // All with the slot's lock held:
+  GroupIndex Publish(SlotIndex slot, SlotRecord next);  // tells the group that the page belongs to
+  IoStatus StoreWaited(const PageStore& store, EntryRef entry);
+  IoStatus Refuse(SlotIndex slot, GroupIndex full, bool keep_old);
+  void CountWait(GroupIndex group, GroupIndex full);
   // Replaces the slot's record and lets go of what the old one held. The slot's lock is held.
   void Replace(SlotIndex slot, SlotRecord next);
   // Drops a record's entry, if it has one, from the LRU and the pool. The slot's lock is held.
   void DropEntry(const SlotRecord& record);
+  // Of an entry that was not published.
+  void FreeEntry(EntryRef entry);
+  void LimitsChanged();
 
   // Empties one slab into others. False: no class has that much room to spare.
   bool CompactOneSlab(Pool::Drain* drain);
@@ -141,6 +161,7 @@ class TierImpl final : public Tier {
   std::mutex prefetch_mutex_;  // taken with no other lock held; guards the next two
   std::condition_variable prefetches_done_;
   std::size_t prefetches_ = 0;  // put off or under way
+  StoreQueue stores_;           // its thread uses the shrinker while stores wait
   Shrinker shrinker_;           // last: its thread uses all of the above
 };
 

@@ -20,7 +20,7 @@ Shrinker::Step Shrinker::WriteBatch(const Request& request) {
   }
   batch->cause = request.cause;
   Collect(batch, request);
-  if (batch->dropped_bytes > 0) WakeWaiters();
+  if (batch->dropped_bytes > 0) tier_->stores_.RoomMade();
   if (batch->count == 0) {
     std::lock_guard lock(mutex_);
     free_batches_.push_back(batch);
@@ -271,7 +271,7 @@ void Shrinker::FinishBatch(Batch* batch) {
     full |= batch->results[i] == PutResult::kServerFull;
   }
   in_flight_bytes_.fetch_sub(batch->entry_bytes);
-  if (acked > 0) WakeWaiters();
+  if (acked > 0) tier_->stores_.RoomMade();
 
   std::lock_guard lock(mutex_);
   if (failed) {

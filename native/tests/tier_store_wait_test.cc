@@ -1,0 +1,351 @@
+// Stores that wait for room: what ends their waiting, in which order, and what they hold up.
+#include <gtest/gtest.h>
+
+#include <thread>
+
+#include "awaited_store.h"
+#include "tier_fixture.h"
+
+namespace farswap::tier {
+namespace {
+
+using std::chrono::milliseconds;
+
+constexpr CgroupId kFull = 7;
+constexpr CgroupId kOther = 8;
+constexpr SlotIndex kFirstNew = 8000;  // no page is there
+constexpr SlotIndex kSmall = 15000;    // its page lets the pool have room of its size
+
+// The servers take nothing, and there is no room: in the pool, or at the limit of a cgroup.
+class StoreWait : public TierFixture, public ::testing::WithParamInterface<bool> {
+ protected:
+  bool at_limit() const { return GetParam(); }
+
+  void Fill(milliseconds store_wait = milliseconds{20000}) {
+    Start(16384, kPoolBytes, store_wait);
+    ASSERT_TRUE(tier_->SetLimits(kPoolBytes / 2, 90).ok());
+    ASSERT_TRUE(tier_->PlaceCgroup(kFull, kUnknownCgroup));
+    ASSERT_TRUE(tier_->PlaceCgroup(kOther, kUnknownCgroup));
+    if (at_limit()) Limit(kGroupLimitMin);
+    remote_.SetWritable(false);
+    tier_->SetLabel(kFull);
+    if (!at_limit()) {
+      ASSERT_EQ(StoreKind(kSmall, 1, PageKind::kCompressible), IoStatus::kOk);
+    }
+    while (TryStore(end_, PageKind::kRandom, nullptr) == IoStatus::kOk) ++end_;
+    EXPECT_EQ(WaitsCounted(), 0u) << "nothing was done";
+  }
+  void Limit(std::uint64_t bytes, bool writeback = true) {
+    ASSERT_TRUE(tier_->ConfigureCgroup(
+        kFull, {.pool_limit_bytes = bytes, .writeback = writeback, .compressor = {}}));
+  }
+  IoStatus TryStore(SlotIndex slot, PageKind kind, PageStore* store, std::uint32_t generation = 1) {
+    return tier_->TryStore(slot, MakePage(slot, generation, kind).data(), std::nullopt, store);
+  }
+  // A store that waits, of a page that takes what a page can take.
+  void Wait(SlotIndex slot, AwaitedStore* store, std::uint32_t generation = 1) {
+    ASSERT_EQ(TryStore(slot, PageKind::kRandom, store, generation), IoStatus::kWaits);
+  }
+  Page Stored(SlotIndex slot, std::uint32_t generation = 1) {
+    return MakePage(slot, generation, PageKind::kRandom);
+  }
+  std::uint64_t WaitsCounted() {
+    return Count(at_limit() ? Counter::cgroup_limit_hit : Counter::pool_limit_hit);
+  }
+  std::uint64_t Refused() {
+    return Count(at_limit() ? Counter::reject_cgroup_limit : Counter::reject_no_space);
+  }
+  // Ends a wait by something else than writeback.
+  void ExpectStored(AwaitedStore* store, SlotIndex slot) {
+    EXPECT_EQ(store->Wait(), IoStatus::kOk);
+    EXPECT_EQ(Read(slot), Stored(slot));
+    EXPECT_EQ(Count(Counter::written_back_pages), 0u);
+    EXPECT_EQ(WaitsCounted(), 1u);
+  }
+
+  static constexpr std::uint64_t kPoolBytes = std::uint64_t{8} << 20;
+  SlotIndex end_ = 0;
+};
+
+TEST_P(StoreWait, EndsWithATrim) {
+  Fill();
+  AwaitedStore store;
+  Wait(kFirstNew, &store);
+  EXPECT_FALSE(store.done());
+  tier_->Invalidate(3, 1);
+  ExpectStored(&store, kFirstNew);
+}
+
+TEST_P(StoreWait, EndsWithAnOverwriteThatTakesLess) {
+  Fill();
+  AwaitedStore store;
+  Wait(kFirstNew, &store);
+  ASSERT_EQ(StoreKind(3, 2, PageKind::kZero), IoStatus::kOk);
+  ExpectStored(&store, kFirstNew);
+}
+
+TEST_P(StoreWait, EndsWithTheNoticeOfAFreedSlot) {
+  Fill();
+  std::vector<std::atomic<SlotWord>> words(16384);
+  tier_->UseSlotWords(words.data());
+  words[kFirstNew].store(SlotWord{kFull} << 32 | 2);
+  AwaitedStore store;
+  Wait(kFirstNew, &store);
+  words[3].store(SlotWord{kFull} << 32 | 2 | 1);
+  EXPECT_TRUE(tier_->OnSlotFree(3));
+  ExpectStored(&store, kFirstNew);
+  tier_->UseSlotWords(nullptr);
+}
+
+TEST_P(StoreWait, EndsWithWriteback) {
+  Fill();
+  AwaitedStore store;
+  Wait(kFirstNew, &store);
+  remote_.SetWritable(true);
+  EXPECT_EQ(store.Wait(), IoStatus::kOk);
+  EXPECT_GT(Count(Counter::written_back_pages), 0u);
+}
+
+TEST_P(StoreWait, EndsWithAHigherLimit) {
+  Fill();
+  AwaitedStore store;
+  Wait(kFirstNew, &store);
+  if (at_limit()) {
+    Limit(2 * kGroupLimitMin);
+  } else {
+    ASSERT_TRUE(tier_->SetLimits(kPoolBytes, 90).ok());
+  }
+  ExpectStored(&store, kFirstNew);
+}
+
+TEST_P(StoreWait, AtALimitEndsWithTheCgroup) {
+  if (!at_limit()) GTEST_SKIP() << "the pool does not go away";
+  Fill();
+  AwaitedStore store;
+  Wait(kFirstNew, &store);
+  tier_->RemoveCgroup(kFull);
+  ExpectStored(&store, kFirstNew);
+}
+
+TEST_P(StoreWait, AtALimitHoldsUpNoOtherCgroup) {
+  if (!at_limit()) GTEST_SKIP() << "the pool is everybody's";
+  Fill();
+  AwaitedStore store;
+  Wait(kFirstNew, &store);
+  tier_->SetLabel(kOther);
+  EXPECT_EQ(TryStore(kFirstNew + 1, PageKind::kRandom, nullptr), IoStatus::kOk);
+  tier_->SetLabel(kFull);
+  EXPECT_FALSE(store.done());
+  tier_->Invalidate(3, 1);
+  EXPECT_EQ(store.Wait(), IoStatus::kOk);
+}
+
+// Something smaller would fit.
+TEST_P(StoreWait, GoesBehindThoseWhoWaitForTheSameRoom) {
+  Fill();
+  AwaitedStore first;
+  AwaitedStore second;
+  Wait(kFirstNew, &first);
+  const IoStatus smaller = TryStore(kFirstNew + 1, PageKind::kCompressible, &second);
+  if (!at_limit()) {
+    EXPECT_EQ(smaller, IoStatus::kOk) << "room of its size is other room";
+    EXPECT_TRUE(tier_->CancelStore(&first));
+    return;
+  }
+  EXPECT_EQ(smaller, IoStatus::kWaits);
+  Limit(2 * kGroupLimitMin);
+  EXPECT_EQ(second.Wait(), IoStatus::kOk);
+  EXPECT_TRUE(first.done());
+}
+
+TEST_P(StoreWait, OfTheSameRoomIsServedInOrder) {
+  Fill();
+  constexpr std::size_t kStores = 5;
+  std::array<AwaitedStore, kStores> stores;
+  for (SlotIndex i = 0; i < kStores; ++i) Wait(kFirstNew + i, &stores[i]);
+  for (SlotIndex i = 0; i < kStores; ++i) {
+    for (SlotIndex later = i; later < kStores; ++later) EXPECT_FALSE(stores[later].done());
+    tier_->Invalidate(3 + i, 1);
+    EXPECT_EQ(stores[i].Wait(), IoStatus::kOk) << i;
+  }
+}
+
+TEST_P(StoreWait, LeavesTheSlotAsItIsUntilItIsOver) {
+  Fill();
+  AwaitedStore store;
+  Wait(5, &store, 2);
+  EXPECT_EQ(Read(5), Stored(5));
+  tier_->Invalidate(3, 1);
+  EXPECT_EQ(store.Wait(), IoStatus::kOk);
+  EXPECT_EQ(Read(5), Stored(5, 2));
+}
+
+TEST_P(StoreWait, IsSupersededByANewerStoreOfItsSlot) {
+  Fill();
+  AwaitedStore store;
+  Wait(kFirstNew, &store);
+  ASSERT_EQ(StoreKind(kFirstNew, 2, PageKind::kSameFilled), IoStatus::kOk);
+  EXPECT_EQ(store.Wait(), IoStatus::kOk) << "there is no room for it, nor need of any";
+  tier_->Invalidate(3, 1);
+  EXPECT_EQ(Read(kFirstNew), MakePage(kFirstNew, 2, PageKind::kSameFilled));
+}
+
+TEST_P(StoreWait, IsSupersededByATrimOfItsSlot) {
+  Fill();
+  AwaitedStore of_new_slot;
+  AwaitedStore of_old_slot;
+  Wait(kFirstNew, &of_new_slot);
+  tier_->Invalidate(kFirstNew, 1);
+  EXPECT_EQ(of_new_slot.Wait(), IoStatus::kOk);
+  Wait(5, &of_old_slot, 2);
+  tier_->Invalidate(5, 1);
+  EXPECT_EQ(of_old_slot.Wait(), IoStatus::kOk);
+  EXPECT_EQ(Read(kFirstNew), Page{});
+  EXPECT_EQ(Read(5), Page{});
+}
+
+TEST_P(StoreWait, OfTwoForOneSlotTheLaterOneWins) {
+  Fill();
+  AwaitedStore older;
+  AwaitedStore newer;
+  Wait(kFirstNew, &older, 1);
+  Wait(kFirstNew, &newer, 2);
+  tier_->Invalidate(3, 2);
+  EXPECT_EQ(older.Wait(), IoStatus::kOk);
+  EXPECT_EQ(newer.Wait(), IoStatus::kOk);
+  EXPECT_EQ(Read(kFirstNew), Stored(kFirstNew, 2));
+}
+
+TEST_P(StoreWait, IsNotSupersededByALaterOneThatIsCancelled) {
+  Fill();
+  AwaitedStore older;
+  AwaitedStore newer;
+  Wait(kFirstNew, &older, 1);
+  Wait(kFirstNew, &newer, 2);
+  EXPECT_TRUE(tier_->CancelStore(&newer));
+  tier_->Invalidate(3, 1);
+  EXPECT_EQ(older.Wait(), IoStatus::kOk);
+  EXPECT_EQ(Read(kFirstNew), Stored(kFirstNew, 1));
+}
+
+// The kernel gave up the page that was there before, and we are told late.
+TEST_P(StoreWait, IsNotSupersededByTheNoticeOfAFreedSlot) {
+  Fill();
+  std::vector<std::atomic<SlotWord>> words(16384);
+  tier_->UseSlotWords(words.data());
+  words[5].store(SlotWord{kFull} << 32 | 2 | 1);
+  AwaitedStore store;
+  Wait(5, &store, 2);
+  EXPECT_TRUE(tier_->OnSlotFree(5));
+  EXPECT_EQ(store.Wait(), IoStatus::kOk);
+  EXPECT_EQ(Read(5), Stored(5, 2));
+  tier_->UseSlotWords(nullptr);
+}
+
+TEST_P(StoreWait, WithAnExpectedVersionFindsThatItChanged) {
+  Fill();
+  Page page;
+  Version version;
+  ASSERT_EQ(tier_->LoadWait(5, page.data(), &version), IoStatus::kOk);
+  AwaitedStore store;
+  ASSERT_EQ(tier_->TryStore(5, Stored(5, 2).data(), version, &store), IoStatus::kWaits);
+  ASSERT_EQ(StoreKind(5, 3, PageKind::kSameFilled), IoStatus::kOk);
+  EXPECT_EQ(store.Wait(), IoStatus::kChanged);
+  EXPECT_EQ(Read(5), MakePage(5, 3, PageKind::kSameFilled));
+}
+
+TEST_P(StoreWait, WithAnExpectedVersionSupersedesNothing) {
+  Fill();
+  AwaitedStore whole;
+  Wait(5, &whole, 2);
+  Page page;
+  Version version;
+  ASSERT_EQ(tier_->LoadWait(5, page.data(), &version), IoStatus::kOk);
+  ASSERT_EQ(tier_->StoreIf(5, MakePage(5, 3, PageKind::kSameFilled).data(), version),
+            IoStatus::kOk);
+  EXPECT_EQ(whole.Wait(), IoStatus::kOk);
+  EXPECT_EQ(Read(5), Stored(5, 2)) << "what was made of the older page came first";
+}
+
+TEST_P(StoreWait, ThatIsCancelledNeverHappened) {
+  Fill();
+  AwaitedStore store;
+  AwaitedStore next;
+  Wait(5, &store, 2);
+  Wait(kFirstNew, &next);
+  EXPECT_TRUE(tier_->CancelStore(&store));
+  EXPECT_FALSE(tier_->CancelStore(&store));
+  tier_->Invalidate(3, 2);
+  EXPECT_EQ(next.Wait(), IoStatus::kOk);
+  EXPECT_FALSE(tier_->CancelStore(&next));
+  EXPECT_EQ(Read(5), Stored(5));
+  EXPECT_FALSE(store.done());
+}
+
+TEST_P(StoreWait, EndsWhenWritebackHasFreedNothingForTooLong) {
+  Fill(milliseconds{100});
+  AwaitedStore store;
+  AwaitedStore partial;
+  Page page;
+  Version version;
+  ASSERT_EQ(tier_->LoadWait(6, page.data(), &version), IoStatus::kOk);
+  ASSERT_EQ(tier_->TryStore(6, Stored(6, 2).data(), version, &partial), IoStatus::kWaits);
+  Wait(5, &store, 2);
+  EXPECT_EQ(store.Wait(), IoStatus::kNoSpace);
+  EXPECT_EQ(partial.Wait(), IoStatus::kNoSpace);
+  EXPECT_EQ(Read(5), Page{}) << "older bytes must not come back";
+  EXPECT_EQ(Read(6), Stored(6)) << "those around a part that was not written are good";
+  EXPECT_EQ(Refused(), 2u);
+  EXPECT_EQ(Count(Counter::lost_failed_store), 1u);
+}
+
+// One entry fits after that: the room of the first that was refused.
+TEST_P(StoreWait, ThatStillFitsIsNotRefusedWithThoseBeforeIt) {
+  Fill(milliseconds{100});
+  AwaitedStore first;
+  AwaitedStore second;
+  Wait(5, &first, 2);
+  Wait(kFirstNew, &second);
+  EXPECT_EQ(first.Wait(), IoStatus::kNoSpace);
+  EXPECT_EQ(second.Wait(), IoStatus::kOk);
+}
+
+TEST_P(StoreWait, EndsAtOnceWhereNothingMayLeave) {
+  if (!at_limit()) GTEST_SKIP() << "the pool may always hope";
+  Fill();
+  AwaitedStore store;
+  Wait(5, &store, 2);
+  Limit(kGroupLimitMin, /*writeback=*/false);
+  EXPECT_EQ(store.Wait(), IoStatus::kNoSpace);
+  EXPECT_EQ(StoreKind(kFirstNew, 2, PageKind::kRandom), IoStatus::kOk) << "instead of slot 5's";
+  EXPECT_EQ(StoreKind(kFirstNew + 1, 2, PageKind::kRandom), IoStatus::kNoSpace);
+}
+
+TEST_P(StoreWait, EndsWithWritebackForGood) {
+  Fill();
+  std::array<AwaitedStore, 3> stores;
+  for (SlotIndex i = 0; i < stores.size(); ++i) Wait(kFirstNew + i, &stores[i]);
+  tier_->StopWriteback();
+  for (AwaitedStore& store : stores) EXPECT_EQ(store.Wait(), IoStatus::kNoSpace);
+  AwaitedStore late;
+  EXPECT_EQ(TryStore(kFirstNew, PageKind::kRandom, &late), IoStatus::kNoSpace);
+}
+
+TEST_P(StoreWait, IsRefusedOnlyAfterThoseOfItsSlotThatCameBefore) {
+  Fill();
+  AwaitedStore older;
+  AwaitedStore newer;
+  Wait(kFirstNew, &older, 1);
+  Wait(kFirstNew, &newer, 2);
+  tier_->StopWriteback();
+  EXPECT_EQ(older.Wait(), IoStatus::kNoSpace);
+  EXPECT_EQ(newer.Wait(), IoStatus::kNoSpace);
+  EXPECT_EQ(Read(kFirstNew), Page{});
+}
+
+INSTANTIATE_TEST_SUITE_P(InThePoolAndAtALimit, StoreWait, ::testing::Bool(), [](const auto& at) {
+  return at.param ? std::string("AtALimit") : std::string("InThePool");
+});
+
+}  // namespace
+}  // namespace farswap::tier

@@ -1,0 +1,260 @@
+#include "tier/store_queue.h"
+
+#include <algorithm>
+#include <utility>
+
+#include "base/thread.h"
+#include "tier/tier_impl.h"
+
+namespace farswap::tier {
+namespace {
+
+// Stores that find no room this far apart are not one shortage: each may wait anew.
+constexpr std::chrono::milliseconds kShortageGap{10000};
+
+}  // namespace
+
+StoreQueue::StoreQueue(TierImpl* tier) : tier_(tier), lines_(Groups::kGroupsMax) {
+  static_assert(Groups::kGroupsMax <= kNoLine);
+  thread_ = StartThread("fs-stores", [this] { Run(); });
+}
+
+void StoreQueue::Stop() {
+  std::thread thread;
+  {
+    const std::lock_guard lock(mutex_);
+    stopping_ = true;
+    wake_.notify_all();
+    std::swap(thread, thread_);
+  }
+  if (thread.joinable()) thread.join();
+}
+
+// --- For stores, and for those who make room ----------------------------------------------------
+
+// The nearest line at or above a group that anybody stands in.
+GroupIndex StoreQueue::LineAbove(GroupIndex group) const {
+  while (lines_[group].stores.load() == 0) {
+    if (group == kRootGroup) return kNoLine;
+    group = tier_->groups_.At(group).parent.load(std::memory_order_relaxed);
+  }
+  return group;
+}
+
+GroupIndex StoreQueue::LineOf(GroupIndex group, std::size_t object_bytes) {
+  const GroupIndex line = LineAbove(group);
+  if (line != kRootGroup) return line;
+  const std::lock_guard lock(mutex_);
+  return pool_sizes_[SizeOf(object_bytes)] > 0 ? kRootGroup : kNoLine;
+}
+
+bool StoreQueue::Enter(PageStore* store, GroupIndex full) {
+  const std::lock_guard lock(mutex_);
+  BeginToWait(full);
+  if (!MayWait(full)) return false;
+  PageStore** bucket = BucketOf(store->slot_);
+  store->next_in_bucket_ = std::exchange(*bucket, store);
+  Append(store, full);
+  return true;
+}
+
+bool StoreQueue::Cancel(PageStore* store) {
+  const std::lock_guard lock(mutex_);
+  if (store->line_ == kNoLine) return false;
+  Leave(LinkTo(store->slot_, store));
+  return true;
+}
+
+void StoreQueue::TakeOut(SlotIndex slot) {
+  const std::lock_guard lock(mutex_);
+  TakeOutFrom(BucketOf(slot), slot);
+}
+
+// A store with an expected version finds out by itself.
+void StoreQueue::TakeOutFrom(PageStore** link, SlotIndex slot) {
+  while (PageStore* const store = *link) {
+    if (store->slot_ != slot || store->expected_) {
+      link = &store->next_in_bucket_;
+      continue;
+    }
+    Leave(link);
+    store->next_ = std::exchange(superseded_, store);
+    look_again_.store(true);
+    wake_.notify_one();
+  }
+}
+
+void StoreQueue::LookAgain() {
+  if (look_again_.exchange(true)) return;
+  const std::lock_guard lock(mutex_);
+  wake_.notify_one();
+}
+
+bool StoreQueue::WantsRoom(GroupIndex group) {
+  if (!AnyWaiting()) return false;
+  const std::lock_guard lock(mutex_);
+  const Line& line = lines_[group];
+  return line.first != nullptr && line.tried_at_progress == tier_->groups_.At(group).progress;
+}
+
+// --- The thread ---------------------------------------------------------------------------------
+
+void StoreQueue::Run() {
+  std::unique_lock lock(mutex_);
+  for (;;) {  // ends with Stop(), when nothing waits any more
+    look_again_.store(false);
+    AnswerSuperseded(lock);
+    for (std::size_t i = tier_->groups_.end(); i-- > 0;) {  // the pool's line comes last
+      ServeLine(lock, static_cast<GroupIndex>(i));
+    }
+    if (look_again_.load()) continue;
+    if (std::exchange(shrinker_wanted_, false)) tier_->shrinker_.Wake();
+    if (waiting_.load() > 0) {
+      wake_.wait_until(lock, NextDeadline());
+    } else if (stopping_) {
+      return;
+    } else {
+      wake_.wait(lock);
+    }
+  }
+}
+
+void StoreQueue::AnswerSuperseded(std::unique_lock<std::mutex>& lock) {
+  while (superseded_ != nullptr) {
+    PageStore* const store = std::exchange(superseded_, superseded_->next_);
+    lock.unlock();
+    store->OnStored(IoStatus::kOk);
+    lock.lock();
+  }
+}
+
+void StoreQueue::ServeLine(std::unique_lock<std::mutex>& lock, GroupIndex at) {
+  Sizes full;
+  // Ends: each store leaves the line, or is not tried again.
+  while (PageStore* const store = NextInLine(at, full)) {
+    const std::uint64_t progress = tier_->groups_.At(at).progress.load();
+    const std::size_t size = SizeOf(store->object_bytes_);
+    if (Serve(lock, at, store)) continue;
+    shrinker_wanted_ |= std::exchange(lines_[at].tried_at_progress, progress) != progress;
+    if (at != kRootGroup) return;
+    full.set(size);
+  }
+}
+
+PageStore* StoreQueue::NextInLine(GroupIndex at, const Sizes& full) const {
+  PageStore* store = lines_[at].first;
+  while (store != nullptr && full.any() && full.test(SizeOf(store->object_bytes_))) {
+    store = store->next_;
+  }
+  return store;
+}
+
+// One attempt. False: the store stays where it is. It may be superseded or cancelled, and be gone,
+// until both its slot and the queue are locked.
+bool StoreQueue::Serve(std::unique_lock<std::mutex>& lock, GroupIndex at, PageStore* store) {
+  const SlotIndex slot = store->slot_;
+  lock.unlock();
+  IoStatus status;
+  GroupIndex group;
+  {
+    const auto slot_lock = tier_->table_->Lock(slot);
+    group = tier_->GroupOf(slot);
+    lock.lock();
+    PageStore** const link = LinkTo(slot, store);
+    if (*link == nullptr || store->line_ != at) return true;
+    const TierImpl::Room room = tier_->TakeRoom(group, store->object_bytes_);
+    if (room.entry == kNoEntry) {
+      if (room.full != at) {
+        tier_->CountWait(group, room.full);
+        BeginToWait(room.full);
+      }
+      if (MayWait(room.full)) {
+        if (room.full == at) return false;
+        Unlink(store);
+        Append(store, room.full);
+        return true;
+      }
+    }
+    Leave(link);
+    if (!store->expected_) TakeOutFrom(link, slot);  // what came before it
+    lock.unlock();
+    status = room.entry != kNoEntry ? tier_->StoreWaited(*store, room.entry)
+                                    : tier_->Refuse(slot, room.full, store->expected_.has_value());
+  }
+  if (status == IoStatus::kOk) tier_->shrinker_.AfterAllocation(group);
+  store->OnStored(status);
+  lock.lock();
+  return true;
+}
+
+// --- Lines, with mutex_ held --------------------------------------------------------------------
+
+// A store finds no room there: one that goes on with a shortage has as little time left as others.
+void StoreQueue::BeginToWait(GroupIndex at) {
+  Line& line = lines_[at];
+  const auto now = Clock::now();
+  const std::uint64_t progress = tier_->groups_.At(at).progress.load();
+  if (now - line.last_full > kShortageGap || line.progress_when_full != progress) {
+    line.full_since = now;
+  }
+  line.last_full = now;
+  line.progress_when_full = progress;
+}
+
+StoreQueue::Clock::time_point StoreQueue::Deadline(GroupIndex at) const {
+  const Clock::time_point last_progress{
+      Clock::duration{tier_->groups_.At(at).last_progress_ns.load()}};
+  return std::max(lines_[at].full_since, last_progress) + tier_->config_.store_wait;
+}
+
+bool StoreQueue::MayWait(GroupIndex at) const {
+  return !stopping_ && Clock::now() < Deadline(at) && tier_->shrinker_.MayMakeRoom(at);
+}
+
+StoreQueue::Clock::time_point StoreQueue::NextDeadline() const {
+  auto next = Clock::time_point::max();
+  for (std::size_t i = 0; i < tier_->groups_.end(); ++i) {
+    if (lines_[i].first != nullptr) next = std::min(next, Deadline(static_cast<GroupIndex>(i)));
+  }
+  return next;
+}
+
+// What made room before the store was announced may have gone unnoticed: look again.
+void StoreQueue::Append(PageStore* store, GroupIndex at) {
+  Line& line = lines_[at];
+  store->line_ = at;
+  store->previous_ = line.last;
+  store->next_ = nullptr;
+  (line.last == nullptr ? line.first : line.last->next_) = store;
+  line.last = store;
+  if (at == kRootGroup) ++pool_sizes_[SizeOf(store->object_bytes_)];
+  line.stores.fetch_add(1);
+  waiting_.fetch_add(1);
+  look_again_.store(true);
+  wake_.notify_one();
+}
+
+void StoreQueue::Unlink(PageStore* store) {
+  Line& line = lines_[store->line_];
+  (store->previous_ == nullptr ? line.first : store->previous_->next_) = store->next_;
+  (store->next_ == nullptr ? line.last : store->next_->previous_) = store->previous_;
+  if (store->line_ == kRootGroup) --pool_sizes_[SizeOf(store->object_bytes_)];
+  if (line.first == nullptr) line.tried_at_progress = kNever;
+  line.stores.fetch_sub(1);
+  waiting_.fetch_sub(1);
+  store->line_ = kNoLine;
+}
+
+// What leads to the store, if it is in any line, or else to nothing.
+PageStore** StoreQueue::LinkTo(SlotIndex slot, const PageStore* store) {
+  PageStore** link = BucketOf(slot);
+  while (*link != nullptr && *link != store) link = &(*link)->next_in_bucket_;
+  return link;
+}
+
+void StoreQueue::Leave(PageStore** link) {
+  Unlink(*link);
+  *link = (*link)->next_in_bucket_;
+}
+
+}  // namespace farswap::tier

@@ -1,0 +1,142 @@
+// Where stores wait for room: at the limit of a group, or for memory of the pool.
+//
+// A store that found no room stands in the line of the group whose limit it is, or in that of the
+// root group, which is the pool's. One thread goes along the lines whenever there may be more room
+// than before: writeback or compaction freed entries, a page was overwritten or trimmed, a limit or
+// the tree has changed, a store came into line. A line is served in order, up to the first store
+// that still does not fit; in the pool's line that is the first one of each size, since a page that
+// finds no memory of its size says nothing of smaller ones. So a look at all lines costs one failed
+// attempt for each, and whoever waits for one limit holds up nobody else. Stores that come while
+// others of their group, or of their size, wait go behind them.
+//
+// A store leaves its line
+//   - stored, when it fits; it is not asked for its slot's version unless it came with one;
+//   - superseded, when a store that came later was stored in its slot or refused, or the slot was
+//     trimmed: its page was stored before that, as far as anybody can tell. A later store that only
+//     waits supersedes nothing, for it may be cancelled. Nor does a notice that the kernel freed
+//     the slot, which may be of the page before: to keep a page that nobody needs is the lesser
+//     evil;
+//   - refused, when writeback has freed nothing there for TierConfig::store_wait, at once when
+//     nothing there may leave the pool, and at the end of writeback;
+//   - cancelled.
+// All but the last are told by OnStored(), from the thread and without a lock. The first three are
+// decided under the lock of the store's slot, so that no page comes to a slot after a newer one.
+//
+// Lock order: a slot's lock, then mutex_, then the pool's or the shrinker's.
+#pragma once
+
+#include <array>
+#include <atomic>
+#include <bitset>
+#include <chrono>
+#include <condition_variable>
+#include <cstddef>
+#include <cstdint>
+#include <mutex>
+#include <thread>
+#include <vector>
+
+#include "tier/page_device.h"
+#include "tier/pool.h"
+#include "tier/slot_table.h"
+
+namespace farswap::tier {
+
+class TierImpl;
+
+class StoreQueue {
+ public:
+  static constexpr GroupIndex kNoLine = PageStore::kNotInLine;
+
+  explicit StoreQueue(TierImpl* tier);
+  ~StoreQueue() { Stop(); }
+
+  /// Refuses whatever waits and finds no room, and all who come, and ends the thread. Idempotent.
+  void Stop();
+
+  bool AnyWaiting() const { return waiting_.load() > 0; }
+
+  /// Whose line a new store has to stand in, though it might find room; kNoLine: in none.
+  GroupIndex LineOf(GroupIndex group, std::size_t object_bytes);
+  /// Puts a store into the line of `full`. False: it is to be refused. Its slot's lock is held.
+  bool Enter(PageStore* store, GroupIndex full);
+  /// The slot has a newer page than any that waits, or none. Its lock is held.
+  void Supersede(SlotIndex slot) {
+    if (AnyWaiting()) TakeOut(slot);
+  }
+  bool Cancel(PageStore* store);
+
+  /// There may be room that was not there before, for stores of a group and in the pool, or for
+  /// anybody. Called after it was made, with any lock held that comes before mutex_.
+  void RoomMade(GroupIndex group) {
+    if (AnyWaiting() && LineAbove(group) != kNoLine) LookAgain();
+  }
+  void RoomMade() {
+    if (AnyWaiting()) LookAgain();
+  }
+
+  /// Whether stores wait there, and writeback has freed nothing since one of them was tried: the
+  /// shrinker is to make room whatever the marks say.
+  bool WantsRoom(GroupIndex group);
+
+ private:
+  using Clock = std::chrono::steady_clock;
+
+  struct Line {
+    std::atomic<std::uint64_t> stores{0};
+    PageStore* first = nullptr;
+    PageStore* last = nullptr;
+    std::uint64_t tried_at_progress = kNever;  // of the group, what the last attempt may have seen
+    // A shortage: stores that find no room there, while writeback frees nothing.
+    Clock::time_point full_since{};
+    Clock::time_point last_full{};
+    std::uint64_t progress_when_full = 0;
+  };
+
+  static constexpr std::uint64_t kNever = ~std::uint64_t{0};
+
+  static std::size_t SizeOf(std::size_t object_bytes) {
+    return Pool::EntryBytes(object_bytes) / Pool::kUnitBytes;
+  }
+  static constexpr std::size_t kSizes = (sizeof(Entry) + kPageBytes) / Pool::kUnitBytes + 1;
+  using Sizes = std::bitset<kSizes>;
+  static constexpr std::size_t kBuckets = 1024;
+
+  void Run();
+  void ServeLine(std::unique_lock<std::mutex>& lock, GroupIndex at);
+  PageStore* NextInLine(GroupIndex at, const Sizes& full) const;
+  bool Serve(std::unique_lock<std::mutex>& lock, GroupIndex at, PageStore* store);
+  void AnswerSuperseded(std::unique_lock<std::mutex>& lock);
+  GroupIndex LineAbove(GroupIndex group) const;
+  void LookAgain();
+  void TakeOut(SlotIndex slot);
+  void TakeOutFrom(PageStore** link, SlotIndex slot);
+  bool MayWait(GroupIndex at) const;
+  void BeginToWait(GroupIndex at);
+  Clock::time_point Deadline(GroupIndex at) const;
+  Clock::time_point NextDeadline() const;
+  void Append(PageStore* store, GroupIndex at);
+  void Unlink(PageStore* store);
+  PageStore** BucketOf(SlotIndex slot) { return &buckets_[slot % kBuckets]; }
+  PageStore** LinkTo(SlotIndex slot, const PageStore* store);
+  void Leave(PageStore** link);
+
+  TierImpl* const tier_;
+  // Stores in all lines: read on every store and by whoever makes room. Sequentially consistent, as
+  // each line's, and as the bytes that the limits count: a store announces itself here before its
+  // next attempt, and who makes room does so before looking here; so one of them sees the other.
+  alignas(64) std::atomic<std::uint64_t> waiting_{0};
+  alignas(64) std::atomic<bool> look_again_{false};
+
+  std::mutex mutex_;  // guards all below, and what PageStore calls the queue's
+  std::condition_variable wake_;
+  std::vector<Line> lines_;                         // by group
+  std::array<std::uint64_t, kSizes> pool_sizes_{};  // stores in the pool's line
+  bool shrinker_wanted_ = false;                    // some line was tried in vain anew
+  std::array<PageStore*, kBuckets> buckets_{};      // stores in any line, by slot, latest first
+  PageStore* superseded_ = nullptr;                 // to be told so
+  bool stopping_ = false;
+  std::thread thread_;  // last
+};
+
+}  // namespace farswap::tier
