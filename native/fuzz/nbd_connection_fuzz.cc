@@ -30,6 +30,7 @@ void ArrangeTier(FakeTier* tier, unsigned choice) {
   if (choice & 4) tier->FailStores(7, tier::IoStatus::kNoSpace);
   if (choice & 8) tier->RaceStores(2);
   if (choice & 16) tier->FetchInline(true);
+  if (choice & 32) tier->HoldStores(9, 4, true);
 }
 
 unsigned Byte(std::byte byte) { return std::to_integer<unsigned>(byte); }

@@ -4,7 +4,6 @@
 #include <poll.h>
 #include <sys/mman.h>
 #include <sys/socket.h>
-#include <time.h>
 #include <unistd.h>
 
 #include <algorithm>
@@ -29,30 +28,9 @@ namespace {
 
 SlotIndex SlotAt(std::uint64_t offset) { return static_cast<SlotIndex>(offset / kPageBytes); }
 
-WireError ErrorOf(IoStatus status) {
-  switch (status) {
-    case IoStatus::kOk:
-      return WireError::kNone;
-    case IoStatus::kNoSpace:
-      return WireError::kNoSpace;
-    case IoStatus::kIoError:
-    case IoStatus::kChanged:
-    case IoStatus::kWaits:
-      break;
-  }
-  return WireError::kIo;
-}
-
 /// Pages that a range touches.
 std::size_t PageCount(const Request& request) {
   return (request.offset % kPageBytes + request.length + kPageBytes - 1) / kPageBytes;
-}
-
-/// As cheap as a few loads, and as coarse as the kernel's tick.
-std::chrono::nanoseconds CoarseNow() {
-  timespec now;
-  clock_gettime(CLOCK_MONOTONIC_COARSE, &now);
-  return std::chrono::seconds(now.tv_sec) + std::chrono::nanoseconds(now.tv_nsec);
 }
 
 /// Memory of one READ that is larger than the reply buffer. There is at most one a connection.
@@ -109,6 +87,7 @@ void Connection::Run() {
   if (!tier::PrepareThreadForPages().ok()) return;
   while (HandleReceived() && FlushReplies() && Receive()) {
   }
+  replies_->CancelWrites(tier_, write_parked_ ? write_ : nullptr);
   FlushReplies();
   replies_->WaitUntilIdle();
 }
@@ -125,12 +104,11 @@ bool Connection::Receive() {
     if (got < 0 && errno == EINTR) continue;
     if (got <= 0) return false;
     received_end_ += static_cast<std::size_t>(got);
-    batch_started_ = CoarseNow();
     return true;
   }
 }
 
-/// Waits for the client while reads are parked, and sends what their completions could not.
+/// Waits for the client while requests are parked, and sends what their completions could not.
 bool Connection::WaitReadable() {
   std::array<pollfd, 2> waits{{{socket_, POLLIN, 0}, {replies_->wake_fd(), POLLIN, 0}}};
   for (;;) {  // ends with the connection: shutdown(2) makes the socket readable
@@ -147,11 +125,6 @@ bool Connection::WaitReadable() {
 
 bool Connection::FlushReplies() {
   return reply_end_ == 0 || replies_->Send({reply_, std::exchange(reply_end_, 0)});
-}
-
-bool Connection::FlushLateReplies() {
-  if (reply_end_ == 0 || CoarseNow() - batch_started_ < kBatchTimeMax) return true;
-  return FlushReplies();
 }
 
 bool Connection::Reply(WireError error, std::uint64_t cookie) {
@@ -188,7 +161,7 @@ bool Connection::HandleReceived() {
         open = Reply(step.refusal->error, step.request.cookie);
         break;
     }
-    if (!open || !FlushLateReplies()) return false;
+    if (!open) return false;
   }
 }
 
@@ -246,8 +219,8 @@ bool Connection::Read(const Request& request) {
 bool Connection::ReadParked(const Request& request, std::size_t first_remote,
                             const std::byte* produced) {
   const std::size_t page_count = PageCount(request);
-  if (page_count > ParkedRead::kPagesMax) return ReadStaged(request);
-  ParkedRead* read = replies_->TryPark(page_count);
+  if (page_count > ParkedRequest::kPagesMax) return ReadStaged(request);
+  ParkedRequest* read = replies_->TryPark(page_count);
   if (read == nullptr) {
     if (!FlushReplies()) return false;  // leaves the bytes at `produced` as they are
     read = replies_->Park(page_count);
@@ -257,7 +230,7 @@ bool Connection::ReadParked(const Request& request, std::size_t first_remote,
   read->length = request.length;
 
   const SlotIndex first = SlotAt(request.offset);
-  std::array<std::size_t, ParkedRead::kPagesMax> remote;
+  std::array<std::size_t, ParkedRequest::kPagesMax> remote;
   std::size_t remote_count = 0;
   for (std::size_t i = 0; i < page_count; ++i) {
     const auto slot = static_cast<SlotIndex>(first + i);
@@ -337,16 +310,26 @@ bool Connection::WritePayload(const Step& step) {
   } else {
     Trim(step.offset, step.payload.size());
   }
-  return !step.last || Reply(ErrorOf(write_status_), step.request.cookie);
+  if (!step.last) return true;
+  if (!std::exchange(write_parked_, false)) {
+    return Reply(ErrorOf(write_status_), step.request.cookie);
+  }
+  replies_->SubmitWrite(std::exchange(write_, nullptr), step.request.cookie, write_status_);
+  return true;
 }
 
-/// From the first page that is refused on, the older pages are forgotten: none of a failed write's
-/// slots may bring back what it held before.
+/// From the first page on that is refused, or comes after a parked one was, the older pages are
+/// forgotten: none of a failed write's slots may bring back what it held before (parked_write.cc).
 IoStatus Connection::StoreRange(std::uint64_t offset, std::span<const std::byte> bytes) {
   while (!bytes.empty()) {
     const std::size_t length = std::min(bytes.size(), kPageBytes - offset % kPageBytes);
-    const IoStatus status = length == kPageBytes ? tier_->Store(SlotAt(offset), bytes.data())
-                                                 : WritePartial(offset, bytes.data(), length);
+    IoStatus status = write_parked_ ? replies_->StatusOf(write_) : IoStatus::kOk;
+    if (status != IoStatus::kOk) {
+      Trim(offset, bytes.size());
+      return status;
+    }
+    status = length == kPageBytes ? StorePage(SlotAt(offset), bytes.data())
+                                  : WritePartial(offset, bytes.data(), length);
     if (status != IoStatus::kOk) {
       Trim(offset + length, bytes.size() - length);
       return status;
@@ -357,6 +340,25 @@ IoStatus Connection::StoreRange(std::uint64_t offset, std::span<const std::byte>
   return IoStatus::kOk;
 }
 
+/// kOk: stored, or parked.
+IoStatus Connection::StorePage(SlotIndex slot, const std::byte* page) {
+  for (;;) {  // ends: the second time there is memory to park in
+    if (write_ == nullptr || store_ == nullptr) replies_->TakeForWrite(&write_, &store_);
+    const bool may_park = write_ != nullptr && store_ != nullptr;
+    if (may_park) ReplyStream::Assign(store_, write_);
+    const IoStatus status = tier_->TryStore(slot, page, std::nullopt, may_park ? store_ : nullptr);
+    if (status != IoStatus::kWaits) return status;
+    if (may_park) {
+      replies_->Parked(write_);
+      write_parked_ = true;
+      store_ = nullptr;
+      return IoStatus::kOk;
+    }
+    FlushReplies();
+    replies_->AwaitForWrite(&write_, &store_);
+  }
+}
+
 IoStatus Connection::WritePartial(std::uint64_t offset, const std::byte* source,
                                   std::size_t length) {
   // The page may be a network's wait away, which is no concern of the requests already answered.
@@ -364,7 +366,8 @@ IoStatus Connection::WritePartial(std::uint64_t offset, const std::byte* source,
     std::array<std::byte, kPageBytes> page;
     if (tier_->Load(SlotAt(offset), page.data()) == PageDevice::LoadResult::kRemote) FlushReplies();
   }
-  return WritePartialPage(tier_, SlotAt(offset), offset % kPageBytes, source, length);
+  return WritePartialPage(tier_, SlotAt(offset), offset % kPageBytes, source, length,
+                          [this] { FlushReplies(); });
 }
 
 /// Whole pages are forgotten; the edges are zeroed in place.

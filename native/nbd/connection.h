@@ -3,17 +3,22 @@
 // The thread receives as much as there is into one large buffer, handles every complete request in
 // it, and sends all replies at once: pages are compressed straight from the receive buffer and
 // decompressed straight into the reply buffer. With nothing parked that makes one recv() and one
-// send() a batch and nothing else; with reads parked (see reply_stream.h) it polls before it
+// send() a batch and nothing else; with requests parked (see reply_stream.h) it polls before it
 // receives. Neither stores nor reads up to the size of the reply buffer allocate memory.
 //
-// A WRITE is stored page by page as its payload comes in, whatever its size. After a store failed
-// the rest of the payload is received and dropped, and then the error is replied. Requests are
-// answered in any order, as the protocol allows; a connection that ends (DISC, end of stream, lost
-// step) first answers what it has accepted.
+// A WRITE is stored page by page as its payload comes in, whatever its size. A whole page that
+// finds no room is parked and holds up nothing behind it; its WRITE is answered when it is stored.
+// After a store failed the rest of the payload is received and dropped, and then the error is
+// replied. What does wait: a write of a part of a page, a read that may not be parked, and whatever
+// finds the memory for parked pages full. The replies before it are sent first.
+//
+// Requests are answered in any order, as the protocol allows. A connection that ends (DISC, end of
+// stream, lost step) first answers what it has accepted, but for writes that wait for room: their
+// pages are taken back, and they are not answered. When Run() returns no page of the connection can
+// be stored any more, over a newer one that came by another connection.
 #pragma once
 
 #include <atomic>
-#include <chrono>
 #include <cstddef>
 #include <cstdint>
 #include <memory>
@@ -34,10 +39,6 @@ class Connection {
   static constexpr std::size_t kReceiveBytes = std::size_t{1} << 20;
   /// Replies sent at once, at most: a READ of 1 MiB fits.
   static constexpr std::size_t kReplyBytes = (std::size_t{1} << 20) + 4096;
-  /// After a batch has taken this long its replies are sent one by one: it is waiting for room in
-  /// the pool, which may take seconds, and those already served must not wait with it.
-  static constexpr std::chrono::milliseconds kBatchTimeMax{4};
-
   /// Owns the socket, which is a stream whose handshake is done, also when it fails. `initial` is
   /// what the client has sent behind its handshake.
   static Result<std::unique_ptr<Connection>> Create(tier::PageDevice* tier,
@@ -68,7 +69,6 @@ class Connection {
   bool Receive();
   bool WaitReadable();
   bool FlushReplies();
-  bool FlushLateReplies();
   bool Reply(WireError error, std::uint64_t cookie);
 
   bool Read(const Request& request);
@@ -76,6 +76,7 @@ class Connection {
   bool ReadStaged(const Request& request);
   bool LoadStaged(const Request& request, std::byte* pages);
   bool WritePayload(const Step& step);
+  tier::IoStatus StorePage(tier::SlotIndex slot, const std::byte* page);
   tier::IoStatus StoreRange(std::uint64_t offset, std::span<const std::byte> bytes);
   tier::IoStatus ZeroRange(std::uint64_t offset, std::uint64_t length);
   tier::IoStatus WritePartial(std::uint64_t offset, const std::byte* source, std::size_t length);
@@ -92,8 +93,12 @@ class Connection {
   std::size_t received_end_ = 0;
   std::byte* reply_ = nullptr;  // [0, reply_end_) is to be sent
   std::size_t reply_end_ = 0;
-  std::chrono::nanoseconds batch_started_{0};
-  tier::IoStatus write_status_ = tier::IoStatus::kOk;  // of the WRITE whose payload comes in
+  // Of the WRITE whose payload comes in: what became of its pages but for those that are parked,
+  // whether any is, and what it takes to park it and another one, if there is that.
+  tier::IoStatus write_status_ = tier::IoStatus::kOk;
+  bool write_parked_ = false;
+  ParkedRequest* write_ = nullptr;
+  ParkedStore* store_ = nullptr;
 
   std::atomic<std::uint64_t> requests_{0};
   std::atomic<std::uint64_t> errors_{0};

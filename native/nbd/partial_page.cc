@@ -14,8 +14,8 @@ constexpr int kAttemptsMax = 10'000;
 }  // namespace
 
 tier::IoStatus WritePartialPage(tier::PageDevice* tier, tier::SlotIndex slot,
-                                std::size_t first_byte, const std::byte* source,
-                                std::size_t length) {
+                                std::size_t first_byte, const std::byte* source, std::size_t length,
+                                const std::function<void()>& before_waiting) {
   assert(first_byte + length <= tier::kPageBytes);
   std::array<std::byte, tier::kPageBytes> page;
   for (int attempt = 0; attempt < kAttemptsMax; ++attempt) {
@@ -27,7 +27,11 @@ tier::IoStatus WritePartialPage(tier::PageDevice* tier, tier::SlotIndex slot,
     } else {
       std::memset(page.data() + first_byte, 0, length);
     }
-    status = tier->StoreIf(slot, page.data(), version);
+    status = tier->TryStore(slot, page.data(), version, nullptr);
+    if (status == tier::IoStatus::kWaits) {
+      before_waiting();
+      status = tier->StoreIf(slot, page.data(), version);
+    }
     if (status != tier::IoStatus::kChanged) return status;
   }
   return tier::IoStatus::kIoError;

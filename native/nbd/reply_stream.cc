@@ -16,6 +16,20 @@ namespace farswap::nbd {
 using tier::IoStatus;
 using tier::kPageBytes;
 
+WireError ErrorOf(IoStatus status) {
+  switch (status) {
+    case IoStatus::kOk:
+      return WireError::kNone;
+    case IoStatus::kNoSpace:
+      return WireError::kNoSpace;
+    case IoStatus::kIoError:
+    case IoStatus::kChanged:
+    case IoStatus::kWaits:
+      break;
+  }
+  return WireError::kIo;
+}
+
 // --- Set-up -------------------------------------------------------------------------------------
 
 Result<std::unique_ptr<ReplyStream>> ReplyStream::Create(int socket,
@@ -26,18 +40,29 @@ Result<std::unique_ptr<ReplyStream>> ReplyStream::Create(int socket,
   auto memory = LockedMapping::Create(kParkedPages * kPageBytes, "nbd parked reads");
   if (!memory.ok()) return memory.error();
   stream->page_memory_ = std::move(memory.value());
-  stream->reads_ = std::make_unique<std::array<ParkedRead, kParkedReads>>();
+  auto store_memory = LockedMapping::Create(kParkedStores * kPageBytes, "nbd parked writes");
+  if (!store_memory.ok()) return store_memory.error();
+  stream->store_memory_ = std::move(store_memory.value());
+  stream->requests_ = std::make_unique<std::array<ParkedRequest, kParkedReads + kParkedWrites>>();
   stream->fetches_ = std::make_unique<std::array<ReadFetch, kFetches>>();
   for (std::size_t i = 0; i < kParkedPages; ++i) {
     stream->free_pages_[i] = stream->page_memory_->data() + i * kPageBytes;
   }
   stream->free_page_count_ = kParkedPages;
-  for (ParkedRead& read : *stream->reads_) {
-    read.next_ = std::exchange(stream->free_reads_, &read);
+  for (std::size_t i = 0; i < stream->requests_->size(); ++i) {
+    ParkedRequest& request = stream->requests_->at(i);
+    request.free_list_ = i < kParkedReads ? &stream->free_reads_ : &stream->free_writes_;
+    request.next_ = std::exchange(*request.free_list_, &request);
   }
   for (ReadFetch& fetch : *stream->fetches_) {
     fetch.stream_ = stream.get();
     fetch.next_ = std::exchange(stream->free_fetches_, &fetch);
+  }
+  for (std::size_t i = 0; i < kParkedStores; ++i) {
+    ParkedStore& store =
+        stream->stores_.emplace_back(stream->store_memory_->data() + i * kPageBytes);
+    store.stream_ = stream.get();
+    stream->FreeStore(&store);
   }
   return stream;
 }
@@ -53,23 +78,34 @@ bool ReplyStream::HasRoom(std::size_t page_count) const {
   return free_reads_ != nullptr && free_page_count_ >= page_count;
 }
 
-ParkedRead* ReplyStream::TryPark(std::size_t page_count) {
-  assert(page_count > 0 && page_count <= ParkedRead::kPagesMax);
+/// Not from an empty list.
+ParkedRequest* ReplyStream::TakeRequest(ParkedRequest** free_list) {
+  ParkedRequest* request = std::exchange(*free_list, (*free_list)->next_);
+  request->length = 0;
+  request->page_count = 0;
+  request->parts_left_ = 0;
+  request->submitted_ = request->parked_ = request->dropped_ = false;
+  request->status_ = IoStatus::kOk;
+  request->sent_bytes_ = 0;
+  request->next_ = nullptr;
+  return request;
+}
+
+ParkedRequest* ReplyStream::TryPark(std::size_t page_count) {
+  assert(page_count > 0 && page_count <= ParkedRequest::kPagesMax);
   const std::lock_guard lock(mutex_);
   if (!HasRoom(page_count)) return nullptr;
-  ParkedRead* read = std::exchange(free_reads_, free_reads_->next_);
-  read->next_ = nullptr;
-  read->status_ = IoStatus::kOk;
-  read->sent_bytes_ = 0;
+  ParkedRequest* read = TakeRequest(&free_reads_);
+  read->parked_ = true;
   read->page_count = page_count;
   for (std::size_t i = 0; i < page_count; ++i) read->pages[i] = free_pages_[--free_page_count_];
   parked_.fetch_add(1, std::memory_order_relaxed);
   return read;
 }
 
-ParkedRead* ReplyStream::Park(std::size_t page_count) {
+ParkedRequest* ReplyStream::Park(std::size_t page_count) {
   for (;;) {  // ends: reads that are under way finish within the deadline of their fetches
-    ParkedRead* read = TryPark(page_count);
+    ParkedRequest* read = TryPark(page_count);
     if (read != nullptr) return read;
     std::unique_lock lock(mutex_);
     changed_.wait(lock, [&] { return HasRoom(page_count) || stuck_; });
@@ -79,20 +115,21 @@ ParkedRead* ReplyStream::Park(std::size_t page_count) {
   }
 }
 
-void ReplyStream::Release(ParkedRead* read) {
-  for (std::size_t i = 0; i < read->page_count; ++i) {
-    free_pages_[free_page_count_++] = read->pages[i];
+void ReplyStream::Release(ParkedRequest* request) {
+  for (std::size_t i = 0; i < request->page_count; ++i) {
+    free_pages_[free_page_count_++] = request->pages[i];
   }
-  read->next_ = std::exchange(free_reads_, read);
+  request->next_ = std::exchange(*request->free_list_, request);
   parked_.fetch_sub(1, std::memory_order_release);
+  changed_.notify_all();
 }
 
-void ReplyStream::Unpark(ParkedRead* read) {
+void ReplyStream::Unpark(ParkedRequest* read) {
   const std::lock_guard lock(mutex_);
   Release(read);
 }
 
-ReadFetch* ReplyStream::TakeFetch(ParkedRead* read) {
+ReadFetch* ReplyStream::TakeFetch(ParkedRequest* read) {
   std::unique_lock lock(mutex_);
   changed_.wait(lock, [&] { return free_fetches_ != nullptr; });
   ReadFetch* fetch = std::exchange(free_fetches_, free_fetches_->next_);
@@ -101,11 +138,12 @@ ReadFetch* ReplyStream::TakeFetch(ParkedRead* read) {
   return fetch;
 }
 
-void ReplyStream::Submit(tier::PageDevice* tier, ParkedRead* read,
+void ReplyStream::Submit(tier::PageDevice* tier, ParkedRequest* read,
                          std::span<ReadFetch* const> fetches) {
   {
     const std::lock_guard lock(mutex_);
-    read->fetches_left_ = fetches.size();
+    read->parts_left_ = static_cast<std::int64_t>(fetches.size());
+    read->submitted_ = true;
   }
   for (ReadFetch* fetch : fetches) tier->Fetch(fetch);
 }
@@ -130,7 +168,7 @@ void ReadFetch::OnFetched(IoStatus status) { stream_->OnFetchDone(this, status);
 
 void ReplyStream::OnFetchDone(ReadFetch* fetch, IoStatus status) {
   std::unique_lock lock(mutex_);
-  ParkedRead* const read = fetch->read_;
+  ParkedRequest* const read = fetch->read_;
   fetch->next_ = std::exchange(free_fetches_, fetch);
   changed_.notify_all();
   if (read == nullptr) {
@@ -139,10 +177,18 @@ void ReplyStream::OnFetchDone(ReadFetch* fetch, IoStatus status) {
     return;
   }
   if (status != IoStatus::kOk) read->status_ = status;
-  if (--read->fetches_left_ > 0) return;
-  if (read->status_ != IoStatus::kOk) errors_->fetch_add(1, std::memory_order_relaxed);
-  (queue_tail_ == nullptr ? queue_head_ : queue_tail_->next_) = read;
-  queue_tail_ = read;
+  --read->parts_left_;
+  FinishPart(lock, read);
+}
+
+/// Sends the reply if nothing of the request is left to be done. Its last access to the stream is
+/// the caller's unlock.
+void ReplyStream::FinishPart(std::unique_lock<std::mutex>& lock, ParkedRequest* request) {
+  if (!request->submitted_ || request->parts_left_ > 0) return;
+  if (request->dropped_) return Release(request);
+  if (request->status_ != IoStatus::kOk) errors_->fetch_add(1, std::memory_order_relaxed);
+  (queue_tail_ == nullptr ? queue_head_ : queue_tail_->next_) = request;
+  queue_tail_ = request;
   if (sending_ || stuck_) return;
   sending_ = true;
   SendQueue(lock, /*blocking=*/false);
@@ -165,10 +211,10 @@ void ReplyStream::StopSending() {
 void ReplyStream::SendQueue(std::unique_lock<std::mutex>& lock, bool blocking) {
   assert(sending_);
   while (queue_head_ != nullptr) {
-    ParkedRead* const read = queue_head_;
+    ParkedRequest* const request = queue_head_;
     const bool drop = gone_;
     lock.unlock();
-    const SendOutcome outcome = drop ? SendOutcome::kGone : SendRead(read, blocking);
+    const SendOutcome outcome = drop ? SendOutcome::kGone : SendParked(request, blocking);
     // While this thread is the sender nobody can find the stream idle, so it is still there.
     if (outcome == SendOutcome::kWouldBlock) Wake();
     lock.lock();
@@ -177,10 +223,9 @@ void ReplyStream::SendQueue(std::unique_lock<std::mutex>& lock, bool blocking) {
       return;
     }
     if (outcome == SendOutcome::kGone) gone_ = true;
-    queue_head_ = read->next_;
+    queue_head_ = request->next_;
     if (queue_head_ == nullptr) queue_tail_ = nullptr;
-    Release(read);
-    changed_.notify_all();
+    Release(request);
   }
   stuck_ = false;
 }
@@ -200,26 +245,26 @@ bool ReplyStream::Send(std::span<const std::byte> batch) {
   return !gone_;
 }
 
-ReplyStream::SendOutcome ReplyStream::SendRead(ParkedRead* read, bool blocking) {
+ReplyStream::SendOutcome ReplyStream::SendParked(ParkedRequest* request, bool blocking) {
   std::byte header[kSimpleReplyBytes];
-  const bool failed = read->status_ != IoStatus::kOk;
-  PutSimpleReply(header, failed ? WireError::kIo : WireError::kNone, read->cookie);
-  std::array<iovec, ParkedRead::kPagesMax + 1> parts;
-  const std::size_t total = kSimpleReplyBytes + (failed ? 0 : read->length);
-  while (read->sent_bytes_ < total) {
+  const bool failed = request->status_ != IoStatus::kOk;
+  PutSimpleReply(header, ErrorOf(request->status_), request->cookie);
+  std::array<iovec, ParkedRequest::kPagesMax + 1> parts;
+  const std::size_t total = kSimpleReplyBytes + (failed ? 0 : request->length);
+  while (request->sent_bytes_ < total) {
     std::size_t count = 0;
-    std::size_t skip = read->sent_bytes_;
+    std::size_t skip = request->sent_bytes_;
     const auto add = [&](std::byte* at, std::size_t bytes) {
       const std::size_t skipped = std::min(skip, bytes);
       skip -= skipped;
       if (bytes > skipped) parts[count++] = {at + skipped, bytes - skipped};
     };
     add(header, kSimpleReplyBytes);
-    std::size_t left = failed ? 0 : read->length;
+    std::size_t left = failed ? 0 : request->length;
     for (std::size_t i = 0; left > 0; ++i) {
-      const std::size_t from = i == 0 ? read->first_byte : 0;
+      const std::size_t from = i == 0 ? request->first_byte : 0;
       const std::size_t bytes = std::min(left, kPageBytes - from);
-      add(read->pages[i] + from, bytes);
+      add(request->pages[i] + from, bytes);
       left -= bytes;
     }
     msghdr message{};
@@ -229,7 +274,7 @@ ReplyStream::SendOutcome ReplyStream::SendRead(ParkedRead* read, bool blocking) 
     if (sent < 0 && errno == EINTR) continue;
     if (sent < 0 && errno == EAGAIN) return SendOutcome::kWouldBlock;
     if (sent < 0) return SendOutcome::kGone;
-    read->sent_bytes_ += static_cast<std::size_t>(sent);
+    request->sent_bytes_ += static_cast<std::size_t>(sent);
   }
   return SendOutcome::kSent;
 }

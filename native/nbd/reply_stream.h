@@ -1,11 +1,13 @@
 // Everything that is sent on one connection: batches of replies from the connection's own thread,
-// and the replies of parked reads, whose pages were on memory servers.
+// and the replies of parked requests: reads of pages that were on memory servers, and writes of
+// pages that had to wait for room.
 //
-// A parked read's last page arrives on a thread of the RemoteStore, which serves every connection
-// and must never wait for one client. So the socket has at most one sender at a time, chosen under
-// a small mutex that is never held across a system call:
+// A parked request's last page is done on a thread of the RemoteStore or the tier, which serves
+// every connection and must never wait for one client. So the socket has at most one sender at a
+// time, chosen under a small mutex that is never held across a system call:
 //
-//   - A completion appends its read to the queue. If nobody is sending it becomes the sender, and
+//   - A completion appends its request to the queue. If nobody is sending it becomes the sender,
+//   and
 //     sends the queue without blocking. What the socket does not take stays queued ("stuck"), and
 //     the connection's thread is woken through an eventfd to send it, blocking.
 //   - The connection's thread waits for the sender to finish (which does not block), becomes the
@@ -16,8 +18,9 @@
 // A reply that was sent in part stays at the head of the queue, so that nothing gets between its
 // bytes. After a failed send (the client is gone) replies are dropped as if they had been sent.
 //
-// Parked reads, their pages and their fetches come from fixed pools: parking allocates nothing, and
-// when a pool is empty the connection's thread stops reading requests until something comes back.
+// Parked requests, their pages, fetches and stores come from fixed pools, those of writes apart
+// from those of reads: parking allocates nothing, and when a pool is empty the connection's thread
+// stops reading requests that need it until something comes back. parked_write.cc has the writes.
 #pragma once
 
 #include <array>
@@ -25,6 +28,7 @@
 #include <condition_variable>
 #include <cstddef>
 #include <cstdint>
+#include <deque>
 #include <memory>
 #include <mutex>
 #include <span>
@@ -36,26 +40,34 @@
 
 namespace farswap::nbd {
 
+/// What a client is told of an operation of the tier.
+WireError ErrorOf(tier::IoStatus status);
+
 class ReplyStream;
 
-/// A READ whose pages are not all here. Filled by the connection's thread, which submits it and
-/// then forgets it.
-struct ParkedRead {
+/// A READ whose pages are not all here, or a WRITE whose pages have not all found room. Filled by
+/// the connection's thread, which submits it and then forgets it.
+struct ParkedRequest {
   /// 128 KiB at any alignment; all of it lies in one shard or in two neighbours.
   static constexpr std::size_t kPagesMax = 33;
 
   std::uint64_t cookie = 0;
   std::uint32_t first_byte = 0;  // of the reply's data, in pages[0]
-  std::uint32_t length = 0;
-  std::size_t page_count = 0;
+  std::uint32_t length = 0;      // of a WRITE's reply: none
+  std::size_t page_count = 0;    // that are to be given back
   std::array<std::byte*, kPagesMax> pages;
 
  private:
   friend class ReplyStream;
-  std::size_t fetches_left_ = 0;  // under the stream's mutex
+  // Under the stream's mutex:
+  std::int64_t parts_left_ = 0;  // fetches or stores; may be below zero until it is submitted
+  bool submitted_ = false;       // all parts are known
+  bool parked_ = false;          // counts as such
+  bool dropped_ = false;         // is not answered
   tier::IoStatus status_ = tier::IoStatus::kOk;
-  std::size_t sent_bytes_ = 0;  // the sender's
-  ParkedRead* next_ = nullptr;  // in the queue or the free list
+  std::size_t sent_bytes_ = 0;           // the sender's
+  ParkedRequest* next_ = nullptr;        // in the queue or the free list
+  ParkedRequest** free_list_ = nullptr;  // where it belongs
 };
 
 /// Some pages of one read, on their way from the memory servers.
@@ -66,8 +78,21 @@ class ReadFetch final : public tier::PageFetch {
  private:
   friend class ReplyStream;
   ReplyStream* stream_ = nullptr;
-  ParkedRead* read_ = nullptr;  // nullptr: a staged read's
-  ReadFetch* next_ = nullptr;   // in the free list
+  ParkedRequest* read_ = nullptr;  // nullptr: a staged read's
+  ReadFetch* next_ = nullptr;      // in the free list
+};
+
+/// One page of a WRITE, on its way into the tier.
+class ParkedStore final : public tier::PageStore {
+ public:
+  using PageStore::PageStore;
+  void OnStored(tier::IoStatus status) override;
+
+ private:
+  friend class ReplyStream;
+  ReplyStream* stream_ = nullptr;
+  ParkedRequest* write_ = nullptr;
+  ParkedStore* next_ = nullptr;  // in the free list
 };
 
 class ReplyStream {
@@ -75,8 +100,10 @@ class ReplyStream {
   static constexpr std::size_t kParkedReads = 128;
   static constexpr std::size_t kParkedPages = 256;
   static constexpr std::size_t kFetches = kParkedReads + 16;
+  static constexpr std::size_t kParkedWrites = 128;
+  static constexpr std::size_t kParkedStores = 512;  // pages of theirs
 
-  /// Borrows the socket. The counter is raised for every parked read that ends in an error.
+  /// Borrows the socket. The counter is raised for every parked request that ends in an error.
   static Result<std::unique_ptr<ReplyStream>> Create(int socket,
                                                      std::atomic<std::uint64_t>* errors);
   /// Everything parked must have been waited for.
@@ -91,53 +118,80 @@ class ReplyStream {
   bool Send(std::span<const std::byte> batch);
 
   /// A read with `page_count` pages of memory, or nullptr if the pools cannot provide it now.
-  ParkedRead* TryPark(std::size_t page_count);
+  ParkedRequest* TryPark(std::size_t page_count);
   /// The same, waiting until reads that are under way give back what it needs.
-  ParkedRead* Park(std::size_t page_count);
+  ParkedRequest* Park(std::size_t page_count);
   /// Gives back a read that was not submitted.
-  void Unpark(ParkedRead* read);
+  void Unpark(ParkedRequest* read);
 
   /// An empty fetch for `read` (nullptr: for the staged read), to be handed to Submit(). Waits for
   /// one to become free: never hold more than two that are not submitted.
-  ReadFetch* TakeFetch(ParkedRead* read);
+  ReadFetch* TakeFetch(ParkedRequest* read);
   /// Starts the fetches of one parked read; its reply is sent when the last of them is done.
-  void Submit(tier::PageDevice* tier, ParkedRead* read, std::span<ReadFetch* const> fetches);
+  void Submit(tier::PageDevice* tier, ParkedRequest* read, std::span<ReadFetch* const> fetches);
   /// Starts a fetch of the staged read.
   void SubmitStaged(tier::PageDevice* tier, ReadFetch* fetch);
   /// Waits for every fetch of the staged read; tells the worst of their outcomes.
   tier::IoStatus WaitStaged();
 
-  /// Whether any read is parked: if not, nothing but the client can give the thread work.
+  /// Takes what a WRITE needs to park a page, itself and a store, each only if it is nullptr and
+  /// there is one. What is not used is for the next WRITE.
+  void TakeForWrite(ParkedRequest** write, ParkedStore** store);
+  /// The same, waiting until there are both.
+  void AwaitForWrite(ParkedRequest** write, ParkedStore** store);
+  /// Says whose page the store has, before it goes to the tier.
+  static void Assign(ParkedStore* store, ParkedRequest* write) { store->write_ = write; }
+  /// The tier has kept the store; it may be done already.
+  void Parked(ParkedRequest* write);
+  /// The worst of what has become of the write's parked pages so far.
+  tier::IoStatus StatusOf(const ParkedRequest* write);
+  /// The payload is complete, and `status` the outcome of what was not parked: the reply is sent
+  /// when the last parked page is done.
+  void SubmitWrite(ParkedRequest* write, std::uint64_t cookie, tier::IoStatus status);
+  /// Takes back the stores that wait in the tier. Their writes are not answered, nor is the one
+  /// whose payload is not complete (nullptr: none). No page of the connection can be stored any
+  /// more when WaitUntilIdle() has returned.
+  void CancelWrites(tier::PageDevice* tier, ParkedRequest* incomplete);
+
+  /// Whether any request is parked: if not, nothing but the client can give the thread work.
   bool AnyParked() const { return parked_.load(std::memory_order_acquire) > 0; }
   /// Readable when there is something stuck that the thread must Send({}).
   int wake_fd() const { return wake_fd_; }
-  /// Waits until no read is parked and no completion is on its way out of here, sending what is
-  /// stuck. Bounded by the deadline of the fetches and by the client's reading.
+  /// Waits until no request is parked and no completion is on its way out of here, sending what is
+  /// stuck. Bounded by the deadline of the fetches and by the client's reading, once the writes are
+  /// cancelled.
   void WaitUntilIdle();
 
  private:
   friend class ReadFetch;
+  friend class ParkedStore;
   explicit ReplyStream(int socket, std::atomic<std::uint64_t>* errors)
       : socket_(socket), errors_(errors) {}
 
   enum class SendOutcome : std::uint8_t { kSent, kWouldBlock, kGone };
 
   void OnFetchDone(ReadFetch* fetch, tier::IoStatus status);
+  void OnStoreDone(ParkedStore* store, tier::IoStatus status);
+  void FinishPart(std::unique_lock<std::mutex>& lock, ParkedRequest* request);
+  static ParkedRequest* TakeRequest(ParkedRequest** free_list);
+  void FreeStore(ParkedStore* store);
   bool HasRoom(std::size_t page_count) const;
   void BecomeSender(std::unique_lock<std::mutex>& lock);
   void StopSending();
   void SendQueue(std::unique_lock<std::mutex>& lock, bool blocking);
-  SendOutcome SendRead(ParkedRead* read, bool blocking);
+  SendOutcome SendParked(ParkedRequest* request, bool blocking);
   bool SendBytes(std::span<const std::byte> bytes);
-  void Release(ParkedRead* read);
+  void Release(ParkedRequest* request);
   void Wake();
 
   const int socket_;
   int wake_fd_ = -1;
   std::atomic<std::uint64_t>* const errors_;
   std::unique_ptr<LockedMapping> page_memory_;
-  std::unique_ptr<std::array<ParkedRead, kParkedReads>> reads_;
+  std::unique_ptr<LockedMapping> store_memory_;
+  std::unique_ptr<std::array<ParkedRequest, kParkedReads + kParkedWrites>> requests_;
   std::unique_ptr<std::array<ReadFetch, kFetches>> fetches_;
+  std::deque<ParkedStore> stores_;
 
   // Taken alone, never across a system call or a call of the tier. A completion's last access to
   // the stream is its unlock, which WaitUntilIdle() relies on.
@@ -146,9 +200,11 @@ class ReplyStream {
   bool sending_ = false;             // somebody is the sender
   bool stuck_ = false;               // the queue waits for the connection's thread
   bool gone_ = false;                // a send has failed
-  ParkedRead* queue_head_ = nullptr;
-  ParkedRead* queue_tail_ = nullptr;
-  ParkedRead* free_reads_ = nullptr;
+  ParkedRequest* queue_head_ = nullptr;
+  ParkedRequest* queue_tail_ = nullptr;
+  ParkedRequest* free_reads_ = nullptr;
+  ParkedRequest* free_writes_ = nullptr;
+  ParkedStore* free_stores_ = nullptr;
   ReadFetch* free_fetches_ = nullptr;
   std::array<std::byte*, kParkedPages> free_pages_;
   std::size_t free_page_count_ = 0;

@@ -169,26 +169,6 @@ TEST(Connection, FailedWriteLeavesNoOlderPageBehindTheOneThatFailed) {
   EXPECT_NE(server.client.Read(800 * kPage, kPage), Bytes(kPage));
 }
 
-TEST(Connection, RepliesDoNotWaitForStoresThatWaitForRoom) {
-  Server server(8);
-  server.tier.HoldStores(1, 1, true);
-  server.tier.HoldStores(2, 1, true);
-  Bytes batch;
-  for (std::uint64_t slot = 1; slot <= 2; ++slot) {
-    Append(batch, RequestBytes(Command::kWrite, slot, slot * kPage, kPage));
-    Append(batch, RandomBytes(kPage, 1));
-    Append(batch, RequestBytes(Command::kFlush, 10 + slot, 0, 0));
-  }
-  server.client.Send(batch);
-  std::this_thread::sleep_for(5 * Connection::kBatchTimeMax);  // what makes the batch late
-  server.tier.HoldStores(1, 1, false);
-  EXPECT_EQ(server.client.ReceiveReply().cookie, 1u);
-  EXPECT_EQ(server.client.ReceiveReply().cookie, 11u);
-  server.tier.HoldStores(2, 1, false);
-  EXPECT_EQ(server.client.ReceiveReply().cookie, 2u);
-  EXPECT_EQ(server.client.ReceiveReply().cookie, 12u);
-}
-
 TEST(Connection, ReadsOfDamagedPagesFailAlone) {
   Server server(1024);
   server.tier.FailLoads(2);
