@@ -159,10 +159,8 @@ def test_limits_of_files_hold_from_the_first_page_on(machine: Machine) -> None:
     machine.verify()
 
 
-def test_pressure_moves_pages_ahead_of_need(machine: Machine) -> None:
-    stall_us = 0
-    (machine.root / "proc/pressure/memory").write_text(STALL.format(stall_us))
-    now_s = 0.0
+def test_pressure_moves_pages_while_the_pool_fills(machine: Machine) -> None:
+    now_s = stall_us = 0
     shrinker = AheadShrinker(
         machine.engine,
         machine.groups,
@@ -171,19 +169,26 @@ def test_pressure_moves_pages_ahead_of_need(machine: Machine) -> None:
         AheadPolicy(ahead=True, older_than_s=0),
         lambda: now_s,
     )
-    machine.write(machine.make("a"), 0, 1024)
+
+    def five_seconds(*, stalled: bool) -> int:
+        """Pages of /a that were sent until then."""
+        nonlocal now_s, stall_us
+        for _ in range(5):
+            machine.groups.update()
+            now_s += 1
+            stall_us += 500_000 * stalled
+            (machine.root / "proc/pressure/memory").write_text(STALL.format(stall_us))
+            shrinker.step()
+        return machine.records()["/a"].counters["writeback_started_shrinker"]
+
+    a = machine.make("a")
+    machine.write(a, 0, 1024)
     machine.write(machine.make("kept", writeback="0"), 1024, 256)
-    for _ in range(5):
-        machine.groups.update()
-        now_s += 1.0
-        shrinker.step()
-    assert machine.records()["/a"].counters["writeback_started_shrinker"] == 0
-    for _ in range(5):
-        machine.groups.update()
-        now_s += 1.0
-        stall_us += 500_000
-        (machine.root / "proc/pressure/memory").write_text(STALL.format(stall_us))
-        shrinker.step()
+    five_seconds(stalled=False)
+    assert five_seconds(stalled=True) == 0, "the pool has room"
+    machine.write(a, 1280, 500)
+    assert five_seconds(stalled=False) == 0
+    five_seconds(stalled=True)
     eventually(lambda: machine.records()["/a"].pages_remote > 50)
     assert machine.records()["/a"].counters["writeback_started_shrinker"] > 50
     assert machine.records()["/kept"].pages_local == 256
