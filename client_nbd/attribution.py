@@ -99,7 +99,10 @@ class Attribution:
     def _start(self, device: str) -> AttributionState:
         number = self._files.device_number(device)
         if number is None:
-            return replace(self.state(), problem=f"{device} is not a block device of this machine")
+            return self._refuse(f"{device} is not a block device of this machine")
+        if self._files.device_offset_bytes(number) > 0:
+            # Its slots are others to the kernel: those that it frees are in use here.
+            return self._refuse(f"{device} is a part of a disk or file: name the whole")
         section = self._section
         self._engine.attribute(number, section.pin_directory, section.free_notifications)
         self._device, self._missing = device, ""
@@ -113,6 +116,12 @@ class Attribution:
             problem=state.problem,
         )
         return state
+
+    def _refuse(self, problem: str) -> AttributionState:
+        """Changes nothing."""
+        if not self._device:
+            self._missing = problem
+        return replace(self.state(), problem=problem)
 
     def stop(self) -> None:
         """Nobody swaps to us any more, as far as we know."""

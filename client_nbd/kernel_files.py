@@ -33,6 +33,8 @@ _SWAP_FLAG_DISCARD_PAGES = 0x40000
 
 PRIORITY_MAX = _SWAP_FLAG_PRIO_MASK
 
+_SECTOR_BYTES = 512  # of sysfs, whatever the device's
+
 Discard = Literal["pages", "once", "both"]
 
 _DISCARD_FLAGS: dict[Discard, int] = {
@@ -88,6 +90,14 @@ class KernelFiles:
         if not stat.S_ISBLK(found.st_mode):
             return None
         return os.major(found.st_rdev), os.minor(found.st_rdev)
+
+    def device_offset_bytes(self, number: tuple[int, int]) -> int:
+        """Where it begins on the disk or file that it is a part of: a partition, or a loop device
+        with an offset. 0: it is a whole.
+        """
+        directory = "sys/dev/block/{}:{}".format(*number)
+        sectors = self._number(f"{directory}/start") or 0
+        return sectors * _SECTOR_BYTES + (self._number(f"{directory}/loop/offset") or 0)
 
     def nbd_owner_pid(self, index: int) -> int | None:
         """The process that a connected nbd device belongs to; the file exists only then."""

@@ -15,6 +15,7 @@ class Machine:
 
     def __init__(self, **keys: object) -> None:
         self.devices: dict[str, tuple[int, int]] = {}
+        self.offsets: dict[tuple[int, int], int] = {}
         self.cgroups: dict[str, int] = {}
         self.engine = FakeEngine()
         section = AttributionSection(**keys)
@@ -22,6 +23,9 @@ class Machine:
 
     def device_number(self, device: str) -> tuple[int, int] | None:
         return self.devices.get(device)
+
+    def device_offset_bytes(self, number: tuple[int, int]) -> int:
+        return self.offsets.get(number, 0)
 
     def id_of(self, path: str) -> int:
         if path not in self.cgroups:
@@ -56,6 +60,19 @@ def test_what_is_no_block_device_changes_nothing() -> None:
     assert "/dev/null is not a block device" in state.problem
     assert (state.source, state.device) == ("bpf", "/dev/nbd0")
     assert machine.attribution.state().problem == ""
+
+
+def test_a_partition_is_not_hooked_since_its_slots_are_others() -> None:
+    machine = Machine(device="/dev/nbd0p1")
+    machine.devices["/dev/nbd0p1"] = (43, 1)
+    machine.offsets[43, 1] = 1 << 20
+    machine.attribution.look()
+    assert machine.engine.attributed == []
+    state = machine.attribution.state()
+    assert "/dev/nbd0p1 is a part of a disk" in state.problem
+    assert (state.source, state.device) == ("root", "")
+    machine.devices["/dev/nbd0"] = (43, 0)
+    assert machine.attribution.start("/dev/nbd0").problem == ""
 
 
 def test_what_the_kernel_refuses_is_told_and_no_failure() -> None:

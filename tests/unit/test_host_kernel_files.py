@@ -67,6 +67,20 @@ def test_settings_of_a_block_device_are_numbers_or_unknown(
     assert KernelFiles(root).discard_bytes_max(3) is None
 
 
+@pytest.mark.parametrize(
+    ("file", "text", "offset"),
+    [("start", "2048\n", 1 << 20), ("loop/offset", "4096\n", 4096), ("loop/offset", "0\n", 0)],
+)
+def test_a_partition_and_a_loop_device_may_begin_behind_the_start(
+    root: Path, file: str, text: str, offset: int
+) -> None:
+    device = root / "sys/dev/block/43:1"
+    (device / file).parent.mkdir(parents=True)
+    (device / file).write_text(text)
+    assert KernelFiles(root).device_offset_bytes((43, 1)) == offset
+    assert KernelFiles(root).device_offset_bytes((43, 0)) == 0
+
+
 def test_the_running_kernel_refuses_swapon_and_swapoff_of_what_is_no_device(tmp_path: Path) -> None:
     missing = str(tmp_path / "missing")
     for call in (
