@@ -49,7 +49,7 @@ def rows(device: pb.DeviceStatus) -> list[output.Row]:
         used = output.size(device.swap_used_bytes)
         state: output.Row = ("swap", output.good(f"on, {used} used"))
     else:
-        state = ("swap", "not on a device that this daemon attached")
+        state = ("swap", "not on a device that this daemon knows of")
     return [
         ("name", device.name),
         ("size", output.size(device.size_bytes)),

@@ -46,7 +46,7 @@ _LEVELS = {
 def device_status(host: RunningHost) -> pb.DeviceStatus:
     """The export, who is connected to it, and the kernel's side."""
     attached = host.device.device()
-    area = host.files.swap_area(attached) if attached else None
+    area = host.swap_area()
     return pb.DeviceStatus(
         name=host.config.device.name,
         size_bytes=host.config.device.size,

@@ -117,6 +117,11 @@ class Attribution:
         )
         return state
 
+    @property
+    def device(self) -> str:
+        """That swaps to this daemon, whether or not programs watch it; "" when none is known."""
+        return self._device or self._section.device or ""
+
     def _refuse(self, problem: str) -> AttributionState:
         """Changes nothing."""
         if not self._device:

@@ -2,10 +2,10 @@
 
 Start: engine (pool and tables are allocated and touched), cgroups and attribution (known before the
 first page), NBD listener, kernel device (nothing attached yet), admin service, metrics, ready line.
-Stop: the reverse, but first the machine must no longer swap to us: while `/dev/nbdN` is an active
-swap area, a signal makes us swapoff(2), in a thread, and when there is no memory to bring the pages
-home to we say so and go on serving. Where swap is a unit of systemd, that has been swapped off
-before we are told to stop.
+Stop: the reverse, but first the machine must no longer swap to us: while the attached device, or
+one that attribution was told of, is an active swap area, a signal makes us swapoff(2), in a thread,
+and when there is no memory to bring the pages home to we say so and go on serving. Where swap is a
+unit of systemd, that has been swapped off before we are told to stop.
 
 `run()` is called with the process already fit for the reclaim path, which has to come before any
 thread. Nothing here forks or starts a program: a child would hold copies of our sockets, and a
@@ -114,15 +114,15 @@ class _Host:
             _log.warning(finding.message, subject=finding.subject)
         parts = lifecycle.StopStack()
         try:
-            device = await self._start(make_engine, parts)
+            running = await self._start(make_engine, parts)
             while True:
                 _log.info("stopping", signal=await signals.wait())
-                if await self._swap_is_off(device):
+                if await self._swap_is_off(running):
                     break
         finally:
             await parts.stop()
 
-    async def _start(self, make_engine: EngineFactory, parts: lifecycle.StopStack) -> KernelDevice:
+    async def _start(self, make_engine: EngineFactory, parts: lifecycle.StopStack) -> RunningHost:
         config = self._config
         engine = await asyncio.to_thread(make_engine, config)
         parts.push("engine", lambda: asyncio.to_thread(engine.stop))
@@ -158,7 +158,7 @@ class _Host:
         gc.collect()
         gc.freeze()
         lifecycle.announce_ready(**ready, pid=os.getpid())
-        return device
+        return running
 
     async def _follow_cgroups(self, engine: HostEngine, parts: lifecycle.StopStack) -> CgroupGroups:
         """Also starts what writes back ahead of need, which goes by cgroup."""
@@ -189,12 +189,12 @@ class _Host:
         await follow.start()
         return attribution
 
-    async def _swap_is_off(self, device: KernelDevice) -> bool:
+    async def _swap_is_off(self, running: RunningHost) -> bool:
         """Brings the machine's pages home if it swaps to us. False when the kernel refuses."""
-        path = device.device()
-        area = self._files.swap_area(path) if path else None
+        area = running.swap_area()
         if area is None:
             return True
+        path = area.path
         available = self._files.available_bytes()
         if available is not None and available < area.used_bytes + _SWAPOFF_SPARE_BYTES:
             # Short of memory in swapoff(2), the kernel kills the caller first, whatever its

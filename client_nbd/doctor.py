@@ -12,7 +12,6 @@ from farswap.client_nbd import findings, kernel_checks, tier_checks
 
 if TYPE_CHECKING:
     from farswap.client_nbd.findings import Finding
-    from farswap.client_nbd.kernel_files import SwapArea
     from farswap.client_nbd.running_host import RunningHost
     from farswap.common.address import Address
 
@@ -34,13 +33,13 @@ class Doctor:
     def _glance(self) -> list[Finding]:
         host = self._host
         stats = host.engine.stats()
-        area = self._swap_area()
+        area = host.swap_area()
         state = host.attribution.state()
-        expected = bool(host.device.device() or host.config.attribution.device)
+        expected = bool(host.device.device() or host.attribution.device)
         return [
             *findings.of_protections(host.protections, swapping=area is not None),
             *findings.of_configuration(host.config),
-            *kernel_checks.of_kernel(host.files, host.device),
+            *kernel_checks.of_kernel(host.files, host.device, area),
             *kernel_checks.attribution(state, expected=expected),
             kernel_checks.discard(
                 area, stats, tier_checks.held(stats), free_hook=bool(state.free_hook)
@@ -50,15 +49,10 @@ class Doctor:
             *host.groups.findings(),
         ]
 
-    def _swap_area(self) -> SwapArea | None:
-        """On the device that is attached here, or on the one whose pages are attributed."""
-        host = self._host
-        return host.files.swap_area(host.device.device() or host.attribution.state().device)
-
     def _places_of_servers(self) -> list[Finding]:
         host = self._host
         local = host.files.local_addresses()
-        swapping = self._swap_area() is not None
+        swapping = host.swap_area() is not None
         return [
             kernel_checks.server_place(address, _resolved(address), local, swapping=swapping)
             for address in host.config.cluster.servers

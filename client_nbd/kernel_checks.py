@@ -43,18 +43,19 @@ class Device(Protocol):
         """How long it waits for a daemon that died."""
 
 
-def of_kernel(files: KernelFiles, device: Device) -> list[Finding]:
-    """zswap, and the attached device with its swap area if there are any."""
+def of_kernel(files: KernelFiles, device: Device, area: SwapArea | None) -> list[Finding]:
+    """zswap, the attached device if there is one, and the swap area by which we are swapped to."""
     found = [zswap(files)]
     attached = device.device()
-    if not attached:
-        message = "no kernel device is attached to this daemon"
-        return [*found, Finding("ok", "device", message)]
-    found += _of_device(files, device, kernel_files.nbd_index(attached))
-    area = files.swap_area(attached)
-    if area is None:
-        return [*found, Finding("ok", "swap", f"the machine does not swap to {attached}")]
-    return [*found, priority(area, files.swap_areas())]
+    if attached:
+        found += _of_device(files, device, kernel_files.nbd_index(attached))
+    else:
+        found.append(Finding("ok", "device", "no kernel device is attached to this daemon"))
+    if area is not None:
+        found.append(priority(area, files.swap_areas()))
+    elif attached:
+        found.append(Finding("ok", "swap", f"the machine does not swap to {attached}"))
+    return found
 
 
 def zswap(files: KernelFiles) -> Finding:

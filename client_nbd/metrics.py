@@ -200,7 +200,7 @@ class HostMetrics(Collector):
     def _device(self) -> Iterator[Metric]:
         host = self._host
         attached = host.device.device()
-        area = host.files.swap_area(attached)
+        area = host.swap_area()
         connections = host.engine.connections()
         yield metrics.gauge(
             "farswap_device_size_bytes", "What can be swapped out.", host.config.device.size
@@ -210,7 +210,7 @@ class HostMetrics(Collector):
         )
         yield metrics.gauge(
             "farswap_device_swap_used_bytes",
-            "What the kernel has swapped to the attached device.",
+            "What the kernel has swapped to this daemon.",
             area.used_bytes if area else 0,
         )
         yield metrics.gauge("farswap_nbd_connections", "NBD clients served.", len(connections))

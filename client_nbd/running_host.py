@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from farswap.client_nbd.attribution import Attribution
     from farswap.client_nbd.cgroup_groups import CgroupGroups
     from farswap.client_nbd.config import HostConfig
-    from farswap.client_nbd.kernel_files import KernelFiles
+    from farswap.client_nbd.kernel_files import KernelFiles, SwapArea
     from farswap.client_nbd.tier_settings import TierSettings
     from farswap.common.address import Address
     from farswap.common.version import Identity
@@ -33,3 +33,7 @@ class RunningHost:
     identity: Identity
     listen: Sequence[Address]
     protections: Sequence[ReclaimProtection] | None
+
+    def swap_area(self) -> SwapArea | None:
+        """By which the machine swaps to us: on the attached device, or the one that is named."""
+        return self.files.swap_area(self.device.device() or self.attribution.device)

@@ -110,8 +110,8 @@ class Host:
         monkeypatch.setattr(kernel_files, "swapoff", self.swapoff)
         self.swapoff_error: OSError | None = None
 
-    def swap_on(self, *, active: bool) -> None:
-        line = "/dev/nbd0 partition 4092 100 -2\n" if active else ""
+    def swap_on(self, *, active: bool, device: str = "/dev/nbd0") -> None:
+        line = f"{device} partition 4092 100 -2\n" if active else ""
         (self.root / "proc/swaps").write_text(SWAPS_HEADER + line)
 
     def memory_available(self, mib: int) -> None:
@@ -168,6 +168,23 @@ async def test_stopping_swaps_off_first_then_lets_the_device_go(host: Host) -> N
     os.kill(os.getpid(), signal.SIGTERM)
     await asyncio.wait_for(task, 20)
     assert host.events == ["swapoff /dev/nbd0", "disconnect", "engine"]
+
+
+async def test_stopping_swaps_off_a_device_that_was_only_named(
+    host: Host, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(KernelFiles, "device_number", lambda *_: (7, 7))
+    # Without programs in the kernel the device is known all the same.
+    host.engine.attribution_problem = "the kernel refused"
+    task = await host.start()
+    await asyncio.to_thread(host.call, "Attribute", pb.AttributeRequest(device="/dev/loop7"))
+    host.swap_on(active=True, device="/dev/loop7")
+    status = await asyncio.to_thread(host.call, "Status", pb.HostStatusRequest())
+    assert isinstance(status, pb.HostStatus)
+    assert (status.device.swap_active, status.device.swap_used_bytes) == (True, 100 << 10)
+    os.kill(os.getpid(), signal.SIGTERM)
+    await asyncio.wait_for(task, 20)
+    assert host.events == ["swapoff /dev/loop7", "engine"]
 
 
 async def test_a_refused_swapoff_keeps_the_daemon_serving_until_it_works(host: Host) -> None:

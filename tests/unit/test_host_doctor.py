@@ -43,18 +43,23 @@ def device(name: str = "/dev/nbd0", connections: int = 1, timeout_s: int = 86_40
     )
 
 
+def of_kernel(root: Path, attached: SimpleNamespace | None = None, swap: str = "/dev/nbd0"):
+    files = KernelFiles(root)
+    return kernel_checks.of_kernel(files, attached or device(), files.swap_area(swap))
+
+
 def subjects(found: list[Finding]) -> list[str]:
     return [finding.subject for finding in findings.problems(found)]
 
 
 def test_a_machine_as_it_should_be_has_no_problem(root: Path) -> None:
-    found = kernel_checks.of_kernel(KernelFiles(root), device())
+    found = of_kernel(root)
     assert subjects(found) == []
     assert len(found) == 6
 
 
 def test_without_a_device_nothing_is_said_of_it(root: Path) -> None:
-    found = kernel_checks.of_kernel(KernelFiles(root), device(""))
+    found = of_kernel(root, device(""), swap="")
     assert [finding.subject for finding in found] == ["zswap", "device"]
 
 
@@ -72,7 +77,7 @@ def test_a_harmful_setting_is_told_with_its_remedy(
     root: Path, path: str, text: str, subject: str, word: str
 ) -> None:
     (root / path).write_text(text)
-    (problem,) = findings.problems(kernel_checks.of_kernel(KernelFiles(root), device()))
+    (problem,) = findings.problems(of_kernel(root))
     assert (problem.level, problem.subject) == ("warning", subject)
     assert word in problem.message
     assert problem.remedy
@@ -80,12 +85,17 @@ def test_a_harmful_setting_is_told_with_its_remedy(
 
 def test_an_area_of_the_same_or_a_lower_priority_is_no_problem(root: Path) -> None:
     (root / "proc/swaps").write_text(SWAPS + "/a file 4 0 100\n/b file 4 0 -2\n")
-    assert subjects(kernel_checks.of_kernel(KernelFiles(root), device())) == []
+    assert subjects(of_kernel(root)) == []
+
+
+def test_the_priority_of_a_device_that_is_only_named_is_looked_at_too(root: Path) -> None:
+    (root / "proc/swaps").write_text(SWAPS + "/dev/loop7 partition 4 0 -2\n")
+    assert subjects(of_kernel(root, device(""), swap="/dev/loop7")) == ["swap_priority"]
 
 
 def test_a_device_attached_otherwise_than_advised_is_told(root: Path) -> None:
     attached = device(connections=2, timeout_s=30)
-    found = kernel_checks.of_kernel(KernelFiles(root), attached)
+    found = of_kernel(root, attached)
     assert subjects(found) == ["connections", "dead_connection_timeout"]
 
 

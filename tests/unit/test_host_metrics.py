@@ -9,7 +9,7 @@ import pytest
 from fake_cgroups import FakeGroups, latency, record
 from fake_engine import FakeEngine
 from farswap.client_nbd.attribution import AttributionState
-from farswap.client_nbd.kernel_files import KernelFiles
+from farswap.client_nbd.kernel_files import KernelFiles, SwapArea
 from farswap.client_nbd.metrics import HostMetrics, ShownCgroups
 from farswap.common import metrics
 from prometheus_client import generate_latest
@@ -63,6 +63,7 @@ def samples(engine: FakeEngine, tmp_path: Path) -> Samples:
         engine=engine,
         groups=FakeGroups(engine, {7: BUILD, 8: "/idle"}),
         device=SimpleNamespace(device=lambda: ""),
+        swap_area=lambda: SwapArea("/dev/loop7", 1 << 30, 5 << 20, 100),
         attribution=SimpleNamespace(state=lambda: STATE),
         files=KernelFiles(tmp_path),
         config=SimpleNamespace(device=SimpleNamespace(size=1 << 30)),
@@ -86,6 +87,7 @@ def test_every_counter_is_a_total_and_times_are_seconds(samples: Samples) -> Non
 
 def test_gauges_are_no_counters(samples: Samples) -> None:
     assert samples["farswap_tier_pool_used_bytes",] == 3 << 20
+    assert samples["farswap_device_swap_used_bytes",] == 5 << 20
     assert samples["farswap_tier_accept_threshold_ratio",] == 0.9
     assert samples["farswap_tier_pages", "remote"] == 2000
     names = {name for name, *_ in samples}
