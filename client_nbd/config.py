@@ -20,7 +20,11 @@ from farswap.common.units import PAGE_BYTES, ByteSize, Milliseconds
 
 # kSlotsMax of native/tier/page.h: 8 TiB.
 SLOTS_MAX = 1 << 31
+# Of native/tier/pool.cc, which has room for slightly more.
 POOL_BYTES_MIN = 4 << 20
+POOL_BYTES_MAX = 64 << 30
+# Of native/tier/slot_table.h.
+_SLOT_RECORD_BYTES = 16
 # Of the page protocol: host id and device name are 1 to 128 bytes.
 NAME_PATTERN = "^[A-Za-z0-9][A-Za-z0-9._-]{0,127}$"
 # The tier knows when a page was stored in seconds.
@@ -55,6 +59,8 @@ class PoolSize(ByteSize):
         size = super().parse(text)
         if size < POOL_BYTES_MIN:
             raise ValueError(f"{size} is less than {ByteSize(POOL_BYTES_MIN)}")
+        if size > POOL_BYTES_MAX:
+            raise ValueError(f"{size} is more than {ByteSize(POOL_BYTES_MAX)}")
         return size
 
 
@@ -176,6 +182,11 @@ class HostConfig(Section, frozen=True):
     def slots(self) -> int:
         """Size of the device in pages."""
         return self.device.size // PAGE_BYTES
+
+    @property
+    def locked_bytes(self) -> int:
+        """What pool and slot table take of the machine's memory from the start."""
+        return self.tier.pool_limit + self.slots * _SLOT_RECORD_BYTES
 
     @property
     def host_id(self) -> str:

@@ -124,6 +124,7 @@ class _Host:
 
     async def _start(self, make_engine: EngineFactory, parts: lifecycle.StopStack) -> RunningHost:
         config = self._config
+        _refuse_more_than_there_is(config, self._files)
         engine = await asyncio.to_thread(make_engine, config)
         parts.push("engine", lambda: asyncio.to_thread(engine.stop))
         settings = await asyncio.to_thread(TierSettings, engine, config.tier)
@@ -218,6 +219,16 @@ class _Host:
             return True
         _log.error("not stopping: swapoff failed, the machine swaps to us", error=str(error))
         return False
+
+
+def _refuse_more_than_there_is(config: HostConfig, files: KernelFiles) -> None:
+    """Memory that cannot be had would be had by killing others: our own process is protected."""
+    available = files.available_bytes()
+    if available is not None and config.locked_bytes > available:
+        raise StartError(
+            f"tier.pool_limit and the slot table take {config.locked_bytes >> 20} MiB of memory, "
+            f"and {available >> 20} MiB are available"
+        )
 
 
 async def _serve_operators(host: RunningHost, parts: lifecycle.StopStack) -> dict[str, str]:

@@ -59,6 +59,7 @@ def test_the_documented_file_is_good(path: Path, machine_id: Path) -> None:
             "device.size: 16TiB is more than the 2147483648 pages that a device can have",
         ),
         ("tier.pool_limit=4095KiB", "tier.pool_limit: 4095KiB is less than 4MiB"),
+        ("tier.pool_limit=65GiB", "tier.pool_limit: 65GiB is more than 64GiB"),
         (
             "tier.compressor=gzip",
             'tier.compressor: "gzip" is not a compressor such as lz4, lz4:8 or zstd:3',

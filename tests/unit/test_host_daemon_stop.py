@@ -18,7 +18,7 @@ from farswap.client_nbd.attach import KernelDevice
 from farswap.client_nbd.kernel_files import KernelFiles
 from farswap.common import config as common_config
 from farswap.common import lifecycle, unix_socket
-from farswap.common.errors import BindError
+from farswap.common.errors import BindError, StartError
 from farswap.common.rpc_client import RpcClient
 from farswap.v1 import host_admin_pb2 as pb
 from farswap.v1 import host_admin_pb2_grpc
@@ -235,6 +235,15 @@ async def test_trouble_with_cgroups_never_ends_the_daemon(
     assert host.events == ["engine"]
     written = capfd.readouterr()
     assert (written.out + written.err).count("RuntimeError: no groups today") == 1
+
+
+async def test_a_pool_that_the_machine_has_no_room_for_starts_nothing(host: Host) -> None:
+    host.memory_available(4)  # the pool alone
+    task = await host.start()
+    with pytest.raises(StartError, match="take 4 MiB of memory, and 4 MiB are available"):
+        await task
+    assert host.events == []
+    assert not (host.root / "nbd").exists()
 
 
 async def test_a_taken_admin_address_undoes_the_start(host: Host) -> None:
