@@ -98,6 +98,11 @@ def attach(
 
     The daemon does the binding; this program makes and enables the swap area. When a step fails,
     those before it are undone.
+
+    \b
+    Examples:
+      farswap-host attach --device /dev/nbd0 --swapon --priority 100 --discard
+      farswap-host attach --config host.toml --device /dev/nbd0
     """
     if not swapon and (priority is not None or discard is not None):
         raise click.UsageError("--priority and --discard need --swapon")
@@ -126,6 +131,11 @@ def detach(
     """Swapoff, forget the device's pages, and unbind it.
 
     Ctrl-C during swapoff stops it; the device then stays in use.
+
+    \b
+    Examples:
+      farswap-host detach
+      farswap-host detach --config host.toml --device /dev/nbd0
     """
     from farswap.client_nbd import swap_commands  # noqa: PLC0415
 
@@ -147,8 +157,12 @@ def attribute(
     """Tell the daemon which block device its export is behind.
 
     For a loop device over nbdfuse, or an nbd device of nbd-client, before swapon. From then on the
-    daemon learns from the kernel which cgroup each page belongs to. An attached device needs no
-    such word.
+    daemon learns from the kernel which cgroup each page belongs to, and swaps it off before it
+    stops. An attached device needs no such word.
+
+    \b
+    Example:
+      farswap-host attribute --device /dev/loop7
     """
     from farswap.client_nbd import swap_commands  # noqa: PLC0415
 

@@ -15,7 +15,8 @@ from concurrent.futures import Future
 from typing import TYPE_CHECKING
 
 import pytest
-from farswap.client_nbd import kernel_files, swap_commands
+from click.testing import CliRunner
+from farswap.client_nbd import kernel_files, main, swap_commands
 from farswap.client_nbd.kernel_files import KernelFiles
 from farswap.client_nbd.swap_commands import SwapOptions
 from farswap.common.address import Address
@@ -263,3 +264,10 @@ def test_ctrl_c_interrupts_the_system_call_of_swapoff(
     with pytest.raises(NotPossibleError, match="Interrupted system call"):
         machine.detach()
     assert machine.events == []
+
+
+@pytest.mark.parametrize("args", [[], ["attach"], ["detach"], ["attribute"]])
+def test_help_teaches_by_example(args: list[str]) -> None:
+    page = CliRunner().invoke(main.command, [*args, "--help"])
+    assert page.exit_code == 0
+    assert "Example" in page.output
