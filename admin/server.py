@@ -55,6 +55,7 @@ def _rows(status: pb.ServerStatus) -> list[output.Row]:
         f"{output.size(status.used_bytes)} of {output.size(status.capacity_bytes)} "
         f"({output.share(status.used_bytes, status.capacity_bytes)})"
     )
+    stopped = status.writes_stopped
     return [
         ("listens", status.listen),
         ("advertises", status.advertise),
@@ -62,4 +63,9 @@ def _rows(status: pb.ServerStatus) -> list[output.Row]:
         ("used", used),
         ("on disk", output.size(status.disk_bytes)),
         ("pages", str(status.pages)),
+        ("garbage", output.size(status.garbage_bytes)),
+        (
+            "writes",
+            output.bad("stopped: behind with its files") if stopped else output.good("go on"),
+        ),
     ]

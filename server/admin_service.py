@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 SERVICE_NAME = pb.DESCRIPTOR.services_by_name["ServerAdmin"].full_name
 
 # Values of the store's stats() that are fields of ServerStatus; the others are its counters.
-_GAUGES = ("capacity_bytes", "used_bytes", "disk_bytes", "pages")
+_GAUGES = ("capacity_bytes", "used_bytes", "disk_bytes", "pages", "garbage_bytes")
 
 
 class ServerAdminService(server_admin_pb2_grpc.ServerAdminServicer):
@@ -54,6 +54,7 @@ class ServerAdminService(server_admin_pb2_grpc.ServerAdminServicer):
     def _status(self) -> pb.ServerStatus:
         stats = self._pages.stats()
         gauges = {name: stats.pop(name) for name in _GAUGES}
+        writes_stopped = bool(stats.pop("writes_stopped"))
         return pb.ServerStatus(
             info=self._identity.server_info(),
             listen=str(self._listen),
@@ -61,6 +62,7 @@ class ServerAdminService(server_admin_pb2_grpc.ServerAdminServicer):
             path=self._config.store.path,
             volumes=[_volume(volume) for volume in self._pages.volumes()],
             counters=[types_pb2.Counter(name=name, value=value) for name, value in stats.items()],
+            writes_stopped=writes_stopped,
             **gauges,
         )
 

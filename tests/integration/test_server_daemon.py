@@ -105,7 +105,9 @@ def test_status_describes_store_volumes_and_counters(
     assert (volume.host_id, volume.device, volume.pages) == ("tester", "swap0", 10)
     assert volume.incarnation == (b"i" * 16).hex()
     assert not volume.garbage
+    assert (status.garbage_bytes, status.writes_stopped) == (0, False)
     counters = {counter.name: counter.value for counter in status.counters}
+    assert counters.keys().isdisjoint({"garbage_bytes", "writes_stopped"}), "these may fall"
     assert (counters["stores"], counters["fetches"], counters["fetches_not_found"]) == (10, 2, 1)
 
 
