@@ -82,12 +82,11 @@ def parse(
     walk = _Walk(source)
     walk.override(document, overrides)
     config = walk.decode(model, document)
+    if config is not None and check is not None:
+        for key, message in check(config):
+            walk.problem(key, message)
     if config is None or walk.problems:
         raise ConfigError(walk.problems)
-    if check is not None:
-        crossed = [f"{walk.source_of(key)}: {key}: {message}" for key, message in check(config)]
-        if crossed:
-            raise ConfigError(crossed)
     return config
 
 
@@ -98,9 +97,6 @@ class _Walk:
         self.problems: list[str] = []
         self._source = source
         self._overridden: set[str] = set()
-
-    def source_of(self, key: str) -> str:
-        return "--set" if key in self._overridden else self._source
 
     def override(self, document: dict[str, Any], overrides: Sequence[str]) -> None:
         for text in overrides:
@@ -122,14 +118,16 @@ class _Walk:
         for name in fields:
             table = document.get(name, {})
             if not isinstance(table, Mapping):
-                self._problem(name, f"must be a table: [{name}]")
+                self.problem(name, f"must be a table: [{name}]")
+                sections[name] = None
                 continue
             sections[name] = self._decode_section(name, hints[name], table)
-        return None if self.problems else model(**sections)
+        return None if None in sections.values() else model(**sections)
 
     def _decode_section(
         self, section: str, model: type[Section], table: Mapping[str, Any]
     ) -> Section | None:
+        """None when a value is missing or wrong; keys that are not known leave the others good."""
         hints = get_type_hints(model, include_extras=True)
         fields = msgspec.structs.fields(model)
         self._refuse_unknown(table, [field.name for field in fields], f"{section}.")
@@ -139,12 +137,12 @@ class _Walk:
             key = f"{section}.{field.name}"
             if field.name not in table:
                 if field.required:
-                    self._problem(key, "is missing")
+                    self.problem(key, "is missing")
                 continue
             try:
                 values[field.name] = _convert(table[field.name], hints[field.name])
             except ValueError as error:
-                self._problem(key, str(error))
+                self.problem(key, str(error))
         return None if len(self.problems) > problems_before else model(**values)
 
     def _refuse_unknown(self, table: Mapping[str, Any], known: list[str], prefix: str) -> None:
@@ -154,10 +152,11 @@ class _Walk:
             close = difflib.get_close_matches(name, known, n=1)
             hint = f"; did you mean {close[0]}?" if close else ""
             kind = "key" if prefix else "section"
-            self._problem(f"{prefix}{name}", f"unknown {kind}{hint}")
+            self.problem(f"{prefix}{name}", f"unknown {kind}{hint}")
 
-    def _problem(self, key: str, message: str) -> None:
-        self.problems.append(f"{self.source_of(key)}: {key}: {message}")
+    def problem(self, key: str, message: str) -> None:
+        source = "--set" if key in self._overridden else self._source
+        self.problems.append(f"{source}: {key}: {message}")
 
 
 def _convert(value: object, wanted: type) -> object:

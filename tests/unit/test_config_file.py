@@ -130,6 +130,10 @@ def test_checks_across_keys_run_when_each_key_is_good() -> None:
         "--set: tier.percent: is odd",
         "host.toml: tier.pool_limit: is small",
     ]
+    with pytest.raises(ConfigError) as refused:
+        parse(Config, f"{GOOD}\n[teir]\n", "host.toml", (), check)
+    assert refused.value.problems[0].startswith("host.toml: teir: unknown section")
+    assert len(refused.value.problems) == 3
 
 
 def test_an_unreadable_file_is_told_with_the_system_reason(tmp_path: Path) -> None:
