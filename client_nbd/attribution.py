@@ -99,10 +99,10 @@ class Attribution:
     def _start(self, device: str) -> AttributionState:
         number = self._files.device_number(device)
         if number is None:
-            return self._refuse(f"{device} is not a block device of this machine")
+            return self._refuse(device, "not a block device of this machine")
         if self._files.device_offset_bytes(number) > 0:
             # Its slots are others to the kernel: those that it frees are in use here.
-            return self._refuse(f"{device} is a part of a disk or file: name the whole")
+            return self._refuse(device, "a part of a disk or file: name the whole")
         section = self._section
         self._engine.attribute(number, section.pin_directory, section.free_notifications)
         self._device, self._missing = device, ""
@@ -122,10 +122,10 @@ class Attribution:
         """That swaps to this daemon, whether or not programs watch it; "" when none is known."""
         return self._device or self._section.device or ""
 
-    def _refuse(self, problem: str) -> AttributionState:
-        """Changes nothing."""
+    def _refuse(self, device: str, problem: str) -> AttributionState:
+        """Changes nothing. Whoever named the device knows which it is; the status says it."""
         if not self._device:
-            self._missing = problem
+            self._missing = f"{device}: {problem}"
         return replace(self.state(), problem=problem)
 
     def stop(self) -> None:

@@ -107,6 +107,8 @@ def _make_directory(path: Path) -> None:
     """The store's own directory. Its parent must exist: a typing error must not fill a disk."""
     try:
         path.mkdir(mode=0o700, exist_ok=True)
+    except FileExistsError as error:
+        raise StartError(f"store {path}: is not a directory") from error
     except FileNotFoundError as error:
         raise StartError(f"store {path}: there is no directory {path.parent}") from error
     except OSError as error:
