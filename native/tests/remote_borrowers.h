@@ -170,6 +170,22 @@ inline tier::PutResult PutOne(Cluster& cluster, tier::ObjectKey slot, tier::Obje
   return batch.results[0];
 }
 
+/// Gets one page and waits: what the answer was.
+inline tier::GetResult GetOne(Cluster& cluster, tier::ObjectKey slot) {
+  TestFetch fetch(slot);
+  Get(cluster, fetch);
+  EXPECT_TRUE(fetch.done.Wait());
+  return fetch.answered[0].result;
+}
+
+/// The same: whether it is the page, of this version.
+inline bool Holds(Cluster& cluster, tier::ObjectKey slot, tier::ObjectVersion version) {
+  TestFetch fetch(slot);
+  Get(cluster, fetch);
+  EXPECT_TRUE(fetch.done.Wait());
+  return fetch.Holds(0, version);
+}
+
 /// For what no event tells of: looks every millisecond, for a bounded time.
 inline bool Eventually(const std::function<bool()>& holds) {
   const auto end = std::chrono::steady_clock::now() + kTestWait;

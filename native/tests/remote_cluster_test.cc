@@ -55,10 +55,7 @@ TEST_F(ClusterTest, EachPageOfABatchHasItsOwnResult) {
 }
 
 TEST_F(ClusterTest, SlotOfAnUnplacedShardIsNotFound) {
-  TestFetch fetch(3);
-  Get(*cluster_, fetch);
-  ASSERT_TRUE(fetch.done.Wait());
-  EXPECT_EQ(fetch.answered[0].result, GetResult::kNotFound);
+  EXPECT_EQ(GetOne(*cluster_, 3), GetResult::kNotFound);
   EXPECT_EQ(store_.seen().fetches, 0u);
   EXPECT_EQ(cluster_->ServerOf(3), "");
 }
@@ -116,10 +113,7 @@ TEST_F(ClusterTest, FetchIsNotDelayedByABacklogOfStores) {
     Put(*cluster_, *batches.back());
   }
   for (int i = 0; i < 100; ++i) {
-    TestFetch fetch(0);
-    Get(*cluster_, fetch);
-    ASSERT_TRUE(fetch.done.Wait());
-    EXPECT_TRUE(fetch.Holds(0, 1));
+    EXPECT_TRUE(Holds(*cluster_, 0, 1));
   }
   for (const auto& batch : batches) EXPECT_FALSE(batch->done.fired());
   store_.Tell([](FakeStore::Script* script) { script->hold_stores = false; });
@@ -163,10 +157,7 @@ TEST_F(ClusterTest, UnknownVolumeIsOpenedAgainAndNothingIsLost) {
   store_.Tell([](FakeStore::Script* script) { script->unknown_volumes = 1; });
   EXPECT_EQ(PutOne(*cluster_, 1, 1), PutResult::kAcked);
   store_.Tell([](FakeStore::Script* script) { script->unknown_volumes = 1; });
-  TestFetch fetch(1);
-  Get(*cluster_, fetch);
-  ASSERT_TRUE(fetch.done.Wait());
-  EXPECT_TRUE(fetch.Holds(0, 1));
+  EXPECT_TRUE(Holds(*cluster_, 1, 1));
   EXPECT_EQ(store_.seen().opens, 3u);
   // The page may be there before the session has told of its new connection.
   EXPECT_TRUE(Eventually([this] { return cluster_->Servers()[0].reconnects == 2; }));
@@ -177,10 +168,7 @@ TEST_F(ClusterTest, FencedSessionStopsForGood) {
   ASSERT_EQ(PutOne(*cluster_, 0, 1), PutResult::kAcked);
   store_.Tell([](FakeStore::Script* script) { script->fenced = true; });
   EXPECT_EQ(PutOne(*cluster_, 1, 1), PutResult::kUnavailable);
-  TestFetch fetch(0);
-  Get(*cluster_, fetch);
-  ASSERT_TRUE(fetch.done.Wait());
-  EXPECT_EQ(fetch.answered[0].result, GetResult::kUnavailable);
+  EXPECT_EQ(GetOne(*cluster_, 0), GetResult::kUnavailable);
   EXPECT_FALSE(cluster_->Writable());
   EXPECT_NE(cluster_->Servers()[0].last_error.find("fenced"), std::string::npos);
   EXPECT_TRUE(Discard(*cluster_, {{.slot = 0, .version = 1}}));
@@ -259,10 +247,7 @@ TEST_F(ClusterTest, StopAnswersEverythingAndLaterCallsToo) {
   }
   cluster_->Stop();
   EXPECT_EQ(PutOne(*cluster_, 0, 2), PutResult::kUnavailable);
-  TestFetch late(0);
-  Get(*cluster_, late);
-  ASSERT_TRUE(late.done.Wait());
-  EXPECT_EQ(late.answered[0].result, GetResult::kUnavailable);
+  EXPECT_EQ(GetOne(*cluster_, 0), GetResult::kUnavailable);
 }
 
 TEST_F(ClusterTest, BatchIsCutByServerAndEndsOnce) {
@@ -320,10 +305,7 @@ TEST(Cluster, WithoutServersEverythingIsAnswered) {
   TestBatch empty;
   Put(*cluster, empty);
   EXPECT_TRUE(empty.done.Wait());
-  TestFetch fetch(0);
-  Get(*cluster, fetch);
-  ASSERT_TRUE(fetch.done.Wait());
-  EXPECT_EQ(fetch.answered[0].result, GetResult::kNotFound);
+  EXPECT_EQ(GetOne(*cluster, 0), GetResult::kNotFound);
   EXPECT_TRUE(Discard(*cluster, {{.slot = 0, .version = 1}}));
 }
 
@@ -355,15 +337,9 @@ class GarbageTest : public ClusterTest, public ::testing::WithParamInterface<Gar
 TEST_P(GarbageTest, GarbageAnswerEndsTheFetchAndTheConnectionLives) {
   ASSERT_EQ(PutOne(*cluster_, 1, 1), PutResult::kAcked);
   store_.Tell([](FakeStore::Script* script) { script->corrupt = GetParam().corrupt; });
-  TestFetch fetch(1);
-  Get(*cluster_, fetch);
-  ASSERT_TRUE(fetch.done.Wait());
-  EXPECT_EQ(fetch.answered[0].result, GetParam().expected);
+  EXPECT_EQ(GetOne(*cluster_, 1), GetParam().expected);
   store_.Tell([](FakeStore::Script* script) { script->corrupt = nullptr; });
-  TestFetch again(1);
-  Get(*cluster_, again);
-  ASSERT_TRUE(again.done.Wait());
-  EXPECT_TRUE(again.Holds(0, 1));
+  EXPECT_TRUE(Holds(*cluster_, 1, 1));
   EXPECT_EQ(cluster_->Servers()[0].reconnects, 0u);
 }
 
@@ -434,10 +410,7 @@ TEST_F(ClusterTest, AnswersWithInventedIdsAreIgnored) {
     Get(*cluster_, lost);
     ASSERT_TRUE(Eventually([&] { return store_.seen().fetches > before; }));
     store_.Tell([](FakeStore::Script* script) { script->corrupt = nullptr; });
-    TestFetch found(1);
-    Get(*cluster_, found);
-    ASSERT_TRUE(found.done.Wait());
-    EXPECT_TRUE(found.Holds(0, 1));
+    EXPECT_TRUE(Holds(*cluster_, 1, 1));
     EXPECT_FALSE(lost.done.fired());
     // The next connection brings its answer.
     store_.Stop();

@@ -124,10 +124,7 @@ TEST_F(RemotePageServerTest, NewIncarnationFencesTheOldOneAndSeesNoneOfItsPages)
            error.find("successor") != std::string::npos;
   }));
   ASSERT_EQ(PutOne(*second, 2, 1), PutResult::kAcked);
-  TestFetch fetch(1);
-  Get(*second, fetch);
-  ASSERT_TRUE(fetch.done.Wait());
-  EXPECT_EQ(fetch.answered[0].result, GetResult::kNotFound);
+  EXPECT_EQ(GetOne(*second, 1), GetResult::kNotFound);
 }
 
 TEST_F(RemotePageServerTest, FullServerSaysSo) {

@@ -77,26 +77,27 @@ class Host {
   v1::StoreResponse StoreOnce(const v1::StoreRequest& batch) {
     grpc::ClientContext context;
     Limit(&context);
-    auto stream = stub_->Store(&context);
-    v1::StoreResponse response;
-    EXPECT_TRUE(stream->Write(batch) && stream->Read(&response));
-    stream->WritesDone();
-    EXPECT_TRUE(stream->Finish().ok());
-    return response;
+    return Exchange(stub_->Store(&context).get(), batch);
   }
 
   v1::FetchResponse FetchOnce(const v1::FetchRequest& fetch) {
     grpc::ClientContext context;
     Limit(&context);
-    auto stream = stub_->Fetch(&context);
-    v1::FetchResponse response;
-    EXPECT_TRUE(stream->Write(fetch) && stream->Read(&response));
+    return Exchange(stub_->Fetch(&context).get(), fetch);
+  }
+
+ private:
+  // All of a stream: one request and its answer.
+  template <typename Request, typename Response>
+  static Response Exchange(grpc::ClientReaderWriterInterface<Request, Response>* stream,
+                           const Request& request) {
+    Response response;
+    EXPECT_TRUE(stream->Write(request) && stream->Read(&response));
     stream->WritesDone();
     EXPECT_TRUE(stream->Finish().ok());
     return response;
   }
 
- private:
   std::unique_ptr<v1::PageStore::Stub> stub_;
   v1::OpenVolumeRequest request_;
   v1::OpenVolumeResponse volume_;
