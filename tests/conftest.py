@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Protocol
 
 import pytest
 from daemons import Daemon, HostDaemon, MemoryServer, Sections, require_native
+from system.real_swap import missing_requirement
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -25,6 +26,14 @@ class MakeServer(Protocol):
 
 class MakeHost(Protocol):
     def __call__(self, *servers: MemoryServer, **sections: dict[str, object]) -> HostDaemon: ...
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    """Skips what is marked `kernel` where the running kernel cannot swap on loop over FUSE."""
+    missing = missing_requirement() if item.get_closest_marker("kernel") else None
+    if missing:
+        pytest.skip(missing)
 
 
 @pytest.fixture

@@ -10,12 +10,11 @@ from pathlib import Path
 import pytest
 from bench.programs import MissingProgramError, native_program
 from daemons import require_native
-from system.real_swap import memory_cgroup_root, missing_requirement
+from system.real_swap import memory_cgroup_root
 
 TESTS = Path(__file__).resolve().parents[1]
 SMALL = ["--mib", "24", "--pool-mib", "4", "--swap-mib", "48"]
 DEADLINE_S = 100
-MISSING = missing_requirement()
 STAGES_WITHOUT_SWAP = [
     "start a memory server and a host daemon",
     "starting a c++ compiler",
@@ -111,7 +110,6 @@ def test_interrupt_stops_everything(nothing_left_behind: Path, stage: str) -> No
 
 @pytest.mark.root
 @pytest.mark.kernel
-@pytest.mark.skipif(MISSING is not None, reason=str(MISSING))
 def test_the_running_kernel_swaps_in_the_end(nothing_left_behind: Path) -> None:
     with start(nothing_left_behind) as demo:
         output, _ = demo.communicate(timeout=DEADLINE_S)
@@ -121,7 +119,6 @@ def test_the_running_kernel_swaps_in_the_end(nothing_left_behind: Path) -> None:
 
 @pytest.mark.root
 @pytest.mark.kernel
-@pytest.mark.skipif(MISSING is not None, reason=str(MISSING))
 @pytest.mark.parametrize(
     ("stage", "number"),
     [

@@ -10,16 +10,13 @@ from system.real_swap import (
     MemoryCgroup,
     PageVerifier,
     SwapOnLoop,
-    missing_requirement,
     swap_areas,
 )
 
 MIB = 1 << 20
-MISSING = missing_requirement()
 pytestmark = [
     pytest.mark.root,
     pytest.mark.kernel,
-    pytest.mark.skipif(MISSING is not None, reason=str(MISSING)),
 ]
 
 

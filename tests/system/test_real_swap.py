@@ -11,7 +11,6 @@ from system.real_swap import (
     MemoryCgroup,
     PageVerifier,
     SwapOnLoop,
-    missing_requirement,
     swap_areas,
 )
 
@@ -22,12 +21,10 @@ if TYPE_CHECKING:
 MIB = 1 << 20
 # A tenth of this on a quiet machine.
 VERIFIER_DEADLINE_S = 240
-MISSING = missing_requirement()
 pytestmark = [
     pytest.mark.root,
     pytest.mark.kernel,
     pytest.mark.timeout(300),
-    pytest.mark.skipif(MISSING is not None, reason=str(MISSING)),
 ]
 
 
