@@ -5,11 +5,13 @@ from __future__ import annotations
 import os
 from typing import TYPE_CHECKING
 
+import pytest
 from farswap.client_nbd.cgroup_groups import CgroupGroups
 from farswap.client_nbd.cgroup_tree import CgroupTree
 from group_model import NOTHING_SET, GroupModel
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
     from pathlib import Path
 
 
@@ -57,3 +59,12 @@ class Machine:
         self.tree.close()
         for descriptor in self.held:
             os.close(descriptor)
+
+
+@pytest.fixture
+def machine(tmp_path: Path) -> Iterator[Machine]:
+    """Without a cgroup but the root."""
+    made = Machine(tmp_path / "cg")
+    made.root.mkdir()
+    yield made
+    made.close()

@@ -7,21 +7,14 @@ import os
 from typing import TYPE_CHECKING
 
 import pytest
-from cgroup_machine import Machine
+from cgroup_machine import Machine, machine
 from farswap.client_nbd import inotify
 from farswap.client_nbd.cgroup_groups import GroupChange
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
     from pathlib import Path
 
-
-@pytest.fixture
-def machine(tmp_path: Path) -> Iterator[Machine]:
-    made = Machine(tmp_path / "cg")
-    made.root.mkdir()
-    yield made
-    made.close()
+__all__ = ["machine"]
 
 
 def test_names_that_are_not_utf_8_can_be_shown(machine: Machine) -> None:

@@ -5,22 +5,15 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 import pytest
-from cgroup_machine import Machine
+from cgroup_machine import machine
 from farswap.client_nbd import cgroup_groups
 from farswap.client_nbd.cgroup_groups import NO_LIMIT, GroupChange
 from farswap.common.errors import InvalidArgumentError, NotFoundError, NotPossibleError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
-    from pathlib import Path
+    from cgroup_machine import Machine
 
-
-@pytest.fixture
-def machine(tmp_path: Path) -> Iterator[Machine]:
-    made = Machine(tmp_path / "cg")
-    made.root.mkdir()
-    yield made
-    made.close()
+__all__ = ["machine"]
 
 
 def test_limits_of_files_are_told_before_the_first_page(machine: Machine) -> None:
