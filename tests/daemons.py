@@ -15,7 +15,7 @@ import subprocess
 import sys
 import time
 from abc import ABC, abstractmethod
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 
 READY_TIMEOUT_S = 30.0
 STOP_TIMEOUT_S = 20.0
+PROGRAM_TIMEOUT_S = 60.0
 
 Sections = dict[str, dict[str, object]]
 
@@ -43,8 +44,21 @@ def toml(sections: Sections) -> str:
     )
 
 
+def run_program(module: str, *args: str) -> subprocess.CompletedProcess[str]:
+    """Runs one of our programs to its end, whatever that is."""
+    return subprocess.run(
+        [sys.executable, "-m", module, *args],
+        capture_output=True,
+        text=True,
+        timeout=PROGRAM_TIMEOUT_S,
+        check=False,
+    )
+
+
 class Daemon(ABC):
     """One daemon over its restarts. `ready` is the ready line of the present process."""
+
+    admin_option: str  # of farswapctl
 
     def __init__(self, module: str, name: str, directory: Path, sections: Sections) -> None:
         self.name = name
@@ -145,6 +159,20 @@ class Daemon(ABC):
             self._process.stdout.close()
         return code
 
+    @property
+    def admin(self) -> str:
+        return self.ready["admin"]
+
+    def ctl(self, *args: str) -> subprocess.CompletedProcess[str]:
+        """Runs farswapctl on it."""
+        return run_program("farswap.admin.main", self.admin_option, self.admin, *args)
+
+    def ask(self, *args: str) -> Any:
+        """What farswapctl, which must succeed, answers as JSON."""
+        done = self.ctl(*args, "-o", "json")
+        assert done.returncode == 0, done.stderr
+        return json.loads(done.stdout)
+
     def clean_up(self) -> None:
         """Of fixtures. The log goes to stdout, which pytest shows when the test failed."""
         self.kill()
@@ -154,16 +182,14 @@ class Daemon(ABC):
 class MemoryServer(Daemon):
     """farswap-server."""
 
+    admin_option = "--server"
+
     def __init__(self, name: str, directory: Path, sections: Sections) -> None:
         super().__init__("farswap.server.main", name, directory, sections)
 
     @property
     def pages(self) -> str:
         return self.ready["pages"]
-
-    @property
-    def admin(self) -> str:
-        return self.ready["admin"]
 
     @property
     def store_path(self) -> str:
@@ -177,16 +203,14 @@ class MemoryServer(Daemon):
 class HostDaemon(Daemon):
     """farswap-host."""
 
+    admin_option = "--host"
+
     def __init__(self, name: str, directory: Path, sections: Sections) -> None:
         super().__init__("farswap.client_nbd.main", name, directory, sections)
 
     @property
     def export(self) -> str:
         return str(self.sections["device"]["name"])
-
-    @property
-    def admin(self) -> str:
-        return self.ready["admin"]
 
     @property
     def nbd_path(self) -> str:

@@ -18,17 +18,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Self
 
 from daemons import Daemon, HostDaemon, MemoryServer, Sections
-from farswap.common.address import Address
-from farswap.common.rpc_client import RpcClient
-from farswap.v1 import (
-    host_admin_pb2,
-    host_admin_pb2_grpc,
-    server_admin_pb2,
-    server_admin_pb2_grpc,
-)
+from farswap.admin.session import Session
+from farswap.v1 import host_admin_pb2
 
 if TYPE_CHECKING:
-    from types import TracebackType
+    from farswap.v1 import server_admin_pb2
 
 DEVICE_NAME = "swap0"
 STATUS_DEADLINE_S = 10
@@ -64,12 +58,7 @@ class LocalCluster:
             raise
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, kind: type[BaseException] | None, *rest: object) -> None:
         try:
             if kind is None:
                 self.host.stop()
@@ -89,15 +78,8 @@ class LocalCluster:
 
     def tier(self) -> host_admin_pb2.TierStatus:
         """What is in the host's tier now."""
-        client = RpcClient(Address.parse(self.host.admin), "farswap-host", STATUS_DEADLINE_S)
-        try:
-            stub = host_admin_pb2_grpc.HostAdminStub(client.channel)
-            answer: host_admin_pb2.HostStatus = client.status(
-                stub.Status, host_admin_pb2.HostStatusRequest()
-            )
-            return answer.tier
-        finally:
-            client.close()
+        with Session(self.host.admin, None, STATUS_DEADLINE_S).host() as host:
+            return host.status.tier
 
     def counters(self) -> dict[str, int]:
         """The tier's counters by name; see native/tier/counters.inc."""
@@ -105,26 +87,14 @@ class LocalCluster:
 
     def server_status(self) -> server_admin_pb2.ServerStatus:
         """What the memory server holds."""
-        client = RpcClient(Address.parse(self.server.admin), "farswap-server", STATUS_DEADLINE_S)
-        try:
-            stub = server_admin_pb2_grpc.ServerAdminStub(client.channel)
-            answer: server_admin_pb2.ServerStatus = client.status(
-                stub.Status, server_admin_pb2.ServerStatusRequest()
-            )
-            return answer
-        finally:
-            client.close()
+        return Session(None, self.server.admin, STATUS_DEADLINE_S).server_status()
 
     def write_back(self) -> None:
         """Sends all that is in the pool to the server, and waits for it."""
-        client = RpcClient(Address.parse(self.host.admin), "farswap-host", STATUS_DEADLINE_S)
-        try:
-            stub = host_admin_pb2_grpc.HostAdminStub(client.channel)
-            request = host_admin_pb2.WritebackRequest(bytes=self.device_bytes)
-            for _ in client.stream(stub.Writeback, request):
+        request = host_admin_pb2.WritebackRequest(bytes=self.device_bytes)
+        with Session(self.host.admin, None, STATUS_DEADLINE_S).host() as host:
+            for _ in host.client.stream(host.stub.Writeback, request):
                 pass
-        finally:
-            client.close()
 
     def kill_and_restart_server(self) -> None:
         """SIGKILL, and a new process on the same store at the same address."""

@@ -8,41 +8,18 @@ import shutil
 import socket
 import stat
 import subprocess
-import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
-from daemons import HostDaemon, require_native, toml
+from daemons import HostDaemon, require_native, run_program, toml
 
 if TYPE_CHECKING:
     from conftest import MakeHost, MakeServer
 
 
-def farswapctl(host: HostDaemon, *args: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        [sys.executable, "-m", "farswap.admin.main", "--host", host.admin, *args],
-        capture_output=True,
-        text=True,
-        timeout=60,
-        check=False,
-    )
-
-
-def status(host: HostDaemon) -> dict:
-    answer = farswapctl(host, "status", "-o", "json")
-    assert answer.returncode == 0, answer.stderr
-    return json.loads(answer.stdout)
-
-
 def run_host(config: Path, *args: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        [sys.executable, "-m", "farswap.client_nbd.main", "--config", str(config), *args],
-        capture_output=True,
-        text=True,
-        timeout=60,
-        check=False,
-    )
+    return run_program("farswap.client_nbd.main", "--config", str(config), *args)
 
 
 def qemu_io(host: HostDaemon, *commands: str) -> None:
@@ -81,12 +58,12 @@ def test_sigterm_stops_in_order(host_daemon: MakeHost) -> None:
 def test_a_killed_daemon_comes_back_at_the_same_addresses(host_daemon: MakeHost) -> None:
     host = host_daemon()
     first = dict(host.ready)
-    first_volume = status(host)["device"]
+    first_volume = host.ask("status")["device"]
     host.kill()
     assert Path(host.nbd_path).exists()
     host.start()
     assert {**host.ready, "pid": ""} == {**first, "pid": ""}
-    volume = status(host)["device"]
+    volume = host.ask("status")["device"]
     assert volume["host_id"] == first_volume["host_id"]
     assert volume["incarnation"] != first_volume["incarnation"]
 
@@ -98,7 +75,7 @@ def test_a_second_daemon_is_refused_and_the_first_goes_on(host_daemon: MakeHost)
     assert second.stdout == ""
     assert second.stderr.splitlines()[-1].startswith("farswap-host: unix:")
     assert "another process serves it" in second.stderr
-    assert status(host)["info"]["pid"] == host.pid
+    assert host.ask("status")["info"]["pid"] == host.pid
     with socket.socket(socket.AF_UNIX) as client:
         client.connect(host.nbd_path)
 
@@ -109,7 +86,7 @@ def test_a_second_daemon_of_the_same_volume_takes_no_pages_from_the_first(
     host = host_daemon(memory_server())
     wait_for_server(host, connected=True)
     qemu_io(host, *(f"write -P {1 + page} {page * 4}k 4095" for page in range(64)))
-    assert farswapctl(host, "tier", "writeback", "--bytes", "256KiB").returncode == 0
+    assert host.ctl("tier", "writeback", "--bytes", "256KiB").returncode == 0
     elsewhere = [
         f"--set=nbd.listen=['unix:{short_path}/copy.nbd']",
         f"--set=admin.listen=unix:{short_path}/copy.admin",
@@ -119,7 +96,7 @@ def test_a_second_daemon_of_the_same_volume_takes_no_pages_from_the_first(
         assert "another farswap-host of this machine has the volume" in second.stderr
         assert "Traceback" not in second.stderr
     qemu_io(host, *(f"read -P {1 + page} {page * 4}k 4095" for page in range(64)))
-    assert status(host)["tier"]["counters"]["loads_remote"] > 0
+    assert host.ask("status")["tier"]["counters"]["loads_remote"] > 0
 
 
 def test_a_wrong_configuration_starts_nothing_and_tells_all(tmp_path: Path) -> None:
@@ -161,7 +138,7 @@ def test_a_protected_process_has_its_protections_or_says_which_it_lacks(
 ) -> None:
     host = host_daemon(reclaim={"protect": True})
     process = Path(f"/proc/{host.pid}")
-    refused = {finding["subject"] for finding in status(host)["findings"]}
+    refused = {finding["subject"] for finding in host.ask("status")["findings"]}
     locked_kib = int(re.search(r"VmLck:\s+(\d+) kB", (process / "status").read_text())[1])
     assert ("memlock" in refused) == (locked_kib < 8 << 10)
     adjusted = (process / "oom_score_adj").read_text().strip() == "-1000"
@@ -169,20 +146,20 @@ def test_a_protected_process_has_its_protections_or_says_which_it_lacks(
 
 
 def test_an_unprotected_process_is_a_finding(host_daemon: MakeHost) -> None:
-    findings = status(host_daemon())["findings"]
+    findings = host_daemon().ask("status")["findings"]
     assert "reclaim" in {finding["subject"] for finding in findings}
 
 
 def test_pages_written_over_nbd_are_in_the_tier(host_daemon: MakeHost) -> None:
     host = host_daemon()
     qemu_io(host, "write -P 0x5a 0 64k", "write -P 0 64k 4k", "read -P 0x5a 0 64k")
-    tier = status(host)["tier"]
+    tier = host.ask("status")["tier"]
     assert tier["pages_same_filled"] >= 16
-    explained = json.loads(farswapctl(host, "slot", "explain", "3", "-o", "json").stdout)
+    explained = json.loads(host.ctl("slot", "explain", "3", "-o", "json").stdout)
     assert explained["state"] == "same_filled"
     assert explained["fill"] == 0x5A5A5A5A5A5A5A5A
     assert explained["verified"]
-    empty = json.loads(farswapctl(host, "slot", "explain", "999", "-o", "json").stdout)
+    empty = json.loads(host.ctl("slot", "explain", "999", "-o", "json").stdout)
     assert empty["state"] == "empty"
 
 
@@ -202,11 +179,11 @@ def test_a_server_that_dies_and_returns_is_seen_in_status(
 
 def wait_for_server(host: HostDaemon, *, connected: bool) -> dict:
     """Asks until the host has noticed; each question is a process, which is wait enough."""
-    (server,) = status(host)["servers"]
+    (server,) = host.ask("status")["servers"]
     for _ in range(100):
         if server["connected"] is connected:
             return server
-        (server,) = status(host)["servers"]
+        (server,) = host.ask("status")["servers"]
     pytest.fail(f"connected is not {connected}: {server}")
 
 
@@ -223,37 +200,19 @@ def test_writeback_moves_cold_pages_to_the_server_and_they_read_back(
     image.write_bytes(pages)
     assert len(pages) == 8 << 20
     subprocess.run(["nbdcopy", str(image), host.nbd_uri], check=True, timeout=60)
-    moved = farswapctl(host, "tier", "writeback", "--bytes", "4MiB")
+    moved = host.ctl("tier", "writeback", "--bytes", "4MiB")
     assert moved.returncode == 0, moved.stderr
     assert moved.stdout.startswith("wrote back 4.0 MiB")
-    tier = status(host)["tier"]
+    tier = host.ask("status")["tier"]
     assert tier["pages_remote"] >= 1024
     assert tier["pages_stored"] == 2048
     states = set()
     for slot in range(0, 2048, 256):
-        answer = farswapctl(host, "slot", "explain", str(slot), "-o", "json")
-        explained = json.loads(answer.stdout)
+        explained = host.ask("slot", "explain", str(slot))
         assert explained["verified"], explained
         states.add(explained["state"])
     assert "remote" in states
-    shown = subprocess.run(
-        [
-            sys.executable,
-            "-m",
-            "farswap.admin.main",
-            "--server",
-            server.admin,
-            "server",
-            "show",
-            "-o",
-            "json",
-        ],
-        capture_output=True,
-        text=True,
-        timeout=60,
-        check=True,
-    )
-    assert json.loads(shown.stdout)["pages"] == tier["pages_remote"]
+    assert server.ask("server", "show")["pages"] == tier["pages_remote"]
     back = tmp_path / "back"
     subprocess.run(["nbdcopy", host.nbd_uri, str(back)], check=True, timeout=60)
     assert back.read_bytes() == pages

@@ -11,7 +11,6 @@ import os
 import random
 import shutil
 import subprocess
-import sys
 from typing import TYPE_CHECKING
 
 import pytest
@@ -54,16 +53,8 @@ def tcp_uri(host: HostDaemon) -> str:
     return f"nbd://{address}:{port}/{host.export}"
 
 
-def counters(host: HostDaemon) -> dict[str, int]:
-    command = [sys.executable, "-m", "farswap.admin.main", "--host", host.admin]
-    done = subprocess.run(
-        [*command, "tier", "show", "-o", "json"], capture_output=True, check=True, timeout=TIMEOUT_S
-    )
-    return {name: int(value) for name, value in json.loads(done.stdout)["counters"].items()}
-
-
 def assert_pages_travelled(host: HostDaemon) -> None:
-    seen = counters(host)
+    seen = host.ask("tier", "show")["counters"]
     assert seen["written_back_pages"] > 0
     assert seen["loads_remote"] > 0
     assert seen["fail_checksum"] == seen["decompress_fail"] == 0

@@ -38,22 +38,6 @@ PAGES = 2048
 METRICS = {"listen": "127.0.0.1:0"}
 
 
-def ctl(host: HostDaemon, *args: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        [sys.executable, "-m", "farswap.admin.main", "--host", host.admin, *args],
-        capture_output=True,
-        text=True,
-        timeout=60,
-        check=False,
-    )
-
-
-def ask(host: HostDaemon, *args: str) -> dict:
-    done = ctl(host, *args, "-o", "json")
-    assert done.returncode == 0, done.stderr
-    return json.loads(done.stdout)
-
-
 def scrape(daemon: Daemon) -> str:
     with urllib.request.urlopen(daemon.metrics_url, timeout=20) as answer:
         return answer.read().decode()
@@ -94,7 +78,7 @@ def fleet(
         client.write(0, pages(0, 100, 1))
         client.write(PAGES * PAGE_BYTES, bytes(PAGE_BYTES))
         client.command(TRIM, 0, 10 * PAGE_BYTES)
-        moved = ctl(host, "tier", "writeback", "--bytes", "4MiB")
+        moved = host.ctl("tier", "writeback", "--bytes", "4MiB")
         assert moved.returncode == 0, moved.stderr
         for first in range(128, PAGES, 64):
             assert client.read(first * PAGE_BYTES, 64 * PAGE_BYTES) == pages(first, 64)
@@ -106,7 +90,7 @@ Fleet = tuple["HostDaemon", "MemoryServer"]
 
 def test_metrics_and_farswapctl_tell_the_same(fleet: Fleet) -> None:
     host, server = fleet
-    tier = ask(host, "tier", "show")
+    tier = host.ask("tier", "show")
     told = samples(scrape(host))
     assert told["farswap_tier_stores_total"] == tier["counters"]["stores"] == PAGES + 101
     assert told["farswap_tier_pages"] == tier["pages_stored"] == PAGES + 1 - 10
@@ -222,13 +206,13 @@ def scraped_if_there_is_room(daemon: Daemon) -> str:
 
 def test_the_doctor_finds_the_books_in_order_and_a_server_that_died(fleet: Fleet) -> None:
     host, server = fleet
-    checks = {check["subject"]: check for check in ask(host, "doctor")["checks"]}
+    checks = {check["subject"]: check for check in host.ask("doctor")["checks"]}
     assert checks["books"]["level"] == "ok"
     assert checks["server_place"]["level"] == "warning"
     assert checks["failures"]["level"] == "ok"
     server.kill()
     for _ in range(100):
-        done = ctl(host, "doctor")
+        done = host.ctl("doctor")
         if done.returncode:
             break
     assert done.returncode == 1
@@ -252,10 +236,10 @@ def test_a_memory_server_whose_disk_is_full_is_told_of_and_costs_no_page(
             client.negotiate()
             for first in range(0, len(noise), 64 * PAGE_BYTES):
                 client.write(first, noise[first : first + 64 * PAGE_BYTES])
-            done = ctl(host, "tier", "writeback", "--bytes", "16MiB")
+            done = host.ctl("tier", "writeback", "--bytes", "16MiB")
             assert done.returncode == 1
             assert "short of the target: memory servers took no page for 10 s" in done.stderr
-            checks = {check["subject"]: check for check in ask(host, "doctor")["checks"]}
+            checks = {check["subject"]: check for check in host.ask("doctor")["checks"]}
             assert checks["writeback_failed_rejected"]["level"] == "warning"
             assert checks["books"]["level"] == "ok"
             for first in range(0, len(noise), 64 * PAGE_BYTES):
@@ -283,7 +267,7 @@ def test_the_doctor_is_not_misled_by_pages_that_move(fleet: Fleet) -> None:
         churning = [threads.submit(churn) for _ in range(2)]
         try:
             for _ in range(3):
-                checks = {check["subject"]: check for check in ask(host, "doctor")["checks"]}
+                checks = {check["subject"]: check for check in host.ask("doctor")["checks"]}
                 assert checks["books"]["level"] == "ok", checks["books"]
         finally:
             done.set()
@@ -296,19 +280,19 @@ def test_the_tier_is_set_while_pages_come_and_go(fleet: Fleet) -> None:
     with NbdClient.connect_unix(host.nbd_path) as client:
         client.negotiate()
         for generation, compressor in enumerate(("zstd:3", "lz4:8", "lz4"), 2):
-            shown = ask(host, "tier", "set", "compressor", compressor)
+            shown = host.ask("tier", "set", "compressor", compressor)
             assert shown["compressor"] == compressor
             assert client.read(150 * PAGE_BYTES, PAGE_BYTES) == page(150)
             client.write(generation * PAGE_BYTES, page(generation, generation))
-            explained = ask(host, "slot", "explain", str(generation))
+            explained = host.ask("slot", "explain", str(generation))
             assert explained["codec"] == compressor.partition(":")[0]
             assert client.read(generation * PAGE_BYTES, PAGE_BYTES) == page(generation, generation)
-    assert ask(host, "tier", "set", "recompress", "zstd:1")["recompress"] == "zstd:1"
-    ctl(host, "tier", "writeback", "--bytes", "1MiB")
-    assert ask(host, "tier", "show")["counters"]["recompressed"] > 0
-    limit_bytes = ask(host, "tier", "set", "--pool-limit", "4MiB")["pool_limit_bytes"]
+    assert host.ask("tier", "set", "recompress", "zstd:1")["recompress"] == "zstd:1"
+    host.ctl("tier", "writeback", "--bytes", "1MiB")
+    assert host.ask("tier", "show")["counters"]["recompressed"] > 0
+    limit_bytes = host.ask("tier", "set", "--pool-limit", "4MiB")["pool_limit_bytes"]
     assert (4 << 20) - (64 << 10) < limit_bytes <= 4 << 20  # whole slabs
-    refused = ctl(host, "tier", "set", "--pool-limit", "9MiB")
+    refused = host.ctl("tier", "set", "--pool-limit", "9MiB")
     assert refused.returncode == 2
     assert "9MiB is not in 4MiB..8MiB" in refused.stderr
 
@@ -317,21 +301,21 @@ def test_neighbours_are_packed_on_their_way_to_the_server_and_come_back_together
     fleet: Fleet,
 ) -> None:
     host, _ = fleet
-    assert ask(host, "tier", "set", "pack", "on")["pack"]
+    assert host.ask("tier", "set", "pack", "on")["pack"]
     with NbdClient.connect_unix(host.nbd_path) as client:
         client.negotiate()
         for number in range(512, 576):
             client.write(number * PAGE_BYTES, page(number, 9))
-        ctl(host, "tier", "writeback", "--bytes", "8MiB")
-        assert ask(host, "tier", "show")["counters"]["packed"] >= 64
+        host.ctl("tier", "writeback", "--bytes", "8MiB")
+        assert host.ask("tier", "show")["counters"]["packed"] >= 64
         for number in range(512, 576):
             assert client.read(number * PAGE_BYTES, PAGE_BYTES) == page(number, 9), number
-        counters = ask(host, "tier", "show")["counters"]
+        counters = host.ask("tier", "show")["counters"]
         assert counters["prefetched"] >= counters["prefetch_hits"] > 16
         client.write(520 * PAGE_BYTES, page(520, 10))
         assert client.read(520 * PAGE_BYTES, PAGE_BYTES) == page(520, 10)
         assert client.read(521 * PAGE_BYTES, PAGE_BYTES) == page(521, 9)
-    checks = {check["subject"]: check for check in ask(host, "doctor")["checks"]}
+    checks = {check["subject"]: check for check in host.ask("doctor")["checks"]}
     assert checks["books"]["level"] == "ok", checks["books"]
 
 
@@ -373,24 +357,24 @@ def test_settings_of_a_cgroup_come_from_its_files_until_an_operator_says_otherwi
     host = host_daemon(cgroups={"root": str(tmp_path / "cgroups")}, metrics=METRICS)
 
     def limit() -> tuple[int | None, str]:
-        settings = ask(host, "cgroup", "show", "/build")["settings"]
+        settings = host.ask("cgroup", "show", "/build")["settings"]
         return settings["pool_limit_bytes"], settings["pool_limit_source"]
 
     assert limit() == (1 << 20, "file")
-    ask(host, "cgroup", "set", "/build", "--pool-limit", "2MiB", "--writeback", "off")
+    host.ask("cgroup", "set", "/build", "--pool-limit", "2MiB", "--writeback", "off")
     assert limit() == (2 << 20, "operator")
-    below = ask(host, "cgroup", "show", "/build/job")["settings"]
+    below = host.ask("cgroup", "show", "/build/job")["settings"]
     assert (below["writeback"], below["writeback_source"]) == (False, "operator")
-    listed = {cgroup["path"]: cgroup for cgroup in ask(host, "cgroup", "list")["cgroups"]}
+    listed = {cgroup["path"]: cgroup for cgroup in host.ask("cgroup", "list")["cgroups"]}
     assert list(listed) == ["/", "/build", "/build/job"]
     assert listed["/build/job"]["parent_path"] == "/build"
     assert samples(scrape(host))["farswap_cgroups"] == 3
-    ask(host, "cgroup", "set", "/build", "--pool-limit", "none")
+    host.ask("cgroup", "set", "/build", "--pool-limit", "none")
     assert limit() == (None, "operator")
-    ask(host, "cgroup", "set", "/build", "pool-limit", "default")
+    host.ask("cgroup", "set", "/build", "pool-limit", "default")
     assert limit() == (1 << 20, "file")
-    missing = ctl(host, "cgroup", "set", "/none", "--writeback", "off")
+    missing = host.ctl("cgroup", "set", "/none", "--writeback", "off")
     assert (missing.returncode, missing.stdout) == (1, "")
     assert missing.stderr == "farswapctl: /none is not a cgroup of this machine\n"
-    refused = ctl(host, "cgroup", "set", "/", "--pool-limit", "4MiB")
+    refused = host.ctl("cgroup", "set", "/", "--pool-limit", "4MiB")
     assert refused.returncode == 2

@@ -4,19 +4,18 @@ from __future__ import annotations
 
 import re
 import shutil
-import subprocess
-import sys
 from typing import TYPE_CHECKING
 
 import grpc
 import pytest
-from daemons import MemoryServer, require_native, toml
+from daemons import MemoryServer, require_native, run_program, toml
 from farswap.v1 import server_admin_pb2, server_admin_pb2_grpc
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
 from page_client import PageClient, make_page
 
 if TYPE_CHECKING:
+    import subprocess
     from collections.abc import Iterator
     from pathlib import Path
 
@@ -24,13 +23,7 @@ if TYPE_CHECKING:
 
 
 def run_server(config: Path, *args: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        [sys.executable, "-m", "farswap.server.main", "--config", str(config), *args],
-        capture_output=True,
-        text=True,
-        timeout=60,
-        check=False,
-    )
+    return run_program("farswap.server.main", "--config", str(config), *args)
 
 
 @pytest.fixture

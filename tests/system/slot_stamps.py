@@ -3,7 +3,7 @@
 Pages are those of stamped_pages.h: each stamp names the seed of the program that wrote it, and each
 seed stands for a cgroup. Also a program, for a guest in which the daemon runs:
 
-    slot_stamps.py --host ADDR --device /dev/nbd0 --owner SEED:CGROUP_ID...
+    slot_stamps.py [--host ADDR] --device /dev/nbd0 --owner SEED:CGROUP_ID...
 
 which prints one JSON object with `right`, `crossed` and `unknown`.
 """
@@ -18,10 +18,8 @@ import os
 import struct
 import time
 
-from farswap.common.address import Address
-from farswap.common.rpc_client import RpcClient
+from farswap.admin.session import Session
 from farswap.v1 import host_admin_pb2 as pb
-from farswap.v1 import host_admin_pb2_grpc
 
 PAGE_BYTES = 4096
 # What stamped_pages.h writes, and where.
@@ -41,21 +39,17 @@ class StampCount:
     unknown: int = 0  # it names none
 
 
-def slot_owners(host: Address, slots: int) -> list[int]:
+def slot_owners(admin: str | None, slots: int) -> list[int]:
     """The cgroup id of each slot's page."""
-    client = RpcClient(host, "farswap-host", CALL_TIMEOUT_S)
-    try:
-        stub = host_admin_pb2_grpc.HostAdminStub(client.channel)
-        owners: list[int] = []
+    owners: list[int] = []
+    with Session(admin, None, CALL_TIMEOUT_S).host() as host:
         while len(owners) < slots:
             request = pb.SlotOwnersRequest(first=len(owners), count=1 << 16)
-            owners += client.call(stub.SlotOwners, request).cgroup_ids
-        return owners
-    finally:
-        client.close()
+            owners += host.client.call(host.stub.SlotOwners, request).cgroup_ids
+    return owners
 
 
-def compare(device: str, host: Address, seeds: dict[int, int]) -> StampCount:
+def compare(device: str, admin: str | None, seeds: dict[int, int]) -> StampCount:
     """`seeds` gives the cgroup id of each program; nobody may swap meanwhile."""
     descriptor = os.open(device, os.O_RDONLY | os.O_DIRECT)
     # Aligned, as direct reads want it.
@@ -63,7 +57,7 @@ def compare(device: str, host: Address, seeds: dict[int, int]) -> StampCount:
     count = StampCount()
     try:
         slots = os.lseek(descriptor, 0, os.SEEK_END) // PAGE_BYTES
-        owners = slot_owners(host, slots)
+        owners = slot_owners(admin, slots)
         for first in range(0, slots, RUN_SLOTS):
             run = owners[first : first + RUN_SLOTS]
             if not any(run):
@@ -87,13 +81,13 @@ def compare(device: str, host: Address, seeds: dict[int, int]) -> StampCount:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--host", required=True)
+    parser.add_argument("--host")
     parser.add_argument("--device", required=True)
     parser.add_argument("--owner", action="append", required=True)
     arguments = parser.parse_args()
     seeds = dict(map(int, owner.split(":")) for owner in arguments.owner)
     started = time.monotonic()
-    count = compare(arguments.device, Address.parse(arguments.host), seeds)
+    count = compare(arguments.device, arguments.host, seeds)
     seconds = int(time.monotonic() - started)
     print(json.dumps(dataclasses.asdict(count) | {"seconds": seconds}))
 

@@ -2,22 +2,17 @@
 
 from __future__ import annotations
 
-import json
-import subprocess
-import sys
 import time
 from typing import TYPE_CHECKING
 
 import pytest
 from bench.local_cluster import LocalCluster
-from daemons import require_native
-from farswap.common.address import Address
+from daemons import require_native, run_program
 from system.real_swap import (
     MemoryCgroup,
     PageVerifier,
     SwapOnLoop,
     memory_cgroup_root,
-    missing_requirement,
 )
 from system.slot_stamps import compare
 
@@ -26,43 +21,11 @@ if TYPE_CHECKING:
 
 MIB = 1 << 20
 DEADLINE_S = 240
-MISSING = missing_requirement()
 pytestmark = [
     pytest.mark.root,
     pytest.mark.kernel,
     pytest.mark.timeout(300),
-    pytest.mark.skipif(MISSING is not None, reason=str(MISSING)),
 ]
-
-
-class Operator:
-    """The commands that an operator has."""
-
-    def __init__(self, cluster: LocalCluster) -> None:
-        self.admin = cluster.host.admin
-
-    def attribute(self, device: str) -> None:
-        self._run("farswap.client_nbd.main", "attribute", "--device", device, "--host", self.admin)
-
-    def ctl(self, *words: str) -> dict[str, object]:
-        command = ["--host", self.admin, *words, "-o", "json"]
-        answer: dict[str, object] = json.loads(self._run("farswap.admin.main", *command))
-        return answer
-
-    def cgroup(self, path: str) -> dict[str, object]:
-        return self.ctl("cgroup", "show", path)
-
-    def attribution(self) -> dict[str, object]:
-        found = self.ctl("status")["attribution"]
-        assert isinstance(found, dict)
-        return found
-
-    @staticmethod
-    def _run(module: str, *words: str) -> str:
-        command = [sys.executable, "-m", module, *words]
-        return subprocess.run(
-            command, check=True, capture_output=True, text=True, timeout=60
-        ).stdout
 
 
 def in_tree(cgroup: MemoryCgroup) -> str:
@@ -82,14 +45,20 @@ def test_each_page_counts_for_its_own_cgroup(tmp_path: Path) -> None:
     require_native()
     verifier = PageVerifier.build(tmp_path)
     with LocalCluster(device_bytes=384 * MIB, pool_bytes=96 * MIB) as cluster:
-        operator = Operator(cluster)
+        host = cluster.host
+
+        def attribute(device: str) -> None:
+            words = ["attribute", "--device", device, "--host", host.admin]
+            done = run_program("farswap.client_nbd.main", *words)
+            assert done.returncode == 0, done.stderr
+
         with (
-            SwapOnLoop(cluster.host.nbd_uri, before_swapon=operator.attribute) as swap,
+            SwapOnLoop(host.nbd_uri, before_swapon=attribute) as swap,
             MemoryCgroup(48 * MIB) as limited,
             MemoryCgroup(48 * MIB) as kept,
         ):
-            operator.ctl("cgroup", "set", in_tree(limited), "--pool-limit", "16MiB")
-            operator.ctl("cgroup", "set", in_tree(kept), "--writeback", "off")
+            host.ask("cgroup", "set", in_tree(limited), "--pool-limit", "16MiB")
+            host.ask("cgroup", "set", in_tree(kept), "--writeback", "off")
             running = [
                 verifier.start(mib=128, cgroup=cgroup.path, passes=1, seed=seed, pause=tmp_path)
                 for seed, cgroup in enumerate((limited, kept), 1)
@@ -99,10 +68,10 @@ def test_each_page_counts_for_its_own_cgroup(tmp_path: Path) -> None:
                 seed: cgroup.path.stat().st_ino & 0xFFFF_FFFF
                 for seed, cgroup in enumerate((limited, kept), 1)
             }
-            stamps = compare(swap.device, Address.parse(operator.admin), seeds)
-            of_limited = operator.cgroup(in_tree(limited))
-            of_kept = operator.cgroup(in_tree(kept))
-            attribution = operator.attribution()
+            stamps = compare(swap.device, host.admin, seeds)
+            of_limited = host.ask("cgroup", "show", in_tree(limited))
+            of_kept = host.ask("cgroup", "show", in_tree(kept))
+            attribution = host.ask("status")["attribution"]
             for seed in seeds:
                 (tmp_path / f"{seed}.go").touch()
             results = [verifier.result(process, DEADLINE_S) for process in running]

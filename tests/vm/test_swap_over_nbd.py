@@ -6,9 +6,6 @@ pages is not what swaps them.
 
 from __future__ import annotations
 
-import json
-import subprocess
-import sys
 from typing import TYPE_CHECKING
 
 import pytest
@@ -20,20 +17,6 @@ if TYPE_CHECKING:
 
 pytestmark = [pytest.mark.vm, pytest.mark.timeout(600)]
 GUEST_DEADLINE_S = 500
-
-
-def counters(host: HostDaemon) -> dict[str, int]:
-    """Returns what the host daemon counted, by name."""
-    command = [sys.executable, "-m", "farswap.admin.main", "--host", host.admin]
-    answer = subprocess.run(
-        [*command, "tier", "show", "-o", "json"],
-        capture_output=True,
-        text=True,
-        check=True,
-        timeout=60,
-    )
-    counted: dict[str, int] = json.loads(answer.stdout)["counters"]
-    return counted
 
 
 def verified(run: GuestRun) -> list[dict[str, int]]:
@@ -62,7 +45,7 @@ def test_most_pages_travel_to_the_memory_server_and_back(
 ) -> None:
     host = host_daemon(memory_server(), device={"size": "512MiB"}, tier={"pool_limit": "8MiB"})
     (result,) = swap_in_guest(guest, host, mib=192, limit_mib=64, passes=2, groups=1)
-    counted = counters(host)
+    counted = host.ask("tier", "show")["counters"]
     assert counted["written_back_pages"] >= result["pages"] // 2
     assert counted["loads_remote"] >= result["pages"] // 2
     assert_nothing_was_lost(counted)
@@ -74,6 +57,6 @@ def test_two_programs_in_two_cgroups_swap_at_once(
     host = host_daemon(memory_server(), device={"size": "256MiB"}, tier={"pool_limit": "8MiB"})
     results = swap_in_guest(guest, host, mib=48, limit_mib=24, passes=1, groups=2)
     assert len(results) == 2
-    counted = counters(host)
+    counted = host.ask("tier", "show")["counters"]
     assert counted["loads_remote"] > 0
     assert_nothing_was_lost(counted)
