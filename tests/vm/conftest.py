@@ -1,14 +1,22 @@
 """What a test in a guest needs: a kernel, the machine emulator, and a place to work."""
 
+from __future__ import annotations
+
 import shutil
-from collections.abc import Callable
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
 from bench.programs import MissingProgramError, native_program
 from system.real_swap import PageVerifier, build_program
 from vm.guest import Guest, system_program
+from vm.host_guest import HostGuest
 from vm.kernel import Kernel, KernelUnavailableError, debian_kernel
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from conftest import MakeServer
 
 CACHE = Path(__file__).parents[2] / "build" / "kernel"
 
@@ -32,6 +40,14 @@ def kernel() -> Kernel:
 def guest(kernel: Kernel, tmp_path: Path) -> Guest:
     verifier = PageVerifier.build(tmp_path)
     return Guest(kernel, tmp_path, programs=[system_program("nbd-client"), verifier.program])
+
+
+@pytest.fixture
+def host_guest(guest: Guest, memory_server: MakeServer, tmp_path: Path) -> HostGuest:
+    """A guest for the host daemon, which page_verifier swaps on."""
+    shared = tmp_path / "shared"
+    shared.mkdir()
+    return HostGuest(guest, memory_server(), shared)
 
 
 @pytest.fixture

@@ -6,19 +6,13 @@ machine.
 
 from __future__ import annotations
 
-import json
-import shutil
-import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
-from daemons import toml
-from vm.guest import HOST_ADDRESS, SCRIPTS
 
 if TYPE_CHECKING:
-    from conftest import MakeServer
-    from vm.guest import Guest
+    from vm.host_guest import HostGuest
 
 TESTS = Path(__file__).resolve().parents[1]
 MIB = 1 << 20
@@ -29,40 +23,20 @@ def by_path(listed: dict[str, Any]) -> dict[str, dict[str, Any]]:
     return {cgroup["path"]: cgroup for cgroup in listed["cgroups"]}
 
 
-def test_limits_and_writeback_hold_by_cgroup(
-    guest: Guest, memory_server: MakeServer, tmp_path: Path
-) -> None:
-    server = memory_server()
-    port = server.pages.rpartition(":")[2]
-    shared = tmp_path / "shared"
-    shared.mkdir()
-    for program in guest.programs:
-        shutil.copy(program, shared)
+def test_limits_and_writeback_hold_by_cgroup(host_guest: HostGuest) -> None:
     sections = {
         "device": {"name": "swap0", "size": "384MiB", "host_id": "guest"},
-        "nbd": {"listen": []},
         "tier": {"pool_limit": "96MiB"},
-        "cluster": {"servers": [f"{HOST_ADDRESS}:{port}"]},
         # What goes to the server goes because of the limit.
         "shrinker": {"ahead": False},
     }
-    (shared / "host.toml").write_text(toml(sections))
-    guest.memory_mib = 1024
-    run = guest.run_overlay(
-        SCRIPTS / "cgroup_limits",
-        450,
-        shared=shared,
-        programs=Path(sys.executable).parent,
-        tests=TESTS,
-        mib=128,
-        limit_mib=48,
-        pool_mib=16,
+    run = host_guest.run(
+        "cgroup_limits", 450, sections, tests=TESTS, mib=128, limit_mib=48, pool_mib=16
     )
-    assert run.status == 0, run.transcript
     reports = run.reports()
     stamps = reports["stamps"]
-    status = json.loads((shared / "status.json").read_text())
-    cgroups = by_path(json.loads((shared / "cgroups.json").read_text()))
+    status = host_guest.answer("status")
+    cgroups = by_path(host_guest.answer("cgroups"))
     limited, kept = cgroups["/limited"], cgroups["/kept"]
     print(f"stamped pages: {stamps}\nattribution: {status['attribution']}")
     for name, cgroup in (("limited", limited), ("kept", kept)):
@@ -80,7 +54,7 @@ def test_limits_and_writeback_hold_by_cgroup(
     attribution = status["attribution"]
     assert (attribution["source"], attribution["device"]) == ("bpf", "/dev/nbd0")
     assert (attribution["free_hook"], attribution["problem"]) == ("swap_entry_range_free", "")
-    assert "slots" in (shared / "pins").read_text().split()
-    detached = json.loads((shared / "status-detached.json").read_text())
+    assert "slots" in (host_guest.shared / "pins").read_text().split()
+    detached = host_guest.answer("status-detached")
     assert detached["attribution"]["source"] == "root"
     assert int(detached["tier"]["pages_stored"]) == 0
