@@ -29,7 +29,6 @@ from farswap.common.units import PAGE_BYTES
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
-    from types import TracebackType
     from typing import Self
 
     from farswap.client_nbd.kernel_files import KernelFiles
@@ -79,13 +78,7 @@ class Driver(Protocol):
     def __enter__(self) -> Self:
         """Opens the conversation."""
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-        /,
-    ) -> None:
+    def __exit__(self, *exception: object) -> None:
         """Ends it."""
 
     def connect(self, body: bytes, /) -> None:

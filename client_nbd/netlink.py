@@ -17,7 +17,6 @@ from typing import TYPE_CHECKING, NamedTuple, Self
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
-    from types import TracebackType
 
 # linux/netlink.h
 _NETLINK_GENERIC = 16
@@ -204,12 +203,7 @@ class NbdNetlink:
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *exception: object) -> None:
         self._socket.close()
 
     def connect(self, body: bytes) -> None:
