@@ -23,7 +23,6 @@ IN_DELETE = 0x200
 IN_Q_OVERFLOW = 0x4000
 IN_IGNORED = 0x8000
 IN_ONLYDIR = 0x1000000
-IN_DONT_FOLLOW = 0x2000000
 IN_ISDIR = 0x40000000
 
 _RECORD = struct.Struct("iIII")  # struct inotify_event: watch, mask, cookie, length of the name

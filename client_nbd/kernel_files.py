@@ -31,8 +31,6 @@ _SWAP_FLAG_DISCARD = 0x10000
 _SWAP_FLAG_DISCARD_ONCE = 0x20000
 _SWAP_FLAG_DISCARD_PAGES = 0x40000
 
-PRIORITY_MAX = _SWAP_FLAG_PRIO_MASK
-
 _SECTOR_BYTES = 512  # of sysfs, whatever the device's
 
 Discard = Literal["pages", "once", "both"]

@@ -69,7 +69,7 @@ def test_a_partition_is_not_hooked_since_its_slots_are_others() -> None:
     machine.attribution.look()
     assert machine.engine.attributed == []
     state = machine.attribution.state()
-    assert "/dev/nbd0p1 is a part of a disk" in state.problem
+    assert "/dev/nbd0p1: a part of a disk" in state.problem
     assert (state.source, state.device) == ("root", "")
     machine.devices["/dev/nbd0"] = (43, 0)
     assert machine.attribution.start("/dev/nbd0").problem == ""
