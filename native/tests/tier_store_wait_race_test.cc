@@ -201,5 +201,53 @@ TEST_F(StoreWaitRace, EachSlotEndsAsItsLastWriteDid) {
   tier_->UseSlotWords(nullptr);
 }
 
+// The queue's thread takes a store for that of one slot, which before the slot is locked is
+// cancelled and waits for another. The two slots have locks of their own and share all else.
+TEST_F(StoreWaitRace, AStoreThatIsReusedIsStoredUnderTheLockOfItsSlot) {
+  constexpr CgroupId kCgroup = 7;
+  constexpr SlotIndex kBefore = 20, kEarlier = 40, kLater = kEarlier + 1024, kBehind = 60;
+  constexpr std::uint64_t kRoom = std::uint64_t{4} << 20;
+  Start(kSlots, kPoolBytes, milliseconds{20000});
+  remote_.SetWritable(false);
+  tier_->SetLabel(kCgroup);
+  const auto limit = [this](std::uint64_t bytes) {
+    tier_->ConfigureCgroup(kCgroup, {.pool_limit_bytes = bytes, .compressor = {}});
+  };
+  const auto store = [this](SlotIndex slot, AwaitedStore* at) {
+    return tier_->TryStore(slot, MakePage(slot, 1, PageKind::kRandom).data(), std::nullopt, at);
+  };
+  limit(kGroupLimitMin);
+  SlotIndex end = 2000;
+  while (store(end, nullptr) == IoStatus::kOk) ++end;
+  std::atomic<bool> done{false};
+  std::thread reader([&] {
+    Page page;
+    while (!done.load()) tier_->Load(kLater, page.data());
+  });
+  int reused = 0;
+  for (int round = 0; round < 5000; ++round) {
+    AwaitedStore before, between, behind;
+    ASSERT_EQ(store(kBefore, &before), IoStatus::kWaits);
+    ASSERT_EQ(store(kEarlier, &between), IoStatus::kWaits);
+    ASSERT_EQ(store(kBehind, &behind), IoStatus::kWaits);
+    limit(kRoom);
+    bool waits = true;
+    if (tier_->CancelStore(&between)) {
+      waits = store(kLater, &between) == IoStatus::kWaits;
+      reused += waits ? 1 : 0;
+    }
+    EXPECT_EQ(before.Wait(), IoStatus::kOk);
+    EXPECT_EQ(behind.Wait(), IoStatus::kOk);
+    if (waits) {
+      EXPECT_EQ(between.Wait(), IoStatus::kOk);
+    }
+    limit(kGroupLimitMin);
+    for (const SlotIndex slot : {kBefore, kEarlier, kLater, kBehind}) tier_->Invalidate(slot, 1);
+  }
+  done.store(true);
+  reader.join();
+  EXPECT_GT(reused, 0);
+}
+
 }  // namespace
 }  // namespace farswap::tier

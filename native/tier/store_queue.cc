@@ -149,8 +149,8 @@ PageStore* StoreQueue::NextInLine(GroupIndex at, const Sizes& full) const {
   return store;
 }
 
-// One attempt. False: the store stays where it is. It may be superseded or cancelled, and be gone,
-// until both its slot and the queue are locked.
+// One attempt. False: the store stays where it is. Until both its slot and the queue are locked it
+// may be superseded or cancelled, and wait for another slot by then.
 bool StoreQueue::Serve(std::unique_lock<std::mutex>& lock, GroupIndex at, PageStore* store) {
   const SlotIndex slot = store->slot_;
   lock.unlock();
@@ -161,7 +161,7 @@ bool StoreQueue::Serve(std::unique_lock<std::mutex>& lock, GroupIndex at, PageSt
     group = tier_->GroupOf(slot);
     lock.lock();
     PageStore** const link = LinkTo(slot, store);
-    if (*link == nullptr || store->line_ != at) return true;
+    if (*link == nullptr || store->slot_ != slot || store->line_ != at) return true;
     const TierImpl::Room room = tier_->TakeRoom(group, store->object_bytes_);
     if (room.entry == kNoEntry) {
       if (room.full != at) {
