@@ -1,7 +1,7 @@
 """Ties the cgroups of the machine to the groups of the engine: ids there, paths here.
 
 The engine makes a group when it meets a page of a new id, below the root group, and knows nothing
-else of cgroups. A pass of update(), twice a second,
+else of cgroups. A pass of update(), twice a second and when cgroups or their limits have changed,
 
 1. asks the engine which groups it has, and only then
 2. has the tree take in what happened, so that it knows, or has known, every cgroup among them;

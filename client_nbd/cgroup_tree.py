@@ -129,6 +129,17 @@ class CgroupTree(CgroupIndex):
 
     # --- Keeping up
 
+    def events(self) -> int | None:
+        """A descriptor, the caller's to close, that is readable when there is something to take in.
+
+        None: nothing tells. As it is asked for in another thread, watching may end meanwhile.
+        """
+        watching = self._inotify
+        try:
+            return watching.duplicate() if watching else None
+        except OSError:
+            return None
+
     def refresh(self, *, rescan: bool = False) -> Changes:
         """Takes in what has happened; with `rescan`, by looking at every directory again."""
         changes = Changes()

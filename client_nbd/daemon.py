@@ -168,7 +168,7 @@ class _Host:
         tree = CgroupTree(root, watch=cgroups.watch)
         parts.push("cgroup tree", lambda: asyncio.to_thread(tree.close))
         groups = CgroupGroups(engine, tree)
-        follow = Periodic("cgroups", groups.update, _CGROUPS_EVERY_S)
+        follow = Periodic("cgroups", groups.update, _CGROUPS_EVERY_S, tree.events)
         parts.push("cgroups", follow.stop)
         await follow.start()
         for finding in groups.findings():

@@ -69,6 +69,10 @@ class Inotify:
                 at += length
                 events.append(Event(watch, mask, os.fsdecode(name)))
 
+    def duplicate(self) -> int:
+        """A descriptor, the caller's to close, that is readable while something is queued."""
+        return os.dup(self._fd)
+
     def close(self) -> None:
         """Ends all watches. Idempotent."""
         if self._fd >= 0:

@@ -1,14 +1,15 @@
 """Runs a blocking function again and again, in a thread, next to an event loop.
 
-Between two runs it rests for the interval, or longer after a long run, so that it never takes more
-than a twentieth of a CPU. A run that fails is the first of a burst, and is logged, or one of those
-that follow it, and is not. stop() returns when no run is under way: what the function uses may be
-taken down then.
+Between two runs it rests for the interval, unless a descriptor becomes readable before; and longer
+after a long run, whatever is readable, so that it never takes more than a twentieth of a CPU. A run
+that fails is the first of a burst, and is logged, or one of those that follow it, and is not.
+stop() returns when no run is under way: what the function uses may be taken down then.
 """
 
 from __future__ import annotations
 
 import asyncio
+import os
 import time
 from typing import TYPE_CHECKING
 
@@ -23,13 +24,25 @@ _log = log.logger("periodic")
 
 
 class Periodic:
-    """start(), then stop(), once each, in the event loop."""
+    """start(), then stop(), once each, in the event loop.
 
-    def __init__(self, what: str, run: Callable[[], None], interval_s: float) -> None:
+    `events` returns a descriptor that will be closed here, readable when there is something for the
+    next run, which is to read it empty; None: nothing tells. It is asked before each rest.
+    """
+
+    def __init__(
+        self,
+        what: str,
+        run: Callable[[], None],
+        interval_s: float,
+        events: Callable[[], int | None] = lambda: None,
+    ) -> None:
         self._what = what
         self._run = run
         self._interval_s = interval_s
-        self._stopping = asyncio.Event()
+        self._events = events
+        self._stopping = False
+        self._wake = asyncio.Event()
         self._task: asyncio.Task[None] | None = None
         self._failing = False
 
@@ -40,32 +53,54 @@ class Periodic:
 
     async def stop(self) -> None:
         """Waits for a run that is under way. Idempotent."""
-        self._stopping.set()
+        self._stopping = True
+        self._wake.set()
         if self._task is not None:
             await self._task
 
     async def _go_on(self) -> None:
-        rest_s = self._interval_s
-        while not await self._stops_within(rest_s):
-            began_s = time.monotonic()
-            await asyncio.to_thread(self._run_once)
-            rest_s = max(self._interval_s, _REST_PER_RUN * (time.monotonic() - began_s))
+        took_s = 0.0
+        while True:
+            least_s = _REST_PER_RUN * took_s
+            await self._rest(least_s)
+            await self._rest_until_events(self._interval_s - least_s)
+            if self._stopping:
+                return
+            self._wake.clear()
+            took_s = await asyncio.to_thread(self._run_once)
 
-    async def _stops_within(self, rest_s: float) -> bool:
+    async def _rest_until_events(self, rest_s: float) -> None:
+        # What fails may not have read them.
+        events = None if self._failing else self._events()
+        if events is None:
+            await self._rest(rest_s)
+            return
+        loop = asyncio.get_running_loop()
+        loop.add_reader(events, self._wake.set)
+        try:
+            await self._rest(rest_s)
+        finally:
+            loop.remove_reader(events)
+            os.close(events)
+
+    async def _rest(self, rest_s: float) -> None:
         try:
             async with asyncio.timeout(rest_s):
-                return await self._stopping.wait()
+                await self._wake.wait()
         except TimeoutError:
-            return False
+            pass
 
-    def _run_once(self) -> None:
+    def _run_once(self) -> float:
+        """How long it took."""
+        began_s = time.monotonic()
         try:
             self._run()
         except Exception:  # noqa: BLE001 - the daemon serves pages whatever happens here
             if not self._failing:
                 _log.exception("failed; further failures are not logged", what=self._what)
             self._failing = True
-            return
-        if self._failing:
-            _log.info("works again", what=self._what)
-        self._failing = False
+        else:
+            if self._failing:
+                _log.info("works again", what=self._what)
+            self._failing = False
+        return time.monotonic() - began_s

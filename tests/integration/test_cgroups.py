@@ -6,8 +6,11 @@ The label of the export says which cgroup pages belong to, in place of the kerne
 from __future__ import annotations
 
 import random
+import re
 import socket
+import statistics
 import time
+import urllib.request
 from typing import TYPE_CHECKING
 
 import pytest
@@ -24,6 +27,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from conftest import MakeHost, MakeServer
+    from daemons import HostDaemon
     from farswap.native import CgroupRecord
 
 PAGE = 4096
@@ -249,3 +253,27 @@ def test_a_host_without_cgroups_is_served_all_the_same(
         assert client.negotiate("swap0") == 64 << 20
     assert host.stop() == 0
     assert "Traceback" not in host.log()
+
+
+def groups_of(host: HostDaemon) -> int:
+    with urllib.request.urlopen(host.metrics_url, timeout=20) as answer:
+        text = answer.read().decode()
+    return sum(map(int, re.findall(r"^farswap_cgroups\{.*\} ([0-9]+)", text, re.MULTILINE)))
+
+
+def test_a_limit_that_is_written_is_obeyed_before_the_next_half_second(
+    host_daemon: MakeHost, tmp_path: Path
+) -> None:
+    (tmp_path / "cgroup").mkdir()
+    host = host_daemon(
+        cgroups={"root": str(tmp_path / "cgroup")}, metrics={"listen": "127.0.0.1:0"}
+    )
+    took_s = []
+    for groups in range(2, 9):
+        job = tmp_path / f"cgroup/{groups}"
+        began_s = time.monotonic()
+        job.mkdir()
+        (job / "memory.zswap.max").write_text("1048576\n")
+        eventually(lambda groups=groups: groups_of(host) == groups)
+        took_s.append(time.monotonic() - began_s)
+    assert statistics.median(took_s) < 0.25

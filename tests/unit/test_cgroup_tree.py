@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
+import select
 import time
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -287,6 +288,31 @@ def test_without_watches_rescans_keep_the_tree_right(
     changes = tree.refresh(rescan=True)
     assert len(changes.removed) == len(changes.added) == 1
     assert known(tree) == present(root)
+
+
+def readable(tree: CgroupTree) -> bool:
+    events = tree.events()
+    assert events is not None
+    try:
+        return bool(select.select([events], [], [], 0)[0])
+    finally:
+        os.close(events)
+
+
+def test_a_change_can_be_waited_for(root: Path, tree: CgroupTree) -> None:
+    assert not readable(tree)
+    (root / "x").mkdir()
+    assert readable(tree)
+    tree.refresh()
+    assert not readable(tree)
+    (root / "x/memory.zswap.max").write_text("4096\n")
+    assert readable(tree)
+    tree.refresh()
+    assert not readable(tree)
+    (root / "x/memory.zswap.max").read_text()
+    assert not readable(tree), "who only looks changes nothing"
+    tree.close()
+    assert tree.events() is None
 
 
 def test_a_root_that_is_not_there(tmp_path: Path) -> None:

@@ -3,11 +3,16 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import threading
 import time
+from typing import TYPE_CHECKING
 
 import pytest
 from farswap.client_nbd.periodic import Periodic
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
 
 
 class Runs:
@@ -59,6 +64,78 @@ async def test_stop_waits_for_the_run_under_way(runs: Runs) -> None:
 async def test_what_was_never_started_can_be_stopped(runs: Runs) -> None:
     await Periodic("test", runs, 1).stop()
     assert runs.count == 0
+
+
+class Events:
+    """A pipe; every run but the first reads it empty."""
+
+    def __init__(self, runs: Runs) -> None:
+        self._runs = runs
+        self._read, self._write = os.pipe()
+        self.handed_out: list[int] = []
+
+    def happen(self) -> None:
+        os.write(self._write, b"x")
+
+    def run(self) -> None:
+        if self._runs.count > 0:
+            os.read(self._read, 100)
+        self._runs()
+
+    def descriptor(self) -> int:
+        self.handed_out.append(os.dup(self._read))
+        return self.handed_out[-1]
+
+    def close(self) -> None:
+        os.close(self._read)
+        os.close(self._write)
+
+
+@pytest.fixture
+def events(runs: Runs) -> Iterator[Events]:
+    made = Events(runs)
+    yield made
+    made.close()
+
+
+async def test_an_event_brings_the_next_run_forward(runs: Runs, events: Events) -> None:
+    periodic = Periodic("test", events.run, 3600, events.descriptor)
+    await periodic.start()
+    for count in (2, 3, 4):
+        runs.ran.clear()
+        events.happen()
+        assert await asyncio.to_thread(runs.ran.wait, 20)
+        assert runs.count == count
+    await periodic.stop()
+    assert runs.count == 4
+    for descriptor in events.handed_out:
+        with pytest.raises(OSError, match="Bad file descriptor"):
+            os.fstat(descriptor)
+
+
+async def test_events_do_not_shorten_the_rest_after_a_long_run(runs: Runs, events: Events) -> None:
+    periodic = Periodic("test", events.run, 3600, events.descriptor)
+    await periodic.start()
+    runs.took_s = 0.05
+    events.happen()
+    await runs.another()
+    began = time.monotonic()
+    events.happen()
+    await runs.another()
+    await periodic.stop()
+    assert time.monotonic() - began > 0.5
+
+
+async def test_events_do_not_hurry_what_fails(runs: Runs, events: Events) -> None:
+    runs.error = ValueError("it is broken")
+    events.happen()
+    periodic = Periodic("test", events.run, 0.2, events.descriptor)
+    began = time.monotonic()
+    await periodic.start()
+    await runs.another()
+    await periodic.stop()
+    assert time.monotonic() - began >= 0.2
+    assert events.handed_out == []
 
 
 async def test_failures_are_logged_once_a_burst(
