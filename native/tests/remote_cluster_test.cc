@@ -184,10 +184,7 @@ TEST_F(ClusterTest, OpenThatIsServedLateDoesNotFenceItsOwnSessionForGood) {
   ASSERT_EQ(PutOne(*cluster, 0, 1), PutResult::kAcked);
   slow.OpenLate();
   EXPECT_EQ(PutOne(*cluster, 1, 1), PutResult::kAcked);
-  TestFetch fetch(0);
-  Get(*cluster, fetch);
-  ASSERT_TRUE(fetch.done.Wait());
-  EXPECT_TRUE(fetch.Holds(0, 1));
+  EXPECT_TRUE(Holds(*cluster, 0, 1));
   EXPECT_EQ(slow.seen().opens, 3u);
   slow.OpenLate();
   EXPECT_EQ(PutOne(*cluster, 1, 2), PutResult::kUnavailable) << "that was somebody else";
