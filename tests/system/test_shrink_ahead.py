@@ -9,7 +9,7 @@ import pytest
 from bench.local_cluster import LocalCluster
 from daemons import require_native
 from farswap.client_nbd.kernel_files import KernelFiles
-from system.real_swap import MemoryCgroup, PageVerifier, SwapOnLoop, missing_requirement
+from system.real_swap import MemoryCgroup, PageVerifier, SwapOnLoop
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -17,12 +17,10 @@ if TYPE_CHECKING:
 MIB = 1 << 20
 VERIFIER_DEADLINE_S = 240
 STALLED_MIN = 0.01  # less is noise to the policy
-MISSING = missing_requirement()
 pytestmark = [
     pytest.mark.root,
     pytest.mark.kernel,
     pytest.mark.timeout(300),
-    pytest.mark.skipif(MISSING is not None, reason=str(MISSING)),
 ]
 
 
