@@ -57,11 +57,20 @@ struct bio {
   struct bvec_iter bi_iter;
   struct bio_vec* bi_io_vec;
 } RELOCATED;
+struct inode {
+  unsigned short i_mode;
+} RELOCATED;
+struct file {
+  struct inode* f_inode;
+} RELOCATED;
 struct swap_info_struct {
   struct block_device* bdev;
+  struct file* swap_file;
 } RELOCATED;
 enum req_flag_bits { __REQ_SWAP = 1 };
 
+#define FILE_TYPE_MASK 0170000
+#define FILE_TYPE_BLOCK_DEVICE 0060000
 #define OPERATION_MASK 0xff
 #define OPERATION_WRITE 1
 #define SECTORS_PER_PAGE_SHIFT 3
@@ -195,6 +204,9 @@ static long MarkFree(__u32 index, struct RunOfSlots* run) {
 static __always_inline int Freed(struct swap_info_struct* area, __u64 entry, __u32 pages) {
   struct block_device* device = area->bdev;
   if (!device || device->bd_dev != settings.device) return 0;
+  /* The slots of a swap file on a file system there are not the device's. */
+  unsigned short mode = BPF_CORE_READ(area, swap_file, f_inode, i_mode);
+  if ((mode & FILE_TYPE_MASK) != FILE_TYPE_BLOCK_DEVICE) return 0;
   struct RunOfSlots run = {.first = entry & ENTRY_SLOT_MASK};
   Count(kAttributionFreed, pages);
   bpf_loop(pages, MarkFree, &run, 0);
