@@ -188,26 +188,15 @@ class WaitedFetch final : public PageFetch {
 }  // namespace
 
 IoStatus TierImpl::LoadWait(SlotIndex slot, std::byte* out, Version* version) {
-  while (true) {
-    SlotRecord record;
-    const LoadResult result = LoadRecord(slot, out, &record);
-    *version = record.version;
-    switch (result) {
-      case LoadResult::kDone:
-        return IoStatus::kOk;
-      case LoadResult::kIoError:
-        return IoStatus::kIoError;
-      case LoadResult::kRemote:
-        break;
-    }
-    WaitedFetch fetch(slot, out);
-    Fetch(&fetch);
-    const IoStatus status = fetch.Wait();
-    if (status != IoStatus::kOk) return status;
-    // The fetch may have read a newer version than the one we would report.
-    const auto lock = table_->Lock(slot);
-    if (table_->Get(slot).version == *version) return IoStatus::kOk;
-  }
+  SlotRecord record;
+  const LoadResult result = LoadRecord(slot, out, &record);
+  *version = record.version;
+  if (result == LoadResult::kDone) return IoStatus::kOk;
+  if (result == LoadResult::kIoError) return IoStatus::kIoError;
+  // May read a page that is newer than the version; then the slot's is higher, for good.
+  WaitedFetch fetch(slot, out);
+  Fetch(&fetch);
+  return fetch.Wait();
 }
 
 Tier::Explanation TierImpl::Explain(SlotIndex slot) {

@@ -105,7 +105,8 @@ class PageDevice {
   /// before this returns, possibly on a thread of the RemoteStore.
   virtual void Fetch(PageFetch* fetch) = 0;
 
-  /// Load(), waiting for a remote page; tells the version that was read, for StoreIf().
+  /// Load(), waiting for a remote page; tells a version, for StoreIf(): if the slot still has it
+  /// then, it is that of the page which was read.
   virtual IoStatus LoadWait(SlotIndex slot, std::byte* out, Version* version) = 0;
 
   /// Forgets the pages of [first, first + count): they read as zeros. TRIM and WRITE_ZEROES.
