@@ -129,7 +129,7 @@ bool TierImpl::Attribute(SlotIndex slot, const SlotRecord& old, SlotRecord* next
     if (next->sequence != old.sequence) id = CgroupOf(word);
   }
   if (id == kUnknownCgroup) id = label_.load(std::memory_order_relaxed);
-  next->group = groups_.Resolve(groups_.Find(id));
+  next->group = groups_.Find(id);
   return id != kUnknownCgroup;
 }
 
