@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <chrono>
+#include <utility>
 
 namespace farswap::tier {
 
@@ -19,7 +20,7 @@ MemoryRemote::~MemoryRemote() {
 std::deque<MemoryRemote::Request>::iterator MemoryRemote::NextToAnswer() {
   if (held_ == Held::kAll && !stopping_) return queue_.end();
   return std::find_if(queue_.begin(), queue_.end(), [this](const Request& request) {
-    return stopping_ || held_ == Held::kNothing || !request.put;
+    return stopping_ || held_ == Held::kNothing || (held_ == Held::kGets) == request.put;
   });
 }
 
@@ -72,11 +73,9 @@ void MemoryRemote::AnswerPut(PutBatch* batch) {
         batch->results[i] = PutResult::kSuperseded;
         continue;
       }
-      kept_[page.slot] = {page.version,
-                          page.codec,
-                          page.checksum,
-                          page.stored_unix_s,
-                          {page.bytes.begin(), page.bytes.end()}};
+      kept_[page.slot] = {page.slot,          page.version,
+                          page.codec,         page.checksum,
+                          page.stored_unix_s, {page.bytes.begin(), page.bytes.end()}};
     }
   }
   batch->OnPutDone();
@@ -90,12 +89,16 @@ void MemoryRemote::AnswerGet(RemoteFetch* fetch) {
       std::lock_guard lock(mutex_);
       ++objects_asked_for_;
       result = get_failure_;
+      if (gets_before_failure_ > 0) {
+        --gets_before_failure_;
+        result = GetResult::kFound;
+      }
       const auto found = kept_.find(fetch->slots[i]);
       if (result == GetResult::kFound && found == kept_.end()) result = GetResult::kNotFound;
       if (result == GetResult::kFound) kept = found->second;
     }
-    const PageObject object{fetch->slots[i], kept.version,       kept.codec,
-                            kept.checksum,   kept.stored_unix_s, kept.bytes};
+    const PageObject object{kept.key,      kept.version,       kept.codec,
+                            kept.checksum, kept.stored_unix_s, kept.bytes};
     fetch->OnPage(i, result, object);
   }
   fetch->OnGetDone();
@@ -119,6 +122,8 @@ bool MemoryRemote::Writable() const {
 void MemoryRemote::Hold() { SetHeld(Held::kAll); }
 
 void MemoryRemote::HoldPuts() { SetHeld(Held::kPuts); }
+
+void MemoryRemote::HoldGets() { SetHeld(Held::kGets); }
 
 void MemoryRemote::Release() { SetHeld(Held::kNothing); }
 
@@ -151,8 +156,9 @@ void MemoryRemote::LosePutAnswers() {
   keeps_failed_puts_ = true;
 }
 
-void MemoryRemote::FailGets(GetResult result) {
+void MemoryRemote::FailGets(GetResult result, std::size_t after) {
   std::lock_guard lock(mutex_);
+  gets_before_failure_ = after;
   get_failure_ = result;
 }
 
@@ -200,6 +206,18 @@ std::vector<ObjectKey> MemoryRemote::put_order() const {
 void MemoryRemote::Damage(ObjectKey key) {
   std::lock_guard lock(mutex_);
   kept_.at(key).bytes[0] ^= std::byte{1};
+}
+
+void MemoryRemote::Truncate(ObjectKey key) {
+  std::lock_guard lock(mutex_);
+  Kept& kept = kept_.at(key);
+  kept.bytes.resize(kept.bytes.size() / 2);
+  kept.checksum = PageChecksum(key, kept.codec, kept.bytes);
+}
+
+void MemoryRemote::Swap(ObjectKey one, ObjectKey other) {
+  std::lock_guard lock(mutex_);
+  std::swap(kept_.at(one), kept_.at(other));
 }
 
 void MemoryRemote::Forget(ObjectKey key) {

@@ -28,6 +28,7 @@ class MemoryRemote final : public RemoteStore {
   void Hold();
   /// Puts are, Gets are answered.
   void HoldPuts();
+  void HoldGets();  // the other way round
   void Release();
   /// Blocks until `requests` Puts or Gets are waiting to be answered.
   void WaitForHeld(std::size_t requests);
@@ -35,8 +36,9 @@ class MemoryRemote final : public RemoteStore {
   std::size_t Unanswered() const;
   /// After so many more Puts that are answered as they should be. kAcked: no more failures.
   void FailPuts(PutResult result, std::size_t after = 0);
-  void LosePutAnswers();            // pages are kept, and said to be unavailable; until FailPuts()
-  void FailGets(GetResult result);  // kFound: no more failures
+  void LosePutAnswers();  // pages are kept, and said to be unavailable; until FailPuts()
+  /// After so many more objects that are answered as they should be. kFound: no more failures.
+  void FailGets(GetResult result, std::size_t after = 0);
   void SetWritable(bool writable);
   void RefuseDiscards(bool refuse);
 
@@ -47,6 +49,9 @@ class MemoryRemote final : public RemoteStore {
   std::size_t objects_asked_for() const;
   std::vector<ObjectKey> put_order() const;  // in the order in which they arrived
   void Damage(ObjectKey key);                // flips a bit of what is kept
+  /// Cuts off the second half of what is kept, with a checksum that is right of the first.
+  void Truncate(ObjectKey key);
+  void Swap(ObjectKey one, ObjectKey other);  // each is answered as the other
   void Forget(ObjectKey key);
   /// What is kept under a key now comes back when it is told to: a server that lost what it had
   /// acknowledged since.
@@ -55,6 +60,7 @@ class MemoryRemote final : public RemoteStore {
 
  private:
   struct Kept {
+    ObjectKey key;
     ObjectVersion version;
     Codec codec;
     std::uint32_t checksum;
@@ -62,7 +68,7 @@ class MemoryRemote final : public RemoteStore {
     std::vector<std::byte> bytes;
   };
 
-  enum class Held { kNothing, kPuts, kAll };
+  enum class Held { kNothing, kPuts, kGets, kAll };
   struct Request {
     bool put;
     std::function<void()> answer;
@@ -91,6 +97,7 @@ class MemoryRemote final : public RemoteStore {
   PutResult put_failure_ = PutResult::kAcked;
   bool answering_ = false;
   bool keeps_failed_puts_ = false;
+  std::size_t gets_before_failure_ = 0;
   GetResult get_failure_ = GetResult::kFound;
   std::thread thread_;
 };

@@ -177,6 +177,8 @@ TEST_F(TierPacking, AnOverwrittenMemberLeavesAndTheLastOneTakesTheUnitWithIt) {
   EXPECT_TRUE(remote_.Has(kKey));
   tier_->Invalidate(kEnd - 1, 1);
   EXPECT_TRUE(Eventually([this] { return !remote_.Has(kKey); }));
+  EXPECT_TRUE(Eventually([this] { return Count(Counter::discards_sent) > 0; }));
+  EXPECT_EQ(Count(Counter::discards_sent), 1u) << "no page of it was there by itself";
   ExpectPage(kFirst, 2);
 }
 
@@ -373,6 +375,23 @@ TEST_F(TierPacking, AFetchOvertakenByTheEndOfItsUnitReadsThePagesOfNow) {
   EXPECT_EQ(fetch.pages[1], Page{});
 }
 
+TEST_F(TierPacking, AFetchThatFailsReadsThePageThatAnotherTookIn) {
+  StartPacking();
+  SendUnit();
+  remote_.Hold();
+  TestFetch taking({kFirst});
+  TestFetch failing({kFirst + 1});
+  tier_->Fetch(&taking);
+  tier_->Fetch(&failing);
+  remote_.WaitForHeld(2);
+  remote_.FailGets(GetResult::kUnavailable, 1);
+  remote_.Release();
+  EXPECT_EQ(taking.Wait(), IoStatus::kOk);
+  EXPECT_EQ(failing.Wait(), IoStatus::kOk);
+  EXPECT_EQ(failing.pages[0], PageLikeItsNeighbours(kFirst + 1, 1));
+  EXPECT_EQ(Count(Counter::fetch_unavailable), 0u);
+}
+
 TEST_F(TierPacking, DamagedAndMissingUnitsAreErrorsNeverZeros) {
   StartPacking();
   SendUnit();
@@ -386,12 +405,16 @@ TEST_F(TierPacking, DamagedAndMissingUnitsAreErrorsNeverZeros) {
   EXPECT_EQ(Count(Counter::fail_checksum), 1u);
   remote_.Damage(kKey);  // as it was
   EXPECT_EQ(status(), IoStatus::kOk);
+  ASSERT_TRUE(Eventually([this] { return tier_->Stats().pages.clean == kUnitSlots - 1; }));
+  remote_.Truncate(kKey);
+  EXPECT_EQ(status(), IoStatus::kIoError);
+  EXPECT_EQ(Count(Counter::decompress_fail), 1u);
   remote_.FailGets(GetResult::kUnavailable);
   EXPECT_EQ(status(), IoStatus::kIoError);
   remote_.FailGets(GetResult::kFound);
   remote_.Forget(kKey);
   EXPECT_EQ(status(), IoStatus::kIoError);
-  EXPECT_EQ(Count(Counter::fetch_missing), 2u);
+  EXPECT_EQ(Count(Counter::fetch_missing), 3u);
 }
 
 TEST_F(TierPacking, AServerThatWentBackToAnOlderUnitIsAnErrorNeverItsPages) {
