@@ -24,7 +24,7 @@ from farswap.v1 import host_admin_pb2 as pb
 from farswap.v1 import host_admin_pb2_grpc
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import AsyncIterator
     from pathlib import Path
 
 SWAPS_HEADER = "Filename Type Size Used Priority\n"
@@ -75,6 +75,7 @@ class Host:
         self.events: list[str] = []
         self.engine = Engine(self.events)
         self.ready = asyncio.Event()
+        self.task: asyncio.Task[None] | None = None
         self.swapoff_tried = asyncio.Event()
         (root / "sys/block/nbd0/queue").mkdir(parents=True)
         (root / "dev").mkdir()
@@ -128,11 +129,19 @@ class Host:
     async def start(self) -> asyncio.Task[None]:
         self.loop = asyncio.get_running_loop()
         host = daemon._Host(self.config, [], KernelFiles(self.root))
-        task = asyncio.create_task(host.serve(lambda _: self.engine))
+        self.task = asyncio.create_task(host.serve(lambda _: self.engine))
         ready = asyncio.create_task(self.ready.wait())
-        await asyncio.wait([task, ready], timeout=20, return_when=asyncio.FIRST_COMPLETED)
+        await asyncio.wait([self.task, ready], timeout=20, return_when=asyncio.FIRST_COMPLETED)
         ready.cancel()
-        return task
+        return self.task
+
+    async def end(self) -> None:
+        """After a test that failed: what gRPC has of a loop that is gone would end the process."""
+        if self.task is not None and not self.task.done():
+            self.task.cancel()
+            await asyncio.wait([self.task])
+        if not self.engine.stopped:
+            self.engine.stop()
 
     def call(self, method: str, request: object) -> object:
         client = RpcClient(self.config.admin.listen, "farswap-host", 10)
@@ -144,11 +153,10 @@ class Host:
 
 
 @pytest.fixture
-def host(short_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Host]:
+async def host(short_path: Path, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Host]:
     made = Host(short_path, monkeypatch)
     yield made
-    if not made.engine.stopped:
-        made.engine.stop()
+    await made.end()
 
 
 async def test_a_signal_stops_the_parts_and_removes_the_sockets(host: Host) -> None:
