@@ -290,6 +290,8 @@ class NbdStoreWaitRace : public StoreWaitFixture {
         AppendRequest(&requests, slots.size() - 1, slot, round, random);
       }
       client->Send(requests);
+      rounds_.fetch_add(1);
+      rounds_.notify_one();
       if (random() % 16 == 0) {
         client->Leave();
         ASSERT_TRUE(set_->Wait(id, milliseconds{20000}));
@@ -322,7 +324,6 @@ class NbdStoreWaitRace : public StoreWaitFixture {
       state.known = true;
       state.refused = reply.error != kOk;
       state.round = (reply.cookie & kTrimmed) != 0 ? 0 : round;
-      if (state.refused) ++refused_;
     }
   }
   void Check(Client* client, const std::vector<SlotIndex>& slots) {
@@ -341,17 +342,20 @@ class NbdStoreWaitRace : public StoreWaitFixture {
   }
   void ChangeEverything(std::mt19937_64& random) {
     const auto id = static_cast<CgroupId>(100 + random() % kCgroups);
-    switch (random() % 6) {
+    switch (random() % 12) {
       case 0:
+      case 1:
         Limit(id, tier::kGroupLimitMin << random() % 3);
         break;
-      case 1:
+      case 2:
         tier_->RemoveCgroup(id);
         break;
-      case 2:
+      case 3:
+      case 4:
         ASSERT_TRUE(tier_->SetLimits(kPoolBytes - (random() % 4 << 20), 80).ok());
         break;
-      case 3:
+      case 5:
+      case 6:
         remote_.FailPuts(random() % 2 == 0 ? tier::PutResult::kUnavailable
                                            : tier::PutResult::kAcked);
         break;
@@ -368,7 +372,7 @@ class NbdStoreWaitRace : public StoreWaitFixture {
     std::uint32_t round = 0;
   };
   std::vector<State> states_ = std::vector<State>(kSlots);
-  std::atomic<std::uint64_t> refused_{0};
+  std::atomic<std::uint32_t> rounds_{0};  // begun
 };
 
 TEST_F(NbdStoreWaitRace, EachAnswerIsTrueAndEachConnectionEnds) {
@@ -379,10 +383,16 @@ TEST_F(NbdStoreWaitRace, EachAnswerIsTrueAndEachConnectionEnds) {
   for (unsigned i = 0; i < kWriters; ++i) writers.emplace_back([this, i] { Write(i); });
   std::thread changes([&] {
     std::mt19937_64 random(42);
-    while (!done.load()) ChangeEverything(random);
+    // Some changes a round: more often, and no cgroup would live to come to its limit.
+    for (std::uint32_t seen = 0; !done.load(); seen = rounds_.load()) {
+      rounds_.wait(seen);
+      for (int i = 0; i < 8; ++i) ChangeEverything(random);
+    }
   });
   for (std::thread& writer : writers) writer.join();
   done.store(true);
+  rounds_.fetch_add(1);
+  rounds_.notify_one();
   changes.join();
   EXPECT_GT(Count(Counter::cgroup_limit_hit), 0u);
 }

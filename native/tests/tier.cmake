@@ -9,7 +9,9 @@ farswap_test(tier_test
 if(FARSWAP_PYTHON)
   find_package(Python 3.11 REQUIRED COMPONENTS Interpreter Development.Module)
   find_package(nanobind CONFIG REQUIRED)
-  nanobind_add_module(tier_model NB_STATIC NOMINSIZE tier_model_module.cc memory_remote.cc)
+  # In a domain of its own: it shows some types that `native` shows as well.
+  nanobind_add_module(tier_model NB_STATIC NOMINSIZE NB_DOMAIN tier_model tier_model_module.cc
+                      memory_remote.cc)
   target_include_directories(
     tier_model SYSTEM PRIVATE $<TARGET_PROPERTY:nanobind-static,INTERFACE_INCLUDE_DIRECTORIES>)
   target_link_libraries(tier_model PRIVATE farswap_tier)
