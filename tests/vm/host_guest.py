@@ -31,9 +31,7 @@ class HostGuest:
     server: MemoryServer
     shared: Path
 
-    def run(
-        self, script: str, deadline_s: float, sections: dict[str, Any], **parameters: object
-    ) -> GuestRun:
+    def run(self, script: str, sections: dict[str, Any], **parameters: object) -> GuestRun:
         """Runs a script of guest/ to its end, which must be good. `sections`: of host.toml."""
         for program in self.guest.programs:
             shutil.copy(program, self.shared)
@@ -43,7 +41,6 @@ class HostGuest:
         self.guest.memory_mib = MEMORY_MIB
         done = self.guest.run_overlay(
             SCRIPTS / script,
-            deadline_s,
             shared=self.shared,
             programs=Path(sys.executable).parent,
             **parameters,

@@ -9,11 +9,12 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 import pytest
+from vm.guest import TEST_TIMEOUT_S
 
 if TYPE_CHECKING:
     from vm.host_guest import HostGuest
 
-pytestmark = [pytest.mark.vm, pytest.mark.root, pytest.mark.timeout(400)]
+pytestmark = [pytest.mark.vm, pytest.mark.root, pytest.mark.timeout(TEST_TIMEOUT_S)]
 
 
 def test_attached_device_swaps_and_is_let_go_empty(host_guest: HostGuest) -> None:
@@ -21,7 +22,7 @@ def test_attached_device_swaps_and_is_let_go_empty(host_guest: HostGuest) -> Non
         "device": {"name": "swap0", "size": "128MiB", "host_id": "guest"},
         "tier": {"pool_limit": "8MiB"},
     }
-    run = host_guest.run("attach", 300, sections, mib=48, limit_mib=24)
+    run = host_guest.run("attach", sections, mib=48, limit_mib=24)
     result = run.reports()["verifier"]
     assert result["wrong_pages"] == 0
     assert result["swapped_out"] > result["pages"] // 4

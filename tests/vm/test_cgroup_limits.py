@@ -10,13 +10,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
+from vm.guest import TEST_TIMEOUT_S
 
 if TYPE_CHECKING:
     from vm.host_guest import HostGuest
 
 TESTS = Path(__file__).resolve().parents[1]
 MIB = 1 << 20
-pytestmark = [pytest.mark.vm, pytest.mark.root, pytest.mark.timeout(500)]
+pytestmark = [pytest.mark.vm, pytest.mark.root, pytest.mark.timeout(TEST_TIMEOUT_S)]
 
 
 def by_path(listed: dict[str, Any]) -> dict[str, dict[str, Any]]:
@@ -30,9 +31,7 @@ def test_limits_and_writeback_hold_by_cgroup(host_guest: HostGuest) -> None:
         # What goes to the server goes because of the limit.
         "shrinker": {"ahead": False},
     }
-    run = host_guest.run(
-        "cgroup_limits", 450, sections, tests=TESTS, mib=128, limit_mib=48, pool_mib=16
-    )
+    run = host_guest.run("cgroup_limits", sections, tests=TESTS, mib=128, limit_mib=48, pool_mib=16)
     reports = run.reports()
     stamps = reports["stamps"]
     status = host_guest.answer("status")

@@ -7,12 +7,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
-from vm.guest import SCRIPTS
+from vm.guest import SCRIPTS, TEST_TIMEOUT_S
 
 if TYPE_CHECKING:
     from vm.guest import Guest
 
-pytestmark = [pytest.mark.vm, pytest.mark.root, pytest.mark.timeout(200)]
+pytestmark = [pytest.mark.vm, pytest.mark.root, pytest.mark.timeout(TEST_TIMEOUT_S)]
 
 
 def test_cgroups_and_their_limits_are_followed(guest: Guest, tmp_path: Path) -> None:
@@ -20,7 +20,6 @@ def test_cgroups_and_their_limits_are_followed(guest: Guest, tmp_path: Path) -> 
     shared.mkdir()
     run = guest.run_overlay(
         SCRIPTS / "cgroups",
-        150,
         shared=shared,
         programs=Path(sys.executable).parent,
         follow=Path(__file__).with_name("follow_cgroups.py"),

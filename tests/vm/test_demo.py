@@ -10,12 +10,13 @@ from typing import TYPE_CHECKING
 import pytest
 from bench.programs import MissingProgramError, native_program
 from daemons import require_native
+from vm.guest import TEST_TIMEOUT_S
 
 if TYPE_CHECKING:
     from vm.guest import Guest
 
 TESTS = Path(__file__).resolve().parents[1]
-pytestmark = [pytest.mark.vm, pytest.mark.root, pytest.mark.timeout(400)]
+pytestmark = [pytest.mark.vm, pytest.mark.root, pytest.mark.timeout(TEST_TIMEOUT_S)]
 
 
 def test_demonstration_swaps_by_the_nbd_driver(guest: Guest, tmp_path: Path) -> None:
@@ -29,7 +30,6 @@ def test_demonstration_swaps_by_the_nbd_driver(guest: Guest, tmp_path: Path) -> 
     guest.memory_mib = 1536
     run = guest.run_overlay(
         TESTS / "demo" / "guest_demo",
-        360,
         shared=shared,
         programs=Path(sys.executable).parent,
         tests=TESTS,

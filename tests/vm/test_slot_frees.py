@@ -10,14 +10,14 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 import pytest
+from vm.guest import TEST_TIMEOUT_S
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     from vm.guest import Guest, Reports
 
-pytestmark = [pytest.mark.vm, pytest.mark.timeout(400)]
-GUEST_DEADLINE_S = 300
+pytestmark = [pytest.mark.vm, pytest.mark.timeout(TEST_TIMEOUT_S)]
 
 CHURN = {"mib": 64, "pool_mib": 16, "limit_mib": 12, "each_mib": 12}
 # Notices come late, and the device is so small that slots are soon in use again.
@@ -26,7 +26,7 @@ SIEVE = {"mib": 64, "pool_mib": 40, "limit_mib": 24, "sieve_mib": 32, "discard_s
 
 
 def run(guest: Guest, script: str, **parameters: object) -> Reports:
-    done = guest.run_bare(script, GUEST_DEADLINE_S, **parameters)
+    done = guest.run_bare(script, **parameters)
     assert done.status == 0, done.transcript
     return done.reports()
 
@@ -47,7 +47,7 @@ def wrong_pages(reports: Reports) -> int:
 def test_programs_load_and_tell_of_lost_events(
     slot_guest: Callable[[str], Guest], series: str, hook: str
 ) -> None:
-    done = slot_guest(series).run_bare("bpf_test", GUEST_DEADLINE_S)
+    done = slot_guest(series).run_bare("bpf_test")
     assert done.status == 0, done.transcript
     assert f'free hook: "{hook}", problem: ""' in done.output
     assert "SKIPPED" not in done.output
@@ -81,7 +81,7 @@ def test_slow_notices_lose_no_page(slot_guest: Callable[[str], Guest]) -> None:
 
 
 def test_pages_are_lost_where_the_rule_is_weaker(slot_guest: Callable[[str], Guest]) -> None:
-    done = slot_guest("6.12").run_bare("churn", 150, rule="naive", **SLOW)
+    done = slot_guest("6.12").run_bare("churn", deadline_s=150, rule="naive", **SLOW)
     assert 'hook "swap_entry_range_free"' in done.output
     reports = done.reports()
     wrong = sum(reports.get(group, {}).get("wrong_pages", 0) for group in ("group1", "group2"))

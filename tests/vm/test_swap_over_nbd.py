@@ -9,14 +9,14 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 import pytest
+from vm.guest import TEST_TIMEOUT_S
 
 if TYPE_CHECKING:
     from conftest import MakeHost, MakeServer
     from daemons import HostDaemon
     from vm.guest import Guest, GuestRun
 
-pytestmark = [pytest.mark.vm, pytest.mark.timeout(600)]
-GUEST_DEADLINE_S = 500
+pytestmark = [pytest.mark.vm, pytest.mark.timeout(TEST_TIMEOUT_S)]
 
 
 def verified(run: GuestRun) -> list[dict[str, int]]:
@@ -31,7 +31,7 @@ def verified(run: GuestRun) -> list[dict[str, int]]:
 
 def swap_in_guest(guest: Guest, host: HostDaemon, **parameters: object) -> list[dict[str, int]]:
     _, port = host.nbd_tcp
-    run = guest.run_bare("swap", GUEST_DEADLINE_S, port=port, export=host.export, **parameters)
+    run = guest.run_bare("swap", port=port, export=host.export, **parameters)
     return verified(run)
 
 
