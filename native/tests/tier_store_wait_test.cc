@@ -143,14 +143,16 @@ TEST_P(StoreWait, AtALimitEndsWithTheCgroup) {
 TEST_P(StoreWait, AtALimitHoldsUpNoOtherCgroup) {
   if (!at_limit()) GTEST_SKIP() << "the pool is everybody's";
   Fill();
+  std::vector<std::atomic<SlotWord>> words(16384);
+  words[kFirstNew + 1].store(SlotWord{kOther} << 32 | 1u << 1);
+  tier_->UseSlotWords(words.data());
   AwaitedStore store;
   Wait(kFirstNew, &store);
-  tier_->SetLabel(kOther);
   EXPECT_EQ(TryStore(kFirstNew + 1, PageKind::kRandom, nullptr), IoStatus::kOk);
-  tier_->SetLabel(kFull);
   EXPECT_FALSE(store.done());
   tier_->Invalidate(3, 1);
   EXPECT_EQ(store.Wait(), IoStatus::kOk);
+  tier_->UseSlotWords(nullptr);
 }
 
 // Something smaller would fit.
