@@ -6,8 +6,7 @@
 // every connection and must never wait for one client. So the socket has at most one sender at a
 // time, chosen under a small mutex that is never held across a system call:
 //
-//   - A completion appends its request to the queue. If nobody is sending it becomes the sender,
-//   and
+//   - A completion appends its request to the queue. If nobody is sending it becomes the sender and
 //     sends the queue without blocking. What the socket does not take stays queued ("stuck"), and
 //     the connection's thread is woken through an eventfd to send it, blocking.
 //   - The connection's thread waits for the sender to finish (which does not block), becomes the
