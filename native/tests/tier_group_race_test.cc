@@ -21,6 +21,7 @@ class TierGroupRace : public TierFixture {
   // A tree that stays, with one of each kind of setting, and below it the cgroups that come and go.
   static constexpr std::array<CgroupId, 4> kLasting{11, 12, 13, 14};
   static constexpr CgroupId kFirstShortLived = 1000;
+  static constexpr std::uint64_t kNoMoreTurns = ~std::uint64_t{0};
 
   void StartAll() {
     Start(kSlots, std::uint64_t{6} << 20, std::chrono::milliseconds{60000});
@@ -60,9 +61,20 @@ class TierGroupRace : public TierFixture {
     freed_[slot % freed_.size()].store(slot);
   }
 
-  void UseSlots(unsigned storer, std::uint64_t steps) {
+  // All others go at the pace of the cgroups, some steps for each: threads that ran free would take
+  // the processors from the one that all wait for. False: the last cgroup has come and gone.
+  bool AwaitTurn(std::uint64_t step, std::uint64_t steps_per_cgroup) {
+    std::uint64_t turn = turn_.load();
+    while (turn != kNoMoreTurns && step / steps_per_cgroup > turn) {
+      turn_.wait(turn);
+      turn = turn_.load();
+    }
+    return turn != kNoMoreTurns;
+  }
+
+  void UseSlots(unsigned storer) {
     std::mt19937_64 random(storer);
-    for (std::uint64_t step = 0; (step < steps || !churned_.load()) && !HasFailure(); ++step) {
+    for (std::uint64_t step = 0; AwaitTurn(step, 8); ++step) {
       const auto slot = static_cast<SlotIndex>(random() % (kSlots / kStorers) * kStorers + storer);
       switch (random() % 8) {
         case 0:
@@ -80,17 +92,17 @@ class TierGroupRace : public TierFixture {
 
   // --- Everybody else
 
-  void DropFreedUntilDone() {
+  void DropFreed() {
     std::mt19937_64 random(21);
-    while (!done_.load()) {
+    for (std::uint64_t step = 0; AwaitTurn(step, 16); ++step) {
       tier_->OnSlotFree(freed_[random() % freed_.size()].load());
       tier_->OnSlotFree(static_cast<SlotIndex>(random() % kSlots));
     }
   }
 
-  void ReadUntilDone() {
+  void ReadSlots() {
     std::mt19937_64 random(31);
-    while (!done_.load() && !HasFailure()) {
+    for (std::uint64_t step = 0; AwaitTurn(step, 2); ++step) {
       const auto first = static_cast<SlotIndex>(random() % (kSlots - 8));
       std::vector<SlotIndex> slots;
       for (SlotIndex i = 0; i < 8; ++i) slots.push_back(first + i);
@@ -121,10 +133,11 @@ class TierGroupRace : public TierFixture {
       tier_->StartManualWriteback({.bytes = 64 * kPageBytes, .cgroup = id});
       if (random() % 4 == 0) std::this_thread::yield();
       tier_->RemoveCgroup(id);
-      removed_.fetch_add(1);
+      ++removed_;
+      turn_.fetch_add(1);
+      turn_.notify_all();
     }
     for (auto& place : current_) place.store(kLasting[1]);
-    churned_.store(true);
   }
 
   // Limits are met at times, and never without a way out: writeback stays on where they are.
@@ -135,9 +148,9 @@ class TierGroupRace : public TierFixture {
     return settings;
   }
 
-  void ChangeSettingsUntilDone() {
+  void ChangeSettings() {
     std::mt19937_64 random(51);
-    while (!done_.load()) {
+    for (std::uint64_t step = 0; AwaitTurn(step, 1); ++step) {
       const CgroupId id = kLasting[random() % kLasting.size()];
       tier_->ConfigureCgroup(id, RandomSettings(random));
       const bool lz4 = random() % 2 == 0;
@@ -153,27 +166,21 @@ class TierGroupRace : public TierFixture {
       remote_.FailPuts(random() % 4 == 0 ? PutResult::kUnavailable : PutResult::kAcked);
       tier_->StartManualWriteback({.bytes = 256 * kPageBytes});
       tier_->ShrinkAhead(id, 100, 0);
-      tier_->Groups();
-      std::this_thread::sleep_for(std::chrono::microseconds(random() % 500));
+      if (random() % 8 == 0) tier_->Groups();
     }
     remote_.FailPuts(PutResult::kAcked);
   }
 
   void Run(CgroupId cgroups) {
-    std::vector<std::thread> storers;
-    for (unsigned i = 0; i < kStorers; ++i) {
-      storers.emplace_back([this, i] { UseSlots(i, 20000); });
-    }
-    std::thread churn([this, cgroups] { ChurnCgroups(cgroups); });
-    std::thread reader([this] { ReadUntilDone(); });
-    std::thread drop([this] { DropFreedUntilDone(); });
-    std::thread settings([this] { ChangeSettingsUntilDone(); });
-    for (std::thread& thread : storers) thread.join();
-    churn.join();
-    done_.store(true);
-    reader.join();
-    drop.join();
-    settings.join();
+    std::vector<std::thread> threads;
+    for (unsigned i = 0; i < kStorers; ++i) threads.emplace_back([this, i] { UseSlots(i); });
+    threads.emplace_back([this] { ReadSlots(); });
+    threads.emplace_back([this] { DropFreed(); });
+    threads.emplace_back([this] { ChangeSettings(); });
+    ChurnCgroups(cgroups);
+    turn_.store(kNoMoreTurns);
+    turn_.notify_all();
+    for (std::thread& thread : threads) thread.join();
   }
 
   // --- What must be true in the end
@@ -217,16 +224,15 @@ class TierGroupRace : public TierFixture {
   PageHistory history_{kSlots};
   std::array<std::atomic<CgroupId>, 4> current_{};  // whom storers store for
   std::array<std::atomic<SlotIndex>, 64> freed_{};
-  std::atomic<bool> churned_{false};
-  std::atomic<bool> done_{false};
-  std::atomic<std::uint64_t> removed_{0};
+  std::atomic<std::uint64_t> turn_{0};  // cgroups that have come and gone so far
+  std::uint64_t removed_ = 0;
 };
 
 TEST_F(TierGroupRace, TenThousandCgroupsComeAndGoAmongStoresFreesAndWriteback) {
   StartAll();
   Run(10000);
   ASSERT_FALSE(HasFailure());
-  EXPECT_EQ(removed_.load(), 10000u);
+  EXPECT_EQ(removed_, 10000u);
   EXPECT_GT(Count(Counter::early_frees), 0u);
   EXPECT_GT(Count(Counter::early_frees_kept), 0u);
   EXPECT_GT(Count(Counter::written_back_pages), 0u);

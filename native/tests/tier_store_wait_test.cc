@@ -333,6 +333,21 @@ TEST_P(StoreWait, EndsWhenWritebackHasFreedNothingForTooLong) {
   EXPECT_EQ(Count(Counter::lost_failed_store), 1u);
 }
 
+TEST_P(StoreWait, BeginsAnewWhenOneBeforeItHasFoundRoomWithoutWriteback) {
+  constexpr milliseconds kWait{400};
+  Fill(kWait);
+  AwaitedStore first;
+  AwaitedStore second;
+  Wait(kFirstNew, &first);
+  Wait(kFirstNew + 1, &second);
+  std::this_thread::sleep_for(kWait / 2);  // half of the time that both have
+  const auto trimmed = std::chrono::steady_clock::now();
+  tier_->Invalidate(5, 1);
+  EXPECT_EQ(first.Wait(), IoStatus::kOk);
+  EXPECT_EQ(second.Wait(), IoStatus::kNoSpace);
+  EXPECT_GE(std::chrono::steady_clock::now(), trimmed + kWait);
+}
+
 // One entry fits after that: the room of the first that was refused.
 TEST_P(StoreWait, ThatStillFitsIsNotRefusedWithThoseBeforeIt) {
   Fill(milliseconds{100});

@@ -175,6 +175,8 @@ bool StoreQueue::Serve(std::unique_lock<std::mutex>& lock, GroupIndex at, PageSt
         return true;
       }
     }
+    // Room that came another way than by writeback ends a shortage as well.
+    if (room.entry != kNoEntry) lines_[at].full_since = Clock::now();
     Leave(link);
     if (!store->expected_) TakeOutFrom(link, slot);  // what came before it
     lock.unlock();

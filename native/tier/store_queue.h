@@ -16,8 +16,9 @@
 //     waits supersedes nothing, for it may be cancelled. Nor does a notice that the kernel freed
 //     the slot, which may be of the page before: to keep a page that nobody needs is the lesser
 //     evil;
-//   - refused, when writeback has freed nothing there for TierConfig::store_wait, at once when
-//     nothing there may leave the pool, and at the end of writeback;
+//   - refused, when writeback has freed nothing there for TierConfig::store_wait and no store there
+//     has found room in any other way, at once when nothing there may leave the pool, and at the
+//     end of writeback;
 //   - cancelled.
 // All but the last are told by OnStored(), from the thread and without a lock. The first three are
 // decided under the lock of the store's slot, so that no page comes to a slot after a newer one.
@@ -87,7 +88,7 @@ class StoreQueue {
     PageStore* first = nullptr;
     PageStore* last = nullptr;
     std::uint64_t tried_at_progress = kNever;  // of the group, what the last attempt may have seen
-    // A shortage: stores that find no room there, while writeback frees nothing.
+    // A shortage: stores find no room there, writeback frees nothing and none that waits fits.
     Clock::time_point full_since{};
     Clock::time_point last_full{};
     std::uint64_t progress_when_full = 0;
