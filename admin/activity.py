@@ -94,7 +94,7 @@ def of_cgroups(earlier: Look, now: Look) -> list[tuple[pb.CgroupStatus, Activity
         (cgroup, _between(earlier.cgroups.get(id_), cgroup, seconds))
         for id_, cgroup in now.cgroups.items()
     ]
-    found.sort(key=lambda of: (-of[1].loads_per_second - of[1].rate("stores"), -of[0].pages_stored))
+    found.sort(key=lambda of: (-of[1].loads_per_second - of[1].rate("stores"), -of[0].held_pages))
     return found
 
 

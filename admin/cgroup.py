@@ -31,7 +31,7 @@ def list_(session: Session, output_format: str) -> None:
     \b
     Examples:
       farswapctl cgroup list
-      farswapctl cgroup list -o json | jq '.cgroups[] | select(.pages_remote > 0) | .path'
+      farswapctl cgroup list -o json | jq '.cgroups[] | select(.remote_pages > 0) | .path'
     """
     with session.host() as host:
         cgroups = host.cgroups()
@@ -128,8 +128,8 @@ def print_cgroups(out: Console, cgroups: Iterable[pb.CgroupStatus]) -> None:
             output.size(cgroup.tree_pool_bytes),
             _limit(cgroup.settings, "pool_limit_bytes", 1),
             str(pages.in_pool(cgroup)),
-            str(cgroup.pages_same_filled),
-            str(cgroup.pages_remote),
+            str(cgroup.same_filled_pages),
+            str(cgroup.remote_pages),
             _limit(cgroup.settings, "remote_pages_max", PAGE_BYTES),
             "on" if cgroup.settings.writeback else "off",
             cgroup.settings.compressor or "-",
@@ -172,7 +172,7 @@ def _rows(cgroup: pb.CgroupStatus) -> list[output.Row]:
         ("pool", output.size(cgroup.pool_bytes)),
         ("  with all below", output.size(cgroup.tree_pool_bytes)),
         *pages.rows(cgroup),
-        ("on servers with all below", str(cgroup.tree_pages_remote)),
+        ("on servers with all below", str(cgroup.tree_remote_pages)),
     ]
 
 

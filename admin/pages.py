@@ -16,21 +16,21 @@ _STATES = ("same_filled", "local", "writing", "clean", "remote")
 
 
 def by_state(status: Status) -> dict[str, int]:
-    """Their sum is all that is stored."""
-    return {state: getattr(status, f"pages_{state}") for state in _STATES}
+    """Their sum is all that are held."""
+    return {state: getattr(status, f"{state}_pages") for state in _STATES}
 
 
 def in_pool(status: Status) -> int:
     """Those that have bytes in it."""
-    return status.pages_local + status.pages_writing + status.pages_clean
+    return status.local_pages + status.writing_pages + status.clean_pages
 
 
 def rows(status: Status) -> list[output.Row]:
     """In all, and where they are."""
-    in_both = f", and {status.pages_clean} of those in the pool" if status.pages_clean else ""
+    in_both = f", and {status.clean_pages} of those in the pool" if status.clean_pages else ""
     return [
-        ("pages", f"{status.pages_stored} ({output.size(status.pages_stored * PAGE_BYTES)})"),
-        ("  in pool", f"{in_pool(status)}, of these {status.pages_raw} do not compress"),
-        ("  on servers", f"{status.pages_remote}{in_both}"),
-        ("  same-filled", str(status.pages_same_filled)),
+        ("pages", f"{status.held_pages} ({output.size(status.held_pages * PAGE_BYTES)})"),
+        ("  in pool", f"{in_pool(status)}, of these {status.raw_pages} do not compress"),
+        ("  on servers", f"{status.remote_pages}{in_both}"),
+        ("  same-filled", str(status.same_filled_pages)),
     ]

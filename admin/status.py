@@ -20,7 +20,7 @@ def command(session: Session, output_format: str) -> None:
     \b
     Examples:
       farswapctl status
-      farswapctl --host 127.0.0.1:7072 status -o json | jq .tier.pages_remote
+      farswapctl --host 127.0.0.1:7072 status -o json | jq .tier.remote_pages
     """
     with session.host() as host:
         status = host.status

@@ -163,8 +163,8 @@ def _row(name: str, done: Activity) -> tuple[str, ...]:
     return (
         name,
         str(pages.in_pool(done.now)),
-        str(done.now.pages_same_filled),
-        str(done.now.pages_remote),
+        str(done.now.same_filled_pages),
+        str(done.now.remote_pages),
         f"{done.rate('stores'):.0f}",
         f"{done.loads_per_second:.0f}",
         "-" if ratio is None else f"{100 * ratio:.1f} %",

@@ -9,7 +9,7 @@ import dataclasses
 from typing import TYPE_CHECKING
 
 from farswap.client_nbd import latency
-from farswap.client_nbd.tier_checks import STATES, held, states
+from farswap.client_nbd.tier_checks import STATES, held, states, stored
 from farswap.common.compressor import Compressor
 from farswap.v1 import host_admin_pb2 as pb
 from farswap.v1 import types_pb2
@@ -31,7 +31,7 @@ _GAUGES = (
     "pool_entry_bytes",
     "pool_payload_bytes",
     "metadata_bytes",
-    "pages_raw",
+    "raw_pages",
     "accept_threshold_percent",
     *STATES,
 )
@@ -84,7 +84,8 @@ def tier_status(host: RunningHost) -> pb.TierStatus:
         compressor=host.settings.compressor,
         recompress=host.settings.recompress,
         pack=host.settings.pack,
-        pages_stored=held(gauges),
+        held_pages=held(gauges),
+        stored_pages=stored(gauges),
         counters=counters(stats),
         latency=[
             pb.Latency(tier=tier, buckets=counts, sum_ns=sum_ns)
@@ -96,6 +97,7 @@ def tier_status(host: RunningHost) -> pb.TierStatus:
 def cgroup_status(view: GroupView) -> pb.CgroupStatus:
     """One cgroup that the tier knows, with its settings in force."""
     record = view.record
+    by_state = states(record)
     return pb.CgroupStatus(
         id=view.id,
         path=view.path,
@@ -103,10 +105,11 @@ def cgroup_status(view: GroupView) -> pb.CgroupStatus:
         settings=cgroup_settings(view),
         pool_bytes=record.pool_bytes,
         tree_pool_bytes=record.tree_pool_bytes,
-        tree_pages_remote=record.tree_remote_pages,
-        pages_stored=held(states(record)),
-        pages_raw=record.pages_raw,
-        **states(record),
+        tree_remote_pages=record.tree_remote_pages,
+        held_pages=held(by_state),
+        stored_pages=stored(by_state),
+        raw_pages=record.raw_pages,
+        **by_state,
         # There may be thousands of cgroups, most of which have done little.
         counters=counters({name: value for name, value in record.counters.items() if value}),
         latency=[

@@ -51,7 +51,7 @@ class AheadShrinker:
             pool_fullness=_fullness(stats["pool_entry_bytes"], stats["pool_limit_bytes"], accept),
         )
         by_id = {record.id: record for record in records}
-        samples = [self._sample(record, by_id, accept) for record in records if record.pages_local]
+        samples = [self._sample(record, by_id, accept) for record in records if record.local_pages]
         for shrink in self._policy.decide(elapsed_s, host, samples):
             self._engine.shrink_ahead(shrink.id, shrink.pages, shrink.older_than_s)
 
@@ -64,7 +64,7 @@ class AheadShrinker:
             stall_us=self._tree.stall_us(record.id),
             remote_wait_us=counters["remote_wait_us"],
             loads_remote=counters["loads_remote"],
-            pages_local=record.pages_local,
+            local_pages=record.local_pages,
             pool_bytes=record.pool_bytes,
             limit_fullness=self._limit_fullness(record, by_id, accept),
             writeback=self._groups.settings_of(record.id).writeback,

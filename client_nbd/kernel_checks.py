@@ -138,20 +138,20 @@ def priority(area: SwapArea, areas: Iterable[SwapArea]) -> Finding:
 
 
 def discard(
-    area: SwapArea | None, stats: Mapping[str, int], pages_stored: int, *, free_hook: bool
+    area: SwapArea | None, stats: Mapping[str, int], held_pages: int, *, free_hook: bool
 ) -> Finding:
     """Whether swap slots that the kernel frees reach us; seen by what piles up when not."""
     subject = "discard"
     if area is None:
         return Finding("ok", subject, "the machine does not swap to this daemon's device")
-    stale = max(0, pages_stored - area.used_bytes // PAGE_BYTES)
+    stale = max(0, held_pages - area.used_bytes // PAGE_BYTES)
     seen = stats.get("trims", 0) + stats.get("early_frees", 0)
-    wasted = stale > max(_STALE_PAGES_MIN, pages_stored * _STALE_SHARE)
+    wasted = stale > max(_STALE_PAGES_MIN, held_pages * _STALE_SHARE)
     if seen and (free_hook or not wasted):
         return Finding("ok", subject, f"freed pages are reported: {seen} so far")
     if not wasted:
         return Finding("ok", subject, "no page was reported free so far; few are held in vain")
-    message = f"{stale} of {pages_stored} pages are held that the kernel no longer uses"
+    message = f"{stale} of {held_pages} pages are held that the kernel no longer uses"
     if seen:
         message += ": TRIM tells of wholly free clusters only"
         return Finding("warning", subject, message, "see the check of early frees")

@@ -32,7 +32,7 @@ _GAUGES = {
     "pool_entry_bytes": "Bytes of entries, rounded to their size classes.",
     "pool_payload_bytes": "Bytes of entries themselves.",
     "metadata_bytes": "Memory of the slot table.",
-    "pages_raw": "Of the pages in the pool, those kept uncompressed.",
+    "raw_pages": "Of the pages in the pool, those kept uncompressed.",
 }
 # Nor are these: told in another form, and of no use to who sees it later.
 _LEFT_OUT = ("accept_threshold_percent", "shrinking")
@@ -126,7 +126,7 @@ class HostMetrics(Collector):
             "farswap_tier_pages",
             "Pages by where they are.",
             ["state"],
-            [([state.removeprefix("pages_")], stats[state]) for state in STATES],
+            [([state.removesuffix("_pages")], stats[state]) for state in STATES],
         )
         yield metrics.gauge(
             "farswap_tier_accept_threshold_ratio",
@@ -151,7 +151,7 @@ class HostMetrics(Collector):
             "Pages by where they are.",
             ["cgroup", "state"],
             [
-                ([label, state.removeprefix("pages_")], pages)
+                ([label, state.removesuffix("_pages")], pages)
                 for label, record in shown.items()
                 for state, pages in states(record).items()
             ],

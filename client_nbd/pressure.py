@@ -77,7 +77,7 @@ class GroupSample:
     stall_us: int | None  # of its cgroup; None: unknown
     remote_wait_us: int
     loads_remote: int
-    pages_local: int
+    local_pages: int
     pool_bytes: int  # that these take
     limit_fullness: float  # of the fullest limit that it is under; 0: there is none
     writeback: bool
@@ -140,7 +140,7 @@ class _Group:
         self.loads_remote = sample.loads_remote
         # More cannot be protected. A group inherits the totals of cgroups that are removed.
         self.protected = min(
-            self.protected * _faded(elapsed_s) + returned, float(sample.pages_local)
+            self.protected * _faded(elapsed_s) + returned, float(sample.local_pages)
         )
 
 
@@ -184,7 +184,7 @@ class AheadPolicy:
         pages = int(_freeable(sample) * share - protected)
         if pages > 0 or self._older_than_s == 0:
             return Shrink(sample.id, pages)
-        return Shrink(sample.id, int(sample.pages_local - protected), self._older_than_s)
+        return Shrink(sample.id, int(sample.local_pages - protected), self._older_than_s)
 
 
 def _seen_first(sample: GroupSample) -> _Group:
@@ -198,4 +198,4 @@ def _faded(elapsed_s: float) -> float:
 
 def _freeable(sample: GroupSample) -> float:
     """The group's pages, scaled by how little they compress."""
-    return min(float(sample.pages_local), sample.pool_bytes / PAGE_BYTES)
+    return min(float(sample.local_pages), sample.pool_bytes / PAGE_BYTES)

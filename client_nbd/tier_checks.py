@@ -19,13 +19,13 @@ if TYPE_CHECKING:
     from farswap.client_nbd.findings import Level
     from farswap.native import CgroupRecord, MemoryServer
 
-# Where a stored page is: each is in exactly one of them.
+# Where a page is that the tier holds: each is in exactly one of them.
 STATES = (
-    "pages_same_filled",
-    "pages_local",
-    "pages_writing",
-    "pages_clean",
-    "pages_remote",
+    "same_filled_pages",
+    "local_pages",
+    "writing_pages",
+    "clean_pages",
+    "remote_pages",
 )
 
 _READINGS = 6
@@ -65,7 +65,7 @@ _FAILURES: tuple[tuple[str, Level, str, str], ...] = (
         "look at stores_io_error in `farswapctl server show` of each: its disk is full, or failing",
     ),
     (
-        "reject_no_space",
+        "reject_reclaim_fail",
         "warning",
         "stores were refused: the pool was full and nothing could be written back in time",
         "give the servers more capacity, or the pool more memory",
@@ -118,6 +118,11 @@ def books(
 def held(stats: Mapping[str, int]) -> int:
     """Pages in any state."""
     return sum(stats[state] for state in STATES)
+
+
+def stored(stats: Mapping[str, int]) -> int:
+    """Pages in memory, what zswap calls its stored_pages: same-filled ones are among them."""
+    return held(stats) - stats["remote_pages"]
 
 
 def states(record: CgroupRecord) -> dict[str, int]:

@@ -78,10 +78,10 @@ class Host(host_admin_pb2_grpc.HostAdminServicer):
                 pool_used_bytes=64 << 20,
                 accept_threshold_percent=90,
                 compressor="lz4",
-                pages_stored=50000,
-                pages_local=40000,
-                pages_remote=9999,
-                pages_same_filled=1,
+                held_pages=50000,
+                local_pages=40000,
+                remote_pages=9999,
+                same_filled_pages=1,
                 recompress="off",
                 counters=[
                     types_pb2.Counter(name="fail_checksum", value=2),
@@ -122,9 +122,9 @@ class Host(host_admin_pb2_grpc.HostAdminServicer):
             settings=host_admin_pb2.CgroupSettings(
                 pool_limit_bytes=16 << 20, pool_limit_source="file", writeback=True
             ),
-            pages_local=1234,
-            pages_writing=10,
-            pages_clean=100,
+            local_pages=1234,
+            writing_pages=10,
+            clean_pages=100,
             counters=[types_pb2.Counter(name="loads_local", value=busy)],
             latency=[latency("local", 4, busy)],
         )

@@ -64,7 +64,7 @@ class GroupModel:
                 id=group.id,
                 parent=group.parent.id if group.parent else 0,
                 placed=group.placed,
-                pages_local=len(group.pages),
+                local_pages=len(group.pages),
                 pool_bytes=len(group.pages) * 1000,
                 tree_pool_bytes=len(group.pages) * 1000,
                 counters={"loads_remote": 0, "remote_wait_us": 0},

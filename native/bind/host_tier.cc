@@ -63,12 +63,12 @@ nb::dict Stats(HostEngine& self) {
   out["pool_payload_bytes"] = stats.pool_payload_bytes;
   out["metadata_bytes"] = stats.metadata_bytes;
   out["accept_threshold_percent"] = stats.accept_threshold_percent;
-  out["pages_same_filled"] = stats.pages.same_filled;
-  out["pages_local"] = stats.pages.local;
-  out["pages_writing"] = stats.pages.writing;
-  out["pages_clean"] = stats.pages.clean;
-  out["pages_remote"] = stats.pages.remote;
-  out["pages_raw"] = stats.pages.raw;
+  out["same_filled_pages"] = stats.pages.same_filled;
+  out["local_pages"] = stats.pages.local;
+  out["writing_pages"] = stats.pages.writing;
+  out["clean_pages"] = stats.pages.clean;
+  out["remote_pages"] = stats.pages.remote;
+  out["raw_pages"] = stats.pages.raw;
   out["shrinking"] = static_cast<int>(stats.shrinking);
   return out;
 }
@@ -147,12 +147,12 @@ void BindGroups(nb::module_& m) {
       .def_ro("pool_bytes", &Group::pool_bytes)
       .def_ro("tree_pool_bytes", &Group::tree_pool_bytes)
       .def_ro("tree_remote_pages", &Group::tree_remote_pages)
-      .def_prop_ro("pages_same_filled", [](const Group& self) { return self.pages.same_filled; })
-      .def_prop_ro("pages_local", [](const Group& self) { return self.pages.local; })
-      .def_prop_ro("pages_writing", [](const Group& self) { return self.pages.writing; })
-      .def_prop_ro("pages_clean", [](const Group& self) { return self.pages.clean; })
-      .def_prop_ro("pages_remote", [](const Group& self) { return self.pages.remote; })
-      .def_prop_ro("pages_raw", [](const Group& self) { return self.pages.raw; })
+      .def_prop_ro("same_filled_pages", [](const Group& self) { return self.pages.same_filled; })
+      .def_prop_ro("local_pages", [](const Group& self) { return self.pages.local; })
+      .def_prop_ro("writing_pages", [](const Group& self) { return self.pages.writing; })
+      .def_prop_ro("clean_pages", [](const Group& self) { return self.pages.clean; })
+      .def_prop_ro("remote_pages", [](const Group& self) { return self.pages.remote; })
+      .def_prop_ro("raw_pages", [](const Group& self) { return self.pages.raw; })
       .def_prop_ro(
           "counters", [](const Group& self) { return CounterDict(self.counters); },
           nb::sig("def counters(self) -> dict[str, int]"))

@@ -190,8 +190,8 @@ void Report(const tier::Tier& tier, const StampChecker& checker,
   print("stamped_right", checker.right);
   print("stamped_crossed", checker.crossed);
   print("stamped_unknown", checker.unknown);
-  print("pages_stored", stats.pages.stored());
-  print("pages_remote", stats.pages.remote);
+  print("held_pages", stats.pages.held());
+  print("remote_pages", stats.pages.remote);
   print("bios", kernel.bios);
   print("pages_written", kernel.pages);
   print("unattributed", kernel.unattributed);

@@ -113,10 +113,10 @@ class TierFixture : public ::testing::Test {
 
   void ExpectInvariants() {
     const TierStats stats = tier_->Stats();
-    EXPECT_EQ(stats.pages.stored(), Balance(stats.counters));
+    EXPECT_EQ(stats.pages.held(), Balance(stats.counters));
     std::uint64_t entry_bytes = 0;
     for (const GroupStats& group : tier_->Groups()) {
-      EXPECT_EQ(group.pages.stored(), Balance(group.counters)) << "cgroup " << group.id;
+      EXPECT_EQ(group.pages.held(), Balance(group.counters)) << "cgroup " << group.id;
       entry_bytes += group.pool_bytes;
     }
     EXPECT_EQ(entry_bytes, stats.pool_entry_bytes);

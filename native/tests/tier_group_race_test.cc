@@ -215,7 +215,7 @@ class TierGroupRace : public TierFixture {
     }
     tier_->Invalidate(0, kSlots);
     for (const GroupStats& group : tier_->Groups()) {
-      EXPECT_EQ(group.pages.stored(), 0u) << group.id;
+      EXPECT_EQ(group.pages.held(), 0u) << group.id;
       EXPECT_EQ(group.tree_remote_pages, 0u) << group.id;
     }
   }

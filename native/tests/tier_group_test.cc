@@ -72,7 +72,7 @@ TEST_F(TierGroup, PagesBelongToTheCgroupOfTheirSlotsWord) {
   EXPECT_EQ(OwnerOf(4), kUnknownCgroup);
   EXPECT_EQ(GroupOf(kA).pages.local, 1u);
   EXPECT_EQ(GroupOf(kA).pages.same_filled, 1u);
-  EXPECT_EQ(GroupOf(kB).pages.stored(), 1u);
+  EXPECT_EQ(GroupOf(kB).pages.held(), 1u);
   EXPECT_EQ(tier_->Explain(2).cgroup, kB);
 }
 
@@ -81,7 +81,7 @@ TEST_F(TierGroup, AnOverwriteByAnotherCgroupMovesThePage) {
   SwapOut(1, kA);
   SwapOut(1, kB, 2);
   EXPECT_EQ(OwnerOf(1), kB);
-  EXPECT_EQ(GroupOf(kA).pages.stored(), 0u);
+  EXPECT_EQ(GroupOf(kA).pages.held(), 0u);
   EXPECT_EQ(GroupOf(kA).pool_bytes, 0u);
   EXPECT_EQ(CountOf(kA, Counter::overwrites), 1u);
 }
@@ -361,7 +361,7 @@ TEST_F(TierGroup, ThousandsOfCgroupsLeaveNothingBehind) {
     tier_->RemoveCgroup(id);
   }
   EXPECT_TRUE(Eventually([&] { return tier_->Groups().size() == 1; }));
-  EXPECT_EQ(tier_->Groups()[0].pages.stored(), 10000u);
+  EXPECT_EQ(tier_->Groups()[0].pages.held(), 10000u);
   // Every index can be used again.
   EXPECT_TRUE(Eventually([&] { return tier_->PlaceCgroup(500, kUnknownCgroup); }));
 }
@@ -370,7 +370,7 @@ TEST_F(TierGroup, MoreCgroupsThanThereIsRoomForShareTheRootGroup) {
   StartWithWords();
   for (CgroupId id = 1000; id < 6000; ++id) SwapOut(id, id);
   EXPECT_EQ(tier_->Groups().size(), 4096u);
-  EXPECT_EQ(tier_->Groups()[0].pages.stored(), 5000u - 4095u);
+  EXPECT_EQ(tier_->Groups()[0].pages.held(), 5000u - 4095u);
   EXPECT_FALSE(tier_->PlaceCgroup(9000, kUnknownCgroup));
 }
 

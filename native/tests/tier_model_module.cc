@@ -322,7 +322,7 @@ std::uint64_t CountOf(const CounterValues& counters, Counter counter) {
   return counters[static_cast<std::size_t>(counter)];
 }
 
-std::uint64_t StoredByCounters(const CounterValues& counters) {
+std::uint64_t HeldByCounters(const CounterValues& counters) {
   return CountOf(counters, Counter::stores) - CountOf(counters, Counter::overwrites) -
          CountOf(counters, Counter::trims) - CountOf(counters, Counter::early_frees) -
          CountOf(counters, Counter::lost_failed_store);
@@ -340,14 +340,14 @@ bool IsWithin(const std::vector<GroupStats>& groups, const GroupStats& group,
 
 /// The invariants of stored pages and of pool bytes, in total, for each group and along the tree.
 std::string BrokenInvariant(const TierStats& stats, const std::vector<GroupStats>& groups) {
-  if (stats.pages.stored() != StoredByCounters(stats.counters)) return "stored pages in total";
+  if (stats.pages.held() != HeldByCounters(stats.counters)) return "held pages in total";
   if (stats.pool_payload_bytes > stats.pool_entry_bytes) return "payload larger than entries";
   if (stats.pool_entry_bytes > stats.pool_used_bytes) return "entries larger than slabs";
   std::uint64_t pool_bytes = 0;
   PageCounts pages;
   for (const GroupStats& group : groups) {
     const std::string which = " of group " + std::to_string(group.id);
-    if (group.pages.stored() != StoredByCounters(group.counters)) return "stored pages" + which;
+    if (group.pages.held() != HeldByCounters(group.counters)) return "held pages" + which;
     std::uint64_t tree_pool_bytes = 0;
     std::uint64_t tree_remote_pages = 0;
     for (const GroupStats& other : groups) {
@@ -400,7 +400,7 @@ void BindStatistics(nb::module_& m) {
       .def_ro("clean", &PageCounts::clean)
       .def_ro("remote", &PageCounts::remote)
       .def_ro("raw", &PageCounts::raw)
-      .def_prop_ro("stored", &PageCounts::stored);
+      .def_prop_ro("held", &PageCounts::held);
   nb::class_<GroupStats>(m, "GroupStats")
       .def_ro("id", &GroupStats::id)
       .def_ro("parent", &GroupStats::parent)

@@ -101,7 +101,7 @@ TEST_F(TierStore, AFullPoolRefusesAndForgetsTheStalePage) {
   SlotIndex slot = 1;
   while (StoreKind(slot, 1, PageKind::kRandom) == IoStatus::kOk) ++slot;
   EXPECT_GT(slot, 900u);
-  EXPECT_EQ(Count(Counter::reject_no_space), 1u);
+  EXPECT_EQ(Count(Counter::reject_reclaim_fail), 1u);
   // What the slot held before is stale now, whatever becomes of the new bytes.
   EXPECT_EQ(StoreKind(0, 2, PageKind::kRandom), IoStatus::kNoSpace);
   EXPECT_EQ(Read(0), Page{});

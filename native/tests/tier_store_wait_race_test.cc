@@ -197,7 +197,7 @@ TEST_F(StoreWaitRace, EachSlotEndsAsItsLastWriteDid) {
     EXPECT_GT(writer->waited(), 0u);
     EXPECT_GT(writer->cancelled(), 0u);
   }
-  EXPECT_GT(Count(Counter::reject_cgroup_limit) + Count(Counter::reject_no_space), 0u);
+  EXPECT_GT(Count(Counter::reject_cgroup_limit) + Count(Counter::reject_reclaim_fail), 0u);
   tier_->UseSlotWords(nullptr);
 }
 

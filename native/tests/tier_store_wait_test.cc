@@ -62,7 +62,7 @@ class StoreWait : public TierFixture, public ::testing::WithParamInterface<bool>
     return Count(at_limit() ? Counter::cgroup_limit_hit : Counter::pool_limit_hit);
   }
   std::uint64_t Refused() {
-    return Count(at_limit() ? Counter::reject_cgroup_limit : Counter::reject_no_space);
+    return Count(at_limit() ? Counter::reject_cgroup_limit : Counter::reject_reclaim_fail);
   }
   // Ends a wait by something else than writeback.
   void ExpectStored(AwaitedStore* store, SlotIndex slot) {

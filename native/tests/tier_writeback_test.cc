@@ -93,7 +93,7 @@ TEST_F(TierWriteback, TheLimitIsHeldByWritingBackDownToTheAcceptThreshold) {
   const TierStats stats = tier_->Stats();
   EXPECT_GT(stats.pool_entry_bytes, stats.pool_limit_bytes * 70 / 100) << "no more than needed";
   EXPECT_GT(stats.pages.remote, 3000u);
-  EXPECT_EQ(Count(Counter::reject_no_space), 0u);
+  EXPECT_EQ(Count(Counter::reject_reclaim_fail), 0u);
   for (SlotIndex slot = 0; slot < 6000; ++slot) {
     ASSERT_EQ(Read(slot),
               MakePage(slot, 1, slot % 2 == 0 ? PageKind::kRandom : PageKind::kCompressible));

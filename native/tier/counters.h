@@ -33,11 +33,11 @@ struct PageCounts {
   std::uint64_t remote = 0;  // on servers only
   std::uint64_t raw = 0;     // in the pool, kept uncompressed
 
-  std::uint64_t stored() const { return same_filled + local + writing + clean + remote; }
+  std::uint64_t held() const { return same_filled + local + writing + clean + remote; }
 };
 
 /// What is in the tier now, and what has happened. Gauges are exact when nothing is under way;
-/// the invariant stored = put - overwritten - trimmed - freed early - lost then holds, in total and
+/// the invariant held = put - overwritten - trimmed - freed early - lost then holds, in total and
 /// for each group.
 struct TierStats {
   std::uint64_t pool_limit_bytes;

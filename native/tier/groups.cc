@@ -34,7 +34,7 @@ void MoveCounts(Group* from, Group* to) {
   for (std::size_t i = 0; i < kSlotStates; ++i) {
     MoveCount(&from->pages_by_state[i], &to->pages_by_state[i]);
   }
-  MoveCount(&from->pages_raw, &to->pages_raw);
+  MoveCount(&from->raw_pages, &to->raw_pages);
   for (std::size_t i = 0; i < kCounterCount; ++i) {
     MoveCount(&from->counters[i], &to->counters[i]);
   }
@@ -85,7 +85,7 @@ PageCounts Group::Pages() const {
   };
   return {pages(SlotState::kSameFilled), pages(SlotState::kLocal),
           pages(SlotState::kWriting),    pages(SlotState::kClean),
-          pages(SlotState::kRemote),     pages_raw.load(std::memory_order_relaxed)};
+          pages(SlotState::kRemote),     raw_pages.load(std::memory_order_relaxed)};
 }
 
 Groups::Groups(Pool* pool)

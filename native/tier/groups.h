@@ -80,7 +80,7 @@ struct Group {
   std::atomic<std::uint32_t> ahead_older_than_s{0};
 
   std::array<std::atomic<std::uint64_t>, kSlotStates> pages_by_state{};
-  std::atomic<std::uint64_t> pages_raw{0};
+  std::atomic<std::uint64_t> raw_pages{0};
   std::array<std::atomic<std::uint64_t>, kCounterCount> counters{};
   LatencyHistogram local_latency;
   LatencyHistogram remote_latency;

@@ -66,7 +66,7 @@ void TierImpl::CountState(const SlotRecord& record, int by) {
   payload_bytes_.fetch_add(delta * pool_->At(record.object.entry)->object_bytes(),
                            std::memory_order_relaxed);
   if (static_cast<Codec>(record.codec) == Codec::kRaw) {
-    group.pages_raw.fetch_add(delta, std::memory_order_relaxed);
+    group.raw_pages.fetch_add(delta, std::memory_order_relaxed);
   }
 }
 
@@ -251,7 +251,7 @@ IoStatus TierImpl::StoreWaited(const PageStore& store, EntryRef entry) {
 // The old bytes of a whole page are stale now; those around a partial write are not.
 IoStatus TierImpl::Refuse(SlotIndex slot, GroupIndex full, bool keep_old) {
   Group& group = groups_.At(GroupOf(slot));
-  group.Count(full == kRootGroup ? Counter::reject_no_space : Counter::reject_cgroup_limit);
+  group.Count(full == kRootGroup ? Counter::reject_reclaim_fail : Counter::reject_cgroup_limit);
   if (keep_old) return IoStatus::kNoSpace;
   const SlotRecord& old = table_->Get(slot);
   if (old.state != SlotState::kEmpty) groups_.Of(old).Count(Counter::lost_failed_store);

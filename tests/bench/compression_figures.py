@@ -122,7 +122,7 @@ def _remote_faults(corpus: Path, tier: dict[str, object]) -> RemoteFaults:
     fetched = {}
     with _filled(corpus, tier, list(ORDERS)) as (cluster, session):
         cluster.write_back()
-        remote = cluster.tier().pages_remote
+        remote = cluster.tier().remote_pages
         bytes_a_page = cluster.server_status().used_bytes / max(remote, 1)
         for order in ORDERS:
             before = cluster.counters()["loads_remote"]

@@ -144,7 +144,7 @@ def _pool_memory(cluster: LocalCluster, corpus: Path) -> Case | Skipped:
     size_mib = corpus.stat().st_size >> 20
     name = f"pool memory of {size_mib} MiB of real pages"
     tier = cluster.tier()
-    if tier.pages_remote or tier.pages_writing:
+    if tier.remote_pages or tier.writing_pages:
         raise AssertionError("pages left the pool while it was to hold all of them")
     reason = peers.zram_missing()
     if reason is not None:
@@ -193,7 +193,7 @@ def settle(cluster: LocalCluster) -> None:
     while True:
         tier = cluster.tier()
         acked = next(c.value for c in tier.counters if c.name == "written_back_pages")
-        if tier.pages_writing == 0 and acked == acked_before:
+        if tier.writing_pages == 0 and acked == acked_before:
             return
         if time.monotonic() > deadline:
             raise TimeoutError("writeback did not come to rest")

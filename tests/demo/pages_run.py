@@ -98,7 +98,7 @@ def run(
             raise DemoError(f"{read.verified_pages} of {count} pages were compared")
         step("trim")
         session.finish()
-    left = cluster.tier().pages_stored
+    left = cluster.tier().held_pages
     if left:
         raise DemoError(f"{left} pages are left after a trim of all")
     return PagesResult(

@@ -33,17 +33,17 @@ def table(pages: RealPages, result: PagesResult, swap: SwapResult | str) -> Tabl
 
 def _tier_rows(result: PagesResult) -> list[tuple[str, str]]:
     tier, server = result.tier, result.server
-    local = tier.pages_local + tier.pages_writing
+    local = tier.local_pages + tier.writing_pages
     remote_bytes = server.used_bytes / max(server.pages, 1)
-    kept_bytes = tier.pool_payload_bytes + remote_bytes * tier.pages_remote
-    not_same_filled = local + tier.pages_remote
+    kept_bytes = tier.pool_payload_bytes + remote_bytes * tier.remote_pages
+    not_same_filled = local + tier.remote_pages
     table_bytes = tier.metadata_bytes / result.device_pages
     return [
         (
             "pages by tier",
             (
-                f"{tier.pages_same_filled:,} same-filled, {local:,} in the pool, "
-                f"{tier.pages_remote:,} on the memory server"
+                f"{tier.same_filled_pages:,} same-filled, {local:,} in the pool, "
+                f"{tier.remote_pages:,} on the memory server"
             ),
         ),
         (

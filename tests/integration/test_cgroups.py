@@ -119,13 +119,13 @@ def test_pages_follow_their_cgroup_and_then_its_parent(machine: Machine) -> None
     assert all(record.placed for record in records.values())
     assert records["/a/b/c"].parent == records["/a/b"].id
     assert records["/a/b/c"].pool_limit_bytes == 4 << 20
-    assert records["/a/b/c"].pages_local == 100
+    assert records["/a/b/c"].local_pages == 100
     machine.remove("a/b/c")
     machine.groups.update()
     machine.write(c, 100, 10)
     records = machine.records()
     assert set(records) == {"/", "/a", "/a/b"}
-    assert records["/a/b"].pages_local == 110
+    assert records["/a/b"].local_pages == 110
     machine.verify()
 
 
@@ -140,8 +140,8 @@ def test_an_id_given_out_again_is_of_the_new_cgroup_alone(machine: Machine) -> N
     machine.groups.update()
     machine.write(old, 10, 5)
     records = machine.records()
-    assert records["/a"].pages_local == 10
-    assert records["/x/y"].pages_local == 5
+    assert records["/a"].local_pages == 10
+    assert records["/x/y"].local_pages == 5
 
 
 def test_limits_of_files_hold_from_the_first_page_on(machine: Machine) -> None:
@@ -152,14 +152,14 @@ def test_limits_of_files_hold_from_the_first_page_on(machine: Machine) -> None:
     machine.write(limited, 512, 1024)
     eventually(lambda: machine.records()["/limited"].tree_pool_bytes <= 1 << 20)
     records = machine.records()
-    assert records["/limited"].pages_remote > 700
+    assert records["/limited"].remote_pages > 700
     assert records["/limited"].counters["writeback_started_cgroup_limit"] > 700
-    assert records["/kept"].pages_local == 512
-    assert records["/kept"].pages_remote == 0
+    assert records["/kept"].local_pages == 512
+    assert records["/kept"].remote_pages == 0
     machine.verify()
     machine.groups.set("/kept", GroupChange(writeback=True, pool_limit=1 << 20))
     machine.write(kept, 0, 1)
-    eventually(lambda: machine.records()["/kept"].pages_remote > 0)
+    eventually(lambda: machine.records()["/kept"].remote_pages > 0)
     machine.verify()
 
 
@@ -193,9 +193,9 @@ def test_pressure_moves_pages_while_the_pool_fills(machine: Machine) -> None:
     machine.write(a, 1280, 500)
     assert five_seconds(stalled=False) == 0
     five_seconds(stalled=True)
-    eventually(lambda: machine.records()["/a"].pages_remote > 50)
+    eventually(lambda: machine.records()["/a"].remote_pages > 50)
     assert machine.records()["/a"].counters["writeback_started_shrinker"] > 50
-    assert machine.records()["/kept"].pages_local == 256
+    assert machine.records()["/kept"].local_pages == 256
     machine.verify()
 
 
@@ -208,7 +208,7 @@ def test_age_moves_pages_ahead_of_need(machine: Machine) -> None:
 
     def all_are_remote() -> bool:
         shrinker.step()
-        return machine.records()["/a"].pages_remote == 300
+        return machine.records()["/a"].remote_pages == 300
 
     eventually(all_are_remote)
     assert machine.records()["/a"].counters["writeback_started_age"] >= 300
@@ -225,7 +225,7 @@ def test_a_thousand_cgroups_leave_nothing_behind(machine: Machine) -> None:
         machine.remove(f"a/c{slot}")
     machine.groups.update()
     assert set(machine.records()) == {"/", "/a"}
-    assert machine.records()["/a"].pages_local + machine.records()["/a"].pages_remote == 1000
+    assert machine.records()["/a"].local_pages + machine.records()["/a"].remote_pages == 1000
     machine.verify()
 
 

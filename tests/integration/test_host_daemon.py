@@ -154,7 +154,7 @@ def test_pages_written_over_nbd_are_in_the_tier(host_daemon: MakeHost) -> None:
     host = host_daemon()
     qemu_io(host, "write -P 0x5a 0 64k", "write -P 0 64k 4k", "read -P 0x5a 0 64k")
     tier = host.ask("status")["tier"]
-    assert tier["pages_same_filled"] >= 16
+    assert tier["same_filled_pages"] >= 16
     explained = json.loads(host.ctl("slot", "explain", "3", "-o", "json").stdout)
     assert explained["state"] == "same_filled"
     assert explained["fill"] == 0x5A5A5A5A5A5A5A5A
@@ -204,15 +204,16 @@ def test_writeback_moves_cold_pages_to_the_server_and_they_read_back(
     assert moved.returncode == 0, moved.stderr
     assert moved.stdout.startswith("wrote back 4.0 MiB")
     tier = host.ask("status")["tier"]
-    assert tier["pages_remote"] >= 1024
-    assert tier["pages_stored"] == 2048
+    assert tier["remote_pages"] >= 1024
+    assert tier["held_pages"] == 2048
+    assert tier["stored_pages"] == 2048 - tier["remote_pages"]
     states = set()
     for slot in range(0, 2048, 256):
         explained = host.ask("slot", "explain", str(slot))
         assert explained["verified"], explained
         states.add(explained["state"])
     assert "remote" in states
-    assert server.ask("server", "show")["pages"] == tier["pages_remote"]
+    assert server.ask("server", "show")["pages"] == tier["remote_pages"]
     back = tmp_path / "back"
     subprocess.run(["nbdcopy", host.nbd_uri, str(back)], check=True, timeout=60)
     assert back.read_bytes() == pages

@@ -257,7 +257,7 @@ class TierMachine(GroupRules):
             right = {
                 "placed": group.placed == plain.placed,
                 "parent": group.parent == plain.parent,
-                "pages": group.pages.stored == self.plain.pages[cgroup],
+                "pages": group.pages.held == self.plain.pages[cgroup],
                 "same-filled pages": group.pages.same_filled == self.plain.same_filled[cgroup],
                 "pages sent at a limit": started == 0 or cgroup in self.was_limited,
             }

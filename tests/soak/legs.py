@@ -134,10 +134,9 @@ def check_counters(cluster: LocalCluster) -> None:
     if failed:
         raise SoakError(f"counters of failures are not zero: {failed}")
     gone = counters["overwrites"] + counters["trims"] + counters["lost_failed_store"]
-    by_tier = tier.pages_same_filled + tier.pages_local + tier.pages_writing
-    by_tier += tier.pages_clean + tier.pages_remote
-    if not counters["stores"] - gone == tier.pages_stored == by_tier:
+    by_tier = tier.same_filled_pages + tier.local_pages + tier.writing_pages
+    by_tier += tier.clean_pages + tier.remote_pages
+    if not counters["stores"] - gone == tier.held_pages == by_tier:
         raise SoakError(
-            f"{counters['stores']} stored, {gone} gone; {tier.pages_stored} there, "
-            f"{by_tier} by tier"
+            f"{counters['stores']} stored, {gone} gone; {tier.held_pages} there, {by_tier} by tier"
         )

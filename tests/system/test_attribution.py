@@ -77,12 +77,12 @@ def test_each_page_counts_for_its_own_cgroup(tmp_path: Path) -> None:
             results = [verifier.result(process, DEADLINE_S) for process in running]
     print(f"attribution: {attribution}\nstamped pages: {stamps}")
     for name, cgroup in (("limited", of_limited), ("kept", of_kept)):
-        print(f"{name}: pool {cgroup['pool_bytes']} bytes, on servers {cgroup['pages_remote']}")
+        print(f"{name}: pool {cgroup['pool_bytes']} bytes, on servers {cgroup['remote_pages']}")
     assert [result.wrong_pages for result in results] == [0, 0]
     assert attribution["source"] == "bpf"
     assert stamps.right >= 15_000
     assert (stamps.crossed, stamps.unknown) == (0, 0)
-    assert int(of_limited["pages_remote"]) > 1_000
+    assert int(of_limited["remote_pages"]) > 1_000
     assert int(of_limited["pool_bytes"]) <= 16 * MIB
-    assert int(of_kept["pages_remote"]) == 0
+    assert int(of_kept["remote_pages"]) == 0
     assert int(of_kept["pool_bytes"]) > 16 * MIB

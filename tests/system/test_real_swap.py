@@ -45,7 +45,7 @@ def test_pages_survive_swap_through_a_memory_server(cluster: LocalCluster, tmp_p
     counted = cluster.counters()
     assert counted["written_back_pages"] >= result.pages // 2
     assert counted["loads_remote"] >= result.pages // 2
-    assert counted["reject_no_space"] == 0
+    assert counted["reject_reclaim_fail"] == 0
     assert counted["fail_checksum"] == 0
 
 

@@ -39,7 +39,7 @@ class TestCgroups:
         _, out, _ = run(capfd, "tier", "show", "--by-cgroup", "-o", "json")
         shown = json.loads(out)
         assert [cgroup["path"] for cgroup in shown["cgroups"]] == ["/", "/build", ""]
-        assert shown["pages_stored"] == 50000
+        assert shown["held_pages"] == 50000
 
     def test_what_has_no_limit_is_null(self, capfd: pytest.CaptureFixture[str]) -> None:
         _, out, _ = run(capfd, "cgroup", "list", "-o", "json")

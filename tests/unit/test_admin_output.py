@@ -61,9 +61,9 @@ def test_names_give_the_terminal_no_commands(capsys: pytest.CaptureFixture[str])
 
 def look(at_s: float, stores: int) -> Look:
     counters = [types_pb2.Counter(name="stores", value=stores)]
-    status = pb.TierStatus(pages_local=1, pages_writing=10, pages_clean=100, counters=counters)
+    status = pb.TierStatus(local_pages=1, writing_pages=10, clean_pages=100, counters=counters)
     cgroups = {
-        id_: pb.CgroupStatus(id=id_, path=f"{PATH}-{id_:05}", pages_local=id_)
+        id_: pb.CgroupStatus(id=id_, path=f"{PATH}-{id_:05}", local_pages=id_)
         for id_ in range(1000)
     }
     return Look(at_s, status, cgroups)

@@ -148,7 +148,7 @@ def test_views_tell_what_is_in_force_and_why(machine: Machine) -> None:
     assert (d.pool_limit, d.pool_limit_source) == (None, "default")
     assert (d.compressor, d.compressor_source) == (("lz4", 1), "operator")
     assert (d.remote_pages_max, d.writeback, d.writeback_source) == (None, True, "default")
-    assert d.record.pages_local == 1
+    assert d.record.local_pages == 1
     assert d.id == machine.groups.id_of("/c/d") == machine.id("c/d")
     assert machine.groups.path_of(d.id) == "/c/d"
     assert (machine.groups.path_of(0), machine.groups.path_of(4711)) == ("/", "")

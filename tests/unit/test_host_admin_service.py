@@ -53,8 +53,8 @@ class Running:
         self.engine = FakeEngine(slots=CONFIG.slots)
         self.groups = FakeGroups(self.engine, {7: "/build", 8: "/build/job", 9: "/idle"})
         self.engine.group_records = [
-            record(8, pages_local=3, counters={"stores": 3}, pool_limit_bytes=1 << 20),
-            record(0, pages_remote=5, latency={"local": latency((3, 10)), "remote": latency()}),
+            record(8, local_pages=3, counters={"stores": 3}, pool_limit_bytes=1 << 20),
+            record(0, remote_pages=5, latency={"local": latency((3, 10)), "remote": latency()}),
             record(7, latency={"local": latency((3, 5), (4, 1)), "remote": latency((9, 2))}),
         ]
         files = KernelFiles(root)
@@ -105,12 +105,13 @@ async def running(tmp_path: Path) -> AsyncIterator[Running]:
 
 async def test_status_tells_gauges_counters_and_their_sum(running: Running) -> None:
     status = await running.status()
-    assert status.tier.pages_stored == 10 + 1000 + 5 + 2000
+    assert status.tier.held_pages == 10 + 1000 + 5 + 2000
+    assert status.tier.stored_pages == 10 + 1000 + 5
     assert status.tier.pool_used_bytes == 3 << 20
     counters = {counter.name: counter.value for counter in status.tier.counters}
     assert counters["stores"] == 4000
     assert counters["fail_checksum"] == 0
-    assert not counters.keys() & {"pages_local", "pool_used_bytes", "shrinking"}
+    assert not counters.keys() & {"local_pages", "pool_used_bytes", "shrinking"}
     assert status.device.incarnation == bytes(range(16)).hex()
     assert status.device.host_id == "h1"
     assert list(status.device.listen) == ["unix:/run/farswap/swap0.sock"]
@@ -258,13 +259,13 @@ async def list_cgroups(running: Running, path: str = "") -> list[pb.CgroupStatus
 async def test_cgroups_are_listed_root_first_then_by_path(running: Running) -> None:
     found = await list_cgroups(running)
     assert [cgroup.path for cgroup in found] == ["/", "/build", "/build/job"]
-    assert [cgroup.pages_stored for cgroup in found] == [5, 0, 3]
+    assert [(of.held_pages, of.stored_pages) for of in found] == [(5, 0), (0, 0), (3, 3)]
     assert found[2].counters[0].value == 3
 
 
 async def test_a_cgroup_without_pages_is_shown_with_its_settings(running: Running) -> None:
     (idle,) = await list_cgroups(running, "/idle")
-    assert (idle.id, idle.pages_stored, idle.settings.writeback) == (9, 0, True)
+    assert (idle.id, idle.held_pages, idle.settings.writeback) == (9, 0, True)
     with pytest.raises(errors.NotFoundError, match="/gone is not a cgroup"):
         await list_cgroups(running, "/gone")
 
@@ -367,7 +368,7 @@ async def test_load_times_of_the_tier_are_those_of_all_cgroups(running: Running)
 
 async def test_the_doctor_tells_all_checks(running: Running) -> None:
     running.engine.group_records = [
-        record(0, pages_same_filled=10, pages_local=1000, pages_writing=5, pages_remote=2000)
+        record(0, same_filled_pages=10, local_pages=1000, writing_pages=5, remote_pages=2000)
     ]
     running.engine.group_records[0].counters = {"stores": 3015}
     report = await running.call("Doctor", pb.DoctorRequest())

@@ -11,7 +11,7 @@ from fake_cgroups import record
 from farswap.client_nbd import findings, kernel_checks, tier_checks
 from farswap.client_nbd.attribution import AttributionState
 from farswap.client_nbd.kernel_files import KernelFiles, SwapArea
-from farswap.client_nbd.tier_checks import Ledger
+from farswap.client_nbd.tier_checks import STATES, Ledger
 from farswap.common.address import Address
 
 if TYPE_CHECKING:
@@ -179,17 +179,17 @@ class TestBooks:
             "lost_failed_store": 1,
             "loads_remote": 9,
             "written_back_pages": 30,
-            "pages_same_filled": 5,
-            "pages_local": 20,
-            "pages_writing": 5,
-            "pages_clean": 0,
-            "pages_remote": 40,
+            "same_filled_pages": 5,
+            "local_pages": 20,
+            "writing_pages": 5,
+            "clean_pages": 0,
+            "remote_pages": 40,
             **changed,
         }
 
     def group(self, **changed: int) -> SimpleNamespace:
-        counters = {name: value for name, value in self.stats().items() if "pages_" not in name}
-        pages = {"pages_same_filled": 5, "pages_local": 20, "pages_writing": 5, "pages_remote": 40}
+        counters = {name: value for name, value in self.stats().items() if name not in STATES}
+        pages = {"same_filled_pages": 5, "local_pages": 20, "writing_pages": 5, "remote_pages": 40}
         return record(0, counters=counters, **(pages | changed))
 
     def test_what_adds_up_is_ok_at_the_first_reading(self) -> None:
@@ -198,7 +198,7 @@ class TestBooks:
         assert "each of 1 cgroups" in found.message
 
     def test_a_page_too_few_is_an_error_that_names_the_group(self) -> None:
-        group = self.group(pages_local=19)
+        group = self.group(local_pages=19)
         found = tier_checks.balance(
             lambda: tier_checks.books(self.stats(), [group], lambda _: "/build")
         )
@@ -229,10 +229,10 @@ class TestBooks:
 
 def test_each_failure_is_told_with_how_often() -> None:
     assert tier_checks.failures({"fail_checksum": 0, "stores": 9})[0].level == "ok"
-    found = tier_checks.failures({"fail_checksum": 3, "reject_no_space": 1})
+    found = tier_checks.failures({"fail_checksum": 3, "reject_reclaim_fail": 1})
     assert [(finding.level, finding.subject) for finding in found] == [
         ("error", "fail_checksum"),
-        ("warning", "reject_no_space"),
+        ("warning", "reject_reclaim_fail"),
     ]
     assert "3 since the start" in found[0].message
 

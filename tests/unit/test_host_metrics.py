@@ -30,10 +30,10 @@ Samples = dict[tuple[str, ...], float]
 def engine() -> FakeEngine:
     made = FakeEngine()
     made.group_records = [
-        record(0, pages_local=5, counters={"stores": 7, "remote_wait_us": 1_500_000}),
+        record(0, local_pages=5, counters={"stores": 7, "remote_wait_us": 1_500_000}),
         record(
             7,
-            pages_remote=3,
+            remote_pages=3,
             pool_limit_bytes=1 << 20,
             latency={
                 "local": latency((0, 1), (3, 10), (23, 2), sum_ns=9_000_000_000),
@@ -91,7 +91,7 @@ def test_gauges_are_no_counters(samples: Samples) -> None:
     assert samples["farswap_tier_accept_threshold_ratio",] == 0.9
     assert samples["farswap_tier_pages", "remote"] == 2000
     names = {name for name, *_ in samples}
-    assert not any("shrinking" in name or "pages_local" in name for name in names)
+    assert not any("shrinking" in name or "local_pages" in name for name in names)
 
 
 def test_cgroups_are_labels_whatever_is_in_their_names(samples: Samples) -> None:
@@ -141,13 +141,13 @@ class TestShownCgroups:
         assert list(shown.choose(views, 1602)) == ["/", "/busy"]
 
     def test_the_largest_are_shown_when_there_are_too_many(self) -> None:
-        views = [view(0, "/"), *(view(n, f"/{n}", pages_local=n) for n in range(1, 100))]
+        views = [view(0, "/"), *(view(n, f"/{n}", local_pages=n) for n in range(1, 100))]
         assert list(ShownCgroups(3).choose(views, 0)) == ["/", "/99", "/98"]
 
     def test_labels_are_unique(self) -> None:
         views = [
-            view(1, "/x", pages_local=2),
-            view(2, "/x", pages_local=1),
-            view(3, "", pages_local=1),
+            view(1, "/x", local_pages=2),
+            view(2, "/x", local_pages=1),
+            view(3, "", local_pages=1),
         ]
         assert list(ShownCgroups(9).choose(views, 0)) == ["/x", "/x#2", "#3"]

@@ -22,7 +22,7 @@ COLD = GroupSample(
     stall_us=0,
     remote_wait_us=0,
     loads_remote=0,
-    pages_local=PAGES,
+    local_pages=PAGES,
     pool_bytes=PAGES * 4096 // 2,
     limit_fullness=0.0,
     writeback=True,
@@ -36,7 +36,7 @@ samples = st.builds(
     stall_us=st.none() | st.integers(0, 3 * SECOND_US),
     remote_wait_us=st.integers(0, 3 * SECOND_US),
     loads_remote=st.integers(0, 2 * PAGES),
-    pages_local=st.integers(0, PAGES),
+    local_pages=st.integers(0, PAGES),
     pool_bytes=st.integers(0, 2 * PAGES * 4096),
     limit_fullness=st.floats(0, 2),
     writeback=st.booleans(),
@@ -99,7 +99,7 @@ def test_never_more_than_the_group_has_in_the_pool(
     group: GroupSample, host: HostSample, older_than_s: int, elapsed: float
 ) -> None:
     asked = policy(older_than_s).decide(elapsed, host, [group])
-    assert 0 <= pages(asked) <= group.pages_local
+    assert 0 <= pages(asked) <= group.local_pages
     assert all(shrink.pages > 0 and shrink.id == 7 for shrink in asked)
     assert group.writeback or not asked
 
@@ -272,7 +272,7 @@ def test_the_answer_does_not_breed_the_pressure_that_it_answers(subtract: bool) 
         stall += min(SECOND_US, back * 1000) + (SECOND_US if second < 5 else 0)
         group = replace(
             COLD,
-            pages_local=PAGES - remote,
+            local_pages=PAGES - remote,
             pool_bytes=(PAGES - remote) * 4096,
             # Without protection by what was brought back, to show this one alone.
             loads_remote=0,
@@ -302,7 +302,7 @@ def test_a_warm_group_and_a_cold_one_under_lasting_pressure() -> None:
                 id=id_,
                 stall_us=None,
                 loads_remote=loads[id_],
-                pages_local=PAGES - remote[id_],
+                local_pages=PAGES - remote[id_],
                 pool_bytes=(PAGES - remote[id_]) * 2048,
             )
             for id_ in (7, 8)

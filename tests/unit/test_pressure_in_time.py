@@ -102,7 +102,7 @@ class Cgroup:
             stall_us=self.stall_us,
             remote_wait_us=self.remote_wait_us,
             loads_remote=self.loads_remote,
-            pages_local=len(self.pool),
+            local_pages=len(self.pool),
             pool_bytes=len(self.pool) * PAGE_BYTES,
             limit_fullness=0.0,
             writeback=True,

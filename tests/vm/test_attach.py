@@ -30,7 +30,7 @@ def test_attached_device_swaps_and_is_let_go_empty(host_guest: HostGuest) -> Non
     swapping = host_guest.answer("status")
     assert swapping["device"]["attached"] == "/dev/nbd0"
     assert swapping["device"]["swap_active"] is True
-    assert int(swapping["tier"]["pages_remote"]) > 0
+    assert int(swapping["tier"]["remote_pages"]) > 0
     report = host_guest.answer("doctor")
     checks = {check["subject"]: check for check in report["checks"]}
     kernel = {"io_timeout", "trim", "swap_priority", "zswap", "attribution", "early_frees"}
@@ -39,4 +39,4 @@ def test_attached_device_swaps_and_is_let_go_empty(host_guest: HostGuest) -> Non
     detached = host_guest.answer("status-detached")
     assert detached["device"]["attached"] == ""
     # Detaching discards the whole device: no page of the programs that swapped stays anywhere.
-    assert int(detached["tier"]["pages_stored"]) == 0
+    assert int(detached["tier"]["held_pages"]) == 0

@@ -39,15 +39,15 @@ def test_limits_and_writeback_hold_by_cgroup(host_guest: HostGuest) -> None:
     limited, kept = cgroups["/limited"], cgroups["/kept"]
     print(f"stamped pages: {stamps}\nattribution: {status['attribution']}")
     for name, cgroup in (("limited", limited), ("kept", kept)):
-        print(f"{name}: pool {cgroup['pool_bytes']} bytes, on servers {cgroup['pages_remote']}")
+        print(f"{name}: pool {cgroup['pool_bytes']} bytes, on servers {cgroup['remote_pages']}")
 
     assert [reports[name]["wrong_pages"] for name in ("limited", "kept")] == [0, 0]
     assert stamps["right"] >= 15_000
     assert (stamps["crossed"], stamps["unknown"]) == (0, 0)
-    assert int(limited["pages_remote"]) > 1_000
+    assert int(limited["remote_pages"]) > 1_000
     assert int(limited["counters"]["writeback_started_cgroup_limit"]) > 1_000
     assert int(limited["pool_bytes"]) <= 16 * MIB
-    assert int(kept["pages_remote"]) == 0
+    assert int(kept["remote_pages"]) == 0
     assert int(kept["pool_bytes"]) > 16 * MIB
 
     attribution = status["attribution"]
@@ -56,4 +56,4 @@ def test_limits_and_writeback_hold_by_cgroup(host_guest: HostGuest) -> None:
     assert "slots" in (host_guest.shared / "pins").read_text().split()
     detached = host_guest.answer("status-detached")
     assert detached["attribution"]["source"] == "root"
-    assert int(detached["tier"]["pages_stored"]) == 0
+    assert int(detached["tier"]["held_pages"]) == 0

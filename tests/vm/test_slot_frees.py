@@ -98,7 +98,7 @@ def test_scattered_frees_are_seen_where_trim_sees_none(
     for name, reports in (("notices and TRIM", told), ("TRIM alone", trimmed)):
         print(f"pages held / swapped out, with {name}:")
         for look in ("scatter_before", "scatter", "scatter_later", "exit_before", "exit"):
-            held, used = reports[look]["pages_stored"], reports[look + "_swap"]["used_kib"] // 4
+            held, used = reports[look]["held_pages"], reports[look + "_swap"]["used_kib"] // 4
             print(f"  {look}: {held} / {used}")
         assert reports["sieve"]["wrong_pages"] == 0
     given_up = told["sieve"]["given_up"]
@@ -107,4 +107,4 @@ def test_scattered_frees_are_seen_where_trim_sees_none(
 
 
 def dropped(reports: Reports, before: str, after: str) -> int:
-    return reports[before]["pages_stored"] - reports[after]["pages_stored"]
+    return reports[before]["held_pages"] - reports[after]["held_pages"]

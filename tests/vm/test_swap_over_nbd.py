@@ -36,7 +36,7 @@ def swap_in_guest(guest: Guest, host: HostDaemon, **parameters: object) -> list[
 
 
 def assert_nothing_was_lost(counted: dict[str, int]) -> None:
-    alarms = ("reject_no_space", "fetch_unavailable", "fetch_missing", "fail_checksum")
+    alarms = ("reject_reclaim_fail", "fetch_unavailable", "fetch_missing", "fail_checksum")
     assert {name: counted[name] for name in alarms} == dict.fromkeys(alarms, 0)
 
 

@@ -301,7 +301,7 @@ int MeasureFairness() {
   std::vector<double> lost;
   for (const GroupStats& group : tier->Groups()) {
     if (group.id < 1 || group.id > kPages.size()) continue;
-    pages.push_back(static_cast<double>(group.pages.stored()));
+    pages.push_back(static_cast<double>(group.pages.held()));
     lost.push_back(static_cast<double>(group.pages.remote));
   }
   std::printf("{");
