@@ -186,7 +186,9 @@ class HostAdminService(host_admin_pb2_grpc.HostAdminServicer):
         self, request: pb.AttributeRequest, context: _Context
     ) -> pb.AttributionStatus:
         """See attribution.Attribution."""
-        state = await asyncio.to_thread(self._host.attribution.start, request.device)
+        state = await asyncio.to_thread(
+            self._host.attribution.start, request.device, replace=request.replace
+        )
         return admin_messages.attribution_status(state)
 
     async def SlotOwners(  # noqa: N802

@@ -23,7 +23,7 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Protocol
 
 from farswap.common import log
-from farswap.common.errors import NotFoundError
+from farswap.common.errors import NotFoundError, NotPossibleError
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -91,18 +91,30 @@ class Attribution:
         self._label_missing = ""
         self._label = 0
 
-    def start(self, device: str) -> AttributionState:
-        """Attributes what the kernel swaps out to `device` from now on, as far as it lets us."""
-        with self._lock:
-            return self._start(device)
+    def start(self, device: str, *, replace: bool = True) -> AttributionState:
+        """Attributes what the kernel swaps out to `device` from now on, as far as it lets us.
 
-    def _start(self, device: str) -> AttributionState:
+        Programs watch one device. Raises NotPossibleError where that is another one, whose pages
+        would be nobody's from then on, and `replace` is not set.
+        """
+        with self._lock:
+            return self._start(device, replace=replace)
+
+    def _start(self, device: str, *, replace: bool) -> AttributionState:
         number = self._files.device_number(device)
         if number is None:
             return self._refuse(device, "not a block device of this machine")
         if self._files.device_offset_bytes(number) > 0:
             # Its slots are others to the kernel: those that it frees are in use here.
             return self._refuse(device, "a part of a disk or file: name the whole")
+        watched = self.state().device
+        if watched not in ("", device):
+            if not replace:
+                raise NotPossibleError(
+                    f"the pages of {watched} are attributed, and only those of one device can be: "
+                    f"--replace gives them up for those of {device}"
+                )
+            _log.warning("attribution is taken from a device", device=watched, by=device)
         section = self._section
         self._engine.attribute(number, section.pin_directory, section.free_notifications)
         self._device, self._missing = device, ""
@@ -161,7 +173,7 @@ class Attribution:
             if section.device is None or self._device:
                 return
             if self._files.device_number(section.device) is not None:
-                self._start(section.device)
+                self._start(section.device, replace=False)
 
     def _look_for_label(self, path: str) -> None:
         try:

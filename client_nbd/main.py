@@ -144,6 +144,7 @@ def detach(
 
 @command.command()
 @click.option("--device", required=True, metavar="/dev/loopN", help="That the kernel swaps on.")
+@click.option("--replace", is_flag=True, help="Also if that ends it for another device.")
 @click.option("--host", metavar="ADDR", help="The daemon's admin address.")
 @click.option("--config", type=click.Path(path_type=Path), metavar="FILE", help="To find it in.")
 @click.pass_obj
@@ -151,6 +152,7 @@ def attribute(
     parent: tuple[Path | None, tuple[str, ...]],
     *,
     device: str,
+    replace: bool,
     host: str | None,
     config: Path | None,
 ) -> None:
@@ -158,7 +160,8 @@ def attribute(
 
     For a loop device over nbdfuse, or an nbd device of nbd-client, before swapon. From then on the
     daemon learns from the kernel which cgroup each page belongs to, and swaps it off before it
-    stops. An attached device needs no such word.
+    stops. An attached device needs no such word. It is one device at a time: another one takes the
+    place of the first with --replace alone.
 
     \b
     Example:
@@ -166,7 +169,7 @@ def attribute(
     """
     from farswap.client_nbd import swap_commands  # noqa: PLC0415
 
-    swap_commands.attribute(_admin_address(parent, host, config), device)
+    swap_commands.attribute(_admin_address(parent, host, config), device, replace=replace)
 
 
 def _admin_address(

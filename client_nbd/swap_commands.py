@@ -96,10 +96,10 @@ def detach(address: Address, device: str | None, files: KernelFiles | None = Non
     print(f"{device}: detached")
 
 
-def attribute(address: Address, device: str) -> None:
+def attribute(address: Address, device: str, *, replace: bool) -> None:
     """Raises an error of farswap's tree."""
     client, stub = _connect(address)
-    status = client.call(stub.Attribute, pb.AttributeRequest(device=device))
+    status = client.call(stub.Attribute, pb.AttributeRequest(device=device, replace=replace))
     if status.device != device:
         raise NotPossibleError(f"{device}: {status.problem}")
     print(f"{device}: pages are attributed by {status.source}")

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import pytest
 from fake_engine import FakeEngine
 from farswap.client_nbd.attribution import Attribution
 from farswap.client_nbd.config import AttributionSection
-from farswap.common.errors import NotFoundError
+from farswap.common.errors import NotFoundError, NotPossibleError
 
 PINS = "/sys/fs/bpf/farswap"
 
@@ -60,6 +61,28 @@ def test_what_is_no_block_device_changes_nothing() -> None:
     assert state.problem == "not a block device of this machine"
     assert (state.source, state.device) == ("bpf", "/dev/nbd0")
     assert machine.attribution.state().problem == ""
+
+
+def test_a_second_device_takes_the_place_of_the_first_only_if_told_to() -> None:
+    machine = Machine()
+    machine.devices |= {"/dev/loop7": (7, 7), "/dev/loop8": (7, 8)}
+    start = machine.attribution.start
+    start("/dev/loop7", replace=False)
+    with pytest.raises(NotPossibleError, match="pages of /dev/loop7"):
+        start("/dev/loop8", replace=False)
+    assert machine.attribution.state().device == "/dev/loop7"
+    assert start("/dev/loop7", replace=False).device == "/dev/loop7"
+    assert start("/dev/loop8", replace=True).device == "/dev/loop8"
+    assert [number for number, *_ in machine.engine.attributed] == [(7, 7), (7, 7), (7, 8)]
+
+
+def test_a_device_that_is_not_watched_gives_way_to_another() -> None:
+    machine = Machine()
+    machine.devices |= {"/dev/loop7": (7, 7), "/dev/loop8": (7, 8)}
+    machine.engine.attribution_problem = "the kernel refused"
+    machine.attribution.start("/dev/loop7")
+    machine.attribution.start("/dev/loop8", replace=False)
+    assert [number for number, *_ in machine.engine.attributed] == [(7, 7), (7, 8)]
 
 
 def test_a_partition_is_not_hooked_since_its_slots_are_others() -> None:

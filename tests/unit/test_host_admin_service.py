@@ -376,3 +376,15 @@ async def test_the_doctor_tells_all_checks(running: Running) -> None:
     assert levels["memlock"] == pb.Finding.LEVEL_WARNING
     assert levels["zswap"] == pb.Finding.LEVEL_OK
     assert levels["books"] == pb.Finding.LEVEL_OK
+
+
+async def test_attribution_is_taken_from_a_device_only_if_the_request_says_so(
+    running: Running, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    numbers = {"/dev/loop7": (7, 7), "/dev/loop8": (7, 8)}
+    monkeypatch.setattr(KernelFiles, "device_number", lambda _, device: numbers[device])
+    await running.call("Attribute", pb.AttributeRequest(device="/dev/loop7"))
+    with pytest.raises(errors.NotPossibleError, match="/dev/loop7"):
+        await running.call("Attribute", pb.AttributeRequest(device="/dev/loop8"))
+    request = pb.AttributeRequest(device="/dev/loop8", replace=True)
+    assert (await running.call("Attribute", request)).device == "/dev/loop8"
