@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
     from pathlib import Path
 
 READY_TIMEOUT_S = 30.0
@@ -44,10 +45,12 @@ def toml(sections: Sections) -> str:
     )
 
 
-def run_program(module: str, *args: str) -> subprocess.CompletedProcess[str]:
-    """Runs one of our programs to its end, whatever that is."""
+def run_program(
+    module: str, *args: str, by: Sequence[str] = ()
+) -> subprocess.CompletedProcess[str]:
+    """Runs one of our programs, by another one if so, to its end, whatever that is."""
     return subprocess.run(
-        [sys.executable, "-m", module, *args],
+        [*by, sys.executable, "-m", module, *args],
         capture_output=True,
         text=True,
         timeout=PROGRAM_TIMEOUT_S,

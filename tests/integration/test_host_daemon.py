@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 import shutil
 import socket
@@ -15,11 +16,13 @@ import pytest
 from daemons import HostDaemon, require_native, run_program, toml
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from conftest import MakeHost, MakeServer
 
 
-def run_host(config: Path, *args: str) -> subprocess.CompletedProcess[str]:
-    return run_program("farswap.client_nbd.main", "--config", str(config), *args)
+def run_host(config: Path, *args: str, by: Sequence[str] = ()) -> subprocess.CompletedProcess[str]:
+    return run_program("farswap.client_nbd.main", "--config", str(config), *args, by=by)
 
 
 def qemu_io(host: HostDaemon, *commands: str) -> None:
@@ -97,6 +100,21 @@ def test_a_second_daemon_of_the_same_volume_takes_no_pages_from_the_first(
         assert "Traceback" not in second.stderr
     qemu_io(host, *(f"read -P {1 + page} {page * 4}k 4095" for page in range(64)))
     assert host.ask("status")["tier"]["counters"]["loads_remote"] > 0
+
+
+@pytest.mark.root
+@pytest.mark.skipif(os.geteuid() != 0, reason="needs root: makes a network namespace")
+def test_a_second_daemon_in_another_network_namespace_is_refused_too(
+    host_daemon: MakeHost, memory_server: MakeServer, short_path: Path
+) -> None:
+    host = host_daemon(memory_server())
+    elsewhere = [
+        f"--set=nbd.listen=['unix:{short_path}/copy.nbd']",
+        f"--set=admin.listen=unix:{short_path}/copy.admin",
+    ]
+    second = run_host(host.config_path, *elsewhere, by=["unshare", "--net"])
+    assert second.returncode == 1
+    assert "another farswap-host of this machine has the volume" in second.stderr
 
 
 def test_a_wrong_configuration_starts_nothing_and_tells_all(tmp_path: Path) -> None:
