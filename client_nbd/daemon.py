@@ -31,13 +31,13 @@ from farswap.client_nbd.doctor import Doctor
 from farswap.client_nbd.kernel_files import KernelFiles
 from farswap.client_nbd.metrics import HostMetrics
 from farswap.client_nbd.nbd_listener import NbdListener
-from farswap.client_nbd.periodic import Periodic
 from farswap.client_nbd.pressure import AheadPolicy
 from farswap.client_nbd.running_host import RunningHost
 from farswap.client_nbd.tier_settings import TierSettings
 from farswap.common import lifecycle, log, metrics
 from farswap.common.errors import NotPossibleError, StartError
 from farswap.common.metrics_http import MetricsServer
+from farswap.common.periodic import Periodic
 from farswap.common.rpc_server import RpcServer
 from farswap.common.version import Identity
 from farswap.v1 import host_admin_pb2_grpc

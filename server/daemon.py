@@ -20,10 +20,12 @@ import uvloop
 from farswap.common import lifecycle, log, metrics
 from farswap.common.errors import StartError
 from farswap.common.metrics_http import MetricsServer
+from farswap.common.periodic import Periodic
 from farswap.common.rpc_server import RpcServer
 from farswap.common.version import Identity
 from farswap.server import admin_service
 from farswap.server.metrics import PagesMetrics
+from farswap.server.store_watch import StoreWatch
 from farswap.v1 import server_admin_pb2_grpc
 
 if TYPE_CHECKING:
@@ -38,6 +40,7 @@ _log = log.logger("server")
 
 # For the requests under way at a stop. A page under way takes microseconds, a stalled one seconds.
 _STOP_GRACE_MS = 2000
+_WATCH_EVERY_S = 2.0
 
 
 def native_pages(config: ServerConfig) -> PageServer:
@@ -81,6 +84,9 @@ async def _start(
     identity = Identity("farswap-server")
     pages = await asyncio.to_thread(make_pages, config)
     parts.push("pages", lambda: asyncio.to_thread(pages.stop, _STOP_GRACE_MS))
+    watch = Periodic("store", StoreWatch(pages, config.store.path).look, _WATCH_EVERY_S)
+    parts.push("store watch", watch.stop)
+    await watch.start()
     listen = config.server.listen.with_port(pages.port)
     advertise = config.server.advertise or listen
     if not advertise.port:

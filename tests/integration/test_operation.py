@@ -242,6 +242,10 @@ def test_a_memory_server_whose_disk_is_full_is_told_of_and_costs_no_page(
             checks = {check["subject"]: check for check in host.ask("doctor")["checks"]}
             assert checks["writeback_failed_rejected"]["level"] == "warning"
             assert checks["books"]["level"] == "ok"
+            subprocess.run(["mount", "-o", "remount,size=1g", str(disk)], check=True)
+            while "the disk takes pages again" not in server.log():
+                host.ctl("tier", "writeback", "--bytes", "64KiB")
+            assert server.log().count("the disk is full or failing") == 1
             for first in range(0, len(noise), 64 * PAGE_BYTES):
                 read = client.read(first, 64 * PAGE_BYTES)
                 assert read == noise[first : first + 64 * PAGE_BYTES]

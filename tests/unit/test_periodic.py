@@ -9,7 +9,7 @@ import time
 from typing import TYPE_CHECKING
 
 import pytest
-from farswap.client_nbd.periodic import Periodic
+from farswap.common.periodic import Periodic
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
