@@ -138,7 +138,7 @@ def writeback(
 
     Shows progress until done. Ctrl-C ends the job; what has moved stays moved. Exit code 1 when
     it ended short of the target, as it does when there are no more such pages, or when the memory
-    servers take none for 10 s. Pages of cgroups with writeback off stay.
+    servers take none for 10 s. Pages of cgroups with writeback off, or at their remote max, stay.
 
     \b
     Examples:

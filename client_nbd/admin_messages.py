@@ -36,6 +36,8 @@ _GAUGES = (
     *STATES,
 )
 
+_NAMED_MAX = 3
+
 _LEVELS = {
     "ok": pb.Finding.LEVEL_OK,
     "warning": pb.Finding.LEVEL_WARNING,
@@ -133,6 +135,37 @@ def cgroup_settings(settings: Settings) -> pb.CgroupSettings:
         compressor=Compressor.of(*compressor) if compressor else None,
         compressor_source=settings.compressor_source,
     )
+
+
+def kept_from_servers(views: Sequence[GroupView], path: str) -> str:
+    """Why pages that are in the pool, of `path` and below it, may not leave it; "": all may."""
+    below = path.rstrip("/") + "/"
+    holding = [
+        view
+        for view in views
+        if view.record.local_pages and (view.path == path or view.path.startswith(below))
+    ]
+    full = [
+        view.path
+        for view in views
+        if view.remote_pages_max is not None
+        and view.record.tree_remote_pages >= view.remote_pages_max
+    ]
+    off = [view.path for view in holding if not view.writeback]
+    at_quota = [
+        of
+        for of in full
+        if any(view.path == of or view.path.startswith(of + "/") for view in holding)
+    ]
+    reasons = [("writeback is off for", off), ("no more may go to memory servers of", at_quota)]
+    return "; ".join(f"{reason} {_some(paths)}" for reason, paths in reasons if paths)
+
+
+def _some(paths: Sequence[str]) -> str:
+    """The first ones by name: there may be thousands."""
+    named = sorted(paths)[:_NAMED_MAX]
+    more = len(paths) - len(named)
+    return ", ".join(named) + (f" and {more} more" if more else "")
 
 
 def counters(values: Mapping[str, int]) -> list[types_pb2.Counter]:

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     import grpc.aio
     from farswap.client_nbd.doctor import Doctor
     from farswap.client_nbd.running_host import RunningHost
+    from farswap.native import WritebackProgress
     from google.protobuf.message import Message
 
     _Context = grpc.aio.ServicerContext[Any, Any]
@@ -36,6 +37,8 @@ _PROGRESS_INTERVAL_S = 0.1
 # A job that moves nothing for so long is ended: who asked for it wants to know.
 WRITEBACK_STALL_S = 10.0
 _STALLED = f"memory servers took no page for {WRITEBACK_STALL_S:.0f} s, see `farswapctl doctor`"
+# What the engine says when it finds none that may.
+_NO_MORE = "no more entries to write back"
 # An answer of them stays far below gRPC's limit.
 _OWNERS_MAX = 1 << 16
 
@@ -129,13 +132,22 @@ class HostAdminService(host_admin_pb2_grpc.HostAdminServicer):
                     written_bytes=progress.written_bytes,
                     sent_bytes=progress.sent_bytes,
                     finished=ended or stalled,
-                    stopped_because=_STALLED if stalled else progress.stopped_because,
+                    stopped_because=_STALLED if stalled else await self._why(progress, request),
                 )
                 if not (ended or stalled):
                     await asyncio.sleep(_PROGRESS_INTERVAL_S)
         finally:
             if not ended:
                 engine.cancel_writeback()
+
+    async def _why(self, progress: WritebackProgress, request: pb.WritebackRequest) -> str:
+        """What the engine says of a job's end, and what it takes for granted there."""
+        if progress.stopped_because != _NO_MORE:
+            return progress.stopped_because
+        views = await asyncio.to_thread(self._host.groups.views)
+        kept = admin_messages.kept_from_servers(views, request.cgroup or "/")
+        older = f" that are older than {request.older_than_s} s" if request.older_than_s else ""
+        return f"{_NO_MORE}{older}" + (f": {kept}" if kept else "")
 
     async def ExplainSlot(  # noqa: N802
         self, request: pb.ExplainSlotRequest, context: _Context

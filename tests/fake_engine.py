@@ -22,6 +22,7 @@ class FakeEngine:
         self.stopped = False
         self.serve_error: Exception | None = None
         self.writeback_step_bytes = writeback_step_bytes
+        self.writeback_ends = ""  # at once, with this reason, before anything has moved
         self.writeback_cancelled = threading.Event()
         self.server_list: list[SimpleNamespace] = []
         # What stats() says instead of its own, what cgroups() says, what set_...() were told.
@@ -125,7 +126,11 @@ class FakeEngine:
             return False
         self.writeback_asked = (bytes_, cgroup, older_than_s)
         self._writeback = SimpleNamespace(
-            target_bytes=bytes_, written_bytes=0, sent_bytes=0, finished=False, stopped_because=""
+            target_bytes=bytes_,
+            written_bytes=0,
+            sent_bytes=0,
+            finished=bool(self.writeback_ends),
+            stopped_because=self.writeback_ends,
         )
         return True
 

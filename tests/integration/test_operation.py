@@ -279,6 +279,16 @@ def test_the_doctor_is_not_misled_by_pages_that_move(fleet: Fleet) -> None:
             thread.result(20)
 
 
+def test_a_writeback_that_is_switched_off_says_so(fleet: Fleet) -> None:
+    host, _ = fleet
+    host.ask("cgroup", "set", "/", "--writeback", "off")
+    done = host.ctl("tier", "writeback", "--bytes", "4MiB")
+    assert done.returncode == 1
+    assert "no more entries to write back: writeback is off for /" in done.stderr
+    host.ask("cgroup", "set", "/", "--writeback", "default")
+    assert host.ctl("tier", "writeback", "--bytes", "4KiB").returncode == 0
+
+
 def test_the_tier_is_set_while_pages_come_and_go(fleet: Fleet) -> None:
     host, _ = fleet
     with NbdClient.connect_unix(host.nbd_path) as client:

@@ -203,6 +203,16 @@ async def test_a_writeback_that_moves_nothing_ends_and_says_so(
     assert await asyncio.to_thread(running.engine.writeback_cancelled.wait, 5)
 
 
+async def test_a_writeback_that_finds_no_more_says_what_keeps_the_rest(running: Running) -> None:
+    running.engine.writeback_ends = "no more entries to write back"
+    await running.call("SetCgroup", pb.SetCgroupRequest(path="/build/job", writeback=False))
+    request = pb.WritebackRequest(bytes=1, cgroup="/build", older_than_s=9)
+    last = await asyncio.to_thread(next, running.client.stream(running.stub.Writeback, request))
+    assert last.stopped_because == (
+        "no more entries to write back that are older than 9 s: writeback is off for /build/job"
+    )
+
+
 async def test_writeback_of_nothing_is_refused(running: Running) -> None:
     def follow() -> None:
         next(running.client.stream(running.stub.Writeback, pb.WritebackRequest()))
