@@ -258,7 +258,7 @@ class CgroupGroups:
     # --- Cgroups that are alive
 
     def _obey(self, ids: Iterable[int]) -> None:
-        """Their limit files say something else now."""
+        """Their limit files say something else now, or operators' wishes are other ones."""
         for id_ in ids:
             if id_ in self._told:
                 self._tell(id_)

@@ -65,7 +65,8 @@ class Changes:
 
     removed: list[tuple[int, int]] = field(default_factory=list)  # (id, parent), children first
     added: list[int] = field(default_factory=list)  # parents first
-    limits: list[int] = field(default_factory=list)  # whose files say something else now
+    # Whose files say something else now, or whose path has changed, by which operators' wishes go.
+    limits: list[int] = field(default_factory=list)
 
 
 class CgroupTree(CgroupIndex):
@@ -234,6 +235,7 @@ class CgroupTree(CgroupIndex):
         for directory in renamed:
             # What was looked for below its former name was not found.
             self._rescan(directory.family(), changes)
+            changes.limits += [member.id for member in directory.family()]
         for parent, name in arriving:
             self._explore(parent, name, changes)
 

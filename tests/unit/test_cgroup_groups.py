@@ -249,6 +249,20 @@ def test_a_group_placed_elsewhere_by_an_end_that_was_missed(machine: Machine) ->
     assert machine.settings("x/b") == {"writeback": False}
 
 
+def test_wishes_stay_at_the_path_when_a_cgroup_is_renamed(machine: Machine) -> None:
+    machine.make("a/c")
+    machine.groups.update()
+    machine.groups.set("/a", GroupChange(writeback=False))
+    machine.groups.set("/a/c", GroupChange(pool_limit=1 << 20))
+    (machine.root / "a").rename(machine.root / "n")
+    machine.groups.update()
+    assert [machine.settings("n"), machine.settings("n/c")] == [{}, {}]
+    (machine.root / "n").rename(machine.root / "a")
+    machine.groups.update()
+    assert machine.settings("a") == {"writeback": False}
+    assert machine.settings("a/c") == {"pool_limit_bytes": 1 << 20}
+
+
 def test_a_full_engine_is_a_finding_as_long_as_it_is_full(machine: Machine) -> None:
     machine.engine.groups_max = 2
     machine.engine.store(machine.make("a/b"), "page")
