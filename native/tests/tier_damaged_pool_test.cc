@@ -1,5 +1,8 @@
-// What becomes of a page whose bytes changed in the pool: an error wherever it is read, and never a
-// fresh checksum on its way to the servers.
+// What becomes of a page whose bytes changed in the pool: an error when it is read, unless a server
+// has it as well, and never something that is sent to one.
+#include <atomic>
+#include <thread>
+
 #include "tier/tier_impl.h"
 #include "tier_fixture.h"
 
@@ -22,28 +25,63 @@ class TierDamagedPool : public TierFixture {
     auto arenas = Shrinker::CreateArenas();
     ASSERT_TRUE(pool.ok() && table.ok() && arenas.ok());
     pool_ = pool.value().get();
+    table_ = table.value().get();
     tier_ = std::make_unique<TierImpl>(config, &remote_, std::move(table.value()),
                                        std::move(pool.value()), std::move(arenas.value()));
   }
 
+  // Changes what the slot's page is kept as, if it is in that state.
+  template <typename Change>
+  bool ChangeEntry(SlotIndex slot, SlotState state, Change change) {
+    const auto lock = table_->Lock(slot);
+    SlotRecord record = table_->Get(slot);
+    if (record.state != state) return false;
+    const EntryRef entry = record.object.entry;
+    change(&record, std::span(pool_->Bytes(entry), pool_->At(entry)->object_bytes()));
+    table_->Set(slot, record);
+    return true;
+  }
+
+  bool Damage(SlotIndex slot, SlotState state) {
+    return ChangeEntry(slot, state, [](SlotRecord*, std::span<std::byte> bytes) {
+      bytes[bytes.size() / 2] ^= std::byte{1};
+    });
+  }
+
   void StoreAndDamage(SlotIndex slot, const Page& page) {
     ASSERT_EQ(tier_->Store(slot, page.data()), IoStatus::kOk);
-    for (EntryRef ref = 0; ref < Pool::kSlabBytes / Pool::kUnitBytes; ++ref) {
-      if (pool_->At(ref)->slot.load() != slot) continue;
-      pool_->Bytes(ref)[pool_->At(ref)->object_bytes() / 2] ^= std::byte{1};
-      return;
-    }
-    FAIL() << "slot " << slot << " has no entry";
+    ASSERT_TRUE(Damage(slot, SlotState::kLocal));
+  }
+
+  // All is written back that can be.
+  void WriteBackAll() {
+    ASSERT_TRUE(
+        Eventually([this] { return tier_->StartManualWriteback({.bytes = 64 * kPageBytes}); }));
+    ASSERT_TRUE(Eventually([this] { return tier_->ManualWritebackProgress().finished; }));
   }
 
   void ExpectError(SlotIndex slot) {
+    const std::uint64_t failed = Count(Counter::fail_checksum);
     Page page{};
     Version version;
     EXPECT_EQ(tier_->LoadWait(slot, page.data(), &version), IoStatus::kIoError);
-    EXPECT_EQ(Count(Counter::fail_checksum), 1u);
+    EXPECT_EQ(Count(Counter::fail_checksum), failed + 1);
   }
 
-  Pool* pool_ = nullptr;  // the tier's
+  // A unit on the server, all of it in the pool as well but for its first page.
+  void PrefetchUnit() {
+    ASSERT_TRUE(tier_->SetPacking(true).ok());
+    for (SlotIndex slot = 0; slot < kUnitSlots; ++slot) {
+      ASSERT_EQ(tier_->Store(slot, PageLikeItsNeighbours(slot, 1).data()), IoStatus::kOk);
+    }
+    WriteBackAll();
+    Read(0);
+    ASSERT_TRUE(Eventually([this] { return tier_->Stats().pages.clean == kUnitSlots - 1; }));
+  }
+
+  // Of the tier.
+  Pool* pool_ = nullptr;
+  SlotTable* table_ = nullptr;
 };
 
 TEST_F(TierDamagedPool, IsAnErrorWhenItIsReadFromThere) {
@@ -51,9 +89,12 @@ TEST_F(TierDamagedPool, IsAnErrorWhenItIsReadFromThere) {
   ExpectError(kSlot);
 }
 
-TEST_F(TierDamagedPool, IsAnErrorWhenItComesBackFromAServer) {
+TEST_F(TierDamagedPool, IsNotSentToAServer) {
   StoreAndDamage(kSlot, half_random_);
-  WriteBack(1);
+  ASSERT_EQ(tier_->Store(kSlot + 1, letters_.data()), IoStatus::kOk);
+  WriteBackAll();
+  EXPECT_EQ(remote_.put_order(), std::vector<ObjectKey>{kSlot + 1});
+  EXPECT_GT(Count(Counter::fail_checksum), 0u) << "an operator hears of it before a reader does";
   ExpectError(kSlot);
 }
 
@@ -61,19 +102,140 @@ TEST_F(TierDamagedPool, IsNotMadeGoodByRecompression) {
   tier_->SetRecompression(Compressor{Codec::kZstd, 1});
   StoreAndDamage(kSlot, letters_);
   ASSERT_EQ(tier_->Store(kSlot + 1, letters_.data()), IoStatus::kOk);
-  WriteBack(2);
+  WriteBackAll();
   EXPECT_EQ(Count(Counter::recompressed), 1u) << "the other one is";
   ExpectError(kSlot);
 }
 
-TEST_F(TierDamagedPool, IsNotMadeGoodByPacking) {
+TEST_F(TierDamagedPool, IsNotPackedWithItsNeighbours) {
   ASSERT_TRUE(tier_->SetPacking(true).ok());
-  StoreAndDamage(kSlot, half_random_);
-  ASSERT_EQ(tier_->Store(kSlot + 1, PageLikeItsNeighbours(kSlot + 1, 1).data()), IoStatus::kOk);
-  WriteBack(2);
-  EXPECT_EQ(Count(Counter::packed), 0u);
+  for (SlotIndex slot = kSlot; slot < kSlot + 4; ++slot) {
+    ASSERT_EQ(tier_->Store(slot, PageLikeItsNeighbours(slot, 1).data()), IoStatus::kOk);
+  }
+  ASSERT_TRUE(Damage(kSlot, SlotState::kLocal));      // the first that is looked at
+  ASSERT_TRUE(Damage(kSlot + 2, SlotState::kLocal));  // a neighbour of one
+  WriteBackAll();
+  EXPECT_EQ(Count(Counter::packed), 2u);
+  for (const SlotIndex damaged : {kSlot, kSlot + 2}) {
+    ExpectError(damaged);
+    EXPECT_EQ(Read(damaged + 1), PageLikeItsNeighbours(damaged + 1, 1));
+  }
+}
+
+TEST_F(TierDamagedPool, IsReadFromTheServerThatHasItAsWell) {
+  PrefetchUnit();
+  ASSERT_TRUE(Damage(kSlot, SlotState::kClean));
+  const std::size_t asked = remote_.objects_asked_for();
+  EXPECT_EQ(Read(kSlot), PageLikeItsNeighbours(kSlot, 1));
+  EXPECT_EQ(remote_.objects_asked_for(), asked + 1);
+  EXPECT_EQ(Count(Counter::fail_checksum), 1u);
+  EXPECT_EQ(Count(Counter::clean_dropped), 1u);
+  EXPECT_EQ(StateOf(kSlot), "remote");
+}
+
+TEST_F(TierDamagedPool, IsReadFromTheServerAlsoWhenItDoesNotDecompress) {
+  PrefetchUnit();
+  ASSERT_TRUE(
+      ChangeEntry(kSlot, SlotState::kClean, [](SlotRecord* record, std::span<std::byte> bytes) {
+        std::ranges::fill(bytes, std::byte{0xff});
+        record->object.checksum = PageChecksum(kSlot, static_cast<Codec>(record->codec), bytes);
+      }));
+  EXPECT_EQ(Read(kSlot), PageLikeItsNeighbours(kSlot, 1));
+  EXPECT_EQ(Count(Counter::decompress_fail), 1u);
+  EXPECT_EQ(Count(Counter::fail_checksum), 0u);
+}
+
+TEST_F(TierDamagedPool, IsAnErrorWhenTheServerFailsAsWell) {
+  PrefetchUnit();
+  ASSERT_TRUE(Damage(kSlot, SlotState::kClean));
+  remote_.FailGets(GetResult::kUnavailable);
   ExpectError(kSlot);
-  EXPECT_EQ(Read(kSlot + 1), PageLikeItsNeighbours(kSlot + 1, 1));
+  remote_.FailGets(GetResult::kFound);
+  EXPECT_EQ(Read(kSlot), PageLikeItsNeighbours(kSlot, 1)) << "and is had when the server is back";
+}
+
+// Each in turn while the page is on its way from the server, after its entry was dropped.
+TEST_F(TierDamagedPool, IsNotReadFromTheServerAnyMoreOnceItsSlotHasChanged) {
+  PrefetchUnit();
+  const auto read_while = [&](SlotIndex slot, const auto& change) {
+    EXPECT_TRUE(Damage(slot, SlotState::kClean));
+    remote_.HoldGets();
+    TestFetch fetch({slot});
+    tier_->Fetch(&fetch);
+    remote_.WaitForHeld(1);
+    change(slot);
+    remote_.Release();
+    EXPECT_EQ(fetch.Wait(), IoStatus::kOk);
+    // The read began before the change: the older page is as good.
+    EXPECT_EQ(fetch.pages[0], PageLikeItsNeighbours(slot, 1));
+    return Read(slot);
+  };
+  EXPECT_EQ(read_while(3, [&](SlotIndex slot) { tier_->Invalidate(slot, 1); }), Page{});
+  EXPECT_EQ(read_while(4, [&](SlotIndex slot) { ASSERT_EQ(Store(slot, 2), IoStatus::kOk); }),
+            MakePage(4, 2));
+  EXPECT_EQ(Count(Counter::fail_checksum), 2u);
+}
+
+// Clean pages are damaged as they come, while pages of their unit are written, trimmed, read,
+// dropped and fetched. Each write waits for damage, of which there is some as long as two are in
+// the unit.
+TEST_F(TierDamagedPool, CostsNothingWhateverHappensMeanwhileToItsSlot) {
+  ASSERT_TRUE(tier_->SetPacking(true).ok());
+  struct Bounds {
+    std::atomic<std::uint32_t> started{0};
+    std::atomic<std::uint32_t> finished{0};
+  };
+  std::array<Bounds, kUnitSlots> bounds;
+  const auto expected = [](SlotIndex slot, std::uint32_t generation) {
+    return generation % 8 == 0 ? Page{} : PageLikeItsNeighbours(slot, generation);
+  };
+  const auto write = [&](SlotIndex slot, std::uint32_t generation) {
+    bounds[slot].started = generation;
+    if (generation % 8 == 0) {
+      tier_->Invalidate(slot, 1);
+    } else {
+      ASSERT_EQ(tier_->Store(slot, expected(slot, generation).data()), IoStatus::kOk);
+    }
+    bounds[slot].finished = generation;
+  };
+  std::atomic<bool> done{false};
+  std::atomic<std::uint64_t> damaged{0};
+  const auto damage = [&] {
+    while (!done) {
+      for (SlotIndex slot = 0; slot < kUnitSlots; ++slot) {
+        if (Damage(slot, SlotState::kClean)) ++damaged;
+      }
+    }
+  };
+  const auto shrink = [&] {
+    while (!done) tier_->StartManualWriteback({.bytes = kUnitSlots * kPageBytes});
+  };
+  const auto read = [&] {
+    for (SlotIndex slot = 0; !done; slot = (slot + 1) % kUnitSlots) {
+      const std::uint32_t oldest = bounds[slot].finished;
+      const Page page = Read(slot);
+      const std::uint32_t newest = bounds[slot].started;
+      bool matched = false;
+      for (std::uint32_t g = oldest; g <= newest; ++g) matched |= page == expected(slot, g);
+      EXPECT_TRUE(matched) << "slot " << slot << " generations " << oldest << " to " << newest;
+    }
+  };
+  for (std::uint32_t generation = 1; generation < 12; generation += 2) {
+    for (SlotIndex slot = 0; slot < kUnitSlots; ++slot) write(slot, generation);
+    WriteBackAll();
+    done = false;
+    std::array<std::thread, 3> threads{std::thread(damage), std::thread(shrink), std::thread(read)};
+    for (SlotIndex slot = 0; slot < kUnitSlots - 1; ++slot) {
+      for (const std::uint64_t before = damaged; damaged == before;) Read(kUnitSlots - 1);
+      write(slot, generation + 1);
+    }
+    done = true;
+    for (std::thread& thread : threads) thread.join();
+    for (SlotIndex slot = 0; slot < kUnitSlots; ++slot) {
+      EXPECT_EQ(Read(slot), expected(slot, bounds[slot].finished)) << slot;
+    }
+  }
+  EXPECT_GT(Count(Counter::fail_checksum), 0u);
 }
 
 }  // namespace

@@ -225,9 +225,9 @@ Tier::Explanation TierImpl::Explain(SlotIndex slot) {
   explanation.verified = fetch.Wait() == IoStatus::kOk;
   if (record.state == SlotState::kRemote) explanation.stored_unix_s = fetch.stored_unix_s_;
   if (!explanation.verified) {
-    explanation.problem = record.state == SlotState::kRemote
-                              ? "no memory server delivered the page intact"
-                              : "the page in the pool is damaged";
+    const bool kept = record.state == SlotState::kRemote || record.state == SlotState::kClean;
+    explanation.problem =
+        kept ? "no memory server delivered the page intact" : "the page in the pool is damaged";
   }
   return explanation;
 }

@@ -58,7 +58,8 @@ void Shrinker::TakeWithNeighbours(Batch* batch, const Request& request, SlotInde
     const SlotRecord& record = table.Get(neighbour);
     const bool cold = record.state == SlotState::kLocal && !record.referenced &&
                       Owner().Resolve(record.group) == index && age_s(record) >= old_s;
-    if (cold || neighbour == slot) Take(batch, request, neighbour, group);
+    if (neighbour == slot || (cold && tier_->EntryIntact(neighbour)))
+      Take(batch, request, neighbour, group);
   }
   const std::size_t taken = batch->count - first;
   if (taken > 1) batch->runs[batch->run_count++] = {first, taken};
@@ -76,8 +77,6 @@ bool Shrinker::PackRun(Batch* batch, const Batch::Run& run, PageObject* unit) {
   unit_writer_->Begin();
   unit->stored_unix_s = 0;
   for (const PageObject& page : pages) {
-    // What was damaged in the pool must not get a checksum that makes it good.
-    if (PageChecksum(page.slot, page.codec, page.bytes) != page.checksum) return false;
     if (!unit_writer_->Add(page.slot % kUnitSlots, static_cast<Version>(page.version), page.codec,
                            page.bytes)) {
       return false;

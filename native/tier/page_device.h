@@ -98,7 +98,7 @@ class PageDevice {
 
   enum class LoadResult : std::uint8_t { kDone, kRemote, kIoError };
   /// Copies the slot's page to out[kPageBytes] if it is local, same-filled or empty (zeros).
-  /// kRemote: out is untouched, use Fetch(). Never blocks on the network.
+  /// kRemote: out means nothing, use Fetch(). Never blocks on the network.
   virtual LoadResult Load(SlotIndex slot, std::byte* out) = 0;
 
   /// Reads pages wherever they are, without blocking: fetch->OnFetched() is called once, possibly

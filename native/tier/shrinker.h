@@ -140,7 +140,6 @@ class Shrinker {
   enum class Taken : std::uint8_t { kYes, kNotThis, kNoMore };
   Taken Isolate(Batch* batch, const Request& request, SlotIndex slot, EntryRef entry);
   void Take(Batch* batch, const Request& request, SlotIndex slot, const Groups::Locked& group);
-  void DropClean(Batch* batch, SlotIndex slot, const Groups::Locked& group);
   void PrepareBatch(Batch* batch);
   void RecompressPage(Batch* batch, std::size_t index);
 

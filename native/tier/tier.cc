@@ -87,6 +87,23 @@ void TierImpl::DropEntry(const SlotRecord& record) {
   stores_.RoomMade(groups_.Resolve(record.group));
 }
 
+std::size_t TierImpl::DropClean(SlotIndex slot, const tier::Groups::Locked& group) {
+  SlotRecord record = table_->Get(slot);
+  const EntryRef entry = record.object.entry;
+  const std::size_t bytes = pool_->EntryBytesOf(entry);
+  group->lru.Remove(entry);
+  groups_.Add(group, {-static_cast<std::int64_t>(bytes), 0, 0});
+  CountState(record, -1);
+  record.state = SlotState::kRemote;
+  record.referenced = 0;
+  record.away = {0, 0};
+  CountState(record, +1);
+  table_->Set(slot, record);
+  pool_->Free(entry);
+  group->Count(Counter::clean_dropped);
+  return bytes;
+}
+
 void TierImpl::FreeEntry(EntryRef entry) {
   pool_->Free(entry);
   stores_.RoomMade(kRootGroup);
@@ -294,16 +311,11 @@ Tier::LoadResult TierImpl::LoadRecord(SlotIndex slot, std::byte* out, SlotRecord
     case SlotState::kLocal:
     case SlotState::kClean:
     case SlotState::kWriting: {
-      const EntryRef entry = record.object.entry;
-      const PageObject object{slot,
-                              record.version,
-                              static_cast<Codec>(record.codec),
-                              record.object.checksum,
-                              0,
-                              {pool_->Bytes(entry), pool_->At(entry)->object_bytes()}};
-      const Damage damage = Verify(object, out);
-      CountDamage(damage, &group);
-      if (damage != Damage::kNone) return LoadResult::kIoError;
+      const Damage damage = Verify(ObjectInPool(slot), out);
+      if (damage != Damage::kNone) {
+        CountDamage(damage, &group);
+        return LoadDamaged(slot, seen);
+      }
       if (!record.referenced) {
         if (record.state == SlotState::kClean) group.Count(Counter::prefetch_hits);
         SlotRecord read = record;
@@ -316,6 +328,32 @@ Tier::LoadResult TierImpl::LoadRecord(SlotIndex slot, std::byte* out, SlotRecord
   }
   if (sampled) group.local_latency.Add(std::chrono::steady_clock::now() - began);
   return LoadResult::kDone;
+}
+
+// Servers have what was clean: it is remote again, as when the shrinker drops it, to whatever is
+// under way for the slot too. Of any other page there is nothing better.
+Tier::LoadResult TierImpl::LoadDamaged(SlotIndex slot, SlotRecord* seen) {
+  if (seen->state != SlotState::kClean) return LoadResult::kIoError;
+  DropClean(slot, groups_.Lock(seen->group));
+  stores_.RoomMade(groups_.Resolve(seen->group));
+  *seen = table_->Get(slot);
+  return LoadResult::kRemote;
+}
+
+PageObject TierImpl::ObjectInPool(SlotIndex slot) const {
+  const SlotRecord& record = table_->Get(slot);
+  const EntryRef entry = record.object.entry;
+  return {slot,
+          record.version,
+          static_cast<Codec>(record.codec),
+          record.object.checksum,
+          0,
+          {pool_->Bytes(entry), pool_->At(entry)->object_bytes()}};
+}
+
+bool TierImpl::EntryIntact(SlotIndex slot) const {
+  const PageObject object = ObjectInPool(slot);
+  return PageChecksum(slot, object.codec, object.bytes) == object.checksum;
 }
 
 TierImpl::Damage TierImpl::Verify(const PageObject& object, std::byte* out) {

@@ -98,6 +98,9 @@ class TierImpl final : public Tier {
   void Replace(SlotIndex slot, SlotRecord next);
   // Drops a record's entry, if it has one, from the LRU and the pool. The slot's lock is held.
   void DropEntry(const SlotRecord& record);
+  // Makes a clean page a remote one; returns the bytes of its entry. The slot's lock is held, and
+  // the group of the page.
+  std::size_t DropClean(SlotIndex slot, const tier::Groups::Locked& group);
   // Of an entry that was not published.
   void FreeEntry(EntryRef entry);
   void LimitsChanged();
@@ -108,8 +111,15 @@ class TierImpl final : public Tier {
 
   // Load() that also tells the record of what it read, or of what is to be fetched.
   LoadResult LoadRecord(SlotIndex slot, std::byte* out, SlotRecord* seen);
+  // What it comes to when the entry of the record seen is damaged. The slot's lock is held.
+  LoadResult LoadDamaged(SlotIndex slot, SlotRecord* seen);
 
   enum class Damage : std::uint8_t { kNone, kChecksum, kNoPage };
+  // The object in a slot's entry. The slot's lock is held, as long as its bytes are looked at.
+  PageObject ObjectInPool(SlotIndex slot) const;
+  // Whether it is what was put there. A damaged one goes nowhere: it would get a fresh checksum
+  // when it is compressed anew, or be taken for the server's damage.
+  bool EntryIntact(SlotIndex slot) const;
   // Turns an object into its page.
   static Damage Verify(const PageObject& object, std::byte* out);
   static void CountDamage(Damage damage, Group* group);

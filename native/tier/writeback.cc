@@ -151,7 +151,8 @@ Shrinker::Taken Shrinker::Isolate(Batch* batch, const Request& request, SlotInde
   const auto group = Owner().Lock(index);
   if (clean) {
     // No second chance: who read it has it.
-    DropClean(batch, slot, group);
+    batch->dropped_bytes += tier_->DropClean(slot, group);
+    ReportProgress(index);
     return Taken::kYes;
   }
   if (record.referenced && tier_->config_.second_chance) {
@@ -162,6 +163,12 @@ Shrinker::Taken Shrinker::Isolate(Batch* batch, const Request& request, SlotInde
     if (request.spares_count) ++batch->spared;
     return Taken::kNotThis;
   }
+  if (!tier_->EntryIntact(slot)) {
+    // To the hot end, as what a server refuses: it must not block all others.
+    group->lru.MoveToHot(entry);
+    group->Count(Counter::fail_checksum);
+    return Taken::kNotThis;
+  }
   if (packing_.load(std::memory_order_acquire) && !tier_->table_->AnyInUnit(slot)) {
     TakeWithNeighbours(batch, request, slot, group);
   } else {
@@ -170,22 +177,19 @@ Shrinker::Taken Shrinker::Isolate(Batch* batch, const Request& request, SlotInde
   return Taken::kYes;
 }
 
-// Copies a local entry into the batch. The slot's lock is held, and the group of the page.
+// Copies a local entry, which is intact, into the batch. The slot's lock is held, and the group of
+// the page.
 void Shrinker::Take(Batch* batch, const Request& request, SlotIndex slot,
                     const Groups::Locked& group) {
   SlotRecord record = tier_->table_->Get(slot);
   const EntryRef entry = record.object.entry;
-  const Entry& header = *tier_->pool_->At(entry);
   const std::uint32_t now = tier_->config_.unix_seconds();
-  const std::size_t length = header.object_bytes();
-  std::byte* copy = batch->arena + batch->count * kPageBytes;
-  std::memcpy(copy, tier_->pool_->Bytes(entry), length);
-  batch->pages[batch->count++] = {slot,
-                                  record.version,
-                                  static_cast<Codec>(record.codec),
-                                  record.object.checksum,
-                                  now - header.AgeSeconds(now),
-                                  {copy, length}};
+  std::byte* const copy = batch->arena + batch->count * kPageBytes;
+  PageObject& page = batch->pages[batch->count++];
+  page = tier_->ObjectInPool(slot);
+  page.stored_unix_s = now - tier_->pool_->At(entry)->AgeSeconds(now);
+  std::memcpy(copy, page.bytes.data(), page.bytes.size());
+  page.bytes = {copy, page.bytes.size()};
   const std::size_t bytes = tier_->pool_->EntryBytesOf(entry);
   batch->entry_bytes += bytes;
   group->lru.Remove(entry);
@@ -195,25 +199,6 @@ void Shrinker::Take(Batch* batch, const Request& request, SlotIndex slot,
   record.state = SlotState::kWriting;
   tier_->CountState(record, +1);
   tier_->table_->Set(slot, record);
-}
-
-// Servers have the page: nothing is to be sent. The slot's lock is held, and the group of the page.
-void Shrinker::DropClean(Batch* batch, SlotIndex slot, const Groups::Locked& group) {
-  SlotRecord record = tier_->table_->Get(slot);
-  const EntryRef entry = record.object.entry;
-  const std::size_t bytes = tier_->pool_->EntryBytesOf(entry);
-  group->lru.Remove(entry);
-  Owner().Add(group, {-static_cast<std::int64_t>(bytes), 0, 0});
-  tier_->CountState(record, -1);
-  record.state = SlotState::kRemote;
-  record.referenced = 0;
-  record.away = {0, 0};
-  tier_->CountState(record, +1);
-  tier_->table_->Set(slot, record);
-  tier_->pool_->Free(entry);
-  batch->dropped_bytes += bytes;
-  group->Count(Counter::clean_dropped);
-  ReportProgress(Owner().Resolve(record.group));
 }
 
 // Packs what can be packed and compresses the rest anew, as far as that is switched on. The entries
@@ -241,8 +226,6 @@ void Shrinker::RecompressPage(Batch* batch, std::size_t index) {
   const int level = recompress_level_.load(std::memory_order_relaxed);
   if (level == 0 || !may_recompress_) return;
   PageObject& page = batch->pages[index];
-  // What was damaged in the pool must not get a checksum that makes it good.
-  if (PageChecksum(page.slot, page.codec, page.bytes) != page.checksum) return;
   const auto smaller = Recompress(page.codec, page.bytes, level);
   if (!smaller) return;
   Group& root = Owner().At(kRootGroup);
