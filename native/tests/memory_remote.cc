@@ -107,11 +107,19 @@ void MemoryRemote::AnswerGet(RemoteFetch* fetch) {
 bool MemoryRemote::Discard(std::span<const DiscardItem> items) {
   std::lock_guard lock(mutex_);
   if (refusing_discards_) return false;
+  if (holding_discards_) {
+    held_discards_.insert(held_discards_.end(), items.begin(), items.end());
+  } else {
+    DoDiscards(items);
+  }
+  return true;
+}
+
+void MemoryRemote::DoDiscards(std::span<const DiscardItem> items) {
   for (const DiscardItem& item : items) {
     const auto found = kept_.find(item.slot);
     if (found != kept_.end() && found->second.version <= item.version) kept_.erase(found);
   }
-  return true;
 }
 
 bool MemoryRemote::Writable() const {
@@ -170,6 +178,22 @@ void MemoryRemote::SetWritable(bool writable) {
 void MemoryRemote::RefuseDiscards(bool refuse) {
   std::lock_guard lock(mutex_);
   refusing_discards_ = refuse;
+}
+
+void MemoryRemote::HoldDiscards() {
+  std::lock_guard lock(mutex_);
+  holding_discards_ = true;
+}
+
+void MemoryRemote::ReleaseDiscards() {
+  std::lock_guard lock(mutex_);
+  holding_discards_ = false;
+  DoDiscards(std::exchange(held_discards_, {}));
+}
+
+std::size_t MemoryRemote::held_discards() const {
+  std::lock_guard lock(mutex_);
+  return held_discards_.size();
 }
 
 std::size_t MemoryRemote::objects_asked_for() const {

@@ -41,6 +41,9 @@ class MemoryRemote final : public RemoteStore {
   void FailGets(GetResult result, std::size_t after = 0);
   void SetWritable(bool writable);
   void RefuseDiscards(bool refuse);
+  void HoldDiscards();  // they are taken, and done when they are released
+  void ReleaseDiscards();
+  std::size_t held_discards() const;
 
   bool Has(ObjectKey key) const;
   ObjectVersion VersionOf(ObjectKey key) const;
@@ -80,6 +83,7 @@ class MemoryRemote final : public RemoteStore {
   std::deque<Request>::iterator NextToAnswer();  // with mutex_ held
   void AnswerPut(PutBatch* batch);
   void AnswerGet(RemoteFetch* fetch);
+  void DoDiscards(std::span<const DiscardItem> items);  // with mutex_ held
 
   mutable std::mutex mutex_;
   std::condition_variable changed_;
@@ -91,6 +95,8 @@ class MemoryRemote final : public RemoteStore {
   Held held_ = Held::kNothing;
   bool writable_ = true;
   bool refusing_discards_ = false;
+  bool holding_discards_ = false;
+  std::vector<DiscardItem> held_discards_;
   std::size_t objects_asked_for_ = 0;
   bool stopping_ = false;
   std::size_t puts_before_failure_ = 0;

@@ -3,32 +3,17 @@
 #include <atomic>
 #include <thread>
 
-#include "tier/tier_impl.h"
-#include "tier_fixture.h"
+#include "tier_open_fixture.h"
 
 namespace farswap::tier {
 namespace {
 
-class TierDamagedPool : public TierFixture {
+class TierDamagedPool : public OpenTierFixture {
  protected:
   static constexpr SlotIndex kSlot = 3;
   // Both still decompress when they are damaged, to another page.
   const Page letters_ = PageOfLetters(1, 16);                 // raw, until zstd comes
   const Page half_random_ = PageLikeItsNeighbours(kSlot, 1);  // LZ4
-
-  void SetUp() override {
-    TierConfig config;
-    config.slots = 64;
-    config.pool_bytes_max = Pool::kPoolBytesMin;
-    auto pool = Pool::Create(config.pool_bytes_max);
-    auto table = SlotTable::Create(config.slots);
-    auto arenas = Shrinker::CreateArenas();
-    ASSERT_TRUE(pool.ok() && table.ok() && arenas.ok());
-    pool_ = pool.value().get();
-    table_ = table.value().get();
-    tier_ = std::make_unique<TierImpl>(config, &remote_, std::move(table.value()),
-                                       std::move(pool.value()), std::move(arenas.value()));
-  }
 
   // Changes what the slot's page is kept as, if it is in that state.
   template <typename Change>
@@ -78,10 +63,6 @@ class TierDamagedPool : public TierFixture {
     Read(0);
     ASSERT_TRUE(Eventually([this] { return tier_->Stats().pages.clean == kUnitSlots - 1; }));
   }
-
-  // Of the tier.
-  Pool* pool_ = nullptr;
-  SlotTable* table_ = nullptr;
 };
 
 TEST_F(TierDamagedPool, IsAnErrorWhenItIsReadFromThere) {

@@ -105,7 +105,8 @@ void TierImpl::AcceptFetched(PageFetch* fetch, std::size_t index, GetResult resu
       intact = unit->Has(member, fetch->wanted_[page]);
       if (intact) std::memcpy(out, unit->pages->Page(member), kPageBytes);
       taken = static_cast<UnitMembers>(taken | 1u << member);
-    } else if (result == GetResult::kFound && asked.version == fetch->wanted_[page]) {
+    } else if (result == GetResult::kFound &&
+               SlotVersionOf(asked.version) == fetch->wanted_[page]) {
       damage = Verify(asked, out);
       intact = damage == Damage::kNone;
     }

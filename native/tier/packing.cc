@@ -77,7 +77,7 @@ bool Shrinker::PackRun(Batch* batch, const Batch::Run& run, PageObject* unit) {
   unit_writer_->Begin();
   unit->stored_unix_s = 0;
   for (const PageObject& page : pages) {
-    if (!unit_writer_->Add(page.slot % kUnitSlots, static_cast<Version>(page.version), page.codec,
+    if (!unit_writer_->Add(page.slot % kUnitSlots, SlotVersionOf(page.version), page.codec,
                            page.bytes)) {
       return false;
     }
@@ -109,7 +109,8 @@ void Shrinker::MarkUnit(const Batch& batch, const Batch::Run& run) {
   for (std::size_t i = run.first; i < run.first + run.count; ++i) {
     const PageObject& page = batch.pages[i];
     SlotRecord record = table.Get(page.slot);
-    if (record.state != SlotState::kWriting || record.version != page.version) continue;
+    if (record.state != SlotState::kWriting) continue;
+    if (record.version != SlotVersionOf(page.version)) continue;
     record.in_unit = 1;
     table.Set(page.slot, record);
   }

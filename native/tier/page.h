@@ -34,8 +34,16 @@ inline constexpr SlotIndex FirstSlotOf(ObjectKey key) {
   return IsUnitKey(key) ? (key & ~(1u << 31)) * kUnitSlots : key;
 }
 
-/// A page's version, or that of a unit, which has a count of its own.
+/// What servers compare. Of a unit it is a count of its own. Of a page it is the slot's version,
+/// below a count of how often that of any slot has begun anew: it does not go down when the slot's
+/// does.
 using ObjectVersion = std::uint64_t;
+inline constexpr Version SlotVersionOf(ObjectVersion version) {
+  return static_cast<Version>(version);
+}
+inline constexpr ObjectVersion PageVersion(std::uint32_t laps, Version version) {
+  return ObjectVersion{laps} << 32 | version;
+}
 
 /// How an object's bytes become a page. The numbers are those of proto/farswap/v1/types.proto.
 enum class Codec : std::uint8_t { kRaw = 1, kLz4 = 2, kZstd = 3, kUnit = 4 };

@@ -348,9 +348,15 @@ void Shrinker::CollectDiscards(std::size_t chunk, std::vector<DiscardItem>* item
     const auto lock = tier_->table_->Lock(slot);
     SlotRecord record = tier_->table_->Get(slot);
     if (!record.stale_remote) continue;
-    // Any remote page is older than the record: a page in flight has the record's version. What is
-    // remote now was put after the stale page, in its place, and its record is not marked.
-    items->push_back({slot, record.version - 1});
+    // What is remote by itself took the stale page's place, and its record is not marked. What is
+    // on its way there may have gone when there were fewer laps: the discard must not reach it, and
+    // may not be needed.
+    if (record.state == SlotState::kWriting && !record.in_unit) {
+      DiscardLater(slot);
+      continue;
+    }
+    // Whatever servers have is older than the record, and what they will have is not.
+    items->push_back({slot, tier_->ObjectVersionOf(record) - 1});
     record.stale_remote = 0;
     tier_->table_->Set(slot, record);
   }

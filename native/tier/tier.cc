@@ -195,7 +195,7 @@ SlotRecord TierImpl::FillEntry(EntryRef entry, const Compressed& object, std::ui
 
 GroupIndex TierImpl::Publish(SlotIndex slot, SlotRecord next) {
   const SlotRecord old = table_->Get(slot);
-  next.version = old.version + 1;
+  next.version = NextVersion(old);
   const bool known = Attribute(slot, old, &next);
   Group& group = groups_.At(next.group);
   if (next.InPool()) {
@@ -273,7 +273,7 @@ IoStatus TierImpl::Refuse(SlotIndex slot, GroupIndex full, bool keep_old) {
   const SlotRecord& old = table_->Get(slot);
   if (old.state != SlotState::kEmpty) groups_.Of(old).Count(Counter::lost_failed_store);
   SlotRecord next;
-  next.version = old.version + 1;
+  next.version = NextVersion(old);
   next.sequence = old.sequence;
   Replace(slot, next);
   return IoStatus::kNoSpace;
@@ -344,7 +344,7 @@ PageObject TierImpl::ObjectInPool(SlotIndex slot) const {
   const SlotRecord& record = table_->Get(slot);
   const EntryRef entry = record.object.entry;
   return {slot,
-          record.version,
+          ObjectVersionOf(record),
           static_cast<Codec>(record.codec),
           record.object.checksum,
           0,
@@ -378,7 +378,7 @@ void TierImpl::Invalidate(SlotIndex first, std::uint64_t count) {
     if (old.state == SlotState::kEmpty) continue;
     groups_.Of(old).Count(Counter::trims);
     SlotRecord next;
-    next.version = old.version + 1;
+    next.version = NextVersion(old);
     next.sequence = old.sequence;
     Replace(slot, next);
   }
@@ -406,7 +406,7 @@ bool TierImpl::OnSlotFree(SlotIndex slot) {
   }
   groups_.Of(old).Count(Counter::early_frees);
   SlotRecord next;
-  next.version = old.version + 1;
+  next.version = NextVersion(old);
   next.sequence = sequence;
   Replace(slot, next);
   return true;

@@ -7,6 +7,7 @@
 #include <atomic>
 #include <chrono>
 #include <condition_variable>
+#include <limits>
 #include <memory>
 #include <mutex>
 #include <optional>
@@ -94,6 +95,14 @@ class TierImpl final : public Tier {
   IoStatus StoreWaited(const PageStore& store, EntryRef entry);
   IoStatus Refuse(SlotIndex slot, GroupIndex full, bool keep_old);
   void CountWait(GroupIndex group, GroupIndex full);
+  // Of what comes to the slot next; of what it has, as servers are told. The slot's lock is held.
+  Version NextVersion(const SlotRecord& record) {
+    if (record.version == kVersionMax) laps_.fetch_add(1, std::memory_order_relaxed);
+    return record.version + 1;
+  }
+  ObjectVersion ObjectVersionOf(const SlotRecord& record) const {
+    return PageVersion(laps_.load(std::memory_order_relaxed), record.version);
+  }
   // Replaces the slot's record and lets go of what the old one held. The slot's lock is held.
   void Replace(SlotIndex slot, SlotRecord next);
   // Drops a record's entry, if it has one, from the LRU and the pool. The slot's lock is held.
@@ -168,6 +177,10 @@ class TierImpl final : public Tier {
   std::atomic<const std::atomic<SlotWord>*> words_{nullptr};
   std::atomic<CgroupId> label_{kUnknownCgroup};
   std::atomic<std::uint64_t> payload_bytes_{0};
+  // How often a slot's version has begun anew. A slot's lock orders what is read of it for the slot
+  // behind every time that its own version has.
+  static constexpr Version kVersionMax = std::numeric_limits<Version>::max();
+  std::atomic<std::uint32_t> laps_{0};
   std::mutex prefetch_mutex_;  // taken with no other lock held; guards the next two
   std::condition_variable prefetches_done_;
   std::size_t prefetches_ = 0;  // put off or under way

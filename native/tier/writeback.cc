@@ -284,7 +284,7 @@ void Shrinker::FinishBatch(Batch* batch) {
 std::size_t Shrinker::FinishPage(const PageObject& page, PutResult result) {
   const auto lock = tier_->table_->Lock(page.slot);
   SlotRecord record = tier_->table_->Get(page.slot);
-  if (record.state == SlotState::kWriting && record.version == page.version) {
+  if (record.state == SlotState::kWriting && record.version == SlotVersionOf(page.version)) {
     Settle(page.slot, result, page.bytes.size(), page.codec);
     return result == PutResult::kAcked ? 1 : 0;
   }
@@ -310,7 +310,7 @@ void Shrinker::Settle(SlotIndex slot, PutResult result, std::size_t sent_bytes, 
     // A server may have the page all the same: as one that is older than the record. The next
     // writeback takes its place, or whatever else happens to the slot has it discarded.
     if (result == PutResult::kUnavailable && !record.in_unit) {
-      ++record.version;
+      record.version = tier_->NextVersion(record);
       record.stale_remote = 1;
     }
     record.in_unit = 0;
