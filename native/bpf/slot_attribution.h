@@ -72,7 +72,8 @@ class SlotAttribution {
   /// What was asked for and is missing, and why; empty: nothing.
   const std::string& problem() const { return problem_; }
 
-  /// Starts to tell of freed slots, also of those freed before. No effect without a free hook.
+  /// Starts to tell of freed slots, also of those freed before, of which the tier drops those that
+  /// it has seen stored. No effect without a free hook.
   void StartNotifying(OnSlotFree on_slot_free);
   /// When it returns the callback runs no more. Idempotent.
   void StopNotifying();

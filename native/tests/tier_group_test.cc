@@ -100,6 +100,56 @@ TEST_F(TierGroup, WithoutAWordThatChangedTheLabelDecides) {
   EXPECT_EQ(OwnerOf(3), kB);
 }
 
+TEST_F(TierGroup, WordsThatBeginAnewAttributeAsBefore) {
+  StartWithWords();
+  SwapOut(1, kA);
+  SwapOut(2, kA);
+  tier_->Invalidate(1, 1);
+  const auto earlier = std::move(words_);
+  words_ = std::make_unique<std::atomic<SlotWord>[]>(16384);
+  tier_->UseSlotWords(words_.get());
+  SwapOut(1, kB);
+  SwapOut(2, kB, 2);
+  EXPECT_EQ(OwnerOf(1), kB);
+  EXPECT_EQ(OwnerOf(2), kB);
+}
+
+TEST_F(TierGroup, WordsOfAnEarlierTierAttributeWhateverTheirSequence) {
+  Start();
+  words_ = std::make_unique<std::atomic<SlotWord>[]>(16384);
+  for (SlotIndex slot = 0; slot < 600; ++slot) {
+    for (SlotIndex writes = 0; writes < slot; ++writes) KernelWrites(slot, kA);
+    if (slot % 2 == 0) KernelFrees(slot);
+  }
+  tier_->UseSlotWords(words_.get());
+  for (SlotIndex slot = 0; slot < 600; ++slot) {
+    SwapOut(slot, kB);
+    ASSERT_EQ(OwnerOf(slot), kB) << slot;
+  }
+}
+
+TEST_F(TierGroup, AWriteOnItsWayWhenWordsComeIntoUseIsAttributed) {
+  Start();
+  words_ = std::make_unique<std::atomic<SlotWord>[]>(16384);
+  KernelWrites(1, kA);
+  tier_->UseSlotWords(words_.get());
+  StoreKind(1, 1, PageKind::kCompressible);
+  EXPECT_EQ(OwnerOf(1), kA);
+}
+
+TEST_F(TierGroup, FreesOfSlotsThatHoldNothingDoNotHideTheNextWrite) {
+  StartWithWords();
+  for (int frees = 1; frees < 600; ++frees) {  // of pages that the kernel never wrote
+    KernelFrees(1);
+    EXPECT_FALSE(tier_->OnSlotFree(1));
+    if (frees % 256 != 255) continue;
+    SwapOut(1, kA);
+    ASSERT_EQ(OwnerOf(1), kA) << frees;
+    KernelFrees(1);
+    ASSERT_TRUE(tier_->OnSlotFree(1));
+  }
+}
+
 TEST_F(TierGroup, TheRootCgroupsPagesAreTheRootGroups) {
   StartWithWords();
   ASSERT_TRUE(tier_->PlaceCgroup(1, 1));
@@ -178,6 +228,22 @@ TEST_F(TierGroup, APageWhoseStoreSawTheSlotFreeAlreadyIsKept) {
   StoreKind(1, 2, PageKind::kCompressible);
   EXPECT_FALSE(tier_->OnSlotFree(1));
   EXPECT_EQ(Read(1), MakePage(1, 2, PageKind::kCompressible));
+}
+
+TEST_F(TierGroup, OfPagesFromBeforeTheWordsOnlyThoseFreedSinceAreForgotten) {
+  Start();
+  words_ = std::make_unique<std::atomic<SlotWord>[]>(16384);
+  KernelWrites(1, kA);
+  KernelWrites(2, kA);
+  KernelFrees(2);
+  for (SlotIndex slot = 1; slot <= 3; ++slot) StoreKind(slot, 1, PageKind::kCompressible);
+  tier_->UseSlotWords(words_.get());
+  EXPECT_FALSE(tier_->OnSlotFree(2)) << "by whom, and when it was stored, nobody knows";
+  for (SlotIndex slot = 1; slot <= 3; slot += 2) {
+    EXPECT_FALSE(tier_->OnSlotFree(slot));
+    KernelFrees(slot);
+    EXPECT_TRUE(tier_->OnSlotFree(slot));
+  }
 }
 
 TEST_F(TierGroup, FreedSlotsThatAreRemoteAreDiscarded) {

@@ -44,8 +44,9 @@ inline constexpr GroupIndex kRootGroup = 0;
 struct alignas(16) SlotRecord {
   Version version = 0;
   GroupIndex group = kRootGroup;
-  /// Low bits of the slot word's sequence when the record was last changed by a store or a free.
-  /// That some higher bits are missing only makes one free in 256 look like none, which leaks.
+  /// Low bits of the slot word's sequence at the last store or free, or, of what came before the
+  /// words were in use, of their sequence then. That some higher bits are missing only makes one
+  /// free in 256 look like none, which leaks.
   std::uint8_t sequence = 0;
   SlotState state : 3 = SlotState::kEmpty;
   std::uint8_t codec : 2 = 0;

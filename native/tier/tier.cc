@@ -385,8 +385,26 @@ void TierImpl::Invalidate(SlotIndex first, std::uint64_t count) {
 }
 
 void TierImpl::UseSlotWords(const std::atomic<SlotWord>* words) {
+  std::uint64_t slot = words != nullptr ? 0 : table_->slots();
+  while (slot < table_->slots()) {
+    const auto lock = table_->Lock(static_cast<SlotIndex>(slot));
+    for (const std::uint64_t end = table_->UnitEnd(static_cast<SlotIndex>(slot)); slot < end;
+         ++slot) {
+      NoteEarlierSequence(static_cast<SlotIndex>(slot), words[slot]);
+    }
+  }
   words_.store(words, std::memory_order_release);
   table_->WaitForHolders();
+}
+
+// What a record keeps of other words, or of too many frees ago, is a number that the next write may
+// well come to, and then pass for none. The page of a slot that is free already is kept: whether it
+// came before that is not known. Of one in use, a write may be on its way to us. The slot's lock is
+// held.
+void TierImpl::NoteEarlierSequence(SlotIndex slot, SlotWord word) {
+  SlotRecord record = table_->Get(slot);
+  record.sequence = static_cast<std::uint8_t>(SequenceOf(word) - (IsFree(word) ? 0 : 1));
+  table_->Set(slot, record);
 }
 
 // The word was FREE when it was looked at under the slot's lock, and not the one of the store: that
@@ -397,8 +415,12 @@ bool TierImpl::OnSlotFree(SlotIndex slot) {
   const auto lock = table_->Lock(slot);
   const auto* words = words_.load(std::memory_order_relaxed);
   const SlotRecord& old = table_->Get(slot);
-  if (words == nullptr || old.state == SlotState::kEmpty) return false;
+  if (words == nullptr) return false;
   const SlotWord word = words[slot].load(std::memory_order_acquire);
+  if (old.state == SlotState::kEmpty) {
+    NoteEarlierSequence(slot, word);
+    return false;
+  }
   const auto sequence = static_cast<std::uint8_t>(SequenceOf(word));
   if (!IsFree(word) || sequence == old.sequence) {
     groups_.Of(old).Count(Counter::early_frees_kept);

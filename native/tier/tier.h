@@ -96,8 +96,9 @@ class Tier : public PageDevice {
 
   // --- Which cgroup a page belongs to
 
-  /// Attributes pages by these words from now on, one a slot; nullptr: no longer. When this returns
-  /// nobody reads the earlier array any more.
+  /// Attributes pages by these words from now on, one a slot; nullptr: no longer. They may have
+  /// nothing to do with earlier ones, and be old: pages stored until now are forgotten if they are
+  /// freed from now on. When this returns nobody reads the earlier array any more.
   virtual void UseSlotWords(const std::atomic<SlotWord>* words) = 0;
 
   /// The kernel is said to have freed the slot: forgets its page if the slot's word says so now and

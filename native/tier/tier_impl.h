@@ -73,6 +73,8 @@ class TierImpl final : public Tier {
   // Sets group and sequence of a record that is about to replace `old`. False: nobody said whom the
   // page belongs to. The slot's lock is held.
   bool Attribute(SlotIndex slot, const SlotRecord& old, SlotRecord* next);
+  // Lets the record's sequence be the one before that of the slot's next store.
+  void NoteEarlierSequence(SlotIndex slot, SlotWord word);
 
   // Pages of one kind, exact whenever no operation is under way. The slot's lock is held.
   void CountState(const SlotRecord& record, int by);
