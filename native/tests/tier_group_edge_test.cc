@@ -5,6 +5,8 @@
 #include <chrono>
 #include <thread>
 
+#include "awaited_store.h"
+#include "tier/groups.h"
 #include "tier_fixture.h"
 
 namespace farswap::tier {
@@ -61,6 +63,33 @@ TEST_F(TierGroupEdge, StoresAreRefusedAtOnceWhileOneShortageGoesOn) {
     EXPECT_EQ(StoreKind(slot, 1, PageKind::kRandom), IoStatus::kNoSpace);
   }
   EXPECT_LT(std::chrono::steady_clock::now() - began, milliseconds{600});
+}
+
+// The group that is made for it is one that another cgroup had.
+TEST_F(TierGroupEdge, ANewCgroupsShortageIsNotThatOfOneThatIsGone) {
+  constexpr CgroupId kNewCgroup = 8, kFirstIdle = 1000;
+  StartWithLimit(milliseconds{300});
+  constexpr std::size_t kOthers = Groups::kGroupsMax - 2;  // without the root group
+  for (CgroupId id = kFirstIdle; id < kFirstIdle + kOthers; ++id) {
+    tier_->SetLabel(id);
+    ASSERT_EQ(StoreKind(0, 1, PageKind::kSameFilled), IoStatus::kOk);
+  }
+  tier_->SetLabel(kCgroup);
+  remote_.HoldPuts();
+  SlotIndex slot = Fill(0);
+  tier_->RemoveCgroup(kCgroup);
+  ASSERT_TRUE(Eventually([this] { return tier_->PlaceCgroup(kNewCgroup, kUnknownCgroup); }));
+  tier_->ConfigureCgroup(kNewCgroup, {.pool_limit_bytes = kGroupLimitMin, .compressor = {}});
+  tier_->SetLabel(kNewCgroup);
+  AwaitedStore store;
+  IoStatus status = IoStatus::kOk;
+  for (; status == IoStatus::kOk; ++slot) {
+    const Page page = MakePage(slot, 1, PageKind::kRandom);
+    status = tier_->TryStore(slot, page.data(), std::nullopt, &store);
+  }
+  ASSERT_EQ(status, IoStatus::kWaits);
+  remote_.Release();
+  EXPECT_EQ(store.Wait(), IoStatus::kOk);
 }
 
 TEST_F(TierGroupEdge, AJobForACgroupThatIsGoneTouchesNothing) {

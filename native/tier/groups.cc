@@ -180,6 +180,8 @@ GroupIndex Groups::AddLocked(CgroupId id) {
   group.may_write_back = groups_[kRootGroup].may_write_back.load();
   group.compressor = groups_[kRootGroup].compressor.load();
   group.ahead_pages = 0;
+  // A shortage of the cgroup that had the index before is none of this one's.
+  group.progress.fetch_add(1);
   group.forward.store(index, std::memory_order_release);
   if (index >= end()) end_.store(std::size_t{index} + 1, std::memory_order_release);
   SetBucket(id, index);
