@@ -201,6 +201,39 @@ TEST_F(StoreWaitRace, EachSlotEndsAsItsLastWriteDid) {
   tier_->UseSlotWords(nullptr);
 }
 
+// At its limit each store waits, without it each has room, and so has each in the pool in the end.
+TEST_F(StoreWaitRace, NoneIsRefusedWhileItsCgroupComesAndGoes) {
+  constexpr int kRounds = 600;
+  Start(kSlots, kPoolBytes, std::chrono::minutes{10});
+  std::vector<std::atomic<SlotWord>> words(kSlots);
+  tier_->UseSlotWords(words.data());
+  std::atomic<bool> done{false};
+  std::atomic<std::uint64_t> stores{0};
+  std::atomic<std::uint64_t> refused{0};
+  std::vector<std::thread> writers;
+  for (unsigned number = 0; number < kWriters; ++number) {
+    writers.emplace_back([&, number] {
+      for (SlotIndex slot = number; !done.load(); slot = (slot + kWriters) % kSlots) {
+        words[slot] = SlotWord{kFirstCgroup} << 32 | ((words[slot] & 0xfffffffe) + 2);
+        if (StoreKind(slot, 1, PageKind::kRandom) != IoStatus::kOk) refused.fetch_add(1);
+        stores.fetch_add(1);
+      }
+    });
+  }
+  for (int round = 0; round < kRounds; ++round) {
+    tier_->PlaceCgroup(kFirstCgroup, kUnknownCgroup);
+    tier_->ConfigureCgroup(kFirstCgroup, {.pool_limit_bytes = kGroupLimitMin, .compressor = {}});
+    const std::uint64_t before = stores;
+    while (stores < before + 64) std::this_thread::yield();
+    tier_->RemoveCgroup(kFirstCgroup);
+  }
+  done.store(true);
+  for (std::thread& writer : writers) writer.join();
+  EXPECT_EQ(refused, 0u);
+  EXPECT_GT(Count(Counter::cgroup_limit_hit), 0u);
+  tier_->UseSlotWords(nullptr);
+}
+
 // The queue's thread takes a store for that of one slot, which before the slot is locked is
 // cancelled and waits for another. The two slots have locks of their own and share all else.
 TEST_F(StoreWaitRace, AStoreThatIsReusedIsStoredUnderTheLockOfItsSlot) {

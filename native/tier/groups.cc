@@ -377,6 +377,8 @@ bool Groups::RemoveLocked(CgroupId id) {
   if (index == kNoGroup || index == kRootGroup || groups_[index].id != id) return false;
   Group& group = groups_[index];
   const GroupIndex above = group.parent;
+  // First, so that who finds nothing here any more does not find its limit either.
+  group.pool_limit_bytes = kNoLimit;
   for (std::size_t i = 1; i < end(); ++i) {
     Group& child = groups_[i];
     if (!child.in_use || child.parent != index) continue;
@@ -395,7 +397,6 @@ bool Groups::RemoveLocked(CgroupId id) {
     group.forward.store(above, std::memory_order_release);
   }
   MoveCounts(&group, &groups_[above]);
-  group.pool_limit_bytes = kNoLimit;
   group.in_use = false;
   leaving_.push_back(index);
   Refresh();

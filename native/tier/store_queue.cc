@@ -51,7 +51,7 @@ GroupIndex StoreQueue::LineOf(GroupIndex group, std::size_t object_bytes) {
 bool StoreQueue::Enter(PageStore* store, GroupIndex full) {
   const std::lock_guard lock(mutex_);
   BeginToWait(full);
-  if (!MayWait(full)) return false;
+  if (!MayWait(full, store->object_bytes_)) return false;
   PageStore** bucket = BucketOf(store->slot_);
   store->next_in_bucket_ = std::exchange(*bucket, store);
   Append(store, full);
@@ -168,7 +168,7 @@ bool StoreQueue::Serve(std::unique_lock<std::mutex>& lock, GroupIndex at, PageSt
         tier_->CountWait(group, room.full);
         BeginToWait(room.full);
       }
-      if (MayWait(room.full)) {
+      if (MayWait(room.full, store->object_bytes_)) {
         if (room.full == at) return false;
         Unlink(store);
         Append(store, room.full);
@@ -209,8 +209,12 @@ StoreQueue::Clock::time_point StoreQueue::Deadline(GroupIndex at) const {
   return std::max(lines_[at].full_since, last_progress) + tier_->config_.store_wait;
 }
 
-bool StoreQueue::MayWait(GroupIndex at) const {
-  return !stopping_ && Clock::now() < Deadline(at) && tier_->shrinker_.MayMakeRoom(at);
+// Where nothing may leave the pool, what could has perhaps just left it, or the limit is gone with
+// its cgroup: there is room, and whoever made it has another look taken.
+bool StoreQueue::MayWait(GroupIndex at, std::size_t object_bytes) const {
+  if (stopping_ || Clock::now() >= Deadline(at)) return false;
+  return tier_->shrinker_.MayMakeRoom(at) ||
+         tier_->groups_.OverLimit(at, Pool::EntryBytes(object_bytes), 100) != at;
 }
 
 StoreQueue::Clock::time_point StoreQueue::NextDeadline() const {

@@ -112,7 +112,7 @@ class StoreQueue {
   void LookAgain();
   void TakeOut(SlotIndex slot);
   void TakeOutFrom(PageStore** link, SlotIndex slot);
-  bool MayWait(GroupIndex at) const;
+  bool MayWait(GroupIndex at, std::size_t object_bytes) const;
   void BeginToWait(GroupIndex at);
   Clock::time_point Deadline(GroupIndex at) const;
   Clock::time_point NextDeadline() const;
