@@ -1,6 +1,8 @@
 // Stores that wait for room: what ends their waiting, in which order, and what they hold up.
 #include <gtest/gtest.h>
 
+#include <algorithm>
+#include <string>
 #include <thread>
 
 #include "awaited_store.h"
@@ -273,6 +275,90 @@ TEST_P(StoreWait, IsNotSupersededByTheNoticeOfAFreedSlot) {
   EXPECT_TRUE(tier_->OnSlotFree(5));
   EXPECT_EQ(store.Wait(), IoStatus::kOk);
   EXPECT_EQ(Read(5), Stored(5, 2));
+  tier_->UseSlotWords(nullptr);
+}
+
+TEST_P(StoreWait, IsSupersededWhenTheKernelFreesItsSlotMeanwhile) {
+  Fill();
+  std::vector<std::atomic<SlotWord>> words(16384);
+  tier_->UseSlotWords(words.data());
+  for (const SlotIndex slot : {SlotIndex{5}, kFirstNew}) {
+    words[slot].store(SlotWord{kFull} << 32 | 1u << 1);
+    AwaitedStore store;
+    Wait(slot, &store, 2);
+    words[slot].store(SlotWord{kFull} << 32 | 2u << 1 | 1);
+    EXPECT_TRUE(tier_->OnSlotFree(slot));
+    EXPECT_EQ(store.Wait(), IoStatus::kOk);
+    EXPECT_EQ(Read(slot), Page{});
+    EXPECT_FALSE(tier_->OnSlotFree(slot));
+    ASSERT_EQ(Count(Counter::early_frees), 1u) << "that of slot 5";
+    // The room of slot 5 again.
+    if (slot == 5) {
+      ASSERT_EQ(StoreKind(end_, 1, PageKind::kRandom), IoStatus::kOk);
+    }
+  }
+  tier_->UseSlotWords(nullptr);
+}
+
+// The notice of that has not come when there is room.
+TEST_P(StoreWait, IsSupersededInItsTurnWhenTheKernelHasFreedItsSlotMeanwhile) {
+  Fill();
+  std::vector<std::atomic<SlotWord>> words(16384);
+  tier_->UseSlotWords(words.data());
+  for (const SlotIndex slot : {kFirstNew, kFirstNew + 1}) {
+    words[slot].store(SlotWord{kFull} << 32 | 1u << 1);
+  }
+  AwaitedStore freed;
+  AwaitedStore next;
+  Wait(kFirstNew, &freed);
+  Wait(kFirstNew + 1, &next);
+  words[kFirstNew].store(SlotWord{kFull} << 32 | 2u << 1 | 1);
+  tier_->Invalidate(3, 1);
+  EXPECT_EQ(freed.Wait(), IoStatus::kOk);
+  EXPECT_EQ(next.Wait(), IoStatus::kOk) << "the room was not taken";
+  EXPECT_EQ(Read(kFirstNew), Page{});
+  EXPECT_EQ(Read(kFirstNew + 1), Stored(kFirstNew + 1));
+  tier_->UseSlotWords(nullptr);
+}
+
+// The kernel writes a page (W), frees it (F) and writes another one (w); the stores of both come to
+// us (S, s) some time after they were written, and notices (n), which may also be of what was
+// before all of this, at any time. In every order in which that can happen the last page is there
+// in the end.
+TEST_P(StoreWait, OfASlotInUseIsSupersededInNoOrderOfWritesFreesAndNotices) {
+  Fill();
+  std::vector<std::atomic<SlotWord>> words(16384);
+  tier_->UseSlotWords(words.data());
+  std::string order = "FSWnnsw";
+  ASSERT_TRUE(std::ranges::is_sorted(order));
+  SlotIndex slot = kFirstNew;
+  do {
+    const auto before = [&](char one, char other) { return order.find(one) < order.find(other); };
+    if (!before('W', 'F') || !before('F', 'w') || !before('W', 'S') || !before('w', 's') ||
+        !before('S', 's')) {
+      continue;
+    }
+    AwaitedStore first;
+    AwaitedStore second;
+    std::uint64_t sequence = 7;
+    words[++slot].store(sequence << 1 | 1);
+    for (const char event : order) {
+      if (event == 'W' || event == 'w') words[slot].store(SlotWord{kFull} << 32 | ++sequence << 1);
+      if (event == 'F') words[slot].store(SlotWord{kFull} << 32 | ++sequence << 1 | 1);
+      if (event == 'S') Wait(slot, &first, 1);
+      if (event == 's') Wait(slot, &second, 2);
+      if (event == 'n') tier_->OnSlotFree(slot);
+    }
+    tier_->Invalidate(3, 2);
+    EXPECT_EQ(first.Wait(), IoStatus::kOk);
+    EXPECT_EQ(second.Wait(), IoStatus::kOk);
+    EXPECT_EQ(Read(slot), Stored(slot, 2)) << order;
+    tier_->Invalidate(slot, 1);
+    for (const SlotIndex filler : {3, 4}) {
+      ASSERT_EQ(StoreKind(filler, 1, PageKind::kRandom), IoStatus::kOk);
+    }
+  } while (std::ranges::next_permutation(order).found);
+  EXPECT_EQ(slot, kFirstNew + 63) << "so many orders";
   tier_->UseSlotWords(nullptr);
 }
 

@@ -56,6 +56,7 @@ class PageStore {
   Codec codec_ = Codec::kRaw;
   std::size_t object_bytes_ = 0;
   std::uint32_t checksum_ = 0;
+  std::optional<std::uint32_t> sequence_;  // of the slot's word then, if there was one
   // The queue's.
   std::uint16_t line_ = kNotInLine;
   PageStore* previous_ = nullptr;

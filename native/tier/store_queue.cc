@@ -77,11 +77,38 @@ void StoreQueue::TakeOutFrom(PageStore** link, SlotIndex slot) {
       link = &store->next_in_bucket_;
       continue;
     }
-    Leave(link);
-    store->next_ = std::exchange(superseded_, store);
-    look_again_.store(true);
-    wake_.notify_one();
+    LeaveSuperseded(link);
   }
+}
+
+bool StoreQueue::SupersedeFreed(SlotIndex slot, std::uint32_t sequence) {
+  if (!AnyWaiting()) return false;
+  const std::lock_guard lock(mutex_);
+  return TakeOutFreed(slot, sequence);
+}
+
+// A store with an expected version finds out by itself.
+bool StoreQueue::TakeOutFreed(SlotIndex slot, std::uint32_t sequence) {
+  bool any = false;
+  for (PageStore** link = BucketOf(slot); PageStore* const store = *link;) {
+    const bool freed = store->slot_ == slot && !store->expected_ &&
+                       store->sequence_.value_or(sequence) != sequence;
+    if (freed) {
+      LeaveSuperseded(link);
+    } else {
+      link = &store->next_in_bucket_;
+    }
+    any |= freed;
+  }
+  return any;
+}
+
+void StoreQueue::LeaveSuperseded(PageStore** link) {
+  PageStore* const store = *link;
+  Leave(link);
+  store->next_ = std::exchange(superseded_, store);
+  look_again_.store(true);
+  wake_.notify_one();
 }
 
 void StoreQueue::LookAgain() {
@@ -159,7 +186,9 @@ bool StoreQueue::Serve(std::unique_lock<std::mutex>& lock, GroupIndex at, PageSt
   {
     const auto slot_lock = tier_->table_->Lock(slot);
     group = tier_->GroupOf(slot);
+    const std::optional<SlotWord> word = tier_->WordOf(slot);
     lock.lock();
+    if (word && IsFree(*word)) TakeOutFreed(slot, SequenceOf(*word));
     PageStore** const link = LinkTo(slot, store);
     if (*link == nullptr || store->slot_ != slot || store->line_ != at) return true;
     const TierImpl::Room room = tier_->TakeRoom(group, store->object_bytes_);

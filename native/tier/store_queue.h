@@ -12,16 +12,23 @@
 // A store leaves its line
 //   - stored, when it fits; it is not asked for its slot's version unless it came with one;
 //   - superseded, when a store that came later was stored in its slot or refused, or the slot was
-//     trimmed: its page was stored before that, as far as anybody can tell. A later store that only
-//     waits supersedes nothing, for it may be cancelled. Nor does a notice that the kernel freed
-//     the slot, which may be of the page before: to keep a page that nobody needs is the lesser
-//     evil;
+//     trimmed or freed by the kernel: its page was stored before that, as far as anybody can tell.
+//     A later store that only waits supersedes nothing, for it may be cancelled;
 //   - refused, when writeback has freed nothing there for TierConfig::store_wait and no store there
 //     has found room in any other way, at once when nothing there may leave the pool, and at the
 //     end of writeback;
 //   - cancelled.
 // All but the last are told by OnStored(), from the thread and without a lock. The first three are
 // decided under the lock of the store's slot, so that no page comes to a slot after a newer one.
+//
+// That the kernel freed the slot is what its word says (slot_words.h), when a notice comes or it is
+// the store's turn: FREE, with another sequence than when the store came. The store's own write was
+// in the word by then, so
+//   - the word is FREE and has changed: the store's page was freed, or a later one was, and none
+//     has been written since. A page that is on its way here comes into line behind that;
+//   - FREE, and the same: the free may be that of the page before, of which the notice is late, if
+//     the kernel's hook missed the write. To keep a page that nobody needs is the lesser evil;
+//   - not FREE: the slot is in use, by the store's page or by a later one.
 //
 // Lock order: a slot's lock, then mutex_, then the pool's or the shrinker's.
 #pragma once
@@ -65,6 +72,9 @@ class StoreQueue {
   void Supersede(SlotIndex slot) {
     if (AnyWaiting()) TakeOut(slot);
   }
+  /// The slot's word is FREE and has this sequence. False: none that waits was freed with it. The
+  /// slot's lock is held.
+  bool SupersedeFreed(SlotIndex slot, std::uint32_t sequence);
   bool Cancel(PageStore* store);
 
   /// There may be room that was not there before, for stores of a group and in the pool, or for
@@ -112,6 +122,8 @@ class StoreQueue {
   void LookAgain();
   void TakeOut(SlotIndex slot);
   void TakeOutFrom(PageStore** link, SlotIndex slot);
+  bool TakeOutFreed(SlotIndex slot, std::uint32_t sequence);
+  void LeaveSuperseded(PageStore** link);
   bool MayWait(GroupIndex at, std::size_t object_bytes) const;
   void BeginToWait(GroupIndex at);
   Clock::time_point Deadline(GroupIndex at) const;

@@ -140,10 +140,9 @@ GroupIndex TierImpl::GroupOf(SlotIndex slot) {
 bool TierImpl::Attribute(SlotIndex slot, const SlotRecord& old, SlotRecord* next) {
   next->sequence = old.sequence;
   CgroupId id = kUnknownCgroup;
-  if (const auto* words = words_.load(std::memory_order_relaxed)) {
-    const SlotWord word = words[slot].load(std::memory_order_acquire);
-    next->sequence = static_cast<std::uint8_t>(SequenceOf(word));
-    if (next->sequence != old.sequence) id = CgroupOf(word);
+  if (const std::optional<SlotWord> word = WordOf(slot)) {
+    next->sequence = static_cast<std::uint8_t>(SequenceOf(*word));
+    if (next->sequence != old.sequence) id = CgroupOf(*word);
   }
   if (id == kUnknownCgroup) id = label_.load(std::memory_order_relaxed);
   next->group = groups_.Find(id);
@@ -246,6 +245,8 @@ IoStatus TierImpl::WaitForRoom(SlotIndex slot, const Compressed& object,
   const auto lock = table_->Lock(slot);
   if (expected && table_->Get(slot).version != *expected) return IoStatus::kChanged;
   CountWait(GroupOf(slot), full);
+  const std::optional<SlotWord> word = WordOf(slot);
+  store->sequence_ = word ? std::optional(SequenceOf(*word)) : std::nullopt;
   if (stores_.Enter(store, full)) return IoStatus::kWaits;
   if (!expected) stores_.Supersede(slot);
   return Refuse(slot, full, expected.has_value());
@@ -413,18 +414,18 @@ void TierImpl::NoteEarlierSequence(SlotIndex slot, SlotWord word) {
 bool TierImpl::OnSlotFree(SlotIndex slot) {
   assert(slot < table_->slots());
   const auto lock = table_->Lock(slot);
-  const auto* words = words_.load(std::memory_order_relaxed);
+  const std::optional<SlotWord> word = WordOf(slot);
+  if (!word) return false;
+  const bool superseded = IsFree(*word) && stores_.SupersedeFreed(slot, SequenceOf(*word));
   const SlotRecord& old = table_->Get(slot);
-  if (words == nullptr) return false;
-  const SlotWord word = words[slot].load(std::memory_order_acquire);
   if (old.state == SlotState::kEmpty) {
-    NoteEarlierSequence(slot, word);
-    return false;
+    NoteEarlierSequence(slot, *word);
+    return superseded;
   }
-  const auto sequence = static_cast<std::uint8_t>(SequenceOf(word));
-  if (!IsFree(word) || sequence == old.sequence) {
+  const auto sequence = static_cast<std::uint8_t>(SequenceOf(*word));
+  if (!IsFree(*word) || sequence == old.sequence) {
     groups_.Of(old).Count(Counter::early_frees_kept);
-    return false;
+    return superseded;
   }
   groups_.Of(old).Count(Counter::early_frees);
   SlotRecord next;

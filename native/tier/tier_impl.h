@@ -70,6 +70,12 @@ class TierImpl final : public Tier {
   GroupIndex GroupHint(SlotIndex slot);
   // The same with the slot's lock held.
   GroupIndex GroupOf(SlotIndex slot);
+  // What is known of the slot; nothing where pages are not attributed by words. The same.
+  std::optional<SlotWord> WordOf(SlotIndex slot) const {
+    const auto* words = words_.load(std::memory_order_relaxed);
+    if (words == nullptr) return std::nullopt;
+    return words[slot].load(std::memory_order_acquire);
+  }
   // Sets group and sequence of a record that is about to replace `old`. False: nobody said whom the
   // page belongs to. The slot's lock is held.
   bool Attribute(SlotIndex slot, const SlotRecord& old, SlotRecord* next);
