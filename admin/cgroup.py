@@ -63,7 +63,8 @@ def show(session: Session, path: str, output_format: str) -> None:
     "--pool-limit",
     "pool_limit_bytes",
     type=commands.SIZE_LIMIT,
-    help="How much of the pool it may take. At the limit its own coldest pages make room.",
+    help="How much of the pool it may take; less than 256KiB counts as that. At the limit its own "
+    "coldest pages make room.",
 )
 @click.option(
     "--writeback",
@@ -117,7 +118,7 @@ def print_cgroups(out: Console, cgroups: Iterable[pb.CgroupStatus]) -> None:
         ">in pool",
         ">same-filled",
         ">on servers",
-        ">of at most",
+        ">remote max",
         "writeback",
         "compressor",
     )
@@ -136,7 +137,7 @@ def print_cgroups(out: Console, cgroups: Iterable[pb.CgroupStatus]) -> None:
         )
         for cgroup in cgroups
     ]
-    spare = ("compressor", "same-filled", "of at most", "tree", "writeback", "limit")
+    spare = ("compressor", "same-filled", "remote max", "tree", "writeback", "limit")
     output.print_table(out, "cgroups", columns, rows, spare)
 
 
@@ -145,8 +146,8 @@ def name(cgroup: pb.CgroupStatus) -> str:
     return cgroup.path or f"#{cgroup.id}"
 
 
-def _limit(settings: pb.CgroupSettings, field: str, unit_bytes: int) -> str:
-    return output.size(getattr(settings, field) * unit_bytes) if settings.HasField(field) else "-"
+def _limit(settings: pb.CgroupSettings, field: str, unit_bytes: int, none: str = "-") -> str:
+    return output.size(getattr(settings, field) * unit_bytes) if settings.HasField(field) else none
 
 
 def _print(out: Console, cgroup: pb.CgroupStatus) -> None:
@@ -177,10 +178,12 @@ def _rows(cgroup: pb.CgroupStatus) -> list[output.Row]:
 
 
 def _settings_rows(settings: pb.CgroupSettings) -> list[output.Row]:
-    remote = _limit(settings, "remote_pages_max", PAGE_BYTES)
+    pool = _limit(settings, "pool_limit_bytes", 1, "none")
+    remote = _limit(settings, "remote_pages_max", PAGE_BYTES, "none")
+    compressor = settings.compressor or "the tier's"
     return [
-        ("pool limit", f"{_limit(settings, 'pool_limit_bytes', 1)} ({settings.pool_limit_source})"),
+        ("pool limit", f"{pool} ({settings.pool_limit_source})"),
         ("writeback", f"{'on' if settings.writeback else 'off'} ({settings.writeback_source})"),
         ("remote max", f"{remote} ({settings.remote_pages_max_source})"),
-        ("compressor", f"{settings.compressor or '-'} ({settings.compressor_source})"),
+        ("compressor", f"{compressor} ({settings.compressor_source})"),
     ]

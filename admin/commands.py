@@ -61,6 +61,8 @@ def verb(
 class Seconds(click.FloatRange):
     """A range of numbers; what is none, "nan", is in no range."""
 
+    name = "number"
+
     def convert(
         self, value: object, param: click.Parameter | None, ctx: click.Context | None
     ) -> float:

@@ -146,7 +146,7 @@ def screen(earlier: Look, now: Look, out: Console, lines_max: int | None) -> Ren
         "waited for room": done.rate("pool_limit_hit"),
     }
     heading = Text(
-        f"{time.strftime('%H:%M:%S')}  pool {used} of {limit}  pages: {by_state}\n"
+        f"{time.strftime('%H:%M:%S')}  pool {used} of {limit}\npages: {by_state}\n"
         + "  ".join(f"{what} {rate:.0f}/s" for what, rate in rates.items())
     )
     cgroups = activity.of_cgroups(earlier, now)

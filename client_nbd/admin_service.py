@@ -14,6 +14,7 @@ from farswap.client_nbd import admin_messages
 from farswap.client_nbd.cgroup_groups import GroupChange
 from farswap.common.compressor import Compressor, Recompressor
 from farswap.common.errors import BusyError, InvalidArgumentError
+from farswap.common.units import Milliseconds
 from farswap.v1 import host_admin_pb2 as pb
 from farswap.v1 import host_admin_pb2_grpc, types_pb2
 
@@ -146,7 +147,8 @@ class HostAdminService(host_admin_pb2_grpc.HostAdminServicer):
             return progress.stopped_because
         views = await asyncio.to_thread(self._host.groups.views)
         kept = admin_messages.kept_from_servers(views, request.cgroup or "/")
-        older = f" that are older than {request.older_than_s} s" if request.older_than_s else ""
+        age = Milliseconds(request.older_than_s * 1000)
+        older = f" that are older than {age}" if age else ""
         return f"{_NO_MORE}{older}" + (f": {kept}" if kept else "")
 
     async def ExplainSlot(  # noqa: N802

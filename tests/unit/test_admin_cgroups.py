@@ -51,7 +51,9 @@ class TestCgroups:
         self, capfd: pytest.CaptureFixture[str]
     ) -> None:
         _, out, _ = run(capfd, "cgroup", "show", "/build")
-        assert "16.0 MiB (file)" in out
+        assert "pool limit  16.0 MiB (file)" in out
+        assert "remote max  none (" in out
+        assert "compressor  the tier's (" in out
         assert "1344, of these 0 do not compress" in out
         assert "0, and 100 of those in the pool" in out
 
@@ -174,6 +176,15 @@ class TestTop:
         assert {"/", "/build", "#2"} <= rows.keys()
         assert rows["/build"].split()[1] == "1344"
         assert "\x1b" not in out
+
+    def test_an_interval_that_is_no_number_is_called_that(
+        self, capfd: pytest.CaptureFixture[str]
+    ) -> None:
+        code, _, err = run(capfd, "top", "--interval", "x")
+        assert (code, err) == (
+            2,
+            "farswapctl: Invalid value for '--interval': 'x' is not a valid number.\n",
+        )
 
     def test_ctrl_c_ends_it_without_complaint(self, fleet: Fleet) -> None:
         program = [sys.executable, "-m", "farswap.admin.main", "--host", fleet.host_address]

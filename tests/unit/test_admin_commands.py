@@ -190,6 +190,7 @@ class TestErrors:
             ["cgroup", "show"],
             ["top", "--interval", "0"],
             ["top", "--interval", "nan"],
+            ["top", "--interval", "x"],
             ["--timeout", "nan", "status"],
             ["--host", "x", "status"],
             ["--host", "a:1", "--server", "b:2", "status"],

@@ -78,9 +78,19 @@ def test_top_fills_the_screen_and_no_more(width: int, height: int) -> None:
     assert sum("worker-" in line for line in lines) > height // 4
 
 
+def test_the_pages_of_sixteen_gigabytes_stay_on_one_line_of_top() -> None:
+    status = pb.TierStatus(same_filled_pages=1 << 19, local_pages=1 << 20, remote_pages=5 << 19)
+    out = Console(file=io.StringIO(), width=80)
+    out.print(top.screen(Look(1, status, {}), Look(2, status, {}), out, None))
+    lines = out.file.getvalue().splitlines()
+    assert lines[1].startswith("pages: ")
+    assert lines[1].endswith("2621440 remote")
+    assert lines[2].startswith("overwritten")
+
+
 def test_top_counts_pages_that_servers_have_too_as_in_the_pool() -> None:
     out = Console(file=io.StringIO(), width=200)
     out.print(top.screen(look(1, 0), look(2, 50), out, None))
     lines = out.file.getvalue().splitlines()
-    assert "1 local, 10 writing, 100 clean" in lines[0]
-    assert lines[3].split()[:5] == ["all", "111", "0", "0", "50"]
+    assert "1 local, 10 writing, 100 clean" in lines[1]
+    assert lines[4].split()[:5] == ["all", "111", "0", "0", "50"]

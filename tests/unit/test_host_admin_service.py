@@ -206,10 +206,10 @@ async def test_a_writeback_that_moves_nothing_ends_and_says_so(
 async def test_a_writeback_that_finds_no_more_says_what_keeps_the_rest(running: Running) -> None:
     running.engine.writeback_ends = "no more entries to write back"
     await running.call("SetCgroup", pb.SetCgroupRequest(path="/build/job", writeback=False))
-    request = pb.WritebackRequest(bytes=1, cgroup="/build", older_than_s=9)
+    request = pb.WritebackRequest(bytes=1, cgroup="/build", older_than_s=600)
     last = await asyncio.to_thread(next, running.client.stream(running.stub.Writeback, request))
     assert last.stopped_because == (
-        "no more entries to write back that are older than 9 s: writeback is off for /build/job"
+        "no more entries to write back that are older than 10m: writeback is off for /build/job"
     )
 
 
