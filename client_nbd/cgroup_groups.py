@@ -10,7 +10,8 @@ else of cgroups. A pass of update(), twice a second and when cgroups or their li
 5. reads the limit files of all groups again every few seconds, in case a change was not seen.
 
 Idle cgroups are not the engine's concern: one is placed ahead of its pages only where its first
-page must already obey, since it has settings of its own or is under one without writeback.
+page must already obey, since it, or one that it is under, has settings. Of so many that the engine
+shall keep room for others, those beyond obey from the first pass after their first page.
 
 The kernel goes on swapping out pages of a cgroup that is gone. Its id is remembered with its
 parent's for as long as ids of `_DEAD_MAX` others, so that such pages still find the right group;
@@ -270,7 +271,8 @@ class CgroupGroups:
                 return
             if id_ in self._told or id_ not in self._tree:
                 continue
-            if own_settings(*self._own(id_)) != NOTHING_SET or not self.settings_of(id_).writeback:
+            # What is set for the root group holds for all that are below it, placed or not.
+            if any(own_settings(*self._own(of)) != NOTHING_SET for of in self._tree.lineage(id_)):
                 self._place(id_)
 
     def _place(self, id_: int) -> bool:

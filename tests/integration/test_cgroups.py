@@ -144,6 +144,18 @@ def test_an_id_given_out_again_is_of_the_new_cgroup_alone(machine: Machine) -> N
     assert records["/x/y"].local_pages == 5
 
 
+def test_a_limit_holds_from_the_first_page_of_a_cgroup_below_on(machine: Machine) -> None:
+    machine.make("limited", max=str(1 << 20))
+    machine.groups.update()
+    below = machine.make("limited/below")
+    machine.groups.update()
+    machine.write(below, 0, 1024)
+    eventually(lambda: machine.records()["/limited"].tree_pool_bytes <= 1 << 20)
+    counters = machine.records()["/limited/below"].counters
+    assert counters["writeback_started_cgroup_limit"] > 700
+    machine.verify()
+
+
 def test_limits_of_files_hold_from_the_first_page_on(machine: Machine) -> None:
     limited = machine.make("limited", max=str(1 << 20))
     kept = machine.make("kept", writeback="0")

@@ -37,17 +37,33 @@ def test_a_written_limit_is_told_in_the_next_pass(machine: Machine) -> None:
     assert machine.engine.calls["configure"] == 2
 
 
-def test_cgroups_below_one_without_writeback_are_placed_ahead(machine: Machine) -> None:
+@pytest.mark.parametrize("files", [{"writeback": "0"}, {"max": "1048576"}])
+def test_cgroups_below_one_with_settings_are_placed_ahead(
+    machine: Machine, files: dict[str, str]
+) -> None:
     machine.make("a/b/c")
     machine.make("x/y")
     machine.groups.update()
-    machine.make("a", writeback="0")
+    machine.make("a", **files)
     machine.groups.update()
     machine.make("a/b/d")
     machine.groups.update()
     assert machine.engine.group(machine.id("a/b/c")).placed
     assert machine.engine.group(machine.id("a/b/d")).placed
     assert machine.engine.group(machine.id("x/y")) is None
+
+
+def test_cgroups_below_one_that_an_operator_has_limited_are_placed_ahead(machine: Machine) -> None:
+    machine.make("a/b")
+    machine.groups.set("/a", GroupChange(remote_pages_max=7))
+    assert machine.engine.group(machine.id("a/b")).placed
+    machine.make("a/c")
+    machine.groups.update()
+    assert machine.engine.group(machine.id("a/c")).placed
+    machine.groups.set("/a", GroupChange(remote_pages_max=None))
+    machine.make("a/d")
+    machine.groups.update()
+    assert machine.engine.group(machine.id("a/d")) is None
 
 
 def test_groups_placed_ahead_leave_room_for_others(
