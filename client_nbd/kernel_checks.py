@@ -170,7 +170,7 @@ def attribution(state: AttributionState, *, expected: bool) -> list[Finding]:
         found = Finding("ok", subject, f"the cgroup is known of {known} {state.device}")
         return [found, _early_frees(state)]
     whose = "one cgroup's" if state.source == "label" else "the root cgroup's"
-    message = f"all pages are held for {whose}: {state.problem}"
+    message = f"all pages are taken to be {whose}: {state.problem}"
     if not expected:
         return [Finding("ok", subject, message)]
     remedy = "limits of cgroups hold only with BPF: as root, on a kernel of 6.1 or later with BTF"

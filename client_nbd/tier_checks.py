@@ -31,6 +31,8 @@ STATES = (
 _READINGS = 6
 _READING_INTERVAL_S = 0.05
 _SERVER_FULL_SHARE = 0.9
+# How the engine's reason begins where a server has refused it for good.
+_FENCED = "fenced:"
 
 # Counters that are 0 where all is well, with how bad they are, what they mean and what to do.
 _FAILURES: tuple[tuple[str, Level, str, str], ...] = (
@@ -193,6 +195,11 @@ def servers(known: Iterable[MemoryServer]) -> list[Finding]:
 
 def _server(server: MemoryServer) -> Finding:
     subject = "server"
+    if server.last_error.startswith(_FENCED):
+        lost = "; pages that are only there are lost" if server.shards else ""
+        message = f"{server.address} serves another daemon for the same host id and device{lost}"
+        remedy = "find that one; to go on with this one, stop the other, then restart this one"
+        return Finding("error", subject, message, remedy)
     if not server.connected:
         why = f": {server.last_error}" if server.last_error else ""
         away = f"no answer from {server.address} for {server.disconnected_ms // 1000} s{why}"

@@ -202,6 +202,19 @@ TEST_F(ClusterTest, SessionThatWasReplacedWhileItOpenedStopsForGood) {
   EXPECT_EQ(slow.seen().opens, 3u);
 }
 
+// As of a server that has deleted the pages of a volume, and the volume with them.
+TEST_F(ClusterTest, SessionWhoseVolumeIsUnknownAndHasASuccessorStopsForGood) {
+  ASSERT_EQ(PutOne(*cluster_, 0, 1), PutResult::kAcked);
+  store_.Tell([](FakeStore::Script* script) {
+    script->unknown_volumes = 1;
+    script->retired = true;
+  });
+  EXPECT_EQ(PutOne(*cluster_, 1, 1), PutResult::kUnavailable);
+  EXPECT_EQ(GetOne(*cluster_, 0), GetResult::kUnavailable);
+  EXPECT_NE(cluster_->Servers()[0].last_error.find("fenced"), std::string::npos);
+  EXPECT_EQ(store_.seen().opens, 2u);
+}
+
 TEST_F(ClusterTest, SecondEngineOfTheVolumeFencesTheFirst) {
   ASSERT_EQ(PutOne(*cluster_, 0, 1), PutResult::kAcked);
   const auto second = NewCluster(TestConfig({store_.address()}));

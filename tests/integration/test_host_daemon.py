@@ -12,8 +12,10 @@ import subprocess
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import grpc
 import pytest
 from daemons import HostDaemon, require_native, run_program, toml
+from farswap.v1 import page_store_pb2, page_store_pb2_grpc
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -100,6 +102,36 @@ def test_a_second_daemon_of_the_same_volume_takes_no_pages_from_the_first(
         assert "Traceback" not in second.stderr
     qemu_io(host, *(f"read -P {1 + page} {page * 4}k 4095" for page in range(64)))
     assert host.ask("status")["tier"]["counters"]["loads_remote"] > 0
+
+
+def test_a_daemon_whose_volume_another_one_has_opened_stops_asking_and_says_so(
+    host_daemon: MakeHost, memory_server: MakeServer
+) -> None:
+    server = memory_server()
+    host = host_daemon(server)
+    wait_for_server(host, connected=True)
+    qemu_io(host, "write -P 1 0 4095")
+    assert host.ctl("tier", "writeback", "--bytes", "4KiB").returncode == 0
+    device = host.ask("status")["device"]
+    with grpc.insecure_channel(server.pages) as channel:
+        page_store_pb2_grpc.PageStoreStub(channel).OpenVolume(
+            page_store_pb2.OpenVolumeRequest(
+                host_id=device["host_id"],
+                device=device["name"],
+                incarnation=bytes(16),
+                slots=device["size_bytes"] // 4096,
+            )
+        )
+    assert not host.ask("slot", "explain", "0")["verified"]
+    assert wait_for_server(host, connected=False)["last_error"].startswith("fenced")
+    found = [
+        of
+        for of in json.loads(host.ctl("doctor", "-o", "json").stdout)["checks"]
+        if of["subject"] == "server"
+    ]
+    assert "serves another daemon for the same host id and device" in found[0]["message"]
+    assert "pages that are only there are lost" in found[0]["message"]
+    assert server.ask("server", "show")["counters"]["opens"] == 2
 
 
 @pytest.mark.root

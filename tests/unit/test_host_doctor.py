@@ -261,6 +261,7 @@ def server(**changed: object) -> SimpleNamespace:
             "no answer from 10.0.0.7:7070 for 5 s",
         ),
         ({"connected": False, "shards": 1, "last_error": "refused"}, "error", "refused; pages"),
+        ({"connected": False, "last_error": "fenced: opened"}, "error", "serves another daemon"),
     ],
 )
 def test_a_server_is_there_and_has_room(changed: dict, level: str, word: str) -> None:
