@@ -18,14 +18,11 @@ from abc import ABC, abstractmethod
 from typing import TYPE_CHECKING, Any
 
 import pytest
+from hang_guard import HANG_GUARD_S
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
     from pathlib import Path
-
-READY_TIMEOUT_S = 30.0
-STOP_TIMEOUT_S = 20.0
-PROGRAM_TIMEOUT_S = 60.0
 
 Sections = dict[str, dict[str, object]]
 
@@ -53,7 +50,7 @@ def run_program(
         [*by, sys.executable, "-m", module, *args],
         capture_output=True,
         text=True,
-        timeout=PROGRAM_TIMEOUT_S,
+        timeout=HANG_GUARD_S,
         check=False,
     )
 
@@ -116,14 +113,14 @@ class Daemon(ABC):
     def _first_line(self) -> str:
         assert self._process is not None
         assert self._process.stdout is not None
-        deadline = time.monotonic() + READY_TIMEOUT_S
+        deadline = time.monotonic() + HANG_GUARD_S
         text = b""
         with selectors.DefaultSelector() as selector:
             selector.register(self._process.stdout, selectors.EVENT_READ)
             while not text.endswith(b"\n"):
                 if not selector.select(max(0.0, deadline - time.monotonic())):
                     self.kill()
-                    pytest.fail(f"{self.name} was not ready in {READY_TIMEOUT_S} s\n{self.log()}")
+                    pytest.fail(f"{self.name} was not ready in {HANG_GUARD_S} s\n{self.log()}")
                 piece = os.read(self._process.stdout.fileno(), 4096)
                 if not piece:
                     break
@@ -135,9 +132,9 @@ class Daemon(ABC):
         if self.running:
             assert self._process is not None
             self._process.kill()
-        self._reap(STOP_TIMEOUT_S)
+        self._reap(HANG_GUARD_S)
 
-    def stop(self, timeout_s: float = STOP_TIMEOUT_S) -> int:
+    def stop(self, timeout_s: float = HANG_GUARD_S) -> int:
         """SIGTERM; the exit code. One that does not end in time is killed and fails the test."""
         assert self._process is not None
         if self.running:

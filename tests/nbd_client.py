@@ -10,8 +10,7 @@ import struct
 
 from farswap.client_nbd import nbd_wire as wire
 from farswap.client_nbd.nbd_wire import HandshakeFlag, Option, Reply
-
-TIMEOUT_S = 20.0
+from hang_guard import HANG_GUARD_S
 
 REQUEST = struct.Struct(">IHHQQI")
 REQUEST_MAGIC = 0x25609513
@@ -67,19 +66,19 @@ class NbdClient:
 
     def __init__(self, sock: socket.socket) -> None:
         self.sock = sock
-        sock.settimeout(TIMEOUT_S)
+        sock.settimeout(HANG_GUARD_S)
         self._cookie = 0
 
     @classmethod
     def connect_unix(cls, path: str) -> NbdClient:
         sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
-        sock.settimeout(TIMEOUT_S)
+        sock.settimeout(HANG_GUARD_S)
         sock.connect(path)
         return cls(sock)
 
     @classmethod
     def connect_tcp(cls, address: tuple[str, int]) -> NbdClient:
-        return cls(socket.create_connection(address, TIMEOUT_S))
+        return cls(socket.create_connection(address, HANG_GUARD_S))
 
     def __enter__(self) -> NbdClient:
         return self

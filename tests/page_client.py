@@ -13,6 +13,7 @@ import lz4.block
 import xxhash
 from farswap.v1 import page_store_pb2 as pb
 from farswap.v1 import page_store_pb2_grpc, types_pb2
+from hang_guard import HANG_GUARD_S
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
@@ -20,7 +21,6 @@ if TYPE_CHECKING:
 PAGE_BYTES = 4096
 # What a page costs beside its bytes: key and record header (native/store/record.h).
 RECORD_OVERHEAD_BYTES = 36
-DEADLINE_S = 30.0
 
 
 def page_content(slot: int, version: int) -> bytes:
@@ -55,7 +55,7 @@ class Stream:
 
     def __init__(self, method: Any) -> None:
         self._requests: SimpleQueue[Any] = SimpleQueue()
-        self.call = method(iter(self._requests.get, None), timeout=DEADLINE_S)
+        self.call = method(iter(self._requests.get, None), timeout=HANG_GUARD_S)
 
     def ask(self, request: Any) -> Any:
         self.send(request)
@@ -94,7 +94,7 @@ class PageClient:
 
     def open(self, slots: int = 1 << 20, **changed: Any) -> pb.OpenVolumeResponse:
         request = pb.OpenVolumeRequest(slots=slots, **(self._identity | changed))
-        opened = self.stub.OpenVolume(request, timeout=DEADLINE_S, wait_for_ready=True)
+        opened = self.stub.OpenVolume(request, timeout=HANG_GUARD_S, wait_for_ready=True)
         self.volume_id, self.epoch = opened.volume_id, opened.epoch
         return opened
 
@@ -133,4 +133,4 @@ class PageClient:
             epoch=self.epoch,
             items=[pb.DiscardRequest.Item(slot=slot, version=version) for slot, version in items],
         )
-        return self.stub.Discard(request, timeout=DEADLINE_S)
+        return self.stub.Discard(request, timeout=HANG_GUARD_S)

@@ -10,11 +10,11 @@ from pathlib import Path
 import pytest
 from bench.programs import MissingProgramError, native_program
 from daemons import require_native
+from hang_guard import HANG_GUARD_S
 from system.real_swap import memory_cgroup_root
 
 TESTS = Path(__file__).resolve().parents[1]
 SMALL = ["--mib", "24", "--pool-mib", "4", "--swap-mib", "48"]
-DEADLINE_S = 100
 STAGES_WITHOUT_SWAP = [
     "start a memory server and a host daemon",
     "starting a c++ compiler",
@@ -92,7 +92,7 @@ def read_until(process: subprocess.Popen[str], line_wanted: str) -> None:
 
 def test_real_pages_go_to_the_memory_server_and_come_back(nothing_left_behind: Path) -> None:
     with start(nothing_left_behind, "--no-swap") as demo:
-        output, _ = demo.communicate(timeout=DEADLINE_S)
+        output, _ = demo.communicate(timeout=HANG_GUARD_S)
     assert demo.returncode == 0, output
     assert output.rstrip().endswith("demo: OK")
     assert "pages compared, none differed" in " ".join(output.split())
@@ -103,7 +103,7 @@ def test_interrupt_stops_everything(nothing_left_behind: Path, stage: str) -> No
     with start(nothing_left_behind, "--no-swap") as demo:
         read_until(demo, f"stage: {stage}")
         demo.send_signal(signal.SIGINT)
-        output, _ = demo.communicate(timeout=DEADLINE_S)
+        output, _ = demo.communicate(timeout=HANG_GUARD_S)
     assert demo.returncode == 130, output
     assert "demo: OK" not in output
 
@@ -112,7 +112,7 @@ def test_interrupt_stops_everything(nothing_left_behind: Path, stage: str) -> No
 @pytest.mark.kernel
 def test_the_running_kernel_swaps_in_the_end(nothing_left_behind: Path) -> None:
     with start(nothing_left_behind) as demo:
-        output, _ = demo.communicate(timeout=DEADLINE_S)
+        output, _ = demo.communicate(timeout=HANG_GUARD_S)
     assert demo.returncode == 0, output
     assert "0 wrong pages" in " ".join(output.split())
 
@@ -133,5 +133,5 @@ def test_interrupt_while_the_kernel_swaps_puts_everything_back(
     with start(nothing_left_behind) as demo:
         read_until(demo, f"stage: {stage}")
         demo.send_signal(number)
-        output, _ = demo.communicate(timeout=DEADLINE_S)
+        output, _ = demo.communicate(timeout=HANG_GUARD_S)
     assert demo.returncode == 130, output

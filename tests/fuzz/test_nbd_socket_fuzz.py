@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 from farswap.client_nbd.nbd_wire import Option
+from hang_guard import HANG_GUARD_S
 from nbd_client import (
     CACHE,
     DISCONNECT,
@@ -46,7 +47,6 @@ BYSTANDER_BYTES = 32 << 20
 ATTACKS_PER_KIND = 40
 # Descriptors that gRPC may open meanwhile, for connections to the memory server.
 OTHER_DESCRIPTORS_MAX = 8
-LET_GO_TIMEOUT_S = 30.0
 
 
 class Bystander(threading.Thread):
@@ -86,7 +86,7 @@ class Bystander(threading.Thread):
 
 @pytest.fixture
 def host(memory_server: MakeServer, host_daemon: MakeHost) -> HostDaemon:
-    return host_daemon(memory_server(), nbd={"handshake_timeout": "2s"})
+    return host_daemon(memory_server(), nbd={"handshake_timeout": "10s"})
 
 
 @pytest.fixture
@@ -181,7 +181,7 @@ def open_descriptors(host: HostDaemon) -> int:
 def assert_lets_go(host: HostDaemon, descriptors: int) -> None:
     """The attackers' sockets are closed again, soon."""
     descriptors += OTHER_DESCRIPTORS_MAX
-    deadline = time.monotonic() + LET_GO_TIMEOUT_S
+    deadline = time.monotonic() + HANG_GUARD_S
     while open_descriptors(host) > descriptors and time.monotonic() < deadline:
         time.sleep(0.02)
     assert open_descriptors(host) <= descriptors

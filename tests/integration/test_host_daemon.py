@@ -16,6 +16,7 @@ import grpc
 import pytest
 from daemons import HostDaemon, require_native, run_program, toml
 from farswap.v1 import page_store_pb2, page_store_pb2_grpc
+from hang_guard import HANG_GUARD_S
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -35,7 +36,7 @@ def qemu_io(host: HostDaemon, *commands: str) -> None:
         ["qemu-io", "-f", "raw", *words, host.nbd_uri],
         capture_output=True,
         text=True,
-        timeout=60,
+        timeout=HANG_GUARD_S,
         check=False,
     )
     assert done.returncode == 0, done.stdout + done.stderr
@@ -249,7 +250,7 @@ def test_writeback_moves_cold_pages_to_the_server_and_they_read_back(
     image = tmp_path / "image"
     image.write_bytes(pages)
     assert len(pages) == 8 << 20
-    subprocess.run(["nbdcopy", str(image), host.nbd_uri], check=True, timeout=60)
+    subprocess.run(["nbdcopy", str(image), host.nbd_uri], check=True, timeout=HANG_GUARD_S)
     moved = host.ctl("tier", "writeback", "--bytes", "4MiB")
     assert moved.returncode == 0, moved.stderr
     assert moved.stdout.startswith("wrote back 4.0 MiB")
@@ -265,5 +266,5 @@ def test_writeback_moves_cold_pages_to_the_server_and_they_read_back(
     assert "remote" in states
     assert server.ask("server", "show")["pages"] == tier["remote_pages"]
     back = tmp_path / "back"
-    subprocess.run(["nbdcopy", host.nbd_uri, str(back)], check=True, timeout=60)
+    subprocess.run(["nbdcopy", host.nbd_uri, str(back)], check=True, timeout=HANG_GUARD_S)
     assert back.read_bytes() == pages

@@ -14,6 +14,7 @@ import subprocess
 from typing import TYPE_CHECKING
 
 import pytest
+from hang_guard import HANG_GUARD_S
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -22,7 +23,6 @@ if TYPE_CHECKING:
     from daemons import HostDaemon
 
 DEVICE_BYTES = 64 << 20
-TIMEOUT_S = 100
 # nbdsh runs whatever python3 comes first, and its module belongs to the system's.
 SYSTEM_PATH = "/usr/sbin:/usr/bin:/sbin:/bin"
 
@@ -40,7 +40,7 @@ def run(package: str, *command: str) -> str:
         command,
         capture_output=True,
         text=True,
-        timeout=TIMEOUT_S,
+        timeout=HANG_GUARD_S,
         check=False,
         env=os.environ | {"PATH": SYSTEM_PATH},
     )

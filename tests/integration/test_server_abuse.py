@@ -13,6 +13,7 @@ import grpc
 import pytest
 from farswap.v1 import page_store_pb2 as pb
 from farswap.v1 import types_pb2
+from hang_guard import HANG_GUARD_S
 from page_client import PageClient, Stream, checksum, make_page, page_content
 
 if TYPE_CHECKING:
@@ -170,9 +171,9 @@ def test_bytes_that_are_not_http2_and_half_open_connections_do_no_harm(
 ) -> None:
     host, _, port = server.pages.rpartition(":")
     noise = random.Random(1)
-    idle = [socket.create_connection((host, int(port)), timeout=10) for _ in range(50)]
+    idle = [socket.create_connection((host, int(port)), timeout=HANG_GUARD_S) for _ in range(50)]
     for _ in range(50):
-        with socket.create_connection((host, int(port)), timeout=10) as connection:
+        with socket.create_connection((host, int(port)), timeout=HANG_GUARD_S) as connection:
             try:
                 connection.sendall(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"[: noise.randrange(25)])
                 connection.sendall(noise.randbytes(noise.randrange(1, 4096)))

@@ -12,6 +12,7 @@ from daemons import MemoryServer, require_native, run_program, toml
 from farswap.v1 import server_admin_pb2, server_admin_pb2_grpc
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
+from hang_guard import HANG_GUARD_S
 from page_client import PageClient, make_page
 
 if TYPE_CHECKING:
@@ -64,7 +65,7 @@ def test_health_says_serving(admin: tuple[MemoryServer, grpc.Channel]) -> None:
     _, channel = admin
     stub = health_pb2_grpc.HealthStub(channel)
     for service in ("", "farswap.v1.ServerAdmin"):
-        answer = stub.Check(health_pb2.HealthCheckRequest(service=service), timeout=20)
+        answer = stub.Check(health_pb2.HealthCheckRequest(service=service), timeout=HANG_GUARD_S)
         assert answer.status == health_pb2.HealthCheckResponse.SERVING
 
 
@@ -72,7 +73,7 @@ def test_reflection_lists_the_services(admin: tuple[MemoryServer, grpc.Channel])
     _, channel = admin
     stub = reflection_pb2_grpc.ServerReflectionStub(channel)
     request = reflection_pb2.ServerReflectionRequest(list_services="")
-    answer = next(stub.ServerReflectionInfo(iter([request]), timeout=20))
+    answer = next(stub.ServerReflectionInfo(iter([request]), timeout=HANG_GUARD_S))
     names = {service.name for service in answer.list_services_response.service}
     assert {"farswap.v1.ServerAdmin", "grpc.health.v1.Health"} <= names
 
@@ -86,7 +87,7 @@ def test_status_describes_store_volumes_and_counters(
         used_bytes = client.store(make_page(slot, 1) for slot in range(10)).used_bytes
         client.fetch([0, 1, 99])
         stub = server_admin_pb2_grpc.ServerAdminStub(channel)
-        status = stub.Status(server_admin_pb2.ServerStatusRequest(), timeout=20)
+        status = stub.Status(server_admin_pb2.ServerStatusRequest(), timeout=HANG_GUARD_S)
     assert status.info.program == "farswap-server"
     assert status.info.pid == server.pid
     assert (status.listen, status.advertise) == (server.pages, server.pages)

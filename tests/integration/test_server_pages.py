@@ -14,6 +14,7 @@ import lz4.block
 import pytest
 from farswap.v1 import page_store_pb2 as pb
 from farswap.v1 import server_admin_pb2, server_admin_pb2_grpc
+from hang_guard import HANG_GUARD_S
 from page_client import (
     PAGE_BYTES,
     RECORD_OVERHEAD_BYTES,
@@ -35,7 +36,9 @@ HEADER = struct.Struct("<BBHIQI")
 def server_status(server: MemoryServer) -> server_admin_pb2.ServerStatus:
     with grpc.insecure_channel(server.admin) as channel:
         stub = server_admin_pb2_grpc.ServerAdminStub(channel)
-        return stub.Status(server_admin_pb2.ServerStatusRequest(), timeout=20, wait_for_ready=True)
+        return stub.Status(
+            server_admin_pb2.ServerStatusRequest(), timeout=HANG_GUARD_S, wait_for_ready=True
+        )
 
 
 def read_store(path: str) -> dict[tuple[int, int], bytes]:

@@ -6,6 +6,7 @@ from __future__ import annotations
 import time
 from typing import TYPE_CHECKING
 
+from hang_guard import HANG_GUARD_S
 from hypothesis import strategies as st
 from hypothesis.stateful import initialize, rule
 from property.page_rules import (
@@ -23,7 +24,7 @@ from property.plain_tier import ROOT
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-SETTLE_MS = 20_000
+SETTLE_MS = int(HANG_GUARD_S * 1000)
 
 levels = st.sampled_from([("lz4", 1), ("lz4", 64), ("zstd", 1), ("zstd", 9)])
 PUT_FAILURES = [each for each in native.PutResult if each != native.PutResult.ACKED]

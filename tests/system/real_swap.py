@@ -27,11 +27,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Self
 
+from hang_guard import HANG_GUARD_S
+
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
-COMMAND_DEADLINE_S = 20
-SWAPOFF_DEADLINE_S = 120
+COMMAND_DEADLINE_S = HANG_GUARD_S
+SWAPOFF_DEADLINE_S = HANG_GUARD_S
 CGROUP_ROOT_V1 = Path("/sys/fs/cgroup/memory")
 CGROUP_ROOT_V2 = Path("/sys/fs/cgroup")
 
@@ -80,7 +82,7 @@ def build_program(name: str, directory: Path) -> Path:
     program = directory / name
     flags = ["-std=gnu17", "-O2", "-Wall", "-Wextra", "-Werror", "-static"]
     source = Path(__file__).with_name(f"{name}.c")
-    run("cc", *flags, "-o", program, source, deadline_s=60)
+    run("cc", *flags, "-o", program, source, deadline_s=COMMAND_DEADLINE_S)
     return program
 
 

@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from hang_guard import HANG_GUARD_S
 from system.real_swap import (
     MemoryCgroup,
     PageVerifier,
@@ -25,7 +26,7 @@ def nbdkit_uri(tmp_path: Path) -> Iterator[str]:
     socket = tmp_path / "nbd.sock"
     command = ["nbdkit", "--foreground", "--unix", str(socket), "memory", "256M"]
     with subprocess.Popen(command) as nbdkit:
-        deadline = time.monotonic() + 10
+        deadline = time.monotonic() + HANG_GUARD_S
         while not socket.exists():
             assert nbdkit.poll() is None, "nbdkit ended"
             assert time.monotonic() < deadline, "nbdkit did not listen"

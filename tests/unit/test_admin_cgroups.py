@@ -15,6 +15,7 @@ import pytest
 from fake_fleet import finding, fleet, run, shared_fleet
 from farswap.admin import latency
 from farswap.v1 import host_admin_pb2 as pb
+from hang_guard import HANG_GUARD_S
 
 if TYPE_CHECKING:
     from fake_fleet import Fleet
@@ -198,7 +199,7 @@ class TestTop:
             for _ in range(2):
                 assert "tier" in json.loads(process.stdout.readline())
             process.send_signal(signal.SIGINT)
-            _, err = process.communicate(timeout=20)
+            _, err = process.communicate(timeout=HANG_GUARD_S)
         assert (process.returncode, err) == (0, "")
 
     def test_on_a_terminal_the_screen_is_given_back(self, fleet: Fleet) -> None:

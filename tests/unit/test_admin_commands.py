@@ -16,6 +16,7 @@ from farswap.admin.main import command
 from farswap.common.errors import InvalidArgumentError, exit_code
 from farswap.common.version import API_VERSION
 from farswap.v1 import host_admin_pb2, server_admin_pb2
+from hang_guard import HANG_GUARD_S
 
 if TYPE_CHECKING:
     from fake_fleet import Fleet
@@ -116,7 +117,7 @@ class TestWriteback:
             assert process.stderr is not None
             assert process.stderr.readline() == "writeback: 5.0 MiB of 10.0 MiB\n"
             process.send_signal(signal.SIGINT)
-            out, err = process.communicate(timeout=20)
+            out, err = process.communicate(timeout=HANG_GUARD_S)
         assert process.returncode == 1
         assert out.startswith("wrote back 5.0 MiB")
         assert err == "farswapctl: short of the target: interrupted\n"

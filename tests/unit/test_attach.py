@@ -13,6 +13,7 @@ from farswap.client_nbd import netlink
 from farswap.client_nbd.attach import DEAD_CONNECTION_TIMEOUT_S, KernelDevice
 from farswap.client_nbd.kernel_files import KernelFiles
 from farswap.common.errors import BusyError, InvalidArgumentError, NotPossibleError
+from hang_guard import HANG_GUARD_S
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -133,7 +134,7 @@ def test_pages_are_attributed_as_long_as_the_device_is_attached(machine: Machine
 def test_kernel_and_engine_hold_the_two_ends_and_nobody_else_does(machine: Machine) -> None:
     machine.device.attach("/dev/nbd0", 1, 60)
     (kernels,) = machine.driver.sockets
-    kernels.settimeout(5)
+    kernels.settimeout(HANG_GUARD_S)
     (engine_fd, _) = machine.engine.served[1]
     os.write(engine_fd, b"reply")
     assert kernels.recv(16) == b"reply"

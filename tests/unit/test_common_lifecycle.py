@@ -8,13 +8,14 @@ from pathlib import Path
 
 import pytest
 from farswap.common import lifecycle
+from hang_guard import HANG_GUARD_S
 
 
 @pytest.fixture
 def notify_socket(short_path: Path, monkeypatch: pytest.MonkeyPatch):
     with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as receiver:
         receiver.bind(str(short_path / "notify"))
-        receiver.settimeout(5)
+        receiver.settimeout(HANG_GUARD_S)
         monkeypatch.setenv("NOTIFY_SOCKET", str(short_path / "notify"))
         yield receiver
 
@@ -44,7 +45,7 @@ def test_an_abstract_notification_socket_is_reached(monkeypatch: pytest.MonkeyPa
     name = f"farswap-test-{os.getpid()}"
     with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as receiver:
         receiver.bind("\0" + name)
-        receiver.settimeout(5)
+        receiver.settimeout(HANG_GUARD_S)
         monkeypatch.setenv("NOTIFY_SOCKET", "@" + name)
         assert lifecycle.sd_notify("READY=1")
         assert receiver.recv(64) == b"READY=1"
@@ -53,9 +54,9 @@ def test_an_abstract_notification_socket_is_reached(monkeypatch: pytest.MonkeyPa
 async def test_each_signal_can_be_waited_for_again() -> None:
     signals = lifecycle.StopSignals()
     os.kill(os.getpid(), signal.SIGTERM)
-    assert await asyncio.wait_for(signals.wait(), 5) == "SIGTERM"
+    assert await asyncio.wait_for(signals.wait(), HANG_GUARD_S) == "SIGTERM"
     os.kill(os.getpid(), signal.SIGINT)
-    assert await asyncio.wait_for(signals.wait(), 5) == "SIGINT"
+    assert await asyncio.wait_for(signals.wait(), HANG_GUARD_S) == "SIGINT"
 
 
 async def test_parts_stop_in_reverse_order_also_when_one_fails() -> None:

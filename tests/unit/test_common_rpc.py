@@ -18,6 +18,7 @@ from farswap.v1 import host_admin_pb2 as pb
 from farswap.v1 import host_admin_pb2_grpc
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
+from hang_guard import HANG_GUARD_S
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
@@ -63,7 +64,7 @@ class Running:
     def __init__(self, server: RpcServer, servicer: Servicer) -> None:
         self.server = server
         self.servicer = servicer
-        self.client = RpcClient(server.address, "farswap-host", 5)
+        self.client = RpcClient(server.address, "farswap-host", HANG_GUARD_S)
         self.stub = host_admin_pb2_grpc.HostAdminStub(self.client.channel)
 
 
@@ -147,7 +148,7 @@ async def test_closing_a_stream_cancels_the_servers_work(running: Running) -> No
         reports.close()
 
     await asyncio.to_thread(read_one)
-    await asyncio.wait_for(running.servicer.cancelled.wait(), 5)
+    await asyncio.wait_for(running.servicer.cancelled.wait(), HANG_GUARD_S)
 
 
 async def test_an_answer_that_does_not_come_is_timed_out(running: Running) -> None:
@@ -171,10 +172,10 @@ async def test_another_version_or_program_is_refused(running: Running) -> None:
 async def test_health_and_reflection_answer(running: Running) -> None:
     def ask() -> tuple[int, list[str]]:
         health = health_pb2_grpc.HealthStub(running.client.channel)
-        answer = health.Check(health_pb2.HealthCheckRequest(service=SERVICE), timeout=5)
+        answer = health.Check(health_pb2.HealthCheckRequest(service=SERVICE), timeout=HANG_GUARD_S)
         reflection = reflection_pb2_grpc.ServerReflectionStub(running.client.channel)
         question = reflection_pb2.ServerReflectionRequest(list_services="")
-        (listing,) = reflection.ServerReflectionInfo(iter([question]), timeout=5)
+        (listing,) = reflection.ServerReflectionInfo(iter([question]), timeout=HANG_GUARD_S)
         return answer.status, [one.name for one in listing.list_services_response.service]
 
     status, names = await asyncio.to_thread(ask)
@@ -192,7 +193,7 @@ async def test_a_taken_port_is_told_with_the_reason(running: Running) -> None:
 
 
 def test_nobody_there_is_told_with_the_reason(short_path: Path) -> None:
-    client = RpcClient(Address.parse(f"unix:{short_path}/nobody"), "farswap-host", 5)
+    client = RpcClient(Address.parse(f"unix:{short_path}/nobody"), "farswap-host", HANG_GUARD_S)
     stub = host_admin_pb2_grpc.HostAdminStub(client.channel)
     with pytest.raises(errors.UnreachableError, match="no such socket"):
         client.status(stub.Status, pb.HostStatusRequest())

@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 from farswap.common import unix_socket
 from farswap.common.errors import BindError
+from hang_guard import HANG_GUARD_S
 
 
 def test_only_the_owner_may_connect(short_path: Path) -> None:
@@ -36,7 +37,7 @@ def test_a_served_socket_is_left_alone(short_path: Path) -> None:
             unix_socket.listen(path)
         with socket.socket(socket.AF_UNIX) as client:
             client.connect(str(path))
-            first.settimeout(5)
+            first.settimeout(HANG_GUARD_S)
             first.accept()[0].close()
 
 

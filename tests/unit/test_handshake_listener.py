@@ -16,6 +16,7 @@ from farswap.client_nbd.nbd_listener import NbdListener
 from farswap.client_nbd.nbd_wire import Option, Reply
 from farswap.common.address import Address
 from farswap.common.errors import BindError
+from hang_guard import HANG_GUARD_S
 from nbd_client import NbdClient, client_flags, go, option
 
 if TYPE_CHECKING:
@@ -67,7 +68,10 @@ def run(request: pytest.FixtureRequest) -> Callable[[Awaitable[None]], None]:
 
 
 def make(
-    engine: KeepingEngine, *, connections_max: int = 8, handshake_timeout_ms: int = 20_000
+    engine: KeepingEngine,
+    *,
+    connections_max: int = 8,
+    handshake_timeout_ms: int = int(HANG_GUARD_S * 1000),
 ) -> NbdListener:
     return NbdListener(
         export_name="swap0",
@@ -205,7 +209,8 @@ def test_trickling_client_does_not_stretch_its_deadline(engine, run, short_path)
         await listener.start(unix(short_path / "nbd"))
         with NbdClient.connect_unix(str(short_path / "nbd")) as nbd:
             await in_thread(nbd.receive_greeting)
-            nbd.send(client_flags() + option(Option.GO, length=60_000))
+            with contextlib.suppress(BrokenPipeError):  # it has gone by
+                nbd.send(client_flags() + option(Option.GO, length=60_000))
             assert await in_thread(trickle_until_hung_up_on, nbd)
         await listener.stop()
 

@@ -8,6 +8,7 @@ import functools
 import os
 import signal
 import socket
+import threading
 from typing import TYPE_CHECKING
 
 import pytest
@@ -22,6 +23,7 @@ from farswap.common.errors import BindError, StartError
 from farswap.common.rpc_client import RpcClient
 from farswap.v1 import host_admin_pb2 as pb
 from farswap.v1 import host_admin_pb2_grpc
+from hang_guard import HANG_GUARD_S
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
@@ -57,6 +59,11 @@ class Engine(FakeEngine):
         super().__init__()
         self.events = events
         self.cgroups_error: Exception | None = None
+        self.configured = threading.Event()
+
+    def configure_cgroup(self, *_: object, **__: object) -> bool:
+        self.configured.set()
+        return True
 
     def cgroups(self):
         if self.cgroups_error is not None:
@@ -131,7 +138,9 @@ class Host:
         host = daemon._Host(self.config, [], KernelFiles(self.root))
         self.task = asyncio.create_task(host.serve(lambda _: self.engine))
         ready = asyncio.create_task(self.ready.wait())
-        await asyncio.wait([self.task, ready], timeout=20, return_when=asyncio.FIRST_COMPLETED)
+        await asyncio.wait(
+            [self.task, ready], timeout=HANG_GUARD_S, return_when=asyncio.FIRST_COMPLETED
+        )
         ready.cancel()
         return self.task
 
@@ -144,7 +153,7 @@ class Host:
             self.engine.stop()
 
     def call(self, method: str, request: object) -> object:
-        client = RpcClient(self.config.admin.listen, "farswap-host", 10)
+        client = RpcClient(self.config.admin.listen, "farswap-host", HANG_GUARD_S)
         try:
             stub = host_admin_pb2_grpc.HostAdminStub(client.channel)
             return client.call(getattr(stub, method), request)
@@ -163,7 +172,7 @@ async def test_a_signal_stops_the_parts_and_removes_the_sockets(host: Host) -> N
     task = await host.start()
     assert (host.root / "nbd").is_socket()
     os.kill(os.getpid(), signal.SIGTERM)
-    await asyncio.wait_for(task, 20)
+    await asyncio.wait_for(task, HANG_GUARD_S)
     assert host.events == ["engine"]
     assert not (host.root / "nbd").exists()
     assert not (host.root / "admin").exists()
@@ -174,7 +183,7 @@ async def test_stopping_swaps_off_first_then_lets_the_device_go(host: Host) -> N
     await asyncio.to_thread(host.call, "Attach", pb.AttachRequest(device="/dev/nbd0"))
     host.swap_on(active=True)
     os.kill(os.getpid(), signal.SIGTERM)
-    await asyncio.wait_for(task, 20)
+    await asyncio.wait_for(task, HANG_GUARD_S)
     assert host.events == ["swapoff /dev/nbd0", "disconnect", "engine"]
 
 
@@ -191,7 +200,7 @@ async def test_stopping_swaps_off_a_device_that_was_only_named(
     assert isinstance(status, pb.HostStatus)
     assert (status.device.swap_active, status.device.swap_used_bytes) == (True, 100 << 10)
     os.kill(os.getpid(), signal.SIGTERM)
-    await asyncio.wait_for(task, 20)
+    await asyncio.wait_for(task, HANG_GUARD_S)
     assert host.events == ["swapoff /dev/loop7", "engine"]
 
 
@@ -201,7 +210,7 @@ async def test_a_refused_swapoff_keeps_the_daemon_serving_until_it_works(host: H
     host.swap_on(active=True)
     host.swapoff_error = OSError(errno.ENOMEM, "Cannot allocate memory")
     os.kill(os.getpid(), signal.SIGTERM)
-    await asyncio.wait_for(host.swapoff_tried.wait(), 20)
+    await asyncio.wait_for(host.swapoff_tried.wait(), HANG_GUARD_S)
     status = await asyncio.to_thread(host.call, "Status", pb.HostStatusRequest())
     assert isinstance(status, pb.HostStatus)
     assert status.device.attached == "/dev/nbd0"
@@ -209,7 +218,7 @@ async def test_a_refused_swapoff_keeps_the_daemon_serving_until_it_works(host: H
     assert not task.done()
     host.swapoff_error = None
     os.kill(os.getpid(), signal.SIGTERM)
-    await asyncio.wait_for(task, 20)
+    await asyncio.wait_for(task, HANG_GUARD_S)
     assert host.events == ["swapoff /dev/nbd0"] * 2 + ["disconnect", "engine"]
 
 
@@ -227,7 +236,7 @@ async def test_swapoff_is_not_tried_where_the_kernel_would_kill_us_for_it(
     assert not task.done()
     host.memory_available(512)
     os.kill(os.getpid(), signal.SIGTERM)
-    await asyncio.wait_for(task, 20)
+    await asyncio.wait_for(task, HANG_GUARD_S)
     assert host.events == ["swapoff /dev/nbd0", "disconnect", "engine"]
 
 
@@ -239,10 +248,24 @@ async def test_trouble_with_cgroups_never_ends_the_daemon(
     task = await host.start()
     await asyncio.sleep(0.2)
     os.kill(os.getpid(), signal.SIGTERM)
-    await asyncio.wait_for(task, 20)
+    await asyncio.wait_for(task, HANG_GUARD_S)
     assert host.events == ["engine"]
     written = capfd.readouterr()
     assert (written.out + written.err).count("RuntimeError: no groups today") == 1
+
+
+async def test_a_limit_that_is_written_does_not_wait_for_the_next_look(
+    host: Host, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(daemon, "_CGROUPS_EVERY_S", 3600)
+    task = await host.start()
+    for name in ("first", "second"):
+        host.engine.configured.clear()
+        (host.root / "cgroup" / name).mkdir()
+        (host.root / "cgroup" / name / "memory.zswap.max").write_text("1048576\n")
+        assert await asyncio.to_thread(host.engine.configured.wait, HANG_GUARD_S)
+    os.kill(os.getpid(), signal.SIGTERM)
+    await asyncio.wait_for(task, HANG_GUARD_S)
 
 
 async def test_a_pool_that_the_machine_has_no_room_for_starts_nothing(host: Host) -> None:
@@ -266,8 +289,8 @@ async def test_a_taken_admin_address_undoes_the_start(host: Host) -> None:
 async def test_clients_reach_the_engine_by_the_unix_socket(host: Host) -> None:
     task = await host.start()
     with socket.socket(socket.AF_UNIX) as client:
-        client.settimeout(20)
+        client.settimeout(HANG_GUARD_S)
         await asyncio.to_thread(client.connect, str(host.root / "nbd"))
         assert await asyncio.to_thread(client.recv, 8) == b"NBDMAGIC"
     os.kill(os.getpid(), signal.SIGTERM)
-    await asyncio.wait_for(task, 20)
+    await asyncio.wait_for(task, HANG_GUARD_S)
