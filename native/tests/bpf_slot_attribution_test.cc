@@ -6,13 +6,13 @@
 #include <sys/wait.h>
 #include <unistd.h>
 
-#include <chrono>
 #include <cstdlib>
 #include <filesystem>
 #include <future>
 #include <string>
 
 #include "bpf/slot_attribution.h"
+#include "hang_guard.h"
 
 namespace farswap::bpf {
 namespace {
@@ -161,7 +161,7 @@ TEST_F(SlotAttributionTest, SweepFindsSlotsWhoseEventWasLost) {
   const std::uint64_t bits = std::uint64_t{1} << 3;
   ASSERT_EQ(bpf_map_update_elem(dirty.get(), &word, &bits, BPF_ANY), 0);
   auto slot = told.get_future();
-  ASSERT_EQ(slot.wait_for(std::chrono::seconds{20}), std::future_status::ready);
+  ASSERT_EQ(slot.wait_for(kHangGuard), std::future_status::ready);
   EXPECT_EQ(slot.get(), 5u * 64 + 3);
   made.value()->StopNotifying();
   EXPECT_EQ(made.value()->counters().notified_late, 1u);

@@ -6,6 +6,7 @@
 #include <sys/socket.h>
 #include <unistd.h>
 
+#include <algorithm>
 #include <cstring>
 #include <map>
 #include <random>
@@ -19,9 +20,12 @@ namespace farswap::nbd {
 using Bytes = std::vector<std::byte>;
 
 inline Bytes RandomBytes(std::size_t count, unsigned seed) {
-  std::mt19937 random(seed);
+  std::mt19937_64 random(seed);
   Bytes bytes(count);
-  for (std::byte& byte : bytes) byte = static_cast<std::byte>(random());
+  for (std::size_t at = 0; at < count; at += sizeof(std::uint64_t)) {
+    const std::uint64_t word = random();
+    std::memcpy(bytes.data() + at, &word, std::min(sizeof(word), count - at));
+  }
   return bytes;
 }
 

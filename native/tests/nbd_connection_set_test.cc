@@ -1,6 +1,7 @@
 // The life of connections.
 #include <gtest/gtest.h>
 
+#include "hang_guard.h"
 #include "nbd/connection_set.h"
 #include "nbd_client.h"
 #include "nbd_fake_tier.h"
@@ -10,8 +11,6 @@ namespace {
 
 using std::chrono::milliseconds;
 using tier::kPageBytes;
-
-constexpr milliseconds kLong{30'000};
 
 class ConnectionSetTest : public testing::Test {
  protected:
@@ -52,7 +51,7 @@ TEST_F(ConnectionSetTest, ForgetsAConnectionWhoseClientLeaves) {
   const std::uint64_t id = Connect(client);
   EXPECT_FALSE(connections.Wait(id, milliseconds(1)));
   client.Leave();
-  EXPECT_TRUE(connections.Wait(id, kLong));
+  EXPECT_TRUE(connections.Wait(id, kHangGuard));
   EXPECT_TRUE(connections.List().empty());
   EXPECT_FALSE(connections.Close(id));
 }
@@ -63,7 +62,7 @@ TEST_F(ConnectionSetTest, ClosesOneConnectionAndLeavesTheOthers) {
   const std::uint64_t id = Connect(closed);
   Connect(kept);
   EXPECT_TRUE(connections.Close(id));
-  EXPECT_TRUE(connections.Wait(id, kLong));
+  EXPECT_TRUE(connections.Wait(id, kHangGuard));
   EXPECT_TRUE(closed.AtEnd());
   EXPECT_EQ(kept.Do(Command::kFlush, 0, 0), 0u);
 }

@@ -7,6 +7,7 @@
 #include <random>
 #include <thread>
 
+#include "hang_guard.h"
 #include "memory_remote.h"
 #include "nbd/connection_set.h"
 #include "nbd_client.h"
@@ -42,7 +43,7 @@ class MixedRequests : public ::testing::Test {
     tier::TierConfig config;
     config.slots = kSlots;
     config.pool_bytes_max = std::uint64_t{4} << 20;
-    config.store_wait = std::chrono::milliseconds{60000};
+    config.store_wait = kHangGuard;
     auto made = tier::Tier::Create(config, &remote_);
     EXPECT_TRUE(made.ok());
     tier_ = std::move(made.value());

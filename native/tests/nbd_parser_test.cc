@@ -65,15 +65,17 @@ Bytes MixedStream() {
 }
 
 void ExpectMixedStream(const std::vector<Seen>& seen) {
+  static const Bytes kFirstPayload = RandomBytes(9000, 2);
+  static const Bytes kLastPayload = RandomBytes(4096, 5);
   ASSERT_EQ(seen.size(), 7u);
   for (std::size_t i = 0; i < seen.size(); ++i) {
     EXPECT_EQ(seen[i].cookie, i + 1);
     EXPECT_EQ(seen[i].kind, i == 2 || i == 5 ? StepKind::kRefused : StepKind::kRequest);
   }
-  EXPECT_EQ(seen[1].payload, RandomBytes(9000, 2));
+  EXPECT_EQ(seen[1].payload, kFirstPayload);
   EXPECT_EQ(seen[1].payload_offset, 1000u);
   EXPECT_TRUE(seen[2].payload.empty());
-  EXPECT_EQ(seen[4].payload, RandomBytes(4096, 5));
+  EXPECT_EQ(seen[4].payload, kLastPayload);
 }
 
 TEST(RequestParser, YieldsRequestsAndPayloadsOfOneBuffer) {

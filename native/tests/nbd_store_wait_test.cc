@@ -7,6 +7,7 @@
 #include <random>
 #include <thread>
 
+#include "hang_guard.h"
 #include "memory_remote.h"
 #include "nbd/connection_set.h"
 #include "nbd_client.h"
@@ -83,7 +84,7 @@ class NbdStoreWait : public StoreWaitFixture, public ::testing::WithParamInterfa
  protected:
   bool at_limit() const { return GetParam(); }
 
-  void Fill(milliseconds store_wait = milliseconds{20000}) {
+  void Fill(milliseconds store_wait = kHangGuard) {
     Serve(store_wait);
     remote_.HoldPuts();
     remote_.SetWritable(false);
@@ -229,7 +230,7 @@ TEST_P(NbdStoreWait, OfAConnectionThatEndedNeverComesOverANewerOne) {
   client_ = Connect(&id);
   SendWaiting(kCookie, 5, 2);
   client_->Leave();
-  ASSERT_TRUE(set_->Wait(id, milliseconds{10000}));
+  ASSERT_TRUE(set_->Wait(id, kHangGuard));
   client_ = Connect();
   EXPECT_EQ(client_->Read(OffsetOf(5), kPage), PageOf(5, 1));
   const Bytes newer(kPage, std::byte{9});
@@ -294,7 +295,7 @@ class NbdStoreWaitRace : public StoreWaitFixture {
       rounds_.notify_one();
       if (random() % 16 == 0) {
         client->Leave();
-        ASSERT_TRUE(set_->Wait(id, milliseconds{20000}));
+        ASSERT_TRUE(set_->Wait(id, kHangGuard));
         client = Connect(&id);
         for (const SlotIndex slot : slots) states_[slot].known = false;
         continue;

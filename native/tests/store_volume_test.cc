@@ -5,6 +5,7 @@
 #include <chrono>
 #include <thread>
 
+#include "hang_guard.h"
 #include "store/page_store.h"
 #include "store_pages.h"
 
@@ -23,7 +24,7 @@ class VolumeTest : public ::testing::Test {
 
   // The collector tells nobody; the deadline is for a broken one.
   static bool WaitCollected(const PageStore& store) {
-    const auto deadline = std::chrono::steady_clock::now() + std::chrono::seconds(30);
+    const auto deadline = std::chrono::steady_clock::now() + kHangGuard;
     while (GarbageVolumes(store) > 0) {
       if (std::chrono::steady_clock::now() > deadline) {
         return false;

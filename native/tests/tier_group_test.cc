@@ -419,15 +419,16 @@ TEST_F(TierGroup, AnIdThatIsGivenOutAnewIsAnotherCgroup) {
 }
 
 TEST_F(TierGroup, ThousandsOfCgroupsLeaveNothingBehind) {
+  constexpr CgroupId kCgroups = 6000;  // more than there are indices
   StartWithWords();
-  for (CgroupId id = 1000; id < 11000; ++id) {
+  for (CgroupId id = 1000; id < 1000 + kCgroups; ++id) {
     const auto slot = static_cast<SlotIndex>(id % 16384);
     SwapOut(slot, id);
     ASSERT_TRUE(tier_->PlaceCgroup(id, kUnknownCgroup));
     tier_->RemoveCgroup(id);
   }
   EXPECT_TRUE(Eventually([&] { return tier_->Groups().size() == 1; }));
-  EXPECT_EQ(tier_->Groups()[0].pages.held(), 10000u);
+  EXPECT_EQ(tier_->Groups()[0].pages.held(), kCgroups);
   // Every index can be used again.
   EXPECT_TRUE(Eventually([&] { return tier_->PlaceCgroup(500, kUnknownCgroup); }));
 }

@@ -59,9 +59,8 @@ TEST(Pool, EntriesNeverOverlapAndKeepTheirBytes) {
       order.pop_back();
       const Held had = held.at(ref);
       held.erase(ref);
-      for (std::size_t i = 0; i < had.bytes; ++i) {
-        ASSERT_EQ(static_cast<unsigned char>(pool->Bytes(ref)[i]), had.mark);
-      }
+      const std::vector<unsigned char> expected(had.bytes, had.mark);
+      ASSERT_EQ(std::memcmp(pool->Bytes(ref), expected.data(), had.bytes), 0);
       pool->Free(ref);
     }
   }
