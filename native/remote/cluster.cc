@@ -36,8 +36,9 @@ std::string Check(const ClusterConfig& config) {
   if (!NameInRange(config.host_id)) return "the host id must have 1 to 128 bytes";
   if (!NameInRange(config.device)) return "the device's name must have 1 to 128 bytes";
   if (config.slots == 0) return "the device has no slots";
-  if (config.fetch_wait.count() <= 0 || config.put_wait.count() <= 0) {
-    return "fetch_wait and put_wait must be positive";
+  for (const auto wait : {config.fetch_wait, config.put_wait, config.open_wait, config.outage_wait,
+                          config.full_wait}) {
+    if (wait.count() <= 0) return "every wait must be positive";
   }
   return "";
 }
@@ -62,6 +63,9 @@ class Cluster::State {
           .slots = config.slots,
           .fetch_wait = config.fetch_wait,
           .put_wait = config.put_wait,
+          .open_wait = config.open_wait,
+          .outage_wait = config.outage_wait,
+          .full_wait = config.full_wait,
       };
       sessions.push_back(std::make_unique<Session>(session, &completion_thread));
     }

@@ -33,6 +33,9 @@ struct ClusterConfig {
   std::uint64_t slots = 0;
   std::chrono::milliseconds fetch_wait{60000};  // a fetch whose server is away waits so long
   std::chrono::milliseconds put_wait{10000};    // a batch waits so long for an answer
+  std::chrono::milliseconds open_wait{3000};    // an attempt to connect is given up after that
+  std::chrono::milliseconds outage_wait{2000};  // a server away for longer gets no more batches
+  std::chrono::milliseconds full_wait{1000};    // a server that is full is left alone for so long
 };
 
 class Cluster final : public tier::RemoteStore {

@@ -23,20 +23,17 @@ namespace farswap::remote {
 
 namespace {
 
-constexpr std::chrono::milliseconds kOpenDeadline{3000};
 constexpr int kKeepaliveMs = 5000;
 constexpr int kKeepaliveTimeoutMs = 3000;
-// A server that is away for longer gets no more pages until it is back.
-constexpr std::chrono::milliseconds kOutageWait{2000};
 constexpr const char* kFencedOff = "fenced: another host daemon has opened this volume";
 
-std::shared_ptr<grpc::Channel> NewChannel(const std::string& address) {
+std::shared_ptr<grpc::Channel> NewChannel(const SessionConfig& config) {
   grpc::ChannelArguments arguments;
   // Or gRPC would give both channels of a session the same TCP connection.
   arguments.SetInt(GRPC_ARG_USE_LOCAL_SUBCHANNEL_POOL, 1);
   // We make a new channel for each attempt; gRPC must not wait on its own within one.
   arguments.SetInt(GRPC_ARG_INITIAL_RECONNECT_BACKOFF_MS, 50);
-  arguments.SetInt(GRPC_ARG_MIN_RECONNECT_BACKOFF_MS, static_cast<int>(kOpenDeadline.count()));
+  arguments.SetInt(GRPC_ARG_MIN_RECONNECT_BACKOFF_MS, static_cast<int>(config.open_wait.count()));
   arguments.SetInt(GRPC_ARG_MAX_RECONNECT_BACKOFF_MS, 1000);
   // Finds a server that hangs, or a network that swallows, also while nothing is under way.
   arguments.SetInt(GRPC_ARG_KEEPALIVE_TIME_MS, kKeepaliveMs);
@@ -47,7 +44,7 @@ std::shared_ptr<grpc::Channel> NewChannel(const std::string& address) {
   arguments.SetInt(GRPC_ARG_ENABLE_HTTP_PROXY, 0);
   arguments.SetInt(GRPC_ARG_ENABLE_RETRIES, 0);
   arguments.SetInt(GRPC_ARG_SERVICE_CONFIG_DISABLE_RESOLUTION, 1);
-  return grpc::CreateCustomChannel(address, grpc::InsecureChannelCredentials(), arguments);
+  return grpc::CreateCustomChannel(config.address, grpc::InsecureChannelCredentials(), arguments);
 }
 
 }  // namespace
@@ -117,7 +114,8 @@ class Session::Worker final : private LaneObserver, private rpc::Completion {
 Session::Worker::Worker(const SessionConfig& session_config, rpc::CompletionThreads* completions)
     : config(session_config),
       fetch_lane(config.fetch_wait, this),
-      store_lane(config.put_wait, std::min(config.put_wait, kOutageWait), this),
+      store_lane(config.put_wait, std::min(config.put_wait, config.outage_wait), config.full_wait,
+                 this),
       completions_(completions),
       discard_lane_(this) {
   thread_ = StartThread("fs-remote-" + std::to_string(config.number), [this] { Run(); });
@@ -176,12 +174,12 @@ std::string Session::Worker::ServeOneConnection() {
     refusal_.clear();
   }
   Connection connection;
-  connection.store_channel = NewChannel(config.address);
+  connection.store_channel = NewChannel(config);
   connection.store_stub = v1::PageStore::NewStub(connection.store_channel);
   OpenedVolume volume;
   std::string problem = OpenVolume(connection.store_stub.get(), &volume);
   if (!problem.empty()) return problem;
-  connection.fetch_channel = NewChannel(config.address);
+  connection.fetch_channel = NewChannel(config);
   connection.fetch_stub = v1::PageStore::NewStub(connection.fetch_channel);
   fetch_lane.Open(connection.fetch_stub.get(), completions_, volume);
   store_lane.Open(connection.store_stub.get(), completions_, volume);
@@ -206,7 +204,7 @@ std::string Session::Worker::OpenVolume(v1::PageStore::Stub* stub, OpenedVolume*
   v1::OpenVolumeResponse response;
   grpc::Status outcome;
   grpc::ClientContext context;
-  context.set_deadline(std::chrono::system_clock::now() + kOpenDeadline);
+  context.set_deadline(std::chrono::system_clock::now() + config.open_wait);
   {
     const std::lock_guard lock(mutex_);
     open_done_ = false;

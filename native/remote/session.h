@@ -31,6 +31,9 @@ struct SessionConfig {
   std::uint64_t slots = 0;
   std::chrono::milliseconds fetch_wait{};
   std::chrono::milliseconds put_wait{};
+  std::chrono::milliseconds open_wait{};
+  std::chrono::milliseconds outage_wait{};
+  std::chrono::milliseconds full_wait{};
 };
 
 class Session {

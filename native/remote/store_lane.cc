@@ -11,9 +11,10 @@ namespace farswap::remote {
 using tier::PutResult;
 
 StoreLane::StoreLane(std::chrono::milliseconds put_wait, std::chrono::milliseconds outage_wait,
-                     LaneObserver* observer)
+                     std::chrono::milliseconds full_wait, LaneObserver* observer)
     : put_wait_(put_wait),
       outage_wait_(outage_wait),
+      full_wait_(full_wait),
       observer_(observer),
       detached_at_(Clock::now()) {}
 
@@ -138,7 +139,7 @@ void StoreLane::Answer(const v1::StoreResponse& answer) {
     part->results[i] = PutResultOf(answer.results(static_cast<int>(i)));
     full |= part->results[i] == PutResult::kServerFull;
   }
-  full_until_ = full ? (Clock::now() + kFullFor).time_since_epoch().count() : Clock::rep{0};
+  full_until_ = full ? (Clock::now() + full_wait_).time_since_epoch().count() : Clock::rep{0};
 }
 
 void StoreLane::EndExpired(TimePoint now) {

