@@ -4,6 +4,8 @@
 #include <chrono>
 #include <utility>
 
+#include "hang_guard.h"
+
 namespace farswap::tier {
 
 MemoryRemote::MemoryRemote() : thread_([this] { Run(); }) {}
@@ -260,7 +262,7 @@ void MemoryRemote::GoBack(ObjectKey key) {
 }
 
 bool Eventually(const std::function<bool()>& condition) {
-  const auto deadline = std::chrono::steady_clock::now() + std::chrono::seconds(20);
+  const auto deadline = std::chrono::steady_clock::now() + kHangGuard;
   while (!condition()) {
     if (std::chrono::steady_clock::now() > deadline) return false;
     std::this_thread::sleep_for(std::chrono::microseconds(200));

@@ -5,11 +5,14 @@
 
 #include <algorithm>
 #include <array>
+#include <atomic>
+#include <chrono>
 #include <cstring>
 #include <memory>
 #include <random>
 #include <vector>
 
+#include "hang_guard.h"
 #include "memory_remote.h"
 #include "stamped_page.h"
 #include "tier/tier.h"
@@ -91,24 +94,51 @@ class TestFetch final : public PageFetch {
   IoStatus outcome_ = IoStatus::kOk;
 };
 
+/// The time that stores wait by. A test may stop it, and then alone lets it pass.
+class StoreWaitClock {
+ public:
+  using Real = std::chrono::steady_clock;
+
+  static Real::time_point Now() {
+    const Real::duration stopped_at{stopped_at_.load()};
+    return stopped_at == kRuns ? Real::now() : Real::time_point{stopped_at};
+  }
+  static void Run() { stopped_at_ = kRuns.count(); }
+  static void Stop() { stopped_at_ = Real::now().time_since_epoch().count(); }
+  static void Advance(Real::duration by) { stopped_at_ += by.count(); }
+
+ private:
+  static constexpr Real::duration kRuns{0};
+  static inline std::atomic<Real::rep> stopped_at_{kRuns.count()};
+};
+
 class TierFixture : public ::testing::Test {
  protected:
   void Start(std::uint64_t slots = 16384, std::uint64_t pool_bytes = std::uint64_t{4} << 20,
-             std::chrono::milliseconds store_wait = std::chrono::milliseconds{20000}) {
+             std::chrono::milliseconds store_wait = kHangGuard) {
     TierConfig config;
     config.slots = slots;
     config.pool_bytes_max = pool_bytes;
     config.store_wait = store_wait;
+    config.now = &StoreWaitClock::Now;
     auto made = Tier::Create(config, &remote_);
     ASSERT_TRUE(made.ok()) << made.error().message;
     tier_ = std::move(made.value());
   }
 
   void TearDown() override {
+    StoreWaitClock::Run();
     if (tier_ == nullptr) return;
     remote_.Release();
     tier_->StopWriteback();
     ExpectInvariants();
+  }
+
+  /// Lets time of the stopped clock pass, and the stores that wait find out.
+  void LetPass(std::chrono::milliseconds time) {
+    constexpr CgroupId kNobody = 999;
+    StoreWaitClock::Advance(time);
+    ASSERT_TRUE(tier_->ConfigureCgroup(kNobody, {}));
   }
 
   void ExpectInvariants() {

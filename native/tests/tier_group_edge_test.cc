@@ -25,22 +25,32 @@ class TierGroupEdge : public TierFixture {
         tier_->ConfigureCgroup(kCgroup, {.pool_limit_bytes = kGroupLimitMin, .compressor = {}}));
     tier_->SetLabel(kCgroup);
   }
-  // Until a store is refused.
-  SlotIndex Fill(SlotIndex slot) {
-    while (StoreKind(slot, 1, PageKind::kRandom) == IoStatus::kOk) ++slot;
+  IoStatus TryStore(SlotIndex slot, AwaitedStore* store) {
+    const Page page = MakePage(slot, 1, PageKind::kRandom);
+    return tier_->TryStore(slot, page.data(), std::nullopt, store);
+  }
+  // By the stopped clock. Returns the slot of the store that was refused.
+  SlotIndex FillUntilRefused(milliseconds store_wait) {
+    SlotIndex slot = 0;
+    AwaitedStore refused;
+    while (TryStore(slot, &refused) == IoStatus::kOk) ++slot;
+    LetPass(store_wait);
+    EXPECT_EQ(refused.Wait(), IoStatus::kNoSpace);
     return slot;
   }
 };
 
 TEST_F(TierGroupEdge, AStoreWaitsItsTimeAlthoughAnEarlierShortageIsNotLongOver) {
-  StartWithLimit(milliseconds{300});
+  constexpr milliseconds kStoreWait{3000};
+  StartWithLimit(kStoreWait);
+  StoreWaitClock::Stop();
   remote_.HoldPuts();
-  const SlotIndex end = Fill(0);
+  const SlotIndex end = FillUntilRefused(kStoreWait);
   remote_.Release();
   ASSERT_TRUE(Eventually([this] { return Count(Counter::written_back_pages) > 0; }));
   ASSERT_TRUE(Eventually([this] { return tier_->Stats().pages.writing == 0; }));
   // Longer than a store waits, without any progress.
-  std::this_thread::sleep_for(milliseconds{500});
+  LetPass(kStoreWait + milliseconds{1000});
   remote_.HoldPuts();
   const std::uint64_t hits = Count(Counter::cgroup_limit_hit);
   std::thread release([this, hits] {
@@ -55,20 +65,23 @@ TEST_F(TierGroupEdge, AStoreWaitsItsTimeAlthoughAnEarlierShortageIsNotLongOver) 
 }
 
 TEST_F(TierGroupEdge, StoresAreRefusedAtOnceWhileOneShortageGoesOn) {
-  StartWithLimit(milliseconds{300});
+  StartWithLimit(milliseconds{30});
   remote_.HoldPuts();
-  SlotIndex slot = Fill(0);
-  const auto began = std::chrono::steady_clock::now();
+  SlotIndex slot = 0;
+  while (StoreKind(slot, 1, PageKind::kRandom) == IoStatus::kOk) ++slot;
+  StoreWaitClock::Stop();  // the shortage goes on however long the test takes
   for (const SlotIndex end = slot + 100; slot < end; ++slot) {
-    EXPECT_EQ(StoreKind(slot, 1, PageKind::kRandom), IoStatus::kNoSpace);
+    AwaitedStore refused;
+    EXPECT_EQ(TryStore(slot, &refused), IoStatus::kNoSpace);
   }
-  EXPECT_LT(std::chrono::steady_clock::now() - began, milliseconds{600});
 }
 
 // The group that is made for it is one that another cgroup had.
 TEST_F(TierGroupEdge, ANewCgroupsShortageIsNotThatOfOneThatIsGone) {
   constexpr CgroupId kNewCgroup = 8, kFirstIdle = 1000;
-  StartWithLimit(milliseconds{300});
+  constexpr milliseconds kStoreWait{3000};
+  StartWithLimit(kStoreWait);
+  StoreWaitClock::Stop();
   constexpr std::size_t kOthers = Groups::kGroupsMax - 2;  // without the root group
   for (CgroupId id = kFirstIdle; id < kFirstIdle + kOthers; ++id) {
     tier_->SetLabel(id);
@@ -76,17 +89,14 @@ TEST_F(TierGroupEdge, ANewCgroupsShortageIsNotThatOfOneThatIsGone) {
   }
   tier_->SetLabel(kCgroup);
   remote_.HoldPuts();
-  SlotIndex slot = Fill(0);
+  SlotIndex slot = FillUntilRefused(kStoreWait);
   tier_->RemoveCgroup(kCgroup);
   ASSERT_TRUE(Eventually([this] { return tier_->PlaceCgroup(kNewCgroup, kUnknownCgroup); }));
   tier_->ConfigureCgroup(kNewCgroup, {.pool_limit_bytes = kGroupLimitMin, .compressor = {}});
   tier_->SetLabel(kNewCgroup);
   AwaitedStore store;
   IoStatus status = IoStatus::kOk;
-  for (; status == IoStatus::kOk; ++slot) {
-    const Page page = MakePage(slot, 1, PageKind::kRandom);
-    status = tier_->TryStore(slot, page.data(), std::nullopt, &store);
-  }
+  for (; status == IoStatus::kOk; ++slot) status = TryStore(slot, &store);
   ASSERT_EQ(status, IoStatus::kWaits);
   remote_.Release();
   EXPECT_EQ(store.Wait(), IoStatus::kOk);

@@ -3,7 +3,6 @@
 
 #include <algorithm>
 #include <string>
-#include <thread>
 
 #include "awaited_store.h"
 #include "tier_fixture.h"
@@ -23,7 +22,7 @@ class StoreWait : public TierFixture, public ::testing::WithParamInterface<bool>
  protected:
   bool at_limit() const { return GetParam(); }
 
-  void Fill(milliseconds store_wait = milliseconds{20000}) {
+  void Fill(milliseconds store_wait = kHangGuard) {
     Start(16384, kPoolBytes, store_wait);
     ASSERT_TRUE(tier_->SetLimits(kPoolBytes / 2, 90).ok());
     ASSERT_TRUE(tier_->PlaceCgroup(kFull, kUnknownCgroup));
@@ -36,6 +35,10 @@ class StoreWait : public TierFixture, public ::testing::WithParamInterface<bool>
     }
     while (TryStore(end_, PageKind::kRandom, nullptr) == IoStatus::kOk) ++end_;
     EXPECT_EQ(WaitsCounted(), 0u) << "nothing was done";
+  }
+  void FillAndStopTheClock() {
+    Fill(kStoreWait);
+    StoreWaitClock::Stop();
   }
   void Limit(std::uint64_t bytes, bool writeback = true) {
     ASSERT_TRUE(tier_->ConfigureCgroup(
@@ -73,6 +76,7 @@ class StoreWait : public TierFixture, public ::testing::WithParamInterface<bool>
     EXPECT_EQ(Count(Counter::written_back_pages), 0u);
   }
 
+  static constexpr milliseconds kStoreWait{4000};
   static constexpr std::uint64_t kPoolBytes = std::uint64_t{8} << 20;
   SlotIndex end_ = 0;
 };
@@ -403,7 +407,7 @@ TEST_P(StoreWait, ThatIsCancelledNeverHappened) {
 }
 
 TEST_P(StoreWait, EndsWhenWritebackHasFreedNothingForTooLong) {
-  Fill(milliseconds{100});
+  FillAndStopTheClock();
   AwaitedStore store;
   AwaitedStore partial;
   Page page;
@@ -411,6 +415,7 @@ TEST_P(StoreWait, EndsWhenWritebackHasFreedNothingForTooLong) {
   ASSERT_EQ(tier_->LoadWait(6, page.data(), &version), IoStatus::kOk);
   ASSERT_EQ(tier_->TryStore(6, Stored(6, 2).data(), version, &partial), IoStatus::kWaits);
   Wait(5, &store, 2);
+  LetPass(kStoreWait);
   EXPECT_EQ(store.Wait(), IoStatus::kNoSpace);
   EXPECT_EQ(partial.Wait(), IoStatus::kNoSpace);
   EXPECT_EQ(Read(5), Page{}) << "older bytes must not come back";
@@ -420,27 +425,29 @@ TEST_P(StoreWait, EndsWhenWritebackHasFreedNothingForTooLong) {
 }
 
 TEST_P(StoreWait, BeginsAnewWhenOneBeforeItHasFoundRoomWithoutWriteback) {
-  constexpr milliseconds kWait{400};
-  Fill(kWait);
+  FillAndStopTheClock();
   AwaitedStore first;
   AwaitedStore second;
   Wait(kFirstNew, &first);
-  Wait(kFirstNew + 1, &second);
-  std::this_thread::sleep_for(kWait / 2);  // half of the time that both have
-  const auto trimmed = std::chrono::steady_clock::now();
+  Wait(kFirstNew + 2, &second);
+  LetPass(kStoreWait / 2);  // half of the time that both have
   tier_->Invalidate(5, 1);
   EXPECT_EQ(first.Wait(), IoStatus::kOk);
+  LetPass(kStoreWait * 3 / 4);
+  LetItBeTried();
+  EXPECT_FALSE(second.done());
+  LetPass(kStoreWait / 4);
   EXPECT_EQ(second.Wait(), IoStatus::kNoSpace);
-  EXPECT_GE(std::chrono::steady_clock::now(), trimmed + kWait);
 }
 
 // One entry fits after that: the room of the first that was refused.
 TEST_P(StoreWait, ThatStillFitsIsNotRefusedWithThoseBeforeIt) {
-  Fill(milliseconds{100});
+  FillAndStopTheClock();
   AwaitedStore first;
   AwaitedStore second;
   Wait(5, &first, 2);
   Wait(kFirstNew, &second);
+  LetPass(kStoreWait);
   EXPECT_EQ(first.Wait(), IoStatus::kNoSpace);
   EXPECT_EQ(second.Wait(), IoStatus::kOk);
 }

@@ -406,7 +406,7 @@ TEST_F(TierWriteback, OneBadPageOfAFetchDoesNotSpoilTheOthers) {
 }
 
 TEST_F(TierWriteback, CompactionMakesRoomForAnotherSizeWithoutTheServer) {
-  Start(16384, std::uint64_t{4} << 20, std::chrono::milliseconds{5000});
+  Start(16384, std::uint64_t{4} << 20);
   remote_.SetWritable(false);
   SlotIndex slot = 0;
   while (tier_->Stats().pool_entry_bytes < (std::uint64_t{3} << 20)) {

@@ -23,8 +23,6 @@ constexpr Compressor UnpackCompressor(std::uint32_t packed) {
   return {static_cast<Codec>(packed >> 24), static_cast<int>(packed & 0xffffff)};
 }
 
-std::int64_t NowNs() { return std::chrono::steady_clock::now().time_since_epoch().count(); }
-
 // What came in between is not lost: both are counted up and down with wrapping arithmetic.
 void MoveCount(std::atomic<std::uint64_t>* from, std::atomic<std::uint64_t>* to) {
   to->fetch_add(from->exchange(0, std::memory_order_relaxed), std::memory_order_relaxed);
@@ -253,11 +251,10 @@ bool Groups::IsWithin(GroupIndex index, GroupIndex ancestor) const {
   return true;
 }
 
-void Groups::ReportProgress(GroupIndex index) {
-  const std::int64_t now = NowNs();
+void Groups::ReportProgress(GroupIndex index, std::chrono::steady_clock::time_point now) {
   while (true) {
     Group& group = groups_[index];
-    group.last_progress_ns.store(now, std::memory_order_relaxed);
+    group.last_progress_ns.store(now.time_since_epoch().count(), std::memory_order_relaxed);
     group.progress.fetch_add(1);
     if (index == kRootGroup) return;
     index = group.parent.load(std::memory_order_relaxed);

@@ -151,7 +151,7 @@ class Groups {
   bool MayWriteBack(GroupIndex index) const;
   bool IsWithin(GroupIndex index, GroupIndex ancestor) const;
   /// Something of the group left the pool by writeback.
-  void ReportProgress(GroupIndex index);
+  void ReportProgress(GroupIndex index, std::chrono::steady_clock::time_point now);
 
   Compressor CompressorOf(GroupIndex index) const;
 

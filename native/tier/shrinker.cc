@@ -148,6 +148,10 @@ std::uint32_t Shrinker::ReserveSlabs() const {
   return std::max(1u, tier_->pool_->slab_limit() / 100);
 }
 
+void Shrinker::ReportProgress(GroupIndex group) {
+  Owner().ReportProgress(group, tier_->config_.now());
+}
+
 Shrinker::Step Shrinker::ShrinkStep() {
   const bool waiters = tier_->stores_.WantsRoom(kRootGroup);
   const Pool& pool = *tier_->pool_;

@@ -154,7 +154,7 @@ class Shrinker {
   void FinishBatch(Batch* batch);
   std::size_t FinishPage(const PageObject& page, PutResult result);
   void Settle(SlotIndex slot, PutResult result, std::size_t sent_bytes, Codec codec);
-  void ReportProgress(GroupIndex group) { Owner().ReportProgress(group); }
+  void ReportProgress(GroupIndex group);
   void FlushDiscards();
   void SendDiscards(std::vector<DiscardItem>* items);
   void CollectDiscards(std::size_t chunk, std::vector<DiscardItem>* items);

@@ -205,7 +205,7 @@ bool StoreQueue::Serve(std::unique_lock<std::mutex>& lock, GroupIndex at, PageSt
       }
     }
     // Room that came another way than by writeback ends a shortage as well.
-    if (room.entry != kNoEntry) lines_[at].full_since = Clock::now();
+    if (room.entry != kNoEntry) lines_[at].full_since = Now();
     Leave(link);
     if (!store->expected_) TakeOutFrom(link, slot);  // what came before it
     lock.unlock();
@@ -218,12 +218,14 @@ bool StoreQueue::Serve(std::unique_lock<std::mutex>& lock, GroupIndex at, PageSt
   return true;
 }
 
+StoreQueue::Clock::time_point StoreQueue::Now() const { return tier_->config_.now(); }
+
 // --- Lines, with mutex_ held --------------------------------------------------------------------
 
 // A store finds no room there: one that goes on with a shortage has as little time left as others.
 void StoreQueue::BeginToWait(GroupIndex at) {
   Line& line = lines_[at];
-  const auto now = Clock::now();
+  const auto now = Now();
   const std::uint64_t progress = tier_->groups_.At(at).progress.load();
   if (now - line.last_full > kShortageGap || line.progress_when_full != progress) {
     line.full_since = now;
@@ -241,7 +243,7 @@ StoreQueue::Clock::time_point StoreQueue::Deadline(GroupIndex at) const {
 // Where nothing may leave the pool, what could has perhaps just left it, or the limit is gone with
 // its cgroup: there is room, and whoever made it has another look taken.
 bool StoreQueue::MayWait(GroupIndex at, std::size_t object_bytes) const {
-  if (stopping_ || Clock::now() >= Deadline(at)) return false;
+  if (stopping_ || Now() >= Deadline(at)) return false;
   return tier_->shrinker_.MayMakeRoom(at) ||
          tier_->groups_.OverLimit(at, Pool::EntryBytes(object_bytes), 100) != at;
 }

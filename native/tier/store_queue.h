@@ -106,6 +106,7 @@ class StoreQueue {
 
   static constexpr std::uint64_t kNever = ~std::uint64_t{0};
 
+  Clock::time_point Now() const;
   static std::size_t SizeOf(std::size_t object_bytes) {
     return Pool::EntryBytes(object_bytes) / Pool::kUnitBytes;
   }

@@ -41,6 +41,8 @@ struct TierConfig {
   bool second_chance = true;
   /// The time that ages are measured by.
   std::uint32_t (*unix_seconds)() = &UnixSeconds;
+  /// The time that store_wait is measured by.
+  std::chrono::steady_clock::time_point (*now)() = &std::chrono::steady_clock::now;
 };
 
 inline constexpr std::uint64_t kNoLimit = ~std::uint64_t{0};
