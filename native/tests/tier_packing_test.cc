@@ -1,11 +1,22 @@
 // Neighbours that are sent as one unit and come back together.
 #include <gtest/gtest.h>
 
+#include <atomic>
+#include <thread>
+
 #include "tier/unit.h"
 #include "tier_fixture.h"
 
 namespace farswap::tier {
 namespace {
+
+// Something that a test does when the clock is looked at for the last of so many times.
+std::atomic<int> clock_calls{0};
+std::atomic<void (*)()> at_last_call{nullptr};
+std::uint32_t WatchedClock() {
+  if (clock_calls.load() > 0 && clock_calls.fetch_sub(1) == 1) at_last_call.load()();
+  return 1'000'000;
+}
 
 class TierPacking : public TierFixture {
  protected:
@@ -193,6 +204,42 @@ TEST_F(TierPacking, NoUnitIsMadeWherePagesAreInOne) {
   for (SlotIndex slot = kFirst + 4; slot < kEnd; ++slot) ExpectPage(slot, 1);
 }
 
+TEST_F(TierPacking, ALonePageIsNoUnit) {
+  StartPacking();
+  // Would shrink by itself as a unit does.
+  ASSERT_EQ(tier_->Store(kFirst, PageOfLetters(1, 4).data()), IoStatus::kOk);
+  WriteBack(1);
+  EXPECT_EQ(Count(Counter::packed), 0u);
+  EXPECT_TRUE(remote_.Has(kFirst));
+}
+
+TEST_F(TierPacking, ANeighbourThatWasReadStays) {
+  StartPacking();
+  StoreUnit(1);
+  ExpectPage(kFirst + 3, 1);
+  WriteBack(kUnitSlots - 1);
+  EXPECT_EQ(StateOf(kFirst + 3), "local");
+  EXPECT_EQ(tier_->Stats().pages.remote, kUnitSlots - 1);
+}
+
+TEST_F(TierPacking, NoMoreNeighboursGoThanWereAskedFor) {
+  StartPacking();
+  StoreUnit(1);
+  WriteBack(4);
+  EXPECT_EQ(tier_->Stats().pages.remote, 4u);
+  EXPECT_EQ(tier_->Stats().pages.local, kUnitSlots - 4);
+}
+
+TEST_F(TierPacking, NeighboursBeyondTheirCgroupsQuotaStay) {
+  StartPacking();
+  tier_->SetLabel(7);
+  ASSERT_TRUE(tier_->ConfigureCgroup(7, {.remote_pages_max = 4, .compressor = {}}));
+  StoreUnit(1);
+  WriteBack(kUnitSlots);
+  EXPECT_EQ(tier_->Stats().pages.remote, 4u);
+  EXPECT_EQ(tier_->Stats().pages.local, kUnitSlots - 4);
+}
+
 TEST_F(TierPacking, StalePagesOfSlotsThatCameIntoAUnitAreDiscarded) {
   Start();
   StoreUnit(1);
@@ -254,6 +301,23 @@ TEST_F(TierPacking, AnotherUnitSentBeforeTheFirstWasAcknowledgedIsTheOneThatStay
   remote_.Release();
   ASSERT_TRUE(Eventually([this] { return tier_->Stats().pages.remote == kUnitSlots; }));
   EXPECT_EQ(remote_.VersionOf(kKey), 2u);
+  ExpectUnit(2);
+}
+
+TEST_F(TierPacking, AnAcknowledgementOfAnOlderUnitIsNotOneOfTheNewer) {
+  StartPacking();
+  StoreUnit(1);
+  remote_.HoldPuts();
+  StartWriteback(kUnitSlots);
+  remote_.WaitForHeld(1);
+  tier_->CancelManualWriteback();
+  StoreUnit(2);
+  tier_->ShrinkAhead(kUnknownCgroup, kUnitSlots, 0);
+  remote_.WaitForHeld(2);
+  remote_.FailPuts(PutResult::kServerFull, 1);
+  remote_.Release();
+  ASSERT_TRUE(Eventually([this] { return tier_->Stats().pages.writing == 0; }));
+  EXPECT_EQ(tier_->Stats().pages.local, kUnitSlots);
   ExpectUnit(2);
 }
 
@@ -470,6 +534,36 @@ TEST_F(TierPacking, TheLastUnitOfADeviceMayBeShort) {
   EXPECT_TRUE(remote_.Has(UnitKeyOf(kUnitSlots)));
   EXPECT_EQ(remote_.pages(), 1u);
   for (SlotIndex slot = kUnitSlots; slot < kUnitSlots + 3; ++slot) ExpectPage(slot, 1);
+}
+
+// It is taken twice into one batch: as a neighbour, and by itself when it was overwritten and the
+// batch still had room.
+TEST_F(TierPacking, AMemberOverwrittenWhileItsBatchIsFilledIsNotInTheUnit) {
+  TierConfig config;
+  config.slots = 16384;
+  config.pool_bytes_max = 4 << 20;
+  config.unix_seconds = &WatchedClock;
+  auto made = Tier::Create(config, &remote_);
+  ASSERT_TRUE(made.ok());
+  tier_ = std::move(made.value());
+  ASSERT_TRUE(tier_->SetPacking(true).ok());
+  StoreUnit(1);
+  StorePage(kEnd, 1);  // taken behind the unit, under another lock
+  static Tier* tier;
+  tier = tier_.get();
+  at_last_call = [] {
+    std::thread([] {
+      EXPECT_EQ(tier->Store(kFirst + 3, PageLikeItsNeighbours(kFirst + 3, 2).data()),
+                IoStatus::kOk);
+    }).join();
+  };
+  clock_calls = 2 + kUnitSlots + 1;  // for the unit, each of its pages, the page behind it
+  WriteBack(kUnitSlots + 2);
+  EXPECT_EQ(Count(Counter::writeback_started_manual), kUnitSlots + 2);
+  EXPECT_EQ(Count(Counter::writeback_raced), 1u);
+  ExpectPage(kFirst + 3, 2);
+  ExpectPage(kFirst + 4, 1);
+  ExpectPage(kEnd, 1);
 }
 
 }  // namespace

@@ -179,6 +179,61 @@ TEST_P(StoreWait, GoesBehindThoseWhoWaitForTheSameRoom) {
   EXPECT_TRUE(first.done());
 }
 
+TEST_P(StoreWait, AtALimitIsNotOvertakenByASmallerOne) {
+  if (!at_limit()) GTEST_SKIP() << "room of one size is not that of another";
+  Fill();
+  ASSERT_EQ(StoreKind(3, 2, PageKind::kCompressible), IoStatus::kOk);
+  for (SlotIndex slot = kSmall; TryStore(slot, PageKind::kCompressible, nullptr) == IoStatus::kOk;
+       ++slot) {
+  }
+  AwaitedStore first;
+  AwaitedStore second;
+  Wait(kFirstNew, &first);
+  ASSERT_EQ(TryStore(kFirstNew + 2, PageKind::kCompressible, &second), IoStatus::kWaits);
+  tier_->Invalidate(kSmall, 1);
+  LetItBeTried();
+  EXPECT_FALSE(second.done()) << "though it fits";
+  EXPECT_TRUE(tier_->CancelStore(&first));
+  EXPECT_EQ(second.Wait(), IoStatus::kOk);
+}
+
+TEST_P(StoreWait, InThePoolDoesNotHoldUpThoseOfAnotherSize) {
+  if (at_limit()) GTEST_SKIP() << "bytes are bytes";
+  Fill();
+  SlotIndex small = kSmall + 1;
+  while (TryStore(small, PageKind::kCompressible, nullptr) == IoStatus::kOk) ++small;
+  AwaitedStore first;
+  AwaitedStore second;
+  Wait(kFirstNew, &first);
+  ASSERT_EQ(TryStore(kFirstNew + 2, PageKind::kCompressible, &second), IoStatus::kWaits);
+  tier_->Invalidate(kSmall, 1);
+  EXPECT_EQ(second.Wait(), IoStatus::kOk);
+  ASSERT_GT(small, kSmall + 1);
+  tier_->Invalidate(kSmall + 1, 1);
+  EXPECT_EQ(TryStore(kFirstNew + 3, PageKind::kCompressible, nullptr), IoStatus::kOk)
+      << "nobody waits for room of that size any more";
+  EXPECT_FALSE(first.done());
+  EXPECT_TRUE(tier_->CancelStore(&first));
+}
+
+TEST_P(StoreWait, AtALimitGoesOnInThePoolsLineWhenThatIsWhatIsFull) {
+  if (!at_limit()) GTEST_SKIP() << "the pool's line is the last";
+  Fill();
+  tier_->SetLabel(kOther);
+  ASSERT_EQ(StoreKind(kSmall, 1, PageKind::kCompressible), IoStatus::kOk);
+  for (SlotIndex slot = end_; TryStore(slot, PageKind::kRandom, nullptr) == IoStatus::kOk;) ++slot;
+  tier_->SetLabel(kFull);
+  AwaitedStore store;
+  Wait(kFirstNew, &store);
+  Limit(4 * kGroupLimitMin);
+  ASSERT_TRUE(Eventually([this] { return Count(Counter::pool_limit_hit) == 1; }));
+  EXPECT_EQ(Read(kFirstNew), Page{});  // under the lock that is held while it changes its line
+  EXPECT_EQ(TryStore(kFirstNew + 1, PageKind::kCompressible, nullptr), IoStatus::kOk)
+      << "nobody waits at the limit any more, and the pool has room of that size";
+  tier_->Invalidate(end_, 1);
+  ExpectStored(&store, kFirstNew);
+}
+
 TEST_P(StoreWait, OfTheSameRoomIsServedInOrder) {
   Fill();
   constexpr std::size_t kStores = 5;
@@ -223,6 +278,20 @@ TEST_P(StoreWait, IsSupersededByATrimOfItsSlot) {
   EXPECT_EQ(of_old_slot.Wait(), IoStatus::kOk);
   EXPECT_EQ(Read(kFirstNew), Page{});
   EXPECT_EQ(Read(5), Page{});
+}
+
+TEST_P(StoreWait, IsNotSupersededByWhatHappensToAnotherSlot) {
+  Fill();
+  AwaitedStore store;
+  Wait(kFirstNew, &store);
+  // Whatever slots the queue keeps beside it.
+  for (SlotIndex slot = kFirstNew % 64; slot < 16384; slot += 64) {
+    if (slot >= end_ && slot != kFirstNew) tier_->Invalidate(slot, 1);
+  }
+  LetItBeTried();
+  EXPECT_FALSE(store.done());
+  tier_->Invalidate(3, 1);
+  ExpectStored(&store, kFirstNew);
 }
 
 TEST_P(StoreWait, OfTwoForOneSlotTheLaterOneWins) {
@@ -376,6 +445,18 @@ TEST_P(StoreWait, WithAnExpectedVersionFindsThatItChanged) {
   ASSERT_EQ(StoreKind(5, 3, PageKind::kSameFilled), IoStatus::kOk);
   EXPECT_EQ(store.Wait(), IoStatus::kChanged);
   EXPECT_EQ(Read(5), MakePage(5, 3, PageKind::kSameFilled));
+}
+
+TEST_P(StoreWait, DoesNotBeginForAVersionThatChangedBefore) {
+  Fill();
+  Page page;
+  Version version;
+  ASSERT_EQ(tier_->LoadWait(5, page.data(), &version), IoStatus::kOk);
+  tier_->Invalidate(5, 1);
+  ASSERT_EQ(StoreKind(5, 3, PageKind::kRandom), IoStatus::kOk);
+  AwaitedStore store;
+  EXPECT_EQ(tier_->TryStore(5, Stored(5, 2).data(), version, &store), IoStatus::kChanged);
+  EXPECT_EQ(WaitsCounted(), 0u);
 }
 
 TEST_P(StoreWait, WithAnExpectedVersionSupersedesNothing) {
