@@ -1,9 +1,14 @@
-// The store path calls no allocator, whatever it compresses with: counted by standing in for the
-// allocator of the whole test program. Sanitizers bring an allocator of their own.
+// The store path calls no allocator, whatever it compresses with, and waits for nobody who does:
+// seen by standing in for the allocator of the whole test program. Sanitizers bring an allocator of
+// their own.
 #include <gtest/gtest.h>
 #include <zstd.h>
 
+#include <atomic>
+#include <condition_variable>
 #include <cstdlib>
+#include <functional>
+#include <mutex>
 #include <thread>
 
 #include "tier/codec.h"
@@ -18,7 +23,13 @@
 #ifndef FARSWAP_SANITIZED
 namespace {
 thread_local std::uint64_t allocations = 0;
+std::atomic<void (*)()> on_allocation{nullptr};
+
+void Allocating() {
+  ++allocations;
+  if (auto* const told = on_allocation.load()) told();
 }
+}  // namespace
 
 // glibc's own names for its allocator.
 extern "C" {
@@ -28,19 +39,19 @@ void* __libc_realloc(void*, std::size_t);
 void* __libc_memalign(std::size_t, std::size_t);
 
 [[gnu::visibility("default")]] void* malloc(std::size_t bytes) {
-  ++allocations;
+  Allocating();
   return __libc_malloc(bytes);
 }
 [[gnu::visibility("default")]] void* calloc(std::size_t count, std::size_t bytes) {
-  ++allocations;
+  Allocating();
   return __libc_calloc(count, bytes);
 }
 [[gnu::visibility("default")]] void* realloc(void* memory, std::size_t bytes) {
-  ++allocations;
+  Allocating();
   return __libc_realloc(memory, bytes);
 }
 [[gnu::visibility("default")]] void* aligned_alloc(std::size_t alignment, std::size_t bytes) {
-  ++allocations;
+  Allocating();
   return __libc_memalign(alignment, bytes);
 }
 }
@@ -99,6 +110,110 @@ TEST_F(Allocation, AnotherCompressorNeedsNone) {
     }
   });
   EXPECT_EQ(counted, 0u);
+}
+
+// While anybody else allocates, and so may be waiting for memory that the kernel has to swap out
+// first, a thread does what stores do.
+class StoresMeanwhile {
+ public:
+  explicit StoresMeanwhile(std::function<void()> store)
+      : store_(std::move(store)), thread_([this] { Run(); }) {
+    std::unique_lock lock(mutex_);
+    changed_.wait(lock, [this] { return ready_; });
+    present_ = this;
+    on_allocation = [] { present_->AwaitOne(); };
+  }
+  ~StoresMeanwhile() {
+    on_allocation = nullptr;
+    {
+      const std::lock_guard lock(mutex_);
+      stopping_ = true;
+      changed_.notify_all();
+    }
+    thread_.join();
+  }
+  /// How often, and whether it always could.
+  int stored() const { return stored_; }
+  bool stuck() const { return stuck_; }
+
+ private:
+  void Run() {
+    waiting_ = true;  // its own allocations are none of others
+    std::unique_lock lock(mutex_);
+    ready_ = true;
+    changed_.notify_all();
+    for (;; changed_.notify_all()) {
+      changed_.wait(lock, [this] { return asked_ > stored_ || stopping_; });
+      if (stopping_) return;
+      lock.unlock();
+      store_();
+      lock.lock();
+      ++stored_;
+    }
+  }
+  void AwaitOne() {
+    if (std::exchange(waiting_, true)) return;
+    {
+      std::unique_lock lock(mutex_);
+      const int wanted = ++asked_;
+      changed_.notify_all();
+      if (!stuck_ && !changed_.wait_for(lock, kForever, [&] { return stored_ >= wanted; })) {
+        stuck_ = true;
+      }
+    }
+    waiting_ = false;
+  }
+
+  static constexpr std::chrono::seconds kForever{60};
+  static inline thread_local bool waiting_ = false;
+  static inline StoresMeanwhile* present_ = nullptr;
+  const std::function<void()> store_;
+  std::mutex mutex_;
+  std::condition_variable changed_;
+  bool ready_ = false;
+  bool stopping_ = false;
+  bool stuck_ = false;
+  int asked_ = 0;
+  int stored_ = 0;
+  std::thread thread_;  // last
+};
+
+TEST_F(Allocation, NobodyAllocatesWithALockThatStoresTake) {
+  constexpr SlotIndex kMany = 3000, kFirst = 6000;
+  Start();
+  std::vector<std::atomic<SlotWord>> words(16384);
+  tier_->UseSlotWords(words.data());
+  for (SlotIndex slot = 0; slot < kMany; ++slot) {
+    if (tier_->Stats().pool_entry_bytes < std::uint64_t{3} << 20) {
+      StoreKind(slot, 1, PageKind::kCompressible);
+    }
+    if (slot < 100) tier_->PlaceCgroup(1000 + slot, kUnknownCgroup);
+  }
+  SlotIndex next = 0;
+  const Page same_filled = MakePage(0, 1, PageKind::kSameFilled);
+  const Page compressible = MakePage(kFirst, 1, PageKind::kCompressible);
+  {
+    StoresMeanwhile stores([&] {
+      // Of a cgroup that is new; of a page that may find no room; waking the shrinker.
+      ++next;
+      words[kFirst] = SlotWord{next + 10000} << 32 | SlotWord{next} << 1;
+      tier_->TryStore(kFirst, same_filled.data(), std::nullopt, nullptr);
+      tier_->TryStore(kFirst + 1, compressible.data(), std::nullopt, nullptr);
+      tier_->ManualWritebackProgress();
+    });
+    EXPECT_TRUE(tier_->SetPacking(true).ok());
+    tier_->Groups();
+    for (SlotIndex slot = 0; slot < 100; ++slot) tier_->RemoveCgroup(1000 + slot);
+    for (int i = 0; i < 2; ++i) WriteBack(100);  // the sweep comes behind the first one's
+    remote_.SetWritable(false);
+    for (SlotIndex slot = 0; slot < kMany; slot += 2) tier_->Invalidate(slot, 1);
+    for (SlotIndex slot = kFirst + 2; Count(Counter::compactions) == 0; ++slot) {
+      ASSERT_EQ(StoreKind(slot, 1, PageKind::kRandom), IoStatus::kOk);
+    }
+    EXPECT_GT(stores.stored(), 10);
+    EXPECT_FALSE(stores.stuck());
+  }
+  tier_->UseSlotWords(nullptr);
 }
 
 }  // namespace

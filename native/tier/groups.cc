@@ -400,9 +400,9 @@ bool Groups::RemoveLocked(CgroupId id) {
   return true;
 }
 
-std::vector<GroupIndex> Groups::Leaving() {
+void Groups::Leaving(std::vector<GroupIndex>* leaving) {
   std::lock_guard lock(mutex_);
-  return leaving_;
+  leaving->assign(leaving_.begin(), leaving_.end());
 }
 
 void Groups::SweptUp(const std::vector<GroupIndex>& swept) {
@@ -442,8 +442,14 @@ GroupStats Groups::StatsOf(const Group& group) const {
 }
 
 std::vector<GroupStats> Groups::Stats() const {
-  std::lock_guard lock(mutex_);
   std::vector<GroupStats> all;
+  std::unique_lock lock(mutex_);
+  for (std::size_t count = InUse(); all.capacity() < count; count = InUse()) {
+    // Not with the lock, which the first store of a cgroup takes: memory may be what it makes.
+    lock.unlock();
+    all.reserve(count);
+    lock.lock();
+  }
   for (std::size_t i = 0; i < end(); ++i) {
     if (groups_[i].in_use) all.push_back(StatsOf(groups_[i]));
   }

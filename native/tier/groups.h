@@ -178,7 +178,8 @@ class Groups {
   // --- For the sweep
 
   /// Indexes that forward and wait to be swept; the sweep has until SweptUp() to rewrite them.
-  std::vector<GroupIndex> Leaving();
+  /// Allocates nothing in a vector that has room for kGroupsMax.
+  void Leaving(std::vector<GroupIndex>* leaving);
   /// No slot record holds these any more.
   void SweptUp(const std::vector<GroupIndex>& swept);
 
@@ -198,6 +199,7 @@ class Groups {
   void EraseBucket(CgroupId id);
   void Alias(CgroupId id, GroupIndex from, GroupIndex to);
   void Refresh();
+  std::size_t InUse() const { return kGroupsMax - free_.size() - leaving_.size(); }
   GroupStats StatsOf(const Group& group) const;
 
   Pool* const pool_;

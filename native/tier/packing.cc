@@ -30,11 +30,13 @@ constexpr int kUnitLevel = 1;
 }  // namespace
 
 Outcome Shrinker::SetPacking(bool on) {
-  std::lock_guard lock(mutex_);
+  std::unique_lock lock(mutex_);
   if (on && unit_writer_ == nullptr) {
+    lock.unlock();  // stores take it, and memory may be what they make
     auto made = UnitWriter::Create();
     if (!made.ok()) return made.error();
-    unit_writer_ = std::move(made.value());
+    lock.lock();
+    if (unit_writer_ == nullptr) unit_writer_ = std::move(made.value());
   }
   packing_.store(on, std::memory_order_release);
   return Unit{};
@@ -144,13 +146,13 @@ std::size_t Shrinker::FinishUnit(const PageObject& unit, PutResult result) {
 
 // Any unit of these slots that servers have is older than the next one that is sent. Where a newer
 // one was sent since the mark, it is in the place of what was meant.
-void Shrinker::CollectStaleUnits(std::size_t chunk, std::vector<DiscardItem>* items) {
+void Shrinker::CollectStaleUnits(std::size_t chunk) {
   std::uint32_t units = stale_units_[chunk].exchange(0);
   for (; units != 0; units &= units - 1) {
     const auto first = static_cast<SlotIndex>(
         chunk * kDiscardChunk + static_cast<std::size_t>(std::countr_zero(units)) * kUnitSlots);
     const auto lock = tier_->table_->Lock(first);
-    if (!tier_->table_->AnyInUnit(first)) items->push_back({UnitKeyOf(first), unit_version_});
+    if (!tier_->table_->AnyInUnit(first)) stale_.push_back({UnitKeyOf(first), unit_version_});
   }
 }
 

@@ -207,6 +207,8 @@ EntryRef Pool::RefOf(std::uint32_t slab, std::size_t index, std::size_t size_cla
 }
 
 bool Pool::BeginDrain(Drain* drain) {
+  drain->entries.clear();
+  drain->entries.reserve(kSlabBytes / kClassStepBytes);
   // The class that would give back most: more than a slab's worth of room in its slabs.
   std::size_t best = kClasses.count;
   std::uint64_t best_bytes = 0;
@@ -235,8 +237,6 @@ bool Pool::BeginDrain(Drain* drain) {
   Unlink(owner, sparsest);
   slab.draining = true;
   drain->slab = sparsest;
-  drain->entries.clear();
-  drain->entries.reserve(kSlabBytes / kClassStepBytes);
   for (std::size_t position = 0; position < slab.untouched; ++position) {
     const EntryRef ref = RefOf(sparsest, position, best);
     if (At(ref)->slot.load(std::memory_order_relaxed) != kNoSlot) drain->entries.push_back(ref);

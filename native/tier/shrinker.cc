@@ -32,6 +32,8 @@ Shrinker::Shrinker(TierImpl* tier, std::unique_ptr<LockedMapping> arenas)
       group_shrinking_(Groups::kGroupsMax),
       arenas_(std::move(arenas)) {
   sources_.reserve(Groups::kGroupsMax);
+  sweeping_.reserve(Groups::kGroupsMax);
+  stale_.reserve(kDiscardBatch + kDiscardChunk + kUnitsOfChunk);
   for (std::size_t i = 0; i < kBatches; ++i) {
     batches_[i].shrinker = this;
     batches_[i].arena = arenas_->data() + i * PutBatch::kPagesMax * kPageBytes;
@@ -267,7 +269,7 @@ Shrinker::Step Shrinker::ManualStep() {
 Shrinker::Step Shrinker::SweepStep() {
   constexpr std::uint64_t kSlotsAtOnce = std::uint64_t{1} << 16;
   if (sweeping_.empty()) {
-    sweeping_ = Owner().Leaving();
+    Owner().Leaving(&sweeping_);
     sweep_slot_ = 0;
     if (sweeping_.empty()) return Step::kNothingToDo;
   }
@@ -308,25 +310,23 @@ void Shrinker::DiscardUnitLater(SlotIndex slot) {
 
 void Shrinker::FlushDiscards() {
   discards_pending_.store(false);
-  std::vector<DiscardItem> items;
-  items.reserve(kDiscardBatch + kDiscardChunk);
   for (std::size_t word = 0; word < discards_.size(); ++word) {
     std::uint64_t chunks = discards_[word].exchange(0);
     for (; chunks != 0; chunks &= chunks - 1) {
-      CollectDiscards(word * 64 + static_cast<std::size_t>(__builtin_ctzll(chunks)), &items);
-      if (items.size() >= kDiscardBatch) SendDiscards(&items);
+      CollectDiscards(word * 64 + static_cast<std::size_t>(__builtin_ctzll(chunks)));
+      if (stale_.size() >= kDiscardBatch) SendDiscards();
     }
   }
-  SendDiscards(&items);
+  SendDiscards();
 }
 
-void Shrinker::SendDiscards(std::vector<DiscardItem>* items) {
-  if (items->empty()) return;
-  if (tier_->remote_->Discard(*items)) {
-    Owner().At(kRootGroup).Count(Counter::discards_sent, items->size());
+void Shrinker::SendDiscards() {
+  if (stale_.empty()) return;
+  if (tier_->remote_->Discard(stale_)) {
+    Owner().At(kRootGroup).Count(Counter::discards_sent, stale_.size());
   } else {
     // Not now: they are marked again, for the next time.
-    for (const DiscardItem& item : *items) {
+    for (const DiscardItem& item : stale_) {
       const SlotIndex slot = FirstSlotOf(item.slot);
       const auto lock = tier_->table_->Lock(slot);
       if (IsUnitKey(item.slot)) {
@@ -340,12 +340,12 @@ void Shrinker::SendDiscards(std::vector<DiscardItem>* items) {
       DiscardLater(slot);
     }
   }
-  items->clear();
+  stale_.clear();
 }
 
 // Takes the stale remote pages and units of a chunk of slots.
-void Shrinker::CollectDiscards(std::size_t chunk, std::vector<DiscardItem>* items) {
-  CollectStaleUnits(chunk, items);
+void Shrinker::CollectDiscards(std::size_t chunk) {
+  CollectStaleUnits(chunk);
   const std::uint64_t end = std::min(tier_->table_->slots(), (chunk + 1) * kDiscardChunk);
   for (std::uint64_t index = chunk * kDiscardChunk; index < end; ++index) {
     const auto slot = static_cast<SlotIndex>(index);
@@ -360,7 +360,7 @@ void Shrinker::CollectDiscards(std::size_t chunk, std::vector<DiscardItem>* item
       continue;
     }
     // Whatever servers have is older than the record, and what they will have is not.
-    items->push_back({slot, tier_->ObjectVersionOf(record) - 1});
+    stale_.push_back({slot, tier_->ObjectVersionOf(record) - 1});
     record.stale_remote = 0;
     tier_->table_->Set(slot, record);
   }

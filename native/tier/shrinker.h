@@ -149,15 +149,15 @@ class Shrinker {
   bool PackRun(Batch* batch, const Batch::Run& run, PageObject* unit);
   void MarkUnit(const Batch& batch, const Batch::Run& run);
   std::size_t FinishUnit(const PageObject& unit, PutResult result);
-  void CollectStaleUnits(std::size_t chunk, std::vector<DiscardItem>* items);
+  void CollectStaleUnits(std::size_t chunk);
 
   void FinishBatch(Batch* batch);
   std::size_t FinishPage(const PageObject& page, PutResult result);
   void Settle(SlotIndex slot, PutResult result, std::size_t sent_bytes, Codec codec);
   void ReportProgress(GroupIndex group);
   void FlushDiscards();
-  void SendDiscards(std::vector<DiscardItem>* items);
-  void CollectDiscards(std::size_t chunk, std::vector<DiscardItem>* items);
+  void SendDiscards();
+  void CollectDiscards(std::size_t chunk);
   std::uint64_t PendingEntryBytes() const;
   std::uint64_t HighBytes(std::uint64_t limit) const {
     return limit * (100 + accept_threshold_percent()) / 200;
@@ -202,6 +202,7 @@ class Shrinker {
   GroupIndex last_source_ = kRootGroup;
   GroupIndex last_limited_ = kRootGroup;
   std::vector<bool> group_shrinking_;
+  std::vector<DiscardItem> stale_;  // collected, not sent yet
   std::vector<GroupIndex> sweeping_;
   std::uint64_t sweep_slot_ = 0;
   const std::unique_ptr<LockedMapping> arenas_;
