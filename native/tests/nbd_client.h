@@ -34,6 +34,12 @@ void AppendBigEndian(Bytes& to, T value) {
   for (std::size_t i = sizeof(T); i-- > 0;) to.push_back(static_cast<std::byte>(value >> (8 * i)));
 }
 
+/// ==, as fast as memory is compared: the library compares std::byte one by one, which a sanitizer
+/// makes dear.
+inline bool Same(const Bytes& one, const Bytes& other) {
+  return one.size() == other.size() && std::memcmp(one.data(), other.data(), one.size()) == 0;
+}
+
 /// A request as it goes over the wire, without payload.
 inline Bytes RequestBytes(Command command, std::uint64_t cookie, std::uint64_t offset,
                           std::uint32_t length, std::uint16_t flags = 0) {
