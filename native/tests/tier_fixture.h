@@ -138,7 +138,7 @@ class TierFixture : public ::testing::Test {
   void LetPass(std::chrono::milliseconds time) {
     constexpr CgroupId kNobody = 999;
     StoreWaitClock::Advance(time);
-    ASSERT_TRUE(tier_->ConfigureCgroup(kNobody, {}));
+    tier_->ConfigureCgroup(kNobody, {});  // whether or not there is room for it
   }
 
   void ExpectInvariants() {

@@ -29,23 +29,24 @@ class TierGroupEdge : public TierFixture {
     const Page page = MakePage(slot, 1, PageKind::kRandom);
     return tier_->TryStore(slot, page.data(), std::nullopt, store);
   }
-  // By the stopped clock. Returns the slot of the store that was refused.
-  SlotIndex FillUntilRefused(milliseconds store_wait) {
+  // Its slot. The clock is stopped, and the puts are held.
+  SlotIndex FillUntilOneIsRefused() {
+    StoreWaitClock::Stop();
+    remote_.HoldPuts();
     SlotIndex slot = 0;
     AwaitedStore refused;
     while (TryStore(slot, &refused) == IoStatus::kOk) ++slot;
-    LetPass(store_wait);
+    LetPass(kStoreWait);
     EXPECT_EQ(refused.Wait(), IoStatus::kNoSpace);
     return slot;
   }
+
+  static constexpr milliseconds kStoreWait{3000};
 };
 
 TEST_F(TierGroupEdge, AStoreWaitsItsTimeAlthoughAnEarlierShortageIsNotLongOver) {
-  constexpr milliseconds kStoreWait{3000};
   StartWithLimit(kStoreWait);
-  StoreWaitClock::Stop();
-  remote_.HoldPuts();
-  const SlotIndex end = FillUntilRefused(kStoreWait);
+  const SlotIndex end = FillUntilOneIsRefused();
   remote_.Release();
   ASSERT_TRUE(Eventually([this] { return Count(Counter::written_back_pages) > 0; }));
   ASSERT_TRUE(Eventually([this] { return tier_->Stats().pages.writing == 0; }));
@@ -79,17 +80,14 @@ TEST_F(TierGroupEdge, StoresAreRefusedAtOnceWhileOneShortageGoesOn) {
 // The group that is made for it is one that another cgroup had.
 TEST_F(TierGroupEdge, ANewCgroupsShortageIsNotThatOfOneThatIsGone) {
   constexpr CgroupId kNewCgroup = 8, kFirstIdle = 1000;
-  constexpr milliseconds kStoreWait{3000};
   StartWithLimit(kStoreWait);
-  StoreWaitClock::Stop();
   constexpr std::size_t kOthers = Groups::kGroupsMax - 2;  // without the root group
   for (CgroupId id = kFirstIdle; id < kFirstIdle + kOthers; ++id) {
     tier_->SetLabel(id);
     ASSERT_EQ(StoreKind(0, 1, PageKind::kSameFilled), IoStatus::kOk);
   }
   tier_->SetLabel(kCgroup);
-  remote_.HoldPuts();
-  SlotIndex slot = FillUntilRefused(kStoreWait);
+  SlotIndex slot = FillUntilOneIsRefused();
   tier_->RemoveCgroup(kCgroup);
   ASSERT_TRUE(Eventually([this] { return tier_->PlaceCgroup(kNewCgroup, kUnknownCgroup); }));
   tier_->ConfigureCgroup(kNewCgroup, {.pool_limit_bytes = kGroupLimitMin, .compressor = {}});
