@@ -95,7 +95,7 @@ $(SANITIZER_BUILDS:%=native-%): native-%: | packages
 .PHONY: test
 ifneq ($(filter $(BUILD),$(WHEEL_BUILDS)),)
 test: setup ## all tests that need no virtual machine
-	ctest --test-dir build/$(BUILD) --output-on-failure --timeout 600 -j $(JOBS)
+	ctest --test-dir build/$(BUILD) --output-on-failure --timeout 1200 -j $(JOBS)
 	$(PY) -m pytest tests -m 'not vm' $(PYTEST_ARGS)
 else
 test: ctest-$(BUILD)
@@ -106,7 +106,7 @@ sanitize: $(SANITIZER_BUILDS:%=ctest-%) ## C++ tests under ASan with UBSan, then
 
 .PHONY: $(SANITIZER_BUILDS:%=ctest-%)
 $(SANITIZER_BUILDS:%=ctest-%): ctest-%: native-%
-	$(FIXED_ADDRESSES) ctest --test-dir build/$* --output-on-failure --timeout 600 -j $(JOBS)
+	$(FIXED_ADDRESSES) ctest --test-dir build/$* --output-on-failure --timeout 1200 -j $(JOBS)
 
 MODEL_STEPS ?= 100000
 .PHONY: model
