@@ -8,6 +8,7 @@
 #include <utility>
 
 #include "remote/completions.h"
+#include "remote/fetch_answers.h"
 #include "remote/put_part.h"
 #include "remote/session.h"
 #include "remote/shard_map.h"
@@ -74,7 +75,7 @@ class Cluster::State {
   ShardMap map;
   Completions completions;
   rpc::CompletionThreads completion_thread{std::make_unique<grpc::CompletionQueue>(),
-                                           "fs-remote-grpc", 1};
+                                           "fs-remote-grpc", 1, &PrepareToAnswer};
   std::vector<std::unique_ptr<Session>> sessions;
 };
 

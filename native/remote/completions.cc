@@ -9,7 +9,10 @@
 namespace farswap::remote {
 
 Completions::Completions() {
-  thread_ = StartThread("fs-remote", [this] { Run(); });
+  thread_ = StartThread("fs-remote", [this] {
+    PrepareToAnswer();
+    Run();
+  });
 }
 
 Completions::~Completions() {

@@ -1,12 +1,20 @@
-// Ends fetches with one result for all their slots.
+// What threads do that answer fetches: get memory for it, and end some with one result for all
+// their slots.
 #pragma once
 
 #include <cstddef>
 #include <utility>
 
 #include "tier/remote_store.h"
+#include "tier/unit.h"
 
 namespace farswap::remote {
+
+/// Of a thread that is to answer fetches, before it does. What cannot be had now is asked for again
+/// when it is needed.
+inline void PrepareToAnswer() {
+  [[maybe_unused]] const Outcome prepared = tier::PrepareThreadForUnits();
+}
 
 inline void AnswerAll(tier::RemoteFetch* fetch, tier::GetResult result) {
   for (std::size_t index = 0; index < fetch->count; ++index) fetch->OnPage(index, result, {});

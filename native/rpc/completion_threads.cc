@@ -7,10 +7,14 @@
 namespace farswap::rpc {
 
 CompletionThreads::CompletionThreads(std::unique_ptr<grpc::CompletionQueue> queue,
-                                     const std::string& name, std::size_t thread_count)
+                                     const std::string& name, std::size_t thread_count,
+                                     const std::function<void()>& prepare)
     : queue_(std::move(queue)) {
   for (std::size_t i = 0; i < thread_count; ++i) {
-    threads_.push_back(StartThread(name, [this] { Run(); }));
+    threads_.push_back(StartThread(name, [this, prepare] {
+      prepare();
+      Run();
+    }));
   }
 }
 

@@ -11,6 +11,7 @@
 #include <atomic>
 #include <cstddef>
 #include <cstdint>
+#include <functional>
 #include <memory>
 #include <string>
 #include <thread>
@@ -30,8 +31,10 @@ class Completion {
 
 class CompletionThreads {
  public:
-  CompletionThreads(std::unique_ptr<grpc::CompletionQueue> queue, const std::string& name,
-                    std::size_t thread_count);
+  /// `prepare` is what each thread does first.
+  CompletionThreads(
+      std::unique_ptr<grpc::CompletionQueue> queue, const std::string& name,
+      std::size_t thread_count, const std::function<void()>& prepare = [] {});
   /// All operations must have been completed.
   ~CompletionThreads();
 

@@ -45,7 +45,8 @@ enum class GetResult : std::uint8_t {
 };
 
 /// Objects being fetched by their keys, all of one shard. Borrowed by the RemoteStore from Get()
-/// until OnGetDone().
+/// until OnGetDone(). A thread that answers fetches calls PrepareThreadForUnits() (unit.h) before,
+/// since memory that is first mapped to answer one may be what the kernel is short of.
 class RemoteFetch {
  public:
   static constexpr std::size_t kSlotsMax = 64;

@@ -47,15 +47,20 @@ std::optional<UnitView> ParseUnit(std::span<const std::byte> bytes) {
   return unit;
 }
 
-std::optional<UnitPages> DecompressUnit(const UnitView& unit) {
-  const std::size_t context_bytes = ZSTD_estimateDCtxSize();
+Outcome PrepareThreadForUnits() {
   if (reading_memory == nullptr) {
-    auto memory = LockedMapping::Create(kPagesBytes + context_bytes, "unit of a thread");
-    if (!memory.ok()) return std::nullopt;
+    auto memory = LockedMapping::Create(kPagesBytes + ZSTD_estimateDCtxSize(), "unit of a thread");
+    if (!memory.ok()) return memory.error();
     reading_memory = std::move(memory.value());
   }
+  return PrepareThreadForPages();
+}
+
+std::optional<UnitPages> DecompressUnit(const UnitView& unit) {
+  if (reading_memory == nullptr && !PrepareThreadForUnits().ok()) return std::nullopt;
   std::byte* const pages = reading_memory->data();
-  ZSTD_DCtx* const context = ZSTD_initStaticDCtx(pages + kPagesBytes, context_bytes);
+  ZSTD_DCtx* const context =
+      ZSTD_initStaticDCtx(pages + kPagesBytes, reading_memory->bytes() - kPagesBytes);
   const std::size_t wanted = unit.count() * kPageBytes;
   const std::size_t length =
       ZSTD_decompressDCtx(context, pages, wanted, unit.frame.data(), unit.frame.size());

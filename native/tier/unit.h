@@ -65,8 +65,12 @@ class UnitPages {
   const std::byte* pages_;
 };
 
-/// Nothing when the frame is not exactly the members' pages. A thread's first call maps 160 KiB;
-/// nothing either when they cannot be had.
+/// Gets the calling thread's memory for DecompressUnit(), 160 KiB, and for pages, if it has none
+/// yet. Fails with a message.
+Outcome PrepareThreadForUnits();
+
+/// Nothing when the frame is not exactly the members' pages; nothing either when the thread's
+/// memory is still to be had, and cannot be.
 std::optional<UnitPages> DecompressUnit(const UnitView& unit);
 
 /// Makes unit objects, one at a time: Begin(), Add() by ascending member, Finish(). For one thread.
