@@ -149,6 +149,20 @@ TEST_F(TierPacking, SeveralUnitsAndPagesCanBeReadAtOnce) {
   EXPECT_EQ(fetch.pages.back(), MakePage(1, 1, PageKind::kRandom));
 }
 
+// Some of them after it was seen that they are wanted, and before they are there.
+TEST_F(TierPacking, PagesOverwrittenWhileTheyAreTakenInAreTheNewOnes) {
+  StartPacking();
+  for (std::uint32_t round = 0; round < 500; ++round) {
+    StoreUnit(2 * round);
+    WriteBack(kUnitSlots);
+    TestFetch fetch({kFirst});
+    tier_->Fetch(&fetch);
+    ASSERT_EQ(fetch.Wait(), IoStatus::kOk);
+    StoreUnit(2 * round + 1);
+    ExpectUnit(2 * round + 1);
+  }
+}
+
 TEST_F(TierPacking, CleanEntriesAreDroppedWithoutAnythingBeingSent) {
   StartPacking();
   PrefetchUnit();
