@@ -175,13 +175,14 @@ void Cluster::Get(tier::RemoteFetch* fetch) {
   }
 }
 
-bool Cluster::Discard(std::span<const tier::DiscardItem> items) {
-  for (const tier::DiscardItem& item : items) {
-    const std::optional<ServerIndex> server = state_->map.ServerOf(item.slot);
-    // Offered again, those before it are merely discarded twice.
-    if (server && !state_->sessions[*server]->Discard(item)) return false;
-  }
-  return true;
+bool Cluster::TakesDiscards(tier::SlotIndex slot) const {
+  const std::optional<ServerIndex> server = state_->map.ServerOf(slot);
+  return !server || state_->sessions[*server]->TakesDiscards();
+}
+
+void Cluster::Discard(std::span<const tier::DiscardItem> items) {
+  const std::optional<ServerIndex> server = state_->map.ServerOf(items.front().slot);
+  if (server) state_->sessions[*server]->Discard(items);
 }
 
 bool Cluster::Writable() const {

@@ -47,7 +47,8 @@ class Cluster final : public tier::RemoteStore {
 
   void Put(tier::PutBatch* batch) override;
   void Get(tier::RemoteFetch* fetch) override;
-  bool Discard(std::span<const tier::DiscardItem> items) override;
+  bool TakesDiscards(tier::SlotIndex slot) const override;
+  void Discard(std::span<const tier::DiscardItem> items) override;
   bool Writable() const override;
 
   struct ServerInfo {

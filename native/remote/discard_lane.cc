@@ -7,18 +7,21 @@
 
 namespace farswap::remote {
 
-bool DiscardLane::Add(const tier::DiscardItem& item) {
+bool DiscardLane::HasRoom() const {
+  const std::lock_guard lock(mutex_);
+  return queue_.size() + tier::RemoteStore::kDiscardsMax <= kQueuedMax;
+}
+
+void DiscardLane::Add(std::span<const tier::DiscardItem> items) {
   bool wake = false;
   {
     const std::lock_guard lock(mutex_);
-    if (queue_.size() >= kQueuedMax) return false;
-    queue_.push_back(item);
+    queue_.insert(queue_.end(), items.begin(), items.end());
     // The first one starts the clock; a full batch need not wait for it.
-    wake = gathering_since_ == kNever || queue_.size() - in_flight_ == kBatchMax;
+    wake = gathering_since_ == kNever || queue_.size() - in_flight_ >= kBatchMax;
     if (gathering_since_ == kNever) gathering_since_ = Clock::now();
   }
   if (wake) observer_->OnLaneWork();
-  return true;
 }
 
 void DiscardLane::Open(v1::PageStore::Stub* stub, rpc::CompletionThreads* completions,

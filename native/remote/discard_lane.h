@@ -11,6 +11,7 @@
 #include <deque>
 #include <memory>
 #include <mutex>
+#include <span>
 
 #include "farswap/v1/page_store.grpc.pb.h"
 #include "remote/lane.h"
@@ -29,8 +30,10 @@ class DiscardLane final : private rpc::Completion {
 
   explicit DiscardLane(LaneObserver* observer) : observer_(observer) {}
 
-  /// False: the queue is full. Any thread.
-  bool Add(const tier::DiscardItem& item);
+  /// Whether as many may be added as come at once. Any thread.
+  bool HasRoom() const;
+  /// Any thread.
+  void Add(std::span<const tier::DiscardItem> items);
 
   // Of the session's thread.
 
@@ -57,7 +60,7 @@ class DiscardLane final : private rpc::Completion {
   std::unique_ptr<grpc::ClientAsyncResponseReader<v1::DiscardResponse>> call_;
 
   // Guards all below.
-  std::mutex mutex_;
+  mutable std::mutex mutex_;
   std::condition_variable call_done_;
   std::deque<tier::DiscardItem> queue_;
   TimePoint gathering_since_ = kNever;

@@ -55,13 +55,13 @@ class Session::Worker final : private LaneObserver, private rpc::Completion {
   Worker(const SessionConfig& config, rpc::CompletionThreads* completions);
   ~Worker() { Stop(); }
 
-  bool Discard(const tier::DiscardItem& item);
   Status status() const;
   void Stop();
 
   const SessionConfig config;
   FetchLane fetch_lane;
   StoreLane store_lane;
+  DiscardLane discard_lane;
   std::atomic<bool> connected{false};
 
  private:
@@ -88,7 +88,6 @@ class Session::Worker final : private LaneObserver, private rpc::Completion {
   void OnLaneRefused(Refusal refusal) override;
 
   rpc::CompletionThreads* const completions_;
-  DiscardLane discard_lane_;
 
   // Guards all below.
   mutable std::mutex mutex_;
@@ -116,8 +115,8 @@ Session::Worker::Worker(const SessionConfig& session_config, rpc::CompletionThre
       fetch_lane(config.fetch_wait, this),
       store_lane(config.put_wait, std::min(config.put_wait, config.outage_wait), config.full_wait,
                  this),
-      completions_(completions),
-      discard_lane_(this) {
+      discard_lane(this),
+      completions_(completions) {
   thread_ = StartThread("fs-remote-" + std::to_string(config.number), [this] { Run(); });
 }
 
@@ -129,11 +128,6 @@ void Session::Worker::Stop() {
     changed_.notify_all();
   }
   if (thread_.joinable()) thread_.join();
-}
-
-bool Session::Worker::Discard(const tier::DiscardItem& item) {
-  // When nobody takes them away, a full queue must not stop the discards for other servers.
-  return discard_lane_.Add(item) || !connected;
 }
 
 Session::Status Session::Worker::status() const {
@@ -183,7 +177,7 @@ std::string Session::Worker::ServeOneConnection() {
   connection.fetch_stub = v1::PageStore::NewStub(connection.fetch_channel);
   fetch_lane.Open(connection.fetch_stub.get(), completions_, volume);
   store_lane.Open(connection.store_stub.get(), completions_, volume);
-  discard_lane_.Open(connection.store_stub.get(), completions_, volume);
+  discard_lane.Open(connection.store_stub.get(), completions_, volume);
   {
     const std::lock_guard lock(mutex_);
     epoch_ = volume.epoch;
@@ -246,7 +240,7 @@ std::string Session::Worker::CheckOpened(const v1::OpenVolumeResponse& response)
 std::string Session::Worker::Detach() {
   const std::string fetch_problem = fetch_lane.Detach();
   const std::string store_problem = store_lane.Detach();
-  discard_lane_.Detach();
+  discard_lane.Detach();
   const std::lock_guard lock(mutex_);
   if (!refusal_.empty()) return refusal_;
   if (stopping_) return "stopped";
@@ -262,7 +256,7 @@ void Session::Worker::NoteDisconnected(const std::string& problem) {
 
 TimePoint Session::Worker::ServiceLanes() {
   const TimePoint now = Clock::now();
-  return std::min({fetch_lane.Service(now), store_lane.Service(now), discard_lane_.Service(now)});
+  return std::min({fetch_lane.Service(now), store_lane.Service(now), discard_lane.Service(now)});
 }
 
 // Keeps the lanes going until then, or until `done`, which is called with mutex_ held, or until the
@@ -324,7 +318,11 @@ bool Session::Put(PutPart* part) { return worker_->store_lane.Put(part); }
 
 bool Session::Get(tier::RemoteFetch* fetch) { return worker_->fetch_lane.Get(fetch); }
 
-bool Session::Discard(const tier::DiscardItem& item) { return worker_->Discard(item); }
+bool Session::TakesDiscards() const { return worker_->discard_lane.HasRoom(); }
+
+void Session::Discard(std::span<const tier::DiscardItem> items) {
+  worker_->discard_lane.Add(items);
+}
 
 bool Session::connected() const { return worker_->connected; }
 

@@ -11,6 +11,7 @@
 #include <cstddef>
 #include <cstdint>
 #include <memory>
+#include <span>
 #include <string>
 
 #include "remote/put_part.h"
@@ -46,8 +47,9 @@ class Session {
   bool Put(PutPart* part);
   /// Takes the fetch; false, if the server is fenced off or stopped: it is kUnavailable.
   bool Get(tier::RemoteFetch* fetch);
-  /// False: offer it again later. A discard for a server that is not there may be dropped.
-  bool Discard(const tier::DiscardItem& item);
+  /// See tier::RemoteStore.
+  bool TakesDiscards() const;
+  void Discard(std::span<const tier::DiscardItem> items);
 
   bool connected() const;
   /// Connected, and has not just said that it is full.

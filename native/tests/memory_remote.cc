@@ -106,15 +106,18 @@ void MemoryRemote::AnswerGet(RemoteFetch* fetch) {
   fetch->OnGetDone();
 }
 
-bool MemoryRemote::Discard(std::span<const DiscardItem> items) {
+bool MemoryRemote::TakesDiscards(SlotIndex slot) const {
   std::lock_guard lock(mutex_);
-  if (refusing_discards_) return false;
+  return slot >= refusing_discards_below_;
+}
+
+void MemoryRemote::Discard(std::span<const DiscardItem> items) {
+  std::lock_guard lock(mutex_);
   if (holding_discards_) {
     held_discards_.insert(held_discards_.end(), items.begin(), items.end());
   } else {
     DoDiscards(items);
   }
-  return true;
 }
 
 void MemoryRemote::DoDiscards(std::span<const DiscardItem> items) {
@@ -177,9 +180,9 @@ void MemoryRemote::SetWritable(bool writable) {
   writable_ = writable;
 }
 
-void MemoryRemote::RefuseDiscards(bool refuse) {
+void MemoryRemote::RefuseDiscards(bool refuse, SlotIndex end) {
   std::lock_guard lock(mutex_);
-  refusing_discards_ = refuse;
+  refusing_discards_below_ = refuse ? end : 0;
 }
 
 void MemoryRemote::HoldDiscards() {

@@ -21,7 +21,8 @@ class MemoryRemote final : public RemoteStore {
 
   void Put(PutBatch* batch) override;
   void Get(RemoteFetch* fetch) override;
-  bool Discard(std::span<const DiscardItem> items) override;
+  bool TakesDiscards(SlotIndex slot) const override;
+  void Discard(std::span<const DiscardItem> items) override;
   bool Writable() const override;
 
   /// While held, requests are accepted and not answered.
@@ -40,7 +41,7 @@ class MemoryRemote final : public RemoteStore {
   /// After so many more objects that are answered as they should be. kFound: no more failures.
   void FailGets(GetResult result, std::size_t after = 0);
   void SetWritable(bool writable);
-  void RefuseDiscards(bool refuse);
+  void RefuseDiscards(bool refuse, SlotIndex end = kSlotsMax);  // of slots below the end
   void HoldDiscards();  // they are taken, and done when they are released
   void ReleaseDiscards();
   std::size_t held_discards() const;
@@ -94,7 +95,7 @@ class MemoryRemote final : public RemoteStore {
   std::size_t largest_batch_ = 0;
   Held held_ = Held::kNothing;
   bool writable_ = true;
-  bool refusing_discards_ = false;
+  SlotIndex refusing_discards_below_ = 0;
   bool holding_discards_ = false;
   std::vector<DiscardItem> held_discards_;
   std::size_t objects_asked_for_ = 0;

@@ -153,11 +153,10 @@ inline void Get(Cluster& cluster, TestFetch& fetch) {
   inside_call = false;
 }
 
-inline bool Discard(Cluster& cluster, std::vector<tier::DiscardItem> items) {
+inline void Discard(Cluster& cluster, std::vector<tier::DiscardItem> items) {
   inside_call = true;
-  const bool queued = cluster.Discard(items);
+  cluster.Discard(items);
   inside_call = false;
-  return queued;
 }
 
 /// Puts one page and waits: what became of it.

@@ -138,7 +138,7 @@ TEST_F(ClusterTest, FetchMayBeSubmittedFromAnAnswer) {
 TEST_F(ClusterTest, DiscardedPageIsForgottenUnlessItIsNewer) {
   ASSERT_EQ(PutOne(*cluster_, 1, 5), PutResult::kAcked);
   ASSERT_EQ(PutOne(*cluster_, 2, 5), PutResult::kAcked);
-  EXPECT_TRUE(Discard(*cluster_, {{.slot = 1, .version = 5}, {.slot = 2, .version = 4}}));
+  Discard(*cluster_, {{.slot = 1, .version = 5}, {.slot = 2, .version = 4}});
   EXPECT_TRUE(Eventually([&] { return store_.seen().discards == 2; }));
   EXPECT_FALSE(store_.Has(1));
   EXPECT_TRUE(store_.Has(2));
@@ -147,9 +147,28 @@ TEST_F(ClusterTest, DiscardedPageIsForgottenUnlessItIsNewer) {
 TEST_F(ClusterTest, DiscardWhoseCallFailedIsSentAgainAndCutsNobodyOff) {
   ASSERT_EQ(PutOne(*cluster_, 1, 5), PutResult::kAcked);
   store_.Tell([](FakeStore::Script* script) { script->fail_discards = true; });
-  EXPECT_TRUE(Discard(*cluster_, {{.slot = 1, .version = 5}}));
+  Discard(*cluster_, {{.slot = 1, .version = 5}});
   EXPECT_TRUE(Eventually([&] { return !store_.Has(1); }));
   EXPECT_EQ(cluster_->Servers()[0].reconnects, 0u);
+}
+
+// As many as are kept in mind; what is more stays with whoever calls.
+TEST_F(ClusterTest, DiscardsForAServerThatIsAwayAreDoneWhenItIsBack) {
+  ASSERT_EQ(PutOne(*cluster_, 0, 1), PutResult::kAcked);
+  store_.Stop();
+  std::uint64_t discards = 0;
+  std::vector<tier::DiscardItem> items(tier::RemoteStore::kDiscardsMax, {.slot = 1, .version = 1});
+  for (; cluster_->TakesDiscards(0); discards += items.size()) {
+    ASSERT_LT(discards, 1u << 20);
+    if (discards > 0) items[0].slot = 0;  // in all calls but the first
+    Discard(*cluster_, items);
+  }
+  EXPECT_GT(discards, 10'000u);
+  EXPECT_TRUE(cluster_->TakesDiscards(kShardSlots)) << "that shard has no server";
+  store_.Start();
+  EXPECT_TRUE(Eventually([&] { return store_.seen().discards == discards; }));
+  EXPECT_FALSE(store_.Has(0));
+  EXPECT_TRUE(Eventually([&] { return cluster_->TakesDiscards(0); }));
 }
 
 TEST_F(ClusterTest, UnknownVolumeIsOpenedAgainAndNothingIsLost) {
@@ -171,7 +190,7 @@ TEST_F(ClusterTest, FencedSessionStopsForGood) {
   EXPECT_EQ(GetOne(*cluster_, 0), GetResult::kUnavailable);
   EXPECT_FALSE(cluster_->Writable());
   EXPECT_NE(cluster_->Servers()[0].last_error.find("fenced"), std::string::npos);
-  EXPECT_TRUE(Discard(*cluster_, {{.slot = 0, .version = 1}}));
+  Discard(*cluster_, {{.slot = 0, .version = 1}});
   EXPECT_EQ(store_.seen().opens, 1u);
 }
 
@@ -325,7 +344,7 @@ TEST(Cluster, WithoutServersEverythingIsAnswered) {
   Put(*cluster, empty);
   EXPECT_TRUE(empty.done.Wait());
   EXPECT_EQ(GetOne(*cluster, 0), GetResult::kNotFound);
-  EXPECT_TRUE(Discard(*cluster, {{.slot = 0, .version = 1}}));
+  Discard(*cluster, {{.slot = 0, .version = 1}});
 }
 
 TEST(Cluster, ConfigOutOfRangeIsRefusedWithItsReason) {

@@ -281,6 +281,28 @@ TEST_F(TierWriteback, AFetchMixesEveryState) {
   EXPECT_EQ(fetch.pages[3], MakePage(12, 1, PageKind::kRandom));
 }
 
+TEST_F(TierWriteback, DiscardsThatOneServerDoesNotTakeHoldUpNoOthersAndAreNotLost) {
+  Start();
+  constexpr SlotIndex kPages = 1000;  // in two shards each
+  for (SlotIndex i = 0; i < kPages; ++i) {
+    StoreKind(i, 1, PageKind::kCompressible);
+    StoreKind(kShardSlots + i, 1, PageKind::kCompressible);
+  }
+  WriteBack(2 * kPages);
+  remote_.RefuseDiscards(true, kShardSlots);
+  tier_->Invalidate(0, kPages);
+  tier_->Invalidate(kShardSlots, kPages);
+  EXPECT_TRUE(Eventually([this] { return Count(Counter::discards_sent) == kPages; }));
+  EXPECT_EQ(remote_.pages(), kPages);
+  // What is written in one of them meanwhile takes the place of what was to be discarded.
+  StoreKind(7, 2, PageKind::kCompressible);
+  WriteBack(1);
+  remote_.RefuseDiscards(false);
+  EXPECT_TRUE(Eventually([this] { return remote_.pages() == 1; }));
+  EXPECT_EQ(Read(7), MakePage(7, 2, PageKind::kCompressible));
+  EXPECT_EQ(Count(Counter::discards_sent), 2 * kPages - 1);
+}
+
 TEST_F(TierWriteback, AFetchOvertakenByATrimAndItsDiscardReadsZeros) {
   Start();
   StoreKind(11, 1, PageKind::kCompressible);

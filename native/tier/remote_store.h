@@ -78,9 +78,13 @@ class RemoteStore {
   virtual void Put(PutBatch* batch) = 0;
   /// Asks the servers of the fetch's shard. Waits for a server that is away, bounded in time.
   virtual void Get(RemoteFetch* fetch) = 0;
-  /// Tells the servers, best effort: a discard that is lost only leaks, until the slot is written
-  /// again or the incarnation ends. False: could not be queued now, offer the items again later.
-  virtual bool Discard(std::span<const DiscardItem> items) = 0;
+  /// Whether Discard() may be called for the slot's shard: not while its server has as much to
+  /// forget as can be kept in mind for it, as when it is away.
+  virtual bool TakesDiscards(SlotIndex slot) const = 0;
+  /// Tells the server of the items' shard, which is one, now or when it is back. Only after
+  /// TakesDiscards(), by one thread.
+  virtual void Discard(std::span<const DiscardItem> items) = 0;
+  static constexpr std::size_t kDiscardsMax = 1024;  // of one call
   /// Whether a Put() can be expected to succeed now: at least one server is connected.
   virtual bool Writable() const = 0;
 };

@@ -1,7 +1,7 @@
 #include "tier/shrinker.h"
 
 #include <algorithm>
-#include <cstring>
+#include <bit>
 #include <utility>
 
 #include "base/thread.h"
@@ -15,7 +15,6 @@ using std::chrono::milliseconds;
 
 // Stale remote pages are collected this long, so that they are discarded in batches.
 constexpr milliseconds kDiscardDelay{100};
-constexpr std::size_t kDiscardBatch = 1024;
 
 }  // namespace
 
@@ -33,7 +32,7 @@ Shrinker::Shrinker(TierImpl* tier, std::unique_ptr<LockedMapping> arenas)
       arenas_(std::move(arenas)) {
   sources_.reserve(Groups::kGroupsMax);
   sweeping_.reserve(Groups::kGroupsMax);
-  stale_.reserve(kDiscardBatch + kDiscardChunk + kUnitsOfChunk);
+  stale_.reserve(RemoteStore::kDiscardsMax);
   for (std::size_t i = 0; i < kBatches; ++i) {
     batches_[i].shrinker = this;
     batches_[i].arena = arenas_->data() + i * PutBatch::kPagesMax * kPageBytes;
@@ -308,39 +307,25 @@ void Shrinker::DiscardUnitLater(SlotIndex slot) {
   DiscardLater(slot);
 }
 
+// What a server does not take now stays marked, in the table where there is room for all of it.
 void Shrinker::FlushDiscards() {
   discards_pending_.store(false);
   for (std::size_t word = 0; word < discards_.size(); ++word) {
     std::uint64_t chunks = discards_[word].exchange(0);
     for (; chunks != 0; chunks &= chunks - 1) {
-      CollectDiscards(word * 64 + static_cast<std::size_t>(__builtin_ctzll(chunks)));
-      if (stale_.size() >= kDiscardBatch) SendDiscards();
-    }
-  }
-  SendDiscards();
-}
-
-void Shrinker::SendDiscards() {
-  if (stale_.empty()) return;
-  if (tier_->remote_->Discard(stale_)) {
-    Owner().At(kRootGroup).Count(Counter::discards_sent, stale_.size());
-  } else {
-    // Not now: they are marked again, for the next time.
-    for (const DiscardItem& item : stale_) {
-      const SlotIndex slot = FirstSlotOf(item.slot);
-      const auto lock = tier_->table_->Lock(slot);
-      if (IsUnitKey(item.slot)) {
-        DiscardUnitLater(slot);
+      const std::size_t chunk = word * 64 + static_cast<std::size_t>(std::countr_zero(chunks));
+      const auto first = static_cast<SlotIndex>(chunk * kDiscardChunk);
+      if (!tier_->remote_->TakesDiscards(first)) {
+        DiscardLater(first);
         continue;
       }
-      SlotRecord record = tier_->table_->Get(slot);
-      if (record.state == SlotState::kRemote && !record.in_unit) continue;
-      record.stale_remote = 1;
-      tier_->table_->Set(slot, record);
-      DiscardLater(slot);
+      CollectDiscards(chunk);
+      if (stale_.empty()) continue;
+      tier_->remote_->Discard(stale_);
+      Owner().At(kRootGroup).Count(Counter::discards_sent, stale_.size());
+      stale_.clear();
     }
   }
-  stale_.clear();
 }
 
 // Takes the stale remote pages and units of a chunk of slots.

@@ -156,7 +156,6 @@ class Shrinker {
   void Settle(SlotIndex slot, PutResult result, std::size_t sent_bytes, Codec codec);
   void ReportProgress(GroupIndex group);
   void FlushDiscards();
-  void SendDiscards();
   void CollectDiscards(std::size_t chunk);
   std::uint64_t PendingEntryBytes() const;
   std::uint64_t HighBytes(std::uint64_t limit) const {
@@ -181,6 +180,8 @@ class Shrinker {
   // Of such a chunk, one bit a unit: servers may hold its object, and no page is in it any more.
   static constexpr SlotIndex kUnitsOfChunk = 32;
   static_assert(kDiscardChunk == kUnitsOfChunk * kUnitSlots);
+  static_assert(kDiscardChunk + kUnitsOfChunk <= RemoteStore::kDiscardsMax);
+  static_assert(kShardSlots % kDiscardChunk == 0);
   std::vector<std::atomic<std::uint32_t>> stale_units_;
   std::atomic<bool> discards_pending_{false};
   std::atomic<bool> shrinking_{false};

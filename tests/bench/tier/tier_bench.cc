@@ -55,7 +55,8 @@ class Sink final : public RemoteStore {
     changed_.notify_all();
   }
   void Get(RemoteFetch*) override { std::abort(); }
-  bool Discard(std::span<const DiscardItem>) override { return true; }
+  bool TakesDiscards(SlotIndex) const override { return true; }
+  void Discard(std::span<const DiscardItem>) override {}
   bool Writable() const override { return true; }
 
  private:
