@@ -109,7 +109,7 @@ async def test_clients_beyond_the_limit_are_hung_up_on_and_the_others_are_served
 
 async def test_a_client_that_does_not_read_is_cut_off(registry: CollectorRegistry) -> None:
     Gauge("big", "More than any socket buffers. " * (1 << 20), registry=registry)
-    server = MetricsServer(registry, timeout_s=5)
+    server = MetricsServer(registry, timeout_s=15)  # also for telling so much
     address = await server.start(ANY_PORT)
     loop = asyncio.get_running_loop()
     with socket.socket() as client:
