@@ -427,7 +427,7 @@ TEST_P(StoreWait, OfASlotInUseIsSupersededInNoOrderOfWritesFreesAndNotices) {
     EXPECT_EQ(second.Wait(), IoStatus::kOk);
     EXPECT_EQ(Read(slot), Stored(slot, 2)) << order;
     tier_->Invalidate(slot, 1);
-    for (const SlotIndex filler : {3, 4}) {
+    for (SlotIndex filler = 3; filler < 5; ++filler) {
       ASSERT_EQ(StoreKind(filler, 1, PageKind::kRandom), IoStatus::kOk);
     }
   } while (std::ranges::next_permutation(order).found);
