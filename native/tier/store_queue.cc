@@ -62,6 +62,8 @@ bool StoreQueue::Cancel(PageStore* store) {
   const std::lock_guard lock(mutex_);
   if (store->line_ == kNoLine) return false;
   Leave(LinkTo(store->slot_, store));
+  // Those behind it may fit.
+  WakeThread();
   return true;
 }
 
@@ -107,6 +109,11 @@ void StoreQueue::LeaveSuperseded(PageStore** link) {
   PageStore* const store = *link;
   Leave(link);
   store->next_ = std::exchange(superseded_, store);
+  WakeThread();
+}
+
+// With mutex_ held.
+void StoreQueue::WakeThread() {
   look_again_.store(true);
   wake_.notify_one();
 }
@@ -267,8 +274,7 @@ void StoreQueue::Append(PageStore* store, GroupIndex at) {
   if (at == kRootGroup) ++pool_sizes_[SizeOf(store->object_bytes_)];
   line.stores.fetch_add(1);
   waiting_.fetch_add(1);
-  look_again_.store(true);
-  wake_.notify_one();
+  WakeThread();
 }
 
 void StoreQueue::Unlink(PageStore* store) {

@@ -121,6 +121,7 @@ class StoreQueue {
   void AnswerSuperseded(std::unique_lock<std::mutex>& lock);
   GroupIndex LineAbove(GroupIndex group) const;
   void LookAgain();
+  void WakeThread();
   void TakeOut(SlotIndex slot);
   void TakeOutFrom(PageStore** link, SlotIndex slot);
   bool TakeOutFreed(SlotIndex slot, std::uint32_t sequence);
