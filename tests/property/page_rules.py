@@ -278,11 +278,15 @@ class PageRules(RuleBasedStateMachine):
         self.notify(slot)
 
     def notify(self, slot: int) -> None:
+        if self.plain.stores.waiting(slot):
+            return  # which of them go depends on what has been stored by now
         drops = self.plain.drops(slot)
         dropped = self.tier.on_slot_free(slot)
         assert dropped in drops, f"slot {slot}"
         if dropped:
             self.plain.dropped(slot)
+        elif self.plain.words_used and self.plain.stamps[slot] == EMPTY:
+            self.plain.note_earlier_sequence(slot)
 
     @initialize(use=st.sampled_from([True, True, True, False]))
     def use_words_from_the_start(self, use: bool) -> None:
@@ -297,7 +301,7 @@ class PageRules(RuleBasedStateMachine):
         self.plain.words = array("Q", bytes(8 * SLOTS))
         self.publish_words(0, SLOTS)
         self.tier.use_words(use=use)
-        self.plain.words_used = use
+        self.plain.use_words(use=use)
 
     @rule(cgroup=charged)
     def set_label(self, cgroup: int) -> None:

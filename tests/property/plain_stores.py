@@ -29,7 +29,7 @@ class PlainStore:
     may_leave: bool
     over: bool = False  # superseded, or its version is not the slot's any more
     may_have_ended: bool = True  # before it was over: that is not known
-    may_have_been_freed: bool = False  # after it was stored
+    may_have_been_freed: bool = False  # while it waited, or after it was stored
 
 
 class PlainStores:

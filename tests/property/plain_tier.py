@@ -216,6 +216,18 @@ class PlainTier:
     def _sequence(self, slot: int) -> int:
         return (self.words[slot] & 0xFFFFFFFF) >> 1 & KEPT_SEQUENCE_MASK
 
+    def use_words(self, *, use: bool) -> None:
+        """From now on, or no longer; what slots hold came before what these words tell."""
+        self.words_used = use
+        if use:
+            for slot in range(self.slots):
+                self.note_earlier_sequence(slot)
+
+    def note_earlier_sequence(self, slot: int) -> None:
+        """The next write that is seen is told from what the slot had, or had not."""
+        seen = self._sequence(slot) - (0 if self.words[slot] & 1 else 1)
+        self._keep(slot, {seen & KEPT_SEQUENCE_MASK})
+
     def write_words(self, first: int, count: int, cgroup: int) -> None:
         """What BPF does before a write reaches the tier."""
         for slot in range(first, first + count):
@@ -225,26 +237,22 @@ class PlainTier:
         """What BPF does when the kernel frees the slot."""
         cgroup = self.words[slot] >> 32
         self.words[slot] = cgroup << 32 | self._next_sequence(slot) | 1
+        for each in self.stores.waiting(slot):
+            each.may_have_been_freed = True
 
     def _next_sequence(self, slot: int) -> int:
         return (self.words[slot] & 0xFFFFFFFE) + 2 & 0xFFFFFFFE
 
     def drops(self, slot: int) -> set[bool]:
-        """The kernel is said to have freed the slot: whether its page is dropped, if that is known.
-        A store that waits for the slot stays."""
-        if not self.words_used or not self.words[slot] & 1:
+        """The kernel is said to have freed the slot, for which no store waits: whether its page is
+        dropped, if that is known."""
+        if not self.words_used or not self.words[slot] & 1 or self.stamps[slot] == EMPTY:
             return {False}
-        if self.contents(slot) == [EMPTY]:
-            return {False}
-        drops = {each != self._sequence(slot) for each in self.kept_now(slot)}
-        return drops | {False} if EMPTY in self.contents(slot) else drops
+        return {each != self._sequence(slot) for each in self.kept_now(slot)}
 
     def dropped(self, slot: int) -> None:
         """Its page was."""
         self._keep(slot, {self._sequence(slot)})
-        for each in self.stores.waiting(slot):
-            each.may_have_been_freed = True
-        self.stores.outdate(slot, whole=False)
         self._replace(slot, EMPTY, ROOT)
 
     # --- Groups
