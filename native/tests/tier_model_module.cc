@@ -28,7 +28,6 @@
 #include <utility>
 #include <vector>
 
-#include "awaited_store.h"
 #include "memory_remote.h"
 #include "stamped_page.h"
 #include "tier/tier.h"
@@ -105,37 +104,6 @@ class PendingFetch final : public PageFetch {
   std::optional<IoStatus> status_;
 };
 
-/// Ends of stores that waited, in the order in which they came.
-class StoreEnds {
- public:
-  using End = std::pair<std::size_t, IoStatus>;  // the store's id, and its outcome
-
-  void Add(const End& end) {
-    const std::lock_guard lock(mutex_);
-    ends_.push_back(end);
-  }
-  std::vector<End> Take() {
-    const std::lock_guard lock(mutex_);
-    return std::exchange(ends_, {});
-  }
-
- private:
-  std::mutex mutex_;
-  std::vector<End> ends_;
-};
-
-/// A store that may wait while Python does other things.
-class PendingStore final : private StoreMemory, public PageStore {
- public:
-  PendingStore(std::size_t id, StoreEnds* ends) : PageStore(bytes.data()), id_(id), ends_(ends) {}
-
-  void OnStored(IoStatus status) override { ends_->Add({id_, status}); }
-
- private:
-  const std::size_t id_;
-  StoreEnds* const ends_;
-};
-
 // Ages are measured by a clock that Python moves.
 std::atomic<std::uint32_t> clock_seconds{1'000'000};
 
@@ -183,20 +151,6 @@ class ModelTier {
     FillPageOf(stamp, page.data());
     return tier_->StoreIf(slot, page.data(), expected);
   }
-
-  /// (outcome, id of the store if that waits). Nothing is done where it would, unless it may.
-  std::pair<IoStatus, std::size_t> TryStore(SlotIndex slot, Stamp stamp,
-                                            std::optional<Version> expected, bool may_wait) {
-    Page page;
-    FillPageOf(stamp, page.data());
-    const std::size_t id = stores_.size();
-    if (may_wait) stores_.push_back(std::make_unique<PendingStore>(id, &ends_));
-    PageStore* const store = may_wait ? stores_.back().get() : nullptr;
-    return {tier_->TryStore(slot, page.data(), expected, store), id};
-  }
-  bool CancelStore(std::size_t id) { return tier_->CancelStore(stores_[id].get()); }
-  /// What ended since the last call, in order.
-  std::vector<StoreEnds::End> EndedStores() { return ends_.Take(); }
 
   /// Reads wherever the page is: (status, version, whether it is the stamp's).
   std::tuple<IoStatus, Version, bool> LoadWait(SlotIndex slot, Stamp stamp) {
@@ -281,12 +235,6 @@ class ModelTier {
     return "";
   }
 
-  CgroupId Owner(SlotIndex slot) {
-    CgroupId owner;
-    tier_->SlotOwners(slot, {&owner, 1});
-    return owner;
-  }
-
   // --- Slot words
 
   void SetWords(SlotIndex first, const nb::bytes& word_bytes) {
@@ -366,8 +314,6 @@ class ModelTier {
  private:
   MemoryRemote remote_;  // outlives the tier
   std::vector<std::atomic<SlotWord>> words_;
-  StoreEnds ends_;
-  std::vector<std::unique_ptr<PendingStore>> stores_;  // by id, all that ever might have waited
   std::unique_ptr<Tier> tier_;
   std::vector<std::unique_ptr<PendingFetch>> fetches_;  // by id; nullptr: ended
 };
@@ -480,8 +426,7 @@ void BindStatistics(nb::module_& m) {
       .value("OK", IoStatus::kOk)
       .value("NO_SPACE", IoStatus::kNoSpace)
       .value("IO_ERROR", IoStatus::kIoError)
-      .value("CHANGED", IoStatus::kChanged)
-      .value("WAITS", IoStatus::kWaits);
+      .value("CHANGED", IoStatus::kChanged);
   nb::enum_<PutResult>(m, "PutResult")
       .value("ACKED", PutResult::kAcked)
       .value("SUPERSEDED", PutResult::kSuperseded)
@@ -558,11 +503,6 @@ NB_MODULE(tier_model, m) {
       .def("close", &ModelTier::Close, NoGil())
       .def("store", &ModelTier::Store)
       .def("store_if", &ModelTier::StoreIf, NoGil())
-      .def("try_store", &ModelTier::TryStore, "slot"_a, "stamp"_a, "expected"_a.none(),
-           "may_wait"_a, NoGil())
-      .def("cancel_store", &ModelTier::CancelStore, NoGil())
-      .def("ended_stores", &ModelTier::EndedStores)
-      .def("owner", &ModelTier::Owner)
       .def("load", &ModelTier::Load)
       .def("load_wait", &ModelTier::LoadWait, NoGil())
       .def("trim", &ModelTier::Trim, NoGil())

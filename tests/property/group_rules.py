@@ -3,6 +3,10 @@ tier_machine.py."""
 
 from __future__ import annotations
 
+import time
+from typing import TYPE_CHECKING
+
+from hang_guard import HANG_GUARD_S
 from hypothesis import strategies as st
 from hypothesis.stateful import initialize, rule
 from property.page_rules import (
@@ -16,6 +20,11 @@ from property.page_rules import (
     native,
 )
 from property.plain_tier import ROOT
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+SETTLE_MS = int(HANG_GUARD_S * 1000)
 
 levels = st.sampled_from([("lz4", 1), ("lz4", 64), ("zstd", 1), ("zstd", 9)])
 PUT_FAILURES = [each for each in native.PutResult if each != native.PutResult.ACKED]
@@ -32,6 +41,16 @@ class GroupRules(PageRules):
         self.remote_bounds: dict[int, int] = {}
         self.was_limited: set[int] = set()  # or took in pages of a group that was
 
+    @staticmethod
+    def eventually(condition: Callable[[], bool]) -> bool:
+        """Waits for what threads of the tier do by themselves, with a bound."""
+        deadline = time.monotonic() + SETTLE_MS / 1000
+        while not condition():
+            if time.monotonic() > deadline:
+                return False
+            time.sleep(0.0005)
+        return True
+
     # --- Cgroups
 
     @initialize(count=st.sampled_from([0, 3, 6, 6]))
@@ -39,7 +58,6 @@ class GroupRules(PageRules):
         below = {101: ROOT, 102: 101, 103: 101, 104: 102, 105: ROOT, 106: 105}
         for cgroup, parent in list(below.items())[:count]:
             assert self.tier.place(cgroup, parent) == self.plain.place(cgroup, parent)
-        self.tree_changed()
 
     @rule(cgroup=cgroups, parent=st.one_of(st.just(ROOT), cgroups))
     def place(self, cgroup: int, parent: int) -> None:

@@ -62,8 +62,6 @@ class RecordedTier:
     def _shown(self, value: object) -> str:
         if isinstance(value, bytes):
             return f"{len(value)} bytes {value[: self.SHOWN_BYTES].hex()}"
-        if isinstance(value, list) and all(isinstance(each, tuple) for each in value):
-            return repr(value)
         return repr(value) if isinstance(value, bool | int | str | tuple | None) else "..."
 
     def keep_calls(self, path: Path) -> None:

@@ -3,19 +3,12 @@
 from __future__ import annotations
 
 import random
-import time
 from array import array
-from collections import Counter
-from typing import TYPE_CHECKING, ClassVar
 
-from hang_guard import HANG_GUARD_S
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, precondition, rule
 from property.native_tier import RecordedTier, load_native_tier
 from property.plain_tier import EMPTY, ROOT, PageKind, PlainFetch, PlainTier, is_same_filled
-
-if TYPE_CHECKING:
-    from collections.abc import Callable
 
 native = load_native_tier()
 
@@ -23,12 +16,8 @@ SLOTS = 4096
 PAGE_BYTES = 4096
 POOL_BYTES = 6 << 20
 POOL_BYTES_MIN = 4 << 20
-ENTRY_BYTES_MAX = PAGE_BYTES + 16
-LABELLED = SLOTS  # one more slot, which nothing is ever stored in, and whose word never changes
-STORE_WAIT_MS = 25  # stores that wait see a few steps
-SETTLE_MS = int(HANG_GUARD_S * 1000)
+STORE_WAIT_MS = 3
 FETCH_PAGES_MAX = 64
-NO_VERSION = 2**32 - 1
 
 CGROUPS = range(101, 109)
 NOTHING, PUTS, ALL = "nothing", "puts", "all"  # of the remote store's requests, that are held
@@ -44,19 +33,16 @@ seeds = st.integers(0, 2**16)
 class PageRules(RuleBasedStateMachine):
     """The native tier and the plain one, in step."""
 
-    ends: ClassVar[Counter[str]] = Counter()  # of stores that waited, in all runs
-
     def __init__(self) -> None:
         super().__init__()
         self.tier = RecordedTier(
-            native.ModelTier(slots=SLOTS + 1, pool_bytes=POOL_BYTES, store_wait_ms=STORE_WAIT_MS)
+            native.ModelTier(slots=SLOTS, pool_bytes=POOL_BYTES, store_wait_ms=STORE_WAIT_MS)
         )
         self.plain = PlainTier(SLOTS)
         self.numbers = 0
         self.held = NOTHING
         self.gets_fail = False
         self.pool_limit = POOL_BYTES
-        self.random = random.Random(0)
 
     # --- What rules are made of
 
@@ -72,31 +58,17 @@ class PageRules(RuleBasedStateMachine):
         statuses = self.tier.store(first, array("I", stamps).tobytes())
         self.plain.offered = len(stamps)
         for slot, stamp, status in zip(range(first, SLOTS), stamps, statuses, strict=False):
-            self.stored(slot, stamp, status)
+            if status == native.IoStatus.NO_SPACE:
+                self.expect_refusal_is_due(slot)
+                self.plain.refuse(slot)
+            else:
+                assert status == native.IoStatus.OK
+                self.plain.put(slot, stamp)
         self.expect_limits_hold(before)
 
-    def stored(self, slot: int, stamp: int, status: int) -> None:
-        """A whole page was stored in the slot, or refused."""
-        if status == native.IoStatus.NO_SPACE:
-            self.expect_refusal_is_due(slot)
-            self.plain.refuse(slot)
-        else:
-            assert status == native.IoStatus.OK
-            self.plain.put(slot, stamp, self.owner_of(slot, self.plain.hint(slot)))
-
-    def owner_of(self, slot: int, owners: set[int]) -> int:
-        """Which of these groups has the page that has come to the slot."""
-        if len(owners) == 1:
-            return next(iter(owners))
-        owner = self.tier.owner(slot)
-        # A store that waits may have come since.
-        assert owner in owners or self.plain.stores.waiting(slot), f"slot {slot} is of {owner}"
-        return owner if owner in owners else min(owners)
-
     def expect_refusal_is_due(self, slot: int) -> None:
-        """There is no other reason to refuse a store than a pool or a group that is full, or was
-        when others began to wait there."""
-        if any(map(self.plain.limited, self.plain.hint(slot))) or len(self.plain.stores) > 0:
+        """There is no other reason to refuse a store than a pool or a group that is full."""
+        if self.plain.limited(self.plain.hint(slot)):
             return
         assert self.plain.pages_with_entries() * PAGE_BYTES > self.pool_limit // 2, f"slot {slot}"
 
@@ -104,15 +76,11 @@ class PageRules(RuleBasedStateMachine):
         return {group.id: group.tree_pool_bytes for group in self.tier.groups()}
 
     def expect_limits_hold(self, before: dict[int, int]) -> None:
-        """No store puts a group above its limit; it may have been there, if that was lowered. One
-        that waits and comes at the same time may, by an entry, and by one more if its owner is
-        another now."""
-        spare = 2 * ENTRY_BYTES_MAX if len(self.plain.stores) > 0 else 0
+        """No store puts a group above its limit; it may have been there, if that was lowered."""
         for group, after in self.tree_bytes().items():
             limit = self.plain.groups[group].limit_in_force if group != ROOT else None
             if limit is not None:
-                bound = max(limit, before.get(group, 0)) + spare
-                assert after <= bound, f"group {group}: {after} bytes"
+                assert after <= max(limit, before.get(group, 0)), f"group {group}: {after} bytes"
 
     # --- Stores and what undoes them
 
@@ -145,7 +113,7 @@ class PageRules(RuleBasedStateMachine):
 
     @rule(slot=slots, kind=kinds, cgroup=charged, change=st.sampled_from(["", "store", "trim"]))
     def store_if_unchanged(self, slot: int, kind: PageKind, cgroup: int, change: str) -> None:
-        if self.held == ALL or self.plain.stores.waiting(slot):
+        if self.held == ALL:
             return
         before = self.plain.stamps[slot]
         status, version, right = self.tier.load_wait(slot, before)
@@ -164,7 +132,7 @@ class PageRules(RuleBasedStateMachine):
         status = self.tier.store_if(slot, stamp, version)
         if status == native.IoStatus.OK:
             assert not changed
-            self.plain.put(slot, stamp, self.owner_of(slot, self.plain.hint(slot)), whole=False)
+            self.plain.put(slot, stamp)
         elif status == native.IoStatus.NO_SPACE:
             self.expect_refusal_is_due(slot)
         else:
@@ -177,70 +145,13 @@ class PageRules(RuleBasedStateMachine):
     def trim(self, first: int, count: int) -> None:
         first, count = self.clip(first, count)
         self.tier.trim(first, count)
-        for slot in self.plain.stores.waiting_slots():
-            if first <= slot < first + count:
-                self.plain.forget(slot)
         for slot in self.plain.held(range(first, first + count)):
             self.plain.forget(slot)
-
-    # --- Stores that wait
-
-    def hear_of_stores(self) -> None:
-        """Takes in what became of those that ended, in that order."""
-        for store_id, status in self.tier.ended_stores():
-            store = self.plain.stores.take(store_id)
-            assert store is not None, f"store {store_id} ends twice, or although it was cancelled"
-            slot = store.slot
-            if status == native.IoStatus.CHANGED:
-                assert not store.whole
-                # If an answer was lost the version is another one, too.
-                assert store.over or self.plain.may_leave[slot], f"slot {slot} has not changed"
-            elif status == native.IoStatus.NO_SPACE:
-                assert not store.over or store.may_have_ended or not store.whole
-                if store.whole and not store.over:
-                    self.plain.refuse_store(store)
-            else:
-                assert status == native.IoStatus.OK
-                if store.over:
-                    assert store.whole or store.may_have_ended, f"slot {slot} has changed"
-                else:
-                    freed = store.may_have_been_freed and self.is_another_page(slot, store.stamp)
-                    owner = ROOT if freed else self.owner_of(slot, store.owners)
-                    self.plain.end_store(store, owner, freed=freed)
-            PageRules.ends[f"{'superseded' if store.over else 'ended'}: {status.name}"] += 1
-
-    def is_another_page(self, slot: int, stamp: int) -> bool:
-        return self.tier.load(slot, array("I", [stamp]).tobytes())[0] == 1
-
-    def let_stores_end(self) -> None:
-        def all_ended() -> bool:
-            self.hear_of_stores()
-            return len(self.plain.stores) == 0
-
-        assert self.eventually(all_ended)
-
-    @staticmethod
-    def eventually(condition: Callable[[], bool]) -> bool:
-        """Waits for what threads of the tier do by themselves, with a bound."""
-        deadline = time.monotonic() + SETTLE_MS / 1000
-        while not condition():
-            if time.monotonic() > deadline:
-                return False
-            time.sleep(0.0005)
-        return True
-
-    def look_at_words(self, slot: int) -> None:
-        """Has the tier see now whom a page of the slot would belong to."""
-        self.tier.try_store(slot, PageKind.RANDOM, NO_VERSION, may_wait=False)
 
     # --- Slot words
 
     def publish_words(self, first: int, count: int) -> None:
         self.tier.set_words(first, self.plain.words[first : first + count].tobytes())
-        self.plain.words_seen(first, count)
-        for slot in self.plain.stores.waiting_slots():
-            if first <= slot < first + count:
-                self.look_at_words(slot)
 
     @rule(first=slots, count=st.one_of(counts, st.just(1)), notices=st.sampled_from([0, 1, 1, 2]))
     def free_slots(self, first: int, count: int, notices: int) -> None:
@@ -278,15 +189,7 @@ class PageRules(RuleBasedStateMachine):
         self.notify(slot)
 
     def notify(self, slot: int) -> None:
-        if self.plain.stores.waiting(slot):
-            return  # which of them go depends on what has been stored by now
-        drops = self.plain.drops(slot)
-        dropped = self.tier.on_slot_free(slot)
-        assert dropped in drops, f"slot {slot}"
-        if dropped:
-            self.plain.dropped(slot)
-        elif self.plain.words_used and self.plain.stamps[slot] == EMPTY:
-            self.plain.note_earlier_sequence(slot)
+        assert self.tier.on_slot_free(slot) == self.plain.notified(slot), f"slot {slot}"
 
     @initialize(use=st.sampled_from([True, True, True, False]))
     def use_words_from_the_start(self, use: bool) -> None:
@@ -295,7 +198,7 @@ class PageRules(RuleBasedStateMachine):
     @rule(use=st.sampled_from([True, True, True, False]))
     def use_words(self, use: bool) -> None:
         """A new array each time: the programs were loaded anew."""
-        if use == self.plain.words_used or len(self.plain.stores) > 0:
+        if use == self.plain.words_used:
             return
         self.tier.use_words(use=False)
         self.plain.words = array("Q", bytes(8 * SLOTS))
@@ -307,10 +210,6 @@ class PageRules(RuleBasedStateMachine):
     def set_label(self, cgroup: int) -> None:
         self.tier.set_label(cgroup)
         self.plain.label = cgroup
-        self.look_at_words(LABELLED)
-        self.plain.meet(cgroup)
-        for slot in self.plain.stores.waiting_slots():
-            self.plain.look_at_stores(slot)
 
     # --- Reads
 
@@ -318,10 +217,7 @@ class PageRules(RuleBasedStateMachine):
     def load(self, first: int, count: int) -> None:
         first, count = self.clip(first, count)
         stamps = self.plain.stamps[first : first + count].tobytes()
-        waiting = self.plain.stores.waiting_slots()
         for slot, found in enumerate(self.tier.load(first, stamps), first):
-            if slot in waiting:
-                continue
             assert found != 1, f"slot {slot} does not hold {self.plain.stamps[slot]}"
             assert found != 3, f"slot {slot} cannot be read"
             assert found != 2 or self.plain.may_leave[slot], f"slot {slot} is remote"
@@ -329,8 +225,6 @@ class PageRules(RuleBasedStateMachine):
     @precondition(lambda self: self.held != ALL)
     @rule(slot=slots)
     def load_wait(self, slot: int) -> None:
-        if self.plain.stores.waiting(slot):
-            return
         status, _, right = self.tier.load_wait(slot, self.plain.stamps[slot])
         if status == native.IoStatus.IO_ERROR:
             assert self.gets_fail
@@ -342,7 +236,7 @@ class PageRules(RuleBasedStateMachine):
     @rule(first=slots, count=st.integers(1, FETCH_PAGES_MAX))
     def start_fetch(self, first: int, count: int) -> None:
         first, count = self.clip(first, count)
-        seen = [self.plain.contents(slot) for slot in range(first, first + count)]
+        seen = [[stamp] for stamp in self.plain.stamps[first : first + count]]
         fetch = PlainFetch(self.tier.start_fetch(first, count), first, seen, self.gets_fail)
         self.plain.fetches.append(fetch)
 
@@ -359,8 +253,6 @@ class PageRules(RuleBasedStateMachine):
     @precondition(lambda self: self.held != ALL)
     @rule(slot=slots)
     def explain(self, slot: int) -> None:
-        if self.plain.stores.waiting(slot):
-            return
         explained = self.tier.explain(slot)
         stamp = self.plain.stamps[slot]
         assert explained.verified or self.gets_fail

@@ -12,8 +12,6 @@ from dataclasses import dataclass, field
 from enum import IntEnum
 from typing import TYPE_CHECKING
 
-from property.plain_stores import PlainStore, PlainStores
-
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
 
@@ -87,8 +85,6 @@ class PlainTier:
     pages: dict[int, int] = field(default_factory=lambda: {ROOT: 0})  # not empty, by group
     same_filled: dict[int, int] = field(default_factory=lambda: {ROOT: 0})
     fetches: list[PlainFetch] = field(default_factory=list)
-    stores: PlainStores = field(default_factory=PlainStores)  # that wait
-    unsure: dict[int, set[int]] = field(default_factory=dict)  # instead of `kept`: one of these
 
     def __post_init__(self) -> None:
         self.stamps = array("I", bytes(4 * self.slots))
@@ -100,19 +96,17 @@ class PlainTier:
 
     # --- Pages
 
-    def put(self, slot: int, stamp: int, owner: int, *, whole: bool = True) -> None:
-        """A page was stored, of one of the groups of hint()."""
+    def put(self, slot: int, stamp: int) -> None:
+        """A page was stored."""
+        owner = self.hint(slot)
         if self.words_used:
-            self._keep(slot, {self._sequence(slot)})
-        self.stores.outdate(slot, whole=whole)
+            self.kept[slot] = self._sequence(slot)
         self._replace(slot, stamp, owner)
         self.stored_at[slot] = self.now
         self.may_leave[slot] = self.may_write_back(owner)
 
     def forget(self, slot: int) -> None:
-        """The slot holds nothing any more: trimmed, or its store refused."""
-        self._keep(slot, self.kept_now(slot))
-        self.stores.outdate(slot)
+        """The slot holds nothing any more: trimmed, freed, or its store refused."""
         self._replace(slot, EMPTY, ROOT)
 
     def refuse(self, slot: int) -> None:
@@ -128,7 +122,6 @@ class PlainTier:
         for fetch in self.fetches:
             if 0 <= slot - fetch.first < len(fetch.seen):
                 fetch.seen[slot - fetch.first].append(stamp)
-        self.look_at_stores(slot)
 
     def _count(self, slot: int, by: int) -> None:
         stamp, owner = self.stamps[slot], self.owners[slot]
@@ -136,82 +129,17 @@ class PlainTier:
             self.pages[owner] += by
             self.same_filled[owner] += by * is_same_filled(stamp)
 
-    # --- Stores that wait
-
-    def begin_store(self, store_id: int, slot: int, stamp: int, *, whole: bool) -> None:
-        """A store has found no room."""
-        store = PlainStore(store_id, slot, stamp, whole, self.now, set(), set(), may_leave=False)
-        self.stores.add(store)
-        for fetch in self.fetches:
-            if 0 <= slot - fetch.first < len(fetch.seen):
-                fetch.seen[slot - fetch.first] += [stamp, EMPTY]
-        self.words_seen(slot, 1)
-
-    def end_store(self, store: PlainStore, owner: int, *, freed: bool) -> None:
-        """The page of one that waited was stored, and has perhaps been freed since."""
-        self.stores.outdate(store.slot, store, whole=store.whole)
-        if freed:
-            return
-        if store.sequences:
-            self._keep(store.slot, store.sequences)
-        self._replace(store.slot, store.stamp, owner)
-        self.stored_at[store.slot] = store.began
-        self.may_leave[store.slot] = store.may_leave
-
-    def refuse_store(self, store: PlainStore) -> None:
-        """A whole page that waited has found no room for too long."""
-        self.stores.outdate(store.slot, store)
-        self._replace(store.slot, EMPTY, ROOT)
-
-    def contents(self, slot: int) -> list[int]:
-        """What the slot may hold."""
-        waiting = self.stores.waiting(slot)
-        refusable = [EMPTY] if any(each.whole for each in waiting) else []
-        return [self.stamps[slot], *(each.stamp for each in waiting), *refusable]
-
-    def words_seen(self, first: int, count: int) -> None:
-        """The tier sees the slots' words as they are now."""
-        for slot in self.stores.waiting_slots():
-            if first <= slot < first + count:
-                for each in self.stores.waiting(slot):
-                    each.sequences |= {self._sequence(slot)} if self.words_used else set()
-                self.look_at_stores(slot)
-
-    def look_at_stores(self, slot: int) -> None:
-        """The tier may do so whenever something has changed that decides about owners."""
-        for each in self.stores.waiting(slot):
-            each.owners |= self.hint(slot, each.id)
-            each.may_leave |= any(map(self.may_write_back, each.owners))
-
     # --- Slot words
 
-    def attribute(self, slot: int, before: int | None = None) -> set[int]:
-        """The cgroup that a page stored now is charged to, or several that it may be; with an id,
-        if none has come in the meantime of those that began to wait after that store."""
-        if not self.words_used:
-            return {self.label}
-        charged = self.words[slot] >> 32 or self.label
-        kept = self.kept_now(slot, before)
-        return {self.label if self._sequence(slot) == each else charged for each in kept}
+    def attribute(self, slot: int) -> int:
+        """The cgroup that a page stored now is charged to."""
+        if not self.words_used or self._sequence(slot) == self.kept[slot]:
+            return self.label
+        return self.words[slot] >> 32 or self.label
 
-    def hint(self, slot: int, before: int | None = None) -> set[int]:
+    def hint(self, slot: int) -> int:
         """The tier has looked at whom a page stored now would belong to."""
-        return {self.meet(each) for each in self.attribute(slot, before)}
-
-    def kept_now(self, slot: int, before: int | None = None) -> set[int]:
-        """What the tier may know as the sequence of the last store."""
-        kept = self.unsure.get(slot, {self.kept[slot]})
-        if len(self.stores) == 0:
-            return kept
-        ids = (each for each in self.stores.waiting(slot) if before is None or each.id < before)
-        return kept.union(*(each.sequences for each in ids))
-
-    def _keep(self, slot: int, sequences: set[int]) -> None:
-        self.unsure.pop(slot, None)
-        if len(sequences) == 1:
-            (self.kept[slot],) = sequences
-        else:
-            self.unsure[slot] = sequences
+        return self.meet(self.attribute(slot))
 
     def _sequence(self, slot: int) -> int:
         return (self.words[slot] & 0xFFFFFFFF) >> 1 & KEPT_SEQUENCE_MASK
@@ -221,12 +149,12 @@ class PlainTier:
         self.words_used = use
         if use:
             for slot in range(self.slots):
-                self.note_earlier_sequence(slot)
+                self._note_earlier_sequence(slot)
 
-    def note_earlier_sequence(self, slot: int) -> None:
+    def _note_earlier_sequence(self, slot: int) -> None:
         """The next write that is seen is told from what the slot had, or had not."""
         seen = self._sequence(slot) - (0 if self.words[slot] & 1 else 1)
-        self._keep(slot, {seen & KEPT_SEQUENCE_MASK})
+        self.kept[slot] = seen & KEPT_SEQUENCE_MASK
 
     def write_words(self, first: int, count: int, cgroup: int) -> None:
         """What BPF does before a write reaches the tier."""
@@ -237,23 +165,22 @@ class PlainTier:
         """What BPF does when the kernel frees the slot."""
         cgroup = self.words[slot] >> 32
         self.words[slot] = cgroup << 32 | self._next_sequence(slot) | 1
-        for each in self.stores.waiting(slot):
-            each.may_have_been_freed = True
 
     def _next_sequence(self, slot: int) -> int:
         return (self.words[slot] & 0xFFFFFFFE) + 2 & 0xFFFFFFFE
 
-    def drops(self, slot: int) -> set[bool]:
-        """The kernel is said to have freed the slot, for which no store waits: whether its page is
-        dropped, if that is known."""
-        if not self.words_used or not self.words[slot] & 1 or self.stamps[slot] == EMPTY:
-            return {False}
-        return {each != self._sequence(slot) for each in self.kept_now(slot)}
-
-    def dropped(self, slot: int) -> None:
-        """Its page was."""
-        self._keep(slot, {self._sequence(slot)})
-        self._replace(slot, EMPTY, ROOT)
+    def notified(self, slot: int) -> bool:
+        """The kernel is said to have freed the slot: whether its page is dropped."""
+        if not self.words_used:
+            return False
+        if self.stamps[slot] == EMPTY:
+            self._note_earlier_sequence(slot)
+            return False
+        drops = bool(self.words[slot] & 1) and self.kept[slot] != self._sequence(slot)
+        if drops:
+            self.kept[slot] = self._sequence(slot)
+            self.forget(slot)
+        return drops
 
     # --- Groups
 
@@ -270,8 +197,6 @@ class PlainTier:
         self.gone.pop(cgroup, None)
         self.groups[cgroup] = PlainGroup()
         self.pages[cgroup] = self.same_filled[cgroup] = 0
-        for slot in self.stores.waiting_slots():
-            self.look_at_stores(slot)
 
     def place(self, cgroup: int, parent: int) -> bool:
         """False: the parent was not placed, or the cgroup is elsewhere already."""
@@ -305,8 +230,6 @@ class PlainTier:
         for slot in range(self.slots):
             if self.owners[slot] == cgroup:
                 self.owners[slot] = parent
-        for store in self.stores:
-            store.owners = {parent if each == cgroup else each for each in store.owners}
         self.pages[parent] += self.pages.pop(cgroup)
         self.same_filled[parent] += self.same_filled.pop(cgroup)
         self.let_leave()
@@ -332,8 +255,6 @@ class PlainTier:
         for slot, owner in enumerate(self.owners):
             if owner in may:
                 self.may_leave[slot] = True
-        for store in self.stores:
-            store.may_leave |= not may.isdisjoint(store.owners)
 
     def limited(self, cgroup: int) -> bool:
         """Whether the group or one above it has a limit of its own."""
@@ -344,23 +265,7 @@ class PlainTier:
         counts = dict.fromkeys(self.groups, 0)
         for stamp, owner, may in zip(self.stamps, self.owners, self.may_leave, strict=True):
             counts[owner] += bool(may) and stamp != EMPTY and not is_same_filled(stamp)
-        for store in self.stores:
-            for owner in store.owners:
-                counts[owner] += store.may_leave and not store.over
         return counts
-
-    def pages_at_least_and_most(self, cgroup: int, *, same_filled: bool) -> tuple[int, int]:
-        """How many pages, or same-filled ones, the group has; not known are those of slots for
-        which stores wait, of which none is same-filled."""
-        least = most = (self.same_filled if same_filled else self.pages)[cgroup]
-        for slot in self.stores.waiting_slots():
-            stamp = self.stamps[slot]
-            has_one = stamp != EMPTY and self.owners[slot] == cgroup
-            if has_one and (not same_filled or is_same_filled(stamp)):
-                least -= 1
-            elif not same_filled and not has_one:
-                most += any(cgroup in each.owners for each in self.stores.waiting(slot))
-        return least, most
 
     def pages_with_entries(self) -> int:
         """Those that are not same-filled, and as many as were offered last."""

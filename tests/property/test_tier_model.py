@@ -46,5 +46,3 @@ def test_the_tier_does_what_a_plain_model_does(capsys: pytest.CaptureFixture[str
         run_machine(wanted - TierMachine.steps, derandomize=False)
     with capsys.disabled():
         print(f"\n{TierMachine.steps:,} steps without a difference")
-        ends = ", ".join(f"{count:,} {end}" for end, count in sorted(TierMachine.ends.items()))
-        print(f"stores that waited: {ends}")

@@ -1,24 +1,28 @@
 """The state machine: each rule does one thing to the native tier and to the plain one.
 
 The native tier works on by itself: its shrinker writes pages back when it sees fit, to a remote
-store that rules hold, make fail and let go. So where a page is cannot be foretold, nor when a store
-that waits comes to its end, but everything else can: what a slot contains (plain_stores.py), whom
-its page belongs to, whether it may have left the pool at all, and what must hold of the counts at
-any moment or once everything has come to rest.
+store that rules hold, make fail and let go. So where a page is cannot be foretold, but everything
+else can: what it contains, whom it belongs to, whether it may have left the pool at all, and what
+must hold of the counts at any moment or once everything has come to rest.
 """
 
 from __future__ import annotations
 
+import random
 import sys
 from typing import ClassVar
 
 from hypothesis import strategies as st
 from hypothesis.stateful import invariant, rule
-from property.group_rules import GET_FAILURES, put_failures
+from property.group_rules import (
+    GET_FAILURES,
+    SETTLE_MS,
+    GroupRules,
+    put_failures,
+)
 from property.native_tier import TOP
-from property.page_rules import ALL, NOTHING, PUTS, SETTLE_MS, SLOTS, cgroups, charged, native
+from property.page_rules import ALL, NOTHING, PUTS, SLOTS, cgroups, charged, native
 from property.plain_tier import EMPTY, ROOT, PageKind, is_same_filled
-from property.store_rules import StoreRules
 
 FULL_CHECK_EVERY = 40
 CHECKED_SLOTS = 16
@@ -39,11 +43,15 @@ CLOCK_TICK_S = 4  # an entry's time is kept in these
 CALLS_OF_A_FAILED_RUN = TOP / "build" / "model-calls.txt"
 
 
-class TierMachine(StoreRules):
+class TierMachine(GroupRules):
     """All rules, and what must hold after each."""
 
     steps: ClassVar[int] = 0  # of all runs in this process
     failed: ClassVar[bool] = False
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.random = random.Random(0)
 
     # --- Writeback
 
@@ -70,7 +78,6 @@ class TierMachine(StoreRules):
         """The pool is no larger than it may be, unless its pages are not allowed to leave."""
 
         self.heal()
-        self.let_stores_end()
 
         def at_rest() -> bool:
             assert self.tier.settle(SETTLE_MS)
@@ -97,7 +104,6 @@ class TierMachine(StoreRules):
     def write_back_all(self, cgroup: int, age: int) -> None:
         """Nothing that may leave stays, and nothing leaves but what was asked for."""
         self.heal()
-        self.let_stores_end()
         # An earlier job is waited for: what was cancelled may send one batch more.
         causes = self.tier.stats().counters
         assert self.tier.settle(SETTLE_MS)
@@ -202,7 +208,6 @@ class TierMachine(StoreRules):
     def remote_slots(self, cgroup: int) -> list[int]:
         """Slots whose pages have just been written back."""
         self.heal()
-        self.let_stores_end()
         slots = self.store_fresh(cgroup)
         self.tier.cancel_writeback()
         assert self.tier.settle(SETTLE_MS)
@@ -225,27 +230,6 @@ class TierMachine(StoreRules):
             self.check_slots(first, CHECKED_SLOTS)
 
     def check_slots(self, first: int, count: int) -> None:
-        self.hear_of_stores()
-        end = first + count
-        for slot in self.plain.stores.waiting_slots():
-            if first <= slot < end:
-                self.check_run(first, slot - first)
-                self.check_contents(slot)
-                first = slot + 1
-        self.check_run(first, end - first)
-
-    def check_contents(self, slot: int) -> None:
-        """Of a slot for which stores wait."""
-        if self.held == ALL:
-            return
-        fetch = self.tier.start_fetch(slot, 1)
-        status, wrong = self.tier.end_fetch(fetch, [self.plain.contents(slot)])
-        if status == native.IoStatus.IO_ERROR:
-            assert self.gets_fail
-        else:
-            assert wrong == -1, f"slot {slot} has none of {self.plain.contents(slot)}"
-
-    def check_run(self, first: int, count: int) -> None:
         wrong = self.tier.check(
             first,
             self.plain.stamps[first : first + count].tobytes(),
@@ -269,16 +253,12 @@ class TierMachine(StoreRules):
             return f"groups are {sorted(groups)}, not {sorted(self.plain.groups)}"
         for cgroup, group in groups.items():
             plain = self.plain.groups[cgroup]
-            pages, same_filled = (
-                self.plain.pages_at_least_and_most(cgroup, same_filled=each)
-                for each in (False, True)
-            )
             started = group.counters["writeback_started_cgroup_limit"]
             right = {
                 "placed": group.placed == plain.placed,
                 "parent": group.parent == plain.parent,
-                "pages": pages[0] <= group.pages.held <= pages[1],
-                "same-filled pages": same_filled[0] <= group.pages.same_filled <= same_filled[1],
+                "pages": group.pages.held == self.plain.pages[cgroup],
+                "same-filled pages": group.pages.same_filled == self.plain.same_filled[cgroup],
                 "pages sent at a limit": started == 0 or cgroup in self.was_limited,
             }
             for what, is_right in right.items():
@@ -325,7 +305,6 @@ class TierMachine(StoreRules):
         self.heal()
         while self.plain.fetches:
             self.end_fetch()
-        self.let_stores_end()
         self.come_to_rest()
         self.check_slots(0, SLOTS)
         self.groups_are_right()
