@@ -10,13 +10,8 @@
 
 #include "remote_borrowers.h"
 #include "remote_fake_store.h"
+#include "sanitized.h"
 #include "tier/unit.h"
-
-#if defined(__has_feature)
-#if __has_feature(address_sanitizer) || __has_feature(thread_sanitizer)
-#define FARSWAP_SANITIZED
-#endif
-#endif
 
 #ifndef FARSWAP_SANITIZED
 namespace {

@@ -11,14 +11,9 @@
 #include <mutex>
 #include <thread>
 
+#include "sanitized.h"
 #include "tier/codec.h"
 #include "tier_fixture.h"
-
-#if defined(__has_feature)
-#if __has_feature(address_sanitizer) || __has_feature(thread_sanitizer)
-#define FARSWAP_SANITIZED
-#endif
-#endif
 
 #ifndef FARSWAP_SANITIZED
 namespace {
