@@ -161,15 +161,15 @@ class HostAdminService(host_admin_pb2_grpc.HostAdminServicer):
                 f"0..{self._host.config.slots - 1}"
             )
         found = await asyncio.to_thread(self._host.engine.explain, request.slot)
-        age_s = max(0, int(time.time()) - found.stored_unix_s)
+        age_s = max(0, int(time.clock_gettime(time.CLOCK_BOOTTIME)) - found.stored_boot_s)
         return pb.SlotExplanation(
             slot=found.slot,
             state=found.state,
             version=found.version,
             codec=types_pb2.Codec.Name(found.codec),
             size_bytes=found.size_bytes,
-            age_known=found.stored_unix_s != 0,
-            age_ms=age_s * 1000 if found.stored_unix_s else 0,
+            age_known=found.stored_boot_s != 0,
+            age_ms=age_s * 1000 if found.stored_boot_s else 0,
             referenced=found.referenced,
             server=found.server,
             fill=found.fill,

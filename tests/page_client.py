@@ -41,7 +41,7 @@ def make_page(slot: int, version: int, content: bytes | None = None) -> pb.Page:
         codec=types_pb2.CODEC_LZ4,
         checksum=checksum(slot, types_pb2.CODEC_LZ4, data),
         data=data,
-        stored_unix_s=1_700_000_000,
+        stored_boot_s=1_700_000_000,
     )
 
 

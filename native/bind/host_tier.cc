@@ -185,8 +185,8 @@ void BindRecords(nb::module_& m) {
       .def_prop_ro("codec",
                    [](const SlotExplanation& self) { return static_cast<int>(self.tier.codec); })
       .def_prop_ro("size_bytes", [](const SlotExplanation& self) { return self.tier.size_bytes; })
-      .def_prop_ro("stored_unix_s",
-                   [](const SlotExplanation& self) { return self.tier.stored_unix_s; })
+      .def_prop_ro("stored_boot_s",
+                   [](const SlotExplanation& self) { return self.tier.stored_boot_s; })
       .def_prop_ro("fill", [](const SlotExplanation& self) { return self.tier.fill; })
       .def_prop_ro("cgroup", [](const SlotExplanation& self) { return self.tier.cgroup; })
       .def_prop_ro("referenced", [](const SlotExplanation& self) { return self.tier.referenced; })

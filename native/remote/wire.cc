@@ -33,7 +33,7 @@ void AppendPage(const tier::PageObject& page, v1::StoreRequest* request) {
   message->set_codec(static_cast<v1::Codec>(page.codec));
   message->set_checksum(page.checksum);
   message->set_data(page.bytes.data(), page.bytes.size());
-  message->set_stored_unix_s(page.stored_unix_s);
+  message->set_stored_boot_s(page.stored_boot_s);
 }
 
 PutResult PutResultOf(int status) {
@@ -92,7 +92,7 @@ FetchedPage ReadResult(const v1::FetchResponse::Result& result, tier::ObjectKey 
       .version = page.version(),
       .codec = static_cast<Codec>(page.codec()),
       .checksum = page.checksum(),
-      .stored_unix_s = page.stored_unix_s(),
+      .stored_boot_s = page.stored_boot_s(),
       .bytes = std::as_bytes(std::span(page.data().data(), page.data().size())),
   };
   return {GetResult::kFound, object};

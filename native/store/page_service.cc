@@ -33,7 +33,7 @@ PageRecord BorrowPage(const v1::Page& page) {
   record.version = page.version();
   record.codec = static_cast<std::uint32_t>(page.codec());
   record.checksum = page.checksum();
-  record.stored_unix_s = page.stored_unix_s();
+  record.stored_boot_s = page.stored_boot_s();
   record.bytes = page.data();
   return record;
 }
@@ -43,7 +43,7 @@ void CopyPage(const PageRecord& record, v1::Page* page) {
   page->set_version(record.version);
   page->set_codec(static_cast<v1::Codec>(record.codec));
   page->set_checksum(record.checksum);
-  page->set_stored_unix_s(record.stored_unix_s);
+  page->set_stored_boot_s(record.stored_boot_s);
   page->set_data(record.bytes.data(), record.bytes.size());
 }
 

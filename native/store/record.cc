@@ -107,7 +107,7 @@ RecordHeader EncodeRecordHeader(const PageRecord& page) {
   std::memcpy(header.data() + 2, &length, sizeof(length));
   std::memcpy(header.data() + 4, &page.checksum, sizeof(page.checksum));
   std::memcpy(header.data() + 8, &page.version, sizeof(page.version));
-  std::memcpy(header.data() + 16, &page.stored_unix_s, sizeof(page.stored_unix_s));
+  std::memcpy(header.data() + 16, &page.stored_boot_s, sizeof(page.stored_boot_s));
   return header;
 }
 
@@ -120,7 +120,7 @@ std::optional<PageRecord> DecodeRecord(std::uint64_t slot, std::string_view valu
   const auto length = reader.Integer<std::uint16_t>();
   page.checksum = reader.Integer<std::uint32_t>();
   page.version = reader.Integer<std::uint64_t>();
-  page.stored_unix_s = reader.Integer<std::uint32_t>();
+  page.stored_boot_s = reader.Integer<std::uint32_t>();
   const std::string_view bytes = reader.Bytes(length);
   if (!reader.Complete() || format != kRecordFormat || !IsPossible(slot, page.codec, length)) {
     return std::nullopt;

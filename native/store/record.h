@@ -10,7 +10,7 @@
 //            2  u16  length of the object's bytes, 1..4096; of a unit up to 49220
 //            4  u32  checksum: tier::PageChecksum(slot, codec, bytes)
 //            8  u64  version
-//           16  u32  stored_unix_s: when the host's kernel wrote the page
+//           16  u32  stored_boot_s: when the host's kernel wrote the page
 // Column family "volumes" holds what must never go back (written with fsync):
 //   "f"                                  -> u8 format of the whole store, 1
 //   "d" u8 host length, host, device     -> u64 epoch, u8 n, n retired incarnations of 16 bytes,
@@ -49,7 +49,7 @@ struct PageRecord {
   std::uint64_t version = 0;
   std::uint32_t codec = 0;
   std::uint32_t checksum = 0;
-  std::uint32_t stored_unix_s = 0;
+  std::uint32_t stored_boot_s = 0;
   std::span<const char> bytes;
 };
 

@@ -77,7 +77,7 @@ void MemoryRemote::AnswerPut(PutBatch* batch) {
       }
       kept_[page.slot] = {page.slot,          page.version,
                           page.codec,         page.checksum,
-                          page.stored_unix_s, {page.bytes.begin(), page.bytes.end()}};
+                          page.stored_boot_s, {page.bytes.begin(), page.bytes.end()}};
     }
   }
   batch->OnPutDone();
@@ -100,7 +100,7 @@ void MemoryRemote::AnswerGet(RemoteFetch* fetch) {
       if (result == GetResult::kFound) kept = found->second;
     }
     const PageObject object{kept.key,      kept.version,       kept.codec,
-                            kept.checksum, kept.stored_unix_s, kept.bytes};
+                            kept.checksum, kept.stored_boot_s, kept.bytes};
     fetch->OnPage(i, result, object);
   }
   fetch->OnGetDone();

@@ -68,7 +68,7 @@ class MemoryRemote final : public RemoteStore {
     ObjectVersion version;
     Codec codec;
     std::uint32_t checksum;
-    std::uint32_t stored_unix_s;
+    std::uint32_t stored_boot_s;
     std::vector<std::byte> bytes;
   };
 

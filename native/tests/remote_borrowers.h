@@ -76,7 +76,7 @@ class TestBatch final : public tier::PutBatch {
                     .version = version,
                     .codec = codec,
                     .checksum = tier::PageChecksum(slot, codec, span),
-                    .stored_unix_s = 1700000000,
+                    .stored_boot_s = 1700000000,
                     .bytes = span};
     ++count;
     return *this;

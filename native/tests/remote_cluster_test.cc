@@ -38,7 +38,7 @@ TEST_F(ClusterTest, PagesComeBackAsTheyWerePut) {
   ASSERT_TRUE(fetch.done.Wait());
   for (std::size_t i = 0; i < fetch.count; ++i) {
     EXPECT_TRUE(fetch.Holds(i, fetch.slots[i] + 1)) << i;
-    EXPECT_EQ(fetch.answered[i].object.stored_unix_s, 1700000000u);
+    EXPECT_EQ(fetch.answered[i].object.stored_boot_s, 1700000000u);
     EXPECT_EQ(fetch.answered[i].object.codec, tier::Codec::kLz4);
   }
 }

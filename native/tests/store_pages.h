@@ -51,7 +51,7 @@ inline PageRecord MakePage(std::uint64_t slot, std::uint64_t version, const std:
   page.slot = slot;
   page.version = version;
   page.codec = static_cast<std::uint32_t>(tier::Codec::kLz4);
-  page.stored_unix_s = 1700000000;
+  page.stored_boot_s = 1700000000;
   page.bytes = bytes;
   page.checksum = tier::PageChecksum(static_cast<tier::SlotIndex>(slot), tier::Codec::kLz4,
                                      std::as_bytes(std::span(bytes)));

@@ -12,7 +12,7 @@ TEST(Record, HeaderHasItsDocumentedLayout) {
   const std::string bytes = "xyz";
   PageRecord page = MakePage(7, 0x0102030405060708, bytes);
   page.checksum = 0xAABBCCDD;
-  page.stored_unix_s = 0x11223344;
+  page.stored_boot_s = 0x11223344;
   const RecordHeader header = EncodeRecordHeader(page);
   const std::string expected(
       "\x01\x02\x03\x00\xDD\xCC\xBB\xAA\x08\x07\x06\x05\x04\x03\x02\x01\x44\x33\x22\x11", 20);

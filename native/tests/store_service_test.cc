@@ -59,7 +59,7 @@ class Host {
       page->set_codec(v1::CODEC_LZ4);
       page->set_data(bytes);
       page->set_checksum(MakePage(first_slot + i, version, bytes).checksum);
-      page->set_stored_unix_s(1700000000);
+      page->set_stored_boot_s(1700000000);
     }
     return batch;
   }
@@ -146,7 +146,7 @@ TEST_F(ServiceTest, PagesComeBackOverStreamsAsTheyWereSent) {
   EXPECT_EQ(page.slot(), 2047u);
   EXPECT_EQ(page.version(), 1u);
   EXPECT_EQ(page.codec(), v1::CODEC_LZ4);
-  EXPECT_EQ(page.stored_unix_s(), 1700000000u);
+  EXPECT_EQ(page.stored_boot_s(), 1700000000u);
   EXPECT_EQ(page.data(), PageBytes(2047, 1, 100));
   EXPECT_EQ(page.checksum(), MakePage(2047, 1, page.data()).checksum);
   EXPECT_EQ(fetched.results(2).status(), v1::PAGE_STATUS_NOT_FOUND);

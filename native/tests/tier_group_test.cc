@@ -449,7 +449,7 @@ class TierAge : public TierGroup {
     TierConfig config;
     config.slots = 4096;
     config.pool_bytes_max = 4 << 20;
-    config.unix_seconds = &TestTime;
+    config.boot_seconds = &TestTime;
     auto made = Tier::Create(config, &remote_);
     ASSERT_TRUE(made.ok());
     tier_ = std::move(made.value());

@@ -115,7 +115,7 @@ class ModelTier {
     config.slots = slots;
     config.pool_bytes_max = pool_bytes;
     config.store_wait = milliseconds(store_wait_ms);
-    config.unix_seconds = [] { return clock_seconds.load(); };
+    config.boot_seconds = [] { return clock_seconds.load(); };
     auto made = Tier::Create(config, &remote_);
     if (!made.ok()) throw std::runtime_error(made.error().message);
     tier_ = std::move(made.value());

@@ -556,7 +556,7 @@ TEST_F(TierPacking, AMemberOverwrittenWhileItsBatchIsFilledIsNotInTheUnit) {
   TierConfig config;
   config.slots = 16384;
   config.pool_bytes_max = 4 << 20;
-  config.unix_seconds = &WatchedClock;
+  config.boot_seconds = &WatchedClock;
   auto made = Tier::Create(config, &remote_);
   ASSERT_TRUE(made.ok());
   tier_ = std::move(made.value());

@@ -151,7 +151,7 @@ TEST_F(TierStore, ExplainTellsWhereAPageIs) {
   EXPECT_EQ(local.version, 2u);
   EXPECT_EQ(local.codec, Codec::kLz4);
   EXPECT_GT(local.size_bytes, 0u);
-  EXPECT_GT(local.stored_unix_s, 0u);
+  EXPECT_GT(local.stored_boot_s, 0u);
   EXPECT_TRUE(local.verified);
 }
 

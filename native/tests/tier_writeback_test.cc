@@ -371,7 +371,7 @@ TEST_F(TierWriteback, DamagedMissingOrUnavailablePagesAreErrorsNeverZeros) {
   EXPECT_EQ(Read(2), First(2)) << "the page is still there once the server is";
   EXPECT_EQ(tier_->Explain(1).verified, false);
   EXPECT_EQ(tier_->Explain(3).verified, true);
-  EXPECT_GT(tier_->Explain(3).stored_unix_s, 0u);
+  EXPECT_GT(tier_->Explain(3).stored_boot_s, 0u);
 }
 
 TEST_F(TierWriteback, WhatIsNoPageIsAnErrorAlsoWhereItsChecksumIsRight) {

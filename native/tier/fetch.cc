@@ -14,7 +14,7 @@
 namespace farswap::tier {
 
 void PageFetch::OnPage(std::size_t index, GetResult result, const PageObject& object) {
-  stored_unix_s_ = object.stored_unix_s;
+  stored_boot_s_ = object.stored_boot_s;
   tier_->AcceptFetched(this, index, result, object);
 }
 
@@ -209,8 +209,8 @@ Tier::Explanation TierImpl::Explain(SlotIndex slot) {
     explanation.cgroup = groups_.Of(record).id;
     if (record.InPool()) {
       const Entry& entry = *pool_->At(record.object.entry);
-      const std::uint32_t now = config_.unix_seconds();
-      explanation.stored_unix_s = now - entry.AgeSeconds(now);
+      const std::uint32_t now = config_.boot_seconds();
+      explanation.stored_boot_s = now - entry.AgeSeconds(now);
       explanation.size_bytes = static_cast<std::uint32_t>(entry.object_bytes());
     }
   }
@@ -224,7 +224,7 @@ Tier::Explanation TierImpl::Explain(SlotIndex slot) {
   WaitedFetch fetch(slot, page.data());
   Fetch(&fetch);
   explanation.verified = fetch.Wait() == IoStatus::kOk;
-  if (record.state == SlotState::kRemote) explanation.stored_unix_s = fetch.stored_unix_s_;
+  if (record.state == SlotState::kRemote) explanation.stored_boot_s = fetch.stored_boot_s_;
   if (!explanation.verified) {
     const bool kept = record.state == SlotState::kRemote || record.state == SlotState::kClean;
     explanation.problem =

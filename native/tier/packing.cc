@@ -47,7 +47,7 @@ Outcome Shrinker::SetPacking(bool on) {
 void Shrinker::TakeWithNeighbours(Batch* batch, const Request& request, SlotIndex slot,
                                   const Groups::Locked& group) {
   const SlotTable& table = *tier_->table_;
-  const std::uint32_t now = tier_->config_.unix_seconds();
+  const std::uint32_t now = tier_->config_.boot_seconds();
   const auto age_s = [&](const SlotRecord& record) {
     return tier_->pool_->At(record.object.entry)->AgeSeconds(now);
   };
@@ -77,14 +77,14 @@ bool Shrinker::PackRun(Batch* batch, const Batch::Run& run, PageObject* unit) {
   }
   std::size_t apart_bytes = 0;
   unit_writer_->Begin();
-  unit->stored_unix_s = 0;
+  unit->stored_boot_s = 0;
   for (const PageObject& page : pages) {
     if (!unit_writer_->Add(page.slot % kUnitSlots, SlotVersionOf(page.version), page.codec,
                            page.bytes)) {
       return false;
     }
     apart_bytes += page.bytes.size();
-    unit->stored_unix_s = std::max(unit->stored_unix_s, page.stored_unix_s);
+    unit->stored_boot_s = std::max(unit->stored_boot_s, page.stored_boot_s);
   }
   // Recompression one by one makes two thirds of them and is cheaper to read.
   const int level = recompress_level_.load(std::memory_order_relaxed);

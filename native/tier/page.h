@@ -55,7 +55,7 @@ struct PageObject {
   ObjectVersion version = 0;
   Codec codec = Codec::kRaw;
   std::uint32_t checksum = 0;  // PageChecksum(slot, codec, bytes)
-  std::uint32_t stored_unix_s = 0;
+  std::uint32_t stored_boot_s = 0;
   // 1..kPageBytes; exactly kPageBytes if kRaw; up to kUnitBytesMax if kUnit.
   std::span<const std::byte> bytes;
 };

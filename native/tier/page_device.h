@@ -142,7 +142,7 @@ class PageFetch : private RemoteFetch {
   std::array<std::uint8_t, kPagesMax> next_;   // the next page that is in the same one, kNoPage
   std::array<Version, kPagesMax> wanted_;      // of each page, when it was asked for
   std::uint64_t again_ = 0;                    // pages that changed while they were fetched
-  std::uint32_t stored_unix_s_ = 0;            // of the page fetched last
+  std::uint32_t stored_boot_s_ = 0;            // of the page fetched last
   bool waited_ = false;                        // some page had to be asked for
   std::chrono::steady_clock::time_point asked_at_{};
   IoStatus status_ = IoStatus::kOk;

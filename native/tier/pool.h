@@ -39,22 +39,26 @@ struct Entry {
   /// Time is kept in these, and starts anew after 48 days.
   static constexpr std::uint32_t kTickSeconds = 4;
 
-  void Describe(std::size_t object_bytes, std::uint32_t stored_unix_s) {
-    length_and_time = static_cast<std::uint32_t>(object_bytes - 1) | stored_unix_s / kTickSeconds
+  void Describe(std::size_t object_bytes, std::uint32_t stored_boot_s) {
+    length_and_time = static_cast<std::uint32_t>(object_bytes - 1) | stored_boot_s / kTickSeconds
                                                                          << kLengthBits;
   }
   void CopyDescription(const Entry& other) { length_and_time = other.length_and_time; }
   std::size_t object_bytes() const {
     return (length_and_time & ((1u << kLengthBits) - 1)) + std::size_t{1};
   }
-  /// Seconds since it was stored, to within a tick either way.
-  std::uint32_t AgeSeconds(std::uint32_t now_unix_s) const {
-    const std::uint32_t now = now_unix_s / kTickSeconds << kLengthBits;
+  /// Seconds since it was stored, to within a tick either way; 0 if that was after `now_boot_s`,
+  /// which another thread may have looked up earlier.
+  std::uint32_t AgeSeconds(std::uint32_t now_boot_s) const {
+    const std::uint32_t now = now_boot_s / kTickSeconds << kLengthBits;
     const std::uint32_t then = length_and_time >> kLengthBits << kLengthBits;
-    return ((now - then) >> kLengthBits) * kTickSeconds;
+    const std::uint32_t ticks = (now - then) >> kLengthBits;
+    return ticks >= kTicksMax - kLateTicksMax ? 0 : ticks * kTickSeconds;
   }
 
   static constexpr unsigned kLengthBits = 12;  // 1..4096 bytes
+  static constexpr std::uint32_t kTicksMax = 1u << (32 - kLengthBits);
+  static constexpr std::uint32_t kLateTicksMax = 16;  // a minute between a look-up and its use
   std::uint32_t length_and_time = 0;
 };
 static_assert(sizeof(Entry) == 16);

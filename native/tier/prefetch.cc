@@ -17,7 +17,7 @@ void TierImpl::PrefetchLater(const PageObject& object, const FetchedUnit& unit, 
     std::lock_guard lock(prefetch_mutex_);
     ++prefetches_;
   }
-  put_off_ = {this, FirstSlotOf(object.slot), unit, taken, object.stored_unix_s};
+  put_off_ = {this, FirstSlotOf(object.slot), unit, taken, object.stored_boot_s};
   put_off_->unit.view.frame = {};  // is gone by then
 }
 
@@ -43,7 +43,7 @@ void TierImpl::PrefetchUnit(const Prefetch& prefetch) {
     const auto slot = static_cast<SlotIndex>(prefetch.first + member);
     if (slot >= table_->slots()) return;
     if (!PrefetchPage(slot, view.versions[member], prefetch.unit.pages->Page(member),
-                      prefetch.stored_unix_s)) {
+                      prefetch.stored_boot_s)) {
       return;
     }
   }
@@ -51,7 +51,7 @@ void TierImpl::PrefetchUnit(const Prefetch& prefetch) {
 
 // False: there is no room, also for others.
 bool TierImpl::PrefetchPage(SlotIndex slot, Version version, const std::byte* page,
-                            std::uint32_t stored_unix_s) {
+                            std::uint32_t stored_boot_s) {
   const auto wanted = [&](const SlotRecord& record) {
     return record.state == SlotState::kRemote && record.in_unit && record.version == version;
   };
@@ -68,7 +68,7 @@ bool TierImpl::PrefetchPage(SlotIndex slot, Version version, const std::byte* pa
   const EntryRef ref = pool_->Allocate(compressed.bytes.size());
   if (ref == kNoEntry) return false;
   std::memcpy(pool_->Bytes(ref), compressed.bytes.data(), compressed.bytes.size());
-  pool_->At(ref)->Describe(compressed.bytes.size(), stored_unix_s);
+  pool_->At(ref)->Describe(compressed.bytes.size(), stored_boot_s);
 
   const auto lock = table_->Lock(slot);
   SlotRecord record = table_->Get(slot);

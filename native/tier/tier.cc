@@ -20,9 +20,9 @@ Outcome ValidateThreshold(std::uint32_t percent) {
 
 }  // namespace
 
-std::uint32_t UnixSeconds() {
+std::uint32_t BootSeconds() {
   timespec now;
-  clock_gettime(CLOCK_REALTIME_COARSE, &now);
+  clock_gettime(CLOCK_BOOTTIME, &now);
   return static_cast<std::uint32_t>(now.tv_sec);
 }
 
@@ -184,7 +184,7 @@ IoStatus TierImpl::TryStore(SlotIndex slot, const std::byte* page, std::optional
 // The slot's lock is not needed: nobody knows the entry yet.
 SlotRecord TierImpl::FillEntry(EntryRef entry, const Compressed& object, std::uint32_t checksum) {
   std::memcpy(pool_->Bytes(entry), object.bytes.data(), object.bytes.size());
-  pool_->At(entry)->Describe(object.bytes.size(), config_.unix_seconds());
+  pool_->At(entry)->Describe(object.bytes.size(), config_.boot_seconds());
   SlotRecord record;
   record.state = SlotState::kLocal;
   record.codec = static_cast<std::uint8_t>(object.codec) & 3;

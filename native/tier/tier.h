@@ -27,8 +27,8 @@
 
 namespace farswap::tier {
 
-/// Seconds since the epoch, cheaply.
-std::uint32_t UnixSeconds();
+/// Seconds of CLOCK_BOOTTIME, which no step of the wall clock changes.
+std::uint32_t BootSeconds();
 
 struct TierConfig {
   std::uint64_t slots = 0;                      // size of the device in pages, 1..2^31
@@ -40,7 +40,7 @@ struct TierConfig {
   /// Spare an entry once that was read since it was stored. Off: a plain LRU, to compare with.
   bool second_chance = true;
   /// The time that ages are measured by.
-  std::uint32_t (*unix_seconds)() = &UnixSeconds;
+  std::uint32_t (*boot_seconds)() = &BootSeconds;
   /// The time that store_wait is measured by.
   std::chrono::steady_clock::time_point (*now)() = &std::chrono::steady_clock::now;
 };
@@ -149,7 +149,7 @@ class Tier : public PageDevice {
     Codec codec;
     std::uint32_t size_bytes;  // 0: unknown, the page is in a unit
     std::uint64_t fill;
-    std::uint32_t stored_unix_s;  // 0: unknown
+    std::uint32_t stored_boot_s;  // 0: unknown
     CgroupId cgroup;              // kUnknownCgroup: the root group
     bool referenced;
     bool verified;

@@ -166,14 +166,14 @@ class TierImpl final : public Tier {
     SlotIndex first;  // of the unit
     FetchedUnit unit;
     UnitMembers taken;  // by the fetch: not to be kept
-    std::uint32_t stored_unix_s;
+    std::uint32_t stored_boot_s;
   };
   static thread_local std::optional<Prefetch> put_off_;
   void PrefetchLater(const PageObject& object, const FetchedUnit& unit, UnitMembers taken);
   static void PrefetchNow();
   void PrefetchUnit(const Prefetch& prefetch);
   bool PrefetchPage(SlotIndex slot, Version version, const std::byte* page,
-                    std::uint32_t stored_unix_s);
+                    std::uint32_t stored_boot_s);
   bool MayPrefetch(GroupIndex group) const;
   void WaitForPrefetches();
 

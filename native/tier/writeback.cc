@@ -144,7 +144,7 @@ Shrinker::Taken Shrinker::Isolate(Batch* batch, const Request& request, SlotInde
   // The group may have gone into its parent, been configured, or come to its quota meanwhile.
   const GroupIndex index = Owner().Resolve(record.group);
   if (!IsSource(index, request)) return Taken::kNoMore;
-  const std::uint32_t age_s = tier_->pool_->At(entry)->AgeSeconds(tier_->config_.unix_seconds());
+  const std::uint32_t age_s = tier_->pool_->At(entry)->AgeSeconds(tier_->config_.boot_seconds());
   if (request.older_than_s > 0 && age_s < request.older_than_s) return Taken::kNoMore;
   const bool clean = record.state == SlotState::kClean;
   if (!clean && !Owner().MayWriteBack(index)) return Taken::kNoMore;
@@ -183,11 +183,11 @@ void Shrinker::Take(Batch* batch, const Request& request, SlotIndex slot,
                     const Groups::Locked& group) {
   SlotRecord record = tier_->table_->Get(slot);
   const EntryRef entry = record.object.entry;
-  const std::uint32_t now = tier_->config_.unix_seconds();
+  const std::uint32_t now = tier_->config_.boot_seconds();
   std::byte* const copy = batch->arena + batch->count * kPageBytes;
   PageObject& page = batch->pages[batch->count++];
   page = tier_->ObjectInPool(slot);
-  page.stored_unix_s = now - tier_->pool_->At(entry)->AgeSeconds(now);
+  page.stored_boot_s = now - tier_->pool_->At(entry)->AgeSeconds(now);
   std::memcpy(copy, page.bytes.data(), page.bytes.size());
   page.bytes = {copy, page.bytes.size()};
   const std::size_t bytes = tier_->pool_->EntryBytesOf(entry);

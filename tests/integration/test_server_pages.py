@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from conftest import MakeServer
     from daemons import MemoryServer
 
-# As documented in native/store/record.h: format, codec, length, checksum, version, stored_unix_s.
+# As documented in native/store/record.h: format, codec, length, checksum, version, stored_boot_s.
 HEADER = struct.Struct("<BBHIQI")
 
 
