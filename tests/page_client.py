@@ -77,7 +77,15 @@ class PageClient:
         options = [("grpc.use_local_subchannel_pool", 1), ("grpc.max_send_message_length", -1)]
         self._channel = grpc.insecure_channel(address, options=options)
         self.stub = page_store_pb2_grpc.PageStoreStub(self._channel)
-        self._identity = {"host_id": host_id, "device": "swap0", "incarnation": incarnation}
+        self._identity = {
+            "host_id": host_id,
+            "device": "swap0",
+            "incarnation": incarnation,
+            "session_nonce": random.randbytes(16),
+            "protocol_min": 2,
+            "protocol_max": 2,
+            "host_name": f"{host_id}.example",
+        }
         self._store: Stream | None = None
         self._fetch: Stream | None = None
         self.volume_id = 0

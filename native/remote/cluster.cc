@@ -1,7 +1,13 @@
 #include "remote/cluster.h"
 
+#include <unistd.h>
+
 #include <algorithm>
+#include <array>
 #include <atomic>
+#include <bit>
+#include <climits>
+#include <cstddef>
 #include <optional>
 #include <random>
 #include <set>
@@ -49,11 +55,22 @@ std::uint64_t Seed() {
   return std::uint64_t{device()} << 32 | device();
 }
 
+// In ASCII, as a string of a message must be UTF-8. Empty if it is not known.
+std::string HostName() {
+  std::array<char, HOST_NAME_MAX + 1> name{};
+  gethostname(name.data(), name.size() - 1);
+  std::string ascii(name.data());
+  std::ranges::replace_if(
+      ascii, [](char c) { return c <= ' ' || c > '~'; }, '?');
+  return ascii;
+}
+
 }  // namespace
 
 class Cluster::State {
  public:
   explicit State(const ClusterConfig& config) : map(config.slots, config.servers.size(), Seed()) {
+    const auto nonce = std::bit_cast<std::array<std::byte, 16>>(std::array{Seed(), Seed()});
     for (const std::string& address : config.servers) {
       const SessionConfig session{
           .address = address,
@@ -61,6 +78,8 @@ class Cluster::State {
           .host_id = config.host_id,
           .device = config.device,
           .incarnation = config.incarnation,
+          .nonce = nonce,
+          .host_name = HostName(),
           .slots = config.slots,
           .fetch_wait = config.fetch_wait,
           .put_wait = config.put_wait,

@@ -23,6 +23,7 @@ namespace farswap::remote {
 
 namespace {
 
+constexpr std::uint32_t kProtocol = 2;  // the only version of the page protocol that we speak
 constexpr int kKeepaliveMs = 5000;
 constexpr int kKeepaliveTimeoutMs = 3000;
 constexpr const char* kFencedOff = "fenced: another host daemon has opened this volume";
@@ -195,6 +196,10 @@ std::string Session::Worker::OpenVolume(v1::PageStore::Stub* stub, OpenedVolume*
   request.set_device(config.device);
   request.set_incarnation(config.incarnation.data(), config.incarnation.size());
   request.set_slots(config.slots);
+  request.set_protocol_min(kProtocol);
+  request.set_protocol_max(kProtocol);
+  request.set_session_nonce(config.nonce.data(), config.nonce.size());
+  request.set_host_name(config.host_name);
   v1::OpenVolumeResponse response;
   grpc::Status outcome;
   grpc::ClientContext context;
@@ -215,13 +220,14 @@ std::string Session::Worker::OpenVolume(v1::PageStore::Stub* stub, OpenedVolume*
     case grpc::StatusCode::CANCELLED:
       ++opens_unanswered_;
       break;
-    case grpc::StatusCode::FAILED_PRECONDITION:
-      fenced_ = true;
-      return kFencedOff;
     default:
       break;
   }
   if (!outcome.ok()) return "cannot open the volume: " + outcome.error_message();
+  if (response.status() == v1::OPEN_STATUS_FENCED) {
+    fenced_ = true;
+    return kFencedOff;
+  }
   std::string problem = CheckOpened(response);
   if (!problem.empty()) return problem;
   *volume = {.id = response.volume_id(), .epoch = response.epoch()};
@@ -230,6 +236,14 @@ std::string Session::Worker::OpenVolume(v1::PageStore::Stub* stub, OpenedVolume*
 }
 
 std::string Session::Worker::CheckOpened(const v1::OpenVolumeResponse& response) const {
+  if (response.status() == v1::OPEN_STATUS_ALREADY_OPEN) {
+    return "another host daemon has this volume open: on " + response.owner().host_name() +
+           ", at " + response.owner().address();
+  }
+  if (response.status() != v1::OPEN_STATUS_OK) {
+    return "the server does not speak version " + std::to_string(kProtocol) +
+           " of the page protocol";
+  }
   if (response.batch_pages_max() < tier::PutBatch::kPagesMax) {
     return "the server takes batches of " + std::to_string(response.batch_pages_max()) +
            " pages, " + std::to_string(tier::PutBatch::kPagesMax) + " are needed";

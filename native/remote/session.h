@@ -29,6 +29,8 @@ struct SessionConfig {
   std::string host_id;
   std::string device;
   std::array<std::byte, 16> incarnation{};
+  std::array<std::byte, 16> nonce{};  // of this run of the daemon: the same for all its servers
+  std::string host_name;              // for people
   std::uint64_t slots = 0;
   std::chrono::milliseconds fetch_wait{};
   std::chrono::milliseconds put_wait{};

@@ -16,7 +16,6 @@ grpc::Status RefusedOpen(const OpenedVolume& opened) {
     case OpenStatus::kInvalid:
       return {grpc::StatusCode::INVALID_ARGUMENT, opened.message};
     case OpenStatus::kRetired:
-      return {grpc::StatusCode::FAILED_PRECONDITION, opened.message};
     case OpenStatus::kTooMany:
       return {grpc::StatusCode::RESOURCE_EXHAUSTED, opened.message};
     case OpenStatus::kIoError:
@@ -272,9 +271,15 @@ grpc::Status PageService::AnswerOpen(const v1::OpenVolumeRequest& request,
                                      v1::OpenVolumeResponse* response) {
   const OpenedVolume opened = store_->OpenVolume(request.host_id(), request.device(),
                                                  request.incarnation(), request.slots());
+  response->set_protocol(kProtocol);
+  if (opened.status == OpenStatus::kRetired) {
+    response->set_status(v1::OPEN_STATUS_FENCED);
+    return grpc::Status::OK;
+  }
   if (opened.status != OpenStatus::kOk) {
     return RefusedOpen(opened);
   }
+  response->set_status(v1::OPEN_STATUS_OK);
   response->set_volume_id(opened.volume_id);
   response->set_epoch(opened.epoch);
   response->set_capacity_bytes(store_->capacity_bytes());

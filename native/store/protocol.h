@@ -9,6 +9,7 @@
 
 namespace farswap::store {
 
+inline constexpr std::uint32_t kProtocol = 2;  // the only version that a server speaks
 inline constexpr std::size_t kBatchPagesMax = 256;
 inline constexpr std::size_t kFetchSlotsMax = 64;
 inline constexpr std::size_t kDiscardItemsMax = 4096;

@@ -40,12 +40,17 @@ grpc::Status FakeStore::OpenVolume(grpc::ServerContext*, const v1::OpenVolumeReq
                                    v1::OpenVolumeResponse* response) {
   const std::lock_guard lock(mutex_);
   ++seen_.opens;
-  if (script_.retired) return {grpc::StatusCode::FAILED_PRECONDITION, "told to refuse"};
+  if (script_.retired) {
+    response->set_status(v1::OPEN_STATUS_FENCED);
+    return grpc::Status::OK;
+  }
   if (script_.fail_open) {
     script_.fail_open = false;
     return {grpc::StatusCode::UNAVAILABLE, "told to fail"};
   }
   known_ = true;
+  response->set_status(v1::OPEN_STATUS_OK);
+  response->set_protocol(2);
   response->set_volume_id(7);
   response->set_epoch(++epoch_);
   response->set_capacity_bytes(script_.capacity_bytes);

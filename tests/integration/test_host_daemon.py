@@ -121,6 +121,10 @@ def test_a_daemon_whose_volume_another_one_has_opened_stops_asking_and_says_so(
                 device=device["name"],
                 incarnation=bytes(16),
                 slots=device["size_bytes"] // 4096,
+                session_nonce=bytes(16),
+                protocol_min=2,
+                protocol_max=2,
+                take_over=True,
             )
         )
     assert not host.ask("slot", "explain", "0")["verified"]
