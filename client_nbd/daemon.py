@@ -17,6 +17,7 @@ from __future__ import annotations
 import asyncio
 import gc
 import os
+import resource
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -39,6 +40,7 @@ from farswap.common.errors import NotPossibleError, StartError
 from farswap.common.metrics_http import MetricsServer
 from farswap.common.periodic import Periodic
 from farswap.common.rpc_server import RpcServer
+from farswap.common.units import PAGE_BYTES
 from farswap.common.version import Identity
 from farswap.v1 import host_admin_pb2_grpc
 
@@ -124,6 +126,7 @@ class _Host:
 
     async def _start(self, make_engine: EngineFactory, parts: lifecycle.StopStack) -> RunningHost:
         config = self._config
+        _refuse_page_size(resource.getpagesize())
         _refuse_more_than_there_is(config, self._files)
         engine = await asyncio.to_thread(make_engine, config)
         parts.push("engine", lambda: asyncio.to_thread(engine.stop))
@@ -219,6 +222,15 @@ class _Host:
             return True
         _log.error("not stopping: swapoff failed, the machine swaps to us", error=str(error))
         return False
+
+
+def _refuse_page_size(kernel_page_bytes: int) -> None:
+    """The kernel swaps whole pages of its own; a slot of the tier and of the protocol is 4 KiB."""
+    if kernel_page_bytes != PAGE_BYTES:
+        raise StartError(
+            f"this kernel has pages of {kernel_page_bytes >> 10} KiB, and farswap keeps pages of "
+            f"{PAGE_BYTES >> 10} KiB only: boot a kernel with pages of that size"
+        )
 
 
 def _refuse_more_than_there_is(config: HostConfig, files: KernelFiles) -> None:

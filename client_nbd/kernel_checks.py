@@ -53,6 +53,7 @@ def of_kernel(files: KernelFiles, device: Device, area: SwapArea | None) -> list
         found.append(Finding("ok", "device", "no kernel device is attached to this daemon"))
     if area is not None:
         found.append(priority(area, files.swap_areas()))
+        found.append(hibernation(area, files.hibernates_to(), files.device_number(area.path)))
     elif attached:
         found.append(Finding("ok", "swap", f"the machine does not swap to {attached}"))
     return found
@@ -135,6 +136,22 @@ def priority(area: SwapArea, areas: Iterable[SwapArea]) -> Finding:
     remedy = f"swapoff {area.path}, then swapon --priority N {area.path} with a higher N"
     message = f"the machine swaps to {', '.join(higher)} before {area.path} ({area.priority})"
     return Finding("warning", "swap_priority", message, remedy)
+
+
+def hibernation(area: SwapArea, to: str | None, number: tuple[int, int] | None) -> Finding:
+    """Whether the kernel may write its image to us, after it has frozen this daemon."""
+    subject = "hibernation"
+    if to is None:
+        return Finding("ok", subject, "this machine does not hibernate")
+    if to != "0:0" and number is not None and to != "{}:{}".format(*number):
+        return Finding("ok", subject, f"the machine hibernates to device {to}")
+    return Finding(
+        "warning",
+        subject,
+        f"the machine may hibernate to {area.path}, which nobody serves while it does: it hangs",
+        "name another device in /sys/power/resume, or systemctl mask hibernate.target "
+        "hybrid-sleep.target suspend-then-hibernate.target",
+    )
 
 
 def discard(

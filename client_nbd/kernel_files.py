@@ -114,6 +114,15 @@ class KernelFiles:
         """The largest discard that the device takes, 0 for none; None: unknown."""
         return self._number(f"sys/block/nbd{index}/queue/discard_max_bytes")
 
+    def hibernates_to(self) -> str | None:
+        """Device number ("MAJOR:MINOR") that a hibernation image goes to; None: there is none.
+
+        "0:0" is the swap area that was activated first (kernel/power/swap.c, swsusp_swap_check).
+        """
+        if "disk" not in self._text("sys/power/state").split():
+            return None
+        return self._text("sys/power/resume").strip() or None
+
     def local_addresses(self) -> set[str]:
         """The IP addresses of this machine, canonical, in the network namespace of this process."""
         found = set()

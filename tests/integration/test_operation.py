@@ -41,6 +41,28 @@ def test_the_doctor_finds_the_books_in_order_and_a_server_that_died(fleet: Fleet
     assert done.stderr == "farswapctl: errors found: server\n"
 
 
+def test_two_devices_of_one_host_keep_their_pages_apart(
+    memory_server: MakeServer, host_daemon: MakeHost
+) -> None:
+    server = memory_server()
+    hosts = [
+        host_daemon(server, device={"name": name, "size": "64MiB", "host_id": "one"})
+        for name in ("swap0", "swap1")
+    ]
+    for generation, host in enumerate(hosts):
+        with NbdClient.connect_unix(host.nbd_path) as client:
+            client.negotiate(host.export)
+            client.write(0, pages(0, 64, generation))
+        moved = host.ctl("tier", "writeback", "--bytes", "256KiB")
+        assert moved.returncode == 0, moved.stderr
+    for generation, host in enumerate(hosts):
+        with NbdClient.connect_unix(host.nbd_path) as client:
+            client.negotiate(host.export)
+            assert client.read(0, 64 * PAGE_BYTES) == pages(0, 64, generation)
+    volumes = server.ask("server", "show")["volumes"]
+    assert [volume["device"] for volume in volumes] == ["swap0", "swap1"]
+
+
 @pytest.mark.root
 @pytest.mark.skipif(os.geteuid() != 0, reason="needs root: mounts a small file system")
 def test_a_memory_server_whose_disk_is_full_is_told_of_and_costs_no_page(

@@ -277,6 +277,16 @@ async def test_a_pool_that_the_machine_has_no_room_for_starts_nothing(host: Host
     assert not (host.root / "nbd").exists()
 
 
+async def test_a_kernel_with_larger_pages_is_refused(
+    host: Host, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(daemon.resource, "getpagesize", lambda: 1 << 16)
+    task = await host.start()
+    with pytest.raises(StartError, match="this kernel has pages of 64 KiB"):
+        await task
+    assert host.events == []
+
+
 async def test_a_taken_admin_address_undoes_the_start(host: Host) -> None:
     with unix_socket.listen(host.root / "admin"):
         task = await host.start()

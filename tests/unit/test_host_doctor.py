@@ -55,7 +55,7 @@ def subjects(found: list[Finding]) -> list[str]:
 def test_a_machine_as_it_should_be_has_no_problem(root: Path) -> None:
     found = of_kernel(root)
     assert subjects(found) == []
-    assert len(found) == 6
+    assert len(found) == 7
 
 
 def test_without_a_device_nothing_is_said_of_it(root: Path) -> None:
@@ -81,6 +81,26 @@ def test_a_harmful_setting_is_told_with_its_remedy(
     assert (problem.level, problem.subject) == ("warning", subject)
     assert word in problem.message
     assert problem.remedy
+
+
+@pytest.mark.parametrize(
+    ("state", "resume", "harmful"),
+    [
+        ("freeze mem\n", "43:0\n", False),
+        ("freeze mem disk\n", "8:2\n", False),
+        ("freeze mem disk\n", "43:0\n", True),
+        ("freeze mem disk\n", "0:0\n", True),
+    ],
+)
+def test_hibernation_to_our_device_is_warned_of(
+    root: Path, state: str, resume: str, *, harmful: bool
+) -> None:
+    (root / "sys/power").mkdir()
+    (root / "sys/power/state").write_text(state)
+    (root / "sys/power/resume").write_text(resume)
+    found = kernel_checks.hibernation(AREA, KernelFiles(root).hibernates_to(), (43, 0))
+    assert (found.level == "warning") == harmful
+    assert bool(found.remedy) == harmful
 
 
 def test_an_area_of_the_same_or_a_lower_priority_is_no_problem(root: Path) -> None:
