@@ -1,9 +1,10 @@
 # farswap: one place for what a developer or an operator runs. `make help` lists it.
 #
 # One build tree a kind, build/$(BUILD). The wheel of release and debug is built in it by pip and
-# installed for real, C++ tests included in the tree, so that every source is compiled once; asan
-# and tsan have no Python module and go straight through CMake. Stamps in the virtual environment
-# say what is installed, and depend on every file that matters.
+# installed for real; C++ tests and benchmark programs are built in the same tree by those targets
+# that run them, so that every source is compiled once. asan and tsan have no Python module and go
+# straight through CMake. Stamps in the virtual environment say what is installed, and depend on
+# every file that matters.
 SHELL := /bin/bash
 .SHELLFLAGS := -euo pipefail -c
 .DEFAULT_GOAL := build
@@ -25,7 +26,7 @@ PY := $(VENV)/bin/python
 PIP := $(PY) -m pip --disable-pip-version-check --quiet
 REQUIREMENTS := $(VENV)/.requirements
 INSTALLED := $(VENV)/.installed-$(BUILD)
-NATIVE_SOURCES := $(shell find native proto tests/bench -type f -not -name '*.py' -not -path '*/corpus/*')
+NATIVE_SOURCES := $(shell find native proto -type f -not -path 'native/tests/*' -not -path 'native/fuzz/*')
 PYTHON_SOURCES := $(shell find admin client_nbd common server -name '*.py' -type f 2>/dev/null)
 OUR_CPP := $(shell find native tests -name '*.cc' -o -name '*.h' -o -name '*.c' | sort)
 
@@ -82,9 +83,16 @@ $(REQUIREMENTS): pyproject.toml .ci/find-python .ci/python-requirements | packag
 $(INSTALLED): $(REQUIREMENTS) $(NATIVE_SOURCES) $(PYTHON_SOURCES) | packages
 	rm -f $(VENV)/.installed-*
 	$(PIP) install . --no-build-isolation --no-deps --force-reinstall --no-cache-dir \
-	  -C build-dir=build/$(BUILD) -C cmake.build-type=$(TYPE_$(BUILD)) \
+	  -C build-dir=build/$(BUILD) -C build.targets=farswap_package -C cmake.build-type=$(TYPE_$(BUILD)) \
 	  -C cmake.define.FARSWAP_DEV=ON
 	touch $@
+
+# What is built of the tree beside the package. Each target names what it runs.
+.PHONY: programs loadgen
+programs: build ## compile C++ tests and benchmark programs
+	cmake --build build/$(BUILD)
+loadgen: build
+	cmake --build build/$(BUILD) --target farswap-loadgen
 
 .PHONY: $(SANITIZER_BUILDS:%=native-%)
 $(SANITIZER_BUILDS:%=native-%): native-%: | packages
@@ -94,7 +102,7 @@ $(SANITIZER_BUILDS:%=native-%): native-%: | packages
 ##@ Testing
 .PHONY: test
 ifneq ($(filter $(BUILD),$(WHEEL_BUILDS)),)
-test: setup ## all tests that need no virtual machine
+test: setup programs ## all tests that need no virtual machine
 	ctest --test-dir build/$(BUILD) --output-on-failure --timeout 1200 -j $(JOBS)
 	$(PY) -m pytest tests -m 'not vm' $(PYTEST_ARGS)
 else
@@ -110,7 +118,7 @@ $(SANITIZER_BUILDS:%=ctest-%): ctest-%: native-%
 
 MODEL_STEPS ?= 100000
 .PHONY: model
-model: setup ## MODEL_STEPS (100000) random steps of the tier beside a plain model of it
+model: setup programs ## MODEL_STEPS (100000) random steps of the tier beside a plain model of it
 	FARSWAP_MODEL_STEPS=$(MODEL_STEPS) $(PY) -m pytest tests/property $(PYTEST_ARGS)
 
 FUZZ_SECONDS ?= 20
@@ -121,7 +129,7 @@ fuzz: packages ## each libFuzzer target for FUZZ_SECONDS (20)
 	.ci/run-fuzzers build/fuzz/fuzz build/fuzz/corpus $(FUZZ_SECONDS)
 
 .PHONY: vm
-vm: setup ## real swap: /dev/nbd0 in a Debian 6.12 kernel under QEMU
+vm: setup programs ## real swap: /dev/nbd0 in a Debian 6.12 kernel under QEMU
 	$(PY) -m pytest tests/vm -m vm $(PYTEST_ARGS)
 
 .PHONY: swap
@@ -161,15 +169,15 @@ lint-house: $(REQUIREMENTS)
 
 ##@ Seeing it work
 .PHONY: demo
-demo: setup ## write 256 MiB of real pages, read them back from memory servers, then really swap
+demo: setup loadgen ## write 256 MiB of real pages, read them back from memory servers, then really swap
 	PYTHONPATH=tests $(PY) -m demo
 
 .PHONY: bench
-bench: setup ## measure against peers in the same run
+bench: setup programs ## measure against peers in the same run
 	PYTHONPATH=tests $(PY) -m bench
 
 .PHONY: soak
-soak: setup ## 10 million verified page operations with the memory server killed ten times
+soak: setup loadgen ## 10 million verified page operations with the memory server killed ten times
 	PYTHONPATH=tests $(PY) -m soak
 
 ##@ Cleaning

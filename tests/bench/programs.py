@@ -24,7 +24,7 @@ def native_program(name: str, part: str = "bench") -> Path:
         candidates = [TOP / "build" / build / part / name for build in ("release", "debug")]
     built = [path for path in candidates if path.exists()]
     if not built:
-        raise MissingProgramError(f"{name} is not built: run `make build`")
+        raise MissingProgramError(f"{name} is not built: run `make programs`")
     return max(built, key=lambda path: path.stat().st_mtime)
 
 

@@ -28,7 +28,7 @@ def load_native_tier() -> ModuleType:
     candidates = [TOP / "build" / build / "tests" / name for build in ("release", "debug")]
     built = [path for path in candidates if path.exists()]
     if not built:
-        raise MissingModuleError(f"{name} is not built: run `make build`")
+        raise MissingModuleError(f"{name} is not built: run `make programs`")
     newest = max(built, key=lambda path: path.stat().st_mtime)
     spec = importlib.util.spec_from_file_location("tier_model", newest)
     assert spec is not None
