@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 from farswap.client_nbd import latency
 from farswap.client_nbd.tier_checks import STATES, held, states, stored
+from farswap.common import text
 from farswap.common.compressor import Compressor
 from farswap.v1 import host_admin_pb2 as pb
 from farswap.v1 import types_pb2
@@ -194,8 +195,8 @@ def findings(found: Sequence[Finding]) -> list[pb.Finding]:
         pb.Finding(
             level=_LEVELS[finding.level],
             subject=finding.subject,
-            message=finding.message,
-            remedy=finding.remedy,
+            message=text.utf8(finding.message),
+            remedy=text.utf8(finding.remedy),
         )
         for finding in found
     ]

@@ -24,7 +24,6 @@ ends. Threads: any; passes and changes exclude each other, so do not call from a
 
 from __future__ import annotations
 
-import os
 import threading
 import time
 from collections import OrderedDict
@@ -42,6 +41,7 @@ from farswap.client_nbd.cgroup_settings import (
     settings_of,
 )
 from farswap.client_nbd.findings import Finding
+from farswap.common import text
 from farswap.common.errors import InvalidArgumentError, NotFoundError, NotPossibleError
 
 if TYPE_CHECKING:
@@ -113,11 +113,10 @@ class CgroupGroups:
     def path_of(self, id_: int) -> str:
         """As "/x/y"; "/" of the root group; "" when the id is unknown.
 
-        Names are bytes, which whoever may make cgroups chooses; in messages and metrics there is
-        only UTF-8. What is not has its bytes as "\\xff" here, and cannot be asked for.
+        What of it is not UTF-8 shows as "\\xff", and cannot be asked for.
         """
         path = "/" if id_ == 0 else self._tree.path_of(id_)
-        return path if path.isascii() else os.fsencode(path).decode(errors="backslashreplace")
+        return text.utf8(path)
 
     def settings_of(self, id_: int) -> Settings:
         """In force now."""

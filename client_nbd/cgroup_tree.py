@@ -27,7 +27,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from farswap.client_nbd import inotify, pressure
+from farswap.client_nbd import inotify, kernel_tables, pressure
 from farswap.client_nbd.cgroup_index import (
     NO_LIMITS,
     CgroupIndex,
@@ -35,7 +35,6 @@ from farswap.client_nbd.cgroup_index import (
     LimitFiles,
     id_of_inode,
 )
-from farswap.client_nbd.kernel_files import unescape
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -320,17 +319,17 @@ class CgroupTree(CgroupIndex):
 def detect_root(mountinfo: Path = Path("/proc/self/mountinfo")) -> Path | None:
     """Where cgroups with the memory controller are: of v2, else of v1; None: nowhere. proc(5)."""
     try:
-        lines = mountinfo.read_text().splitlines()
-    except OSError:
+        mounts = kernel_tables.mounts(mountinfo.read_bytes())
+    except (OSError, ValueError):
         return None
     v1 = None
-    for line in lines:
-        mount, _, filesystem = line.partition(" - ")
-        point = Path(unescape(mount.split()[4]))
-        kind, _, options = filesystem.split(" ", 2)
-        if kind == "cgroup2" and "memory" in (_read(f"{point}/{_CONTROLLERS}") or "").split():
-            return point
-        if kind == "cgroup" and v1 is None and "memory" in options.split(","):
+    for mount in mounts:
+        point = Path(mount.point)
+        if mount.kind == "cgroup2":
+            controllers = _read(f"{point}/{_CONTROLLERS}") or ""
+            if "memory" in controllers.split(" "):
+                return point
+        if mount.kind == "cgroup" and v1 is None and b"memory" in mount.options:
             v1 = point
     return v1
 
@@ -350,7 +349,7 @@ def _read(path: str) -> str | None:
     try:
         descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
         try:
-            return os.read(descriptor, _FILE_BYTES_MAX).decode().strip()
+            return os.read(descriptor, _FILE_BYTES_MAX).decode(errors="replace").strip()
         finally:
             os.close(descriptor)
     except OSError:

@@ -18,7 +18,8 @@ if TYPE_CHECKING:
 
     from farswap.client_nbd.attribution import AttributionState
     from farswap.client_nbd.findings import Level
-    from farswap.client_nbd.kernel_files import KernelFiles, SwapArea
+    from farswap.client_nbd.kernel_files import KernelFiles
+    from farswap.client_nbd.kernel_tables import SwapArea
     from farswap.common.address import Address
 
 # Shorter than any restart by hand: programs would die of EIO before somebody is there.
@@ -130,11 +131,11 @@ def discard_support(bytes_max: int | None) -> Finding:
 
 def priority(area: SwapArea, areas: Iterable[SwapArea]) -> Finding:
     """Who is swapped to first."""
-    higher = [other.path for other in areas if other.priority > area.priority]
+    higher = [other.name for other in areas if other.priority > area.priority]
     if not higher:
-        return Finding("ok", "swap_priority", f"{area.path} has the highest, {area.priority}")
-    remedy = f"swapoff {area.path}, then swapon --priority N {area.path} with a higher N"
-    message = f"the machine swaps to {', '.join(higher)} before {area.path} ({area.priority})"
+        return Finding("ok", "swap_priority", f"{area.name} has the highest, {area.priority}")
+    remedy = f"swapoff {area.name}, then swapon --priority N {area.name} with a higher N"
+    message = f"the machine swaps to {', '.join(higher)} before {area.name} ({area.priority})"
     return Finding("warning", "swap_priority", message, remedy)
 
 
@@ -172,7 +173,7 @@ def discard(
     if seen:
         message += ": TRIM tells of wholly free clusters only"
         return Finding("warning", subject, message, "see the check of early frees")
-    remedy = f"swapoff {area.path}, then swapon --discard=pages {area.path}"
+    remedy = f"swapoff {area.name}, then swapon --discard=pages {area.name}"
     return Finding("warning", subject, f"{message}; swap is on without discard", remedy)
 
 

@@ -10,17 +10,18 @@ from __future__ import annotations
 import ctypes
 import fcntl
 import ipaddress
-import itertools
 import os
 import re
 import stat
 import struct
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
-from farswap.client_nbd import pressure
+from farswap.client_nbd import kernel_tables, pressure
 from farswap.common.errors import InvalidArgumentError
+
+if TYPE_CHECKING:
+    from farswap.client_nbd.kernel_tables import SwapArea
 
 # linux/fs.h: _IO(0x12, 119); its argument is {first byte, length}.
 _BLKDISCARD = 0x1277
@@ -42,16 +43,6 @@ _DISCARD_FLAGS: dict[Discard, int] = {
 }
 
 
-@dataclass(frozen=True, slots=True)
-class SwapArea:
-    """A line of /proc/swaps."""
-
-    path: str
-    size_bytes: int
-    used_bytes: int
-    priority: int
-
-
 class KernelFiles:
     """The kernel's files below `root`."""
 
@@ -59,12 +50,14 @@ class KernelFiles:
         self._root = root
 
     def swap_areas(self) -> list[SwapArea]:
-        """The active swap areas, proc(5). Sizes are in KiB there."""
-        areas = []
-        for line in self._text("proc/swaps").splitlines()[1:]:
-            path, _, size, used, priority = line.split()
-            areas.append(SwapArea(unescape(path), int(size) << 10, int(used) << 10, int(priority)))
-        return areas
+        """The active swap areas. Raises OSError, ValueError where the table cannot be read."""
+        try:
+            table = (self._root / "proc/swaps").read_bytes()
+        except FileNotFoundError:
+            if not (self._root / "proc/meminfo").exists():
+                raise
+            return []  # a kernel without swap
+        return kernel_tables.swap_areas(table)
 
     def swap_area(self, device: str) -> SwapArea | None:
         """The swap area on `device`, if it is active."""
@@ -126,20 +119,21 @@ class KernelFiles:
     def local_addresses(self) -> set[str]:
         """The IP addresses of this machine, canonical, in the network namespace of this process."""
         found = set()
-        lines = self._text("proc/net/fib_trie").splitlines()
-        for leaf, line in itertools.pairwise(lines):
-            if line.split() == ["/32", "host", "LOCAL"]:
-                found.add(leaf.split()[-1])
-        for line in self._text("proc/net/if_inet6").splitlines():
-            found.add(str(ipaddress.IPv6Address(bytes.fromhex(line.split()[0]))))
+        leaf = b""
+        for fields in kernel_tables.rows(self._bytes("proc/net/fib_trie")):
+            if fields == [b"/32", b"host", b"LOCAL"]:
+                found.add(leaf.decode())
+            leaf = fields[-1]
+        for address, *_ in kernel_tables.rows(self._bytes("proc/net/if_inet6")):
+            found.add(str(ipaddress.IPv6Address(bytes.fromhex(address.decode()))))
         return found
 
     def available_bytes(self) -> int | None:
         """MemAvailable of proc(5): what programs can have without swapping; None: unknown."""
-        match = re.search(
-            r"^MemAvailable:\s+([0-9]+) kB$", self._text("proc/meminfo"), re.MULTILINE
-        )
-        return int(match[1]) << 10 if match else None
+        for key, *values in kernel_tables.rows(self._bytes("proc/meminfo")):
+            if key == b"MemAvailable:" and values[1:] == [b"kB"]:
+                return int(values[0]) << 10
+        return None
 
     def memory_stall_us(self) -> int | None:
         """How long some task has waited for memory, ever; None where PSI is not kept."""
@@ -150,18 +144,18 @@ class KernelFiles:
 
     def zswap_enabled(self) -> bool:
         """The kernel would compress pages before it swaps them to us."""
-        return self._text("sys/module/zswap/parameters/enabled").strip() in ("Y", "1")
+        return self._bytes("sys/module/zswap/parameters/enabled").strip() in (b"Y", b"1")
 
-    def _text(self, path: str) -> str:
+    def _bytes(self, path: str) -> bytes:
         """Empty for a file that is not there."""
         try:
-            return (self._root / path).read_text()
+            return (self._root / path).read_bytes()
         except OSError:
-            return ""
+            return b""
 
     def _number(self, path: str) -> int | None:
-        text = self._text(path).strip()
-        return int(text) if text.isdecimal() else None
+        text = self._bytes(path).strip()
+        return int(text) if text.isdigit() else None
 
 
 def nbd_index(device: str) -> int:
@@ -205,8 +199,3 @@ _libc = ctypes.CDLL(None, use_errno=True)
 def _raise_errno(device: str) -> None:
     number = ctypes.get_errno()
     raise OSError(number, os.strerror(number), device)
-
-
-def unescape(path: str) -> str:
-    """A path of /proc: proc(5) writes white space and backslashes as three octal digits."""
-    return re.sub(r"\\([0-7]{3})", lambda match: chr(int(match[1], 8)), path)

@@ -12,7 +12,8 @@ if TYPE_CHECKING:
     from farswap.client_nbd.attribution import Attribution
     from farswap.client_nbd.cgroup_groups import CgroupGroups
     from farswap.client_nbd.config import HostConfig
-    from farswap.client_nbd.kernel_files import KernelFiles, SwapArea
+    from farswap.client_nbd.kernel_files import KernelFiles
+    from farswap.client_nbd.kernel_tables import SwapArea
     from farswap.client_nbd.tier_settings import TierSettings
     from farswap.common.address import Address
     from farswap.common.version import Identity
@@ -36,4 +37,5 @@ class RunningHost:
 
     def swap_area(self) -> SwapArea | None:
         """By which the machine swaps to us: on the attached device, or the one that is named."""
-        return self.files.swap_area(self.device.device() or self.attribution.device)
+        device = self.device.device() or self.attribution.device
+        return self.files.swap_area(device) if device else None

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any, NoReturn, cast
 
 import grpc
 import grpc.aio
-from farswap.common import log, unix_socket
+from farswap.common import log, text, unix_socket
 from farswap.common.errors import BindError, FarswapError, status_name
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection
@@ -168,6 +168,6 @@ async def _abort(error: Exception, method: str, context: _Context) -> NoReturn:
     if isinstance(error, grpc.aio.AbortError):
         raise error
     if isinstance(error, FarswapError):
-        await context.abort(grpc.StatusCode[status_name(error)], str(error))
+        await context.abort(grpc.StatusCode[status_name(error)], text.utf8(str(error)))
     _log.error("call failed by a bug", method=method, exc_info=error)
     await context.abort(grpc.StatusCode.INTERNAL, "internal error; see the daemon's log")

@@ -16,7 +16,6 @@ import contextlib
 import itertools
 import os
 import random
-import re
 import signal
 import struct
 import subprocess
@@ -25,6 +24,8 @@ import time
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, BinaryIO, Protocol, Self
+
+from farswap.client_nbd import kernel_tables
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -281,8 +282,7 @@ def _resident_pages(pid: int) -> Iterator[bytes]:
 
 
 def _private_writable(pid: int) -> Iterator[tuple[int, int]]:
-    for line in Path(f"/proc/{pid}/maps").read_text().splitlines():
-        match = re.match(r"([0-9a-f]+)-([0-9a-f]+) rw-p", line)
-        if match:
-            first, end = (int(number, 16) // PAGE_BYTES for number in match.groups())
+    for addresses, protection, *_ in kernel_tables.rows(Path(f"/proc/{pid}/maps").read_bytes()):
+        if protection == b"rw-p":
+            first, end = (int(number, 16) // PAGE_BYTES for number in addresses.split(b"-"))
             yield first, end

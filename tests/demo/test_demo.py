@@ -39,7 +39,7 @@ def nothing_left_behind(short_path: Path) -> Iterator[Path]:
     cgroups = _idle_cgroups()
     yield short_path
     assert list(short_path.iterdir()) == []
-    assert str(short_path) not in Path("/proc/mounts").read_text()
+    assert os.fsencode(short_path) not in Path("/proc/mounts").read_bytes()
     assert _processes_naming(short_path) == []
     assert _loop_devices_on(short_path) == []
     assert _idle_cgroups() <= cgroups
@@ -54,14 +54,14 @@ def _idle_cgroups() -> set[str]:
 def _loop_devices_on(directory: Path) -> list[str]:
     """A swap area of ours is one of these."""
     found = Path("/sys/block").glob("loop*/loop/backing_file")
-    return [str(path) for path in found if str(directory) in path.read_text()]
+    return [str(path) for path in found if os.fsencode(directory) in path.read_bytes()]
 
 
 def _processes_naming(directory: Path) -> list[str]:
     lines = []
     for process in Path("/proc").glob("[0-9]*"):
         try:
-            line = (process / "cmdline").read_text()
+            line = os.fsdecode((process / "cmdline").read_bytes())
         except OSError:
             continue
         if str(directory) in line:

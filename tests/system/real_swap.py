@@ -27,6 +27,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Self
 
+from farswap.client_nbd.kernel_files import KernelFiles
 from hang_guard import HANG_GUARD_S
 
 if TYPE_CHECKING:
@@ -88,7 +89,7 @@ def build_program(name: str, directory: Path) -> Path:
 
 def swap_areas() -> list[str]:
     """Returns the devices and files that the kernel swaps on now."""
-    return [line.split()[0] for line in Path("/proc/swaps").read_text().splitlines()[1:]]
+    return [area.path for area in KernelFiles().swap_areas()]
 
 
 class SwapOnLoop:

@@ -194,6 +194,21 @@ def test_cpp_layers_include_downwards_only() -> None:
     complain(upwards())
 
 
+def test_tables_of_the_kernel_have_one_parser() -> None:
+    """What splits text at white space or line ends of Unicode breaks on the name of some file."""
+
+    def splitting() -> Iterator[str]:
+        for path in PYTHON:
+            splits = r"/(swaps|mounts|mountinfo|maps|cgroup)\"\)\.read_text"
+            if path.relative_to(ROOT).parts[0] == "client_nbd":
+                splits += r"|\bsplitlines\(|\bsplit\(\)"
+            for number, line in enumerate(path.read_text().splitlines(), 1):
+                if re.search(splits, line):
+                    yield f"{place(path, number)}: use kernel_tables"
+
+    complain(splitting())
+
+
 def test_only_bind_knows_python() -> None:
     def knowing() -> Iterator[str]:
         for path in CPP:

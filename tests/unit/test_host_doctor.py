@@ -10,7 +10,8 @@ import pytest
 from fake_cgroups import record
 from farswap.client_nbd import findings, kernel_checks, tier_checks
 from farswap.client_nbd.attribution import AttributionState
-from farswap.client_nbd.kernel_files import KernelFiles, SwapArea
+from farswap.client_nbd.kernel_files import KernelFiles
+from farswap.client_nbd.kernel_tables import SwapArea
 from farswap.client_nbd.tier_checks import STATES, Ledger
 from farswap.common.address import Address
 

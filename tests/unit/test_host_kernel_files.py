@@ -4,7 +4,8 @@ from pathlib import Path
 
 import pytest
 from farswap.client_nbd import kernel_files
-from farswap.client_nbd.kernel_files import KernelFiles, SwapArea
+from farswap.client_nbd.kernel_files import KernelFiles
+from farswap.client_nbd.kernel_tables import SwapArea
 
 SWAPS = """Filename\t\t\t\tType\t\tSize\t\tUsed\t\tPriority
 /dev/nbd0                               partition\t1048572\t\t2048\t\t100
@@ -22,13 +23,28 @@ def root(tmp_path: Path) -> Path:
 def test_swap_areas_have_bytes_and_unescaped_paths(root: Path) -> None:
     assert KernelFiles(root).swap_areas() == [
         SwapArea("/dev/nbd0", 1048572 << 10, 2048 << 10, 100),
-        SwapArea("/var/swap file", 4 << 10, 0, -2),
+        SwapArea("/var/swap file", 4 << 10, 0, -2, is_file=True),
     ]
 
 
-def test_a_kernel_without_swap_has_no_areas(tmp_path: Path) -> None:
-    assert KernelFiles(tmp_path).swap_areas() == []
-    assert KernelFiles(tmp_path).swap_area("/dev/nbd0") is None
+def test_a_kernel_without_swap_has_no_areas(root: Path) -> None:
+    (root / "proc/swaps").unlink()
+    (root / "proc/meminfo").write_text("MemTotal: 4 kB\n")
+    assert KernelFiles(root).swap_areas() == []
+    assert KernelFiles(root).swap_area("/dev/nbd0") is None
+
+
+def test_without_proc_nothing_is_known_of_swap(tmp_path: Path) -> None:
+    with pytest.raises(FileNotFoundError):
+        KernelFiles(tmp_path).swap_areas()
+
+
+def test_names_of_interfaces_are_bytes(root: Path) -> None:
+    (root / "proc/net").mkdir()
+    line = b"fd000000000000000000000000000002 04 40 00 82 %s\n"
+    names = (b"\xe9th", "a\u2028b".encode(), b"a\xc2\xa0")
+    (root / "proc/net/if_inet6").write_bytes(b"".join(line % name for name in names))
+    assert KernelFiles(root).local_addresses() == {"fd00::2"}
 
 
 @pytest.mark.parametrize(("text", "enabled"), [("Y\n", True), ("N\n", False), (None, False)])

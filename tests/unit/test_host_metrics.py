@@ -9,7 +9,8 @@ import pytest
 from fake_cgroups import FakeGroups, latency, record
 from fake_engine import FakeEngine
 from farswap.client_nbd.attribution import AttributionState
-from farswap.client_nbd.kernel_files import KernelFiles, SwapArea
+from farswap.client_nbd.kernel_files import KernelFiles
+from farswap.client_nbd.kernel_tables import SwapArea
 from farswap.client_nbd.metrics import HostMetrics, ShownCgroups
 from farswap.common import metrics
 from prometheus_client import generate_latest
