@@ -98,6 +98,8 @@ def print_program(out: Console, info: types_pb2.ServerInfo) -> None:
     """Who answers: the first line of what is said about a daemon as a whole."""
     text = f"{info.program} {info.version}, pid {info.pid}, up {span(info.uptime_ms)}"
     out.print(text, markup=False)
+    if info.log_lines_lost:
+        out.print(bad(f"{info.log_lines_lost} lines of its log are lost: stderr is not written"))
 
 
 def print_rows(out: Console, title: str, rows: Iterable[Row]) -> None:

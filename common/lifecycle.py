@@ -12,15 +12,17 @@ import asyncio
 import os
 import signal
 import socket
-import sys
 from typing import TYPE_CHECKING
 
 from farswap.common import log
+from farswap.common.line_writer import LineWriter
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
 
 _log = log.logger("lifecycle")
+
+_STDOUT = 1
 
 
 def choose_grpc_polling() -> None:
@@ -33,10 +35,18 @@ def choose_grpc_polling() -> None:
 
 
 def announce_ready(**fields: str | int) -> None:
-    """Prints `ready key=value ...` to stdout, and tells systemd."""
-    line = " ".join(["ready", *(f"{key}={value}" for key, value in fields.items())])
-    sys.stdout.write(line + "\n")
-    sys.stdout.flush()
+    """Prints `ready key=value ...` to stdout, and tells systemd. Neither waits nor fails.
+
+    A value that holds blanks is in double quotes.
+    """
+    words = (
+        f'{key}="{value}"' if " " in str(value) else f"{key}={value}"
+        for key, value in fields.items()
+    )
+    line = " ".join(["ready", *words])
+    stdout = LineWriter(_STDOUT)
+    stdout.put(line.encode("utf-8", "backslashreplace"))
+    stdout.close()
     sd_notify(f"READY=1\nSTATUS={line}")
 
 
@@ -46,11 +56,11 @@ def sd_notify(state: str) -> bool:
     if not path.startswith(("/", "@")):
         return False
     # "@" stands for the zero byte of the abstract namespace.
-    target = "\0" + path[1:] if path.startswith("@") else path
+    target = os.fsencode("\0" + path[1:] if path.startswith("@") else path)
     try:
         with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC) as notify:
             notify.settimeout(0)
-            notify.sendto(state.encode(), target)
+            notify.sendto(state.encode("utf-8", "backslashreplace"), target)
     except OSError as error:
         _log.warning("systemd could not be notified", error=error.strerror)
         return False

@@ -1,43 +1,180 @@
 """Structured logging to stderr: `key=value` lines, or JSON lines for collectors.
 
-Control plane only: nothing on the store path logs, since a write to stderr may wait for a
-journal that waits for memory.
+A log call changes nothing else: it returns at once and raises nothing, whatever becomes of stderr,
+and whatever the values are (see line_writer). So does all else in Python that writes to sys.stderr:
+warnings, the logging of libraries, exceptions that end a thread.
 """
 
 from __future__ import annotations
 
+import atexit
+import functools
+import io
+import logging
+import os
 import sys
-from typing import TYPE_CHECKING, Literal, cast
+import threading
+from typing import TYPE_CHECKING, Any, Literal, cast
 
 import structlog
+from farswap.common.line_writer import LineWriter
 
 if TYPE_CHECKING:
-    from structlog.typing import FilteringBoundLogger, Processor
+    from collections.abc import Callable, Iterable
+
+    from _typeshed import ReadableBuffer as Buffer
+    from structlog.typing import EventDict, FilteringBoundLogger, Processor
 
 LogFormat = Literal["text", "json"]
 
+_STDERR = 2
+# For what is still queued when the process exits.
+_FLUSH_S = 1.0
 
-def configure(log_format: LogFormat = "text") -> None:
-    """Call once, before the first log line."""
-    renderer: Processor
-    if log_format == "json":
-        renderer = structlog.processors.JSONRenderer()
-    else:
-        renderer = structlog.processors.LogfmtRenderer(
+_writer: LineWriter | None = None
+
+
+def configure(
+    log_format: LogFormat = "text", write: Callable[[int, memoryview], int] = os.write
+) -> None:
+    """Call once, before the first log line, in a process that stays; starts a thread.
+
+    `write` is os.write().
+    """
+    processors: list[Processor] = [
+        structlog.processors.add_log_level,
+        structlog.processors.TimeStamper(fmt="iso", utc=True, key="time"),
+        structlog.processors.format_exc_info,
+        _as_text,
+        structlog.processors.JSONRenderer()
+        if log_format == "json"
+        else structlog.processors.LogfmtRenderer(
             key_order=["time", "level", "event"], drop_missing=True, bool_as_flag=False
-        )
+        ),
+    ]
+    writer = LineWriter(_STDERR, functools.partial(_report_of_lost, processors), write)
     structlog.configure(
-        processors=[
-            structlog.processors.add_log_level,
-            structlog.processors.TimeStamper(fmt="iso", utc=True, key="time"),
-            structlog.processors.format_exc_info,
-            renderer,
-        ],
-        logger_factory=structlog.PrintLoggerFactory(sys.stderr),
-        cache_logger_on_first_use=True,
+        processors=processors,
+        wrapper_class=_Logger,
+        logger_factory=lambda *_: _Queue(writer),
+        cache_logger_on_first_use=False,
     )
+    global _writer  # noqa: PLW0603 - a process has one stderr
+    _writer = writer
+    atexit.register(writer.flush, _FLUSH_S)
+    _redirect_python(writer)
 
 
 def logger(part: str) -> FilteringBoundLogger:
     """A logger whose lines carry `part=...`: "attach", "nbd", "admin"."""
     return cast("FilteringBoundLogger", structlog.get_logger(part=part))
+
+
+def lines_lost() -> int:
+    """Since the process started."""
+    return _writer.lost if _writer is not None else 0
+
+
+class _Logger(structlog.make_filtering_bound_logger(logging.NOTSET)):  # type: ignore[misc]
+    """Raises nothing."""
+
+    def _proxy_to_logger(
+        self, method_name: str, event: str | None = None, **fields: object
+    ) -> None:
+        try:
+            super()._proxy_to_logger(method_name, event, **fields)
+        except Exception:  # noqa: BLE001 - no caller has a use for it
+            self._logger.lose()
+
+
+class _Queue:
+    """What structlog calls with a rendered line."""
+
+    def __init__(self, writer: LineWriter) -> None:
+        self._writer = writer
+        self.lose = writer.lose
+
+    def debug(self, line: str) -> None:
+        self._writer.put(line.encode("utf-8", "backslashreplace"))
+
+    info = warning = error = critical = debug
+
+
+def _as_text(_: object, __: str, fields: EventDict) -> EventDict:
+    """Values that every renderer can render, without what a terminal takes for commands."""
+    return {key: _plain(value) for key, value in fields.items()}
+
+
+def _plain(value: object) -> object:
+    if value is None or isinstance(value, int | float):
+        return value
+    try:
+        text = str(value)
+    except Exception as error:  # noqa: BLE001 - of any type's __str__()
+        return f"<{type(value).__name__}: {type(error).__name__}>"
+    if text.replace("\n", "").isprintable():
+        return text
+    return "".join(
+        c if c.isprintable() or c == "\n" else c.encode("unicode_escape").decode() for c in text
+    )
+
+
+def _report_of_lost(processors: Iterable[Processor], count: int) -> bytes:
+    line: Any = {"event": "log lines were lost", "part": "log", "lines": count}
+    for processor in processors:
+        line = processor(None, "warning", line)
+    return cast("str", line).encode() + b"\n"
+
+
+# --- What is not logged by us
+
+
+def _redirect_python(writer: LineWriter) -> None:
+    sys.stderr = io.TextIOWrapper(
+        cast("Any", _Lines(writer)),
+        encoding="utf-8",
+        errors="backslashreplace",
+        line_buffering=True,
+    )
+    logging.getLogger().addHandler(_LIBRARIES)
+    logging.captureWarnings(capture=True)
+    threading.excepthook = _on_thread_exception
+    sys.unraisablehook = _on_unraisable
+
+
+class _Lines(io.RawIOBase):
+    """What is below sys.stderr."""
+
+    def __init__(self, writer: LineWriter) -> None:
+        super().__init__()
+        self._writer = writer
+
+    def writable(self) -> bool:
+        return True
+
+    def write(self, text: Buffer) -> int:
+        line = bytes(text)
+        self._writer.put(line)
+        return len(line)
+
+
+class _FromLogging(logging.Handler):
+    def emit(self, record: logging.LogRecord) -> None:
+        try:
+            message = record.getMessage()
+        except Exception:  # noqa: BLE001 - arguments that do not go with the message
+            message = str(record.msg)
+        level = logging.ERROR if record.levelno >= logging.ERROR else logging.WARNING
+        logger(record.name).log(level, message, exc_info=record.exc_info)
+
+
+_LIBRARIES = _FromLogging(logging.WARNING)
+
+
+def _on_thread_exception(thrown: threading.ExceptHookArgs) -> None:
+    name = thrown.thread.name if thrown.thread is not None else "unknown"
+    logger("python").error("thread ended by an exception", thread=name, exc_info=thrown.exc_value)
+
+
+def _on_unraisable(thrown: sys.UnraisableHookArgs) -> None:
+    logger("python").error("exception ignored", where=thrown.object, exc_info=thrown.exc_value)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from farswap.common import log
 from farswap.common.version import release
 from prometheus_client import CollectorRegistry, ProcessCollector
 from prometheus_client.core import (
@@ -16,12 +17,12 @@ from prometheus_client.core import (
     HistogramMetricFamily,
     InfoMetricFamily,
 )
+from prometheus_client.registry import Collector
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping, Sequence
 
     from prometheus_client import Metric
-    from prometheus_client.registry import Collector
 
     Labels = Sequence[str]
 
@@ -32,8 +33,15 @@ def registry(collector: Collector) -> CollectorRegistry:
     """A daemon's collector, with what prometheus-client knows of its process."""
     made = CollectorRegistry()
     ProcessCollector(registry=made)
+    made.register(_LogLines())
     made.register(collector)
     return made
+
+
+class _LogLines(Collector):
+    def collect(self) -> Iterator[Metric]:
+        meaning = "Log lines that could not be written: stderr fails, or nobody reads it."
+        yield CounterMetricFamily("farswap_log_lines_lost", meaning, log.lines_lost())
 
 
 def build_info(program: str) -> Metric:

@@ -10,6 +10,7 @@ import os
 import time
 from importlib import metadata
 
+from farswap.common import log
 from farswap.v1 import types_pb2
 
 API_VERSION = 1
@@ -38,4 +39,5 @@ class Identity:
             api_version=API_VERSION,
             uptime_ms=(time.monotonic_ns() - self._started_ns) // 1_000_000,
             pid=os.getpid(),
+            log_lines_lost=log.lines_lost(),
         )

@@ -1,6 +1,7 @@
 """Ready line, systemd's notifications, signals, and the order of stopping."""
 
 import asyncio
+import contextlib
 import os
 import signal
 import socket
@@ -20,13 +21,41 @@ def notify_socket(short_path: Path, monkeypatch: pytest.MonkeyPatch):
         yield receiver
 
 
-def test_ready_is_one_line_and_a_notification(
-    notify_socket: socket.socket, capsys: pytest.CaptureFixture[str]
-) -> None:
+@pytest.fixture
+def stdout(monkeypatch: pytest.MonkeyPatch):
+    reader, writer = os.pipe()
+    monkeypatch.setattr(lifecycle, "_STDOUT", writer)
+    with os.fdopen(reader, "rb") as file:
+        yield file
+    os.close(writer)
+
+
+def test_ready_is_one_line_and_a_notification(notify_socket: socket.socket, stdout) -> None:
     lifecycle.announce_ready(nbd="unix:/x,tcp:127.0.0.1:1", admin="unix:/y", pid=7)
     line = "ready nbd=unix:/x,tcp:127.0.0.1:1 admin=unix:/y pid=7"
-    assert capsys.readouterr().out == line + "\n"
+    assert stdout.readline().decode() == line + "\n"
     assert notify_socket.recv(4096).decode() == f"READY=1\nSTATUS={line}"
+
+
+def test_ready_words_with_blanks_or_without_utf8_are_told_apart(stdout) -> None:
+    lifecycle.announce_ready(nbd="unix:/a b", admin="unix:/caf\udce9", metrics="unix:/ünï")
+    line = 'ready nbd="unix:/a b" admin=unix:/caf\\udce9 metrics=unix:/ünï'
+    assert stdout.readline().decode() == line + "\n"
+
+
+def test_stdout_that_fails_or_blocks_is_no_error(
+    notify_socket: socket.socket, stdout, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    os.set_blocking(lifecycle._STDOUT, False)
+    with contextlib.suppress(BlockingIOError):
+        while True:
+            os.write(lifecycle._STDOUT, bytes(4096))
+    os.set_blocking(lifecycle._STDOUT, True)
+    lifecycle.announce_ready(pid=7)
+    assert notify_socket.recv(4096) == b"READY=1\nSTATUS=ready pid=7"
+    monkeypatch.setattr(lifecycle, "_STDOUT", -1)
+    lifecycle.announce_ready(pid=7)
+    assert notify_socket.recv(4096) == b"READY=1\nSTATUS=ready pid=7"
 
 
 def test_without_systemd_nothing_is_sent(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -4,161 +4,23 @@ from __future__ import annotations
 
 import asyncio
 import errno
-import functools
 import os
 import signal
 import socket
-import threading
 from typing import TYPE_CHECKING
 
 import pytest
-from fake_engine import FakeEngine
-from farswap.client_nbd import config as host_config
-from farswap.client_nbd import daemon, kernel_files
-from farswap.client_nbd.attach import KernelDevice
+from farswap.client_nbd import daemon
 from farswap.client_nbd.kernel_files import KernelFiles
-from farswap.common import config as common_config
-from farswap.common import lifecycle, unix_socket
+from farswap.common import unix_socket
 from farswap.common.errors import BindError, StartError
-from farswap.common.rpc_client import RpcClient
 from farswap.v1 import host_admin_pb2 as pb
-from farswap.v1 import host_admin_pb2_grpc
 from hang_guard import HANG_GUARD_S
+from host_in_process import Host
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
     from pathlib import Path
-
-SWAPS_HEADER = "Filename Type Size Used Priority\n"
-
-
-class Driver:
-    """Connects and disconnects, and notes the latter."""
-
-    def __init__(self, events: list[str]) -> None:
-        self.events = events
-
-    def __enter__(self) -> Driver:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        pass
-
-    def connect(self, body: bytes) -> None:
-        pass
-
-    def disconnect(self, index: int) -> None:
-        self.events.append("disconnect")
-
-    def is_connected(self, index: int) -> bool:
-        return False
-
-
-class Engine(FakeEngine):
-    def __init__(self, events: list[str]) -> None:
-        super().__init__()
-        self.events = events
-        self.cgroups_error: Exception | None = None
-        self.configured = threading.Event()
-
-    def configure_cgroup(self, *_: object, **__: object) -> bool:
-        self.configured.set()
-        return True
-
-    def cgroups(self):
-        if self.cgroups_error is not None:
-            raise self.cgroups_error
-        assert not self.stopped, "asked after it was stopped"
-        return super().cgroups()
-
-    def stop(self) -> None:
-        super().stop()
-        self.events.append("engine")
-
-
-class Host:
-    def __init__(self, root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-        self.root = root
-        self.events: list[str] = []
-        self.engine = Engine(self.events)
-        self.ready = asyncio.Event()
-        self.task: asyncio.Task[None] | None = None
-        self.swapoff_tried = asyncio.Event()
-        (root / "sys/block/nbd0/queue").mkdir(parents=True)
-        (root / "dev").mkdir()
-        (root / "dev/nbd0").touch()
-        (root / "proc").mkdir()
-        (root / "cgroup").mkdir()
-        self.swap_on(active=False)
-        self.memory_available(512)
-        self.config = common_config.parse(
-            host_config.HostConfig,
-            f"""
-            [device]
-            name = "swap0"
-            size = "4MiB"
-            host_id = "h1"
-            [nbd]
-            listen = ["unix:{root}/nbd"]
-            [tier]
-            pool_limit = "4MiB"
-            [cgroups]
-            root = "{root}/cgroup"
-            [admin]
-            listen = "unix:{root}/admin"
-            """,
-            "host.toml",
-        )
-        monkeypatch.setattr(
-            daemon,
-            "KernelDevice",
-            functools.partial(KernelDevice, open_driver=lambda: Driver(self.events)),
-        )
-        monkeypatch.setattr(lifecycle, "announce_ready", lambda **_: self.ready.set())
-        monkeypatch.setattr(kernel_files, "swapoff", self.swapoff)
-        self.swapoff_error: OSError | None = None
-
-    def swap_on(self, *, active: bool, device: str = "/dev/nbd0") -> None:
-        line = f"{device} partition 4092 100 -2\n" if active else ""
-        (self.root / "proc/swaps").write_text(SWAPS_HEADER + line)
-
-    def memory_available(self, mib: int) -> None:
-        text = f"MemTotal:  1048576 kB\nMemAvailable:  {mib << 10} kB\n"
-        (self.root / "proc/meminfo").write_text(text)
-
-    def swapoff(self, device: str) -> None:
-        self.events.append(f"swapoff {device}")
-        self.loop.call_soon_threadsafe(self.swapoff_tried.set)
-        if self.swapoff_error is not None:
-            raise self.swapoff_error
-        self.swap_on(active=False)
-
-    async def start(self) -> asyncio.Task[None]:
-        self.loop = asyncio.get_running_loop()
-        host = daemon._Host(self.config, [], KernelFiles(self.root))
-        self.task = asyncio.create_task(host.serve(lambda _: self.engine))
-        ready = asyncio.create_task(self.ready.wait())
-        await asyncio.wait(
-            [self.task, ready], timeout=HANG_GUARD_S, return_when=asyncio.FIRST_COMPLETED
-        )
-        ready.cancel()
-        return self.task
-
-    async def end(self) -> None:
-        """After a test that failed: what gRPC has of a loop that is gone would end the process."""
-        if self.task is not None and not self.task.done():
-            self.task.cancel()
-            await asyncio.wait([self.task])
-        if not self.engine.stopped:
-            self.engine.stop()
-
-    def call(self, method: str, request: object) -> object:
-        client = RpcClient(self.config.admin.listen, "farswap-host", HANG_GUARD_S)
-        try:
-            stub = host_admin_pb2_grpc.HostAdminStub(client.channel)
-            return client.call(getattr(stub, method), request)
-        finally:
-            client.close()
 
 
 @pytest.fixture
