@@ -15,6 +15,7 @@
 //   the write fails                                 members are local again; it is discarded, since
 //                                                   a server may have it
 #include <algorithm>
+#include <bit>
 #include <cstring>
 #include <utility>
 
@@ -140,19 +141,18 @@ std::size_t Shrinker::FinishUnit(const PageObject& unit, PutResult result) {
       Owner().Of(record).Count(Counter::writeback_raced);
     }
   }
-  if (!table.AnyInUnit(first)) DiscardUnitLater(first);
+  if (!table.AnyInUnit(first)) tier_->stale_.MarkBundle(first);
   return acked;
 }
 
 // Any unit of these slots that servers have is older than the next one that is sent. Where a newer
 // one was sent since the mark, it is in the place of what was meant.
-void Shrinker::CollectStaleUnits(std::size_t chunk) {
-  std::uint32_t units = stale_units_[chunk].exchange(0);
-  for (; units != 0; units &= units - 1) {
-    const auto first = static_cast<SlotIndex>(
-        chunk * kDiscardChunk + static_cast<std::size_t>(std::countr_zero(units)) * kUnitSlots);
+void Shrinker::CollectStaleUnits(const StaleObjects::Chunk& chunk) {
+  for (std::uint32_t units = chunk.bundles; units != 0; units &= units - 1) {
+    const auto unit = static_cast<SlotIndex>(std::countr_zero(units));
+    const SlotIndex first = chunk.first + unit * kUnitSlots;
     const auto lock = tier_->table_->Lock(first);
-    if (!tier_->table_->AnyInUnit(first)) stale_.push_back({UnitKeyOf(first), unit_version_});
+    if (!tier_->table_->AnyInUnit(first)) discards_.push_back({UnitKeyOf(first), unit_version_});
   }
 }
 

@@ -1,7 +1,6 @@
 #include "tier/shrinker.h"
 
 #include <algorithm>
-#include <bit>
 #include <utility>
 
 #include "base/thread.h"
@@ -25,19 +24,21 @@ Result<std::unique_ptr<LockedMapping>> Shrinker::CreateArenas() {
 Shrinker::Shrinker(TierImpl* tier, std::unique_ptr<LockedMapping> arenas)
     : tier_(tier),
       accept_percent_(tier->config_.accept_threshold_percent),
-      discards_((tier->table_->slots() / kDiscardChunk + 64) / 64),
-      stale_units_(tier->table_->slots() / kDiscardChunk + 1),
       debts_(Groups::kGroupsMax),
       group_shrinking_(Groups::kGroupsMax),
       arenas_(std::move(arenas)) {
   sources_.reserve(Groups::kGroupsMax);
   sweeping_.reserve(Groups::kGroupsMax);
-  stale_.reserve(RemoteStore::kDiscardsMax);
+  discards_.reserve(RemoteStore::kDiscardsMax);
   for (std::size_t i = 0; i < kBatches; ++i) {
     batches_[i].shrinker = this;
     batches_[i].arena = arenas_->data() + i * PutBatch::kPagesMax * kPageBytes;
     free_batches_.push_back(&batches_[i]);
   }
+  tier_->stale_.OnFirstMark([this] {
+    std::lock_guard lock(mutex_);
+    wake_.notify_one();
+  });
   thread_ = StartThread("fs-shrinker", [this] { Run(); });
 }
 
@@ -112,14 +113,13 @@ void Shrinker::Run() {
     wake_wanted_.store(false);
     lock.unlock();
     const Step step = WorkOnce();
-    const bool discards = discards_pending_.load();
-    if (discards && step != Step::kWorked) FlushDiscards();
+    if (step != Step::kWorked && tier_->stale_.any()) FlushDiscards();
     lock.lock();
     if (stopping_ || step == Step::kWorked || wake_wanted_.load()) continue;
     if (step == Step::kBlocked) {
       // A finished batch wakes us, and so does a new waiter; a server that came back does not.
       wake_.wait_for(lock, std::max(kBackoffMin, backoff_));
-    } else if (discards_pending_.load()) {
+    } else if (tier_->stale_.any()) {
       wake_.wait_for(lock, kDiscardDelay);
     } else {
       wake_.wait(lock);
@@ -294,46 +294,31 @@ Shrinker::Step Shrinker::SweepStep() {
   return Step::kWorked;
 }
 
-void Shrinker::DiscardLater(SlotIndex slot) {
-  const SlotIndex chunk = slot / kDiscardChunk;
-  discards_[chunk / 64].fetch_or(std::uint64_t{1} << chunk % 64);
-  if (discards_pending_.exchange(true)) return;
-  std::lock_guard lock(mutex_);
-  wake_.notify_one();
-}
-
-void Shrinker::DiscardUnitLater(SlotIndex slot) {
-  stale_units_[slot / kDiscardChunk].fetch_or(1u << slot / kUnitSlots % kUnitsOfChunk);
-  DiscardLater(slot);
-}
-
 // What a server does not take now stays marked, in the table where there is room for all of it.
 void Shrinker::FlushDiscards() {
-  discards_pending_.store(false);
-  for (std::size_t word = 0; word < discards_.size(); ++word) {
-    std::uint64_t chunks = discards_[word].exchange(0);
-    for (; chunks != 0; chunks &= chunks - 1) {
-      const std::size_t chunk = word * 64 + static_cast<std::size_t>(std::countr_zero(chunks));
-      const auto first = static_cast<SlotIndex>(chunk * kDiscardChunk);
-      if (!tier_->remote_->TakesDiscards(first)) {
-        DiscardLater(first);
-        continue;
-      }
-      CollectDiscards(chunk);
-      if (stale_.empty()) continue;
-      tier_->remote_->Discard(stale_);
-      Owner().At(kRootGroup).Count(Counter::discards_sent, stale_.size());
-      stale_.clear();
+  StaleObjects& stale = tier_->stale_;
+  stale.BeginRound();
+  SlotIndex from = 0;
+  while (const auto chunk = stale.TakeChunk(from)) {
+    from = chunk->first + StaleObjects::kChunkSlots;
+    if (!tier_->remote_->TakesDiscards(chunk->first)) {
+      stale.PutBack(*chunk);
+      continue;
     }
+    CollectDiscards(*chunk);
+    if (discards_.empty()) continue;
+    tier_->remote_->Discard(discards_);
+    Owner().At(kRootGroup).Count(Counter::discards_sent, discards_.size());
+    discards_.clear();
   }
 }
 
 // Takes the stale remote pages and units of a chunk of slots.
-void Shrinker::CollectDiscards(std::size_t chunk) {
+void Shrinker::CollectDiscards(const StaleObjects::Chunk& chunk) {
   CollectStaleUnits(chunk);
-  const std::uint64_t end = std::min(tier_->table_->slots(), (chunk + 1) * kDiscardChunk);
-  for (std::uint64_t index = chunk * kDiscardChunk; index < end; ++index) {
-    const auto slot = static_cast<SlotIndex>(index);
+  const std::uint64_t end =
+      std::min<std::uint64_t>(tier_->table_->slots(), chunk.first + StaleObjects::kChunkSlots);
+  for (SlotIndex slot = chunk.first; slot < end; ++slot) {
     const auto lock = tier_->table_->Lock(slot);
     SlotRecord record = tier_->table_->Get(slot);
     if (!record.stale_remote) continue;
@@ -341,11 +326,11 @@ void Shrinker::CollectDiscards(std::size_t chunk) {
     // on its way there may have gone when there were fewer laps: the discard must not reach it, and
     // may not be needed.
     if (record.state == SlotState::kWriting && !record.in_unit) {
-      DiscardLater(slot);
+      tier_->stale_.Mark(slot);
       continue;
     }
     // Whatever servers have is older than the record, and what they will have is not.
-    stale_.push_back({slot, tier_->ObjectVersionOf(record) - 1});
+    discards_.push_back({slot, tier_->ObjectVersionOf(record) - 1});
     record.stale_remote = 0;
     tier_->table_->Set(slot, record);
   }

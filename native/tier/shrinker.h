@@ -30,6 +30,7 @@
 #include "tier/page.h"
 #include "tier/pool.h"
 #include "tier/remote_store.h"
+#include "tier/stale.h"
 #include "tier/tier.h"
 #include "tier/unit.h"
 
@@ -56,11 +57,6 @@ class Shrinker {
 
   /// Whether anything below a group can leave the pool at all. Without a lock.
   bool MayMakeRoom(GroupIndex group) const;
-
-  /// The slot's record says that its remote page is stale. Never fails; the slot's lock is held.
-  void DiscardLater(SlotIndex slot);
-  /// No page of the slot's unit is in the unit's object any more. Likewise.
-  void DiscardUnitLater(SlotIndex slot);
 
   void SetAcceptThreshold(std::uint32_t percent);
   std::uint32_t accept_threshold_percent() const {
@@ -149,14 +145,14 @@ class Shrinker {
   bool PackRun(Batch* batch, const Batch::Run& run, PageObject* unit);
   void MarkUnit(const Batch& batch, const Batch::Run& run);
   std::size_t FinishUnit(const PageObject& unit, PutResult result);
-  void CollectStaleUnits(std::size_t chunk);
+  void CollectStaleUnits(const StaleObjects::Chunk& chunk);
 
   void FinishBatch(Batch* batch);
   std::size_t FinishPage(const PageObject& page, PutResult result);
   void Settle(SlotIndex slot, PutResult result, std::size_t sent_bytes, Codec codec);
   void ReportProgress(GroupIndex group);
   void FlushDiscards();
-  void CollectDiscards(std::size_t chunk);
+  void CollectDiscards(const StaleObjects::Chunk& chunk);
   std::uint64_t PendingEntryBytes() const;
   std::uint64_t HighBytes(std::uint64_t limit) const {
     return limit * (100 + accept_threshold_percent()) / 200;
@@ -174,16 +170,6 @@ class Shrinker {
   std::atomic<int> recompress_level_{0};  // of zstd; 0: off
   std::atomic<bool> packing_{false};
 
-  // One bit a chunk of slots in which some remote page is stale: the slots' records say which.
-  static constexpr SlotIndex kDiscardChunk = 512;
-  std::vector<std::atomic<std::uint64_t>> discards_;
-  // Of such a chunk, one bit a unit: servers may hold its object, and no page is in it any more.
-  static constexpr SlotIndex kUnitsOfChunk = 32;
-  static_assert(kDiscardChunk == kUnitsOfChunk * kUnitSlots);
-  static_assert(kDiscardChunk + kUnitsOfChunk <= RemoteStore::kDiscardsMax);
-  static_assert(kShardSlots % kDiscardChunk == 0);
-  std::vector<std::atomic<std::uint32_t>> stale_units_;
-  std::atomic<bool> discards_pending_{false};
   std::atomic<bool> shrinking_{false};
   std::atomic<bool> wake_wanted_{false};
   std::atomic<std::uint64_t> in_flight_bytes_{0};  // entry bytes that acknowledgements will free
@@ -203,7 +189,7 @@ class Shrinker {
   GroupIndex last_source_ = kRootGroup;
   GroupIndex last_limited_ = kRootGroup;
   std::vector<bool> group_shrinking_;
-  std::vector<DiscardItem> stale_;  // collected, not sent yet
+  std::vector<DiscardItem> discards_;  // collected, not sent yet
   std::vector<GroupIndex> sweeping_;
   std::uint64_t sweep_slot_ = 0;
   const std::unique_ptr<LockedMapping> arenas_;

@@ -46,6 +46,7 @@ TierImpl::TierImpl(const TierConfig& config, RemoteStore* remote, std::unique_pt
       table_(std::move(table)),
       pool_(std::move(pool)),
       groups_(pool_.get()),
+      stale_(table_->slots()),
       stores_(this),
       shrinker_(this, std::move(arenas)) {}
 
@@ -120,8 +121,8 @@ void TierImpl::Replace(SlotIndex slot, SlotRecord next) {
   DropEntry(old);
   if (was_remote) groups_.Add(groups_.Lock(old.group), {0, 0, -1});
   // What is being written comes back as raced, and is discarded then.
-  if (next.stale_remote) shrinker_.DiscardLater(slot);
-  if (old.in_unit && !table_->AnyInUnit(slot)) shrinker_.DiscardUnitLater(slot);
+  if (next.stale_remote) stale_.Mark(slot);
+  if (old.in_unit && !table_->AnyInUnit(slot)) stale_.MarkBundle(slot);
 }
 
 GroupIndex TierImpl::GroupHint(SlotIndex slot) {

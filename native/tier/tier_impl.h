@@ -16,6 +16,7 @@
 #include "tier/pool.h"
 #include "tier/shrinker.h"
 #include "tier/slot_table.h"
+#include "tier/stale.h"
 #include "tier/store_queue.h"
 #include "tier/tier.h"
 #include "tier/unit.h"
@@ -182,6 +183,7 @@ class TierImpl final : public Tier {
   const std::unique_ptr<SlotTable> table_;
   const std::unique_ptr<Pool> pool_;
   tier::Groups groups_;
+  StaleObjects stale_;
   std::atomic<const std::atomic<SlotWord>*> words_{nullptr};
   std::atomic<CgroupId> label_{kUnknownCgroup};
   std::atomic<std::uint64_t> payload_bytes_{0};

@@ -293,7 +293,7 @@ std::size_t Shrinker::FinishPage(const PageObject& page, PutResult result) {
   if (record.state == SlotState::kRemote && !record.in_unit) return 0;  // sent since, in its place
   record.stale_remote = 1;
   tier_->table_->Set(page.slot, record);
-  DiscardLater(page.slot);
+  tier_->stale_.Mark(page.slot);
   return 0;
 }
 
@@ -319,7 +319,7 @@ void Shrinker::Settle(SlotIndex slot, PutResult result, std::size_t sent_bytes, 
     record.away = {record.in_unit ? 0 : static_cast<std::uint32_t>(sent_bytes), 0};
     record.referenced = 0;
     if (!record.in_unit) record.stale_remote = 0;  // it took the stale page's place
-    if (record.stale_remote) DiscardLater(slot);
+    if (record.stale_remote) tier_->stale_.Mark(slot);
   }
   tier_->CountState(record, +1);
   tier_->table_->Set(slot, record);
