@@ -112,9 +112,10 @@ class KernelFiles:
 
         "0:0" is the swap area that was activated first (kernel/power/swap.c, swsusp_swap_check).
         """
-        if "disk" not in self._text("sys/power/state").split():
+        states = kernel_tables.rows(self._bytes("sys/power/state"))
+        if not any(b"disk" in line for line in states):
             return None
-        return self._text("sys/power/resume").strip() or None
+        return self._bytes("sys/power/resume").decode().strip() or None
 
     def local_addresses(self) -> set[str]:
         """The IP addresses of this machine, canonical, in the network namespace of this process."""
