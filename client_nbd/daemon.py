@@ -21,7 +21,6 @@ import resource
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-import uvloop
 from farswap.client_nbd import admin_service, findings, kernel_files, volume_claims
 from farswap.client_nbd.ahead_shrinker import AheadShrinker
 from farswap.client_nbd.attach import KernelDevice
@@ -93,7 +92,7 @@ def run(
     """Serves until a signal. Raises an error of farswap's tree when the start fails."""
     log.configure(config.log.format)
     with volume_claims.claimed(config):
-        uvloop.run(_Host(config, protections, files or KernelFiles()).serve(make_engine))
+        lifecycle.run(_Host(config, protections, files or KernelFiles()).serve(make_engine))
 
 
 class _Host:

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 import click
 from farswap.client_nbd import config as host_config
-from farswap.common import cli, lifecycle
+from farswap.common import cli, startup
 from farswap.common.address import HOST_ADMIN, Address
 from farswap.common.errors import StartError
 
@@ -46,8 +46,8 @@ def command(
     if check_config:
         click.echo(f"{config or host_config.DEFAULT_CONFIG}: good")
         return
+    startup.become_daemon()
     protections = _enter_reclaim_path(loaded)
-    lifecycle.choose_grpc_polling()
     # Only now: importing the daemon loads grpc.
     from farswap.client_nbd import daemon  # noqa: PLC0415
 

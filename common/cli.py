@@ -6,17 +6,30 @@ the program's name. Imports neither grpc nor the native core.
 
 from __future__ import annotations
 
+import io
 import os
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, NoReturn, TypeVar
+from typing import Any, NoReturn, TextIO, TypeVar
 
 import click
+from farswap.common import startup
 from farswap.common.address import Address
 from farswap.common.errors import EXIT_FAILED, ConfigError, FarswapError, exit_code
 
 Command = TypeVar("Command", bound=Callable[..., Any])
+
+# Set, an error that is a bug of ours ends the program with its traceback.
+_TRACEBACK_VARIABLE = "FARSWAP_TRACEBACK"
+_EXPECTED = (
+    click.ClickException,
+    click.exceptions.Exit,
+    click.Abort,
+    KeyboardInterrupt,
+    OSError,
+    FarswapError,
+)
 
 
 def _show_version(context: click.Context, _: click.Parameter, *, wanted: bool) -> None:
@@ -72,39 +85,72 @@ def address_option(option: str | None, variable: str, default: Address) -> Addre
 
 def run(program: str, command: click.Command, args: list[str] | None = None) -> NoReturn:
     """Runs a click command to the end of the process, every error a clear line."""
+    startup.open_standard_descriptors()
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            # What the encoding of the locale does not have is escaped.
+            stream.reconfigure(errors="backslashreplace")
     # gRPC's own lines on stderr repeat, in other words, what our errors say.
     os.environ.setdefault("GRPC_VERBOSITY", "NONE")
+    code = 0
     try:
         command.main(args=args, prog_name=program, standalone_mode=False)
-        sys.stdout.flush()
-    except click.exceptions.Exit as end:
-        sys.exit(end.exit_code)
-    except click.exceptions.NoArgsIsHelpError as help_wanted:
-        print(help_wanted.format_message(), file=sys.stderr)
-        sys.exit(2)
-    except click.ClickException as error:
-        say_error(program, error.format_message())
-        sys.exit(error.exit_code)
-    except (click.Abort, KeyboardInterrupt):
-        say_error(program, "interrupted")
-        sys.exit(EXIT_FAILED)
-    except OSError as error:
-        # Who read our output has enough, or there is no room for it. What is left goes nowhere,
-        # also at the interpreter's end.
-        if not isinstance(error, BrokenPipeError):
+    except (Exception, KeyboardInterrupt) as error:
+        if not isinstance(error, _EXPECTED) and os.environ.get(_TRACEBACK_VARIABLE):
+            raise
+        code = _explain(program, error)
+    sys.exit(_end_output(program, code))
+
+
+def _explain(program: str, error: BaseException) -> int:
+    """Says what happened, and returns the exit code that tells it."""
+    code = EXIT_FAILED
+    match error:
+        case click.exceptions.Exit():
+            code = error.exit_code
+        case click.exceptions.NoArgsIsHelpError():
+            print(error.format_message(), file=sys.stderr)
+            code = error.exit_code
+        case click.ClickException():
+            say_error(program, error.format_message())
+            code = error.exit_code
+        case click.Abort() | KeyboardInterrupt():
+            say_error(program, "interrupted")
+        case BrokenPipeError():
+            pass  # who read our output has enough
+        case OSError():
             say_error(program, str(error))
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        sys.exit(EXIT_FAILED)
-    except ConfigError as error:
-        for problem in error.problems:
-            say_error(program, problem)
-        sys.exit(exit_code(error))
-    except FarswapError as error:
-        say_error(program, str(error))
-        sys.exit(exit_code(error))
-    sys.exit(0)
+        case ConfigError():
+            for problem in error.problems:
+                say_error(program, problem)
+            code = exit_code(error)
+        case FarswapError():
+            say_error(program, str(error))
+            code = exit_code(error)
+        case _:
+            what = " ".join(f"{type(error).__name__}: {error}".split())
+            say_error(program, f"internal error: {what}; set {_TRACEBACK_VARIABLE}=1 to see where")
+    return code
+
+
+def _end_output(program: str, code: int) -> int:
+    """The exit code, which is that of a failure where the last of our output cannot be written."""
+    try:
+        sys.stdout.flush()
+    except OSError as error:
+        _give_up(sys.stdout)
+        return code or _explain(program, error)
+    return code
 
 
 def say_error(program: str, message: str) -> None:
-    """One line on stderr."""
-    print(f"{program}: {message}", file=sys.stderr)
+    """One line on stderr, if that can be written."""
+    try:
+        print(f"{program}: {message}", file=sys.stderr)
+    except OSError:
+        _give_up(sys.stderr)
+
+
+def _give_up(stream: TextIO) -> None:
+    """What `stream` could not write goes nowhere, also when the interpreter ends."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())

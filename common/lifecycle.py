@@ -1,4 +1,4 @@
-"""A daemon's life: its gRPC, the ready line, systemd, signals, the order of stopping.
+"""A daemon's life: the ready line, systemd, signals, the order of stopping.
 
 Order: parts start one after the other, each `push`ed on a `StopStack` once it runs; when all
 run, `announce_ready()`; then the daemon waits on `StopSignals`; then `StopStack.stop()` stops
@@ -12,26 +12,30 @@ import asyncio
 import os
 import signal
 import socket
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
+import uvloop
 from farswap.common import log
+from farswap.common.errors import FarswapError
 from farswap.common.line_writer import LineWriter
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable
+    from collections.abc import Awaitable, Callable, Coroutine
 
 _log = log.logger("lifecycle")
 
 _STDOUT = 1
 
 
-def choose_grpc_polling() -> None:
-    """Has gRPC wait by poll(2), unless the environment says otherwise. Call it before gRPC loads.
-
-    gRPC 1.51 hands an epoll set from thread to thread at every event; with the few descriptors of
-    a daemon, poll is quicker: a fetched page took 2.1 instead of 3.4 times a raw TCP ping-pong.
-    """
-    os.environ.setdefault("GRPC_POLL_STRATEGY", "poll")
+def run(serve: Coroutine[Any, Any, None]) -> None:
+    """Runs a daemon on an event loop of its own. Raises what `serve` raises; logs a bug first."""
+    try:
+        uvloop.run(serve)
+    except FarswapError:
+        raise
+    except Exception:
+        _log.exception("ended by an internal error")
+        raise
 
 
 def announce_ready(**fields: str | int) -> None:

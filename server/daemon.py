@@ -12,11 +12,9 @@ from __future__ import annotations
 
 import asyncio
 import os
-import resource
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-import uvloop
 from farswap.common import lifecycle, log, metrics
 from farswap.common.errors import StartError
 from farswap.common.metrics_http import MetricsServer
@@ -64,8 +62,7 @@ def native_pages(config: ServerConfig) -> PageServer:
 def run(config: ServerConfig, make_pages: PagesFactory = native_pages) -> None:
     """Serves until a signal. Raises an error of farswap's tree when the start fails."""
     log.configure(config.log.format)
-    _allow_many_files()
-    uvloop.run(_serve(config, make_pages))
+    lifecycle.run(_serve(config, make_pages))
 
 
 async def _serve(config: ServerConfig, make_pages: PagesFactory) -> None:
@@ -119,10 +116,3 @@ def _make_directory(path: Path) -> None:
         raise StartError(f"store {path}: there is no directory {path.parent}") from error
     except OSError as error:
         raise StartError(f"store {path}: {error.strerror}") from error
-
-
-def _allow_many_files() -> None:
-    """RocksDB keeps a descriptor per file of 64 MiB: a terabyte is above the usual soft limit."""
-    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    if soft != hard:
-        resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 import click
-from farswap.common import cli, lifecycle
+from farswap.common import cli, startup
 from farswap.server import config as server_config
 
 if TYPE_CHECKING:
@@ -29,7 +29,7 @@ def command(config: Path | None, check_config: bool, overrides: tuple[str, ...])
     if check_config:
         click.echo(f"{path}: good")
         return
-    lifecycle.choose_grpc_polling()
+    startup.become_daemon()
     # Only now: importing the daemon loads grpc, which a wrong configuration does not need.
     from farswap.server import daemon  # noqa: PLC0415
 

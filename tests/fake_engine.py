@@ -113,7 +113,7 @@ class FakeEngine:
             version=3,
             codec=2,
             size_bytes=1234,
-            stored_boot_s=int(time.time()) - 60,
+            stored_boot_s=int(time.clock_gettime(time.CLOCK_BOOTTIME)) - 60,
             fill=0,
             referenced=True,
             verified=True,
