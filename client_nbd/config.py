@@ -15,6 +15,7 @@ from farswap.common import config_sections
 from farswap.common.address import HOST_ADMIN, Address
 from farswap.common.compressor import Compressor, Recompressor
 from farswap.common.config import Section
+from farswap.common.config_sections import KEEPALIVE_DEFAULT, Keepalive
 from farswap.common.errors import ConfigError
 from farswap.common.units import PAGE_BYTES, ByteSize, Milliseconds
 
@@ -99,6 +100,7 @@ class NbdSection(Section, frozen=True):
     allow_remote: bool = False
     connections_max: Annotated[int, msgspec.Meta(ge=1, le=1024)] = 64
     handshake_timeout: Milliseconds = Milliseconds(10_000)
+    keepalive: Keepalive = KEEPALIVE_DEFAULT
 
 
 class TierSection(Section, frozen=True):
@@ -149,6 +151,7 @@ class AdminSection(Section, frozen=True):
     """[admin]: where farswapctl connects."""
 
     listen: Address = HOST_ADMIN
+    keepalive: Keepalive = KEEPALIVE_DEFAULT
 
 
 class MetricsSection(config_sections.MetricsSection, frozen=True):

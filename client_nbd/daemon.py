@@ -138,6 +138,7 @@ class _Host:
             engine=engine,
             connections_max=config.nbd.connections_max,
             handshake_timeout_ms=config.nbd.handshake_timeout,
+            keepalive_ms=config.nbd.keepalive,
         )
         parts.push("nbd", listener.stop)
         listen = await listener.start(config.nbd.listen)
@@ -245,7 +246,7 @@ def _refuse_more_than_there_is(config: HostConfig, files: KernelFiles) -> None:
 async def _serve_operators(host: RunningHost, parts: lifecycle.StopStack) -> dict[str, str]:
     """Starts admin service and metrics; returns where they listen, for the ready line."""
     doctor = Doctor(host)
-    admin = RpcServer(host.config.admin.listen)
+    admin = RpcServer(host.config.admin.listen, host.config.admin.keepalive)
     service = admin_service.HostAdminService(host, doctor)
     admin.add(
         admin_service.SERVICE_NAME,

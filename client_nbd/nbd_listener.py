@@ -66,11 +66,13 @@ class NbdListener:
         engine: Engine,
         connections_max: int,
         handshake_timeout_ms: int,
+        keepalive_ms: int,
     ) -> None:
         self._export = Export(export_name, export_bytes, "farswap swap device")
         self._engine = engine
         self._connections_max = connections_max
         self._handshake_timeout_s = handshake_timeout_ms / 1000
+        self._keepalive_ms = keepalive_ms
         self._handshakes = asyncio.Semaphore(HANDSHAKES_MAX)
         self._listening: list[socket.socket] = []
         self._unix_paths: list[Path] = []
@@ -108,6 +110,8 @@ class NbdListener:
         self._listening.append(sock)
         if real.is_unix:
             self._unix_paths.append(Path(real.path))
+        else:
+            listening.drop_vanished(sock, self._keepalive_ms)
         return real
 
     async def _accept(self, listening: socket.socket) -> None:

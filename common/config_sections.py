@@ -2,10 +2,33 @@
 
 # The decoder reads the annotations at run time: no `from __future__ import annotations` here.
 from collections.abc import Iterable
-from typing import Literal
+from typing import Literal, Self
 
 from farswap.common.address import Address
 from farswap.common.config import Section
+from farswap.common.units import Milliseconds
+
+# The kernel probes in whole seconds, and three of them at least must fit.
+_KEEPALIVE_MS_MIN = 3000
+# A third of it is at most what TCP_KEEPIDLE takes.
+_KEEPALIVE_MS_MAX = 86_400_000
+
+
+class Keepalive(Milliseconds):
+    """How long a TCP peer's machine may be silent before its connections are ended."""
+
+    @classmethod
+    def parse(cls, text: object) -> Self:
+        """Raises ValueError with the operator's message."""
+        span = super().parse(text)
+        if span < _KEEPALIVE_MS_MIN:
+            raise ValueError(f"{span} is less than {Milliseconds(_KEEPALIVE_MS_MIN)}")
+        if span > _KEEPALIVE_MS_MAX:
+            raise ValueError(f"{span} is more than {Milliseconds(_KEEPALIVE_MS_MAX)}")
+        return span
+
+
+KEEPALIVE_DEFAULT = Keepalive(30_000)
 
 
 class MetricsSection(Section, frozen=True):

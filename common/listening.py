@@ -1,4 +1,4 @@
-"""Listening stream sockets at an `Address`, for services that are not gRPC's."""
+"""Listening stream sockets at an `Address`, and how their clients are noticed to have vanished."""
 
 from __future__ import annotations
 
@@ -14,6 +14,23 @@ if TYPE_CHECKING:
     from farswap.common.address import Address
 
 _BACKLOG = 128
+
+
+def drop_vanished(listening: socket.socket, keepalive_ms: int) -> None:
+    """Ends TCP connections accepted here whose peer's machine stays silent for so long.
+
+    Accepted sockets inherit the options. The kernel probes a connection on which nothing has come
+    for a third of the time. TCP_USER_TIMEOUT takes the place of TCP_KEEPCNT and also ends a
+    connection whose data waits for so long: unacknowledged, or because a live peer reads nothing.
+    The last is meant: such a peer holds a thread, and may connect again.
+    """
+    listening.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+    for option, value in (
+        (socket.TCP_KEEPIDLE, max(1, keepalive_ms // 3000)),
+        (socket.TCP_KEEPINTVL, max(1, keepalive_ms // 9000)),
+        (socket.TCP_USER_TIMEOUT, keepalive_ms),
+    ):
+        listening.setsockopt(socket.IPPROTO_TCP, option, value)
 
 
 async def listen(address: Address) -> tuple[socket.socket, Address]:

@@ -25,6 +25,10 @@ if TYPE_CHECKING:
     from farswap.v1 import types_pb2
 
 
+_PING_AFTER_MS = 10_000
+_PING_TIMEOUT_MS = 5_000
+
+
 class _HasInfo(Protocol):
     @property
     def info(self) -> types_pb2.ServerInfo: ...
@@ -48,6 +52,11 @@ class RpcClient:
                 ("grpc.enable_http_proxy", 0),
                 # The default authority of unix sockets, percent-encoded, is refused by some peers.
                 ("grpc.default_authority", "localhost"),
+                # A call without a deadline of its own ends when the daemon's gRPC is silent.
+                ("grpc.keepalive_time_ms", _PING_AFTER_MS),
+                ("grpc.keepalive_timeout_ms", _PING_TIMEOUT_MS),
+                ("grpc.http2.ping_timeout_ms", _PING_TIMEOUT_MS),
+                ("grpc.http2.max_pings_without_data", 0),
             ],
         )
 

@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any, NoReturn, cast
 import grpc
 import grpc.aio
 from farswap.common import log, text, unix_socket
+from farswap.common.config_sections import KEEPALIVE_DEFAULT
 from farswap.common.errors import BindError, FarswapError, status_name
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection
@@ -41,11 +42,8 @@ _log = log.logger("admin")
 # Admin messages are small; this is far above a status with thousands of connections.
 _MESSAGE_BYTES_MAX = 4 << 20
 
-_OPTIONS = [
-    # Two daemons on one port would each get a part of the calls.
-    ("grpc.so_reuseport", 0),
-    ("grpc.max_receive_message_length", _MESSAGE_BYTES_MAX),
-]
+# Clients ping a daemon that owes them an answer; by default gRPC cuts them off for it.
+_CLIENT_PING_INTERVAL_MS = 1000
 
 
 class RpcServer:
@@ -54,9 +52,11 @@ class RpcServer:
     Raises BindError from the constructor. Call it on the event loop that is to serve.
     """
 
-    def __init__(self, listen: Address) -> None:
+    def __init__(self, listen: Address, keepalive_ms: int = KEEPALIVE_DEFAULT) -> None:
         self._server = grpc.aio.server(
-            interceptors=[_ErrorsToStatus()], options=_OPTIONS, maximum_concurrent_rpcs=64
+            interceptors=[_ErrorsToStatus()],
+            options=_options(listen, keepalive_ms),
+            maximum_concurrent_rpcs=64,
         )
         self._health: Any = health.aio.HealthServicer()  # type: ignore[attr-defined]
         self._names = [health.SERVICE_NAME, reflection.SERVICE_NAME]
@@ -81,6 +81,26 @@ class RpcServer:
         await self._server.stop(grace_s)
         if self.address.is_unix:
             unix_socket.remove(Path(self.address.path))
+
+
+def _options(listen: Address, keepalive_ms: int) -> list[tuple[str, int]]:
+    options = [
+        # Two daemons on one port would each get a part of the calls.
+        ("grpc.so_reuseport", 0),
+        ("grpc.max_receive_message_length", _MESSAGE_BYTES_MAX),
+        ("grpc.http2.min_ping_interval_without_data_ms", _CLIENT_PING_INTERVAL_MS),
+        # Of a connection that does not begin with HTTP/2.
+        ("grpc.server_handshake_timeout_ms", keepalive_ms),
+    ]
+    if not listen.is_unix:
+        # These also make gRPC set TCP_USER_TIMEOUT. The kernel tells the end of a unix peer.
+        options += [
+            ("grpc.keepalive_time_ms", keepalive_ms * 2 // 3),
+            ("grpc.keepalive_timeout_ms", keepalive_ms // 3),
+            ("grpc.http2.ping_timeout_ms", keepalive_ms // 3),
+            ("grpc.keepalive_permit_without_calls", 1),
+        ]
+    return options
 
 
 def _bind(server: grpc.aio.Server, listen: Address) -> Address:

@@ -8,6 +8,7 @@ from farswap.common import config as common_config
 from farswap.common import config_sections
 from farswap.common.address import SERVER_ADMIN, Address
 from farswap.common.config import Section
+from farswap.common.config_sections import KEEPALIVE_DEFAULT, Keepalive
 from farswap.common.units import ByteSize
 
 DEFAULT_CONFIG = Path("/etc/farswap/server.toml")
@@ -21,6 +22,7 @@ class ServerSection(Section, frozen=True):
 
     listen: Address
     advertise: Address | None = None
+    keepalive: Keepalive = KEEPALIVE_DEFAULT
 
 
 class StoreSection(Section, frozen=True):
@@ -35,6 +37,7 @@ class AdminSection(Section, frozen=True):
     """[admin]: where farswapctl and health checks connect."""
 
     listen: Address = SERVER_ADMIN
+    keepalive: Keepalive = KEEPALIVE_DEFAULT
 
 
 class ServerConfig(Section, frozen=True):

@@ -54,6 +54,7 @@ def native_pages(config: ServerConfig) -> PageServer:
             path=config.store.path,
             capacity_bytes=config.store.capacity,
             block_cache_bytes=config.store.block_cache,
+            keepalive_ms=config.server.keepalive,
         )
     except RuntimeError as error:
         raise StartError(str(error)) from error
@@ -88,7 +89,7 @@ async def _start(
     advertise = config.server.advertise or listen
     if not advertise.port:
         advertise = advertise.with_port(pages.port)
-    admin = RpcServer(config.admin.listen)
+    admin = RpcServer(config.admin.listen, config.admin.keepalive)
     service = admin_service.ServerAdminService(
         config=config, pages=pages, listen=listen, advertise=advertise, identity=identity
     )

@@ -21,10 +21,12 @@ namespace {
 
 std::unique_ptr<store::PageServer> CreateServer(const std::string& listen, const std::string& path,
                                                 std::uint64_t capacity_bytes,
-                                                std::uint64_t block_cache_bytes) {
+                                                std::uint64_t block_cache_bytes,
+                                                std::uint32_t keepalive_ms) {
   auto server = [&] {
     nb::gil_scoped_release unlocked;
-    return store::PageServer::Create({listen, path, capacity_bytes, block_cache_bytes});
+    return store::PageServer::Create(
+        {listen, path, capacity_bytes, block_cache_bytes, std::chrono::milliseconds(keepalive_ms)});
   }();
   if (!server.ok()) {
     throw std::runtime_error(server.error().message);
@@ -64,7 +66,7 @@ void BindPageServer(nb::module_& m) {
                                 "A store of pages and its gRPC service, on threads of its own. "
                                 "Raises RuntimeError when it cannot be opened or cannot listen.")
       .def(nb::new_(&CreateServer), nb::kw_only(), nb::arg("listen"), nb::arg("path"),
-           nb::arg("capacity_bytes"), nb::arg("block_cache_bytes"))
+           nb::arg("capacity_bytes"), nb::arg("block_cache_bytes"), nb::arg("keepalive_ms"))
       .def_prop_ro("port", &store::PageServer::port, "The bound one.")
       .def("stats", &Stats, nb::sig("def stats(self) -> dict[str, int]"),
            "Gauges and counters, by name.")

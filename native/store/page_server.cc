@@ -19,19 +19,21 @@ constexpr int kSentBytesMax = 4 << 20;
 static_assert(kFetchSlotsMax * (tier::kUnitBytesMax + 64) < kSentBytesMax);
 // Hosts ping every few seconds to notice a dead server; gRPC's default is to cut them off for it.
 constexpr int kClientPingIntervalMs = 1000;
-// A host that is gone without a word frees its streams after these two.
-constexpr int kServerPingIntervalMs = 20000;
-constexpr int kServerPingTimeoutMs = 10000;
 constexpr int kStreamsPerConnectionMax = 64;
 
-void Configure(grpc::ServerBuilder* builder) {
+void Configure(grpc::ServerBuilder* builder, std::chrono::milliseconds keepalive) {
+  const int keepalive_ms = static_cast<int>(keepalive.count());
   builder->SetMaxReceiveMessageSize(kReceivedBytesMax);
   builder->SetMaxSendMessageSize(kSentBytesMax);
   builder->AddChannelArgument(GRPC_ARG_HTTP2_MIN_RECV_PING_INTERVAL_WITHOUT_DATA_MS,
                               kClientPingIntervalMs);
   builder->AddChannelArgument(GRPC_ARG_KEEPALIVE_PERMIT_WITHOUT_CALLS, 1);
-  builder->AddChannelArgument(GRPC_ARG_KEEPALIVE_TIME_MS, kServerPingIntervalMs);
-  builder->AddChannelArgument(GRPC_ARG_KEEPALIVE_TIMEOUT_MS, kServerPingTimeoutMs);
+  // A host that vanishes frees its connections after these two, which also make gRPC set
+  // TCP_USER_TIMEOUT.
+  builder->AddChannelArgument(GRPC_ARG_KEEPALIVE_TIME_MS, keepalive_ms * 2 / 3);
+  builder->AddChannelArgument(GRPC_ARG_KEEPALIVE_TIMEOUT_MS, keepalive_ms / 3);
+  // Of a connection that does not begin with HTTP/2.
+  builder->AddChannelArgument(GRPC_ARG_SERVER_HANDSHAKE_TIMEOUT_MS, keepalive_ms);
   builder->AddChannelArgument(GRPC_ARG_MAX_CONCURRENT_STREAMS, kStreamsPerConnectionMax);
   // Two servers on one port would share the hosts between them.
   builder->AddChannelArgument(GRPC_ARG_ALLOW_REUSEPORT, 0);
@@ -62,7 +64,7 @@ Result<std::unique_ptr<PageServer>> PageServer::Create(const PageServerConfig& c
   impl->store = std::move(store.value());
   impl->service = std::make_unique<PageService>(impl->store.get());
   grpc::ServerBuilder builder;
-  Configure(&builder);
+  Configure(&builder, config.keepalive);
   builder.AddListeningPort(config.listen, grpc::InsecureServerCredentials(), &impl->port);
   impl->service->Register(&builder);
   impl->server = builder.BuildAndStart();

@@ -19,6 +19,7 @@ struct PageServerConfig {
   std::string path;    // of the store; its parent must exist
   std::uint64_t capacity_bytes = 0;
   std::uint64_t block_cache_bytes = 0;
+  std::chrono::milliseconds keepalive{30000};  // a host that is silent for so long is gone
 };
 
 class PageServer {

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import asyncio
+import socket
 import stat
+import threading
 from typing import TYPE_CHECKING
 
 import grpc
 import grpc.aio
 import pytest
-from farswap.common import errors
+from farswap.common import errors, rpc_client, rpc_server
 from farswap.common.address import Address
 from farswap.common.rpc_client import RpcClient
 from farswap.common.rpc_server import RpcServer
@@ -27,6 +29,8 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 SERVICE = "farswap.v1.HostAdmin"
+# Frames of HTTP/2 as a server begins: no bytes, type SETTINGS, no flags, stream 0; its ACK.
+HTTP2_SETTINGS = bytes([0, 0, 0, 4, 0, 0, 0, 0, 0, 0, 0, 0, 4, 1, 0, 0, 0, 0])
 
 
 class Servicer(host_admin_pb2_grpc.HostAdminServicer):
@@ -190,6 +194,43 @@ async def test_a_taken_port_is_told_with_the_reason(running: Running) -> None:
         expected = "Address already in use"
     with pytest.raises(errors.BindError, match=expected):
         RpcServer(running.server.address)
+
+
+def test_a_daemon_that_falls_silent_ends_a_call_without_a_deadline(monkeypatch) -> None:
+    monkeypatch.setattr(rpc_client, "_PING_AFTER_MS", 100)
+    monkeypatch.setattr(rpc_client, "_PING_TIMEOUT_MS", 100)
+
+    def greet_and_fall_silent() -> None:
+        with listening.accept()[0] as accepted:
+            accepted.sendall(HTTP2_SETTINGS)
+            ended.wait(HANG_GUARD_S)
+
+    ended = threading.Event()
+    with socket.create_server(("127.0.0.1", 0)) as listening:
+        threading.Thread(target=greet_and_fall_silent).start()
+        address = Address(host="127.0.0.1", port=listening.getsockname()[1])
+        client = RpcClient(address, "farswap-host", HANG_GUARD_S)
+        stub = host_admin_pb2_grpc.HostAdminStub(client.channel)
+        with pytest.raises(errors.UnreachableError, match="no answer"):
+            next(client.stream(stub.Writeback, pb.WritebackRequest(bytes=2)))
+        client.close()
+        ended.set()
+
+
+async def test_clients_may_ping_for_as_long_as_a_call_lasts(monkeypatch) -> None:
+    """By default gRPC hangs up at the third ping in 5 minutes; it sends one a second at most."""
+    monkeypatch.setattr(rpc_client, "_PING_AFTER_MS", 200)
+    monkeypatch.setattr(rpc_server, "_CLIENT_PING_INTERVAL_MS", 100)
+    made = await start(Address.parse("127.0.0.1:0"))
+    reports = made.client.stream(made.stub.Writeback, pb.WritebackRequest(bytes=2))
+    assert (await asyncio.to_thread(next, reports)).written_bytes == 1
+    try:
+        with pytest.raises(TimeoutError):
+            await asyncio.wait_for(made.servicer.cancelled.wait(), 5)
+    finally:
+        reports.close()
+        made.client.close()
+        await made.server.stop(0)
 
 
 def test_nobody_there_is_told_with_the_reason(short_path: Path) -> None:

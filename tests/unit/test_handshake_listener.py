@@ -72,6 +72,7 @@ def make(
     *,
     connections_max: int = 8,
     handshake_timeout_ms: int = int(HANG_GUARD_S * 1000),
+    keepalive_ms: int = 30_000,
 ) -> NbdListener:
     return NbdListener(
         export_name="swap0",
@@ -79,6 +80,7 @@ def make(
         engine=engine,
         connections_max=connections_max,
         handshake_timeout_ms=handshake_timeout_ms,
+        keepalive_ms=keepalive_ms,
     )
 
 
@@ -144,6 +146,9 @@ def test_tcp_tells_its_port_and_sends_at_once(engine, run) -> None:
             host, port = nbd.sock.getsockname()
             assert peer == f"tcp:{host}:{port}"
             assert sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY) == 1
+            assert sock.getsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE) == 1
+            assert sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPIDLE) == 10
+            assert sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT) == 30_000
         await listener.stop()
 
     run(body())

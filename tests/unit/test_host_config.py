@@ -90,6 +90,8 @@ def test_the_documented_file_is_good(path: Path, machine_id: Path) -> None:
             'nbd.listen=["tcp:0.0.0.0:10809"]',
             "nbd.listen: 0.0.0.0:10809 is not a loopback address, and nbd.allow_remote is false",
         ),
+        ("nbd.keepalive=2s", "nbd.keepalive: 2s is less than 3s"),
+        ("admin.keepalive=2d", "admin.keepalive: 2d is more than 1d"),
         ("shrinker.older_than=999ms", "shrinker.older_than: 999ms is less than 1s"),
         (
             "admin.listen=unix:/run/farswap/swap0.sock",

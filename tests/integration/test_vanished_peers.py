@@ -1,0 +1,122 @@
+"""Peers whose machine loses its power or its network: each daemon frees what it held for them."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import socket
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pytest
+from hang_guard import HANG_GUARD_S
+from nbd_client import READ, NbdClient, request
+from two_machines import NEAR, TwoMachines
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from conftest import MakeHost, MakeServer
+    from daemons import Daemon
+
+pytestmark = [
+    pytest.mark.root,
+    pytest.mark.skipif(os.geteuid() != 0, reason="needs root: makes network namespaces"),
+]
+
+KEEPALIVE = "3s"
+# An HTTP/2 client's first words, with settings that change nothing.
+HTTP2_HELLO = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + bytes([0, 0, 0, 4, 0, 0, 0, 0, 0])
+PAGES_READ_BY_NOBODY = 1024
+
+
+@pytest.fixture
+def machines() -> Iterator[TwoMachines]:
+    made = TwoMachines()
+    yield made
+    made.close()
+
+
+def open_sockets(daemon: Daemon) -> int:
+    count = 0
+    for descriptor in Path(f"/proc/{daemon.pid}/fd").iterdir():
+        with contextlib.suppress(FileNotFoundError):  # closed meanwhile
+            count += str(descriptor.readlink()).startswith("socket:")
+    return count
+
+
+def wait_until_open(daemon: Daemon, count: int) -> None:
+    deadline = time.monotonic() + HANG_GUARD_S
+    while (found := open_sockets(daemon)) != count:
+        assert time.monotonic() < deadline, f"{found} sockets are open, not {count}"
+        time.sleep(0.05)
+
+
+def test_nbd_clients_that_vanish_give_their_places_back(
+    machines: TwoMachines, host_daemon: MakeHost
+) -> None:
+    with machines.near.entered():
+        host = host_daemon(
+            nbd={
+                "listen": [f"tcp:{NEAR}:0"],
+                "allow_remote": True,
+                "connections_max": 3,
+                "keepalive": KEEPALIVE,
+                "handshake_timeout": KEEPALIVE,
+            }
+        )
+        sockets = open_sockets(host)
+        alive = NbdClient.connect_tcp(host.nbd_tcp)
+    with machines.far.entered():
+        idle, reading, greeted = (NbdClient.connect_tcp(host.nbd_tcp) for _ in range(3))
+    with alive, idle, reading, greeted:
+        for client in (alive, idle, reading):
+            client.negotiate()
+        alive.write(0, b"x" * 4096)
+        greeted.receive_greeting()
+        # More than both sockets hold: the daemon's thread waits in the middle of its replies.
+        reading.send(request(READ, 0, 4096) * PAGES_READ_BY_NOBODY)
+        assert idle.read(0, 4096) == b"x" * 4096
+        wait_until_open(host, sockets + 4)
+        machines.cut()
+        # The one within the near machine stays, though it says nothing either.
+        wait_until_open(host, sockets + 1)
+        assert alive.read(0, 4096) == b"x" * 4096
+        with machines.near.entered():
+            others = [NbdClient.connect_tcp(host.nbd_tcp) for _ in range(2)]
+        for other in others:
+            with other:
+                other.negotiate()
+                assert other.read(0, 4096) == b"x" * 4096
+
+
+def test_clients_of_memory_servers_that_vanish_are_let_go(
+    machines: TwoMachines, memory_server: MakeServer
+) -> None:
+    with machines.near.entered():
+        server = memory_server(
+            server={
+                "listen": f"{NEAR}:0",
+                "advertise": f"{NEAR}:0",
+                "keepalive": KEEPALIVE,
+            },
+            admin={"listen": f"{NEAR}:0", "keepalive": KEEPALIVE},
+            metrics={"listen": f"{NEAR}:0"},
+        )
+    addresses = [server.pages, server.admin, server.ready["metrics"]]
+    ports = [int(address.rpartition(":")[2]) for address in addresses]
+    sockets = open_sockets(server)
+    with machines.far.entered():
+        silent = [socket.create_connection((NEAR, port), HANG_GUARD_S) for port in ports]
+        speaking = [socket.create_connection((NEAR, port), HANG_GUARD_S) for port in ports[:2]]
+        for connection in speaking:
+            connection.sendall(HTTP2_HELLO)
+            assert connection.recv(1)
+    wait_until_open(server, sockets + 5)
+    machines.cut()
+    wait_until_open(server, sockets)
+    with machines.near.entered():
+        assert server.ask("server", "show")["pages"] == 0
+    for connection in silent + speaking:
+        connection.close()
