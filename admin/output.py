@@ -9,6 +9,7 @@ object of name to value, null for what is absent.
 from __future__ import annotations
 
 import json
+import re
 import sys
 from typing import TYPE_CHECKING, Literal, TypeVar
 
@@ -80,11 +81,16 @@ def _plain_field(message: Message, name: str) -> object:
 
 
 def enum_name(message: Message, name: str) -> str:
-    """The field's value: `lz4` of CODEC_LZ4, `warning` of LEVEL_WARNING; a newer one's number."""
+    """The field's value: `lz4` of CODEC_LZ4, `disk_full` of SERVER_STATE_DISK_FULL; a newer one's
+    number.
+    """
     number = getattr(message, name)
     kind = message.DESCRIPTOR.fields_by_name[name].enum_type
     value = kind.values_by_number.get(number) if kind is not None else None
-    return value.name.partition("_")[2].lower() if value is not None else str(number)
+    if kind is None or value is None:
+        return str(number)
+    prefix = re.sub("(?<=.)(?=[A-Z])", "_", kind.name).upper() + "_"
+    return value.name.removeprefix(prefix).lower()
 
 
 def print_counters(out: Console, counters: Iterable[types_pb2.Counter]) -> None:

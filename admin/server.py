@@ -39,15 +39,40 @@ def _print(out: Console, status: pb.ServerStatus) -> None:
             str(volume.epoch),
             str(volume.pages),
             output.size(volume.bytes),
-            "garbage, being deleted" if volume.garbage else "live",
+            _state(volume),
+            f"{volume.owner_name} {volume.owner_address}".strip(),
+            _expiry(volume),
             volume.incarnation,
         )
         for volume in status.volumes
     ]
     if volumes:
-        columns = ("host/device", ">epoch", ">pages", ">size", "state", "incarnation")
-        output.print_table(out, "volumes", columns, volumes, spare=("incarnation", "epoch"))
+        columns = (
+            "host/device",
+            ">epoch",
+            ">pages",
+            ">size",
+            "state",
+            "owner",
+            "deleted in",
+            "incarnation",
+        )
+        spare = ("incarnation", "epoch", "owner")
+        output.print_table(out, "volumes", columns, volumes, spare=spare)
     output.print_counters(out, status.counters)
+
+
+def _state(volume: pb.VolumeStatus) -> str:
+    if volume.garbage:
+        return "garbage, being deleted"
+    state = "live" if volume.owner_live else f"silent for {output.span(volume.silent_ms)}"
+    return state if volume.intact else f"{state}, pages may be missing"
+
+
+def _expiry(volume: pb.VolumeStatus) -> str:
+    if volume.garbage or volume.owner_live:
+        return ""
+    return output.span(volume.expires_in_ms) if volume.HasField("expires_in_ms") else "never"
 
 
 def _rows(status: pb.ServerStatus) -> list[output.Row]:
@@ -59,7 +84,9 @@ def _rows(status: pb.ServerStatus) -> list[output.Row]:
     return [
         ("listens", status.listen),
         ("advertises", status.advertise),
-        ("path", status.path),
+        ("store", f"{status.path}, {status.uuid}"),
+        ("run", status.run_id),
+        ("state", output.enum_name(status, "state").replace("_", " ")),
         ("used", used),
         ("on disk", output.size(status.disk_bytes)),
         ("pages", str(status.pages)),

@@ -9,8 +9,8 @@ from __future__ import annotations
 import asyncio
 from typing import TYPE_CHECKING, Any
 
+from farswap.v1 import page_store_pb2, server_admin_pb2_grpc, types_pb2
 from farswap.v1 import server_admin_pb2 as pb
-from farswap.v1 import server_admin_pb2_grpc, types_pb2
 
 if TYPE_CHECKING:
     import grpc.aio
@@ -63,6 +63,10 @@ class ServerAdminService(server_admin_pb2_grpc.ServerAdminServicer):
             volumes=[_volume(volume) for volume in self._pages.volumes()],
             counters=[types_pb2.Counter(name=name, value=value) for name, value in stats.items()],
             writes_stopped=writes_stopped,
+            uuid=self._pages.uuid.hex(),
+            run_id=self._pages.run_id.hex(),
+            state=page_store_pb2.ServerState.Name(self._pages.state),
+            owner_lease_ms=self._config.server.owner_lease,
             **gauges,
         )
 
@@ -77,4 +81,10 @@ def _volume(volume: Volume) -> pb.VolumeStatus:
         pages=volume.pages,
         bytes=volume.bytes,
         garbage=volume.garbage,
+        owner_name=volume.owner.host_name,
+        owner_address=volume.owner.address,
+        owner_live=volume.live,
+        silent_ms=volume.silent_ms,
+        expires_in_ms=volume.expires_in_ms,
+        intact=volume.intact,
     )

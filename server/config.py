@@ -3,18 +3,52 @@
 # The decoder reads the annotations at run time: no `from __future__ import annotations` here.
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Self
 
 from farswap.common import config as common_config
 from farswap.common import config_sections
 from farswap.common.address import SERVER_ADMIN, Address
 from farswap.common.config import Section
 from farswap.common.config_sections import KEEPALIVE_DEFAULT, Keepalive
-from farswap.common.units import ByteSize
+from farswap.common.units import ByteSize, Milliseconds
 
 DEFAULT_CONFIG = Path("/etc/farswap/server.toml")
 # A full batch of the page protocol, 256 incompressible pages, always fits an empty store.
 CAPACITY_BYTES_MIN = 2 << 20
 BLOCK_CACHE_BYTES_MIN = 1 << 20
+OWNER_LEASE_MS_MIN = 500
+OWNER_LEASE_MS_MAX = 600_000
+# Silence is saved by the minute.
+EXPIRE_AFTER_MS_MIN = 60_000
+
+
+class OwnerLease(Milliseconds):
+    """Hosts send a sign of life each fifth of it; the server's clock ticks each 100 ms."""
+
+    @classmethod
+    def parse(cls, text: object) -> Self:
+        """Raises ValueError with the operator's message."""
+        lease = super().parse(text)
+        if not OWNER_LEASE_MS_MIN <= lease <= OWNER_LEASE_MS_MAX:
+            least, most = Milliseconds(OWNER_LEASE_MS_MIN), Milliseconds(OWNER_LEASE_MS_MAX)
+            raise ValueError(f"{lease} is not {least} to {most}")
+        return lease
+
+
+class ExpireAfter(Milliseconds):
+    """A time span of a minute at least, or 0, which is written "off": never."""
+
+    @classmethod
+    def parse(cls, text: object) -> Self:
+        """Raises ValueError with the operator's message."""
+        if text == "off":
+            return cls(0)
+        span = super().parse(text)
+        if span < EXPIRE_AFTER_MS_MIN:
+            raise ValueError(
+                f'{span} is less than {Milliseconds(EXPIRE_AFTER_MS_MIN)}; "off" keeps volumes'
+            )
+        return span
 
 
 class ServerSection(Section, frozen=True):
@@ -23,6 +57,7 @@ class ServerSection(Section, frozen=True):
     listen: Address
     advertise: Address | None = None
     keepalive: Keepalive = KEEPALIVE_DEFAULT
+    owner_lease: OwnerLease = OwnerLease(10_000)
 
 
 class StoreSection(Section, frozen=True):
@@ -31,6 +66,12 @@ class StoreSection(Section, frozen=True):
     path: str
     capacity: ByteSize
     block_cache: ByteSize = ByteSize(1 << 30)
+
+
+class VolumesSection(Section, frozen=True):
+    """[volumes]: what becomes of the volumes of hosts that are silent."""
+
+    expire_after: ExpireAfter = ExpireAfter(7 * 86_400_000)
 
 
 class AdminSection(Section, frozen=True):
@@ -45,6 +86,7 @@ class ServerConfig(Section, frozen=True):
 
     server: ServerSection
     store: StoreSection
+    volumes: VolumesSection
     admin: AdminSection
     metrics: config_sections.MetricsSection
     log: config_sections.LogSection

@@ -23,6 +23,7 @@ from farswap.common.rpc_server import RpcServer
 from farswap.common.version import Identity
 from farswap.server import admin_service
 from farswap.server.metrics import PagesMetrics
+from farswap.server.owner_watch import OwnerWatch
 from farswap.server.store_watch import StoreWatch
 from farswap.v1 import server_admin_pb2_grpc
 
@@ -55,6 +56,8 @@ def native_pages(config: ServerConfig) -> PageServer:
             capacity_bytes=config.store.capacity,
             block_cache_bytes=config.store.block_cache,
             keepalive_ms=config.server.keepalive,
+            owner_lease_ms=config.server.owner_lease,
+            expire_after_ms=config.volumes.expire_after,
         )
     except RuntimeError as error:
         raise StartError(str(error)) from error
@@ -85,6 +88,9 @@ async def _start(
     watch = Periodic("store", StoreWatch(pages, config.store.path).look, _WATCH_EVERY_S)
     parts.push("store watch", watch.stop)
     await watch.start()
+    owner_watch = Periodic("owners", OwnerWatch(pages).look, _WATCH_EVERY_S)
+    parts.push("owner watch", owner_watch.stop)
+    await owner_watch.start()
     listen = config.server.listen.with_port(pages.port)
     advertise = config.server.advertise or listen
     if not advertise.port:

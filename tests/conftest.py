@@ -61,7 +61,11 @@ def memory_server(tmp_path: Path, daemons: list[Daemon]) -> MakeServer:
     def make(**sections: dict[str, object]) -> MemoryServer:
         name = f"server{len(daemons)}"
         defaults: Sections = {
-            "server": {"listen": "127.0.0.1:0", "advertise": "127.0.0.1:0"},
+            "server": {
+                "listen": "127.0.0.1:0",
+                "advertise": "127.0.0.1:0",
+                "owner_lease": "1s",  # a host that is started again waits for it
+            },
             "store": {
                 "path": str(tmp_path / f"{name}.store"),
                 "capacity": "256MiB",

@@ -69,7 +69,7 @@ class Stream:
 
 
 class PageClient:
-    """One host with one volume. Store and Fetch have their streams, made at their first use."""
+    """One host with one volume. Store, Fetch and Session have streams, made at their first use."""
 
     def __init__(
         self, address: str, host_id: str = "tester", incarnation: bytes = b"i" * 16
@@ -81,13 +81,14 @@ class PageClient:
             "host_id": host_id,
             "device": "swap0",
             "incarnation": incarnation,
-            "session_nonce": random.randbytes(16),
+            "session_nonce": b"n" * 16,
             "protocol_min": 2,
             "protocol_max": 2,
             "host_name": f"{host_id}.example",
         }
         self._store: Stream | None = None
         self._fetch: Stream | None = None
+        self._session: Stream | None = None
         self.volume_id = 0
         self.epoch = 0
 
@@ -95,7 +96,7 @@ class PageClient:
         return self
 
     def __exit__(self, *_: object) -> None:
-        for stream in (self._store, self._fetch):
+        for stream in (self._store, self._fetch, self._session):
             if stream is not None:
                 stream.end()
         self._channel.close()
@@ -105,6 +106,14 @@ class PageClient:
         opened = self.stub.OpenVolume(request, timeout=HANG_GUARD_S, wait_for_ready=True)
         self.volume_id, self.epoch = opened.volume_id, opened.epoch
         return opened
+
+    def beat(self, sequence: int = 1) -> pb.SessionResponse:
+        """A sign of life."""
+        if self._session is None:
+            self._session = Stream(self.stub.Session)
+        return self._session.ask(
+            pb.SessionRequest(sequence=sequence, volume_id=self.volume_id, epoch=self.epoch)
+        )
 
     def batch(self, pages: Iterable[pb.Page], batch_id: int = 1) -> pb.StoreRequest:
         return pb.StoreRequest(

@@ -1,6 +1,7 @@
 #include "bind/page_server.h"
 
 #include <nanobind/nanobind.h>
+#include <nanobind/stl/optional.h>
 #include <nanobind/stl/string.h>
 #include <nanobind/stl/unique_ptr.h>
 #include <nanobind/stl/vector.h>
@@ -8,6 +9,7 @@
 #include <chrono>
 #include <cstdint>
 #include <memory>
+#include <optional>
 #include <stdexcept>
 #include <string>
 #include <utility>
@@ -22,11 +24,19 @@ namespace {
 std::unique_ptr<store::PageServer> CreateServer(const std::string& listen, const std::string& path,
                                                 std::uint64_t capacity_bytes,
                                                 std::uint64_t block_cache_bytes,
-                                                std::uint32_t keepalive_ms) {
+                                                std::uint32_t keepalive_ms,
+                                                std::uint32_t owner_lease_ms,
+                                                std::uint64_t expire_after_ms) {
   auto server = [&] {
     nb::gil_scoped_release unlocked;
     return store::PageServer::Create(
-        {listen, path, capacity_bytes, block_cache_bytes, std::chrono::milliseconds(keepalive_ms)});
+        {.listen = listen,
+         .path = path,
+         .capacity_bytes = capacity_bytes,
+         .block_cache_bytes = block_cache_bytes,
+         .keepalive = std::chrono::milliseconds(keepalive_ms),
+         .leases = {.owner_lease = std::chrono::milliseconds(owner_lease_ms),
+                    .expire_after = std::chrono::milliseconds(expire_after_ms)}});
   }();
   if (!server.ok()) {
     throw std::runtime_error(server.error().message);
@@ -46,28 +56,69 @@ nb::dict Stats(const store::PageServer& server) {
   return by_name;
 }
 
-nb::bytes IncarnationOf(const store::VolumeInfo& volume) {
-  return nb::bytes(volume.incarnation.data(), volume.incarnation.size());
+nb::bytes Bytes(const store::Id& id) { return nb::bytes(id.data(), id.size()); }
+
+std::optional<std::int64_t> ExpiresInMs(const store::VolumeInfo& volume) {
+  return volume.expires_in ? std::optional(volume.expires_in->count()) : std::nullopt;
+}
+
+const char* KindOf(const store::OwnerEvent& event) {
+  switch (event.kind) {
+    case store::OwnerEvent::Kind::kDisplaced:
+      return "displaced";
+    case store::OwnerEvent::Kind::kSucceeded:
+      return "succeeded";
+    case store::OwnerEvent::Kind::kExpired:
+      return "expired";
+  }
+  return "";
 }
 
 }  // namespace
 
 void BindPageServer(nb::module_& m) {
+  nb::class_<store::Owner>(m, "Owner", "A run of a host daemon that has a volume open.")
+      .def_ro("host_name", &store::Owner::host_name)
+      .def_ro("address", &store::Owner::address);
   nb::class_<store::VolumeInfo>(m, "Volume", "One host's device, as kept here.")
       .def_ro("volume_id", &store::VolumeInfo::volume_id)
       .def_ro("host_id", &store::VolumeInfo::host_id)
       .def_ro("device", &store::VolumeInfo::device)
-      .def_prop_ro("incarnation", &IncarnationOf)
+      .def_prop_ro("incarnation", [](const store::VolumeInfo& it) { return Bytes(it.incarnation); })
       .def_ro("epoch", &store::VolumeInfo::epoch)
       .def_ro("pages", &store::VolumeInfo::pages)
       .def_ro("bytes", &store::VolumeInfo::bytes)
-      .def_ro("garbage", &store::VolumeInfo::garbage, "Being deleted in the background.");
+      .def_ro("garbage", &store::VolumeInfo::garbage, "Being deleted in the background.")
+      .def_ro("intact", &store::VolumeInfo::intact,
+              "False: pages may be missing, and the owner has not been told yet.")
+      .def_ro("owner", &store::VolumeInfo::owner)
+      .def_ro("live", &store::VolumeInfo::live, "The owner was heard within the lease.")
+      .def_prop_ro(
+          "silent_ms", [](const store::VolumeInfo& it) { return it.silence.count(); },
+          "Since the owner was heard, while servers ran.")
+      .def_prop_ro("expires_in_ms", &ExpiresInMs, "None: never.");
+  nb::class_<store::OwnerEvent>(m, "OwnerEvent", "What befell the owner of a volume.")
+      .def_prop_ro("kind", &KindOf, "displaced, succeeded or expired")
+      .def_ro("host_id", &store::OwnerEvent::host_id)
+      .def_ro("device", &store::OwnerEvent::device)
+      .def_ro("before", &store::OwnerEvent::before)
+      .def_ro("after", &store::OwnerEvent::after);
   nb::class_<store::PageServer>(m, "PageServer",
                                 "A store of pages and its gRPC service, on threads of its own. "
                                 "Raises RuntimeError when it cannot be opened or cannot listen.")
       .def(nb::new_(&CreateServer), nb::kw_only(), nb::arg("listen"), nb::arg("path"),
-           nb::arg("capacity_bytes"), nb::arg("block_cache_bytes"), nb::arg("keepalive_ms"))
+           nb::arg("capacity_bytes"), nb::arg("block_cache_bytes"), nb::arg("keepalive_ms"),
+           nb::arg("owner_lease_ms"), nb::arg("expire_after_ms"))
       .def_prop_ro("port", &store::PageServer::port, "The bound one.")
+      .def_prop_ro("uuid", [](const store::PageServer& it) { return Bytes(it.uuid()); })
+      .def_prop_ro("run_id", [](const store::PageServer& it) { return Bytes(it.run_id()); })
+      .def_prop_ro(
+          "state", [](const store::PageServer& it) { return static_cast<int>(it.State()); },
+          "A ServerState of the page protocol.")
+      .def("watch_owners", &store::PageServer::WatchOwners,
+           nb::call_guard<nb::gil_scoped_release>(),
+           "Ends volumes whose hosts are silent for too long; returns what befell owners since the "
+           "last time.")
       .def("stats", &Stats, nb::sig("def stats(self) -> dict[str, int]"),
            "Gauges and counters, by name.")
       .def("volumes", &store::PageServer::Volumes, nb::call_guard<nb::gil_scoped_release>())

@@ -4,6 +4,7 @@
 #include <grpcpp/server_builder.h>
 
 #include <mutex>
+#include <shared_mutex>
 
 #include "store/page_service.h"
 #include "tier/unit.h"
@@ -46,7 +47,9 @@ struct PageServer::Impl {
   std::unique_ptr<PageService> service;
   std::unique_ptr<grpc::Server> server;
   int port = 0;
-  mutable std::mutex mutex;  // store against Stop()
+  Id uuid{};
+  Id run_id{};
+  mutable std::shared_mutex mutex;  // store against Stop()
   std::vector<std::pair<std::string, std::uint64_t>> last_stats;
   std::vector<VolumeInfo> last_volumes;
 };
@@ -57,11 +60,16 @@ PageServer::~PageServer() { Stop(std::chrono::milliseconds(0)); }
 
 Result<std::unique_ptr<PageServer>> PageServer::Create(const PageServerConfig& config) {
   auto impl = std::make_unique<Impl>();
-  auto store = PageStore::Open({config.path, config.capacity_bytes, config.block_cache_bytes});
+  auto store = PageStore::Open({.path = config.path,
+                                .capacity_bytes = config.capacity_bytes,
+                                .block_cache_bytes = config.block_cache_bytes,
+                                .leases = config.leases});
   if (!store.ok()) {
     return store.error();
   }
   impl->store = std::move(store.value());
+  impl->uuid = impl->store->uuid();
+  impl->run_id = impl->store->run_id();
   impl->service = std::make_unique<PageService>(impl->store.get());
   grpc::ServerBuilder builder;
   Configure(&builder, config.keepalive);
@@ -78,14 +86,31 @@ Result<std::unique_ptr<PageServer>> PageServer::Create(const PageServerConfig& c
 
 int PageServer::port() const { return impl_->port; }
 
+const Id& PageServer::uuid() const { return impl_->uuid; }
+const Id& PageServer::run_id() const { return impl_->run_id; }
+
+ServerState PageServer::State() const {
+  std::shared_lock lock(impl_->mutex);
+  return impl_->store ? impl_->store->state() : ServerState::kStopping;
+}
+
 std::vector<VolumeInfo> PageServer::Volumes() const {
-  std::lock_guard lock(impl_->mutex);
+  std::shared_lock lock(impl_->mutex);
   return impl_->store ? impl_->store->Volumes() : impl_->last_volumes;
 }
 
 std::vector<std::pair<std::string, std::uint64_t>> PageServer::Stats() const {
-  std::lock_guard lock(impl_->mutex);
+  std::shared_lock lock(impl_->mutex);
   return impl_->store ? impl_->store->Stats() : impl_->last_stats;
+}
+
+std::vector<OwnerEvent> PageServer::WatchOwners() {
+  std::shared_lock lock(impl_->mutex);
+  if (!impl_->store) {
+    return {};
+  }
+  impl_->store->ExpireSilent();
+  return impl_->store->TakeOwnerEvents();
 }
 
 void PageServer::Stop(std::chrono::milliseconds grace) {

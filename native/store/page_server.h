@@ -20,6 +20,7 @@ struct PageServerConfig {
   std::uint64_t capacity_bytes = 0;
   std::uint64_t block_cache_bytes = 0;
   std::chrono::milliseconds keepalive{30000};  // a host that is silent for so long is gone
+  LeaseConfig leases{};
 };
 
 class PageServer {
@@ -29,9 +30,16 @@ class PageServer {
   ~PageServer();  // Stop() without grace
 
   int port() const;
+  /// Of the store, and of this run.
+  const Id& uuid() const;
+  const Id& run_id() const;
+  ServerState State() const;
   std::vector<VolumeInfo> Volumes() const;
-  /// Also after Stop(): what they were then.
+  /// Also after Stop(), as Volumes(): what they were then.
   std::vector<std::pair<std::string, std::uint64_t>> Stats() const;
+  /// Ends volumes whose hosts are silent for too long; returns what befell owners since the last
+  /// time. Call it every few seconds.
+  std::vector<OwnerEvent> WatchOwners();
   /// Ends all streams, those with a request under way after `grace` at the latest, then flushes and
   /// closes the store. Idempotent.
   void Stop(std::chrono::milliseconds grace);

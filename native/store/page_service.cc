@@ -1,6 +1,11 @@
 #include "store/page_service.h"
 
+#include <grpc/support/time.h>
+#include <grpcpp/alarm.h>
+
+#include <algorithm>
 #include <array>
+#include <charconv>
 #include <mutex>
 #include <string>
 #include <utility>
@@ -15,15 +20,55 @@ grpc::Status RefusedOpen(const OpenedVolume& opened) {
   switch (opened.status) {
     case OpenStatus::kInvalid:
       return {grpc::StatusCode::INVALID_ARGUMENT, opened.message};
-    case OpenStatus::kRetired:
     case OpenStatus::kTooMany:
       return {grpc::StatusCode::RESOURCE_EXHAUSTED, opened.message};
     case OpenStatus::kIoError:
       return {grpc::StatusCode::INTERNAL, opened.message};
-    case OpenStatus::kOk:
-      break;
+    default:  // the answer's status says it
+      return grpc::Status::OK;
   }
-  return grpc::Status::OK;
+}
+
+bool ReadId(const std::string& bytes, Id* id) {
+  if (bytes.size() != kIdBytes) return false;
+  std::ranges::copy(bytes, id->begin());
+  return true;
+}
+
+std::string Bytes(const Id& id) { return {id.begin(), id.end()}; }
+
+bool ReadRequest(const v1::OpenVolumeRequest& request, OpenRequest* read) {
+  read->host_id = request.host_id();
+  read->device = request.device();
+  read->owner.takeover_count = request.takeover_count();
+  read->owner.host_name = request.host_name();
+  read->slots = request.slots();
+  read->protocol_min = request.protocol_min();
+  read->protocol_max = request.protocol_max();
+  read->probe = request.probe();
+  read->take_over = request.take_over();
+  // An earlier host has no nonce: it is to be told so by the protocol's version.
+  const bool has_nonce = ReadId(request.session_nonce(), &read->owner.nonce);
+  return ReadId(request.incarnation(), &read->incarnation) && (has_nonce || !SpeaksProtocol(*read));
+}
+
+// The address in gRPC's "ipv4:10.0.0.7:50312" or "ipv6:%5Bfe80::1%25eth0%5D:50312".
+std::string ReadablePeer(const std::string& peer) {
+  std::string address;
+  for (std::size_t i = peer.find(':') + 1; i < peer.size(); ++i) {
+    unsigned char escaped = 0;
+    const char* const hex = peer.data() + i + 1;
+    if (peer[i] == '%' && i + 2 < peer.size() &&
+        std::from_chars(hex, hex + 2, escaped, 16).ptr == hex + 2) {
+      address += static_cast<char>(escaped);
+      i += 2;
+    } else {
+      address += peer[i];
+    }
+  }
+  address.resize(std::min(address.rfind(':'), address.size()));
+  std::erase_if(address, [](char c) { return c == '[' || c == ']'; });
+  return address.substr(0, kNameBytesMax);
 }
 
 PageRecord BorrowPage(const v1::Page& page) {
@@ -85,12 +130,12 @@ class PageService::ServedStream final : public Call {
                                                        grpc::ServerCompletionQueue*, void*);
 
   /// Waits for a stream of this method; each that comes is followed by another that waits.
-  static void Await(PageService* service, rpc::CompletionThreads* threads,
-                    grpc::ServerCompletionQueue* queue, Accept accept, Answer answer) {
-    auto* const stream = new ServedStream(service, threads, queue, accept, answer);
+  static void Await(PageService* service, const Queue* on, Accept accept, Answer answer) {
+    auto* const stream = new ServedStream(service, on, accept, answer);
     service->BeginCall();
     stream->Begin([&] {
-      (service->service_.*accept)(&stream->context_, &stream->stream_, queue, queue, stream->Tag());
+      (service->service_.*accept)(&stream->context_, &stream->stream_, on->queue, on->queue,
+                                  stream->Tag());
     });
   }
 
@@ -110,20 +155,14 @@ class PageService::ServedStream final : public Call {
 
   enum class Step { kAccept, kRead, kWrite, kFinish };
 
-  ServedStream(PageService* service, rpc::CompletionThreads* threads,
-               grpc::ServerCompletionQueue* queue, Accept accept, Answer answer)
-      : service_(service),
-        threads_(threads),
-        queue_(queue),
-        accept_(accept),
-        answer_(answer),
-        stream_(&context_) {}
+  ServedStream(PageService* service, const Queue* on, Accept accept, Answer answer)
+      : service_(service), on_(on), accept_(accept), answer_(answer), stream_(&context_) {}
 
-  void* Tag() { return threads_->Tag(this); }
+  void* Tag() { return on_->threads->Tag(this); }
 
   void OnAccepted(bool ok) {
     if (!ok) return End();  // the server is stopping
-    Await(service_, threads_, queue_, accept_, answer_);
+    Await(service_, on_, accept_, answer_);
     if (service_->AddStream(&context_)) return Read();
     service_->store_->counters().Add(Counter::streams_refused);
     Finish({grpc::StatusCode::RESOURCE_EXHAUSTED, "too many streams, or the server is stopping"});
@@ -165,8 +204,7 @@ class PageService::ServedStream final : public Call {
   }
 
   PageService* const service_;
-  rpc::CompletionThreads* const threads_;
-  grpc::ServerCompletionQueue* const queue_;
+  const Queue* const on_;
   const Accept accept_;
   const Answer answer_;
   grpc::ServerContext context_;
@@ -181,17 +219,18 @@ template <typename Request, typename Response>
 class PageService::ServedCall final : public Call {
  public:
   using Writer = grpc::ServerAsyncResponseWriter<Response>;
-  using Answer = grpc::Status (PageService::*)(const Request&, Response*);
+  using Answer = grpc::Status (PageService::*)(const grpc::ServerContext&, const Request&,
+                                               Response*);
   using Accept = void (v1::PageStore::AsyncService::*)(grpc::ServerContext*, Request*, Writer*,
                                                        grpc::CompletionQueue*,
                                                        grpc::ServerCompletionQueue*, void*);
 
-  static void Await(PageService* service, Accept accept, Answer answer) {
-    auto* const call = new ServedCall(service, accept, answer);
+  static void Await(PageService* service, const Queue* on, Accept accept, Answer answer) {
+    auto* const call = new ServedCall(service, on, accept, answer);
     service->BeginCall();
     call->Begin([&] {
-      (service->service_.*accept)(&call->context_, &call->request_, &call->writer_,
-                                  service->page_queue_, service->page_queue_, call->Tag());
+      (service->service_.*accept)(&call->context_, &call->request_, &call->writer_, on->queue,
+                                  on->queue, call->Tag());
     });
   }
 
@@ -203,19 +242,20 @@ class PageService::ServedCall final : public Call {
       service->EndCall();
       return;
     }
-    Await(service_, accept_, answer_);
+    Await(service_, on_, accept_, answer_);
     Response response;
-    const grpc::Status status = (service_->*answer_)(request_, &response);
+    const grpc::Status status = (service_->*answer_)(context_, request_, &response);
     finishing_ = true;
     Begin([&] { writer_.Finish(response, status, Tag()); });
   }
 
-  ServedCall(PageService* service, Accept accept, Answer answer)
-      : service_(service), accept_(accept), answer_(answer), writer_(&context_) {}
+  ServedCall(PageService* service, const Queue* on, Accept accept, Answer answer)
+      : service_(service), on_(on), accept_(accept), answer_(answer), writer_(&context_) {}
 
-  void* Tag() { return service_->page_threads_->Tag(this); }
+  void* Tag() { return on_->threads->Tag(this); }
 
   PageService* const service_;
+  const Queue* const on_;
   const Accept accept_;
   const Answer answer_;
   grpc::ServerContext context_;
@@ -224,29 +264,70 @@ class PageService::ServedCall final : public Call {
   bool finishing_ = false;
 };
 
+// Ticks the store's clock on the thread that reads the sockets.
+class PageService::Ticker final : public Call {
+ public:
+  explicit Ticker(PageService* service) : service_(service) {
+    service_->BeginCall();
+    Arm();
+  }
+
+  /// The service is stopping. With its mutex held.
+  void Stop() { alarm_.Cancel(); }
+
+ private:
+  void Continue(bool /*ok*/) override {
+    service_->store_->Tick();
+    Arm();
+  }
+
+  void Arm() {
+    {
+      const std::lock_guard lock(service_->mutex_);
+      if (!service_->stopping_) {
+        const Queue& on = service_->fetches_;
+        const auto wait = gpr_time_from_millis(RunningClock::kTickEvery.count(), GPR_TIMESPAN);
+        return Begin([&] { alarm_.Set(on.queue, wait, on.threads->Tag(this)); });
+      }
+    }
+    service_->EndCall();
+  }
+
+  PageService* const service_;
+  grpc::Alarm alarm_;
+};
+
+PageService::PageService(PageStore* store) : store_(store) {}
+PageService::~PageService() = default;
+
 void PageService::Register(grpc::ServerBuilder* builder) {
-  auto fetch_queue = builder->AddCompletionQueue();
-  auto page_queue = builder->AddCompletionQueue(/*is_frequently_polled=*/false);
-  fetch_queue_ = fetch_queue.get();
-  page_queue_ = page_queue.get();
-  fetch_thread_ = std::make_unique<rpc::CompletionThreads>(std::move(fetch_queue), "fs-fetch", 1);
-  page_threads_ =
-      std::make_unique<rpc::CompletionThreads>(std::move(page_queue), "fs-pages", kPageThreads);
+  const auto add = [&](Queue* to, const char* name, std::size_t threads, bool reads_sockets) {
+    auto queue = builder->AddCompletionQueue(reads_sockets);
+    to->queue = queue.get();
+    to->threads = std::make_unique<rpc::CompletionThreads>(std::move(queue), name, threads);
+  };
+  add(&fetches_, "fs-fetch", 1, true);
+  add(&pages_, "fs-pages", kPageThreads, false);
+  add(&opens_, "fs-open", 1, false);
+  add(&sessions_, "fs-session", 1, false);
   builder->RegisterService(&service_);
 }
 
 void PageService::Start() {
   using Service = v1::PageStore::AsyncService;
-  ServedStream<v1::FetchRequest, v1::FetchResponse>::Await(
-      this, fetch_thread_.get(), fetch_queue_, &Service::RequestFetch, &PageService::AnswerFetch);
-  ServedStream<v1::StoreRequest, v1::StoreResponse>::Await(
-      this, page_threads_.get(), page_queue_, &Service::RequestStore, &PageService::AnswerStore);
+  ServedStream<v1::FetchRequest, v1::FetchResponse>::Await(this, &fetches_, &Service::RequestFetch,
+                                                           &PageService::AnswerFetch);
+  ServedStream<v1::StoreRequest, v1::StoreResponse>::Await(this, &pages_, &Service::RequestStore,
+                                                           &PageService::AnswerStore);
+  ServedStream<v1::SessionRequest, v1::SessionResponse>::Await(
+      this, &sessions_, &Service::RequestSession, &PageService::AnswerSession);
   ServedCall<v1::OpenVolumeRequest, v1::OpenVolumeResponse>::Await(
-      this, &Service::RequestOpenVolume, &PageService::AnswerOpen);
+      this, &opens_, &Service::RequestOpenVolume, &PageService::AnswerOpen);
   ServedCall<v1::CloseVolumeRequest, v1::CloseVolumeResponse>::Await(
-      this, &Service::RequestCloseVolume, &PageService::AnswerClose);
-  ServedCall<v1::DiscardRequest, v1::DiscardResponse>::Await(this, &Service::RequestDiscard,
-                                                             &PageService::AnswerDiscard);
+      this, &opens_, &Service::RequestCloseVolume, &PageService::AnswerClose);
+  ServedCall<v1::DiscardRequest, v1::DiscardResponse>::Await(
+      this, &pages_, &Service::RequestDiscard, &PageService::AnswerDiscard);
+  ticker_ = std::make_unique<Ticker>(this);
 }
 
 void PageService::BeginCall() {
@@ -267,28 +348,43 @@ void PageService::Drain() {
 
 // --- Answers ------------------------------------------------------------------------------------
 
-grpc::Status PageService::AnswerOpen(const v1::OpenVolumeRequest& request,
+grpc::Status PageService::AnswerOpen(const grpc::ServerContext& context,
+                                     const v1::OpenVolumeRequest& request,
                                      v1::OpenVolumeResponse* response) {
-  const OpenedVolume opened = store_->OpenVolume(request.host_id(), request.device(),
-                                                 request.incarnation(), request.slots());
-  response->set_protocol(kProtocol);
-  if (opened.status == OpenStatus::kRetired) {
-    response->set_status(v1::OPEN_STATUS_FENCED);
-    return grpc::Status::OK;
+  OpenRequest read;
+  if (!ReadRequest(request, &read)) {
+    store_->counters().Add(Counter::opens_refused);
+    return {grpc::StatusCode::INVALID_ARGUMENT, "incarnation and session_nonce take 16 bytes"};
   }
-  if (opened.status != OpenStatus::kOk) {
-    return RefusedOpen(opened);
+  read.owner.address = ReadablePeer(context.peer());
+  const OpenedVolume opened = store_->OpenVolume(read);
+  if (grpc::Status refused = RefusedOpen(opened); !refused.ok()) {
+    return refused;
   }
-  response->set_status(v1::OPEN_STATUS_OK);
+  response->set_status(static_cast<v1::OpenStatus>(opened.status));
+  response->set_message(opened.message);
   response->set_volume_id(opened.volume_id);
   response->set_epoch(opened.epoch);
   response->set_capacity_bytes(store_->capacity_bytes());
   response->set_used_bytes(store_->used_bytes());
   response->set_batch_pages_max(kBatchPagesMax);
+  response->set_protocol(kProtocolVersion);
+  response->set_server_uuid(Bytes(store_->uuid()));
+  response->set_run_id(Bytes(store_->run_id()));
+  response->set_store_intact(opened.intact);
+  response->set_state(State());
+  response->set_owner_lease_ms(static_cast<std::uint32_t>(store_->owner_lease().count()));
+  if (opened.has_other) {
+    v1::OpenVolumeResponse::Owner* const owner = response->mutable_owner();
+    owner->set_host_name(opened.other.host_name);
+    owner->set_address(opened.other.address);
+    owner->set_idle_ms(static_cast<std::uint64_t>(opened.other_idle.count()));
+  }
   return grpc::Status::OK;
 }
 
-grpc::Status PageService::AnswerClose(const v1::CloseVolumeRequest& request,
+grpc::Status PageService::AnswerClose(const grpc::ServerContext& /*context*/,
+                                      const v1::CloseVolumeRequest& request,
                                       v1::CloseVolumeResponse* response) {
   auto closed = store_->CloseVolume(request.volume_id(), request.epoch());
   if (!closed.ok()) {
@@ -298,7 +394,8 @@ grpc::Status PageService::AnswerClose(const v1::CloseVolumeRequest& request,
   return grpc::Status::OK;
 }
 
-grpc::Status PageService::AnswerDiscard(const v1::DiscardRequest& request,
+grpc::Status PageService::AnswerDiscard(const grpc::ServerContext& /*context*/,
+                                        const v1::DiscardRequest& request,
                                         v1::DiscardResponse* response) {
   std::vector<DiscardItem> items;
   items.reserve(static_cast<std::size_t>(request.items_size()));
@@ -313,6 +410,21 @@ grpc::Status PageService::AnswerDiscard(const v1::DiscardRequest& request,
   response->set_status(static_cast<v1::StreamStatus>(status.value()));
   response->set_discarded(discarded);
   return grpc::Status::OK;
+}
+
+StreamStatus PageService::AnswerSession(const v1::SessionRequest& request,
+                                        v1::SessionResponse* response) {
+  const StreamStatus status = store_->Hear(request.volume_id(), request.epoch());
+  response->set_sequence(request.sequence());
+  response->set_status(static_cast<v1::StreamStatus>(status));
+  response->set_capacity_bytes(store_->capacity_bytes());
+  response->set_used_bytes(store_->used_bytes());
+  response->set_state(State());
+  return status;
+}
+
+v1::ServerState PageService::State() const {
+  return stopping() ? v1::SERVER_STATE_STOPPING : static_cast<v1::ServerState>(store_->state());
 }
 
 StreamStatus PageService::AnswerStore(const v1::StoreRequest& request,
@@ -381,9 +493,15 @@ bool PageService::SetPhase(grpc::ServerContext* context, Phase phase) {
   return !stopping_;
 }
 
+bool PageService::stopping() const {
+  std::lock_guard lock(mutex_);
+  return stopping_;
+}
+
 void PageService::StopStreams() {
   std::lock_guard lock(mutex_);
   stopping_ = true;
+  if (ticker_) ticker_->Stop();
   for (const auto& [context, phase] : streams_) {
     if (phase == Phase::kIdle) {
       context->TryCancel();

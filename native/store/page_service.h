@@ -1,9 +1,12 @@
 // The gRPC service PageStore over a store::PageStore.
 //
-// Two completion queues. All sockets belong to the first, whose one thread ("fs-fetch") also
-// answers fetches, from the bytes' arrival to the reply's departure without waking anybody. The
-// second has a few threads ("fs-pages") for stores and the short calls, which may wait for the disk
-// and for RocksDB when it stalls writers; they hold up no fetch.
+// Four completion queues. All sockets belong to the first, whose one thread ("fs-fetch") also
+// answers fetches, from the bytes' arrival to the reply's departure without waking anybody. It also
+// ticks the store's clock, so that the time in which no socket was read counts in no lease. The
+// second has a few threads ("fs-pages") for stores and discards, which may wait for the disk and
+// for RocksDB when it stalls writers. Opens and closes wait for the disk on a thread of their own
+// ("fs-open"); and so that no owner counts as silent meanwhile, sessions have one that waits for
+// nothing ("fs-session").
 //
 // A call is one object, which gives gRPC one operation at a time and destroys itself when it is
 // over. A stream reads a request, answers it, reads the next; its message objects live as long as
@@ -27,9 +30,10 @@ namespace farswap::store {
 class PageService {
  public:
   // Of all hosts. More are refused with RESOURCE_EXHAUSTED.
-  static constexpr std::size_t kStreamsMax = 1024;
+  static constexpr std::size_t kStreamsMax = 1536;
 
-  explicit PageService(PageStore* store) : store_(store) {}
+  explicit PageService(PageStore* store);
+  ~PageService();
 
   /// Before the server is built.
   void Register(grpc::ServerBuilder* builder);
@@ -45,13 +49,26 @@ class PageService {
   class ServedStream;
   template <typename Request, typename Response>
   class ServedCall;
+  class Ticker;
 
-  grpc::Status AnswerOpen(const v1::OpenVolumeRequest& request, v1::OpenVolumeResponse* response);
-  grpc::Status AnswerClose(const v1::CloseVolumeRequest& request,
+  struct Queue {
+    grpc::ServerCompletionQueue* queue = nullptr;  // owned by the threads
+    std::unique_ptr<rpc::CompletionThreads> threads;
+  };
+
+  grpc::Status AnswerOpen(const grpc::ServerContext& context, const v1::OpenVolumeRequest& request,
+                          v1::OpenVolumeResponse* response);
+  grpc::Status AnswerClose(const grpc::ServerContext& context,
+                           const v1::CloseVolumeRequest& request,
                            v1::CloseVolumeResponse* response);
-  grpc::Status AnswerDiscard(const v1::DiscardRequest& request, v1::DiscardResponse* response);
+  grpc::Status AnswerDiscard(const grpc::ServerContext& context, const v1::DiscardRequest& request,
+                             v1::DiscardResponse* response);
+  StreamStatus AnswerSession(const v1::SessionRequest& request, v1::SessionResponse* response);
   StreamStatus AnswerStore(const v1::StoreRequest& request, v1::StoreResponse* response);
   StreamStatus AnswerFetch(const v1::FetchRequest& request, v1::FetchResponse* response);
+
+  v1::ServerState State() const;
+  bool stopping() const;
 
   void BeginCall();
   void EndCall();
@@ -65,12 +82,13 @@ class PageService {
 
   PageStore* store_;
   v1::PageStore::AsyncService service_;
-  grpc::ServerCompletionQueue* fetch_queue_ = nullptr;  // owned by the threads below
-  grpc::ServerCompletionQueue* page_queue_ = nullptr;
-  std::unique_ptr<rpc::CompletionThreads> fetch_thread_;
-  std::unique_ptr<rpc::CompletionThreads> page_threads_;
+  Queue fetches_;
+  Queue pages_;
+  Queue opens_;
+  Queue sessions_;
+  std::unique_ptr<Ticker> ticker_;
 
-  std::mutex mutex_;  // guards all below
+  mutable std::mutex mutex_;  // guards all below
   std::condition_variable drained_;
   std::unordered_map<grpc::ServerContext*, Phase> streams_;
   std::size_t calls_ = 0;  // objects alive, those that wait for a call included

@@ -7,6 +7,7 @@
 #include <system_error>
 
 #include "store/garbage_collector.h"
+#include "store/identity.h"
 #include "store/lookup.h"
 #include "store/rocks.h"
 #include "store/store_batch.h"
@@ -43,10 +44,23 @@ struct PageStore::Impl {
                            std::uint64_t* discarded, rocksdb::Status* status);
   void CountStored(std::span<const PageRecord> pages, std::span<const PageStatus> results);
   void CountRefused(StreamStatus status);
+  VolumeInfo InfoOf(const Volume& volume) const;
 
-  PageStoreConfig config;
+  explicit Impl(const PageStoreConfig& store_config)
+      : config(store_config), clock(store_config.clock) {}
+
+  Outcome Load();
+  void Close();
+  void WakeCollector() {
+    if (garbage_collector) {
+      garbage_collector->Wake();
+    }
+  }
+  const PageStoreConfig config;
+  RunningClock clock;
   Counters counters;
   std::unique_ptr<Rocks> rocks;  // outlives what follows
+  std::optional<Identity> identity;
   std::unique_ptr<VolumeTable> volumes;
   std::optional<GarbageCollector> garbage_collector;
 };
@@ -55,8 +69,7 @@ PageStore::PageStore(std::unique_ptr<Impl> impl) : impl_(std::move(impl)) {}
 
 PageStore::~PageStore() {
   impl_->garbage_collector.reset();
-  rocksdb::DB* db = impl_->rocks->db.get();
-  db->Flush({}, {impl_->rocks->pages, impl_->rocks->volumes, impl_->rocks->usage});
+  impl_->Close();
 }
 
 Result<std::unique_ptr<PageStore>> PageStore::Open(const PageStoreConfig& config) {
@@ -64,11 +77,9 @@ Result<std::unique_ptr<PageStore>> PageStore::Open(const PageStoreConfig& config
   if (!rocks.ok()) {
     return rocks.error();
   }
-  auto impl = std::make_unique<Impl>();
-  impl->config = config;
+  auto impl = std::make_unique<Impl>(config);
   impl->rocks = std::move(rocks.value());
-  impl->volumes = std::make_unique<VolumeTable>(impl->rocks.get());
-  if (Outcome loaded = impl->volumes->Load(); !loaded.ok()) {
+  if (Outcome loaded = impl->Load(); !loaded.ok()) {
     return Error{"store " + config.path + ": " + loaded.error().message};
   }
   if (config.collect_garbage) {
@@ -77,39 +88,87 @@ Result<std::unique_ptr<PageStore>> PageStore::Open(const PageStoreConfig& config
   return std::unique_ptr<PageStore>(new PageStore(std::move(impl)));
 }
 
-OpenedVolume PageStore::OpenVolume(const std::string& host_id, const std::string& device,
-                                   std::string_view incarnation, std::uint64_t slots) {
+Outcome PageStore::Impl::Load() {
+  Result<Identity> loaded = Identity::Load(rocks.get(), config.boot_id_path);
+  if (!loaded.ok()) {
+    return loaded.error();
+  }
+  identity = std::move(loaded.value());
+  volumes = std::make_unique<VolumeTable>(rocks.get(), &clock, config.leases);
+  if (Outcome read = volumes->Load(); !read.ok()) {
+    return read;
+  }
+  // At once and on the disk: the marks of the volumes replace the one of the store.
+  rocksdb::WriteBatch batch;
+  if (!identity->intact()) {
+    volumes->AddNotIntact(&batch);
+  }
+  identity->AddOpen(rocks.get(), &batch);
+  const rocksdb::Status status = rocks->WriteSynced(&batch);
+  return status.ok() ? Outcome(Unit{}) : Outcome(Error{status.ToString()});
+}
+
+void PageStore::Impl::Close() {
+  volumes->SaveSilence();
+  if (!rocks->db->Flush({}, {rocks->pages, rocks->volumes, rocks->usage}).ok()) {
+    return;
+  }
+  rocksdb::WriteBatch batch;
+  identity->AddClosed(rocks.get(), &batch);
+  rocks->WriteSynced(&batch).PermitUncheckedError();  // then pages count as missing after a reboot
+}
+
+OpenedVolume PageStore::OpenVolume(const OpenRequest& request) {
   OpenedVolume opened;
   opened.status = OpenStatus::kInvalid;
-  if (!IsName(host_id) || !IsName(device)) {
+  if (!IsName(request.host_id) || !IsName(request.device)) {
     opened.message = "host_id and device take 1 to 128 bytes";
-  } else if (incarnation.size() != kIncarnationBytes) {
-    opened.message = "incarnation takes 16 bytes";
-  } else if (slots == 0 || slots > kVolumeSlotsMax) {
+  } else if (request.owner.host_name.size() > kNameBytesMax) {
+    opened.message = "host_name takes at most 128 bytes";
+  } else if (request.slots == 0 || request.slots > kVolumeSlotsMax) {
     opened.message = "slots is 1 to " + std::to_string(kVolumeSlotsMax);
   } else {
-    Incarnation fixed;
-    std::copy(incarnation.begin(), incarnation.end(), fixed.begin());
-    opened = impl_->volumes->Open(host_id, device, fixed, slots);
+    opened = impl_->volumes->Open(request);
+  }
+  if (request.probe) {
+    return opened;
   }
   if (opened.status != OpenStatus::kOk) {
-    impl_->counters.Add(Counter::opens_refused);
+    const bool live_owner = opened.status == OpenStatus::kAlreadyOpen;
+    impl_->counters.Add(live_owner ? Counter::opens_already_open : Counter::opens_refused);
     return opened;
   }
   impl_->counters.Add(Counter::opens);
-  if (impl_->garbage_collector) {
-    impl_->garbage_collector->Wake();
-  }
+  impl_->WakeCollector();
   return opened;
 }
+
+StreamStatus PageStore::Hear(std::uint64_t volume_id, std::uint64_t epoch) {
+  const StreamStatus status = impl_->volumes->Hear(volume_id, epoch);
+  if (status != StreamStatus::kOk) {
+    impl_->CountRefused(status);
+  }
+  return status;
+}
+
+void PageStore::Tick() { impl_->clock.Tick(); }
+
+void PageStore::ExpireSilent() {
+  const std::size_t expired = impl_->volumes->ExpireSilent();
+  impl_->volumes->SaveSilence();
+  if (expired > 0) {
+    impl_->counters.Add(Counter::volumes_expired, expired);
+    impl_->WakeCollector();
+  }
+}
+
+std::vector<OwnerEvent> PageStore::TakeOwnerEvents() { return impl_->volumes->TakeEvents(); }
 
 Result<StreamStatus> PageStore::CloseVolume(std::uint64_t volume_id, std::uint64_t epoch) {
   auto closed = impl_->volumes->Close(volume_id, epoch);
   if (closed.ok() && closed.value() == StreamStatus::kOk) {
     impl_->counters.Add(Counter::closes);
-    if (impl_->garbage_collector) {
-      impl_->garbage_collector->Wake();
-    }
+    impl_->WakeCollector();
   } else if (closed.ok()) {
     impl_->CountRefused(closed.value());
   }
@@ -288,16 +347,50 @@ StreamStatus PageStore::Impl::DiscardSome(Volume* volume, std::uint64_t epoch,
   return StreamStatus::kOk;
 }
 
+const Id& PageStore::uuid() const { return impl_->identity->uuid(); }
+const Id& PageStore::run_id() const { return impl_->identity->run_id(); }
+
+std::chrono::milliseconds PageStore::owner_lease() const {
+  return impl_->config.leases.owner_lease;
+}
+
+ServerState PageStore::state() const {
+  const bool full = used_bytes() + RecordBytes(tier::kPageBytes) > capacity_bytes();
+  return full ? ServerState::kFull : ServerState::kActive;
+}
+
 std::uint64_t PageStore::capacity_bytes() const { return impl_->config.capacity_bytes; }
 std::uint64_t PageStore::used_bytes() const { return impl_->volumes->live_bytes(); }
 Counters& PageStore::counters() { return impl_->counters; }
 
+VolumeInfo PageStore::Impl::InfoOf(const Volume& volume) const {
+  const std::chrono::milliseconds now = clock.Now();
+  VolumeInfo info{
+      .volume_id = volume.id,
+      .host_id = volume.host_id,
+      .device = volume.device,
+      .incarnation = volume.incarnation,
+      .epoch = volume.epoch,
+      .pages = static_cast<std::uint64_t>(volume.pages.load()),
+      .bytes = static_cast<std::uint64_t>(volume.bytes.load()),
+      .garbage = volume.garbage,
+      .intact = volume.intact,
+      .owner = volume.owner(),
+      .live = volume.Idle(now) <= config.leases.owner_lease,
+      .silence = volume.Silence(now),
+      .expires_in = {},
+  };
+  if (config.leases.expire_after.count() > 0) {
+    info.expires_in = std::max<std::chrono::milliseconds>(config.leases.expire_after - info.silence,
+                                                          std::chrono::milliseconds(0));
+  }
+  return info;
+}
+
 std::vector<VolumeInfo> PageStore::Volumes() const {
   std::vector<VolumeInfo> infos;
   for (const std::shared_ptr<Volume>& volume : impl_->volumes->List()) {
-    infos.push_back({volume->id, volume->host_id, volume->device, volume->incarnation,
-                     volume->epoch, static_cast<std::uint64_t>(volume->pages.load()),
-                     static_cast<std::uint64_t>(volume->bytes.load()), volume->garbage});
+    infos.push_back(impl_->InfoOf(*volume));
   }
   std::ranges::sort(infos, {}, [](const VolumeInfo& info) {
     return std::pair(EncodeDeviceName(info.host_id, info.device), info.epoch);

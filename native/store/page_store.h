@@ -7,10 +7,12 @@
 // threads of its two queues.
 #pragma once
 
+#include <chrono>
 #include <cstddef>
 #include <cstdint>
 #include <functional>
 #include <memory>
+#include <optional>
 #include <span>
 #include <string>
 #include <string_view>
@@ -19,8 +21,10 @@
 
 #include "base/result.h"
 #include "store/counters.h"
+#include "store/ownership.h"
 #include "store/protocol.h"
 #include "store/record.h"
+#include "store/running_clock.h"
 
 namespace farswap::store {
 
@@ -29,6 +33,9 @@ struct PageStoreConfig {
   std::uint64_t capacity_bytes = 0;  // of live pages, with their keys and headers
   std::uint64_t block_cache_bytes = 0;
   bool collect_garbage = true;  // off only to look at what a crash would leave
+  LeaseConfig leases{};
+  RunningClock::Source clock = &RunningClock::Steady;
+  std::string boot_id_path = "/proc/sys/kernel/random/boot_id";
 };
 
 struct VolumeInfo {
@@ -40,6 +47,11 @@ struct VolumeInfo {
   std::uint64_t pages;
   std::uint64_t bytes;
   bool garbage;
+  bool intact;  // or else its owner has yet to be told that pages may be missing
+  Owner owner;
+  bool live;                          // the owner, by the lease
+  std::chrono::milliseconds silence;  // since the owner was heard, while servers ran
+  std::optional<std::chrono::milliseconds> expires_in;
 };
 
 class PageStore {
@@ -52,8 +64,9 @@ class PageStore {
   /// Nothing may be under way. Flushes, so that the next start has nothing to replay.
   ~PageStore();
 
-  OpenedVolume OpenVolume(const std::string& host_id, const std::string& device,
-                          std::string_view incarnation, std::uint64_t slots);
+  OpenedVolume OpenVolume(const OpenRequest& request);
+  /// The owner says that it lives. Never waits for RocksDB.
+  StreamStatus Hear(std::uint64_t volume_id, std::uint64_t epoch);
   Result<StreamStatus> CloseVolume(std::uint64_t volume_id, std::uint64_t epoch);
 
   /// One atomic write; `results` are as many as `pages` and set if it returns kOk. Pages of one
@@ -67,6 +80,16 @@ class PageStore {
   Result<StreamStatus> Discard(std::uint64_t volume_id, std::uint64_t epoch,
                                std::span<const DiscardItem> items, std::uint64_t* discarded);
 
+  /// See RunningClock: leases and silence are measured by it.
+  void Tick();
+  /// Ends volumes whose hosts are silent for too long. Call it every few seconds.
+  void ExpireSilent();
+  std::vector<OwnerEvent> TakeOwnerEvents();
+
+  const Id& uuid() const;
+  const Id& run_id() const;
+  std::chrono::milliseconds owner_lease() const;
+  ServerState state() const;
   std::uint64_t capacity_bytes() const;
   std::uint64_t used_bytes() const;
   std::vector<VolumeInfo> Volumes() const;

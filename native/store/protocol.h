@@ -1,15 +1,17 @@
 // The page protocol's limits and answers, without its transport.
 #pragma once
 
+#include <chrono>
 #include <cstddef>
 #include <cstdint>
 #include <string>
 
+#include "store/record.h"
 #include "tier/page.h"
 
 namespace farswap::store {
 
-inline constexpr std::uint32_t kProtocol = 2;  // the only version that a server speaks
+inline constexpr std::uint32_t kProtocolVersion = 2;  // the only version that a server speaks
 inline constexpr std::size_t kBatchPagesMax = 256;
 inline constexpr std::size_t kFetchSlotsMax = 64;
 inline constexpr std::size_t kDiscardItemsMax = 4096;
@@ -34,13 +36,48 @@ struct DiscardItem {
   std::uint64_t version;
 };
 
-enum class OpenStatus : std::uint8_t { kOk, kInvalid, kRetired, kTooMany, kIoError };
+/// Numbers of ServerState in proto/farswap/v1/page_store.proto.
+enum class ServerState : std::uint8_t {
+  kActive = 1,
+  kFull = 2,
+  kDiskFull = 3,
+  kDraining = 4,
+  kStopping = 5,
+};
+
+/// The first four have the numbers of OpenStatus in proto/farswap/v1/page_store.proto; the others
+/// end the call with a status of gRPC.
+enum class OpenStatus : std::uint8_t {
+  kOk = 1,
+  kAlreadyOpen = 2,
+  kFenced = 3,
+  kProtocol = 4,
+  kInvalid,
+  kTooMany,
+  kIoError,
+};
+
+struct OpenRequest {
+  std::string host_id;
+  std::string device;
+  Incarnation incarnation{};
+  Owner owner;  // who asks
+  std::uint64_t slots = 0;
+  std::uint32_t protocol_min = 0;
+  std::uint32_t protocol_max = 0;
+  bool probe = false;
+  bool take_over = false;
+};
 
 struct OpenedVolume {
   OpenStatus status = OpenStatus::kOk;
   std::string message;  // for the host's operator, unless kOk
   std::uint64_t volume_id = 0;
   std::uint64_t epoch = 0;
+  bool intact = true;
+  bool has_other = false;  // there is, or was until now, a live owner that is not the caller:
+  Owner other;
+  std::chrono::milliseconds other_idle{};
 };
 
 }  // namespace farswap::store

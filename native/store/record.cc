@@ -14,6 +14,7 @@ namespace {
 static_assert(std::endian::native == std::endian::little, "farswap runs on little-endian machines");
 
 constexpr std::uint8_t kRecordFormat = 1;
+constexpr std::uint8_t kStoreFormat = 2;
 
 // Whether an object of this codec and length may be kept under this key.
 bool IsPossible(std::uint64_t key, std::uint32_t codec, std::size_t length) {
@@ -48,6 +49,8 @@ void Append(T value, std::string* out) {
   out->append(reinterpret_cast<const char*>(&value), sizeof(value));
 }
 
+void AppendId(const Id& id, std::string* out) { out->append(id.begin(), id.end()); }
+
 void AppendName(std::string_view name, std::string* out) {
   Append(static_cast<std::uint8_t>(name.size()), out);
   out->append(name);
@@ -78,11 +81,11 @@ struct Reader {
     return value;
   }
 
-  Incarnation TakeIncarnation() {
-    Incarnation incarnation{};
-    const std::string_view bytes = Bytes(kIncarnationBytes);
-    std::copy(bytes.begin(), bytes.end(), incarnation.begin());
-    return incarnation;
+  Id TakeId() {
+    Id id{};
+    const std::string_view bytes = Bytes(kIdBytes);
+    std::copy(bytes.begin(), bytes.end(), id.begin());
+    return id;
   }
 
   std::string Name() { return std::string(Bytes(Integer<std::uint8_t>())); }
@@ -150,12 +153,39 @@ std::optional<std::uint64_t> DecodeVolumeKey(std::string_view key) {
   return GetBigEndian(key.data());
 }
 
+std::string EncodeStoreRecord(const StoreRecord& record) {
+  std::string value;
+  Append(kStoreFormat, &value);
+  AppendId(record.uuid, &value);
+  AppendName(record.boot_id, &value);
+  Append(static_cast<std::uint8_t>(record.closed), &value);
+  return value;
+}
+
+Result<StoreRecord> DecodeStoreRecord(std::string_view value) {
+  Reader reader{value};
+  const auto format = reader.Integer<std::uint8_t>();
+  if (reader.ok && format != kStoreFormat) {
+    return Error{"its format is " + std::to_string(format) + ", this release reads format " +
+                 std::to_string(kStoreFormat) +
+                 ": give store.path a new directory, or delete this one, and its pages with it"};
+  }
+  StoreRecord record;
+  record.uuid = reader.TakeId();
+  record.boot_id = reader.Name();
+  record.closed = reader.Integer<std::uint8_t>() != 0;
+  if (!reader.Complete()) {
+    return Error{"its first record does not parse"};
+  }
+  return record;
+}
+
 std::string EncodeDeviceRecord(const DeviceRecord& record) {
   std::string value;
   Append(record.epoch, &value);
   Append(static_cast<std::uint8_t>(record.retired.size()), &value);
   for (const Incarnation& incarnation : record.retired) {
-    value.append(incarnation.begin(), incarnation.end());
+    AppendId(incarnation, &value);
   }
   return value;
 }
@@ -166,7 +196,7 @@ std::optional<DeviceRecord> DecodeDeviceRecord(std::string_view value) {
   record.epoch = reader.Integer<std::uint64_t>();
   const auto count = reader.Integer<std::uint8_t>();
   for (std::size_t i = 0; i < count && reader.ok; ++i) {
-    record.retired.push_back(reader.TakeIncarnation());
+    record.retired.push_back(reader.TakeId());
   }
   return reader.Complete() ? std::optional(std::move(record)) : std::nullopt;
 }
@@ -190,9 +220,15 @@ std::string EncodeVolumeRecord(const VolumeRecord& record) {
   Append(record.epoch, &value);
   Append(record.slots, &value);
   Append(static_cast<std::uint8_t>(record.garbage), &value);
-  value.append(record.incarnation.begin(), record.incarnation.end());
-  AppendName(record.host_id, &value);
-  AppendName(record.device, &value);
+  Append(static_cast<std::uint8_t>(record.intact), &value);
+  AppendId(record.incarnation, &value);
+  AppendId(record.owner.nonce, &value);
+  Append(record.owner.takeover_count, &value);
+  Append(record.silent_minutes, &value);
+  for (const std::string& name :
+       {record.host_id, record.device, record.owner.host_name, record.owner.address}) {
+    AppendName(name, &value);
+  }
   return value;
 }
 
@@ -202,9 +238,15 @@ std::optional<VolumeRecord> DecodeVolumeRecord(std::string_view value) {
   record.epoch = reader.Integer<std::uint64_t>();
   record.slots = reader.Integer<std::uint64_t>();
   record.garbage = reader.Integer<std::uint8_t>() != 0;
-  record.incarnation = reader.TakeIncarnation();
+  record.intact = reader.Integer<std::uint8_t>() != 0;
+  record.incarnation = reader.TakeId();
+  record.owner.nonce = reader.TakeId();
+  record.owner.takeover_count = reader.Integer<std::uint32_t>();
+  record.silent_minutes = reader.Integer<std::uint32_t>();
   record.host_id = reader.Name();
   record.device = reader.Name();
+  record.owner.host_name = reader.Name();
+  record.owner.address = reader.Name();
   return reader.Complete() ? std::optional(std::move(record)) : std::nullopt;
 }
 

@@ -12,11 +12,17 @@
 //            8  u64  version
 //           16  u32  stored_boot_s: when the host's kernel wrote the page
 // Column family "volumes" holds what must never go back (written with fsync):
-//   "f"                                  -> u8 format of the whole store, 1
+//   "f"                                  -> u8 format of the whole store, 2, 16 bytes uuid,
+//                                           u8 length and id of the boot that last wrote to it,
+//                                           u8 closed in good order since
 //   "d" u8 host length, host, device     -> u64 epoch, u8 n, n retired incarnations of 16 bytes,
 //                                           oldest first
-//   "v" volume id (u64 big endian)       -> u64 epoch, u64 slots, u8 garbage, 16 bytes incarnation,
-//                                           u8 length and host, u8 length and device
+//   "v" volume id (u64 big endian)       -> u64 epoch, u64 slots, u8 garbage, u8 intact,
+//                                           16 bytes incarnation, 16 bytes nonce of the owner,
+//                                           u32 its takeover_count, u32 minutes of silence, and
+//                                           u8 length and bytes of host, device, the owner's
+//                                           machine's name and address
+// The last record of a volume is also written, without fsync, for its silence and `intact`.
 // Column family "usage" counts what each volume holds. Each batch of page writes merges its
 // differences in the same atomic write, so the counts are exact after any crash, and a start reads
 // one small record per volume instead of all its pages:
@@ -32,14 +38,18 @@
 #include <string_view>
 #include <vector>
 
+#include "base/result.h"
+
 namespace farswap::store {
 
 inline constexpr std::size_t kPageKeyBytes = 16;
 inline constexpr std::size_t kRecordHeaderBytes = 20;
-inline constexpr std::size_t kIncarnationBytes = 16;
+inline constexpr std::size_t kIdBytes = 16;
 inline constexpr std::size_t kNameBytesMax = 128;
 
-using Incarnation = std::array<std::uint8_t, kIncarnationBytes>;
+/// 16 random bytes.
+using Id = std::array<std::uint8_t, kIdBytes>;
+using Incarnation = Id;
 using PageKey = std::array<char, kPageKeyBytes>;
 using RecordHeader = std::array<char, kRecordHeaderBytes>;
 
@@ -71,6 +81,15 @@ bool IsValidPage(const PageRecord& page);
 std::string EncodeVolumeKey(std::uint64_t volume_id);
 std::optional<std::uint64_t> DecodeVolumeKey(std::string_view key);
 
+struct StoreRecord {
+  Id uuid{};
+  std::string boot_id;
+  bool closed = false;
+};
+std::string EncodeStoreRecord(const StoreRecord& record);
+/// An error names the format, if that is another one.
+Result<StoreRecord> DecodeStoreRecord(std::string_view value);
+
 struct DeviceRecord {
   std::uint64_t epoch = 0;
   std::vector<Incarnation> retired;  // newest last; at most 255
@@ -81,11 +100,23 @@ std::string EncodeDeviceName(std::string_view host_id, std::string_view device);
 /// False if `name` is not what EncodeDeviceName() makes.
 bool DecodeDeviceName(std::string_view name, std::string* host_id, std::string* device);
 
+/// A run of a host daemon that has a volume open.
+struct Owner {
+  Id nonce{};
+  std::uint32_t takeover_count = 0;
+  std::string host_name;
+  std::string address;
+};
+
 struct VolumeRecord {
   std::uint64_t epoch = 0;
   std::uint64_t slots = 0;
   bool garbage = false;
+  // False: pages that were acknowledged may be missing, and the owner does not know it yet.
+  bool intact = true;
   Incarnation incarnation{};
+  Owner owner;
+  std::uint32_t silent_minutes = 0;
   std::string host_id;
   std::string device;
 };

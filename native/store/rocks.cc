@@ -22,8 +22,6 @@ constexpr std::uint64_t kWalBytesMax = std::uint64_t{256} << 20;
 // Flush and compaction together, below fetches.
 constexpr std::int64_t kBackgroundBytesPerSecond = std::int64_t{800} << 20;
 constexpr std::uint64_t kInfoLogBytesMax = std::uint64_t{4} << 20;
-constexpr std::string_view kFormatKey = "f";
-constexpr std::string_view kFormat = "\x01";
 
 // Adds usages. An operand that does not parse is a damaged store: the read of it then fails.
 class UsageAdder final : public rocksdb::AssociativeMergeOperator {
@@ -90,25 +88,6 @@ rocksdb::ColumnFamilyOptions MetadataOptions() {
   return options;
 }
 
-Outcome CheckFormat(Rocks* rocks) {
-  std::string found;
-  const rocksdb::Slice key(kFormatKey.data(), kFormatKey.size());
-  rocksdb::Status status = rocks->db->Get({}, rocks->volumes, key, &found);
-  if (status.IsNotFound()) {
-    rocksdb::WriteBatch batch;
-    batch.Put(rocks->volumes, key, std::string(kFormat));
-    status = rocks->WriteSynced(&batch);
-    found = kFormat;
-  }
-  if (!status.ok()) {
-    return Error{status.ToString()};
-  }
-  if (found != kFormat) {
-    return Error{"its format is not one that this release knows"};
-  }
-  return Unit{};
-}
-
 Error OpenError(const std::string& path, const rocksdb::Status& status) {
   const std::string text = status.ToString();
   if (status.IsIOError() && (text.find("lock hold by current process") != std::string::npos ||
@@ -152,9 +131,6 @@ Result<std::unique_ptr<Rocks>> OpenRocks(const std::string& path, std::uint64_t 
   rocks->pages = opened[0];
   rocks->volumes = opened[1];
   rocks->usage = opened[2];
-  if (Outcome format = CheckFormat(rocks.get()); !format.ok()) {
-    return Error{"store " + path + ": " + format.error().message};
-  }
   return rocks;
 }
 

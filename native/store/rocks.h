@@ -20,6 +20,12 @@ struct Rocks {
   /// For pages: in the WAL, which survives the process; fsync is left to the kernel, replicas cover
   /// the loss of a machine.
   rocksdb::Status Write(rocksdb::WriteBatch* batch) { return Commit({}, batch); }
+  /// The same, but fails at once where RocksDB would stall.
+  rocksdb::Status TryWrite(rocksdb::WriteBatch* batch) {
+    rocksdb::WriteOptions options;
+    options.no_slowdown = true;
+    return Commit(options, batch);
+  }
   /// For what must never go back: on the disk when it returns.
   rocksdb::Status WriteSynced(rocksdb::WriteBatch* batch) {
     rocksdb::WriteOptions options;

@@ -8,10 +8,12 @@
 
 #include <array>
 #include <atomic>
+#include <chrono>
 #include <cstddef>
 #include <cstdint>
 #include <mutex>
 #include <string>
+#include <utility>
 
 #include "store/protocol.h"
 #include "store/record.h"
@@ -46,6 +48,29 @@ struct Volume {
     return StreamStatus::kOk;
   }
 
+  /// The owner is alive, at `now` of the server's RunningClock.
+  void Hear(std::chrono::milliseconds now) {
+    heard_ms.store(now.count(), std::memory_order_relaxed);
+    silent_before_ms.store(0, std::memory_order_relaxed);
+  }
+  /// Since it was heard or the server started.
+  std::chrono::milliseconds Idle(std::chrono::milliseconds now) const {
+    return now - std::chrono::milliseconds(heard_ms.load(std::memory_order_relaxed));
+  }
+  /// Since it was heard, while this server or an earlier one ran on the store.
+  std::chrono::milliseconds Silence(std::chrono::milliseconds now) const {
+    return Idle(now) + std::chrono::milliseconds(silent_before_ms.load(std::memory_order_relaxed));
+  }
+
+  Owner owner() const {
+    const std::lock_guard lock(owner_mutex);
+    return owner_now;
+  }
+  void SetOwner(Owner owner) {
+    const std::lock_guard lock(owner_mutex);
+    owner_now = std::move(owner);
+  }
+
   std::uint64_t id = 0;
   std::uint64_t slots = 0;
   std::string host_id;
@@ -55,7 +80,14 @@ struct Volume {
   std::atomic<bool> garbage{false};
   std::atomic<std::int64_t> pages{0};
   std::atomic<std::int64_t> bytes{0};
+  std::atomic<bool> opened{false};  // since the server started
+  std::atomic<bool> intact{true};   // see VolumeRecord
+  std::atomic<std::int64_t> heard_ms{0};
+  std::atomic<std::int64_t> silent_before_ms{0};
   std::array<std::mutex, kStripes> stripes;
+
+  mutable std::mutex owner_mutex;  // a leaf
+  Owner owner_now;
 };
 
 /// Holds the stripes of `mask` (bit i: stripe i) of a volume.

@@ -1,6 +1,7 @@
 #include "store/volume_table.h"
 
 #include <algorithm>
+#include <optional>
 #include <random>
 #include <utility>
 
@@ -12,10 +13,6 @@ constexpr char kVolumeTag = 'v';
 
 Error Damaged(const std::string& what) { return Error{"a record of " + what + " does not parse"}; }
 
-VolumeRecord RecordOf(const Volume& volume, std::uint64_t epoch, bool garbage) {
-  return {epoch, volume.slots, garbage, volume.incarnation, volume.host_id, volume.device};
-}
-
 std::shared_ptr<Volume> MakeVolume(std::uint64_t volume_id, const VolumeRecord& record) {
   auto volume = std::make_shared<Volume>();
   volume->id = volume_id;
@@ -23,9 +20,29 @@ std::shared_ptr<Volume> MakeVolume(std::uint64_t volume_id, const VolumeRecord& 
   volume->host_id = record.host_id;
   volume->device = record.device;
   volume->incarnation = record.incarnation;
+  volume->SetOwner(record.owner);
   volume->epoch = record.epoch;
   volume->garbage = record.garbage;
+  volume->intact = record.intact;
+  volume->silent_before_ms =
+      std::chrono::milliseconds(std::chrono::minutes(record.silent_minutes)).count();
   return volume;
+}
+
+void PutDevice(Rocks* rocks, const std::string& name, const DeviceRecord& record,
+               rocksdb::WriteBatch* batch) {
+  batch->Put(rocks->volumes, kDeviceTag + name, EncodeDeviceRecord(record));
+}
+
+void PutVolume(Rocks* rocks, std::uint64_t volume_id, const VolumeRecord& record,
+               rocksdb::WriteBatch* batch) {
+  batch->Put(rocks->volumes, kVolumeTag + EncodeVolumeKey(volume_id), EncodeVolumeRecord(record));
+}
+
+void PutGarbage(Rocks* rocks, std::uint64_t volume_id, VolumeRecord record,
+                rocksdb::WriteBatch* batch) {
+  record.garbage = true;
+  PutVolume(rocks, volume_id, record, batch);
 }
 
 OpenedVolume Refuse(OpenStatus status, std::string message) {
@@ -33,6 +50,16 @@ OpenedVolume Refuse(OpenStatus status, std::string message) {
   refused.status = status;
   refused.message = std::move(message);
   return refused;
+}
+
+std::string Versions(const OpenRequest& request) {
+  if (request.protocol_max == 0) {
+    return "an earlier one";
+  }
+  const std::string least = std::to_string(request.protocol_min);
+  return request.protocol_min == request.protocol_max
+             ? least
+             : least + " to " + std::to_string(request.protocol_max);
 }
 
 void AddRetired(const Incarnation& incarnation, DeviceRecord* record) {
@@ -85,6 +112,7 @@ Outcome VolumeTable::AddLoaded(std::uint64_t volume_id, const VolumeRecord& reco
   volume->epoch = device->second.record.epoch;
   if (!record.garbage) {
     device->second.current = volume;
+    device->second.saved = record;
   }
   volumes_.emplace(volume_id, std::move(volume));
   return Unit{};
@@ -120,74 +148,169 @@ std::uint64_t VolumeTable::NewVolumeId() const {
   return id;
 }
 
-OpenedVolume VolumeTable::Open(const std::string& host_id, const std::string& device_name,
-                               const Incarnation& incarnation, std::uint64_t slots) {
-  const std::string name = EncodeDeviceName(host_id, device_name);
-  std::lock_guard lock(open_mutex_);
-  auto found = devices_.find(name);
-  if (found == devices_.end()) {
-    if (devices_.size() >= kVolumesMax) {
-      return Refuse(OpenStatus::kTooMany, "the server knows as many devices as it can");
+void VolumeTable::AddNotIntact(rocksdb::WriteBatch* batch) {
+  for (auto& [name, device] : devices_) {
+    if (device.current && device.saved.intact) {
+      device.current->intact = device.saved.intact = false;
+      PutVolume(rocks_, device.current->id, device.saved, batch);
     }
-    found = devices_.emplace(name, Device{}).first;
   }
-  Device& device = found->second;
-  if (std::ranges::find(device.record.retired, incarnation) != device.record.retired.end()) {
-    return Refuse(OpenStatus::kRetired, "this incarnation was closed or has a successor");
-  }
-  if (!device.current || device.current->incarnation != incarnation) {
-    return OpenNew(name, &device, {0, slots, false, incarnation, host_id, device_name});
-  }
-  Volume& volume = *device.current;
-  if (volume.slots != slots) {
-    return Refuse(OpenStatus::kInvalid, "this incarnation has " + std::to_string(volume.slots) +
-                                            " slots, not " + std::to_string(slots));
-  }
-  DeviceRecord next = device.record;
-  ++next.epoch;
-  rocksdb::WriteBatch batch;
-  batch.Put(rocks_->volumes, kDeviceTag + name, EncodeDeviceRecord(next));
-  const rocksdb::Status status = rocks_->WriteSynced(&batch);
-  if (!status.ok()) {
-    return Refuse(OpenStatus::kIoError, status.ToString());
-  }
-  device.record = std::move(next);
-  const StripesLock stripes(&volume, StripesLock::kAll);
-  volume.epoch = device.record.epoch;
-  return {OpenStatus::kOk, {}, volume.id, device.record.epoch};
 }
 
-OpenedVolume VolumeTable::OpenNew(const std::string& name, Device* device, VolumeRecord record) {
-  {
-    std::shared_lock lock(volumes_mutex_);
-    if (volumes_.size() >= kVolumesMax) {
-      return Refuse(OpenStatus::kTooMany, "the server has as many volumes as it can");
+// --- Owners -------------------------------------------------------------------------------------
+
+OpenedVolume VolumeTable::Open(const OpenRequest& request) {
+  const std::string name = EncodeDeviceName(request.host_id, request.device);
+  std::lock_guard lock(open_mutex_);
+  const auto found = devices_.find(name);
+  Device device = found == devices_.end() ? Device{} : found->second;
+  const std::shared_ptr<Volume> current = device.current;
+  Claim claim;
+  const std::vector<Incarnation>& retired = device.record.retired;
+  claim.retired = std::ranges::find(retired, request.incarnation) != retired.end();
+  if (current) {
+    claim.open = true;
+    claim.incarnation = current->incarnation;
+    claim.owner = current->owner();
+    claim.live = current->Idle(clock_->Now()) <= config_.owner_lease;
+  }
+  const OpenDecision decision = DecideOpen(request, claim);
+  OpenedVolume opened = Judge(request, device, decision);
+  if (claim.live && decision != OpenDecision::kSame) {
+    opened.has_other = true;
+    opened.other = claim.owner;
+    opened.other_idle = current->Idle(clock_->Now());
+  }
+  if (opened.status != OpenStatus::kOk || request.probe) {
+    return opened;
+  }
+  if (decision == OpenDecision::kSame) {
+    opened.volume_id = current->id;
+    opened.epoch = device.record.epoch;
+    current->SetOwner(request.owner);  // its address may have changed
+  } else if (decision == OpenDecision::kNewNonce) {
+    OpenForNewNonce(name, request, &device, &opened);
+  } else {
+    OpenNew(name, request, &device, &opened);
+  }
+  if (opened.status == OpenStatus::kOk) {
+    if (claim.open && decision != OpenDecision::kSame) {
+      NoteSuccession(request, opened, claim.owner);
+    }
+    device.current->opened = true;
+    device.current->Hear(clock_->Now());
+    devices_[name] = std::move(device);
+  }
+  return opened;
+}
+
+// What the caller is answered, unless the store then fails.
+OpenedVolume VolumeTable::Judge(const OpenRequest& request, const Device& device,
+                                OpenDecision decision) const {
+  switch (decision) {
+    case OpenDecision::kProtocol:
+      return Refuse(OpenStatus::kProtocol,
+                    "the server speaks version " + std::to_string(kProtocolVersion) +
+                        " of the page protocol, the host " + Versions(request));
+    case OpenDecision::kFenced:
+      return Refuse(OpenStatus::kFenced, "this incarnation was closed or has a successor");
+    case OpenDecision::kAlreadyOpen:
+      return Refuse(OpenStatus::kAlreadyOpen, "another host daemon has this volume open");
+    case OpenDecision::kSame:
+    case OpenDecision::kNewNonce: {
+      const Volume& volume = *device.current;
+      if (volume.slots != request.slots) {
+        return Refuse(OpenStatus::kInvalid, "this incarnation has " + std::to_string(volume.slots) +
+                                                " slots, not " + std::to_string(request.slots));
+      }
+      OpenedVolume opened;
+      opened.intact = volume.intact;
+      return opened;
+    }
+    case OpenDecision::kNew: {
+      std::shared_lock lock(volumes_mutex_);
+      if (volumes_.size() >= kVolumesMax || devices_.size() >= kVolumesMax) {
+        return Refuse(OpenStatus::kTooMany, "the server has as many volumes as it can");
+      }
+      return {};
     }
   }
-  const std::uint64_t id = NewVolumeId();
+  __builtin_unreachable();
+}
+
+void VolumeTable::OpenForNewNonce(const std::string& name, const OpenRequest& request,
+                                  Device* device, OpenedVolume* opened) {
+  Volume* const volume = device->current.get();
+  VolumeRecord record = device->saved;
+  record.owner = request.owner;
+  record.silent_minutes = 0;
+  record.epoch = ++device->record.epoch;
+  rocksdb::WriteBatch batch;
+  PutDevice(rocks_, name, device->record, &batch);
+  PutVolume(rocks_, volume->id, record, &batch);
+  if (const rocksdb::Status status = rocks_->WriteSynced(&batch); !status.ok()) {
+    *opened = Refuse(OpenStatus::kIoError, status.ToString());
+    return;
+  }
+  device->saved = std::move(record);
+  volume->SetOwner(request.owner);
+  opened->volume_id = volume->id;
+  opened->epoch = device->record.epoch;
+  const StripesLock stripes(volume, StripesLock::kAll);
+  volume->epoch = opened->epoch;
+}
+
+void VolumeTable::OpenNew(const std::string& name, const OpenRequest& request, Device* device,
+                          OpenedVolume* opened) {
   const std::shared_ptr<Volume> old = device->current;
-  DeviceRecord next = device->record;
-  record.epoch = ++next.epoch;
+  const std::uint64_t id = NewVolumeId();
+  VolumeRecord record;
+  record.epoch = ++device->record.epoch;
+  record.slots = request.slots;
+  record.incarnation = request.incarnation;
+  record.owner = request.owner;
+  record.host_id = request.host_id;
+  record.device = request.device;
   rocksdb::WriteBatch batch;
   if (old) {
-    AddRetired(old->incarnation, &next);
-    batch.Put(rocks_->volumes, kVolumeTag + EncodeVolumeKey(old->id),
-              EncodeVolumeRecord(RecordOf(*old, next.epoch, true)));
+    AddRetired(old->incarnation, &device->record);
+    PutGarbage(rocks_, old->id, device->saved, &batch);
   }
-  batch.Put(rocks_->volumes, kDeviceTag + name, EncodeDeviceRecord(next));
-  batch.Put(rocks_->volumes, kVolumeTag + EncodeVolumeKey(id), EncodeVolumeRecord(record));
-  const rocksdb::Status status = rocks_->WriteSynced(&batch);
-  if (!status.ok()) {
-    return Refuse(OpenStatus::kIoError, status.ToString());
+  PutDevice(rocks_, name, device->record, &batch);
+  PutVolume(rocks_, id, record, &batch);
+  if (const rocksdb::Status status = rocks_->WriteSynced(&batch); !status.ok()) {
+    *opened = Refuse(OpenStatus::kIoError, status.ToString());
+    return;
   }
-  device->record = std::move(next);
-  device->current = MakeVolume(id, record);
   if (old) {
     Retire(old, record.epoch);
   }
+  device->current = MakeVolume(id, record);
+  opened->volume_id = id;
+  opened->epoch = record.epoch;
+  device->saved = std::move(record);
   std::unique_lock lock(volumes_mutex_);
   volumes_.emplace(id, device->current);
-  return {OpenStatus::kOk, {}, id, record.epoch};
+}
+
+void VolumeTable::NoteSuccession(const OpenRequest& request, const OpenedVolume& opened,
+                                 const Owner& before) {
+  const bool displaced = opened.has_other && request.take_over;
+  AddEvent({displaced ? OwnerEvent::Kind::kDisplaced : OwnerEvent::Kind::kSucceeded,
+            request.host_id, request.device, before, request.owner});
+}
+
+void VolumeTable::AddEvent(OwnerEvent event) {
+  if (events_.size() == kEventsMax) {
+    events_.pop_front();
+  }
+  events_.push_back(std::move(event));
+}
+
+std::vector<OwnerEvent> VolumeTable::TakeEvents() {
+  std::lock_guard lock(open_mutex_);
+  const std::deque<OwnerEvent> events = std::exchange(events_, {});
+  return {events.begin(), events.end()};
 }
 
 Result<StreamStatus> VolumeTable::Close(std::uint64_t volume_id, std::uint64_t epoch) {
@@ -204,22 +327,82 @@ Result<StreamStatus> VolumeTable::Close(std::uint64_t volume_id, std::uint64_t e
     return usable;
   }
   const std::string name = EncodeDeviceName(volume->host_id, volume->device);
-  Device& device = devices_.at(name);
-  DeviceRecord next = device.record;
-  AddRetired(volume->incarnation, &next);
-  rocksdb::WriteBatch batch;
-  batch.Put(rocks_->volumes, kDeviceTag + name, EncodeDeviceRecord(next));
-  batch.Put(rocks_->volumes, kVolumeTag + EncodeVolumeKey(volume_id),
-            EncodeVolumeRecord(RecordOf(*volume, epoch, true)));
-  const rocksdb::Status status = rocks_->WriteSynced(&batch);
-  if (!status.ok()) {
-    return Error{status.ToString()};
-  }
-  device.record = std::move(next);
-  device.current.reset();
-  Retire(volume, epoch);
-  return StreamStatus::kOk;
+  const rocksdb::Status status = CloseCurrent(name, &devices_.at(name));
+  return status.ok() ? Result<StreamStatus>(StreamStatus::kOk) : Error{status.ToString()};
 }
+
+rocksdb::Status VolumeTable::CloseCurrent(const std::string& name, Device* device) {
+  DeviceRecord next = device->record;
+  AddRetired(device->current->incarnation, &next);
+  rocksdb::WriteBatch batch;
+  PutDevice(rocks_, name, next, &batch);
+  PutGarbage(rocks_, device->current->id, device->saved, &batch);
+  const rocksdb::Status status = rocks_->WriteSynced(&batch);
+  if (status.ok()) {
+    device->record = std::move(next);
+    Retire(device->current, device->record.epoch);
+    device->current.reset();
+  }
+  return status;
+}
+
+StreamStatus VolumeTable::Hear(std::uint64_t volume_id, std::uint64_t epoch) {
+  const std::shared_ptr<Volume> volume = Find(volume_id);
+  const StreamStatus status = volume ? volume->Check(epoch) : StreamStatus::kUnknownVolume;
+  if (status == StreamStatus::kOk) {
+    volume->Hear(clock_->Now());
+    if (volume->opened) {
+      volume->intact = true;  // the owner has read the answer that said otherwise
+    }
+  }
+  return status;
+}
+
+std::size_t VolumeTable::ExpireSilent() {
+  std::lock_guard lock(open_mutex_);
+  std::size_t expired = 0;
+  for (auto& [name, device] : devices_) {
+    if (config_.expire_after.count() == 0 || !device.current ||
+        device.current->Silence(clock_->Now()) < config_.expire_after) {
+      continue;
+    }
+    const std::shared_ptr<Volume> volume = device.current;
+    if (CloseCurrent(name, &device).ok()) {  // else it is tried again at the next call
+      AddEvent({OwnerEvent::Kind::kExpired, volume->host_id, volume->device, volume->owner(), {}});
+      ++expired;
+    }
+  }
+  return expired;
+}
+
+// Not synced: what a power loss takes back only makes a volume expire later, or its host compare
+// its pages once more.
+void VolumeTable::SaveSilence() {
+  std::lock_guard lock(open_mutex_);
+  rocksdb::WriteBatch batch;
+  std::vector<std::pair<Device*, VolumeRecord>> changed;
+  for (auto& [name, device] : devices_) {
+    if (!device.current) {
+      continue;
+    }
+    VolumeRecord record = device.saved;
+    record.intact = device.current->intact;
+    record.silent_minutes = static_cast<std::uint32_t>(
+        std::chrono::floor<std::chrono::minutes>(device.current->Silence(clock_->Now())).count());
+    if (record.intact != device.saved.intact ||
+        record.silent_minutes != device.saved.silent_minutes) {
+      PutVolume(rocks_, device.current->id, record, &batch);
+      changed.emplace_back(&device, std::move(record));
+    }
+  }
+  if (!changed.empty() && rocks_->TryWrite(&batch).ok()) {
+    for (auto& [device, record] : changed) {
+      device->saved = std::move(record);
+    }
+  }
+}
+
+// --- Volumes ------------------------------------------------------------------------------------
 
 void VolumeTable::Retire(const std::shared_ptr<Volume>& volume, std::uint64_t epoch) {
   const StripesLock stripes(volume.get(), StripesLock::kAll);

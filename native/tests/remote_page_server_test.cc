@@ -15,6 +15,7 @@
 namespace farswap::remote {
 namespace {
 
+using std::chrono_literals::operator""ms;
 using tier::GetResult;
 using tier::kShardSlots;
 using tier::PutResult;
@@ -37,7 +38,8 @@ class RemotePageServerTest : public ::testing::Test {
     auto created = store::PageServer::Create({.listen = "127.0.0.1:" + std::to_string(port_),
                                               .path = directory_ + "/pages",
                                               .capacity_bytes = capacity_bytes,
-                                              .block_cache_bytes = 8 << 20});
+                                              .block_cache_bytes = 8 << 20,
+                                              .leases = {.owner_lease = 500ms}});
     ASSERT_TRUE(created.ok()) << created.error().message;
     server_ = std::move(created.value());
     port_ = server_->port();
@@ -89,7 +91,7 @@ TEST_F(RemotePageServerTest, PagesOutliveTheServer) {
     for (std::size_t i = 0; i < fetch->count; ++i) ASSERT_TRUE(fetch->Holds(i, 3));
   }
   // The pages may be there before the session has told of its new connection.
-  EXPECT_TRUE(Eventually([&] { return cluster->Servers()[0].epoch == 2; }));
+  EXPECT_TRUE(Eventually([&] { return cluster->Servers()[0].reconnects == 1; }));
   const Cluster::ServerInfo info = cluster->Servers()[0];
   EXPECT_EQ(info.shards, 2u);
   EXPECT_EQ(info.capacity_bytes, std::uint64_t{64} << 20);

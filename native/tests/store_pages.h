@@ -72,27 +72,49 @@ inline PageRecord MakeUnit(std::uint64_t key, std::uint64_t version, const std::
   return unit;
 }
 
+inline OpenRequest MakeOpen(char incarnation, char nonce, const std::string& host = "host") {
+  OpenRequest request;
+  request.host_id = host;
+  request.device = "swap0";
+  request.incarnation.fill(static_cast<std::uint8_t>(incarnation));
+  request.owner.nonce.fill(static_cast<std::uint8_t>(nonce));
+  request.owner.host_name = host + ".example";
+  request.owner.address = "10.0.0.7";
+  request.slots = 65536;
+  request.protocol_min = request.protocol_max = kProtocolVersion;
+  return request;
+}
+
 /// A store and one volume in it, by default "host"/"swap0" with 65536 slots.
 class OpenedStore {
  public:
   explicit OpenedStore(std::string path, std::uint64_t capacity_bytes = 64 * kMiB,
                        bool collect_garbage = true)
-      : config_{std::move(path), capacity_bytes, kMiB, collect_garbage} {
-    Reopen();
-  }
+      : OpenedStore({.path = std::move(path),
+                     .capacity_bytes = capacity_bytes,
+                     .block_cache_bytes = kMiB,
+                     .collect_garbage = collect_garbage}) {}
+  explicit OpenedStore(PageStoreConfig store_config) : config(std::move(store_config)) { Reopen(); }
 
   void Reopen() {
     store.reset();
-    auto opened = PageStore::Open(config_);
+    auto opened = PageStore::Open(config);
     if (!opened.ok()) {
       throw std::runtime_error(opened.error().message);
     }
     store = std::move(opened.value());
   }
 
+  /// By another run of the host's daemon each time, and in spite of a live owner.
   OpenedVolume Open(char incarnation = 'a', const std::string& host = "host",
                     std::uint64_t slots = 65536) {
-    volume = store->OpenVolume(host, "swap0", std::string(kIncarnationBytes, incarnation), slots);
+    OpenRequest request = MakeOpen(incarnation, ++nonce_, host);
+    request.slots = slots;
+    request.take_over = true;
+    return Open(request);
+  }
+  OpenedVolume Open(const OpenRequest& request) {
+    volume = store->OpenVolume(request);
     return volume;
   }
 
@@ -136,8 +158,10 @@ class OpenedStore {
   OpenedVolume volume;
   StreamStatus last = StreamStatus::kOk;
 
+  PageStoreConfig config;  // of the next Reopen()
+
  private:
-  PageStoreConfig config_;
+  char nonce_ = 0;
 };
 
 }  // namespace farswap::store

@@ -101,13 +101,22 @@ TEST(Record, UnitsHaveKeysOfTheirOwnWholeHeadersAndABound) {
 }
 
 TEST(Record, VolumeAndDeviceRecordsSurviveAndRefuseTruncation) {
-  const VolumeRecord volume{5, 1000, true, Incarnation{1, 2, 3}, "host", "swap0"};
+  VolumeRecord volume;
+  volume.garbage = true;
+  volume.intact = false;
+  volume.incarnation = {1, 2, 3};
+  volume.owner = {{4, 5}, 6, "host.example", "10.0.0.7"};
+  volume.silent_minutes = 7;
+  volume.host_id = "host";
+  volume.device = "swap0";
   const std::string value = EncodeVolumeRecord(volume);
   const auto again = DecodeVolumeRecord(value);
   ASSERT_TRUE(again);
   EXPECT_EQ(EncodeVolumeRecord(*again), value);
   EXPECT_EQ(again->device, "swap0");
   EXPECT_TRUE(again->garbage);
+  EXPECT_FALSE(again->intact);
+  EXPECT_EQ(again->owner.address, "10.0.0.7");
   const DeviceRecord device{9, {Incarnation{7}, Incarnation{8}}};
   const std::string device_value = EncodeDeviceRecord(device);
   ASSERT_TRUE(DecodeDeviceRecord(device_value));
@@ -117,6 +126,21 @@ TEST(Record, VolumeAndDeviceRecordsSurviveAndRefuseTruncation) {
   }
   for (std::size_t length = 0; length < device_value.size(); ++length) {
     EXPECT_FALSE(DecodeDeviceRecord(std::string_view(device_value).substr(0, length)));
+  }
+}
+
+TEST(Record, StoreOfAnotherFormatIsRefusedWithWhatToDo) {
+  const StoreRecord store{{1, 2, 3}, "boot", true};
+  const std::string value = EncodeStoreRecord(store);
+  Result<StoreRecord> again = DecodeStoreRecord(value);
+  ASSERT_TRUE(again.ok());
+  EXPECT_EQ(EncodeStoreRecord(again.value()), value);
+  const auto first = DecodeStoreRecord("\x01");
+  ASSERT_FALSE(first.ok());
+  EXPECT_NE(first.error().message.find("format is 1, this release reads format 2"),
+            std::string::npos);
+  for (std::size_t length = 0; length < value.size(); ++length) {
+    EXPECT_FALSE(DecodeStoreRecord(std::string_view(value).substr(0, length)).ok());
   }
 }
 

@@ -31,6 +31,7 @@ class Host {
     request_.set_session_nonce(std::string(16, 'n'));
     request_.set_protocol_min(2);
     request_.set_protocol_max(2);
+    request_.set_host_name(name + ".example");
     request_.set_slots(65536);
   }
 
@@ -42,6 +43,20 @@ class Host {
     grpc::ClientContext context;
     Limit(&context);
     return stub_->OpenVolume(&context, request_, &volume_);
+  }
+
+  v1::SessionRequest Beat(std::uint64_t sequence) const {
+    v1::SessionRequest beat;
+    beat.set_sequence(sequence);
+    beat.set_volume_id(volume_.volume_id());
+    beat.set_epoch(volume_.epoch());
+    return beat;
+  }
+
+  v1::SessionResponse BeatOnce(const v1::SessionRequest& beat) {
+    grpc::ClientContext context;
+    Limit(&context);
+    return Exchange(stub_->Session(&context).get(), beat);
   }
 
   static void Limit(grpc::ClientContext* context) {
@@ -180,7 +195,11 @@ TEST_F(ServiceTest, StaleEpochAndUnknownVolumeAreTold) {
   const v1::StoreRequest stale = host.Batch(1, 0, 1, 1);
   v1::StoreRequest unknown = stale;
   unknown.set_volume_id(stale.volume_id() ^ 1);
+  const v1::SessionRequest stale_beat = host.Beat(1);
+  host.request().set_session_nonce(std::string(16, 'm'));
+  host.request().set_takeover_count(1);
   ASSERT_TRUE(host.Open().ok());
+  EXPECT_EQ(host.BeatOnce(stale_beat).status(), v1::STREAM_STATUS_FENCED);
   EXPECT_EQ(host.StoreOnce(stale).status(), v1::STREAM_STATUS_FENCED);
   EXPECT_EQ(host.StoreOnce(unknown).status(), v1::STREAM_STATUS_UNKNOWN_VOLUME);
   EXPECT_EQ(host.StoreOnce(host.Batch(1, 0, 1, 1)).status(), v1::STREAM_STATUS_OK);
@@ -191,12 +210,90 @@ TEST_F(ServiceTest, RefusedOpensCarryTheirStatus) {
   host.request().set_incarnation("short");
   EXPECT_EQ(host.Open().error_code(), grpc::StatusCode::INVALID_ARGUMENT);
   host.request().set_incarnation(std::string(16, 'a'));
+  host.request().set_session_nonce("");
+  EXPECT_EQ(host.Open().error_code(), grpc::StatusCode::INVALID_ARGUMENT);
+  host.request().set_session_nonce(std::string(17, 'n'));
+  EXPECT_EQ(host.Open().error_code(), grpc::StatusCode::INVALID_ARGUMENT);
+  host.request().set_session_nonce(std::string(16, 'n'));
   ASSERT_TRUE(host.Open().ok());
+  EXPECT_EQ(host.volume().status(), v1::OPEN_STATUS_OK);
   host.request().set_incarnation(std::string(16, 'b'));
   ASSERT_TRUE(host.Open().ok());
+  EXPECT_EQ(host.volume().status(), v1::OPEN_STATUS_ALREADY_OPEN);
+  host.request().set_take_over(true);
+  ASSERT_TRUE(host.Open().ok());
+  EXPECT_EQ(host.volume().status(), v1::OPEN_STATUS_OK);
   host.request().set_incarnation(std::string(16, 'a'));
   ASSERT_TRUE(host.Open().ok());
   EXPECT_EQ(host.volume().status(), v1::OPEN_STATUS_FENCED);
+}
+
+TEST_F(ServiceTest, HostOfAnotherProtocolIsToldTheVersionsAlsoIfItSendsNone) {
+  Host host(server_->port());
+  host.request().set_protocol_min(3);
+  host.request().set_protocol_max(4);
+  ASSERT_TRUE(host.Open().ok());
+  EXPECT_EQ(host.volume().status(), v1::OPEN_STATUS_PROTOCOL);
+  EXPECT_EQ(host.volume().protocol(), 2u);
+  EXPECT_EQ(host.volume().message(),
+            "the server speaks version 2 of the page protocol, the host 3 to 4");
+  host.request().clear_protocol_min();
+  host.request().clear_protocol_max();
+  host.request().clear_session_nonce();
+  ASSERT_TRUE(host.Open().ok());
+  EXPECT_EQ(host.volume().status(), v1::OPEN_STATUS_PROTOCOL);
+  host.request().set_protocol_max(9);
+  host.request().set_session_nonce(std::string(16, 'n'));
+  ASSERT_TRUE(host.Open().ok());
+  EXPECT_EQ(host.volume().status(), v1::OPEN_STATUS_OK);
+}
+
+TEST_F(ServiceTest, AnswerSaysWhichServerThisIsAndWhoOwnsTheVolume) {
+  Host host(server_->port());
+  ASSERT_TRUE(host.Open().ok());
+  const std::string uuid = host.volume().server_uuid();
+  const std::string run_id = host.volume().run_id();
+  EXPECT_EQ(uuid.size(), 16u);
+  EXPECT_EQ(run_id.size(), 16u);
+  EXPECT_TRUE(host.volume().store_intact());
+  EXPECT_EQ(host.volume().state(), v1::SERVER_STATE_ACTIVE);
+  EXPECT_EQ(host.volume().owner_lease_ms(), 10000u);
+  EXPECT_FALSE(host.volume().has_owner());
+  Host clone(server_->port());
+  clone.request().set_incarnation(std::string(16, 'b'));
+  clone.request().set_probe(true);
+  ASSERT_TRUE(clone.Open().ok());
+  EXPECT_EQ(clone.volume().status(), v1::OPEN_STATUS_ALREADY_OPEN);
+  EXPECT_EQ(clone.volume().owner().host_name(), "host.example");
+  EXPECT_EQ(clone.volume().owner().address(), "127.0.0.1");
+  EXPECT_EQ(clone.volume().server_uuid(), uuid);
+  Start(64 * kMiB);
+  Host again(server_->port());
+  ASSERT_TRUE(again.Open().ok());
+  EXPECT_EQ(again.volume().server_uuid(), uuid);
+  EXPECT_NE(again.volume().run_id(), run_id);
+}
+
+TEST_F(ServiceTest, SessionAnswersEachRequestInTurn) {
+  Host host(server_->port());
+  ASSERT_TRUE(host.Open().ok());
+  grpc::ClientContext context;
+  Host::Limit(&context);
+  auto session = host.stub().Session(&context);
+  v1::SessionResponse response;
+  for (std::uint64_t sequence = 7; sequence < 10; ++sequence) {
+    ASSERT_TRUE(session->Write(host.Beat(sequence)) && session->Read(&response));
+    EXPECT_EQ(response.sequence(), sequence);
+    EXPECT_EQ(response.status(), v1::STREAM_STATUS_OK);
+    EXPECT_EQ(response.capacity_bytes(), 64 * kMiB);
+    EXPECT_EQ(response.state(), v1::SERVER_STATE_ACTIVE);
+  }
+  v1::SessionRequest unknown = host.Beat(11);
+  unknown.set_volume_id(unknown.volume_id() ^ 1);
+  ASSERT_TRUE(session->Write(unknown) && session->Read(&response));
+  EXPECT_EQ(response.status(), v1::STREAM_STATUS_UNKNOWN_VOLUME);
+  ASSERT_TRUE(session->Write(host.Beat(12)) && session->Read(&response));
+  EXPECT_EQ(response.status(), v1::STREAM_STATUS_OK) << "a bad request ends no stream";
 }
 
 TEST_F(ServiceTest, DiscardAndCloseAnswer) {

@@ -3,6 +3,7 @@
 #include <rocksdb/db.h>
 
 #include <chrono>
+#include <functional>
 #include <thread>
 
 #include "hang_guard.h"
@@ -178,10 +179,10 @@ TEST_F(VolumeTest, RetiredIncarnationCannotComeBackAndHurtItsSuccessor) {
   opened.Open('a');
   const auto current = opened.Open('b');
   opened.StoreOne(1, 1);
-  EXPECT_EQ(opened.Open('a').status, OpenStatus::kRetired);
+  EXPECT_EQ(opened.Open('a').status, OpenStatus::kFenced);
   ASSERT_TRUE(WaitCollected(*opened.store));
   opened.Reopen();
-  EXPECT_EQ(opened.Open('a').status, OpenStatus::kRetired);
+  EXPECT_EQ(opened.Open('a').status, OpenStatus::kFenced);
   opened.volume = current;
   EXPECT_EQ(opened.FetchOne(1).status, PageStatus::kOk);
 }
@@ -196,7 +197,7 @@ TEST_F(VolumeTest, ClosedVolumeIsGarbageAndClosingItAgainIsFine) {
   EXPECT_EQ(opened.store->used_bytes(), 0u);
   opened.FetchOne(1);
   EXPECT_EQ(opened.last, StreamStatus::kUnknownVolume);
-  EXPECT_EQ(opened.Open('a').status, OpenStatus::kRetired);
+  EXPECT_EQ(opened.Open('a').status, OpenStatus::kFenced);
 }
 
 TEST_F(VolumeTest, HostsAndDevicesAreApart) {
@@ -213,22 +214,26 @@ TEST_F(VolumeTest, HostsAndDevicesAreApart) {
 
 TEST_F(VolumeTest, BadOpensAreRefusedWithTheirReason) {
   OpenedStore opened(directory_.Path("s"));
-  const std::string incarnation(16, 'a');
   const std::string long_name(129, 'n');
-  PageStore& store = *opened.store;
-  EXPECT_EQ(store.OpenVolume("", "d", incarnation, 1).status, OpenStatus::kInvalid);
-  EXPECT_EQ(store.OpenVolume(long_name, "d", incarnation, 1).status, OpenStatus::kInvalid);
-  EXPECT_EQ(store.OpenVolume("h", "", incarnation, 1).status, OpenStatus::kInvalid);
-  EXPECT_EQ(store.OpenVolume("h", long_name, incarnation, 1).status, OpenStatus::kInvalid);
-  EXPECT_EQ(store.OpenVolume("h", "d", "short", 1).status, OpenStatus::kInvalid);
-  EXPECT_EQ(store.OpenVolume("h", "d", incarnation, 0).status, OpenStatus::kInvalid);
-  EXPECT_EQ(store.OpenVolume("h", "d", incarnation, kVolumeSlotsMax + 1).status,
-            OpenStatus::kInvalid);
-  EXPECT_EQ(store.OpenVolume("h", "d", incarnation, kVolumeSlotsMax).status, OpenStatus::kOk);
-  const auto resized = store.OpenVolume("h", "d", incarnation, 5);
-  EXPECT_EQ(resized.status, OpenStatus::kInvalid);
-  EXPECT_NE(resized.message.find("2147483648 slots, not 5"), std::string::npos);
-  EXPECT_TRUE(store.Volumes().size() == 1);
+  const auto status_of = [&](const std::function<void(OpenRequest*)>& change) {
+    OpenRequest request = MakeOpen('a', 'n');
+    change(&request);
+    return opened.Open(request).status;
+  };
+  EXPECT_EQ(status_of([](auto* r) { r->host_id = ""; }), OpenStatus::kInvalid);
+  EXPECT_EQ(status_of([&](auto* r) { r->host_id = long_name; }), OpenStatus::kInvalid);
+  EXPECT_EQ(status_of([](auto* r) { r->device = ""; }), OpenStatus::kInvalid);
+  EXPECT_EQ(status_of([&](auto* r) { r->device = long_name; }), OpenStatus::kInvalid);
+  EXPECT_EQ(status_of([&](auto* r) { r->owner.host_name = long_name; }), OpenStatus::kInvalid);
+  EXPECT_EQ(status_of([](auto* r) { r->slots = 0; }), OpenStatus::kInvalid);
+  EXPECT_EQ(status_of([](auto* r) { r->slots = kVolumeSlotsMax + 1; }), OpenStatus::kInvalid);
+  EXPECT_EQ(status_of([](auto* r) { r->slots = kVolumeSlotsMax; }), OpenStatus::kOk);
+  OpenRequest resized = MakeOpen('a', 'n');
+  resized.slots = 5;
+  const OpenedVolume refused = opened.Open(resized);
+  EXPECT_EQ(refused.status, OpenStatus::kInvalid);
+  EXPECT_NE(refused.message.find("2147483648 slots, not 5"), std::string::npos);
+  EXPECT_TRUE(opened.store->Volumes().size() == 1);
 }
 
 TEST_F(VolumeTest, StoresRacingWithASuccessorAreKeptOrRefusedNeverMixed) {
@@ -245,8 +250,7 @@ TEST_F(VolumeTest, StoresRacingWithASuccessorAreKeptOrRefusedNeverMixed) {
   });
   OpenedVolume current;
   for (int i = 0; i < 20; ++i) {
-    current = opened.store->OpenVolume("host", "swap0", std::string(16, static_cast<char>('b' + i)),
-                                       65536);
+    current = opened.Open(static_cast<char>('b' + i));
     ASSERT_EQ(current.status, OpenStatus::kOk);
   }
   stop = true;

@@ -111,6 +111,9 @@ def test_open_with_a_bad_field_is_invalid_argument(server: MemoryServer) -> None
         {"incarnation": b""},
         {"incarnation": b"i" * 15},
         {"incarnation": b"i" * 17},
+        {"session_nonce": b""},
+        {"session_nonce": b"n" * 17},
+        {"host_name": "h" * 129},
         {"slots": 0},
         {"slots": (1 << 31) + 1},
     ]
@@ -125,7 +128,8 @@ def test_open_with_a_bad_field_is_invalid_argument(server: MemoryServer) -> None
 def test_wrong_epochs_and_volumes_write_nothing(server: MemoryServer) -> None:
     with PageClient(server.pages) as client:
         client.open()
-        volume_id, epoch = client.open().volume_id, client.epoch
+        volume_id = client.open(session_nonce=b"m" * 16, takeover_count=1).volume_id
+        epoch = client.epoch
         for wrong_volume, wrong_epoch, expected in (
             (volume_id, epoch - 1, pb.STREAM_STATUS_FENCED),
             (volume_id, 0, pb.STREAM_STATUS_FENCED),
@@ -137,6 +141,7 @@ def test_wrong_epochs_and_volumes_write_nothing(server: MemoryServer) -> None:
             assert client.store([make_page(1, 1)]).status == expected
             assert client.fetch([1]).status == expected
             assert client.discard([(1, 1)]).status == expected
+            assert client.beat().status == expected
         client.volume_id, client.epoch = volume_id, epoch
         assert client.fetch_contents([1]) == [None]
 

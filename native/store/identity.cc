@@ -1,0 +1,67 @@
+#include "store/identity.h"
+
+#include <algorithm>
+#include <fstream>
+#include <random>
+
+namespace farswap::store {
+namespace {
+
+constexpr char kStoreTag = 'f';
+
+Id NewId() {
+  std::random_device source;
+  Id id;
+  std::ranges::generate(id, [&] { return static_cast<std::uint8_t>(source()); });
+  return id;
+}
+
+// Empty if it cannot be read: then no boot is the same as another.
+std::string ReadBootId(const std::string& path) {
+  std::ifstream file(path);
+  std::string id;
+  file >> id;
+  return id.substr(0, kNameBytesMax);
+}
+
+}  // namespace
+
+Result<Identity> Identity::Load(Rocks* rocks, const std::string& boot_id_path) {
+  Identity identity;
+  identity.run_id_ = NewId();
+  const std::string boot_id = ReadBootId(boot_id_path);
+  std::string value;
+  const rocksdb::Status status =
+      rocks->db->Get({}, rocks->volumes, rocksdb::Slice(&kStoreTag, 1), &value);
+  if (status.IsNotFound()) {
+    identity.record_.uuid = NewId();
+  } else if (!status.ok()) {
+    return Error{status.ToString()};
+  } else {
+    Result<StoreRecord> record = DecodeStoreRecord(value);
+    if (!record.ok()) {
+      return record.error();
+    }
+    identity.record_ = std::move(record.value());
+    const bool same_boot = !boot_id.empty() && boot_id == identity.record_.boot_id;
+    identity.intact_ = identity.record_.closed || same_boot;
+  }
+  identity.record_.boot_id = boot_id;
+  return identity;
+}
+
+void Identity::AddOpen(Rocks* rocks, rocksdb::WriteBatch* batch) {
+  record_.closed = false;
+  Add(rocks, batch);
+}
+
+void Identity::AddClosed(Rocks* rocks, rocksdb::WriteBatch* batch) {
+  record_.closed = true;
+  Add(rocks, batch);
+}
+
+void Identity::Add(Rocks* rocks, rocksdb::WriteBatch* batch) const {
+  batch->Put(rocks->volumes, rocksdb::Slice(&kStoreTag, 1), EncodeStoreRecord(record_));
+}
+
+}  // namespace farswap::store

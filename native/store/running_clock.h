@@ -1,0 +1,47 @@
+// A server's own running time, by which it measures leases and silence.
+//
+// Time in which the server stood still (a stopped process, a suspended machine, a disk that hangs
+// under the thread that reads the sockets) counts for kStepMax at most: what hosts sent meanwhile
+// is still unread, so their silence is the server's own. No step of a wall clock reaches it.
+#pragma once
+
+#include <algorithm>
+#include <atomic>
+#include <chrono>
+#include <functional>
+#include <utility>
+
+namespace farswap::store {
+
+class RunningClock {
+ public:
+  using Source = std::function<std::chrono::nanoseconds()>;
+  static constexpr std::chrono::milliseconds kTickEvery{100};
+  static constexpr std::chrono::milliseconds kStepMax{250};
+
+  static std::chrono::nanoseconds Steady() {
+    return std::chrono::steady_clock::now().time_since_epoch();
+  }
+
+  explicit RunningClock(Source source) : source_(std::move(source)), last_(source_()) {}
+
+  /// One thread calls it, each kTickEvery as long as it serves.
+  void Tick() {
+    const std::chrono::nanoseconds now = source_();
+    running_ += std::clamp<std::chrono::nanoseconds>(now - last_, {}, kStepMax).count();
+    last_ = now;
+  }
+
+  /// Since the start, as of the last Tick().
+  std::chrono::milliseconds Now() const {
+    return std::chrono::duration_cast<std::chrono::milliseconds>(
+        std::chrono::nanoseconds(running_.load(std::memory_order_relaxed)));
+  }
+
+ private:
+  const Source source_;
+  std::chrono::nanoseconds last_;
+  std::atomic<std::chrono::nanoseconds::rep> running_{0};
+};
+
+}  // namespace farswap::store

@@ -1,0 +1,108 @@
+"""What a memory server's log says of the owners of its volumes."""
+
+from __future__ import annotations
+
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+from farswap.server import owner_watch
+from farswap.server.owner_watch import OwnerWatch
+from structlog.testing import CapturingLogger
+
+_DAY_MS = 86_400_000
+FIRST = SimpleNamespace(host_name="first.example", address="10.0.0.7")
+SECOND = SimpleNamespace(host_name="second.example", address="10.0.0.8")
+
+
+class Pages:
+    """Answers as the native server does."""
+
+    def __init__(self) -> None:
+        self.log = CapturingLogger()
+        self.events: list[SimpleNamespace] = []
+        self.volume = SimpleNamespace(
+            volume_id=1,
+            host_id="host",
+            device="swap0",
+            owner=FIRST,
+            garbage=False,
+            silent_ms=0,
+            expires_in_ms=7 * _DAY_MS,
+        )
+        self.watch = OwnerWatch(self)
+
+    def volumes(self) -> list[SimpleNamespace]:
+        return [self.volume]
+
+    def watch_owners(self) -> list[SimpleNamespace]:
+        events, self.events = self.events, []
+        return events
+
+    def silent_for(self, ms: int) -> list[dict[str, Any]]:
+        """What is logged when its host was silent for so long, of seven days."""
+        self.volume.silent_ms = ms
+        self.volume.expires_in_ms = 7 * _DAY_MS - ms
+        return self.told()
+
+    def told(self) -> list[dict[str, Any]]:
+        self.watch.look()
+        calls, self.log.calls[:] = self.log.calls[:], []
+        return [{"level": call.method_name, "event": call.args[0], **call.kwargs} for call in calls]
+
+
+@pytest.fixture
+def pages(monkeypatch: pytest.MonkeyPatch) -> Pages:
+    made = Pages()
+    monkeypatch.setattr(owner_watch, "_log", made.log)
+    return made
+
+
+def test_a_volume_is_named_once_a_day_before_it_is_deleted(pages: Pages) -> None:
+    assert pages.silent_for(6 * _DAY_MS - 1) == []
+    (line,) = pages.silent_for(6 * _DAY_MS)
+    assert line["level"] == "warning"
+    assert "will be deleted" in line["event"]
+    assert (line["volume"], line["deleted_in"]) == ("host/swap0", "1d")
+    assert line["owner"] == "first.example (10.0.0.7)"
+    assert pages.silent_for(6 * _DAY_MS + 5000) == []
+
+
+def test_a_host_that_comes_back_and_falls_silent_again_is_named_again(pages: Pages) -> None:
+    assert len(pages.silent_for(6 * _DAY_MS)) == 1
+    assert pages.silent_for(0) == []
+    assert len(pages.silent_for(6 * _DAY_MS)) == 1
+
+
+def test_a_short_time_is_warned_of_when_half_of_it_is_left(pages: Pages) -> None:
+    pages.volume.silent_ms, pages.volume.expires_in_ms = 1_700_000, 1_900_000
+    assert pages.told() == []
+    pages.volume.silent_ms, pages.volume.expires_in_ms = 1_800_000, 1_800_000
+    assert len(pages.told()) == 1
+
+
+def test_volumes_that_never_end_and_garbage_are_not_warned_of(pages: Pages) -> None:
+    pages.volume.garbage = True
+    assert pages.silent_for(6 * _DAY_MS) == []
+    pages.volume.garbage, pages.volume.expires_in_ms = False, None
+    assert pages.told() == []
+
+
+@pytest.mark.parametrize(
+    ("kind", "level", "event"),
+    [
+        ("displaced", "warning", "a live owner was displaced by a take-over"),
+        ("succeeded", "info", "a volume has another owner"),
+        ("expired", "warning", "deleting a volume: its host was silent for volumes.expire_after"),
+    ],
+)
+def test_what_befalls_an_owner_is_logged_with_its_name(
+    pages: Pages, kind: str, level: str, event: str
+) -> None:
+    pages.events = [
+        SimpleNamespace(kind=kind, host_id="host", device="swap0", before=FIRST, after=SECOND)
+    ]
+    (line,) = pages.told()
+    assert (line["level"], line["event"], line["volume"]) == (level, event, "host/swap0")
+    assert "first.example (10.0.0.7)" in line.values()
+    assert pages.told() == []
