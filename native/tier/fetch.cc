@@ -83,8 +83,10 @@ void TierImpl::CountWait(const PageFetch& fetch) {
   const SlotIndex slot = fetch.page_slots[0];
   const auto waited = std::chrono::steady_clock::now() - fetch.asked_at_;
   const auto us = std::chrono::duration_cast<std::chrono::microseconds>(waited).count();
-  const auto lock = table_->Lock(slot);
-  groups_.Of(table_->Get(slot)).Count(Counter::remote_wait_us, static_cast<std::uint64_t>(us));
+  const auto lock = pages_.Lock(slot);
+  pages_.groups()
+      .Of(pages_.Get(slot))
+      .Count(Counter::remote_wait_us, static_cast<std::uint64_t>(us));
 }
 
 void TierImpl::AcceptFetched(PageFetch* fetch, std::size_t index, GetResult result,
@@ -135,9 +137,9 @@ TierImpl::FetchedUnit TierImpl::OpenUnit(const PageObject& object) {
 void TierImpl::SettlePage(PageFetch* fetch, std::size_t page, GetResult result, bool intact,
                           Damage damage) {
   const SlotIndex slot = fetch->page_slots[page];
-  const auto lock = table_->Lock(slot);
-  const SlotRecord& record = table_->Get(slot);
-  Group& group = groups_.Of(record);
+  const auto lock = pages_.Lock(slot);
+  const SlotRecord& record = pages_.Get(slot);
+  Group& group = pages_.groups().Of(record);
   CountDamage(damage, &group);
   if (intact) {
     group.Count(Counter::loads_remote);
@@ -204,11 +206,11 @@ Tier::Explanation TierImpl::Explain(SlotIndex slot) {
   SlotRecord record;
   Explanation explanation{};
   {
-    const auto lock = table_->Lock(slot);
-    record = table_->Get(slot);
-    explanation.cgroup = groups_.Of(record).id;
+    const auto lock = pages_.Lock(slot);
+    record = pages_.Get(slot);
+    explanation.cgroup = pages_.groups().Of(record).id;
     if (record.InPool()) {
-      const Entry& entry = *pool_->At(record.object.entry);
+      const Entry& entry = *pages_.pool().At(record.object.entry);
       const std::uint32_t now = config_.boot_seconds();
       explanation.stored_boot_s = now - entry.AgeSeconds(now);
       explanation.size_bytes = static_cast<std::uint32_t>(entry.object_bytes());

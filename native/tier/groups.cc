@@ -251,7 +251,7 @@ bool Groups::IsWithin(GroupIndex index, GroupIndex ancestor) const {
   return true;
 }
 
-void Groups::ReportProgress(GroupIndex index, std::chrono::steady_clock::time_point now) {
+void Groups::ReportProgress(GroupIndex index, Time now) {
   while (true) {
     Group& group = groups_[index];
     group.last_progress_ns.store(now.time_since_epoch().count(), std::memory_order_relaxed);

@@ -33,7 +33,12 @@ namespace farswap::tier {
 struct Charge {
   std::int64_t pool_bytes = 0;     // entry bytes, also of entries being written back
   std::int64_t writing_bytes = 0;  // of these, the ones being written back
-  std::int64_t remote_pages = 0;
+  std::int64_t remote_pages = 0;   // being written back, remote or clean
+
+  Charge operator-(const Charge& other) const {
+    return {pool_bytes - other.pool_bytes, writing_bytes - other.writing_bytes,
+            remote_pages - other.remote_pages};
+  }
 };
 
 /// Loads by the time they took.
@@ -100,6 +105,7 @@ class Groups {
  public:
   static constexpr std::size_t kGroupsMax = 4096;
   static constexpr GroupIndex kNoGroup = 0xffff;
+  using Time = std::chrono::steady_clock::time_point;
 
   explicit Groups(Pool* pool);
 
@@ -130,6 +136,7 @@ class Groups {
   class Locked {
    public:
     Group* operator->() const { return group_; }
+    Group& operator*() const { return *group_; }
 
    private:
     friend class Groups;
@@ -151,7 +158,7 @@ class Groups {
   bool MayWriteBack(GroupIndex index) const;
   bool IsWithin(GroupIndex index, GroupIndex ancestor) const;
   /// Something of the group left the pool by writeback.
-  void ReportProgress(GroupIndex index, std::chrono::steady_clock::time_point now);
+  void ReportProgress(GroupIndex index, Time now);
 
   Compressor CompressorOf(GroupIndex index) const;
 

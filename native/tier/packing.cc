@@ -15,9 +15,7 @@
 //   the write fails                                 members are local again; it is discarded, since
 //                                                   a server may have it
 #include <algorithm>
-#include <bit>
 #include <cstring>
-#include <utility>
 
 #include "tier/tier_impl.h"
 #include "tier/unit.h"
@@ -44,25 +42,22 @@ Outcome Shrinker::SetPacking(bool on) {
 }
 
 // Takes a local entry and its neighbours into the batch, by slot, as many as there is room for. The
-// slot's lock is held, and the group of the page.
-void Shrinker::TakeWithNeighbours(Batch* batch, const Request& request, SlotIndex slot,
-                                  const Groups::Locked& group) {
-  const SlotTable& table = *tier_->table_;
+// slot's lock is held.
+void Shrinker::TakeWithNeighbours(Batch* batch, const Request& request, SlotIndex slot) {
   const std::uint32_t now = tier_->config_.boot_seconds();
   const auto age_s = [&](const SlotRecord& record) {
-    return tier_->pool_->At(record.object.entry)->AgeSeconds(now);
+    return pages_.pool().At(record.object.entry)->AgeSeconds(now);
   };
-  const GroupIndex index = Owner().Resolve(table.Get(slot).group);
-  const std::uint32_t old_s = std::max(request.older_than_s, age_s(table.Get(slot)) / 2);
+  const GroupIndex index = groups_.Resolve(pages_.Get(slot).group);
+  const std::uint32_t old_s = std::max(request.older_than_s, age_s(pages_.Get(slot)) / 2);
   const std::size_t first = batch->count;
-  for (std::uint64_t i = slot / kUnitSlots * kUnitSlots; i < table.UnitEnd(slot); ++i) {
-    if (batch->looked_at() >= request.pages_max || !Owner().MayWriteBack(index)) break;
+  for (std::uint64_t i = slot / kUnitSlots * kUnitSlots; i < pages_.UnitEnd(slot); ++i) {
+    if (batch->looked_at() >= request.pages_max || !groups_.MayWriteBack(index)) break;
     const auto neighbour = static_cast<SlotIndex>(i);
-    const SlotRecord& record = table.Get(neighbour);
+    const SlotRecord& record = pages_.Get(neighbour);
     const bool cold = record.state == SlotState::kLocal && !record.referenced &&
-                      Owner().Resolve(record.group) == index && age_s(record) >= old_s;
-    if (neighbour == slot || (cold && tier_->EntryIntact(neighbour)))
-      Take(batch, request, neighbour, group);
+                      groups_.Resolve(record.group) == index && age_s(record) >= old_s;
+    if (neighbour == slot || (cold && pages_.Intact(neighbour))) Take(batch, request, neighbour);
   }
   const std::size_t taken = batch->count - first;
   if (taken > 1) batch->runs[batch->run_count++] = {first, taken};
@@ -73,8 +68,8 @@ bool Shrinker::PackRun(Batch* batch, const Batch::Run& run, PageObject* unit) {
   const std::span<const PageObject> pages(&batch->pages[run.first], run.count);
   {
     // Pages of another group may have made a unit of these slots since, in the same batch.
-    const auto lock = tier_->table_->Lock(pages[0].slot);
-    if (tier_->table_->AnyInUnit(pages[0].slot)) return false;
+    const auto lock = pages_.Lock(pages[0].slot);
+    if (pages_.AnyInUnit(pages[0].slot)) return false;
   }
   std::size_t apart_bytes = 0;
   unit_writer_->Begin();
@@ -94,66 +89,14 @@ bool Shrinker::PackRun(Batch* batch, const Batch::Run& run, PageObject* unit) {
   std::byte* const copy = batch->arena + run.first * kPageBytes;
   std::memcpy(copy, packed.data(), packed.size());
   unit->slot = UnitKeyOf(pages[0].slot);
-  unit->version = ++unit_version_;
+  unit->version = pages_.JoinBundle(pages);
   unit->codec = Codec::kUnit;
   unit->bytes = {copy, packed.size()};
   unit->checksum = PageChecksum(unit->slot, unit->codec, unit->bytes);
-  MarkUnit(*batch, run);
-  Group& root = Owner().At(kRootGroup);
+  Group& root = groups_.At(kRootGroup);
   root.Count(Counter::packed, run.count);
   root.Count(Counter::packed_saved_bytes, apart_bytes - packed.size());
   return true;
-}
-
-// What was overwritten since it was taken is not in the unit that is sent.
-void Shrinker::MarkUnit(const Batch& batch, const Batch::Run& run) {
-  SlotTable& table = *tier_->table_;
-  const auto lock = table.Lock(batch.pages[run.first].slot);
-  for (std::size_t i = run.first; i < run.first + run.count; ++i) {
-    const PageObject& page = batch.pages[i];
-    SlotRecord record = table.Get(page.slot);
-    if (record.state != SlotState::kWriting) continue;
-    if (record.version != SlotVersionOf(page.version)) continue;
-    record.in_unit = 1;
-    table.Set(page.slot, record);
-  }
-}
-
-// The number of pages that are the server's now.
-std::size_t Shrinker::FinishUnit(const PageObject& unit, PutResult result) {
-  const auto view = ParseUnit(unit.bytes);
-  const SlotIndex first = FirstSlotOf(unit.slot);
-  const SlotTable& table = *tier_->table_;
-  std::size_t acked = 0;
-  // Of the bytes sent each page has its share, the first one also what is left.
-  const std::size_t share = unit.bytes.size() / view->count();
-  std::size_t sent_bytes = unit.bytes.size() - share * (view->count() - 1);
-  const auto lock = tier_->table_->Lock(first);
-  for (std::size_t member = 0; member < kUnitSlots; ++member) {
-    if (!view->Has(member)) continue;
-    const auto slot = static_cast<SlotIndex>(first + member);
-    const SlotRecord& record = table.Get(slot);
-    if (record.state == SlotState::kWriting && record.in_unit &&
-        record.version == view->versions[member]) {
-      Settle(slot, result, std::exchange(sent_bytes, share), Codec::kZstd);
-      acked += result == PutResult::kAcked ? 1 : 0;
-    } else {
-      Owner().Of(record).Count(Counter::writeback_raced);
-    }
-  }
-  if (!table.AnyInUnit(first)) tier_->stale_.MarkBundle(first);
-  return acked;
-}
-
-// Any unit of these slots that servers have is older than the next one that is sent. Where a newer
-// one was sent since the mark, it is in the place of what was meant.
-void Shrinker::CollectStaleUnits(const StaleObjects::Chunk& chunk) {
-  for (std::uint32_t units = chunk.bundles; units != 0; units &= units - 1) {
-    const auto unit = static_cast<SlotIndex>(std::countr_zero(units));
-    const SlotIndex first = chunk.first + unit * kUnitSlots;
-    const auto lock = tier_->table_->Lock(first);
-    if (!tier_->table_->AnyInUnit(first)) discards_.push_back({UnitKeyOf(first), unit_version_});
-  }
 }
 
 }  // namespace farswap::tier

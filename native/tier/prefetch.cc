@@ -2,8 +2,6 @@
 // entries, which the shrinker drops without I/O, and first since they begin at the cold end. Only
 // while the pool and the page's group are under their accept thresholds, and after the read was
 // answered, on the thread that answered it.
-#include <cstring>
-
 #include "tier/codec.h"
 #include "tier/tier_impl.h"
 
@@ -41,7 +39,7 @@ void TierImpl::PrefetchUnit(const Prefetch& prefetch) {
   for (std::size_t member = 0; member < kUnitSlots; ++member) {
     if (!view.Has(member) || (prefetch.taken >> member & 1) != 0) continue;
     const auto slot = static_cast<SlotIndex>(prefetch.first + member);
-    if (slot >= table_->slots()) return;
+    if (slot >= pages_.slots()) return;
     if (!PrefetchPage(slot, view.versions[member], prefetch.unit.pages->Page(member),
                       prefetch.stored_boot_s)) {
       return;
@@ -57,45 +55,32 @@ bool TierImpl::PrefetchPage(SlotIndex slot, Version version, const std::byte* pa
   };
   Compressor compressor;
   {
-    const auto lock = table_->Lock(slot);
-    const SlotRecord& record = table_->Get(slot);
+    const auto lock = pages_.Lock(slot);
+    const SlotRecord& record = pages_.Get(slot);
     if (!wanted(record)) return true;
-    const GroupIndex group = groups_.Resolve(record.group);
+    const GroupIndex group = pages_.groups().Resolve(record.group);
     if (!MayPrefetch(group)) return false;
-    compressor = groups_.CompressorOf(group);
+    compressor = pages_.groups().CompressorOf(group);
   }
   const Compressed compressed = CompressPage(page, compressor);
-  const EntryRef ref = pool_->Allocate(compressed.bytes.size());
+  const EntryRef ref = pages_.pool().Allocate(compressed.bytes.size());
   if (ref == kNoEntry) return false;
-  std::memcpy(pool_->Bytes(ref), compressed.bytes.data(), compressed.bytes.size());
-  pool_->At(ref)->Describe(compressed.bytes.size(), stored_boot_s);
-
-  const auto lock = table_->Lock(slot);
-  SlotRecord record = table_->Get(slot);
-  if (!wanted(record)) {
-    FreeEntry(ref);
-    return true;
+  const std::uint32_t checksum = PageChecksum(slot, compressed.codec, compressed.bytes);
+  const SlotRecord filled = pages_.Fill(ref, compressed, checksum, stored_boot_s);
+  const auto lock = pages_.Lock(slot);
+  if (wanted(pages_.Get(slot))) {
+    pages_.AdoptClean(slot, filled);
+  } else {
+    pages_.Free(ref);
   }
-  CountState(record, -1);
-  record.state = SlotState::kClean;
-  record.codec = static_cast<std::uint8_t>(compressed.codec) & 3;
-  record.referenced = 0;
-  record.object = {ref, PageChecksum(slot, compressed.codec, compressed.bytes)};
-  CountState(record, +1);
-  pool_->At(ref)->slot.store(slot, std::memory_order_relaxed);
-  const auto group = groups_.Lock(record.group);
-  group->lru.AddCold(ref);
-  groups_.Add(group, {static_cast<std::int64_t>(pool_->EntryBytesOf(ref)), 0, 0});
-  table_->Set(slot, record);
-  group->Count(Counter::prefetched);
   return true;
 }
 
 bool TierImpl::MayPrefetch(GroupIndex group) const {
   const std::uint32_t percent = shrinker_.accept_threshold_percent();
-  return pool_->entry_bytes() < pool_->capacity_bytes() * percent / 100 &&
-         pool_->free_slabs() > 0 && groups_.MayWriteBack(group) &&
-         groups_.OverLimit(group, kPageBytes, percent) == tier::Groups::kNoGroup;
+  return pages_.pool().entry_bytes() < pages_.pool().capacity_bytes() * percent / 100 &&
+         pages_.pool().free_slabs() > 0 && pages_.groups().MayWriteBack(group) &&
+         pages_.groups().OverLimit(group, kPageBytes, percent) == tier::Groups::kNoGroup;
 }
 
 }  // namespace farswap::tier

@@ -23,6 +23,8 @@ Result<std::unique_ptr<LockedMapping>> Shrinker::CreateArenas() {
 
 Shrinker::Shrinker(TierImpl* tier, std::unique_ptr<LockedMapping> arenas)
     : tier_(tier),
+      pages_(tier->pages_),
+      groups_(tier->pages_.groups()),
       accept_percent_(tier->config_.accept_threshold_percent),
       debts_(Groups::kGroupsMax),
       group_shrinking_(Groups::kGroupsMax),
@@ -42,8 +44,6 @@ Shrinker::Shrinker(TierImpl* tier, std::unique_ptr<LockedMapping> arenas)
   thread_ = StartThread("fs-shrinker", [this] { Run(); });
 }
 
-Groups& Shrinker::Owner() const { return tier_->groups_; }
-
 void Shrinker::Stop() {
   std::unique_lock lock(mutex_);
   stopping_ = true;
@@ -58,14 +58,14 @@ void Shrinker::Stop() {
 }
 
 void Shrinker::AfterAllocation(GroupIndex group) {
-  const Pool& pool = *tier_->pool_;
+  const Pool& pool = pages_.pool();
   const std::uint64_t limit = pool.capacity_bytes();
   const std::uint64_t bytes = pool.entry_bytes();
   const bool over = bytes > HighBytes(limit) ||
                     (bytes > AcceptBytes(limit) && pool.free_slabs() < ReserveSlabs());
   const std::uint32_t high_percent = (100 + accept_threshold_percent()) / 2;
   if (!over &&
-      !(Owner().any_limited() && Owner().OverLimit(group, 0, high_percent) != Groups::kNoGroup)) {
+      !(groups_.any_limited() && groups_.OverLimit(group, 0, high_percent) != Groups::kNoGroup)) {
     return;
   }
   Wake();
@@ -89,19 +89,18 @@ void Shrinker::SetRecompression(const std::optional<Compressor>& compressor) {
 // The pool itself may always hope: its entries are overwritten and trimmed, and settings change.
 bool Shrinker::MayMakeRoom(GroupIndex group) const {
   if (group == kRootGroup) return true;
-  const Groups& groups = Owner();
-  for (std::size_t i = 1; i < groups.end(); ++i) {
+  for (std::size_t i = 1; i < groups_.end(); ++i) {
     const auto index = static_cast<GroupIndex>(i);
-    const Group& candidate = groups.At(index);
+    const Group& candidate = groups_.At(index);
     if (candidate.pages_by_state[static_cast<std::size_t>(SlotState::kClean)] > 0 &&
-        groups.IsWithin(index, group)) {
+        groups_.IsWithin(index, group)) {
       return true;
     }
     if (candidate.lru.size() == 0 &&
         candidate.tree_writing_bytes.load(std::memory_order_relaxed) <= 0) {
       continue;
     }
-    if (groups.IsWithin(index, group) && groups.MayWriteBack(index)) return true;
+    if (groups_.IsWithin(index, group) && groups_.MayWriteBack(index)) return true;
   }
   return false;
 }
@@ -140,22 +139,22 @@ Shrinker::Step Shrinker::WorkOnce() {
 }
 
 std::uint64_t Shrinker::PendingEntryBytes() const {
-  const std::uint64_t all = tier_->pool_->entry_bytes();
+  const std::uint64_t all = pages_.pool().entry_bytes();
   const std::uint64_t leaving = in_flight_bytes_.load();
   return all > leaving ? all - leaving : 0;
 }
 
 std::uint32_t Shrinker::ReserveSlabs() const {
-  return std::max(1u, tier_->pool_->slab_limit() / 100);
+  return std::max(1u, pages_.pool().slab_limit() / 100);
 }
 
 void Shrinker::ReportProgress(GroupIndex group) {
-  Owner().ReportProgress(group, tier_->config_.now());
+  groups_.ReportProgress(group, tier_->config_.now());
 }
 
 Shrinker::Step Shrinker::ShrinkStep() {
   const bool waiters = tier_->stores_.WantsRoom(kRootGroup);
-  const Pool& pool = *tier_->pool_;
+  const Pool& pool = pages_.pool();
   const std::uint64_t limit = pool.capacity_bytes();
   const std::uint64_t accept = AcceptBytes(limit);
   const std::uint64_t bytes = PendingEntryBytes();
@@ -165,9 +164,8 @@ Shrinker::Step Shrinker::ShrinkStep() {
     shrinking_.store(true, std::memory_order_relaxed);
   }
   if (!shrinking()) return Step::kNothingToDo;
-  if (short_of_slabs && tier_->CompactOneSlab(&drain_)) {
+  if (short_of_slabs && CompactSlab()) {
     ReportProgress(kRootGroup);
-    tier_->stores_.RoomMade();
     return Step::kWorked;
   }
   // A store that waits although the entries are under the threshold (no slab could be emptied for
@@ -185,11 +183,25 @@ Shrinker::Step Shrinker::ShrinkStep() {
   return step;
 }
 
+// Empties a sparse slab into others of its class, so that it can serve another class. False: no
+// class has that much room to spare.
+bool Shrinker::CompactSlab() {
+  Pool& pool = pages_.pool();
+  const std::uint32_t before = pool.free_slabs();
+  if (!pool.BeginDrain(&drain_)) return false;
+  for (const EntryRef entry : drain_.entries) {
+    if (!pages_.Move(entry)) break;
+  }
+  pool.EndDrain(drain_);
+  tier_->stores_.RoomMade();
+  return pool.free_slabs() > before;
+}
+
 // One batch for a cgroup that is over its limit, each in turn.
 Shrinker::Step Shrinker::GroupLimitStep() {
-  if (!Owner().any_limited()) return Step::kNothingToDo;
+  if (!groups_.any_limited()) return Step::kNothingToDo;
   bool blocked = false;
-  const std::size_t end = Owner().end();
+  const std::size_t end = groups_.end();
   for (std::size_t n = 0; n < end; ++n) {
     last_limited_ = static_cast<GroupIndex>((last_limited_ + std::size_t{1}) % end);
     const Step step = ShrinkGroup(last_limited_);
@@ -200,7 +212,7 @@ Shrinker::Step Shrinker::GroupLimitStep() {
 }
 
 Shrinker::Step Shrinker::ShrinkGroup(GroupIndex index) {
-  const Group& group = Owner().At(index);
+  const Group& group = groups_.At(index);
   const std::uint64_t limit = group.pool_limit_bytes.load(std::memory_order_relaxed);
   if (limit == kNoLimit) return Step::kNothingToDo;
   const std::int64_t pending = group.tree_pool_bytes.load() - group.tree_writing_bytes.load();
@@ -218,9 +230,9 @@ Shrinker::Step Shrinker::ShrinkGroup(GroupIndex index) {
 }
 
 Shrinker::Step Shrinker::AheadStep() {
-  for (std::size_t i = 0; i < Owner().end(); ++i) {
+  for (std::size_t i = 0; i < groups_.end(); ++i) {
     const auto index = static_cast<GroupIndex>(i);
-    Group& group = Owner().At(index);
+    Group& group = groups_.At(index);
     if (group.ahead_pages.load(std::memory_order_relaxed) == 0) continue;
     const std::uint64_t pages = group.ahead_pages.exchange(0);
     const std::uint32_t older_than_s = group.ahead_older_than_s.load(std::memory_order_relaxed);
@@ -254,7 +266,7 @@ Shrinker::Step Shrinker::ManualStep() {
     request.pages_max =
         static_cast<std::size_t>(std::min<std::uint64_t>(target - started, PutBatch::kPagesMax));
     request.older_than_s = manual_job_.older_than_s;
-    if (manual_job_.cgroup != kUnknownCgroup) request.group = Owner().IndexOf(manual_job_.cgroup);
+    if (manual_job_.cgroup != kUnknownCgroup) request.group = groups_.IndexOf(manual_job_.cgroup);
   }
   const Step step = request.group == Groups::kNoGroup ? Step::kNothingToDo : WriteBatch(request);
   std::lock_guard lock(mutex_);
@@ -268,28 +280,17 @@ Shrinker::Step Shrinker::ManualStep() {
 Shrinker::Step Shrinker::SweepStep() {
   constexpr std::uint64_t kSlotsAtOnce = std::uint64_t{1} << 16;
   if (sweeping_.empty()) {
-    Owner().Leaving(&sweeping_);
+    groups_.Leaving(&sweeping_);
     sweep_slot_ = 0;
     if (sweeping_.empty()) return Step::kNothingToDo;
   }
-  SlotTable& table = *tier_->table_;
-  const std::uint64_t end = std::min(table.slots(), sweep_slot_ + kSlotsAtOnce);
-  while (sweep_slot_ < end) {
-    const auto first = static_cast<SlotIndex>(sweep_slot_);
-    const auto lock = table.Lock(first);
-    sweep_slot_ = std::min<std::uint64_t>(first + SlotTable::kLockSlots, end);
-    for (SlotIndex slot = first; slot < sweep_slot_; ++slot) {
-      const GroupIndex now = Owner().Resolve(table.Get(slot).group);
-      if (now == table.Get(slot).group) continue;
-      SlotRecord record = table.Get(slot);
-      record.group = now;
-      table.Set(slot, record);
-    }
-  }
-  if (sweep_slot_ < table.slots()) return Step::kWorked;
-  // A small device has locks that no slot of the loop above has.
-  table.WaitForHolders();
-  Owner().SweptUp(sweeping_);
+  const std::uint64_t end = std::min(pages_.slots(), sweep_slot_ + kSlotsAtOnce);
+  pages_.Reparent(sweep_slot_, end);
+  sweep_slot_ = end;
+  if (end < pages_.slots()) return Step::kWorked;
+  // A small device has locks that no slot of it has.
+  pages_.WaitForHolders();
+  groups_.SweptUp(sweeping_);
   sweeping_.clear();
   return Step::kWorked;
 }
@@ -305,34 +306,11 @@ void Shrinker::FlushDiscards() {
       stale.PutBack(*chunk);
       continue;
     }
-    CollectDiscards(*chunk);
+    pages_.TakeStale(*chunk, &discards_);
     if (discards_.empty()) continue;
     tier_->remote_->Discard(discards_);
-    Owner().At(kRootGroup).Count(Counter::discards_sent, discards_.size());
+    groups_.At(kRootGroup).Count(Counter::discards_sent, discards_.size());
     discards_.clear();
-  }
-}
-
-// Takes the stale remote pages and units of a chunk of slots.
-void Shrinker::CollectDiscards(const StaleObjects::Chunk& chunk) {
-  CollectStaleUnits(chunk);
-  const std::uint64_t end =
-      std::min<std::uint64_t>(tier_->table_->slots(), chunk.first + StaleObjects::kChunkSlots);
-  for (SlotIndex slot = chunk.first; slot < end; ++slot) {
-    const auto lock = tier_->table_->Lock(slot);
-    SlotRecord record = tier_->table_->Get(slot);
-    if (!record.stale_remote) continue;
-    // What is remote by itself took the stale page's place, and its record is not marked. What is
-    // on its way there may have gone when there were fewer laps: the discard must not reach it, and
-    // may not be needed.
-    if (record.state == SlotState::kWriting && !record.in_unit) {
-      tier_->stale_.Mark(slot);
-      continue;
-    }
-    // Whatever servers have is older than the record, and what they will have is not.
-    discards_.push_back({slot, tier_->ObjectVersionOf(record) - 1});
-    record.stale_remote = 0;
-    tier_->table_->Set(slot, record);
   }
 }
 

@@ -26,11 +26,8 @@
 #include <vector>
 
 #include "base/locked_mapping.h"
-#include "tier/groups.h"
-#include "tier/page.h"
-#include "tier/pool.h"
+#include "tier/pages.h"
 #include "tier/remote_store.h"
-#include "tier/stale.h"
 #include "tier/tier.h"
 #include "tier/unit.h"
 
@@ -121,6 +118,7 @@ class Shrinker {
   void Run();
   Step WorkOnce();
   Step ShrinkStep();
+  bool CompactSlab();
   Step GroupLimitStep();
   Step ShrinkGroup(GroupIndex index);
   Step AheadStep();
@@ -135,24 +133,17 @@ class Shrinker {
   void TakeShare(Batch* batch, const Request& request, GroupIndex group, std::size_t pages);
   enum class Taken : std::uint8_t { kYes, kNotThis, kNoMore };
   Taken Isolate(Batch* batch, const Request& request, SlotIndex slot, EntryRef entry);
-  void Take(Batch* batch, const Request& request, SlotIndex slot, const Groups::Locked& group);
+  void Take(Batch* batch, const Request& request, SlotIndex slot);
   void PrepareBatch(Batch* batch);
   void RecompressPage(Batch* batch, std::size_t index);
 
   // packing.cc
-  void TakeWithNeighbours(Batch* batch, const Request& request, SlotIndex slot,
-                          const Groups::Locked& group);
+  void TakeWithNeighbours(Batch* batch, const Request& request, SlotIndex slot);
   bool PackRun(Batch* batch, const Batch::Run& run, PageObject* unit);
-  void MarkUnit(const Batch& batch, const Batch::Run& run);
-  std::size_t FinishUnit(const PageObject& unit, PutResult result);
-  void CollectStaleUnits(const StaleObjects::Chunk& chunk);
 
   void FinishBatch(Batch* batch);
-  std::size_t FinishPage(const PageObject& page, PutResult result);
-  void Settle(SlotIndex slot, PutResult result, std::size_t sent_bytes, Codec codec);
   void ReportProgress(GroupIndex group);
   void FlushDiscards();
-  void CollectDiscards(const StaleObjects::Chunk& chunk);
   std::uint64_t PendingEntryBytes() const;
   std::uint64_t HighBytes(std::uint64_t limit) const {
     return limit * (100 + accept_threshold_percent()) / 200;
@@ -163,9 +154,10 @@ class Shrinker {
   std::uint32_t ReserveSlabs() const;
   static Counter StartedCounter(Cause cause);
   void EndManual(const char* reason);
-  Groups& Owner() const;
 
   TierImpl* const tier_;
+  Pages& pages_;
+  Groups& groups_;
   std::atomic<std::uint32_t> accept_percent_;
   std::atomic<int> recompress_level_{0};  // of zstd; 0: off
   std::atomic<bool> packing_{false};
@@ -176,9 +168,6 @@ class Shrinker {
 
   // Of the thread:
   bool may_recompress_ = false;
-  // Of the unit sent last. Never twice the same: what a server holds of a unit from an attempt that
-  // seemed to fail must not pass for the next one.
-  ObjectVersion unit_version_ = 0;
   Pool::Drain drain_;
   std::vector<Source> sources_;
   std::uint64_t source_entries_ = 0;

@@ -13,6 +13,7 @@
 
 #include <algorithm>
 #include <array>
+#include <atomic>
 #include <cstddef>
 #include <cstdint>
 #include <memory>
@@ -93,7 +94,9 @@ class SlotTable {
   }
   // All with the slot's lock held.
   const SlotRecord& Get(SlotIndex slot) const { return records_[slot]; }
+  /// What the record refers to, and was written before, is in place before the record is.
   void Set(SlotIndex slot, const SlotRecord& record) {
+    std::atomic_thread_fence(std::memory_order_release);
     _mm_store_si128(reinterpret_cast<__m128i*>(&records_[slot]),
                     _mm_load_si128(reinterpret_cast<const __m128i*>(&record)));
   }

@@ -36,7 +36,7 @@ class StaleObjects {
 
   /// The slot's record says that its remote page is stale.
   void Mark(SlotIndex slot);
-  /// No page of the slot's unit is in the unit's object any more.
+  /// No page of the slot's unit is in the unit's object, the bundle, any more.
   void MarkBundle(SlotIndex slot);
 
   /// Marks were made in this round.

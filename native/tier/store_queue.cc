@@ -14,7 +14,9 @@ constexpr std::chrono::milliseconds kShortageGap{10000};
 
 }  // namespace
 
-StoreQueue::StoreQueue(TierImpl* tier) : tier_(tier), lines_(Groups::kGroupsMax) {
+StoreQueue::StoreQueue(TierImpl* tier)
+    : tier_(tier), pages_(tier->pages_), lines_(Groups::kGroupsMax) {
+  pages_.TellRoomTo(this);
   static_assert(Groups::kGroupsMax <= kNoLine);
   thread_ = StartThread("fs-stores", [this] { Run(); });
 }
@@ -36,7 +38,7 @@ void StoreQueue::Stop() {
 GroupIndex StoreQueue::LineAbove(GroupIndex group) const {
   while (lines_[group].stores.load() == 0) {
     if (group == kRootGroup) return kNoLine;
-    group = tier_->groups_.At(group).parent.load(std::memory_order_relaxed);
+    group = pages_.groups().At(group).parent.load(std::memory_order_relaxed);
   }
   return group;
 }
@@ -128,7 +130,7 @@ bool StoreQueue::WantsRoom(GroupIndex group) {
   if (!AnyWaiting()) return false;
   const std::lock_guard lock(mutex_);
   const Line& line = lines_[group];
-  return line.first != nullptr && line.tried_at_progress == tier_->groups_.At(group).progress;
+  return line.first != nullptr && line.tried_at_progress == pages_.groups().At(group).progress;
 }
 
 // --- The thread ---------------------------------------------------------------------------------
@@ -138,7 +140,7 @@ void StoreQueue::Run() {
   for (;;) {  // ends with Stop(), when nothing waits any more
     look_again_.store(false);
     AnswerSuperseded(lock);
-    for (std::size_t i = tier_->groups_.end(); i-- > 0;) {  // the pool's line comes last
+    for (std::size_t i = pages_.groups().end(); i-- > 0;) {  // the pool's line comes last
       ServeLine(lock, static_cast<GroupIndex>(i));
     }
     if (look_again_.load()) continue;
@@ -166,7 +168,7 @@ void StoreQueue::ServeLine(std::unique_lock<std::mutex>& lock, GroupIndex at) {
   Sizes full;
   // Ends: each store leaves the line, or is not tried again.
   while (PageStore* const store = NextInLine(at, full)) {
-    const std::uint64_t progress = tier_->groups_.At(at).progress.load();
+    const std::uint64_t progress = pages_.groups().At(at).progress.load();
     const std::size_t size = SizeOf(store->object_bytes_);
     if (Serve(lock, at, store)) continue;
     shrinker_wanted_ |= std::exchange(lines_[at].tried_at_progress, progress) != progress;
@@ -191,7 +193,7 @@ bool StoreQueue::Serve(std::unique_lock<std::mutex>& lock, GroupIndex at, PageSt
   IoStatus status;
   GroupIndex group;
   {
-    const auto slot_lock = tier_->table_->Lock(slot);
+    const auto slot_lock = pages_.Lock(slot);
     group = tier_->GroupOf(slot);
     const std::optional<SlotWord> word = tier_->WordOf(slot);
     lock.lock();
@@ -233,7 +235,7 @@ StoreQueue::Clock::time_point StoreQueue::Now() const { return tier_->config_.no
 void StoreQueue::BeginToWait(GroupIndex at) {
   Line& line = lines_[at];
   const auto now = Now();
-  const std::uint64_t progress = tier_->groups_.At(at).progress.load();
+  const std::uint64_t progress = pages_.groups().At(at).progress.load();
   if (now - line.last_full > kShortageGap || line.progress_when_full != progress) {
     line.full_since = now;
   }
@@ -243,7 +245,7 @@ void StoreQueue::BeginToWait(GroupIndex at) {
 
 StoreQueue::Clock::time_point StoreQueue::Deadline(GroupIndex at) const {
   const Clock::time_point last_progress{
-      Clock::duration{tier_->groups_.At(at).last_progress_ns.load()}};
+      Clock::duration{pages_.groups().At(at).last_progress_ns.load()}};
   return std::max(lines_[at].full_since, last_progress) + tier_->config_.store_wait;
 }
 
@@ -252,12 +254,12 @@ StoreQueue::Clock::time_point StoreQueue::Deadline(GroupIndex at) const {
 bool StoreQueue::MayWait(GroupIndex at, std::size_t object_bytes) const {
   if (stopping_ || Now() >= Deadline(at)) return false;
   return tier_->shrinker_.MayMakeRoom(at) ||
-         tier_->groups_.OverLimit(at, Pool::EntryBytes(object_bytes), 100) != at;
+         pages_.groups().OverLimit(at, Pool::EntryBytes(object_bytes), 100) != at;
 }
 
 StoreQueue::Clock::time_point StoreQueue::NextDeadline() const {
   auto next = Clock::time_point::max();
-  for (std::size_t i = 0; i < tier_->groups_.end(); ++i) {
+  for (std::size_t i = 0; i < pages_.groups().end(); ++i) {
     if (lines_[i].first != nullptr) next = std::min(next, Deadline(static_cast<GroupIndex>(i)));
   }
   return next;

@@ -45,14 +45,13 @@
 #include <vector>
 
 #include "tier/page_device.h"
-#include "tier/pool.h"
-#include "tier/slot_table.h"
+#include "tier/pages.h"
 
 namespace farswap::tier {
 
 class TierImpl;
 
-class StoreQueue {
+class StoreQueue final : public RoomListener {
  public:
   static constexpr GroupIndex kNoLine = PageStore::kNotInLine;
 
@@ -79,7 +78,7 @@ class StoreQueue {
 
   /// There may be room that was not there before, for stores of a group and in the pool, or for
   /// anybody. Called after it was made, with any lock held that comes before mutex_.
-  void RoomMade(GroupIndex group) {
+  void RoomMade(GroupIndex group) override {
     if (AnyWaiting() && LineAbove(group) != kNoLine) LookAgain();
   }
   void RoomMade() {
@@ -137,6 +136,7 @@ class StoreQueue {
   void Leave(PageStore** link);
 
   TierImpl* const tier_;
+  Pages& pages_;
   // Stores in all lines: read on every store and by whoever makes room. Sequentially consistent, as
   // each line's, and as the bytes that the limits count: a store announces itself here before its
   // next attempt, and who makes room does so before looking here; so one of them sees the other.

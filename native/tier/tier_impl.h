@@ -1,5 +1,5 @@
-// The one implementation of Tier. tier.cc holds the page operations, fetch.cc reads of remote
-// pages, prefetch.cc what comes with them, shrinker.cc what moves cold entries to the memory
+// The one implementation of Tier, over Pages. tier.cc holds the page operations, fetch.cc reads of
+// remote pages, prefetch.cc what comes with them, shrinker.cc what moves cold entries to the memory
 // servers.
 #pragma once
 
@@ -7,16 +7,12 @@
 #include <atomic>
 #include <chrono>
 #include <condition_variable>
-#include <limits>
 #include <memory>
 #include <mutex>
 #include <optional>
 
-#include "tier/groups.h"
-#include "tier/pool.h"
+#include "tier/pages.h"
 #include "tier/shrinker.h"
-#include "tier/slot_table.h"
-#include "tier/stale.h"
 #include "tier/store_queue.h"
 #include "tier/tier.h"
 #include "tier/unit.h"
@@ -36,7 +32,7 @@ class TierImpl final : public Tier {
   void Fetch(PageFetch* fetch) override;
   IoStatus LoadWait(SlotIndex slot, std::byte* out, Version* version) override;
   void Invalidate(SlotIndex first, std::uint64_t count) override;
-  std::uint64_t slots() const override { return table_->slots(); }
+  std::uint64_t slots() const override { return pages_.slots(); }
 
   void UseSlotWords(const std::atomic<SlotWord>* words) override;
   bool OnSlotFree(SlotIndex slot) override;
@@ -45,7 +41,7 @@ class TierImpl final : public Tier {
   bool PlaceCgroup(CgroupId id, CgroupId parent) override;
   void RemoveCgroup(CgroupId id) override;
   bool ConfigureCgroup(CgroupId id, const GroupSettings& settings) override;
-  std::vector<GroupStats> Groups() const override { return groups_.Stats(); }
+  std::vector<GroupStats> Groups() const override { return pages_.groups().Stats(); }
 
   void SetCompressor(const Compressor& compressor) override;
   void SetRecompression(const std::optional<Compressor>& compressor) override;
@@ -83,9 +79,6 @@ class TierImpl final : public Tier {
   // Lets the record's sequence be the one before that of the slot's next store.
   void NoteEarlierSequence(SlotIndex slot, SlotWord word);
 
-  // Pages of one kind, exact whenever no operation is under way. The slot's lock is held.
-  void CountState(const SlotRecord& record, int by);
-
   // An entry, or the group that is full; that is the root group for the pool.
   struct Room {
     EntryRef entry;
@@ -97,35 +90,13 @@ class TierImpl final : public Tier {
   // kWaits: the store is in line; otherwise its outcome.
   IoStatus WaitForRoom(SlotIndex slot, const Compressed& object, std::optional<Version> expected,
                        GroupIndex full, PageStore* store);
-  // The record of a page that is in the entry now.
-  SlotRecord FillEntry(EntryRef entry, const Compressed& object, std::uint32_t checksum);
+  SlotRecord Fill(EntryRef entry, const Compressed& object, std::uint32_t checksum);
   // All with the slot's lock held:
   GroupIndex Publish(SlotIndex slot, SlotRecord next);  // tells the group that the page belongs to
   IoStatus StoreWaited(const PageStore& store, EntryRef entry);
   IoStatus Refuse(SlotIndex slot, GroupIndex full, bool keep_old);
   void CountWait(GroupIndex group, GroupIndex full);
-  // Of what comes to the slot next; of what it has, as servers are told. The slot's lock is held.
-  Version NextVersion(const SlotRecord& record) {
-    if (record.version == kVersionMax) laps_.fetch_add(1, std::memory_order_relaxed);
-    return record.version + 1;
-  }
-  ObjectVersion ObjectVersionOf(const SlotRecord& record) const {
-    return PageVersion(laps_.load(std::memory_order_relaxed), record.version);
-  }
-  // Replaces the slot's record and lets go of what the old one held. The slot's lock is held.
-  void Replace(SlotIndex slot, SlotRecord next);
-  // Drops a record's entry, if it has one, from the LRU and the pool. The slot's lock is held.
-  void DropEntry(const SlotRecord& record);
-  // Makes a clean page a remote one; returns the bytes of its entry. The slot's lock is held, and
-  // the group of the page.
-  std::size_t DropClean(SlotIndex slot, const tier::Groups::Locked& group);
-  // Of an entry that was not published.
-  void FreeEntry(EntryRef entry);
   void LimitsChanged();
-
-  // Empties one slab into others. False: no class has that much room to spare.
-  bool CompactOneSlab(Pool::Drain* drain);
-  bool MoveEntry(EntryRef from);
 
   // Load() that also tells the record of what it read, or of what is to be fetched.
   LoadResult LoadRecord(SlotIndex slot, std::byte* out, SlotRecord* seen);
@@ -133,11 +104,6 @@ class TierImpl final : public Tier {
   LoadResult LoadDamaged(SlotIndex slot, SlotRecord* seen);
 
   enum class Damage : std::uint8_t { kNone, kChecksum, kNoPage };
-  // The object in a slot's entry. The slot's lock is held, as long as its bytes are looked at.
-  PageObject ObjectInPool(SlotIndex slot) const;
-  // Whether it is what was put there. A damaged one goes nowhere: it would get a fresh checksum
-  // when it is compressed anew, or be taken for the server's damage.
-  bool EntryIntact(SlotIndex slot) const;
   // Turns an object into its page.
   static Damage Verify(const PageObject& object, std::byte* out);
   static void CountDamage(Damage damage, Group* group);
@@ -180,17 +146,10 @@ class TierImpl final : public Tier {
 
   const TierConfig config_;
   RemoteStore* const remote_;
-  const std::unique_ptr<SlotTable> table_;
-  const std::unique_ptr<Pool> pool_;
-  tier::Groups groups_;
   StaleObjects stale_;
+  Pages pages_;
   std::atomic<const std::atomic<SlotWord>*> words_{nullptr};
   std::atomic<CgroupId> label_{kUnknownCgroup};
-  std::atomic<std::uint64_t> payload_bytes_{0};
-  // How often a slot's version has begun anew. A slot's lock orders what is read of it for the slot
-  // behind every time that its own version has.
-  static constexpr Version kVersionMax = std::numeric_limits<Version>::max();
-  std::atomic<std::uint32_t> laps_{0};
   std::mutex prefetch_mutex_;  // taken with no other lock held; guards the next two
   std::condition_variable prefetches_done_;
   std::size_t prefetches_ = 0;  // put off or under way

@@ -38,20 +38,19 @@ Shrinker::Step Shrinker::WriteBatch(const Request& request) {
 }
 
 bool Shrinker::IsSource(GroupIndex index, const Request& request) const {
-  const Groups& groups = Owner();
-  const Group& group = groups.At(index);
+  const Group& group = groups_.At(index);
   const bool any_clean = group.pages_by_state[static_cast<std::size_t>(SlotState::kClean)] > 0;
-  if (group.lru.size() == 0 || (!any_clean && !groups.MayWriteBack(index))) return false;
-  return request.descendants ? groups.IsWithin(index, request.group) : index == request.group;
+  if (group.lru.size() == 0 || (!any_clean && !groups_.MayWriteBack(index))) return false;
+  return request.descendants ? groups_.IsWithin(index, request.group) : index == request.group;
 }
 
 void Shrinker::FindSources(const Request& request) {
   sources_.clear();
   source_entries_ = 0;
-  for (std::size_t i = 0; i < Owner().end(); ++i) {
+  for (std::size_t i = 0; i < groups_.end(); ++i) {
     const auto index = static_cast<GroupIndex>(i);
     if (!IsSource(index, request)) continue;
-    const std::uint64_t entries = Owner().At(index).lru.size();
+    const std::uint64_t entries = groups_.At(index).lru.size();
     sources_.push_back({index, entries});
     source_entries_ += entries;
   }
@@ -65,11 +64,11 @@ void Shrinker::FindSources(const Request& request) {
 // About how many entries the request wants, by their mean size.
 std::uint64_t Shrinker::EntriesWanted(const Request& request) const {
   std::uint64_t entries = 0;
-  for (std::size_t i = 0; i < Owner().end(); ++i) {
-    entries += Owner().At(static_cast<GroupIndex>(i)).lru.size();
+  for (std::size_t i = 0; i < groups_.end(); ++i) {
+    entries += groups_.At(static_cast<GroupIndex>(i)).lru.size();
   }
   const std::uint64_t mean_bytes =
-      tier_->pool_->entry_bytes() / std::max<std::uint64_t>(entries, 1);
+      pages_.pool().entry_bytes() / std::max<std::uint64_t>(entries, 1);
   const std::uint64_t by_bytes = request.bytes_max / std::max<std::uint64_t>(mean_bytes, 1) + 1;
   return std::min<std::uint64_t>(request.pages_max, by_bytes);
 }
@@ -108,10 +107,10 @@ void Shrinker::Collect(Batch* batch, const Request& request) {
 void Shrinker::TakeShare(Batch* batch, const Request& request, GroupIndex group,
                          std::size_t pages) {
   // Once around the LRU spares nobody twice; some more tries for entries that change meanwhile.
-  std::uint64_t tries = 2 * Owner().At(group).lru.size() + pages;
+  std::uint64_t tries = 2 * groups_.At(group).lru.size() + pages;
   const std::size_t enough = std::min(batch->looked_at() + pages, request.pages_max);
   while (batch->looked_at() < enough && batch->freed_bytes() < request.bytes_max && tries-- > 0) {
-    const Lru::Candidate candidate = Owner().Lock(group)->lru.Coldest();
+    const Lru::Candidate candidate = groups_.Lock(group)->lru.Coldest();
     if (candidate.entry == kNoEntry) return;
     if (Isolate(batch, request, candidate.slot, candidate.entry) == Taken::kNoMore) return;
   }
@@ -138,67 +137,45 @@ Counter Shrinker::StartedCounter(Cause cause) {
 Shrinker::Taken Shrinker::Isolate(Batch* batch, const Request& request, SlotIndex slot,
                                   EntryRef entry) {
   if (slot == kNoSlot) return Taken::kNotThis;
-  const auto lock = tier_->table_->Lock(slot);
-  SlotRecord record = tier_->table_->Get(slot);
+  const auto lock = pages_.Lock(slot);
+  const SlotRecord& record = pages_.Get(slot);
   if (!record.OnLru() || record.object.entry != entry) return Taken::kNotThis;
   // The group may have gone into its parent, been configured, or come to its quota meanwhile.
-  const GroupIndex index = Owner().Resolve(record.group);
+  const GroupIndex index = groups_.Resolve(record.group);
   if (!IsSource(index, request)) return Taken::kNoMore;
-  const std::uint32_t age_s = tier_->pool_->At(entry)->AgeSeconds(tier_->config_.boot_seconds());
+  const std::uint32_t age_s = pages_.pool().At(entry)->AgeSeconds(tier_->config_.boot_seconds());
   if (request.older_than_s > 0 && age_s < request.older_than_s) return Taken::kNoMore;
-  const bool clean = record.state == SlotState::kClean;
-  if (!clean && !Owner().MayWriteBack(index)) return Taken::kNoMore;
-  const auto group = Owner().Lock(index);
-  if (clean) {
+  if (record.state == SlotState::kClean) {
     // No second chance: who read it has it.
-    batch->dropped_bytes += tier_->DropClean(slot, group);
+    batch->dropped_bytes += pages_.DropClean(slot);
     ReportProgress(index);
     return Taken::kYes;
   }
+  if (!groups_.MayWriteBack(index)) return Taken::kNoMore;
   if (record.referenced && tier_->config_.second_chance) {
-    record.referenced = 0;
-    tier_->table_->Set(slot, record);
-    group->lru.MoveToHot(entry);
-    group->Count(Counter::second_chances);
+    pages_.Spare(slot, Counter::second_chances);
     if (request.spares_count) ++batch->spared;
     return Taken::kNotThis;
   }
-  if (!tier_->EntryIntact(slot)) {
+  if (!pages_.Intact(slot)) {
     // To the hot end, as what a server refuses: it must not block all others.
-    group->lru.MoveToHot(entry);
-    group->Count(Counter::fail_checksum);
+    pages_.Spare(slot, Counter::fail_checksum);
     return Taken::kNotThis;
   }
-  if (packing_.load(std::memory_order_acquire) && !tier_->table_->AnyInUnit(slot)) {
-    TakeWithNeighbours(batch, request, slot, group);
+  if (packing_.load(std::memory_order_acquire) && !pages_.AnyInUnit(slot)) {
+    TakeWithNeighbours(batch, request, slot);
   } else {
-    Take(batch, request, slot, group);
+    Take(batch, request, slot);
   }
   return Taken::kYes;
 }
 
-// Copies a local entry, which is intact, into the batch. The slot's lock is held, and the group of
-// the page.
-void Shrinker::Take(Batch* batch, const Request& request, SlotIndex slot,
-                    const Groups::Locked& group) {
-  SlotRecord record = tier_->table_->Get(slot);
-  const EntryRef entry = record.object.entry;
-  const std::uint32_t now = tier_->config_.boot_seconds();
-  std::byte* const copy = batch->arena + batch->count * kPageBytes;
-  PageObject& page = batch->pages[batch->count++];
-  page = tier_->ObjectInPool(slot);
-  page.stored_boot_s = now - tier_->pool_->At(entry)->AgeSeconds(now);
-  std::memcpy(copy, page.bytes.data(), page.bytes.size());
-  page.bytes = {copy, page.bytes.size()};
-  const std::size_t bytes = tier_->pool_->EntryBytesOf(entry);
-  batch->entry_bytes += bytes;
-  group->lru.Remove(entry);
-  Owner().Add(group, {0, static_cast<std::int64_t>(bytes), 1});
-  group->Count(StartedCounter(request.cause));
-  tier_->CountState(record, -1);
-  record.state = SlotState::kWriting;
-  tier_->CountState(record, +1);
-  tier_->table_->Set(slot, record);
+// Copies a local entry, which is intact, into the batch. The slot's lock is held.
+void Shrinker::Take(Batch* batch, const Request& request, SlotIndex slot) {
+  const std::size_t index = batch->count++;
+  batch->entry_bytes +=
+      pages_.BeginWriteback(slot, StartedCounter(request.cause), tier_->config_.boot_seconds(),
+                            batch->arena + index * kPageBytes, &batch->pages[index]);
 }
 
 // Packs what can be packed and compresses the rest anew, as far as that is switched on. The entries
@@ -228,7 +205,7 @@ void Shrinker::RecompressPage(Batch* batch, std::size_t index) {
   PageObject& page = batch->pages[index];
   const auto smaller = Recompress(page.codec, page.bytes, level);
   if (!smaller) return;
-  Group& root = Owner().At(kRootGroup);
+  Group& root = groups_.At(kRootGroup);
   root.Count(Counter::recompressed);
   root.Count(Counter::recompressed_saved_bytes, page.bytes.size() - smaller->bytes.size());
   std::byte* copy = batch->arena + index * kPageBytes;
@@ -240,18 +217,24 @@ void Shrinker::RecompressPage(Batch* batch, std::size_t index) {
 
 // On a thread of the RemoteStore.
 void Shrinker::FinishBatch(Batch* batch) {
+  const Groups::Time now = tier_->config_.now();
   std::uint64_t acked = 0;
   std::uint64_t acked_bytes = 0;
   bool failed = false;
   bool full = false;
   for (std::size_t i = 0; i < batch->count; ++i) {
     const PageObject& object = batch->pages[i];
-    const std::size_t pages = IsUnitKey(object.slot) ? FinishUnit(object, batch->results[i])
-                                                     : FinishPage(object, batch->results[i]);
+    const PutResult result = batch->results[i];
+    std::size_t pages = 0;
+    if (IsUnitKey(object.slot)) {
+      pages = pages_.EndBundle(object, result, now);
+    } else if (pages_.EndWriteback(object, result, now)) {
+      pages = 1;
+    }
     acked += pages;
     if (pages > 0) acked_bytes += object.bytes.size();
-    failed |= batch->results[i] != PutResult::kAcked;
-    full |= batch->results[i] == PutResult::kServerFull;
+    failed |= result != PutResult::kAcked;
+    full |= result == PutResult::kServerFull;
   }
   in_flight_bytes_.fetch_sub(batch->entry_bytes);
   if (acked > 0) tier_->stores_.RoomMade();
@@ -278,71 +261,6 @@ void Shrinker::FinishBatch(Batch* batch) {
   free_batches_.push_back(batch);
   wake_wanted_.store(true);
   wake_.notify_all();
-}
-
-// The number of pages that are the server's now.
-std::size_t Shrinker::FinishPage(const PageObject& page, PutResult result) {
-  const auto lock = tier_->table_->Lock(page.slot);
-  SlotRecord record = tier_->table_->Get(page.slot);
-  if (record.state == SlotState::kWriting && record.version == SlotVersionOf(page.version)) {
-    Settle(page.slot, result, page.bytes.size(), page.codec);
-    return result == PutResult::kAcked ? 1 : 0;
-  }
-  Owner().Of(record).Count(Counter::writeback_raced);
-  if (result != PutResult::kAcked && result != PutResult::kUnavailable) return 0;
-  if (record.state == SlotState::kRemote && !record.in_unit) return 0;  // sent since, in its place
-  record.stale_remote = 1;
-  tier_->table_->Set(page.slot, record);
-  tier_->stale_.Mark(page.slot);
-  return 0;
-}
-
-// The write of a slot's page, by itself or in a unit, is over. Its entry stays in the pool unless
-// the server has it. The slot's lock is held.
-void Shrinker::Settle(SlotIndex slot, PutResult result, std::size_t sent_bytes, Codec codec) {
-  SlotRecord record = tier_->table_->Get(slot);
-  const EntryRef entry = record.object.entry;
-  const bool acked = result == PutResult::kAcked;
-  const auto bytes = static_cast<std::int64_t>(tier_->pool_->EntryBytesOf(entry));
-  tier_->CountState(record, -1);
-  record.state = acked ? SlotState::kRemote : SlotState::kLocal;
-  if (!acked) {
-    // A server may have the page all the same: as one that is older than the record. The next
-    // writeback takes its place, or whatever else happens to the slot has it discarded.
-    if (result == PutResult::kUnavailable && !record.in_unit) {
-      record.version = tier_->NextVersion(record);
-      record.stale_remote = 1;
-    }
-    record.in_unit = 0;
-  } else {
-    record.codec = static_cast<std::uint8_t>(codec) & 3;
-    record.away = {record.in_unit ? 0 : static_cast<std::uint32_t>(sent_bytes), 0};
-    record.referenced = 0;
-    if (!record.in_unit) record.stale_remote = 0;  // it took the stale page's place
-    if (record.stale_remote) tier_->stale_.Mark(slot);
-  }
-  tier_->CountState(record, +1);
-  tier_->table_->Set(slot, record);
-  const GroupIndex index = Owner().Resolve(record.group);
-  const auto group = Owner().Lock(index);
-  if (acked) {
-    Owner().Add(group, {-bytes, -bytes, 0});
-    tier_->pool_->Free(entry);
-    group->Count(Counter::written_back_pages);
-    group->Count(Counter::written_back_bytes, sent_bytes);
-    ReportProgress(index);
-    return;
-  }
-  Owner().Add(group, {0, -bytes, -1});
-  if (result == PutResult::kServerFull || result == PutResult::kUnavailable) {
-    group->Count(result == PutResult::kServerFull ? Counter::writeback_failed_full
-                                                  : Counter::writeback_failed_unavailable);
-    group->lru.AddCold(entry);
-  } else {
-    // To the hot end: one page that a server will not have must not block all others.
-    group->Count(Counter::writeback_failed_rejected);
-    group->lru.AddHot(entry);
-  }
 }
 
 }  // namespace farswap::tier

@@ -209,6 +209,15 @@ def test_tables_of_the_kernel_have_one_parser() -> None:
     complain(splitting())
 
 
+def test_one_file_changes_the_records_of_slots() -> None:
+    def changing() -> Iterator[str]:
+        for path in (ROOT / "native/tier").glob("*.cc"):
+            if path.name != "pages.cc" and re.search(r"\btable_?(->|\.)Set\(", path.read_text()):
+                yield f"{place(path)}: calls SlotTable::Set, which is for pages.cc"
+
+    complain(changing())
+
+
 def test_only_bind_knows_python() -> None:
     def knowing() -> Iterator[str]:
         for path in CPP:

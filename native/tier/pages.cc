@@ -1,0 +1,397 @@
+// Every change of a slot's record is made in these steps, so that whoever scans the slot table
+// after the process died at any instruction finds each page whole and each entry in at most one
+// record:
+//
+//   1. bytes     the entry holds the object, its description and its slot
+//   2. record    one 16-byte store replaces the old record (SlotTable::Set)
+//   3. free      the entry of the old record goes back to the pool
+//   4. marks     servers' objects that nobody wants are marked as stale
+//
+// Links of LRUs, charges and counts follow from the records and are made again from them; they are
+// changed before the entry is freed, since they are in its header.
+#include "tier/pages.h"
+
+#include <algorithm>
+#include <bit>
+#include <cstring>
+#include <limits>
+#include <utility>
+
+#include "tier/unit.h"
+
+namespace farswap::tier {
+
+Pages::Pages(std::unique_ptr<SlotTable> table, std::unique_ptr<Pool> pool, StaleObjects* stale)
+    : table_(std::move(table)), pool_(std::move(pool)), stale_(stale), groups_(pool_.get()) {}
+
+PageObject Pages::ObjectOf(SlotIndex slot) const {
+  const SlotRecord& record = table_->Get(slot);
+  const EntryRef entry = record.object.entry;
+  return {slot,
+          ObjectVersionOf(record),
+          static_cast<Codec>(record.codec),
+          record.object.checksum,
+          0,
+          {pool_->Bytes(entry), pool_->At(entry)->object_bytes()}};
+}
+
+bool Pages::Intact(SlotIndex slot) const {
+  const PageObject object = ObjectOf(slot);
+  return PageChecksum(slot, object.codec, object.bytes) == object.checksum;
+}
+
+// Of what comes to the slot next.
+Version Pages::NextVersion(const SlotRecord& record) {
+  if (record.version == std::numeric_limits<Version>::max()) {
+    version_wraps_.fetch_add(1, std::memory_order_relaxed);
+  }
+  return record.version + 1;
+}
+
+// --- What follows from a record -----------------------------------------------------------------
+
+Charge Pages::ChargeOf(const SlotRecord& record) const {
+  Charge charge;
+  if (record.InPool()) {
+    charge.pool_bytes = static_cast<std::int64_t>(pool_->EntryBytesOf(record.object.entry));
+  }
+  if (record.state == SlotState::kWriting) charge.writing_bytes = charge.pool_bytes;
+  const bool away = record.state == SlotState::kRemote || record.state == SlotState::kClean;
+  if (away || record.state == SlotState::kWriting) charge.remote_pages = 1;
+  return charge;
+}
+
+// Pages of one kind, exact whenever no operation is under way.
+void Pages::Count(Group& group, const SlotRecord& record, int by) {
+  const auto delta = static_cast<std::uint64_t>(static_cast<std::int64_t>(by));
+  group.pages_by_state[static_cast<std::size_t>(record.state)].fetch_add(delta,
+                                                                         std::memory_order_relaxed);
+  if (!record.InPool()) return;
+  payload_bytes_.fetch_add(delta * pool_->At(record.object.entry)->object_bytes(),
+                           std::memory_order_relaxed);
+  if (static_cast<Codec>(record.codec) == Codec::kRaw) {
+    group.raw_pages.fetch_add(delta, std::memory_order_relaxed);
+  }
+}
+
+// A page comes (+1), to the hot end of its LRU, or goes (-1).
+void Pages::Account(const SlotRecord& record, int by) {
+  if (record.state == SlotState::kEmpty) return;
+  Count(groups_.Of(record), record, by);
+  if (record.state != SlotState::kSameFilled) Enlist(record, by);
+}
+
+// What is in the pool or on servers. The group is charged and the LRU changed.
+void Pages::Enlist(const SlotRecord& record, int by) {
+  const auto group = groups_.Lock(record.group);
+  const Charge charge = ChargeOf(record);
+  if (by > 0) {
+    if (record.OnLru()) group->lru.AddHot(record.object.entry);
+    groups_.Add(group, charge);
+  } else {
+    if (record.OnLru()) group->lru.Remove(record.object.entry);
+    groups_.Add(group, Charge{} - charge);
+  }
+}
+
+// A page goes on in another state: step 2. In one charge, so that nobody finds its group smaller
+// than it is. An entry that moves keeps its place on the LRU.
+void Pages::Change(SlotIndex slot, const SlotRecord& next, LruEnd end) {
+  const SlotRecord old = table_->Get(slot);
+  const auto group = groups_.Lock(old.group);
+  Count(*group, old, -1);
+  Count(*group, next, +1);
+  groups_.Add(group, ChargeOf(next) - ChargeOf(old));
+  if (old.OnLru() && next.OnLru()) {
+    group->lru.Replace(old.object.entry, next.object.entry);
+  } else if (old.OnLru()) {
+    group->lru.Remove(old.object.entry);
+  } else if (next.OnLru() && end == LruEnd::kHot) {
+    group->lru.AddHot(next.object.entry);
+  } else if (next.OnLru()) {
+    group->lru.AddCold(next.object.entry);
+  }
+  table_->Set(slot, next);
+}
+
+// --- Stores and trims ---------------------------------------------------------------------------
+
+SlotRecord Pages::Fill(EntryRef entry, const Compressed& object, std::uint32_t checksum,
+                       std::uint32_t stored_boot_s) {
+  std::memcpy(pool_->Bytes(entry), object.bytes.data(), object.bytes.size());
+  pool_->At(entry)->Describe(object.bytes.size(), stored_boot_s);
+  SlotRecord record;
+  record.state = SlotState::kLocal;
+  record.codec = static_cast<std::uint8_t>(object.codec) & 3;
+  record.object = {entry, checksum};
+  return record;
+}
+
+void Pages::Free(EntryRef entry) {
+  pool_->Free(entry);
+  room_->RoomMade(kRootGroup);
+}
+
+void Pages::Publish(SlotIndex slot, SlotRecord next) {
+  const SlotRecord& old = table_->Get(slot);
+  Group& group = groups_.At(next.group);
+  group.Count(Counter::stores);
+  if (next.state == SlotState::kSameFilled) group.Count(Counter::stores_same_filled);
+  if (next.InPool() && static_cast<Codec>(next.codec) == Codec::kRaw) {
+    group.Count(Counter::stores_raw);
+  }
+  if (old.state != SlotState::kEmpty) groups_.Of(old).Count(Counter::overwrites);
+  Replace(slot, next);
+}
+
+void Pages::Forget(SlotIndex slot, Counter reason, std::uint8_t sequence) {
+  const SlotRecord& old = table_->Get(slot);
+  if (old.state != SlotState::kEmpty) groups_.Of(old).Count(reason);
+  SlotRecord next;
+  next.sequence = sequence;
+  Replace(slot, next);
+}
+
+// Another page, or none: all steps but the bytes.
+void Pages::Replace(SlotIndex slot, SlotRecord next) {
+  const SlotRecord old = table_->Get(slot);
+  const bool page_stale = old.state == SlotState::kRemote && !old.in_unit;
+  next.version = NextVersion(old);
+  next.stale_remote = old.stale_remote || page_stale ? 1 : 0;
+  if (next.InPool()) pool_->At(next.object.entry)->slot.store(slot, std::memory_order_relaxed);
+  Account(next, +1);
+  table_->Set(slot, next);
+  Account(old, -1);
+  if (old.InPool()) {
+    pool_->Free(old.object.entry);
+    room_->RoomMade(groups_.Resolve(old.group));
+  }
+  // What is being written comes back as raced, and is discarded then.
+  if (next.stale_remote) stale_->Mark(slot);
+  if (old.in_unit && !table_->AnyInUnit(slot)) stale_->MarkBundle(slot);
+}
+
+void Pages::NoteSequence(SlotIndex slot, std::uint8_t sequence) {
+  SlotRecord record = table_->Get(slot);
+  record.sequence = sequence;
+  table_->Set(slot, record);
+}
+
+void Pages::NoteRead(SlotIndex slot) {
+  SlotRecord record = table_->Get(slot);
+  if (record.referenced) return;
+  if (record.state == SlotState::kClean) groups_.Of(record).Count(Counter::prefetch_hits);
+  record.referenced = 1;
+  table_->Set(slot, record);
+}
+
+// --- Writeback ----------------------------------------------------------------------------------
+
+std::size_t Pages::BeginWriteback(SlotIndex slot, Counter cause, std::uint32_t boot_s,
+                                  std::byte* copy, PageObject* page) {
+  SlotRecord next = table_->Get(slot);
+  const EntryRef entry = next.object.entry;
+  *page = ObjectOf(slot);
+  page->stored_boot_s = boot_s - pool_->At(entry)->AgeSeconds(boot_s);
+  std::memcpy(copy, page->bytes.data(), page->bytes.size());
+  page->bytes = {copy, page->bytes.size()};
+  next.state = SlotState::kWriting;
+  Change(slot, next);
+  groups_.Of(next).Count(cause);
+  return pool_->EntryBytesOf(entry);
+}
+
+ObjectVersion Pages::JoinBundle(std::span<const PageObject> pages) {
+  const auto lock = table_->Lock(pages[0].slot);
+  for (const PageObject& page : pages) {
+    SlotRecord record = table_->Get(page.slot);
+    if (record.state != SlotState::kWriting) continue;
+    if (record.version != SlotVersionOf(page.version)) continue;
+    record.in_unit = 1;
+    table_->Set(page.slot, record);
+  }
+  return ++bundle_version_;
+}
+
+bool Pages::EndWriteback(const PageObject& page, PutResult result, Groups::Time now) {
+  const auto lock = table_->Lock(page.slot);
+  SlotRecord record = table_->Get(page.slot);
+  if (record.state == SlotState::kWriting && record.version == SlotVersionOf(page.version)) {
+    return Settle(page.slot, result, page.bytes.size(), page.codec, now);
+  }
+  groups_.Of(record).Count(Counter::writeback_raced);
+  if (result != PutResult::kAcked && result != PutResult::kUnavailable) return false;
+  if (record.state == SlotState::kRemote && !record.in_unit) return false;  // sent since, replaced
+  record.stale_remote = 1;
+  table_->Set(page.slot, record);
+  stale_->Mark(page.slot);
+  return false;
+}
+
+std::size_t Pages::EndBundle(const PageObject& bundle, PutResult result, Groups::Time now) {
+  const auto view = ParseUnit(bundle.bytes);
+  const SlotIndex first = FirstSlotOf(bundle.slot);
+  std::size_t acked = 0;
+  // Of the bytes sent each page has its share, the first one also what is left.
+  const std::size_t share = bundle.bytes.size() / view->count();
+  std::size_t sent_bytes = bundle.bytes.size() - share * (view->count() - 1);
+  const auto lock = table_->Lock(first);
+  for (std::size_t member = 0; member < kUnitSlots; ++member) {
+    if (!view->Has(member)) continue;
+    const auto slot = static_cast<SlotIndex>(first + member);
+    const SlotRecord& record = table_->Get(slot);
+    if (record.state == SlotState::kWriting && record.in_unit &&
+        record.version == view->versions[member]) {
+      if (Settle(slot, result, std::exchange(sent_bytes, share), Codec::kZstd, now)) ++acked;
+    } else {
+      groups_.Of(record).Count(Counter::writeback_raced);
+    }
+  }
+  if (!table_->AnyInUnit(first)) stale_->MarkBundle(first);
+  return acked;
+}
+
+// The write of the slot's page, by itself or in a unit, is over. Its entry stays in the pool unless
+// the server has it.
+bool Pages::Settle(SlotIndex slot, PutResult result, std::size_t sent_bytes, Codec codec,
+                   Groups::Time now) {
+  SlotRecord next = table_->Get(slot);
+  if (result != PutResult::kAcked) {
+    Stay(&next, result);
+    const bool rejected = result == PutResult::kRejected || result == PutResult::kSuperseded;
+    // To the hot end: one page that a server will not have must not block all others.
+    Change(slot, next, rejected ? LruEnd::kHot : LruEnd::kCold);
+    return false;
+  }
+  const EntryRef entry = next.object.entry;
+  next.state = SlotState::kRemote;
+  next.codec = static_cast<std::uint8_t>(codec) & 3;
+  next.away = {next.in_unit ? 0 : static_cast<std::uint32_t>(sent_bytes), 0};
+  next.referenced = 0;
+  if (!next.in_unit) next.stale_remote = 0;  // it took the stale page's place
+  Change(slot, next);
+  pool_->Free(entry);
+  if (next.stale_remote) stale_->Mark(slot);
+  const GroupIndex group = groups_.Resolve(next.group);
+  groups_.At(group).Count(Counter::written_back_pages);
+  groups_.At(group).Count(Counter::written_back_bytes, sent_bytes);
+  groups_.ReportProgress(group, now);
+  return true;
+}
+
+void Pages::Stay(SlotRecord* next, PutResult result) {
+  Counter reason = Counter::writeback_failed_rejected;
+  if (result == PutResult::kServerFull) reason = Counter::writeback_failed_full;
+  if (result == PutResult::kUnavailable) reason = Counter::writeback_failed_unavailable;
+  groups_.Of(*next).Count(reason);
+  next->state = SlotState::kLocal;
+  // A server may have the page all the same: as one that is older than the record. The next
+  // writeback takes its place, or whatever else happens to the slot has it discarded.
+  if (result == PutResult::kUnavailable && !next->in_unit) {
+    next->version = NextVersion(*next);
+    next->stale_remote = 1;
+  }
+  next->in_unit = 0;
+}
+
+void Pages::Spare(SlotIndex slot, Counter why) {
+  SlotRecord record = table_->Get(slot);
+  record.referenced = 0;
+  table_->Set(slot, record);
+  const auto group = groups_.Lock(record.group);
+  group->lru.MoveToHot(record.object.entry);
+  group->Count(why);
+}
+
+void Pages::AdoptClean(SlotIndex slot, const SlotRecord& filled) {
+  SlotRecord next = table_->Get(slot);
+  next.state = SlotState::kClean;
+  next.codec = filled.codec;
+  next.referenced = 0;
+  next.object = filled.object;
+  pool_->At(next.object.entry)->slot.store(slot, std::memory_order_relaxed);
+  Change(slot, next, LruEnd::kCold);
+  groups_.Of(next).Count(Counter::prefetched);
+}
+
+std::size_t Pages::DropClean(SlotIndex slot) {
+  SlotRecord next = table_->Get(slot);
+  const EntryRef entry = next.object.entry;
+  const std::size_t bytes = pool_->EntryBytesOf(entry);
+  next.state = SlotState::kRemote;
+  next.referenced = 0;
+  next.away = {0, 0};
+  Change(slot, next);
+  pool_->Free(entry);
+  groups_.Of(next).Count(Counter::clean_dropped);
+  return bytes;
+}
+
+// --- Upkeep -------------------------------------------------------------------------------------
+
+// Interleavings to survive: the entry is freed, overwritten, isolated for writeback or its slot
+// trimmed between BeginDrain() and here. All of them change the slot's record, which is looked at
+// under its lock; an entry of a draining slab cannot be allocated again meanwhile.
+bool Pages::Move(EntryRef from) {
+  const SlotIndex slot = pool_->At(from)->slot.load(std::memory_order_relaxed);
+  if (slot == kNoSlot) return true;
+  const auto lock = table_->Lock(slot);
+  SlotRecord next = table_->Get(slot);
+  if (!next.InPool() || next.object.entry != from) return true;
+  const std::size_t bytes = pool_->At(from)->object_bytes();
+  const EntryRef to = pool_->Allocate(bytes);
+  if (to == kNoEntry) return false;
+  std::memcpy(pool_->Bytes(to), pool_->Bytes(from), bytes);
+  pool_->At(to)->CopyDescription(*pool_->At(from));
+  pool_->At(to)->slot.store(slot, std::memory_order_relaxed);
+  next.object.entry = to;
+  Change(slot, next);
+  pool_->Free(from);
+  groups_.Of(next).Count(Counter::compactions);
+  return true;
+}
+
+void Pages::TakeStale(const StaleObjects::Chunk& chunk, std::vector<DiscardItem>* stale) {
+  // Any unit of these slots that servers have is older than the next one that is sent. Where a
+  // newer one was sent since the mark, it is in the place of what was meant.
+  for (std::uint32_t bundles = chunk.bundles; bundles != 0; bundles &= bundles - 1) {
+    const auto bundle = static_cast<SlotIndex>(std::countr_zero(bundles));
+    const SlotIndex first = chunk.first + bundle * kUnitSlots;
+    const auto lock = table_->Lock(first);
+    if (!table_->AnyInUnit(first)) stale->push_back({UnitKeyOf(first), bundle_version_});
+  }
+  const auto end = std::min<std::uint64_t>(slots(), chunk.first + StaleObjects::kChunkSlots);
+  for (SlotIndex slot = chunk.first; slot < end; ++slot) {
+    const auto lock = table_->Lock(slot);
+    SlotRecord record = table_->Get(slot);
+    if (!record.stale_remote) continue;
+    // What is remote by itself took the stale page's place, and its record is not marked. What is
+    // on its way there may have gone when there were fewer wraps: the discard must not reach it,
+    // and may not be needed.
+    if (record.state == SlotState::kWriting && !record.in_unit) {
+      stale_->Mark(slot);
+      continue;
+    }
+    // Whatever servers have is older than the record, and what they will have is not.
+    stale->push_back({slot, ObjectVersionOf(record) - 1});
+    record.stale_remote = 0;
+    table_->Set(slot, record);
+  }
+}
+
+void Pages::Reparent(std::uint64_t first, std::uint64_t end) {
+  while (first < end) {
+    const auto lock = table_->Lock(static_cast<SlotIndex>(first));
+    for (const auto stop = std::min(end, UnitEnd(static_cast<SlotIndex>(first))); first < stop;
+         ++first) {
+      const auto slot = static_cast<SlotIndex>(first);
+      SlotRecord record = table_->Get(slot);
+      const GroupIndex now = groups_.Resolve(record.group);
+      if (now == record.group) continue;
+      record.group = now;
+      table_->Set(slot, record);
+    }
+  }
+}
+
+}  // namespace farswap::tier
