@@ -47,7 +47,8 @@ def rows(device: pb.DeviceStatus) -> list[output.Row]:
     """What `status` shows of it too."""
     if device.swap_active:
         used = output.size(device.swap_used_bytes)
-        state: output.Row = ("swap", output.good(f"on, {used} used"))
+        areas = ", ".join(device.swap_areas)
+        state: output.Row = ("swap", output.good(f"on {areas}, {used} used"))
     else:
         state = ("swap", "not on a device that this daemon knows of")
     return [
@@ -55,6 +56,7 @@ def rows(device: pb.DeviceStatus) -> list[output.Row]:
         ("size", output.size(device.size_bytes)),
         ("kernel device", device.attached or "none attached"),
         state,
+        *([("stacked on it", ", ".join(device.stacked))] if device.stacked else []),
         ("listens", ", ".join(device.listen) or "nowhere"),
         ("connections", str(len(device.connections))),
     ]

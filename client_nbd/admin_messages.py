@@ -49,7 +49,7 @@ _LEVELS = {
 def device_status(host: RunningHost) -> pb.DeviceStatus:
     """The export, who is connected to it, and the kernel's side."""
     attached = host.device.device()
-    area = host.swap_area()
+    use = host.devices.use()
     return pb.DeviceStatus(
         name=host.config.device.name,
         size_bytes=host.config.device.size,
@@ -64,8 +64,10 @@ def device_status(host: RunningHost) -> pb.DeviceStatus:
             for connection in host.engine.connections()
         ],
         attached=attached,
-        swap_active=area is not None,
-        swap_used_bytes=area.used_bytes if area else 0,
+        swap_active=bool(use.areas),
+        swap_used_bytes=use.used_bytes,
+        swap_areas=[area.name for area in use.areas],
+        stacked=[text.utf8(name) for name in use.holders],
         host_id=host.config.host_id,
         incarnation=host.engine.incarnation.hex(),
     )

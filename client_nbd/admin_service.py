@@ -182,6 +182,7 @@ class HostAdminService(host_admin_pb2_grpc.HostAdminServicer):
     ) -> pb.AttachResponse:
         """See attach.KernelDevice."""
         device = await asyncio.to_thread(
+            self._host.gate.admit,
             self._host.device.attach,
             request.device,
             request.connections,
@@ -201,7 +202,10 @@ class HostAdminService(host_admin_pb2_grpc.HostAdminServicer):
     ) -> pb.AttributionStatus:
         """See attribution.Attribution."""
         state = await asyncio.to_thread(
-            self._host.attribution.start, request.device, replace=request.replace
+            self._host.gate.admit,
+            self._host.attribution.start,
+            request.device,
+            replace=request.replace,
         )
         return admin_messages.attribution_status(state)
 

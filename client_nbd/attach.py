@@ -22,7 +22,7 @@ import socket
 import threading
 from typing import TYPE_CHECKING, Protocol
 
-from farswap.client_nbd import kernel_files, netlink
+from farswap.client_nbd import device_use, kernel_files, netlink
 from farswap.common import log
 from farswap.common.errors import BusyError, InvalidArgumentError, NotPossibleError
 from farswap.common.units import PAGE_BYTES
@@ -31,7 +31,9 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
     from typing import Self
 
+    from farswap.client_nbd.device_use import ExportDevices
     from farswap.client_nbd.kernel_files import KernelFiles
+    from farswap.client_nbd.kernel_tables import Number
 
 _log = log.logger("attach")
 
@@ -99,12 +101,14 @@ class KernelDevice:
         engine: Engine,
         size_bytes: int,
         files: KernelFiles,
+        devices: ExportDevices,
         attribution: Attribution,
         open_driver: Callable[[], Driver] = netlink.NbdNetlink,
     ) -> None:
         self._engine = engine
         self._size_bytes = size_bytes
         self._files = files
+        self._devices = devices
         self._attribution = attribution
         self._open_driver = open_driver
         self._lock = threading.Lock()
@@ -144,8 +148,9 @@ class KernelDevice:
         with self._exclusive():
             if self.device():
                 raise NotPossibleError(f"{self._device} is attached already")
+            number = self._files.nbd_number(index)
             with self._driver() as driver:
-                self._refuse_if_in_use(driver, device, index)
+                self._refuse_if_in_use(driver, device, index, number)
                 ids = self._connect(driver, device, index, count, timeout_s)
                 try:
                     self._files.set_io_timeout(index, IO_TIMEOUT_MS)
@@ -156,6 +161,7 @@ class KernelDevice:
                         f"{device}: the request timeout cannot be set: {error.strerror}"
                     ) from error
             self._dead_connection_timeout_s = timeout_s
+            self._devices.add(device, number)
             # Nobody swaps to it yet: no page comes that is not attributed.
             self._attribution.start(device)
             self._device, self._connection_ids = device, ids
@@ -163,21 +169,30 @@ class KernelDevice:
         return device
 
     def detach(self, device: str) -> None:
-        """Unbinds it. Raises NotPossibleError while the kernel swaps to it."""
-        index = kernel_files.nbd_index(device)
+        """Unbinds it. Raises NotPossibleError unless it is certain that nothing uses it."""
+        number = self._files.nbd_number(kernel_files.nbd_index(device))
         with self._exclusive():
             if self.device() != device:
                 raise NotPossibleError(f"{device} is not attached")
-            if self._files.swap_area(device) is not None:
-                raise NotPossibleError(f"{device} is an active swap area: swapoff comes first")
-            with self._driver() as driver:
-                try:
-                    driver.disconnect(index)
-                except OSError as error:
-                    raise NotPossibleError(f"{device}: {error.strerror}") from error
-            self._end(self._connection_ids)
-            self._attribution.stop()
-            self._device, self._connection_ids = "", []
+            with device_use.unused(self._files, device, number):
+                self._let_go(device)
+
+    def let_go(self) -> None:
+        """Unbinds the attached device, if any, whoever uses it: it is certain that no swap does."""
+        with self._exclusive():
+            if device := self.device():
+                self._let_go(device)
+
+    def _let_go(self, device: str) -> None:
+        with self._driver() as driver:
+            try:
+                driver.disconnect(kernel_files.nbd_index(device))
+            except OSError as error:
+                raise NotPossibleError(f"{device}: {error.strerror}") from error
+        self._end(self._connection_ids)
+        self._attribution.stop()
+        self._devices.drop(device)
+        self._device, self._connection_ids = "", []
         _log.info("detached", device=device)
 
     def _connect(
@@ -209,7 +224,7 @@ class KernelDevice:
                 raise NotPossibleError(f"{device}: {_why(error)}") from error
         return ids
 
-    def _refuse_if_in_use(self, driver: Driver, device: str, index: int) -> None:
+    def _refuse_if_in_use(self, driver: Driver, device: str, index: int, number: Number) -> None:
         if not self._files.has_block_device(device):
             raise NotPossibleError(
                 f"{device} does not exist: load the driver with `modprobe nbd nbds_max=16`"
@@ -217,6 +232,7 @@ class KernelDevice:
         pid = self._files.nbd_owner_pid(index)
         if pid is not None:
             raise NotPossibleError(f"{device} is in use, by process {pid}")
+        device_use.look(self._files, [number]).refuse(device)
         try:
             connected = driver.is_connected(index)
         except (OSError, ValueError) as error:

@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from farswap.client_nbd.config import AttributionSection
+    from farswap.client_nbd.device_use import ExportDevices
     from farswap.client_nbd.kernel_files import KernelFiles
     from farswap.native import Attribution as EngineAttribution
 
@@ -79,11 +80,13 @@ class Attribution:
         engine: Engine,
         section: AttributionSection,
         files: KernelFiles,
+        devices: ExportDevices,
         id_of: Callable[[str], int],
     ) -> None:
         self._engine = engine
         self._section = section
         self._files = files
+        self._devices = devices
         self._id_of = id_of
         self._lock = threading.Lock()
         self._device = ""
@@ -104,6 +107,8 @@ class Attribution:
         number = self._files.device_number(device)
         if number is None:
             return self._refuse(device, "not a block device of this machine")
+        # Also where its pages cannot be attributed: the machine may swap to it.
+        self._devices.add(device, number)
         if self._files.device_offset_bytes(number) > 0:
             # Its slots are others to the kernel: those that it frees are in use here.
             return self._refuse(device, "a part of a disk or file: name the whole")

@@ -2,10 +2,8 @@
 
 Start: engine (pool and tables are allocated and touched), cgroups and attribution (known before the
 first page), NBD listener, kernel device (nothing attached yet), admin service, metrics, ready line.
-Stop: the reverse, but first the machine must no longer swap to us: while the attached device, or
-one that attribution was told of, is an active swap area, a signal makes us swapoff(2), in a thread,
-and when there is no memory to bring the pages home to we say so and go on serving. Where swap is a
-unit of systemd, that has been swapped off before we are told to stop.
+Stop: the reverse, but first it must be certain that the machine no longer swaps to us: see
+safe_stop.py. Where swap is a unit of systemd, that has been swapped off before we are told to stop.
 
 `run()` is called with the process already fit for the reclaim path, which has to come before any
 thread. Nothing here forks or starts a program: a child would hold copies of our sockets, and a
@@ -21,21 +19,23 @@ import resource
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from farswap.client_nbd import admin_service, findings, kernel_files, volume_claims
+from farswap.client_nbd import admin_service, findings, volume_claims
 from farswap.client_nbd.ahead_shrinker import AheadShrinker
 from farswap.client_nbd.attach import KernelDevice
 from farswap.client_nbd.attribution import Attribution
 from farswap.client_nbd.cgroup_groups import CgroupGroups
 from farswap.client_nbd.cgroup_tree import CgroupTree, detect_root
+from farswap.client_nbd.device_use import ExportDevices
 from farswap.client_nbd.doctor import Doctor
 from farswap.client_nbd.kernel_files import KernelFiles
 from farswap.client_nbd.metrics import HostMetrics
 from farswap.client_nbd.nbd_listener import NbdListener
 from farswap.client_nbd.pressure import AheadPolicy
 from farswap.client_nbd.running_host import RunningHost
+from farswap.client_nbd.safe_stop import SafeStop, StopGate
 from farswap.client_nbd.tier_settings import TierSettings
 from farswap.common import lifecycle, log, metrics
-from farswap.common.errors import NotPossibleError, StartError
+from farswap.common.errors import StartError
 from farswap.common.metrics_http import MetricsServer
 from farswap.common.periodic import Periodic
 from farswap.common.rpc_server import RpcServer
@@ -56,12 +56,6 @@ _log = log.logger("host")
 _CGROUPS_EVERY_S = 0.5
 _SHRINK_AHEAD_EVERY_S = 1.0
 _ATTRIBUTION_EVERY_S = 1.0
-
-# While pages come home from swap, systemd is asked for this much more time, again and again.
-_SWAPOFF_REPORT_S = 5.0
-_SWAPOFF_EXTENSION_US = 60_000_000
-# What must be left of the machine's memory when all pages are home.
-_SWAPOFF_SPARE_BYTES = 64 << 20
 
 
 def native_engine(config: HostConfig) -> HostEngine:
@@ -116,12 +110,14 @@ class _Host:
         parts = lifecycle.StopStack()
         try:
             running = await self._start(make_engine, parts)
-            while True:
-                _log.info("stopping", signal=await signals.wait())
-                if await self._swap_is_off(running):
-                    break
-        finally:
+        except BaseException:
+            # No page is here yet: devices are attached and named by those who wait for us to run.
             await parts.stop()
+            raise
+        safe = SafeStop(running)
+        await safe.wait(signals)
+        await parts.stop()
+        safe.release()
 
     async def _start(self, make_engine: EngineFactory, parts: lifecycle.StopStack) -> RunningHost:
         config = self._config
@@ -131,7 +127,8 @@ class _Host:
         parts.push("engine", lambda: asyncio.to_thread(engine.stop))
         settings = await asyncio.to_thread(TierSettings, engine, config.tier)
         groups = await self._follow_cgroups(engine, parts)
-        attribution = await self._attribute(engine, groups, parts)
+        devices = ExportDevices(self._files)
+        attribution = await self._attribute(engine, devices, groups, parts)
         listener = NbdListener(
             export_name=config.device.name,
             export_bytes=config.device.size,
@@ -142,19 +139,21 @@ class _Host:
         )
         parts.push("nbd", listener.stop)
         listen = await listener.start(config.nbd.listen)
-        device = KernelDevice(engine, config.device.size, self._files, attribution)
-        parts.push("device", lambda: asyncio.to_thread(_detach, device))
+        device = KernelDevice(engine, config.device.size, self._files, devices, attribution)
+        parts.push("device", lambda: asyncio.to_thread(device.let_go))
         running = RunningHost(
             config=config,
             engine=engine,
             groups=groups,
             settings=settings,
             device=device,
+            devices=devices,
             attribution=attribution,
             files=self._files,
             identity=self._identity,
             listen=listen,
             protections=self._protections,
+            gate=StopGate(),
         )
         ready = {"nbd": ",".join(address.with_scheme for address in listen)}
         ready |= await _serve_operators(running, parts)
@@ -185,43 +184,18 @@ class _Host:
         return groups
 
     async def _attribute(
-        self, engine: HostEngine, groups: CgroupGroups, parts: lifecycle.StopStack
+        self,
+        engine: HostEngine,
+        devices: ExportDevices,
+        groups: CgroupGroups,
+        parts: lifecycle.StopStack,
     ) -> Attribution:
-        attribution = Attribution(engine, self._config.attribution, self._files, groups.id_of)
+        section = self._config.attribution
+        attribution = Attribution(engine, section, self._files, devices, groups.id_of)
         follow = Periodic("attribution", attribution.look, _ATTRIBUTION_EVERY_S)
         parts.push("attribution", follow.stop)
         await follow.start()
         return attribution
-
-    async def _swap_is_off(self, running: RunningHost) -> bool:
-        """Brings the machine's pages home if it swaps to us. False when the kernel refuses."""
-        area = running.swap_area()
-        if area is None:
-            return True
-        path = area.path
-        available = self._files.available_bytes()
-        if available is not None and available < area.used_bytes + _SWAPOFF_SPARE_BYTES:
-            # Short of memory in swapoff(2), the kernel kills the caller first, whatever its
-            # oom_score_adj (mm/oom_kill.c: oom_task_origin): us, with the pages still out.
-            _log.error(
-                "not stopping: the machine's memory cannot hold the pages it swapped to us",
-                swapped_mib=area.used_bytes >> 20,
-                available_mib=available >> 20,
-            )
-            return False
-        _log.info("swapoff", device=path)
-        going = asyncio.create_task(asyncio.to_thread(kernel_files.swapoff, path))
-        while not (await asyncio.wait([going], timeout=_SWAPOFF_REPORT_S))[0]:
-            area = self._files.swap_area(path)
-            left = area.used_bytes >> 20 if area else 0
-            lifecycle.sd_notify(
-                f"EXTEND_TIMEOUT_USEC={_SWAPOFF_EXTENSION_US}\nSTATUS=swapoff: {left} MiB left"
-            )
-        error = going.exception()
-        if error is None:
-            return True
-        _log.error("not stopping: swapoff failed, the machine swaps to us", error=str(error))
-        return False
 
 
 def _refuse_page_size(kernel_page_bytes: int) -> None:
@@ -264,13 +238,3 @@ async def _serve_operators(host: RunningHost, parts: lifecycle.StopStack) -> dic
         parts.push("metrics", server.stop)
         where["metrics"] = str(await server.start(wanted.listen))
     return where
-
-
-def _detach(device: KernelDevice) -> None:
-    path = device.device()
-    if not path:
-        return
-    try:
-        device.detach(path)
-    except NotPossibleError as error:
-        _log.error("the kernel device was not let go", error=str(error))

@@ -33,26 +33,27 @@ class Doctor:
     def _glance(self) -> list[Finding]:
         host = self._host
         stats = host.engine.stats()
-        area = host.swap_area()
+        use = host.devices.use()
         state = host.attribution.state()
         expected = bool(host.device.device() or host.attribution.device)
         return [
-            *findings.of_protections(host.protections, swapping=area is not None),
+            *findings.of_protections(host.protections, swapping=bool(use.areas)),
             *findings.of_configuration(host.config),
-            *kernel_checks.of_kernel(host.files, host.device, area),
+            *kernel_checks.of_kernel(host.files, host.device, use),
             *kernel_checks.attribution(state, expected=expected),
             kernel_checks.discard(
-                area, stats, tier_checks.held(stats), free_hook=bool(state.free_hook)
+                use, stats, tier_checks.held(stats), free_hook=bool(state.free_hook)
             ),
             *tier_checks.servers(host.engine.servers()),
             *tier_checks.failures(stats),
+            *findings.of_stop(host.gate.waits_for),
             *host.groups.findings(),
         ]
 
     def _places_of_servers(self) -> list[Finding]:
         host = self._host
         local = host.files.local_addresses()
-        swapping = host.swap_area() is not None
+        swapping = bool(host.devices.use().areas)
         return [
             kernel_checks.server_place(address, _resolved(address), local, swapping=swapping)
             for address in host.config.cluster.servers

@@ -73,6 +73,14 @@ def of_configuration(config: HostConfig) -> list[Finding]:
     return found
 
 
+def of_stop(waits_for: str) -> list[Finding]:
+    """A daemon that was told to stop and goes on serving; `waits_for` is empty where it was not."""
+    if not waits_for:
+        return []
+    message = f"the daemon is to stop, and goes on serving: {waits_for}"
+    return [Finding("warning", "stop", message, "the daemon tries again by itself")]
+
+
 def problems(checks: Iterable[Finding]) -> list[Finding]:
     """Those that are not ok."""
     return [finding for finding in checks if finding.level != "ok"]

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
 
     from farswap.client_nbd.attribution import AttributionState
+    from farswap.client_nbd.device_use import Use
     from farswap.client_nbd.findings import Level
     from farswap.client_nbd.kernel_files import KernelFiles
     from farswap.client_nbd.kernel_tables import SwapArea
@@ -44,20 +45,43 @@ class Device(Protocol):
         """How long it waits for a daemon that died."""
 
 
-def of_kernel(files: KernelFiles, device: Device, area: SwapArea | None) -> list[Finding]:
-    """zswap, the attached device if there is one, and the swap area by which we are swapped to."""
+def of_kernel(files: KernelFiles, device: Device, use: Use) -> list[Finding]:
+    """zswap, the attached device if there is one, and the swap areas by which we are swapped to."""
     found = [zswap(files)]
     attached = device.device()
     if attached:
         found += _of_device(files, device, kernel_files.nbd_index(attached))
     else:
         found.append(Finding("ok", "device", "no kernel device is attached to this daemon"))
-    if area is not None:
-        found.append(priority(area, files.swap_areas()))
+    for area in use.areas:
+        found.append(priority(area, use.elsewhere))
         found.append(hibernation(area, files.hibernates_to(), files.device_number(area.path)))
-    elif attached:
-        found.append(Finding("ok", "swap", f"the machine does not swap to {attached}"))
-    return found
+    return [*found, *swap(use), *stacking(use)]
+
+
+def swap(use: Use) -> list[Finding]:
+    """Whether it is known who swaps to us."""
+    subject = "swap"
+    if use.doubts:
+        message = f"it is not certain who swaps to this daemon: {'; '.join(use.doubts)}"
+        remedy = "swapoff the areas that are named, or make their paths visible to the daemon"
+        return [Finding("warning", subject, message, f"{remedy}; until then it does not stop")]
+    if use.numbers and not use.areas:
+        return [Finding("ok", subject, "the machine does not swap to this daemon's devices")]
+    return []
+
+
+def stacking(use: Use) -> list[Finding]:
+    """Swap on a device that is stacked on ours."""
+    if not use.stacked:
+        return []
+    names = ", ".join(area.name for area in use.stacked)
+    message = (
+        f"the machine swaps to {names}, stacked on this daemon's device: each page passes both, "
+        "pages count as the root cgroup's, and freed slots may not be reported"
+    )
+    remedy = "swapoff it, and swap to the device itself"
+    return [Finding("warning", "stacking", message, remedy)]
 
 
 def zswap(files: KernelFiles) -> Finding:
@@ -155,14 +179,12 @@ def hibernation(area: SwapArea, to: str | None, number: tuple[int, int] | None) 
     )
 
 
-def discard(
-    area: SwapArea | None, stats: Mapping[str, int], held_pages: int, *, free_hook: bool
-) -> Finding:
+def discard(use: Use, stats: Mapping[str, int], held_pages: int, *, free_hook: bool) -> Finding:
     """Whether swap slots that the kernel frees reach us; seen by what piles up when not."""
     subject = "discard"
-    if area is None:
+    if not use.areas:
         return Finding("ok", subject, "the machine does not swap to this daemon's device")
-    stale = max(0, held_pages - area.used_bytes // PAGE_BYTES)
+    stale = max(0, held_pages - use.used_bytes // PAGE_BYTES)
     seen = stats.get("trims", 0) + stats.get("early_frees", 0)
     wasted = stale > max(_STALE_PAGES_MIN, held_pages * _STALE_SHARE)
     if seen and (free_hook or not wasted):
@@ -173,7 +195,8 @@ def discard(
     if seen:
         message += ": TRIM tells of wholly free clusters only"
         return Finding("warning", subject, message, "see the check of early frees")
-    remedy = f"swapoff {area.name}, then swapon --discard=pages {area.name}"
+    name = use.areas[0].name
+    remedy = f"swapoff {name}, then swapon --discard=pages {name}"
     return Finding("warning", subject, f"{message}; swap is on without discard", remedy)
 
 

@@ -8,6 +8,7 @@ their place.
 from __future__ import annotations
 
 import ctypes
+import errno
 import fcntl
 import ipaddress
 import os
@@ -18,10 +19,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 from farswap.client_nbd import kernel_tables, pressure
-from farswap.common.errors import InvalidArgumentError
+from farswap.common.errors import InvalidArgumentError, NotPossibleError
 
 if TYPE_CHECKING:
-    from farswap.client_nbd.kernel_tables import SwapArea
+    from farswap.client_nbd.kernel_tables import Mount, Number, SwapArea
 
 # linux/fs.h: _IO(0x12, 119); its argument is {first byte, length}.
 _BLKDISCARD = 0x1277
@@ -33,6 +34,9 @@ _SWAP_FLAG_DISCARD_ONCE = 0x20000
 _SWAP_FLAG_DISCARD_PAGES = 0x40000
 
 _SECTOR_BYTES = 512  # of sysfs, whatever the device's
+
+# What reading a file of sysfs gives that is not there, or goes away just now.
+_ABSENT = (errno.ENOENT, errno.ENOTDIR, errno.ENODEV, errno.ENXIO)
 
 Discard = Literal["pages", "once", "both"]
 
@@ -59,9 +63,9 @@ class KernelFiles:
             return []  # a kernel without swap
         return kernel_tables.swap_areas(table)
 
-    def swap_area(self, device: str) -> SwapArea | None:
-        """The swap area on `device`, if it is active."""
-        return next((area for area in self.swap_areas() if area.path == device), None)
+    def mounts(self) -> list[Mount]:
+        """Those of our mount namespace. Raises OSError, ValueError."""
+        return kernel_tables.mounts((self._root / "proc/self/mountinfo").read_bytes())
 
     def has_block_device(self, device: str) -> bool:
         """Both the kernel's object and the node to open it by are there."""
@@ -72,21 +76,87 @@ class KernelFiles:
         """Where to open `device` ("/dev/nbd0")."""
         return self._root / device.lstrip("/")
 
-    def device_number(self, device: str) -> tuple[int, int] | None:
-        """Major and minor number of a block device; None when `device` is none."""
+    def look_up(self, path: str) -> tuple[Number, bool]:
+        """The number of a block device, and True; else of the device that a file is on, and False.
+
+        Raises OSError.
+        """
+        found = self.node(path).stat()
+        is_device = stat.S_ISBLK(found.st_mode)
+        number = found.st_rdev if is_device else found.st_dev
+        return (os.major(number), os.minor(number)), is_device
+
+    def device_number(self, device: str) -> Number | None:
+        """Of a block device; None when `device` is none."""
         try:
-            found = self.node(device).stat()
+            number, is_device = self.look_up(device)
         except OSError:
             return None
-        if not stat.S_ISBLK(found.st_mode):
-            return None
-        return os.major(found.st_rdev), os.minor(found.st_rdev)
+        return number if is_device else None
 
-    def device_offset_bytes(self, number: tuple[int, int]) -> int:
+    def nbd_number(self, index: int) -> Number:
+        """Whatever its node is called. Raises NotPossibleError where there is no such device."""
+        try:
+            return kernel_tables.number((self._root / f"sys/block/nbd{index}/dev").read_bytes())
+        except (OSError, ValueError) as error:
+            raise NotPossibleError(
+                f"/dev/nbd{index} does not exist: load the driver with `modprobe nbd nbds_max=16`"
+            ) from error
+
+    def device_path(self, number: Number) -> str:
+        """The usual node of a block device, "/dev/loop1"; its number where it has no name."""
+        for field in kernel_tables.rows(self._bytes(f"{_directory(number)}/uevent")):
+            if field[0].startswith(b"DEVNAME="):
+                return f"/dev/{kernel_tables.name(field[0]).removeprefix('DEVNAME=')}"
+        return "{}:{}".format(*number)
+
+    def holders(self, number: Number) -> list[Number]:
+        """Partitions of a device, and devices that hold it: device mapper, md. Raises OSError."""
+        directory = self._root / _directory(number)
+        if not directory.exists():
+            directory.parent.stat()  # or nothing is known
+            return []
+        parts = [entry for entry in directory.iterdir() if (entry / "partition").exists()]
+        return [
+            kernel_tables.number((entry / "dev").read_bytes())
+            for entry in [*parts, *(directory / "holders").iterdir()]
+        ]
+
+    def backings(self) -> list[tuple[Number, str]]:
+        """Loop and zram devices, with the path behind them. Raises OSError."""
+        found = []
+        for block in (self._root / "sys/block").iterdir():
+            for name in ("loop/backing_file", "backing_dev"):
+                try:
+                    path = (block / name).read_bytes().removesuffix(b"\n")
+                except OSError as error:
+                    if error.errno not in _ABSENT:
+                        raise
+                    continue
+                if path.startswith(b"/"):
+                    number = kernel_tables.number((block / "dev").read_bytes())
+                    found.append((number, os.fsdecode(path)))
+        return found
+
+    def claim(self, number: Number, flags: int = os.O_RDONLY) -> int:
+        """A descriptor of the device, with which nobody else can swap to it, mount or hold it.
+
+        Raises OSError: EBUSY while somebody does so, ENXIO where there is no such device.
+        """
+        if not (self._root / _directory(number)).exists():
+            raise OSError(errno.ENXIO, os.strerror(errno.ENXIO))
+        node = self.node(self.device_path(number))
+        descriptor = os.open(node, flags | os.O_EXCL | os.O_CLOEXEC)
+        if os.fstat(descriptor).st_rdev != os.makedev(*number):
+            os.close(descriptor)
+            raise OSError(errno.ENODEV, os.strerror(errno.ENODEV), str(node))
+        return descriptor
+
+    def device_offset_bytes(self, number: Number) -> int:
         """Where it begins on the disk or file that it is a part of: a partition, or a loop device
         with an offset. 0: it is a whole.
         """
-        directory = "sys/dev/block/{}:{}".format(*number)
+        directory = _directory(number)
         sectors = self._number(f"{directory}/start") or 0
         return sectors * _SECTOR_BYTES + (self._number(f"{directory}/loop/offset") or 0)
 
@@ -159,6 +229,10 @@ class KernelFiles:
         return int(text) if text.isdigit() else None
 
 
+def _directory(number: Number) -> str:
+    return "sys/dev/block/{}:{}".format(*number)
+
+
 def nbd_index(device: str) -> int:
     """0 of "/dev/nbd0". Raises InvalidArgumentError."""
     match = re.fullmatch(r"/dev/nbd([0-9]{1,5})", device)
@@ -184,13 +258,9 @@ def swapoff(device: str) -> None:
         _raise_errno(device)
 
 
-def discard_all(node: Path, size_bytes: int) -> None:
+def discard_all(descriptor: int, size_bytes: int) -> None:
     """Tells the device that none of its pages is needed any more. Raises OSError."""
-    descriptor = os.open(node, os.O_RDWR | os.O_EXCL | os.O_CLOEXEC)
-    try:
-        fcntl.ioctl(descriptor, _BLKDISCARD, struct.pack("=QQ", 0, size_bytes))
-    finally:
-        os.close(descriptor)
+    fcntl.ioctl(descriptor, _BLKDISCARD, struct.pack("=QQ", 0, size_bytes))
 
 
 # A foreign call by ctypes lets other threads run, which matters for minutes of swapoff.

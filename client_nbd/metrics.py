@@ -200,7 +200,6 @@ class HostMetrics(Collector):
     def _device(self) -> Iterator[Metric]:
         host = self._host
         attached = host.device.device()
-        area = host.swap_area()
         connections = host.engine.connections()
         yield metrics.gauge(
             "farswap_device_size_bytes", "What can be swapped out.", host.config.device.size
@@ -211,7 +210,7 @@ class HostMetrics(Collector):
         yield metrics.gauge(
             "farswap_device_swap_used_bytes",
             "What the kernel has swapped to this daemon.",
-            area.used_bytes if area else 0,
+            host.devices.use().used_bytes,
         )
         yield metrics.gauge("farswap_nbd_connections", "NBD clients served.", len(connections))
 

@@ -12,8 +12,9 @@ if TYPE_CHECKING:
     from farswap.client_nbd.attribution import Attribution
     from farswap.client_nbd.cgroup_groups import CgroupGroups
     from farswap.client_nbd.config import HostConfig
+    from farswap.client_nbd.device_use import ExportDevices
     from farswap.client_nbd.kernel_files import KernelFiles
-    from farswap.client_nbd.kernel_tables import SwapArea
+    from farswap.client_nbd.safe_stop import StopGate
     from farswap.client_nbd.tier_settings import TierSettings
     from farswap.common.address import Address
     from farswap.common.version import Identity
@@ -29,13 +30,10 @@ class RunningHost:
     groups: CgroupGroups
     settings: TierSettings
     device: KernelDevice
+    devices: ExportDevices
     attribution: Attribution
     files: KernelFiles
     identity: Identity
     listen: Sequence[Address]
     protections: Sequence[ReclaimProtection] | None
-
-    def swap_area(self) -> SwapArea | None:
-        """By which the machine swaps to us: on the attached device, or the one that is named."""
-        device = self.device.device() or self.attribution.device
-        return self.files.swap_area(device) if device else None
+    gate: StopGate

@@ -8,6 +8,7 @@ discarded (the kernel does not do so), then the daemon unbinds it.
 
 from __future__ import annotations
 
+import os
 import signal
 import subprocess
 import sys
@@ -16,7 +17,7 @@ import time
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from farswap.client_nbd import kernel_files
+from farswap.client_nbd import device_use, kernel_files
 from farswap.client_nbd.kernel_files import KernelFiles
 from farswap.common.errors import FarswapError, NotPossibleError
 from farswap.common.rpc_client import RpcClient
@@ -30,6 +31,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from farswap.client_nbd.kernel_files import Discard
+    from farswap.client_nbd.kernel_tables import SwapArea
     from farswap.common.address import Address
 
 _CALL_TIMEOUT_S = 30.0
@@ -85,13 +87,18 @@ def detach(address: Address, device: str | None, files: KernelFiles | None = Non
     device = device or status.attached
     if device != status.attached:
         raise NotPossibleError(f"{device} is not attached; {status.attached} is")
-    if files.swap_area(device) is not None:
-        _swapoff(device, files)
-    try:
-        kernel_files.discard_all(files.node(device), status.size_bytes)
-    except OSError as error:
-        # Its pages then stay in pool and servers until they are overwritten.
-        print(f"{device}: not discarded: {error.strerror}", file=sys.stderr)
+    number = files.nbd_number(kernel_files.nbd_index(device))
+    use = device_use.look(files, [number])
+    if use.stacked:
+        use.refuse(device)
+    for area in use.own:
+        _swapoff(area, files)
+    with device_use.unused(files, device, number, os.O_RDWR) as descriptor:
+        try:
+            kernel_files.discard_all(descriptor, status.size_bytes)
+        except OSError as error:
+            # Its pages then stay in pool and servers until they are overwritten.
+            print(f"{device}: not discarded: {error.strerror}", file=sys.stderr)
     client.call(stub.Detach, pb.DetachRequest(device=device))
     print(f"{device}: detached")
 
@@ -136,13 +143,13 @@ def _make_swap_area(device: str, node: Path) -> None:
         raise NotPossibleError(f"mkswap {device}: {made.stderr.strip()}")
 
 
-def _swapoff(device: str, files: KernelFiles) -> None:
+def _swapoff(area: SwapArea, files: KernelFiles) -> None:
     """swapoff(2) in a thread, with its progress; Ctrl-C makes the kernel stop it."""
     failed: list[OSError] = []
 
     def work() -> None:
         try:
-            kernel_files.swapoff(device)
+            kernel_files.swapoff(area.path)
         except OSError as error:
             failed.append(error)
 
@@ -151,22 +158,21 @@ def _swapoff(device: str, files: KernelFiles) -> None:
     signal.signal(signal.SIGUSR1, lambda _number, _frame: None)
     worker.start()
     try:
-        _show_swapoff(worker, device, files)
+        _show_swapoff(worker, area, files)
     except KeyboardInterrupt:
         while worker.is_alive() and worker.ident is not None:
             signal.pthread_kill(worker.ident, signal.SIGUSR1)
             worker.join(_POLL_S)
     worker.join()
     if failed:
-        raise NotPossibleError(f"swapoff {device}: {failed[0].strerror}")
+        raise NotPossibleError(f"swapoff {area.name}: {failed[0].strerror}")
 
 
-def _show_swapoff(worker: threading.Thread, device: str, files: KernelFiles) -> None:
+def _show_swapoff(worker: threading.Thread, area: SwapArea, files: KernelFiles) -> None:
     console = Console(stderr=True)
-    area = files.swap_area(device)
-    total = area.used_bytes if area else 0
+    total = area.used_bytes
     if not console.is_terminal:
-        print(f"{device}: swapoff of {total >> 20} MiB", file=sys.stderr)
+        print(f"{area.name}: swapoff of {total >> 20} MiB", file=sys.stderr)
         worker.join()
         return
     columns = (
@@ -176,10 +182,9 @@ def _show_swapoff(worker: threading.Thread, device: str, files: KernelFiles) -> 
         TimeRemainingColumn(),
     )
     with Progress(*columns, console=console) as progress:
-        task = progress.add_task(f"swapoff {device}", total=total or 1, left=total >> 20)
+        task = progress.add_task(f"swapoff {area.name}", total=total or 1, left=total >> 20)
         while worker.is_alive():
-            area = files.swap_area(device)
-            left = area.used_bytes if area else 0
+            left = sum(now.used_bytes for now in files.swap_areas() if now.path == area.path)
             progress.update(task, completed=total - left, left=left >> 20)
             time.sleep(_POLL_S)
         progress.update(task, completed=total or 1, left=0)

@@ -72,6 +72,7 @@ class Host(host_admin_pb2_grpc.HostAdminServicer):
                 attached="/dev/nbd0",
                 swap_active=True,
                 swap_used_bytes=5 << 20,
+                swap_areas=["/dev/nbd0"],
             ),
             tier=host_admin_pb2.TierStatus(
                 pool_limit_bytes=256 << 20,

@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import asyncio
 import functools
+import os
+import signal
 import threading
 from typing import TYPE_CHECKING
 
 from fake_engine import FakeEngine
+from fake_machine import FakeMachine
 from farswap.client_nbd import config as host_config
 from farswap.client_nbd import daemon, kernel_files
 from farswap.client_nbd.attach import KernelDevice
-from farswap.client_nbd.kernel_files import KernelFiles
 from farswap.common import config as common_config
 from farswap.common import lifecycle
 from farswap.common.rpc_client import RpcClient
@@ -22,8 +24,6 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     import pytest
-
-SWAPS_HEADER = "Filename Type Size Used Priority\n"
 
 
 class Driver:
@@ -78,13 +78,11 @@ class Host:
         self.ready = asyncio.Event()
         self.task: asyncio.Task[None] | None = None
         self.swapoff_tried = asyncio.Event()
-        (root / "sys/block/nbd0/queue").mkdir(parents=True)
-        (root / "dev").mkdir()
-        (root / "dev/nbd0").touch()
-        (root / "proc").mkdir()
+        self.machine = FakeMachine(root)
+        self.machine.add_device("nbd0", (43, 0))
+        self.machine.add_device("loop7", (7, 7))
+        (root / "sys/block/nbd0/queue").mkdir()
         (root / "cgroup").mkdir()
-        self.swap_on(active=False)
-        self.memory_available(512)
         self.config = common_config.parse(
             host_config.HostConfig,
             f"""
@@ -113,12 +111,7 @@ class Host:
         self.swapoff_error: OSError | None = None
 
     def swap_on(self, *, active: bool, device: str = "/dev/nbd0") -> None:
-        line = f"{device} partition 4092 100 -2\n" if active else ""
-        (self.root / "proc/swaps").write_text(SWAPS_HEADER + line)
-
-    def memory_available(self, mib: int) -> None:
-        text = f"MemTotal:  1048576 kB\nMemAvailable:  {mib << 10} kB\n"
-        (self.root / "proc/meminfo").write_text(text)
+        self.machine.swaps(*([f"{device} partition 4092 100 -2"] if active else []))
 
     def swapoff(self, device: str) -> None:
         self.events.append(f"swapoff {device}")
@@ -129,7 +122,7 @@ class Host:
 
     async def start(self) -> asyncio.Task[None]:
         self.loop = asyncio.get_running_loop()
-        host = daemon._Host(self.config, [], KernelFiles(self.root))
+        host = daemon._Host(self.config, [], self.machine)
         self.task = asyncio.create_task(host.serve(lambda _: self.engine))
         ready = asyncio.create_task(self.ready.wait())
         await asyncio.wait(
@@ -141,8 +134,11 @@ class Host:
     async def end(self) -> None:
         """After a test that failed: what gRPC has of a loop that is gone would end the process."""
         if self.task is not None and not self.task.done():
-            self.task.cancel()
-            await asyncio.wait([self.task])
+            self.swapoff_error = None
+            self.swap_on(active=False)
+            self.machine.memory_available(512)
+            os.kill(os.getpid(), signal.SIGTERM)
+            await asyncio.wait([self.task], timeout=HANG_GUARD_S)
         if not self.engine.stopped:
             self.engine.stop()
 

@@ -29,7 +29,12 @@ class TestTables:
     def test_status_is_one_plain_screen(self, capfd: pytest.CaptureFixture[str]) -> None:
         code, out, err = run(capfd, "status")
         assert (code, err) == (0, "")
-        for text in ("swap0", "/dev/nbd0", "on, 5.0 MiB used", "64.0 MiB of 256.0 MiB (25 %)"):
+        for text in (
+            "swap0",
+            "/dev/nbd0",
+            "on /dev/nbd0, 5.0 MiB used",
+            "64.0 MiB of 256.0 MiB (25 %)",
+        ):
             assert text in out
         for text in ("memlock: no", "away for 0 s"):
             assert text in out

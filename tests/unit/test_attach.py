@@ -9,13 +9,15 @@ from typing import TYPE_CHECKING
 
 import pytest
 from fake_engine import FakeEngine
+from fake_machine import FakeMachine
 from farswap.client_nbd import netlink
 from farswap.client_nbd.attach import DEAD_CONNECTION_TIMEOUT_S, KernelDevice
-from farswap.client_nbd.kernel_files import KernelFiles
+from farswap.client_nbd.device_use import ExportDevices
 from farswap.common.errors import BusyError, InvalidArgumentError, NotPossibleError
 from hang_guard import HANG_GUARD_S
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from pathlib import Path
 
 SIZE = 64 << 20
@@ -81,23 +83,22 @@ class Machine:
         queue = root / "sys/block/nbd0/queue"
         queue.mkdir(parents=True)
         (queue / "io_timeout").write_text("30000\n")
-        (root / "dev").mkdir()
-        (root / "dev/nbd0").touch()
-        (root / "proc").mkdir()
-        self.swaps([])
+        self.files = FakeMachine(root)
+        self.files.add_device("nbd0", (43, 0))
+        self.devices = ExportDevices(self.files)
         self.engine = FakeEngine()
         self.driver = FakeDriver()
         self.attribution = FakeAttribution(self.driver)
-        files = KernelFiles(root)
-        self.device = KernelDevice(self.engine, SIZE, files, self.attribution, lambda: self.driver)
+        self.device = self.kernel_device(lambda: self.driver)
 
     @property
     def io_timeout(self) -> str:
         return (self.root / "sys/block/nbd0/queue/io_timeout").read_text().strip()
 
-    def swaps(self, lines: list[str]) -> None:
-        header = "Filename\t\t\t\tType\t\tSize\t\tUsed\t\tPriority"
-        (self.root / "proc/swaps").write_text("\n".join([header, *lines]) + "\n")
+    def kernel_device(self, open_driver: Callable[[], FakeDriver]) -> KernelDevice:
+        return KernelDevice(
+            self.engine, SIZE, self.files, self.devices, self.attribution, open_driver
+        )
 
 
 @pytest.fixture
@@ -178,9 +179,7 @@ def test_a_missing_driver_comes_with_the_way_to_get_it(machine: Machine) -> None
     def no_family() -> FakeDriver:
         raise OSError(errno.ENOENT, os.strerror(errno.ENOENT))
 
-    device = KernelDevice(
-        machine.engine, SIZE, KernelFiles(machine.root), machine.attribution, no_family
-    )
+    device = machine.kernel_device(no_family)
     with pytest.raises(NotPossibleError, match="modprobe nbd"):
         device.attach("/dev/nbd0", 1, 0)
 
@@ -239,10 +238,41 @@ def test_detach_disconnects_and_ends_the_connections(machine: Machine) -> None:
 
 def test_an_active_swap_area_is_not_detached(machine: Machine) -> None:
     machine.device.attach("/dev/nbd0", 1, 0)
-    machine.swaps(["/dev/nbd0                               partition\t65532\t\t1024\t\t-2"])
+    machine.files.swaps("/dev/nbd0                               partition\t65532\t\t1024\t\t-2")
+    assert machine.devices.use().used_bytes == 1 << 20
     with pytest.raises(NotPossibleError, match="active swap area"):
         machine.device.detach("/dev/nbd0")
     assert machine.driver.disconnected == []
+
+
+def test_a_device_that_something_is_stacked_on_is_not_detached(machine: Machine) -> None:
+    machine.device.attach("/dev/nbd0", 1, 0)
+    machine.files.add_device("loop1", (7, 1), backing="/dev/nbd0")
+    with pytest.raises(NotPossibleError, match="/dev/loop1 is on it"):
+        machine.device.detach("/dev/nbd0")
+    machine.files.swaps("/dev/loop1 partition 4092 100 -2")
+    with pytest.raises(NotPossibleError, match="swapped to by /dev/loop1"):
+        machine.device.detach("/dev/nbd0")
+    assert machine.driver.disconnected == []
+    # A daemon that stops, and is certain that no swap is left, lets it go all the same.
+    machine.files.swaps()
+    machine.device.let_go()
+    assert machine.driver.disconnected == [0]
+    assert machine.devices.use().numbers == frozenset()
+
+
+def test_a_device_that_something_is_stacked_on_is_not_attached(machine: Machine) -> None:
+    machine.files.add_device("loop1", (7, 1), backing="/dev/nbd0")
+    with pytest.raises(NotPossibleError, match="/dev/loop1 is on it"):
+        machine.device.attach("/dev/nbd0", 1, 0)
+    assert not machine.engine.served
+
+
+def test_a_device_stays_ours_for_the_stop_when_the_kernel_has_let_it_go(machine: Machine) -> None:
+    machine.device.attach("/dev/nbd0", 1, 0)
+    machine.engine.close_connection(1)
+    machine.files.swaps("/dev/nbd0 partition 65532 1024 -2")
+    assert machine.devices.use().used_bytes == 1 << 20
 
 
 def test_what_is_not_attached_cannot_be_detached(machine: Machine) -> None:

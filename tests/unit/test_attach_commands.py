@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import errno
+import os
 import shutil
 import signal
 import threading
@@ -16,8 +17,8 @@ from typing import TYPE_CHECKING
 
 import pytest
 from click.testing import CliRunner
+from fake_machine import FakeMachine
 from farswap.client_nbd import kernel_files, main, swap_commands
-from farswap.client_nbd.kernel_files import KernelFiles
 from farswap.client_nbd.swap_commands import SwapOptions
 from farswap.common.address import Address
 from farswap.common.errors import InvalidArgumentError, NotPossibleError
@@ -61,12 +62,10 @@ class Machine:
         self.root = root
         self.events: list[str] = []
         self.daemon = Daemon(self.events)
-        self.files = KernelFiles(root)
+        self.files = FakeMachine(root)
+        self.files.add_device("nbd0", (43, 0))
         self.node = root / "dev/nbd0"
-        self.node.parent.mkdir()
         self.node.write_bytes(bytes(SIZE))
-        (root / "proc").mkdir()
-        self.swap_on(active=False)
         self.swapon_error: OSError | None = None
         self.swapoff_error: OSError | None = None
         self.discard_error: OSError | None = None
@@ -75,8 +74,7 @@ class Machine:
         monkeypatch.setattr(kernel_files, "discard_all", self._discard_all)
 
     def swap_on(self, *, active: bool) -> None:
-        line = f"{DEVICE} partition 8188 4096 -2\n" if active else ""
-        (self.root / "proc/swaps").write_text("Filename Type Size Used Priority\n" + line)
+        self.files.swaps(*([f"{DEVICE} partition 8188 4096 -2"] if active else []))
 
     def _swapon(self, device: str, priority: int | None, discard: str | None) -> None:
         self.events.append(f"swapon {device} {priority} {discard}")
@@ -89,8 +87,9 @@ class Machine:
             raise self.swapoff_error
         self.swap_on(active=False)
 
-    def _discard_all(self, node: Path, size_bytes: int) -> None:
-        self.events.append(f"discard {node.relative_to(self.root)} {size_bytes}")
+    def _discard_all(self, descriptor: int, size_bytes: int) -> None:
+        os.fstat(descriptor)
+        self.events.append(f"discard {size_bytes}")
         if self.discard_error is not None:
             raise self.discard_error
 
@@ -194,7 +193,7 @@ def test_detach_swaps_off_then_discards_then_unbinds(machine: Machine) -> None:
     machine.detach()
     assert machine.events == [
         f"swapoff {DEVICE}",
-        f"discard dev/nbd0 {SIZE}",
+        f"discard {SIZE}",
         f"detach {DEVICE}",
     ]
 
@@ -202,7 +201,19 @@ def test_detach_swaps_off_then_discards_then_unbinds(machine: Machine) -> None:
 def test_detach_without_swap_needs_no_swapoff(machine: Machine) -> None:
     machine.daemon.attached = DEVICE
     machine.detach(DEVICE)
-    assert machine.events == [f"discard dev/nbd0 {SIZE}", f"detach {DEVICE}"]
+    assert machine.events == [f"discard {SIZE}", f"detach {DEVICE}"]
+
+
+def test_detach_leaves_alone_what_is_stacked_on_the_device(machine: Machine) -> None:
+    machine.daemon.attached = DEVICE
+    machine.files.add_device("loop1", (7, 1), backing=DEVICE)
+    machine.files.swaps("/dev/loop1 partition 8188 4096 -2")
+    with pytest.raises(NotPossibleError, match="swapped to by /dev/loop1"):
+        machine.detach()
+    machine.files.swaps()
+    with pytest.raises(NotPossibleError, match="/dev/loop1 is on it"):
+        machine.detach()
+    assert machine.events == []
 
 
 def test_a_refused_swapoff_leaves_all_as_it_is(machine: Machine) -> None:

@@ -6,6 +6,7 @@ import pytest
 from fake_engine import FakeEngine
 from farswap.client_nbd.attribution import Attribution
 from farswap.client_nbd.config import AttributionSection
+from farswap.client_nbd.device_use import ExportDevices
 from farswap.common.errors import NotFoundError, NotPossibleError
 
 PINS = "/sys/fs/bpf/farswap"
@@ -20,7 +21,10 @@ class Machine:
         self.cgroups: dict[str, int] = {}
         self.engine = FakeEngine()
         section = AttributionSection(**keys)
-        self.attribution = Attribution(self.engine, section, self, self.id_of)
+        self.known: dict[str, tuple[int, int]] = {}
+        devices = ExportDevices(self)
+        devices.add = self.known.__setitem__
+        self.attribution = Attribution(self.engine, section, self, devices, self.id_of)
 
     def device_number(self, device: str) -> tuple[int, int] | None:
         return self.devices.get(device)
@@ -74,6 +78,8 @@ def test_a_second_device_takes_the_place_of_the_first_only_if_told_to() -> None:
     assert start("/dev/loop7", replace=False).device == "/dev/loop7"
     assert start("/dev/loop8", replace=True).device == "/dev/loop8"
     assert [number for number, *_ in machine.engine.attributed] == [(7, 7), (7, 7), (7, 8)]
+    # The machine may go on swapping to the first one.
+    assert machine.known == machine.devices
 
 
 def test_a_device_that_is_not_watched_gives_way_to_another() -> None:
@@ -94,6 +100,7 @@ def test_a_partition_is_not_hooked_since_its_slots_are_others() -> None:
     state = machine.attribution.state()
     assert "/dev/nbd0p1: a part of a disk" in state.problem
     assert (state.source, state.device) == ("root", "")
+    assert machine.known == machine.devices
     machine.devices["/dev/nbd0"] = (43, 0)
     assert machine.attribution.start("/dev/nbd0").problem == ""
 

@@ -13,10 +13,11 @@ from farswap.client_nbd import admin_service
 from farswap.client_nbd import config as host_config
 from farswap.client_nbd.attach import KernelDevice
 from farswap.client_nbd.attribution import Attribution
+from farswap.client_nbd.device_use import ExportDevices
 from farswap.client_nbd.doctor import Doctor
-from farswap.client_nbd.findings import of_start
 from farswap.client_nbd.kernel_files import KernelFiles
 from farswap.client_nbd.running_host import RunningHost
+from farswap.client_nbd.safe_stop import StopGate
 from farswap.client_nbd.tier_settings import TierSettings
 from farswap.common import config as common_config
 from farswap.common import errors
@@ -58,16 +59,19 @@ class Running:
             record(7, latency={"local": latency((3, 5), (4, 1)), "remote": latency((9, 2))}),
         ]
         files = KernelFiles(root)
-        attribution = Attribution(self.engine, CONFIG.attribution, files, lambda _: 0)
-        self.device = KernelDevice(
-            self.engine, CONFIG.device.size, files, attribution, self._no_driver
-        )
+        devices = ExportDevices(files)
+        attribution = Attribution(self.engine, CONFIG.attribution, files, devices, lambda _: 0)
+        size = CONFIG.device.size
+        device = KernelDevice(self.engine, size, files, devices, attribution, self._no_driver)
+        self.gate = StopGate()
         host = RunningHost(
             config=CONFIG,
             engine=self.engine,
             groups=self.groups,
             settings=TierSettings(self.engine, CONFIG.tier),
-            device=self.device,
+            device=device,
+            devices=devices,
+            gate=self.gate,
             attribution=attribution,
             files=files,
             identity=Identity("farswap-host"),
@@ -244,19 +248,15 @@ async def test_attach_tells_why_not(running: Running) -> None:
             running.client.call, running.stub.Attach, pb.AttachRequest(device="/dev/nbd0")
         )
     with pytest.raises(errors.InvalidArgumentError, match="is not an nbd device"):
-        await asyncio.to_thread(
-            running.client.call, running.stub.Attach, pb.AttachRequest(device="sda")
-        )
+        await running.call("Attach", pb.AttachRequest(device="sda"))
 
 
-def test_refused_protections_and_open_addresses_are_findings() -> None:
-    protections = [
-        SimpleNamespace(subject="memlock", granted=False, message="RLIMIT_MEMLOCK is 8 MiB"),
-        SimpleNamespace(subject="io_flusher", granted=True, message=""),
-    ]
-    subjects = [finding.subject for finding in of_start(CONFIG, protections)]
-    assert subjects == ["memlock", "cluster.servers"]
-    assert of_start(CONFIG, None)[0].subject == "reclaim"
+async def test_a_daemon_that_is_about_to_stop_takes_no_device(running: Running) -> None:
+    running.gate.close()
+    for method in ("Attach", "Attribute"):
+        request = getattr(pb, f"{method}Request")(device="/dev/nbd0")
+        with pytest.raises(errors.BusyError):
+            await running.call(method, request)
 
 
 async def list_cgroups(running: Running, path: str = "") -> list[pb.CgroupStatus]:
@@ -384,11 +384,10 @@ async def test_the_doctor_tells_all_checks(running: Running) -> None:
     report = await running.call("Doctor", pb.DoctorRequest())
     levels = {check.subject: check.level for check in report.checks}
     assert levels["memlock"] == pb.Finding.LEVEL_WARNING
-    assert levels["zswap"] == pb.Finding.LEVEL_OK
-    assert levels["books"] == pb.Finding.LEVEL_OK
+    assert levels["zswap"] == levels["books"] == pb.Finding.LEVEL_OK
 
 
-async def test_attribution_is_taken_from_a_device_only_if_the_request_says_so(
+async def test_attribution_moves_to_another_device_only_if_the_request_says_so(
     running: Running, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     numbers = {"/dev/loop7": (7, 7), "/dev/loop8": (7, 8)}
@@ -396,5 +395,5 @@ async def test_attribution_is_taken_from_a_device_only_if_the_request_says_so(
     await running.call("Attribute", pb.AttributeRequest(device="/dev/loop7"))
     with pytest.raises(errors.NotPossibleError, match="/dev/loop7"):
         await running.call("Attribute", pb.AttributeRequest(device="/dev/loop8"))
-    request = pb.AttributeRequest(device="/dev/loop8", replace=True)
-    assert (await running.call("Attribute", request)).device == "/dev/loop8"
+    replacing = pb.AttributeRequest(device="/dev/loop8", replace=True)
+    assert (await running.call("Attribute", replacing)).device == "/dev/loop8"

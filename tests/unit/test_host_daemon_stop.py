@@ -10,8 +10,7 @@ import socket
 from typing import TYPE_CHECKING
 
 import pytest
-from farswap.client_nbd import daemon
-from farswap.client_nbd.kernel_files import KernelFiles
+from farswap.client_nbd import daemon, safe_stop
 from farswap.common import unix_socket
 from farswap.common.errors import BindError, StartError
 from farswap.v1 import host_admin_pb2 as pb
@@ -49,10 +48,7 @@ async def test_stopping_swaps_off_first_then_lets_the_device_go(host: Host) -> N
     assert host.events == ["swapoff /dev/nbd0", "disconnect", "engine"]
 
 
-async def test_stopping_swaps_off_a_device_that_was_only_named(
-    host: Host, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(KernelFiles, "device_number", lambda *_: (7, 7))
+async def test_stopping_swaps_off_a_device_that_was_only_named(host: Host) -> None:
     # Without programs in the kernel the device is known all the same.
     host.engine.attribution_problem = "the kernel refused"
     task = await host.start()
@@ -66,6 +62,23 @@ async def test_stopping_swaps_off_a_device_that_was_only_named(
     assert host.events == ["swapoff /dev/loop7", "engine"]
 
 
+@pytest.fixture
+def no_retry(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Only a signal makes a daemon try again to stop."""
+    monkeypatch.setattr(safe_stop, "_RETRY_S", 3600)
+    monkeypatch.setattr(safe_stop, "_RETRY_S_MAX", 3600)
+
+
+async def until_it_says_why_not(host: Host) -> str:
+    while True:
+        status = await asyncio.to_thread(host.call, "Status", pb.HostStatusRequest())
+        assert isinstance(status, pb.HostStatus)
+        for finding in status.findings:
+            if finding.subject == "stop":
+                return finding.message
+
+
+@pytest.mark.usefixtures("no_retry")
 async def test_a_refused_swapoff_keeps_the_daemon_serving_until_it_works(host: Host) -> None:
     task = await host.start()
     await asyncio.to_thread(host.call, "Attach", pb.AttachRequest(device="/dev/nbd0"))
@@ -84,22 +97,48 @@ async def test_a_refused_swapoff_keeps_the_daemon_serving_until_it_works(host: H
     assert host.events == ["swapoff /dev/nbd0"] * 2 + ["disconnect", "engine"]
 
 
-async def test_swapoff_is_not_tried_where_the_kernel_would_kill_us_for_it(
-    host: Host,
-) -> None:
+@pytest.mark.usefixtures("no_retry")
+async def test_swapoff_is_not_tried_where_the_kernel_would_kill_us_for_it(host: Host) -> None:
     task = await host.start()
     await asyncio.to_thread(host.call, "Attach", pb.AttachRequest(device="/dev/nbd0"))
     host.swap_on(active=True)
-    host.memory_available(32)
+    host.machine.memory_available(32)
     os.kill(os.getpid(), signal.SIGTERM)
-    # Answered after the signal was, as both are the loop's.
-    await asyncio.to_thread(host.call, "Status", pb.HostStatusRequest())
+    assert "memory cannot hold the pages" in await until_it_says_why_not(host)
     assert host.events == []
     assert not task.done()
-    host.memory_available(512)
+    host.machine.memory_available(512)
     os.kill(os.getpid(), signal.SIGTERM)
     await asyncio.wait_for(task, HANG_GUARD_S)
     assert host.events == ["swapoff /dev/nbd0", "disconnect", "engine"]
+
+
+async def test_a_daemon_that_could_not_stop_tries_again_by_itself(host: Host) -> None:
+    task = await host.start()
+    await asyncio.to_thread(host.call, "Attach", pb.AttachRequest(device="/dev/nbd0"))
+    mounts = host.root / "proc/self/mountinfo"
+    mounts.rename(host.root / "away")
+    os.kill(os.getpid(), signal.SIGTERM)
+    assert "not certain" in await until_it_says_why_not(host)
+    assert host.events == []
+    (host.root / "away").rename(mounts)
+    await asyncio.wait_for(task, HANG_GUARD_S)
+    assert host.events == ["disconnect", "engine"]
+
+
+@pytest.mark.usefixtures("no_retry")
+async def test_swap_on_a_stacked_device_goes_off_before_the_daemon_stops(host: Host) -> None:
+    task = await host.start()
+    await asyncio.to_thread(host.call, "Attach", pb.AttachRequest(device="/dev/nbd0"))
+    host.machine.add_device("dm-0", (252, 0), on="nbd0")
+    host.swap_on(active=True, device="/dev/dm-0")
+    status = await asyncio.to_thread(host.call, "Status", pb.HostStatusRequest())
+    assert isinstance(status, pb.HostStatus)
+    assert list(status.device.swap_areas) == list(status.device.stacked) == ["/dev/dm-0"]
+    assert "stacking" in [finding.subject for finding in status.findings]
+    os.kill(os.getpid(), signal.SIGTERM)
+    await asyncio.wait_for(task, HANG_GUARD_S)
+    assert host.events == ["swapoff /dev/dm-0", "disconnect", "engine"]
 
 
 async def test_trouble_with_cgroups_never_ends_the_daemon(
@@ -131,7 +170,7 @@ async def test_a_limit_that_is_written_does_not_wait_for_the_next_look(
 
 
 async def test_a_pool_that_the_machine_has_no_room_for_starts_nothing(host: Host) -> None:
-    host.memory_available(4)  # the pool alone
+    host.machine.memory_available(4)  # the pool alone
     task = await host.start()
     with pytest.raises(StartError, match="take 4 MiB of memory, and 4 MiB are available"):
         await task

@@ -8,25 +8,40 @@ from typing import TYPE_CHECKING
 
 import pytest
 from fake_cgroups import record
-from farswap.client_nbd import findings, kernel_checks, tier_checks
+from fake_machine import ROOT_DISK, FakeMachine
+from farswap.client_nbd import config as host_config
+from farswap.client_nbd import device_use, findings, kernel_checks, tier_checks
 from farswap.client_nbd.attribution import AttributionState
+from farswap.client_nbd.device_use import Use
 from farswap.client_nbd.kernel_files import KernelFiles
 from farswap.client_nbd.kernel_tables import SwapArea
 from farswap.client_nbd.tier_checks import STATES, Ledger
+from farswap.common import config as common_config
 from farswap.common.address import Address
 
 if TYPE_CHECKING:
     from pathlib import Path
 
     from farswap.client_nbd.findings import Finding
+    from farswap.client_nbd.kernel_tables import Number
 
 SWAPS = "Filename Type Size Used Priority\n/dev/nbd0 partition 1048572 2048 100\n"
+CONFIG = common_config.parse(
+    host_config.HostConfig,
+    '[device]\nname = "swap0"\nsize = "4MiB"\n[tier]\npool_limit = "64MiB"\n'
+    '[nbd]\nlisten = ["unix:/run/farswap/swap0.sock"]\n',
+    "host.toml",
+)
+NBD0, LOOP7 = (43, 0), (7, 7)
 AREA = SwapArea("/dev/nbd0", 1 << 30, 40 << 20, 100)
 
 
 @pytest.fixture
 def root(tmp_path: Path) -> Path:
     """A machine on which all is well."""
+    made = machine(tmp_path)
+    made.add_device("nbd0", NBD0)
+    made.add_device("loop7", LOOP7)
     for path, text in {
         "proc/swaps": SWAPS,
         "sys/module/zswap/parameters/enabled": "N\n",
@@ -44,9 +59,17 @@ def device(name: str = "/dev/nbd0", connections: int = 1, timeout_s: int = 86_40
     )
 
 
-def of_kernel(root: Path, attached: SimpleNamespace | None = None, swap: str = "/dev/nbd0"):
-    files = KernelFiles(root)
-    return kernel_checks.of_kernel(files, attached or device(), files.swap_area(swap))
+def machine(root: Path) -> FakeMachine:
+    made = FakeMachine(root)
+    made.nodes = {"/dev/nbd0": (NBD0, True), "/dev/loop7": (LOOP7, True)}
+    made.nodes |= dict.fromkeys(("/a", "/b", "/swapfile"), (ROOT_DISK, False))
+    return made
+
+
+def of_kernel(root: Path, attached: SimpleNamespace | None = None, swap: Number | None = NBD0):
+    files = machine(root)
+    use = device_use.look(files, [swap] if swap else [])
+    return kernel_checks.of_kernel(files, attached or device(), use)
 
 
 def subjects(found: list[Finding]) -> list[str]:
@@ -59,8 +82,30 @@ def test_a_machine_as_it_should_be_has_no_problem(root: Path) -> None:
     assert len(found) == 7
 
 
+def test_swap_that_is_stacked_on_ours_is_told_with_its_cost(root: Path) -> None:
+    (root / "sys/block/nbd0/holders/loop7").symlink_to(root / "sys/block/loop7")
+    (root / "proc/swaps").write_text(SWAPS.replace("nbd0", "loop7"))
+    (problem,) = findings.problems(of_kernel(root))
+    assert (problem.level, problem.subject) == ("warning", "stacking")
+    assert "/dev/loop7, stacked on" in problem.message
+
+
+def test_a_doubt_about_swap_is_told(root: Path) -> None:
+    (root / "proc/swaps").write_text("Filename Type Size Used Priority\nnonsense\n")
+    (problem,) = findings.problems(of_kernel(root))
+    assert (problem.level, problem.subject) == ("warning", "swap")
+    assert "not certain" in problem.message
+
+
+def test_a_device_that_is_not_swapped_to_is_told_of(root: Path) -> None:
+    (root / "proc/swaps").write_text("Filename Type Size Used Priority\n")
+    found = of_kernel(root)
+    assert subjects(found) == []
+    assert "swap" in [finding.subject for finding in found]
+
+
 def test_without_a_device_nothing_is_said_of_it(root: Path) -> None:
-    found = of_kernel(root, device(""), swap="")
+    found = of_kernel(root, device(""), swap=None)
     assert [finding.subject for finding in found] == ["zswap", "device"]
 
 
@@ -111,7 +156,7 @@ def test_an_area_of_the_same_or_a_lower_priority_is_no_problem(root: Path) -> No
 
 def test_the_priority_of_a_device_that_is_only_named_is_looked_at_too(root: Path) -> None:
     (root / "proc/swaps").write_text(SWAPS + "/dev/loop7 partition 4 0 -2\n")
-    assert subjects(of_kernel(root, device(""), swap="/dev/loop7")) == ["swap_priority"]
+    assert subjects(of_kernel(root, device(""), swap=LOOP7)) == ["swap_priority"]
 
 
 def test_a_device_attached_otherwise_than_advised_is_told(root: Path) -> None:
@@ -135,7 +180,7 @@ def test_a_device_attached_otherwise_than_advised_is_told(root: Path) -> None:
 def test_discard_is_judged_by_what_piles_up(
     counters: dict[str, int], stored: int, *, free_hook: bool, level: str, word: str
 ) -> None:
-    found = kernel_checks.discard(AREA, counters, stored, free_hook=free_hook)
+    found = kernel_checks.discard(Use(own=(AREA,)), counters, stored, free_hook=free_hook)
     assert found.level == level
     assert word in found.message
 
@@ -289,3 +334,13 @@ def test_a_server_is_there_and_has_room(changed: dict, level: str, word: str) ->
     (found,) = tier_checks.servers([server(**changed)])
     assert found.level == level
     assert word in found.message
+
+
+def test_refused_protections_and_open_addresses_are_findings() -> None:
+    protections = [
+        SimpleNamespace(subject="memlock", granted=False, message="RLIMIT_MEMLOCK is 8 MiB"),
+        SimpleNamespace(subject="io_flusher", granted=True, message=""),
+    ]
+    subjects = [finding.subject for finding in findings.of_start(CONFIG, protections)]
+    assert subjects == ["memlock", "cluster.servers"]
+    assert findings.of_start(CONFIG, None)[0].subject == "reclaim"

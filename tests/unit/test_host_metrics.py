@@ -10,7 +10,6 @@ from fake_cgroups import FakeGroups, latency, record
 from fake_engine import FakeEngine
 from farswap.client_nbd.attribution import AttributionState
 from farswap.client_nbd.kernel_files import KernelFiles
-from farswap.client_nbd.kernel_tables import SwapArea
 from farswap.client_nbd.metrics import HostMetrics, ShownCgroups
 from farswap.common import metrics
 from prometheus_client import generate_latest
@@ -64,7 +63,7 @@ def samples(engine: FakeEngine, tmp_path: Path) -> Samples:
         engine=engine,
         groups=FakeGroups(engine, {7: BUILD, 8: "/idle"}),
         device=SimpleNamespace(device=lambda: ""),
-        swap_area=lambda: SwapArea("/dev/loop7", 1 << 30, 5 << 20, 100),
+        devices=SimpleNamespace(use=lambda: SimpleNamespace(used_bytes=5 << 20)),
         attribution=SimpleNamespace(state=lambda: STATE),
         files=KernelFiles(tmp_path),
         config=SimpleNamespace(device=SimpleNamespace(size=1 << 30)),

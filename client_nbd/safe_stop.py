@@ -1,0 +1,216 @@
+"""When the daemon may stop: once it is certain that nothing swaps to it, and not before.
+
+A signal asks for it. Then, in a thread of its own, since each step may block or fail:
+
+1. no more devices are attached or named (StopGate);
+2. the machine swaps off what is on our devices, or stacked on them, where its memory can take it;
+3. the devices are opened exclusively, so that nobody can swap to them from now on;
+4. another look finds no swap area, and nothing that leaves a doubt.
+
+Whatever goes wrong, of any kind, the daemon goes on serving, says why once, and tries again: by
+itself, and at each further signal. Nothing but SIGKILL ends it before, and that loses the pages
+that are swapped out to it. A client of the NBD socket that nobody named as a device may also pass
+on swap (a loop device over FUSE, a virtual machine's disk); that cannot be seen from here.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import threading
+from typing import TYPE_CHECKING, TypeVar
+
+from farswap.client_nbd import kernel_files
+from farswap.common import lifecycle, log, text
+from farswap.common.errors import BusyError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+    from typing import ParamSpec, Protocol
+
+    from farswap.client_nbd.device_use import Use
+    from farswap.client_nbd.kernel_tables import Number, SwapArea
+    from farswap.client_nbd.running_host import RunningHost
+
+    P = ParamSpec("P")
+
+    class Signals(Protocol):
+        """lifecycle.StopSignals, or a test's."""
+
+        async def wait(self) -> str:
+            """The name of the next signal."""
+
+
+R = TypeVar("R")
+
+_log = log.logger("host")
+
+# Of tries to stop; the first ones come quickly, as a table may just have been changing.
+_RETRY_S = 1.0
+_RETRY_S_MAX = 30.0
+# While a try goes on, systemd is asked for this much more time, again and again.
+_REPORT_S = 5.0
+_EXTENSION_US = 60_000_000
+# What must be left of the machine's memory when all pages are home.
+_SPARE_BYTES = 64 << 20
+
+_FORCE = "SIGKILL ends the daemon at once; programs lose the pages that they swapped to it"
+
+
+class StopGate:
+    """Lets no device become ours once the daemon is to stop. Threads: any."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._closed = False
+        self.waits_for = ""  # why the daemon has not stopped; "": it need not
+
+    def admit(self, act: Callable[P, R], *arguments: P.args, **options: P.kwargs) -> R:
+        """Calls `act`, which makes a device ours. Raises BusyError where it is too late."""
+        with self._lock:
+            if self._closed:
+                raise BusyError("the daemon is about to stop: it takes no more devices")
+            return act(*arguments, **options)
+
+    def close(self) -> None:
+        """Returns when no such call is under way."""
+        with self._lock:
+            self._closed = True
+
+
+class NotSafeError(Exception):
+    """Why the daemon must not stop yet. `details` change while the reason stays."""
+
+    def __init__(self, reason: str, **details: object) -> None:
+        super().__init__(reason)
+        self.details = details
+
+
+class SafeStop:
+    """Of one daemon, once."""
+
+    def __init__(self, host: RunningHost) -> None:
+        self._host = host
+        self._doing = ""
+        self._claims: dict[Number, int] = {}
+
+    async def wait(self, signals: Signals) -> None:
+        """Returns when a signal has come and nothing can swap to the daemon any more."""
+        _quietly(_log.info, "stopping", signal=await signals.wait())
+        rest_s = _RETRY_S
+        while (error := await self._try()) is not None:
+            _quietly(self._say, error)
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(rest_s):
+                    _quietly(_log.info, "trying again to stop", signal=await signals.wait())
+            rest_s = min(2 * rest_s, _RETRY_S_MAX)
+
+    def release(self) -> None:
+        """Lets others open the devices again."""
+        while self._claims:
+            os.close(self._claims.popitem()[1])
+
+    async def _try(self) -> BaseException | None:
+        """Why it is not safe to stop; None: it is."""
+        going = asyncio.create_task(asyncio.to_thread(self._why_not))
+        while not (await asyncio.wait([going], timeout=_REPORT_S))[0]:
+            _quietly(self._report)
+        return going.result()
+
+    def _report(self) -> None:
+        lifecycle.sd_notify(f"EXTEND_TIMEOUT_USEC={_EXTENSION_US}\nSTATUS={self._doing}")
+        if self._host.gate.waits_for != self._doing:
+            self._host.gate.waits_for = self._doing
+            _log.info("still stopping", doing=self._doing)
+
+    def _say(self, error: BaseException) -> None:
+        """Once per reason."""
+        reason = text.utf8(str(error) or repr(error))
+        if reason == self._host.gate.waits_for:
+            return
+        self._host.gate.waits_for = reason
+        lifecycle.sd_notify(f"STATUS=not stopping: {reason}")
+        known = isinstance(error, NotSafeError)
+        details = error.details if isinstance(error, NotSafeError) else {}
+        _log.error(
+            "not stopping: the daemon goes on serving and tries again",
+            reason=reason,
+            force=_FORCE,
+            exc_info=None if known else error,
+            **details,
+        )
+
+    def _name_clients(self) -> None:
+        connected = [connection.peer for connection in self._host.engine.connections()]
+        peers = [peer for peer in connected if not peer.startswith("kernel ")]
+        if peers:
+            _log.warning("clients are connected that may hold what is stored here", peers=peers)
+
+    # --- In the thread
+
+    def _why_not(self) -> BaseException | None:
+        """Whatever kind of error it is: nothing but a proof ends the daemon."""
+        try:
+            self._prove()
+            _quietly(self._name_clients)
+        except BaseException as error:  # noqa: BLE001
+            return error
+        return None
+
+    def _prove(self) -> None:
+        """Raises NotSafeError, or any other error, unless it is safe to stop."""
+        self._doing = "waiting for a device that is being attached"
+        self._host.gate.close()
+        self._doing = "looking at what swaps to this daemon"
+        areas = self._host.devices.use().areas
+        failure = self._swap_off(areas) if areas else ""
+        self._doing = "making sure that nothing swaps to this daemon"
+        try:
+            for number in self._host.devices.use().numbers:
+                # What cannot be opened is looked up all the same.
+                with contextlib.suppress(OSError):
+                    self._claims[number] = self._host.files.claim(number)
+            _refuse_unless_unused(self._host.devices.use(self._claims), failure)
+        except BaseException:
+            self.release()
+            raise
+
+    def _swap_off(self, areas: Sequence[SwapArea]) -> str:
+        """Why an area could not be swapped off; "": nothing went wrong."""
+        used = sum(area.used_bytes for area in areas)
+        available = self._host.files.available_bytes()
+        if available is None:
+            raise NotSafeError("/proc/meminfo does not say how much memory is available")
+        if available < used + _SPARE_BYTES:
+            # Short of memory in swapoff(2), the kernel kills the caller first, whatever its
+            # oom_score_adj (mm/oom_kill.c: oom_task_origin): us, with the pages still out.
+            raise NotSafeError(
+                "the machine's memory cannot hold the pages that are swapped to this daemon",
+                swapped_mib=used >> 20,
+                available_mib=available >> 20,
+            )
+        failures = []
+        for area in areas:
+            self._doing = f"swapoff of {area.used_bytes >> 20} MiB on {area.name}"
+            _quietly(_log.info, "swapoff", device=area.name, used_mib=area.used_bytes >> 20)
+            try:
+                kernel_files.swapoff(area.path)
+            except OSError as error:
+                failures.append(f"swapoff {area.name}: {error.strerror}")
+        return "; ".join(failures)
+
+
+def _refuse_unless_unused(use: Use, failure: str) -> None:
+    """`failure`: of swapoff; it does not matter where the area is gone all the same."""
+    if use.areas:
+        names = ", ".join(area.name for area in use.areas)
+        raise NotSafeError(failure or f"the machine swaps to {names} again")
+    if use.doubts:
+        raise NotSafeError(f"it is not certain that nothing swaps to this daemon: {use.doubts[0]}")
+
+
+def _quietly(act: Callable[P, object], *arguments: P.args, **options: P.kwargs) -> None:
+    """What only tells people must not decide over their pages."""
+    with contextlib.suppress(Exception):
+        act(*arguments, **options)
