@@ -107,9 +107,14 @@ class SwapOnLoop:
         *,
         priority: int = 100,
         discard: bool = True,
+        stacked: bool = False,
         before_swapon: Callable[[str], None] = lambda _: None,
     ) -> None:
-        """`before_swapon` is called with the loop device."""
+        """`before_swapon` is called with the loop device on the export.
+
+        `stacked`: what is swapped on is another loop device, on that one.
+        """
+        self._stacked = stacked
         self._nbd_uri = nbd_uri
         self._before_swapon = before_swapon
         self._swapon = ["swapon", "--priority", str(priority)]
@@ -123,8 +128,12 @@ class SwapOnLoop:
             image = undo.enter_context(_mounted_export(self._nbd_uri, directory / "export"))
             self.device = run("losetup", "--find", "--show", "--direct-io=on", image)
             undo.callback(run, "losetup", "--detach", self.device)
+            below = self.device
+            if self._stacked:
+                self.device = run("losetup", "--find", "--show", "--direct-io=on", below)
+                undo.callback(run, "losetup", "--detach", self.device)
             run("mkswap", self.device)
-            self._before_swapon(self.device)
+            self._before_swapon(below)
             run(*self._swapon, self.device)
             # From here on nothing below may be undone before swapoff has succeeded.
             self._undo = undo.pop_all()
@@ -132,7 +141,8 @@ class SwapOnLoop:
 
     def __exit__(self, *exception: object) -> None:
         started = time.monotonic()
-        run("swapoff", self.device, deadline_s=SWAPOFF_DEADLINE_S)
+        if self.device in swap_areas():
+            run("swapoff", self.device, deadline_s=SWAPOFF_DEADLINE_S)
         self.swapoff_seconds = time.monotonic() - started
         self._undo.close()
 
@@ -216,6 +226,13 @@ class MemoryCgroup:
             else:
                 return
         raise RuntimeError(f"{self.path} is still in use")
+
+    def lift_limit(self) -> None:
+        """What is swapped out can come back."""
+        if self._is_v1:
+            (self.path / "memory.limit_in_bytes").write_text("-1")
+        else:
+            (self.path / "memory.max").write_text("max")
 
     def _refresh(self) -> None:
         while not self._leaving.wait(self._REFRESH_PERIOD_S):

@@ -40,3 +40,22 @@ def test_attached_device_swaps_and_is_let_go_empty(host_guest: HostGuest) -> Non
     assert detached["device"]["attached"] == ""
     # Detaching discards the whole device: no page of the programs that swapped stays anywhere.
     assert int(detached["tier"]["held_pages"]) == 0
+
+
+def test_a_device_that_another_is_stacked_on_is_not_detached(host_guest: HostGuest) -> None:
+    sections = {
+        "device": {"name": "swap0", "size": "96MiB", "host_id": "guest"},
+        "tier": {"pool_limit": "64MiB"},
+    }
+    run = host_guest.run("stacked", sections, mib=40, limit_mib=24)
+    result = run.reports()["verifier"]
+    assert result["wrong_pages"] == 0
+    assert result["swapped_out"] > result["pages"] // 4
+
+    device = host_guest.answer("status")["device"]
+    assert device["swap_areas"] == device["stacked"] == ["/dev/loop0"]
+    checks = {check["subject"]: check for check in host_guest.answer("doctor")["checks"]}
+    assert checks["stacking"]["level"] == "warning"
+    refusals = (host_guest.shared / "refusals").read_text()
+    for refusal in ("swapped to by /dev/loop0", "/dev/loop0 is on it", "something holds it"):
+        assert refusal in refusals
