@@ -78,7 +78,7 @@ def stacking(use: Use) -> list[Finding]:
     names = ", ".join(area.name for area in use.stacked)
     message = (
         f"the machine swaps to {names}, stacked on this daemon's device: each page passes both, "
-        "pages count as the root cgroup's, and freed slots may not be reported"
+        "is not attributed to its cgroup, and may be kept after the kernel has freed it"
     )
     remedy = "swapoff it, and swap to the device itself"
     return [Finding("warning", "stacking", message, remedy)]

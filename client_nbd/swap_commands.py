@@ -61,7 +61,10 @@ def attach(
 ) -> None:
     """Raises an error of farswap's tree; what was done is then undone."""
     files = files or KernelFiles()
-    kernel_files.nbd_index(device)
+    index = kernel_files.nbd_index(device)
+    if files.device_number(device) != files.nbd_number(index):
+        # mkswap would write to another device than the one that the daemon binds.
+        raise NotPossibleError(f"{device} is not the node of the kernel's nbd{index}: remove it")
     client, stub = _connect(address)
     answer = client.call(stub.Attach, pb.AttachRequest(device=device, connections=connections))
     if swap is not None:

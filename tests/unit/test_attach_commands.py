@@ -187,6 +187,14 @@ def test_what_is_no_nbd_device_never_reaches_the_daemon(machine: Machine) -> Non
     assert machine.events == []
 
 
+def test_a_node_of_another_device_is_not_made_a_swap_area(machine: Machine) -> None:
+    machine.files.nodes[DEVICE] = (8, 1), True
+    with pytest.raises(NotPossibleError, match="not the node of the kernel's nbd0"):
+        machine.attach(SwapOptions(None, None))
+    assert machine.events == []
+    assert machine.node.read_bytes() == bytes(SIZE)
+
+
 def test_detach_swaps_off_then_discards_then_unbinds(machine: Machine) -> None:
     machine.daemon.attached = DEVICE
     machine.swap_on(active=True)
