@@ -118,7 +118,7 @@ std::vector<tier::CgroupId> SlotOwners(HostEngine& self, std::uint64_t first, st
   }
   std::vector<tier::CgroupId> owners(count);
   nb::gil_scoped_release release;
-  self.tier().SlotOwners(static_cast<tier::SlotIndex>(first), owners);
+  self.tier().OwnersOf(static_cast<tier::SlotIndex>(first), owners);
   return owners;
 }
 

@@ -49,7 +49,7 @@ class TierGroup : public TierFixture {
 
   CgroupId OwnerOf(SlotIndex slot) {
     CgroupId owner;
-    tier_->SlotOwners(slot, {&owner, 1});
+    tier_->OwnersOf(slot, {&owner, 1});
     return owner;
   }
 

@@ -209,7 +209,7 @@ class ModelTier {
     const auto may_leave = FromBytes<std::uint8_t>(may_leave_bytes);
     const nb::gil_scoped_release release;
     std::vector<CgroupId> found(stamps.size());
-    tier_->SlotOwners(first, found);
+    tier_->OwnersOf(first, found);
     Page page;
     for (std::size_t i = 0; i < stamps.size(); ++i) {
       const SlotIndex slot = first + static_cast<SlotIndex>(i);

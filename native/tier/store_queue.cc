@@ -194,10 +194,10 @@ bool StoreQueue::Serve(std::unique_lock<std::mutex>& lock, GroupIndex at, PageSt
   GroupIndex group;
   {
     const auto slot_lock = pages_.Lock(slot);
-    group = tier_->GroupOf(slot);
-    const std::optional<SlotWord> word = tier_->WordOf(slot);
+    group = tier_->owners_.GroupOf(slot);
+    const std::optional<std::uint32_t> freed_at = tier_->owners_.FreedAt(slot);
     lock.lock();
-    if (word && IsFree(*word)) TakeOutFreed(slot, SequenceOf(*word));
+    if (freed_at) TakeOutFreed(slot, *freed_at);
     PageStore** const link = LinkTo(slot, store);
     if (*link == nullptr || store->slot_ != slot || store->line_ != at) return true;
     const TierImpl::Room room = tier_->TakeRoom(group, store->object_bytes_);

@@ -45,6 +45,7 @@ TierImpl::TierImpl(const TierConfig& config, RemoteStore* remote, std::unique_pt
       remote_(remote),
       stale_(table->slots()),
       pages_(std::move(table), std::move(pool), &stale_),
+      owners_(&pages_),
       stores_(this),
       shrinker_(this, std::move(arenas)) {}
 
@@ -58,27 +59,7 @@ void TierImpl::StopWriteback() {
 
 GroupIndex TierImpl::GroupHint(SlotIndex slot) {
   const auto lock = pages_.Lock(slot);
-  return GroupOf(slot);
-}
-
-GroupIndex TierImpl::GroupOf(SlotIndex slot) {
-  SlotRecord record;
-  Attribute(slot, pages_.Get(slot), &record);
-  return record.group;
-}
-
-// A store whose word has not changed since the one before was not seen by the kernel's hook: the
-// programs are gone, and who wrote is not known.
-bool TierImpl::Attribute(SlotIndex slot, const SlotRecord& old, SlotRecord* next) {
-  next->sequence = old.sequence;
-  CgroupId id = kUnknownCgroup;
-  if (const std::optional<SlotWord> word = WordOf(slot)) {
-    next->sequence = static_cast<std::uint8_t>(SequenceOf(*word));
-    if (next->sequence != old.sequence) id = CgroupOf(*word);
-  }
-  if (id == kUnknownCgroup) id = label_.load(std::memory_order_relaxed);
-  next->group = pages_.groups().Find(id);
-  return id != kUnknownCgroup;
+  return owners_.GroupOf(slot);
 }
 
 IoStatus TierImpl::TryStore(SlotIndex slot, const std::byte* page, std::optional<Version> expected,
@@ -118,10 +99,7 @@ SlotRecord TierImpl::Fill(EntryRef entry, const Compressed& object, std::uint32_
 }
 
 GroupIndex TierImpl::Publish(SlotIndex slot, SlotRecord next) {
-  const bool known = Attribute(slot, pages_.Get(slot), &next);
-  if (!known && words_.load(std::memory_order_relaxed) != nullptr) {
-    pages_.groups().At(next.group).Count(Counter::stores_unattributed);
-  }
+  owners_.Attribute(slot, &next);
   pages_.Publish(slot, next);
   return next.group;
 }
@@ -153,9 +131,8 @@ IoStatus TierImpl::WaitForRoom(SlotIndex slot, const Compressed& object,
   std::memcpy(store->memory_, object.bytes.data(), object.bytes.size());
   const auto lock = pages_.Lock(slot);
   if (expected && pages_.Get(slot).version != *expected) return IoStatus::kChanged;
-  CountWait(GroupOf(slot), full);
-  const std::optional<SlotWord> word = WordOf(slot);
-  store->sequence_ = word ? std::optional(SequenceOf(*word)) : std::nullopt;
+  CountWait(owners_.GroupOf(slot), full);
+  store->sequence_ = owners_.SequenceOf(slot);
   if (stores_.Enter(store, full)) return IoStatus::kWaits;
   if (!expected) stores_.Supersede(slot);
   return Refuse(slot, full, expected.has_value());
@@ -178,7 +155,7 @@ IoStatus TierImpl::StoreWaited(const PageStore& store, EntryRef entry) {
 
 // The old bytes of a whole page are stale now; those around a partial write are not.
 IoStatus TierImpl::Refuse(SlotIndex slot, GroupIndex full, bool keep_old) {
-  Group& group = pages_.groups().At(GroupOf(slot));
+  Group& group = pages_.groups().At(owners_.GroupOf(slot));
   group.Count(full == kRootGroup ? Counter::reject_reclaim_fail : Counter::reject_cgroup_limit);
   if (keep_old) return IoStatus::kNoSpace;
   const SlotRecord& old = pages_.Get(slot);
@@ -265,57 +242,20 @@ void TierImpl::Invalidate(SlotIndex first, std::uint64_t count) {
   }
 }
 
-void TierImpl::UseSlotWords(const std::atomic<SlotWord>* words) {
-  std::uint64_t slot = words != nullptr ? 0 : pages_.slots();
-  while (slot < pages_.slots()) {
-    const auto lock = pages_.Lock(static_cast<SlotIndex>(slot));
-    for (const std::uint64_t end = pages_.UnitEnd(static_cast<SlotIndex>(slot)); slot < end;
-         ++slot) {
-      NoteEarlierSequence(static_cast<SlotIndex>(slot), words[slot]);
-    }
-  }
-  words_.store(words, std::memory_order_release);
-  pages_.WaitForHolders();
-}
-
-// What a record keeps of other words, or of too many frees ago, is a number that the next write may
-// well come to, and then pass for none. The page of a slot that is free already is kept: whether it
-// came before that is not known. Of one in use, a write may be on its way to us. The slot's lock is
-// held.
-void TierImpl::NoteEarlierSequence(SlotIndex slot, SlotWord word) {
-  const std::uint32_t before = SequenceOf(word) - (IsFree(word) ? 0 : 1);
-  pages_.NoteSequence(slot, static_cast<std::uint8_t>(before));
-}
-
-// The word was FREE when it was looked at under the slot's lock, and not the one of the store: that
-// store's page was freed, and none was written since, or its word would not be FREE. A page that is
-// on its way to us in spite of that has not taken the lock yet, and will find the slot empty.
 bool TierImpl::OnSlotFree(SlotIndex slot) {
   assert(slot < pages_.slots());
   const auto lock = pages_.Lock(slot);
-  const std::optional<SlotWord> word = WordOf(slot);
-  if (!word) return false;
-  const bool superseded = IsFree(*word) && stores_.SupersedeFreed(slot, SequenceOf(*word));
-  const SlotRecord& old = pages_.Get(slot);
-  if (old.state == SlotState::kEmpty) {
-    NoteEarlierSequence(slot, *word);
-    return superseded;
-  }
-  const auto sequence = static_cast<std::uint8_t>(SequenceOf(*word));
-  if (!IsFree(*word) || sequence == old.sequence) {
-    pages_.groups().Of(old).Count(Counter::early_frees_kept);
-    return superseded;
-  }
-  pages_.Forget(slot, Counter::early_frees, sequence);
-  return true;
+  const std::optional<std::uint32_t> freed_at = owners_.FreedAt(slot);
+  const bool superseded = freed_at && stores_.SupersedeFreed(slot, *freed_at);
+  return owners_.ForgetFreed(slot) || superseded;
 }
 
-void TierImpl::SlotOwners(SlotIndex first, std::span<CgroupId> owners) {
+void TierImpl::OwnersOf(SlotIndex first, std::span<CgroupId> owners) {
   assert(first + owners.size() <= pages_.slots());
   for (std::size_t i = 0; i < owners.size(); ++i) {
     const auto slot = static_cast<SlotIndex>(first + i);
     const auto lock = pages_.Lock(slot);
-    owners[i] = pages_.groups().Of(pages_.Get(slot)).id;
+    owners[i] = owners_.OwnerOf(slot);
   }
 }
 

@@ -111,7 +111,7 @@ class Tier : public PageDevice {
   virtual void SetLabel(CgroupId id) = 0;
 
   /// The cgroup's id of each slot's page; kUnknownCgroup for empty slots and the root group.
-  virtual void SlotOwners(SlotIndex first, std::span<CgroupId> owners) = 0;
+  virtual void OwnersOf(SlotIndex first, std::span<CgroupId> owners) = 0;
 
   /// Puts a cgroup below another one that was placed before; parent kUnknownCgroup: below the root
   /// group. False: the parent was not placed, the cgroup is elsewhere already, or there is no room

@@ -11,6 +11,7 @@
 #include <mutex>
 #include <optional>
 
+#include "tier/owner.h"
 #include "tier/pages.h"
 #include "tier/shrinker.h"
 #include "tier/store_queue.h"
@@ -34,10 +35,10 @@ class TierImpl final : public Tier {
   void Invalidate(SlotIndex first, std::uint64_t count) override;
   std::uint64_t slots() const override { return pages_.slots(); }
 
-  void UseSlotWords(const std::atomic<SlotWord>* words) override;
+  void UseSlotWords(const std::atomic<SlotWord>* words) override { owners_.UseWords(words); }
   bool OnSlotFree(SlotIndex slot) override;
-  void SetLabel(CgroupId id) override { label_.store(id, std::memory_order_relaxed); }
-  void SlotOwners(SlotIndex first, std::span<CgroupId> owners) override;
+  void SetLabel(CgroupId id) override { owners_.SetLabel(id); }
+  void OwnersOf(SlotIndex first, std::span<CgroupId> owners) override;
   bool PlaceCgroup(CgroupId id, CgroupId parent) override;
   void RemoveCgroup(CgroupId id) override;
   bool ConfigureCgroup(CgroupId id, const GroupSettings& settings) override;
@@ -62,22 +63,8 @@ class TierImpl final : public Tier {
   friend class Shrinker;
   friend class StoreQueue;
 
-  // The group that pages of the slot are attributed to now, for decisions that bind nobody: which
-  // compressor to use, whether to wait at a limit.
+  // The group of the slot's next page; advisory, since the slot's lock is released again.
   GroupIndex GroupHint(SlotIndex slot);
-  // The same with the slot's lock held.
-  GroupIndex GroupOf(SlotIndex slot);
-  // What is known of the slot; nothing where pages are not attributed by words. The same.
-  std::optional<SlotWord> WordOf(SlotIndex slot) const {
-    const auto* words = words_.load(std::memory_order_relaxed);
-    if (words == nullptr) return std::nullopt;
-    return words[slot].load(std::memory_order_acquire);
-  }
-  // Sets group and sequence of a record that is about to replace `old`. False: nobody said whom the
-  // page belongs to. The slot's lock is held.
-  bool Attribute(SlotIndex slot, const SlotRecord& old, SlotRecord* next);
-  // Lets the record's sequence be the one before that of the slot's next store.
-  void NoteEarlierSequence(SlotIndex slot, SlotWord word);
 
   // An entry, or the group that is full; that is the root group for the pool.
   struct Room {
@@ -92,7 +79,7 @@ class TierImpl final : public Tier {
                        GroupIndex full, PageStore* store);
   SlotRecord Fill(EntryRef entry, const Compressed& object, std::uint32_t checksum);
   // All with the slot's lock held:
-  GroupIndex Publish(SlotIndex slot, SlotRecord next);  // tells the group that the page belongs to
+  GroupIndex Publish(SlotIndex slot, SlotRecord next);  // returns the group of the page
   IoStatus StoreWaited(const PageStore& store, EntryRef entry);
   IoStatus Refuse(SlotIndex slot, GroupIndex full, bool keep_old);
   void CountWait(GroupIndex group, GroupIndex full);
@@ -148,8 +135,7 @@ class TierImpl final : public Tier {
   RemoteStore* const remote_;
   StaleObjects stale_;
   Pages pages_;
-  std::atomic<const std::atomic<SlotWord>*> words_{nullptr};
-  std::atomic<CgroupId> label_{kUnknownCgroup};
+  SlotOwners owners_;
   std::mutex prefetch_mutex_;  // taken with no other lock held; guards the next two
   std::condition_variable prefetches_done_;
   std::size_t prefetches_ = 0;  // put off or under way
