@@ -36,7 +36,13 @@ void DiscardLane::Open(v1::PageStore::Stub* stub, rpc::CompletionThreads* comple
 TimePoint DiscardLane::Service(TimePoint now) {
   {
     const std::lock_guard lock(mutex_);
-    if (!stub_ || in_flight_ > 0 || queue_.empty()) return kNever;
+    if (!stub_) return kNever;
+    if (in_flight_ > 0) {
+      if (now < give_up_at_) return give_up_at_;
+      context_->TryCancel();
+      return kNever;
+    }
+    if (queue_.empty()) return kNever;
     const bool full = queue_.size() >= kBatchMax;
     const TimePoint due = full ? retry_at_ : std::max(retry_at_, gathering_since_ + kGatherFor);
     if (now < due) return due;
@@ -49,14 +55,14 @@ TimePoint DiscardLane::Service(TimePoint now) {
     }
   }
   Send();
-  return kNever;
+  give_up_at_ = now + kCallDeadline;
+  return give_up_at_;
 }
 
 void DiscardLane::Send() {
   request_.set_volume_id(volume_.id);
   request_.set_epoch(volume_.epoch);
   context_ = std::make_unique<grpc::ClientContext>();
-  context_->set_deadline(std::chrono::system_clock::now() + kCallDeadline);
   call_ = stub_->AsyncDiscard(context_.get(), request_, completions_->queue());
   call_->Finish(&response_, &status_, completions_->Tag(this));
 }

@@ -54,6 +54,7 @@ class DiscardLane final : private rpc::Completion {
   rpc::CompletionThreads* completions_ = nullptr;
   OpenedVolume volume_;
   std::unique_ptr<grpc::ClientContext> context_;
+  TimePoint give_up_at_{};  // kept here: gRPC's timers wait by the wall clock
   v1::DiscardRequest request_;
   v1::DiscardResponse response_;
   grpc::Status status_;

@@ -203,21 +203,23 @@ std::string Session::Worker::OpenVolume(v1::PageStore::Stub* stub, OpenedVolume*
   v1::OpenVolumeResponse response;
   grpc::Status outcome;
   grpc::ClientContext context;
-  context.set_deadline(std::chrono::system_clock::now() + config.open_wait);
   {
     const std::lock_guard lock(mutex_);
     open_done_ = false;
   }
   const auto call = stub->AsyncOpenVolume(&context, request, completions_->queue());
   call->Finish(&response, &outcome, completions_->Tag(this));
-  WaitUntil(kNever, [this] { return open_done_; });
+  // No deadline of gRPC's: its timers wait until a time of the wall clock.
+  WaitUntil(Clock::now() + config.open_wait, [this] { return open_done_; });
   context.TryCancel();
   std::unique_lock lock(mutex_);
   changed_.wait(lock, [this] { return open_done_; });
   switch (outcome.error_code()) {
+    case grpc::StatusCode::CANCELLED:
+      ++opens_unanswered_;
+      return "cannot open the volume: no answer";
     case grpc::StatusCode::DEADLINE_EXCEEDED:
     case grpc::StatusCode::UNAVAILABLE:
-    case grpc::StatusCode::CANCELLED:
       ++opens_unanswered_;
       break;
     default:

@@ -1,5 +1,6 @@
 #include "store/page_server.h"
 
+#include <grpc/support/time.h>
 #include <grpcpp/server.h>
 #include <grpcpp/server_builder.h>
 
@@ -119,7 +120,7 @@ void PageServer::Stop(std::chrono::milliseconds grace) {
     return;
   }
   impl_->service->StopStreams();
-  impl_->server->Shutdown(std::chrono::system_clock::now() + grace);
+  impl_->server->Shutdown(gpr_time_from_millis(grace.count(), GPR_TIMESPAN));
   impl_->service->Drain();
   impl_->server->Wait();
   impl_->last_stats = impl_->store->Stats();

@@ -3,7 +3,6 @@
 #include <rocksdb/cache.h>
 #include <rocksdb/filter_policy.h>
 #include <rocksdb/merge_operator.h>
-#include <rocksdb/rate_limiter.h>
 #include <rocksdb/sst_file_manager.h>
 #include <rocksdb/table.h>
 
@@ -11,6 +10,8 @@
 #include <string_view>
 #include <thread>
 #include <vector>
+
+#include "store/steady_rate_limiter.h"
 
 namespace farswap::store {
 namespace {
@@ -48,7 +49,7 @@ rocksdb::DBOptions DatabaseOptions() {
       std::clamp(static_cast<int>(std::thread::hardware_concurrency()), 2, 4);
   options.max_total_wal_size = kWalBytesMax;
   options.bytes_per_sync = std::uint64_t{1} << 20;
-  options.rate_limiter.reset(rocksdb::NewGenericRateLimiter(kBackgroundBytesPerSecond));
+  options.rate_limiter = std::make_shared<SteadyRateLimiter>(kBackgroundBytesPerSecond);
   // Lets the store resume by itself after the disk was full.
   options.sst_file_manager.reset(rocksdb::NewSstFileManager(rocksdb::Env::Default()));
   options.info_log_level = rocksdb::WARN_LEVEL;
@@ -78,6 +79,9 @@ rocksdb::ColumnFamilyOptions PageOptions(std::uint64_t block_cache_bytes) {
   options.target_file_size_base = kWriteBufferBytes;
   options.max_bytes_for_level_base = 8 * kWriteBufferBytes;
   options.level_compaction_dynamic_level_bytes = true;
+  // Or files are rewritten that are older than 30 days by the wall clock.
+  options.ttl = 0;
+  options.periodic_compaction_seconds = 0;
   return options;
 }
 
@@ -85,6 +89,8 @@ rocksdb::ColumnFamilyOptions MetadataOptions() {
   rocksdb::ColumnFamilyOptions options;
   options.compression = rocksdb::kNoCompression;
   options.write_buffer_size = kMetadataBufferBytes;
+  options.ttl = 0;
+  options.periodic_compaction_seconds = 0;
   return options;
 }
 

@@ -152,6 +152,14 @@ TEST_F(ClusterTest, DiscardWhoseCallFailedIsSentAgainAndCutsNobodyOff) {
   EXPECT_EQ(cluster_->Servers()[0].reconnects, 0u);
 }
 
+TEST_F(ClusterTest, DiscardThatIsNotAnsweredIsCancelledAndSentAgain) {
+  ASSERT_EQ(PutOne(*cluster_, 1, 5), PutResult::kAcked);
+  store_.Tell([](FakeStore::Script* script) { script->hold_call = true; });
+  Discard(*cluster_, {{.slot = 1, .version = 5}});
+  EXPECT_TRUE(Eventually([&] { return !store_.Has(1); }));
+  EXPECT_EQ(cluster_->Servers()[0].reconnects, 0u);
+}
+
 // As many as are kept in mind; what is more stays with whoever calls.
 TEST_F(ClusterTest, DiscardsForAServerThatIsAwayAreDoneWhenItIsBack) {
   ASSERT_EQ(PutOne(*cluster_, 0, 1), PutResult::kAcked);

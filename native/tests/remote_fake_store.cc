@@ -4,6 +4,7 @@
 
 #include <chrono>
 #include <cstdlib>
+#include <utility>
 
 namespace farswap::remote {
 
@@ -36,10 +37,18 @@ void FakeStore::Stop() {
   server_.reset();
 }
 
-grpc::Status FakeStore::OpenVolume(grpc::ServerContext*, const v1::OpenVolumeRequest*,
+/// Whether the call is one that is not to be answered: then the caller has given it up.
+bool FakeStore::WasHeld(grpc::ServerContext* context, std::unique_lock<std::mutex>& lock) {
+  if (!std::exchange(script_.hold_call, false)) return false;
+  while (!context->IsCancelled()) changed_.wait_for(lock, std::chrono::milliseconds(5));
+  return true;
+}
+
+grpc::Status FakeStore::OpenVolume(grpc::ServerContext* context, const v1::OpenVolumeRequest*,
                                    v1::OpenVolumeResponse* response) {
-  const std::lock_guard lock(mutex_);
+  std::unique_lock lock(mutex_);
   ++seen_.opens;
+  if (WasHeld(context, lock)) return grpc::Status::CANCELLED;
   if (script_.retired) {
     response->set_status(v1::OPEN_STATUS_FENCED);
     return grpc::Status::OK;
@@ -89,9 +98,10 @@ grpc::Status FakeStore::Fetch(
   return grpc::Status::OK;
 }
 
-grpc::Status FakeStore::Discard(grpc::ServerContext*, const v1::DiscardRequest* request,
+grpc::Status FakeStore::Discard(grpc::ServerContext* context, const v1::DiscardRequest* request,
                                 v1::DiscardResponse* response) {
-  const std::lock_guard lock(mutex_);
+  std::unique_lock lock(mutex_);
+  if (WasHeld(context, lock)) return grpc::Status::CANCELLED;
   if (script_.fail_discards) {
     script_.fail_discards = false;
     return {grpc::StatusCode::UNAVAILABLE, "told to fail"};

@@ -33,6 +33,7 @@ class FakeStore final : private v1::PageStore::Service {
     int unknown_volumes = 0;              // so many requests are answered UNKNOWN_VOLUME
     bool fenced = false;                  // every request is answered FENCED
     bool fail_discards = false;           // the next Discard fails once
+    bool hold_call = false;               // the next OpenVolume or Discard is not answered
     bool fail_open = false;               // the next OpenVolume fails once
     bool retired = false;                 // OpenVolume is refused: there is a successor
     std::uint32_t batch_pages_max = 256;  // what OpenVolume says
@@ -78,6 +79,7 @@ class FakeStore final : private v1::PageStore::Service {
   }
 
  private:
+  bool WasHeld(grpc::ServerContext* context, std::unique_lock<std::mutex>& lock);
   grpc::Status OpenVolume(grpc::ServerContext*, const v1::OpenVolumeRequest*,
                           v1::OpenVolumeResponse*) override;
   grpc::Status Store(

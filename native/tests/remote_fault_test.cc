@@ -189,6 +189,15 @@ TEST_F(FaultTest, SlowNetworkIsNoFault) {
   EXPECT_EQ(cluster_->Servers()[0].reconnects, 0u);
 }
 
+TEST_F(FaultTest, OpenVolumeThatIsNotAnsweredIsGivenUpAndTriedAgain) {
+  store_.Tell([](FakeStore::Script* script) { script->hold_call = true; });
+  ClusterConfig config = TestConfig({store_.address()});
+  config.open_wait = kShort;
+  cluster_ = NewCluster(config);
+  ASSERT_TRUE(Eventually([&] { return cluster_->Servers()[0].last_error.ends_with("no answer"); }));
+  EXPECT_TRUE(Connected(*cluster_));
+}
+
 TEST_F(FaultTest, StopDuringAConnectionAttemptDoesNotWaitForIt) {
   ClusterConfig config = TestConfig({proxy_.address()});
   config.open_wait = 2 * kHangGuard;

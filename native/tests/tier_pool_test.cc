@@ -1,6 +1,7 @@
 // The pool: sizes, sharing, draining of sparse slabs.
 #include <gtest/gtest.h>
 
+#include <algorithm>
 #include <cstring>
 #include <random>
 #include <thread>
@@ -19,6 +20,44 @@ std::unique_ptr<Pool> MakePool(std::uint64_t bytes = kPoolBytes) {
   EXPECT_TRUE(made.ok());
   return std::move(made.value());
 }
+
+// --- Ages
+
+constexpr std::uint32_t kTick = Entry::kTickSeconds;
+constexpr std::uint32_t kLapSeconds = Entry::kTicksMax * kTick;  // of the time that an entry keeps
+
+std::uint32_t AgeOf(std::uint32_t stored_boot_s, std::uint32_t now_boot_s) {
+  Entry entry{};
+  entry.Describe(kPageBytes, stored_boot_s);
+  EXPECT_EQ(entry.object_bytes(), kPageBytes);
+  return entry.AgeSeconds(now_boot_s);
+}
+
+TEST(EntryAge, IsTheTimeSinceItWasStoredToWithinATick) {
+  for (const std::uint32_t stored : {0u, 1u, 1000u, kLapSeconds - 7, 3 * kLapSeconds + 2}) {
+    for (const std::uint32_t age : {0u, 3u, 59u, 3600u, 30u * 86400}) {
+      EXPECT_NEAR(AgeOf(stored, stored + age), age, kTick) << stored;
+    }
+  }
+}
+
+TEST(EntryAge, IsZeroWhenTheTimeWasLookedUpBeforeThePageWasStored) {
+  for (const std::uint32_t stored : {100u, kLapSeconds, kLapSeconds + 30}) {
+    for (std::uint32_t early = 1; early <= 60; ++early) {
+      EXPECT_EQ(AgeOf(stored, stored - early), 0u) << stored << " - " << early;
+    }
+  }
+}
+
+TEST(EntryAge, RightAfterBootIsNeverMoreThanTheUptime) {
+  for (std::uint32_t now = 0; now < 200; ++now) {
+    for (std::uint32_t stored = 0; stored <= std::min(now + 60, 200u); ++stored) {
+      EXPECT_LE(AgeOf(stored, now), now + kTick);
+    }
+  }
+}
+
+// --- Room
 
 TEST(Pool, RefusesASizeThatCannotHoldEveryClass) {
   EXPECT_FALSE(Pool::Create(Pool::kPoolBytesMin - 1).ok());

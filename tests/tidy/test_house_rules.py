@@ -38,6 +38,16 @@ CPP_LAYERS = {
     "store": {"base", "tier", "rpc"},
     "bind": {"base", "tier", "bpf", "nbd", "remote", "store"},
 }
+# What decides goes by a clock that only goes forward. Deadlines of gRPC do not, whose timers wait
+# until a time of the wall clock: the caller waits by its own clock, then cancels.
+WALL_CLOCK = re.compile(
+    r"system_clock|high_resolution_clock|CLOCK_REALTIME|gettimeofday|set_deadline\("
+    r"|\btime\.(time|time_ns|localtime|gmtime|strftime)\(|\bdatetime\b|\bst_[acm]time|TimeStamper"
+)
+WALL_CLOCK_FOR_PEOPLE = {
+    "admin/top.py": "when an interval ended",
+    "common/log.py": "when a line was logged",
+}
 # Written apart, so that this file obeys its own rule.
 UNFINISHED = re.compile(r"\b(" + "|".join(["TO" + "DO", "FIX" + "ME", "XX" + "X"]) + r")\b")
 DEVELOPER_PATH = re.compile(r"""(?<![\w.])/((work|root)/|home/\w)""")
@@ -230,6 +240,19 @@ def test_only_bind_knows_python() -> None:
                 yield f"{place(path)}: includes Python"
 
     complain(knowing())
+
+
+def test_nothing_is_decided_by_the_wall_clock() -> None:
+    def deciding() -> Iterator[str]:
+        for path in PYTHON + CPP:
+            name = str(path.relative_to(ROOT))
+            if name.startswith(("tests/", "native/tests/")) or name in WALL_CLOCK_FOR_PEOPLE:
+                continue
+            for number, line in enumerate(path.read_text().splitlines(), 1):
+                if WALL_CLOCK.search(line):
+                    yield f"{place(path, number)}: {line.strip()}"
+
+    complain(deciding())
 
 
 def test_no_path_of_a_developer_is_committed() -> None:
