@@ -44,14 +44,32 @@ class PagesMetrics(Collector):
         # Of the earlier incarnations of one device there may be several.
         pages: Counter[tuple[str, str, str]] = Counter()
         bytes_: Counter[tuple[str, str, str]] = Counter()
+        silent: dict[tuple[str, str], float] = {}
+        expires: dict[tuple[str, str], float] = {}
         for volume in self._pages.volumes():
             of = (volume.host_id, volume.device, "garbage" if volume.garbage else "live")
             pages[of] += volume.pages
             bytes_[of] += volume.bytes
+            if not volume.garbage:
+                silent[of[:2]] = volume.silent_ms / 1000
+                if volume.expires_in_ms is not None:
+                    expires[of[:2]] = volume.expires_in_ms / 1000
         labels = ["host", "device", "state"]
         yield metrics.gauges(
             "farswap_server_volume_pages", "Pages of a host's device.", labels, pages.items()
         )
         yield metrics.gauges(
             "farswap_server_volume_bytes", "The same in bytes.", labels, bytes_.items()
+        )
+        yield metrics.gauges(
+            "farswap_server_volume_silent_seconds",
+            "Since a live volume's host was heard, while servers ran on the store.",
+            labels[:2],
+            silent.items(),
+        )
+        yield metrics.gauges(
+            "farswap_server_volume_expires_seconds",
+            "Until it is deleted, if its host stays silent. None with volumes.expire_after = off.",
+            labels[:2],
+            expires.items(),
         )

@@ -21,7 +21,9 @@ class Identity {
   const Id& uuid() const { return record_.uuid; }
   /// Of this run.
   const Id& run_id() const { return run_id_; }
+  /// False: pages may be missing, and the volumes are not marked so yet.
   bool intact() const { return intact_; }
+  void NoteMarked() { intact_ = true; }
 
   /// Adds the record of a store that is open in this boot.
   void AddOpen(Rocks* rocks, rocksdb::WriteBatch* batch);

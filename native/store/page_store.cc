@@ -50,6 +50,7 @@ struct PageStore::Impl {
       : config(store_config), clock(store_config.clock) {}
 
   Outcome Load();
+  Outcome MarkOpen();
   void Close();
   void WakeCollector() {
     if (garbage_collector) {
@@ -95,17 +96,22 @@ Outcome PageStore::Impl::Load() {
   }
   identity = std::move(loaded.value());
   volumes = std::make_unique<VolumeTable>(rocks.get(), &clock, config.leases);
-  if (Outcome read = volumes->Load(); !read.ok()) {
-    return read;
-  }
-  // At once and on the disk: the marks of the volumes replace the one of the store.
+  Outcome read = volumes->Load();
+  return read.ok() ? MarkOpen() : read;
+}
+
+// Before the store takes the first page. The marks of the volumes replace the one of the store.
+Outcome PageStore::Impl::MarkOpen() {
   rocksdb::WriteBatch batch;
   if (!identity->intact()) {
     volumes->AddNotIntact(&batch);
   }
   identity->AddOpen(rocks.get(), &batch);
-  const rocksdb::Status status = rocks->WriteSynced(&batch);
-  return status.ok() ? Outcome(Unit{}) : Outcome(Error{status.ToString()});
+  if (const rocksdb::Status status = rocks->WriteSynced(&batch); !status.ok()) {
+    return Error{status.ToString()};
+  }
+  identity->NoteMarked();
+  return Unit{};
 }
 
 void PageStore::Impl::Close() {

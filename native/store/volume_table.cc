@@ -110,6 +110,7 @@ Outcome VolumeTable::AddLoaded(std::uint64_t volume_id, const VolumeRecord& reco
   }
   auto volume = MakeVolume(volume_id, record);
   volume->epoch = device->second.record.epoch;
+  volume->heard_ms = clock_->Now().count();
   if (!record.garbage) {
     device->second.current = volume;
     device->second.saved = record;

@@ -236,6 +236,30 @@ TEST_F(VolumeTest, BadOpensAreRefusedWithTheirReason) {
   EXPECT_TRUE(opened.store->Volumes().size() == 1);
 }
 
+TEST_F(VolumeTest, StoreOfTheFirstFormatIsRefusedAndLeftAsItIs) {
+  const std::string path = directory_.Path("s");
+  { OpenedStore opened(path); }
+  const auto write_format = [&](const std::string& value) {
+    rocksdb::DBOptions options;
+    std::vector<rocksdb::ColumnFamilyHandle*> handles;
+    rocksdb::DB* opened = nullptr;
+    ASSERT_TRUE(rocksdb::DB::Open(options, path, {{"default", {}}, {"volumes", {}}, {"usage", {}}},
+                                  &handles, &opened)
+                    .ok());
+    const std::unique_ptr<rocksdb::DB> db(opened);
+    EXPECT_TRUE(db->Put({}, handles[1], "f", value).ok());
+    for (rocksdb::ColumnFamilyHandle* handle : handles) {
+      db->DestroyColumnFamilyHandle(handle);
+    }
+  };
+  write_format("\x01");
+  for (int i = 0; i < 2; ++i) {
+    const auto refused = PageStore::Open({.path = path, .block_cache_bytes = kMiB});
+    ASSERT_FALSE(refused.ok());
+    EXPECT_NE(refused.error().message.find("format is 1"), std::string::npos);
+  }
+}
+
 TEST_F(VolumeTest, StoresRacingWithASuccessorAreKeptOrRefusedNeverMixed) {
   OpenedStore opened(directory_.Path("s"));
   const auto old = opened.Open('a');
