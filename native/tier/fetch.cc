@@ -29,7 +29,6 @@ void TierImpl::Fetch(PageFetch* fetch) {
   ContinueFetch(fetch);
 }
 
-// Reads the pages of fetch->again_ that are here, and asks for the others.
 void TierImpl::ContinueFetch(PageFetch* fetch) {
   fetch->count = 0;
   for (std::uint64_t left = fetch->again_; left != 0; left &= left - 1) {

@@ -251,6 +251,25 @@ bool Groups::IsWithin(GroupIndex index, GroupIndex ancestor) const {
   return true;
 }
 
+// The pool itself may always hope: its entries are overwritten and trimmed, and settings change.
+bool Groups::MayMakeRoom(GroupIndex group) const {
+  if (group == kRootGroup) return true;
+  for (std::size_t i = 1; i < end(); ++i) {
+    const auto index = static_cast<GroupIndex>(i);
+    const Group& candidate = groups_[index];
+    if (candidate.pages_by_state[static_cast<std::size_t>(SlotState::kClean)] > 0 &&
+        IsWithin(index, group)) {
+      return true;
+    }
+    if (candidate.lru.size() == 0 &&
+        candidate.tree_writing_bytes.load(std::memory_order_relaxed) <= 0) {
+      continue;
+    }
+    if (IsWithin(index, group) && MayWriteBack(index)) return true;
+  }
+  return false;
+}
+
 void Groups::ReportProgress(GroupIndex index, Time now) {
   while (true) {
     Group& group = groups_[index];

@@ -156,6 +156,8 @@ class Groups {
   /// Whether entries of the group may be sent to servers: nobody at or above it says no, or is at
   /// its quota.
   bool MayWriteBack(GroupIndex index) const;
+  /// Whether anything below a group can leave the pool at all.
+  bool MayMakeRoom(GroupIndex index) const;
   bool IsWithin(GroupIndex index, GroupIndex ancestor) const;
   /// Something of the group left the pool by writeback.
   void ReportProgress(GroupIndex index, Time now);

@@ -17,7 +17,7 @@
 #include <algorithm>
 #include <cstring>
 
-#include "tier/tier_impl.h"
+#include "tier/shrinker.h"
 #include "tier/unit.h"
 
 namespace farswap::tier {
@@ -44,7 +44,7 @@ Outcome Shrinker::SetPacking(bool on) {
 // Takes a local entry and its neighbours into the batch, by slot, as many as there is room for. The
 // slot's lock is held.
 void Shrinker::TakeWithNeighbours(Batch* batch, const Request& request, SlotIndex slot) {
-  const std::uint32_t now = tier_->config_.boot_seconds();
+  const std::uint32_t now = config_.boot_seconds();
   const auto age_s = [&](const SlotRecord& record) {
     return pages_.pool().At(record.object.entry)->AgeSeconds(now);
   };

@@ -46,7 +46,6 @@ class PageStore {
 
  private:
   friend class StoreQueue;
-  friend class TierImpl;
   static constexpr std::uint16_t kNotInLine = 0xffff;
 
   std::byte* const memory_;

@@ -116,6 +116,15 @@ void Pages::Change(SlotIndex slot, const SlotRecord& next, LruEnd end) {
 
 // --- Stores and trims ---------------------------------------------------------------------------
 
+// Several stores at once may pass a group's limit by an entry each.
+Pages::Room Pages::TakeRoom(GroupIndex group, std::size_t object_bytes) {
+  if (groups_.any_limited()) {
+    const GroupIndex over = groups_.OverLimit(group, Pool::EntryBytes(object_bytes), 100);
+    if (over != Groups::kNoGroup) return {kNoEntry, over};
+  }
+  return {pool_->Allocate(object_bytes), kRootGroup};
+}
+
 SlotRecord Pages::Fill(EntryRef entry, const Compressed& object, std::uint32_t checksum,
                        std::uint32_t stored_boot_s) {
   std::memcpy(pool_->Bytes(entry), object.bytes.data(), object.bytes.size());

@@ -89,6 +89,12 @@ class Pages {
 
   // --- Stores and trims
 
+  /// An entry, or the group that is full; that is the root group for the pool.
+  struct Room {
+    EntryRef entry;
+    GroupIndex full;
+  };
+  Room TakeRoom(GroupIndex group, std::size_t object_bytes);
   /// Copies an object into an entry that nobody knows yet; the record of a page that is there.
   SlotRecord Fill(EntryRef entry, const Compressed& object, std::uint32_t checksum,
                   std::uint32_t stored_boot_s);

@@ -5,7 +5,6 @@
 
 #include "base/thread.h"
 #include "tier/codec.h"
-#include "tier/tier_impl.h"
 
 namespace farswap::tier {
 namespace {
@@ -21,11 +20,15 @@ Result<std::unique_ptr<LockedMapping>> Shrinker::CreateArenas() {
   return LockedMapping::Create(kBatches * PutBatch::kPagesMax * kPageBytes, "put-arenas");
 }
 
-Shrinker::Shrinker(TierImpl* tier, std::unique_ptr<LockedMapping> arenas)
-    : tier_(tier),
-      pages_(tier->pages_),
-      groups_(tier->pages_.groups()),
-      accept_percent_(tier->config_.accept_threshold_percent),
+Shrinker::Shrinker(const TierConfig& config, RemoteStore* remote, Pages* pages, StaleObjects* stale,
+                   StoreQueue* stores, std::unique_ptr<LockedMapping> arenas)
+    : config_(config),
+      remote_(*remote),
+      pages_(*pages),
+      groups_(pages->groups()),
+      stale_(*stale),
+      stores_(*stores),
+      accept_percent_(config.accept_threshold_percent),
       debts_(Groups::kGroupsMax),
       group_shrinking_(Groups::kGroupsMax),
       arenas_(std::move(arenas)) {
@@ -37,7 +40,8 @@ Shrinker::Shrinker(TierImpl* tier, std::unique_ptr<LockedMapping> arenas)
     batches_[i].arena = arenas_->data() + i * PutBatch::kPagesMax * kPageBytes;
     free_batches_.push_back(&batches_[i]);
   }
-  tier_->stale_.OnFirstMark([this] {
+  stores_.WaitFor(this);
+  stale_.OnFirstMark([this] {
     std::lock_guard lock(mutex_);
     wake_.notify_one();
   });
@@ -86,25 +90,6 @@ void Shrinker::SetRecompression(const std::optional<Compressor>& compressor) {
   recompress_level_.store(compressor ? compressor->level : 0, std::memory_order_relaxed);
 }
 
-// The pool itself may always hope: its entries are overwritten and trimmed, and settings change.
-bool Shrinker::MayMakeRoom(GroupIndex group) const {
-  if (group == kRootGroup) return true;
-  for (std::size_t i = 1; i < groups_.end(); ++i) {
-    const auto index = static_cast<GroupIndex>(i);
-    const Group& candidate = groups_.At(index);
-    if (candidate.pages_by_state[static_cast<std::size_t>(SlotState::kClean)] > 0 &&
-        groups_.IsWithin(index, group)) {
-      return true;
-    }
-    if (candidate.lru.size() == 0 &&
-        candidate.tree_writing_bytes.load(std::memory_order_relaxed) <= 0) {
-      continue;
-    }
-    if (groups_.IsWithin(index, group) && groups_.MayWriteBack(index)) return true;
-  }
-  return false;
-}
-
 void Shrinker::Run() {
   may_recompress_ = PrepareThreadForPages().ok();
   std::unique_lock lock(mutex_);
@@ -112,13 +97,13 @@ void Shrinker::Run() {
     wake_wanted_.store(false);
     lock.unlock();
     const Step step = WorkOnce();
-    if (step != Step::kWorked && tier_->stale_.any()) FlushDiscards();
+    if (step != Step::kWorked && stale_.any()) FlushDiscards();
     lock.lock();
     if (stopping_ || step == Step::kWorked || wake_wanted_.load()) continue;
     if (step == Step::kBlocked) {
       // A finished batch wakes us, and so does a new waiter; a server that came back does not.
       wake_.wait_for(lock, std::max(kBackoffMin, backoff_));
-    } else if (tier_->stale_.any()) {
+    } else if (stale_.any()) {
       wake_.wait_for(lock, kDiscardDelay);
     } else {
       wake_.wait(lock);
@@ -148,12 +133,10 @@ std::uint32_t Shrinker::ReserveSlabs() const {
   return std::max(1u, pages_.pool().slab_limit() / 100);
 }
 
-void Shrinker::ReportProgress(GroupIndex group) {
-  groups_.ReportProgress(group, tier_->config_.now());
-}
+void Shrinker::ReportProgress(GroupIndex group) { groups_.ReportProgress(group, config_.now()); }
 
 Shrinker::Step Shrinker::ShrinkStep() {
-  const bool waiters = tier_->stores_.WantsRoom(kRootGroup);
+  const bool waiters = stores_.WantsRoom(kRootGroup);
   const Pool& pool = pages_.pool();
   const std::uint64_t limit = pool.capacity_bytes();
   const std::uint64_t accept = AcceptBytes(limit);
@@ -193,7 +176,7 @@ bool Shrinker::CompactSlab() {
     if (!pages_.Move(entry)) break;
   }
   pool.EndDrain(drain_);
-  tier_->stores_.RoomMade();
+  stores_.RoomMade();
   return pool.free_slabs() > before;
 }
 
@@ -220,7 +203,7 @@ Shrinker::Step Shrinker::ShrinkGroup(GroupIndex index) {
   // Room for a few pages also where the threshold is the limit.
   const std::uint64_t target = std::min(AcceptBytes(limit), limit - 8 * kPageBytes);
   Request request{.cause = Cause::kGroupLimit, .group = index};
-  const bool begins = bytes > HighBytes(limit) || tier_->stores_.WantsRoom(index);
+  const bool begins = bytes > HighBytes(limit) || stores_.WantsRoom(index);
   group_shrinking_[index] = (group_shrinking_[index] || begins) && bytes > target;
   if (!group_shrinking_[index]) return Step::kNothingToDo;
   request.bytes_max = bytes - target;
@@ -297,18 +280,17 @@ Shrinker::Step Shrinker::SweepStep() {
 
 // What a server does not take now stays marked, in the table where there is room for all of it.
 void Shrinker::FlushDiscards() {
-  StaleObjects& stale = tier_->stale_;
-  stale.BeginRound();
+  stale_.BeginRound();
   SlotIndex from = 0;
-  while (const auto chunk = stale.TakeChunk(from)) {
+  while (const auto chunk = stale_.TakeChunk(from)) {
     from = chunk->first + StaleObjects::kChunkSlots;
-    if (!tier_->remote_->TakesDiscards(chunk->first)) {
-      stale.PutBack(*chunk);
+    if (!remote_.TakesDiscards(chunk->first)) {
+      stale_.PutBack(*chunk);
       continue;
     }
     pages_.TakeStale(*chunk, &discards_);
     if (discards_.empty()) continue;
-    tier_->remote_->Discard(discards_);
+    remote_.Discard(discards_);
     groups_.At(kRootGroup).Count(Counter::discards_sent, discards_.size());
     discards_.clear();
   }

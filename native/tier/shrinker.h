@@ -28,19 +28,21 @@
 #include "base/locked_mapping.h"
 #include "tier/pages.h"
 #include "tier/remote_store.h"
+#include "tier/stale.h"
+#include "tier/store_queue.h"
 #include "tier/tier.h"
 #include "tier/unit.h"
 
 namespace farswap::tier {
 
-class TierImpl;
-
-class Shrinker {
+class Shrinker final : public RoomMaker {
  public:
   /// Memory that every batch's copies fit into, for the constructor.
   static Result<std::unique_ptr<LockedMapping>> CreateArenas();
 
-  Shrinker(TierImpl* tier, std::unique_ptr<LockedMapping> arenas);
+  /// All outlive it.
+  Shrinker(const TierConfig& config, RemoteStore* remote, Pages* pages, StaleObjects* stale,
+           StoreQueue* stores, std::unique_ptr<LockedMapping> arenas);
   ~Shrinker() { Stop(); }
 
   /// Ends the thread, then waits until the RemoteStore has given back every batch. Idempotent.
@@ -48,12 +50,9 @@ class Shrinker {
 
   /// Wakes the thread if the pool, or a cgroup at or above this one, has passed its high mark.
   /// Called after every allocation.
-  void AfterAllocation(GroupIndex group);
+  void AfterAllocation(GroupIndex group) override;
   /// Makes the thread look around: a limit may have changed.
-  void Wake();
-
-  /// Whether anything below a group can leave the pool at all. Without a lock.
-  bool MayMakeRoom(GroupIndex group) const;
+  void Wake() override;
 
   void SetAcceptThreshold(std::uint32_t percent);
   std::uint32_t accept_threshold_percent() const {
@@ -155,9 +154,12 @@ class Shrinker {
   static Counter StartedCounter(Cause cause);
   void EndManual(const char* reason);
 
-  TierImpl* const tier_;
+  const TierConfig& config_;
+  RemoteStore& remote_;
   Pages& pages_;
   Groups& groups_;
+  StaleObjects& stale_;
+  StoreQueue& stores_;
   std::atomic<std::uint32_t> accept_percent_;
   std::atomic<int> recompress_level_{0};  // of zstd; 0: off
   std::atomic<bool> packing_{false};

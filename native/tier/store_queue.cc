@@ -1,10 +1,10 @@
 #include "tier/store_queue.h"
 
 #include <algorithm>
+#include <cstring>
 #include <utility>
 
 #include "base/thread.h"
-#include "tier/tier_impl.h"
 
 namespace farswap::tier {
 namespace {
@@ -14,8 +14,8 @@ constexpr std::chrono::milliseconds kShortageGap{10000};
 
 }  // namespace
 
-StoreQueue::StoreQueue(TierImpl* tier)
-    : tier_(tier), pages_(tier->pages_), lines_(Groups::kGroupsMax) {
+StoreQueue::StoreQueue(const TierConfig& config, Pages* pages, const SlotOwners* owners)
+    : config_(config), pages_(*pages), owners_(*owners), lines_(Groups::kGroupsMax) {
   pages_.TellRoomTo(this);
   static_assert(Groups::kGroupsMax <= kNoLine);
   thread_ = StartThread("fs-stores", [this] { Run(); });
@@ -43,6 +43,7 @@ GroupIndex StoreQueue::LineAbove(GroupIndex group) const {
   return group;
 }
 
+// Whose line a new store has to stand in, though it might find room; kNoLine: in none.
 GroupIndex StoreQueue::LineOf(GroupIndex group, std::size_t object_bytes) {
   const GroupIndex line = LineAbove(group);
   if (line != kRootGroup) return line;
@@ -50,6 +51,37 @@ GroupIndex StoreQueue::LineOf(GroupIndex group, std::size_t object_bytes) {
   return pool_sizes_[SizeOf(object_bytes)] > 0 ? kRootGroup : kNoLine;
 }
 
+Pages::Room StoreQueue::TakeRoom(GroupIndex group, std::size_t object_bytes) {
+  if (AnyWaiting()) {
+    const GroupIndex line = LineOf(group, object_bytes);
+    if (line != kNoLine) return {kNoEntry, line};
+  }
+  return pages_.TakeRoom(group, object_bytes);
+}
+
+IoStatus StoreQueue::Wait(PageStore* store, SlotIndex slot, const Compressed& object,
+                          std::optional<Version> expected, GroupIndex full) {
+  store->slot_ = slot;
+  store->expected_ = expected;
+  store->codec_ = object.codec;
+  store->object_bytes_ = object.bytes.size();
+  store->checksum_ = PageChecksum(slot, object.codec, object.bytes);
+  std::memcpy(store->memory_, object.bytes.data(), object.bytes.size());
+  const auto lock = pages_.Lock(slot);
+  if (expected && pages_.Get(slot).version != *expected) return IoStatus::kChanged;
+  CountWait(owners_.GroupOf(slot), full);
+  store->sequence_ = owners_.SequenceOf(slot);
+  if (Enter(store, full)) return IoStatus::kWaits;
+  if (!expected) Supersede(slot);
+  return Refuse(slot, full, expected.has_value());
+}
+
+void StoreQueue::CountWait(GroupIndex group, GroupIndex full) {
+  pages_.groups().At(group).Count(full == kRootGroup ? Counter::pool_limit_hit
+                                                     : Counter::cgroup_limit_hit);
+}
+
+// False: it is to be refused. The slot's lock is held.
 bool StoreQueue::Enter(PageStore* store, GroupIndex full) {
   const std::lock_guard lock(mutex_);
   BeginToWait(full);
@@ -144,7 +176,7 @@ void StoreQueue::Run() {
       ServeLine(lock, static_cast<GroupIndex>(i));
     }
     if (look_again_.load()) continue;
-    if (std::exchange(shrinker_wanted_, false)) tier_->shrinker_.Wake();
+    if (std::exchange(shrinker_wanted_, false)) room_maker_->Wake();
     if (waiting_.load() > 0) {
       wake_.wait_until(lock, NextDeadline());
     } else if (stopping_) {
@@ -194,16 +226,16 @@ bool StoreQueue::Serve(std::unique_lock<std::mutex>& lock, GroupIndex at, PageSt
   GroupIndex group;
   {
     const auto slot_lock = pages_.Lock(slot);
-    group = tier_->owners_.GroupOf(slot);
-    const std::optional<std::uint32_t> freed_at = tier_->owners_.FreedAt(slot);
+    group = owners_.GroupOf(slot);
+    const std::optional<std::uint32_t> freed_at = owners_.FreedAt(slot);
     lock.lock();
     if (freed_at) TakeOutFreed(slot, *freed_at);
     PageStore** const link = LinkTo(slot, store);
     if (*link == nullptr || store->slot_ != slot || store->line_ != at) return true;
-    const TierImpl::Room room = tier_->TakeRoom(group, store->object_bytes_);
+    const Pages::Room room = pages_.TakeRoom(group, store->object_bytes_);
     if (room.entry == kNoEntry) {
       if (room.full != at) {
-        tier_->CountWait(group, room.full);
+        CountWait(group, room.full);
         BeginToWait(room.full);
       }
       if (MayWait(room.full, store->object_bytes_)) {
@@ -218,16 +250,38 @@ bool StoreQueue::Serve(std::unique_lock<std::mutex>& lock, GroupIndex at, PageSt
     Leave(link);
     if (!store->expected_) TakeOutFrom(link, slot);  // what came before it
     lock.unlock();
-    status = room.entry != kNoEntry ? tier_->StoreWaited(*store, room.entry)
-                                    : tier_->Refuse(slot, room.full, store->expected_.has_value());
+    status = room.entry != kNoEntry ? Keep(*store, room.entry)
+                                    : Refuse(slot, room.full, store->expected_.has_value());
   }
-  if (status == IoStatus::kOk) tier_->shrinker_.AfterAllocation(group);
+  if (status == IoStatus::kOk) room_maker_->AfterAllocation(group);
   store->OnStored(status);
   lock.lock();
   return true;
 }
 
-StoreQueue::Clock::time_point StoreQueue::Now() const { return tier_->config_.now(); }
+// The slot's lock is held.
+IoStatus StoreQueue::Keep(const PageStore& store, EntryRef entry) {
+  if (store.expected_ && pages_.Get(store.slot_).version != *store.expected_) {
+    pages_.Free(entry);
+    return IoStatus::kChanged;
+  }
+  const Compressed object{store.codec_, {store.memory_, store.object_bytes_}};
+  SlotRecord next = pages_.Fill(entry, object, store.checksum_, config_.boot_seconds());
+  owners_.Attribute(store.slot_, &next);
+  pages_.Publish(store.slot_, next);
+  return IoStatus::kOk;
+}
+
+// The old bytes of a whole page are stale now; those around a partial write are not. The slot's
+// lock is held.
+IoStatus StoreQueue::Refuse(SlotIndex slot, GroupIndex full, bool keep_old) {
+  Group& group = pages_.groups().At(owners_.GroupOf(slot));
+  group.Count(full == kRootGroup ? Counter::reject_reclaim_fail : Counter::reject_cgroup_limit);
+  if (!keep_old) pages_.Forget(slot, Counter::lost_failed_store, pages_.Get(slot).sequence);
+  return IoStatus::kNoSpace;
+}
+
+StoreQueue::Clock::time_point StoreQueue::Now() const { return config_.now(); }
 
 // --- Lines, with mutex_ held --------------------------------------------------------------------
 
@@ -246,14 +300,14 @@ void StoreQueue::BeginToWait(GroupIndex at) {
 StoreQueue::Clock::time_point StoreQueue::Deadline(GroupIndex at) const {
   const Clock::time_point last_progress{
       Clock::duration{pages_.groups().At(at).last_progress_ns.load()}};
-  return std::max(lines_[at].full_since, last_progress) + tier_->config_.store_wait;
+  return std::max(lines_[at].full_since, last_progress) + config_.store_wait;
 }
 
 // Where nothing may leave the pool, what could has perhaps just left it, or the limit is gone with
 // its cgroup: there is room, and whoever made it has another look taken.
 bool StoreQueue::MayWait(GroupIndex at, std::size_t object_bytes) const {
   if (stopping_ || Now() >= Deadline(at)) return false;
-  return tier_->shrinker_.MayMakeRoom(at) ||
+  return pages_.groups().MayMakeRoom(at) ||
          pages_.groups().OverLimit(at, Pool::EntryBytes(object_bytes), 100) != at;
 }
 

@@ -41,32 +41,52 @@
 #include <cstddef>
 #include <cstdint>
 #include <mutex>
+#include <optional>
 #include <thread>
 #include <vector>
 
+#include "tier/codec.h"
+#include "tier/owner.h"
 #include "tier/page_device.h"
 #include "tier/pages.h"
+#include "tier/tier.h"
 
 namespace farswap::tier {
 
-class TierImpl;
+/// What makes room for the stores that wait: the shrinker.
+class RoomMaker {
+ public:
+  /// Makes it look around: a store was tried and found no room.
+  virtual void Wake() = 0;
+  /// A store of the group has taken an entry.
+  virtual void AfterAllocation(GroupIndex group) = 0;
+
+ protected:
+  ~RoomMaker() = default;
+};
 
 class StoreQueue final : public RoomListener {
  public:
   static constexpr GroupIndex kNoLine = PageStore::kNotInLine;
 
-  explicit StoreQueue(TierImpl* tier);
+  /// All outlive it.
+  StoreQueue(const TierConfig& config, Pages* pages, const SlotOwners* owners);
   ~StoreQueue() { Stop(); }
+
+  /// Called before any store.
+  void WaitFor(RoomMaker* room_maker) { room_maker_ = room_maker; }
 
   /// Refuses whatever waits and finds no room, and all who come, and ends the thread. Idempotent.
   void Stop();
 
   bool AnyWaiting() const { return waiting_.load() > 0; }
 
-  /// Whose line a new store has to stand in, though it might find room; kNoLine: in none.
-  GroupIndex LineOf(GroupIndex group, std::size_t object_bytes);
-  /// Puts a store into the line of `full`. False: it is to be refused. Its slot's lock is held.
-  bool Enter(PageStore* store, GroupIndex full);
+  /// Takes room for a store, but not before those that wait for the same room.
+  Pages::Room TakeRoom(GroupIndex group, std::size_t object_bytes);
+  /// Puts a store that found no room into the line of `full`. kWaits: it is in line; otherwise its
+  /// outcome.
+  IoStatus Wait(PageStore* store, SlotIndex slot, const Compressed& object,
+                std::optional<Version> expected, GroupIndex full);
   /// The slot has a newer page than any that waits, or none. Its lock is held.
   void Supersede(SlotIndex slot) {
     if (AnyWaiting()) TakeOut(slot);
@@ -113,6 +133,12 @@ class StoreQueue final : public RoomListener {
   using Sizes = std::bitset<kSizes>;
   static constexpr std::size_t kBuckets = 1024;
 
+  GroupIndex LineOf(GroupIndex group, std::size_t object_bytes);
+  bool Enter(PageStore* store, GroupIndex full);
+  IoStatus Keep(const PageStore& store, EntryRef entry);
+  IoStatus Refuse(SlotIndex slot, GroupIndex full, bool keep_old);
+  void CountWait(GroupIndex group, GroupIndex full);
+
   void Run();
   void ServeLine(std::unique_lock<std::mutex>& lock, GroupIndex at);
   PageStore* NextInLine(GroupIndex at, const Sizes& full) const;
@@ -135,8 +161,10 @@ class StoreQueue final : public RoomListener {
   PageStore** LinkTo(SlotIndex slot, const PageStore* store);
   void Leave(PageStore** link);
 
-  TierImpl* const tier_;
+  const TierConfig& config_;
   Pages& pages_;
+  const SlotOwners& owners_;
+  RoomMaker* room_maker_ = nullptr;
   // Stores in all lines: read on every store and by whoever makes room. Sequentially consistent, as
   // each line's, and as the bytes that the limits count: a store announces itself here before its
   // next attempt, and who makes room does so before looking here; so one of them sees the other.

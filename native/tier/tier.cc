@@ -1,7 +1,6 @@
 #include "tier/tier.h"
 
 #include <cassert>
-#include <cstring>
 #include <ctime>
 #include <string>
 #include <utility>
@@ -46,8 +45,8 @@ TierImpl::TierImpl(const TierConfig& config, RemoteStore* remote, std::unique_pt
       stale_(table->slots()),
       pages_(std::move(table), std::move(pool), &stale_),
       owners_(&pages_),
-      stores_(this),
-      shrinker_(this, std::move(arenas)) {}
+      stores_(config_, &pages_, &owners_),
+      shrinker_(config_, remote_, &pages_, &stale_, &stores_, std::move(arenas)) {}
 
 TierImpl::~TierImpl() { StopWriteback(); }
 
@@ -72,95 +71,26 @@ IoStatus TierImpl::TryStore(SlotIndex slot, const std::byte* page, std::optional
   } else {
     const GroupIndex group = GroupHint(slot);
     const Compressed object = CompressPage(page, pages_.groups().CompressorOf(group));
-    const Room room = TakeRoomInTurn(group, object.bytes.size());
+    const Pages::Room room = stores_.TakeRoom(group, object.bytes.size());
     if (room.entry == kNoEntry) {
       if (store == nullptr) return IoStatus::kWaits;
-      return WaitForRoom(slot, object, expected, room.full, store);
+      return stores_.Wait(store, slot, object, expected, room.full);
     }
     const std::uint32_t checksum = PageChecksum(slot, object.codec, object.bytes);
-    next = Fill(room.entry, object, checksum);
+    next = pages_.Fill(room.entry, object, checksum, config_.boot_seconds());
   }
-  GroupIndex stored_in;
   {
     const auto lock = pages_.Lock(slot);
     if (expected && pages_.Get(slot).version != *expected) {
       if (next.InPool()) pages_.Free(next.object.entry);
       return IoStatus::kChanged;
     }
-    stored_in = Publish(slot, next);
+    owners_.Attribute(slot, &next);
+    pages_.Publish(slot, next);
     if (!expected) stores_.Supersede(slot);
   }
-  if (next.InPool()) shrinker_.AfterAllocation(stored_in);
+  if (next.InPool()) shrinker_.AfterAllocation(next.group);
   return IoStatus::kOk;
-}
-
-SlotRecord TierImpl::Fill(EntryRef entry, const Compressed& object, std::uint32_t checksum) {
-  return pages_.Fill(entry, object, checksum, config_.boot_seconds());
-}
-
-GroupIndex TierImpl::Publish(SlotIndex slot, SlotRecord next) {
-  owners_.Attribute(slot, &next);
-  pages_.Publish(slot, next);
-  return next.group;
-}
-
-// Several stores at once may pass a group's limit by an entry each.
-TierImpl::Room TierImpl::TakeRoom(GroupIndex group, std::size_t object_bytes) {
-  if (pages_.groups().any_limited()) {
-    const GroupIndex over = pages_.groups().OverLimit(group, Pool::EntryBytes(object_bytes), 100);
-    if (over != tier::Groups::kNoGroup) return {kNoEntry, over};
-  }
-  return {pages_.pool().Allocate(object_bytes), kRootGroup};
-}
-
-TierImpl::Room TierImpl::TakeRoomInTurn(GroupIndex group, std::size_t object_bytes) {
-  if (stores_.AnyWaiting()) {
-    const GroupIndex line = stores_.LineOf(group, object_bytes);
-    if (line != StoreQueue::kNoLine) return {kNoEntry, line};
-  }
-  return TakeRoom(group, object_bytes);
-}
-
-IoStatus TierImpl::WaitForRoom(SlotIndex slot, const Compressed& object,
-                               std::optional<Version> expected, GroupIndex full, PageStore* store) {
-  store->slot_ = slot;
-  store->expected_ = expected;
-  store->codec_ = object.codec;
-  store->object_bytes_ = object.bytes.size();
-  store->checksum_ = PageChecksum(slot, object.codec, object.bytes);
-  std::memcpy(store->memory_, object.bytes.data(), object.bytes.size());
-  const auto lock = pages_.Lock(slot);
-  if (expected && pages_.Get(slot).version != *expected) return IoStatus::kChanged;
-  CountWait(owners_.GroupOf(slot), full);
-  store->sequence_ = owners_.SequenceOf(slot);
-  if (stores_.Enter(store, full)) return IoStatus::kWaits;
-  if (!expected) stores_.Supersede(slot);
-  return Refuse(slot, full, expected.has_value());
-}
-
-void TierImpl::CountWait(GroupIndex group, GroupIndex full) {
-  pages_.groups().At(group).Count(full == kRootGroup ? Counter::pool_limit_hit
-                                                     : Counter::cgroup_limit_hit);
-}
-
-IoStatus TierImpl::StoreWaited(const PageStore& store, EntryRef entry) {
-  if (store.expected_ && pages_.Get(store.slot_).version != *store.expected_) {
-    pages_.Free(entry);
-    return IoStatus::kChanged;
-  }
-  const Compressed object{store.codec_, {store.memory_, store.object_bytes_}};
-  Publish(store.slot_, Fill(entry, object, store.checksum_));
-  return IoStatus::kOk;
-}
-
-// The old bytes of a whole page are stale now; those around a partial write are not.
-IoStatus TierImpl::Refuse(SlotIndex slot, GroupIndex full, bool keep_old) {
-  Group& group = pages_.groups().At(owners_.GroupOf(slot));
-  group.Count(full == kRootGroup ? Counter::reject_reclaim_fail : Counter::reject_cgroup_limit);
-  if (keep_old) return IoStatus::kNoSpace;
-  const SlotRecord& old = pages_.Get(slot);
-  pages_.Forget(slot, Counter::lost_failed_store, old.sequence);
-  return IoStatus::kNoSpace;
 }
 
 Tier::LoadResult TierImpl::Load(SlotIndex slot, std::byte* out) {

@@ -58,31 +58,15 @@ class TierImpl final : public Tier {
   void ShrinkAhead(CgroupId id, std::uint64_t pages, std::uint32_t older_than_s) override;
   void StopWriteback() override;
 
- private:
-  friend class PageFetch;
-  friend class Shrinker;
-  friend class StoreQueue;
+  // For PageFetch: reads the pages of fetch->again_ that are here, and asks for the others.
+  void ContinueFetch(PageFetch* fetch);
+  void AcceptFetched(PageFetch* fetch, std::size_t index, GetResult result,
+                     const PageObject& object);
 
+ private:
   // The group of the slot's next page; advisory, since the slot's lock is released again.
   GroupIndex GroupHint(SlotIndex slot);
 
-  // An entry, or the group that is full; that is the root group for the pool.
-  struct Room {
-    EntryRef entry;
-    GroupIndex full;
-  };
-  Room TakeRoom(GroupIndex group, std::size_t object_bytes);
-  // Not before those who wait for the same room.
-  Room TakeRoomInTurn(GroupIndex group, std::size_t object_bytes);
-  // kWaits: the store is in line; otherwise its outcome.
-  IoStatus WaitForRoom(SlotIndex slot, const Compressed& object, std::optional<Version> expected,
-                       GroupIndex full, PageStore* store);
-  SlotRecord Fill(EntryRef entry, const Compressed& object, std::uint32_t checksum);
-  // All with the slot's lock held:
-  GroupIndex Publish(SlotIndex slot, SlotRecord next);  // returns the group of the page
-  IoStatus StoreWaited(const PageStore& store, EntryRef entry);
-  IoStatus Refuse(SlotIndex slot, GroupIndex full, bool keep_old);
-  void CountWait(GroupIndex group, GroupIndex full);
   void LimitsChanged();
 
   // Load() that also tells the record of what it read, or of what is to be fetched.
@@ -95,11 +79,7 @@ class TierImpl final : public Tier {
   static Damage Verify(const PageObject& object, std::byte* out);
   static void CountDamage(Damage damage, Group* group);
 
-  // Called by PageFetch.
-  void ContinueFetch(PageFetch* fetch);
   void AskFor(PageFetch* fetch, std::size_t page, const SlotRecord& record);
-  void AcceptFetched(PageFetch* fetch, std::size_t index, GetResult result,
-                     const PageObject& object);
   void SettlePage(PageFetch* fetch, std::size_t page, GetResult result, bool intact, Damage damage);
   void CountWait(const PageFetch& fetch);
 
@@ -139,7 +119,7 @@ class TierImpl final : public Tier {
   std::mutex prefetch_mutex_;  // taken with no other lock held; guards the next two
   std::condition_variable prefetches_done_;
   std::size_t prefetches_ = 0;  // put off or under way
-  StoreQueue stores_;           // its thread uses the shrinker while stores wait
+  StoreQueue stores_;           // its thread wakes the shrinker while stores wait
   Shrinker shrinker_;           // last: its thread uses all of the above
 };
 

@@ -4,13 +4,13 @@
 #include <cstring>
 
 #include "tier/codec.h"
-#include "tier/tier_impl.h"
+#include "tier/shrinker.h"
 
 namespace farswap::tier {
 
 // Sends one batch. kNothingToDo: there is no entry to send.
 Shrinker::Step Shrinker::WriteBatch(const Request& request) {
-  if (!tier_->remote_->Writable()) return Step::kBlocked;
+  if (!remote_.Writable()) return Step::kBlocked;
   Batch* batch;
   {
     std::lock_guard lock(mutex_);
@@ -20,7 +20,7 @@ Shrinker::Step Shrinker::WriteBatch(const Request& request) {
   }
   batch->cause = request.cause;
   Collect(batch, request);
-  if (batch->dropped_bytes > 0) tier_->stores_.RoomMade();
+  if (batch->dropped_bytes > 0) stores_.RoomMade();
   if (batch->count == 0) {
     std::lock_guard lock(mutex_);
     free_batches_.push_back(batch);
@@ -33,7 +33,7 @@ Shrinker::Step Shrinker::WriteBatch(const Request& request) {
     manual_sent_pages_ += batch->count;
   }
   PrepareBatch(batch);
-  tier_->remote_->Put(batch);
+  remote_.Put(batch);
   return Step::kWorked;
 }
 
@@ -143,7 +143,7 @@ Shrinker::Taken Shrinker::Isolate(Batch* batch, const Request& request, SlotInde
   // The group may have gone into its parent, been configured, or come to its quota meanwhile.
   const GroupIndex index = groups_.Resolve(record.group);
   if (!IsSource(index, request)) return Taken::kNoMore;
-  const std::uint32_t age_s = pages_.pool().At(entry)->AgeSeconds(tier_->config_.boot_seconds());
+  const std::uint32_t age_s = pages_.pool().At(entry)->AgeSeconds(config_.boot_seconds());
   if (request.older_than_s > 0 && age_s < request.older_than_s) return Taken::kNoMore;
   if (record.state == SlotState::kClean) {
     // No second chance: who read it has it.
@@ -152,7 +152,7 @@ Shrinker::Taken Shrinker::Isolate(Batch* batch, const Request& request, SlotInde
     return Taken::kYes;
   }
   if (!groups_.MayWriteBack(index)) return Taken::kNoMore;
-  if (record.referenced && tier_->config_.second_chance) {
+  if (record.referenced && config_.second_chance) {
     pages_.Spare(slot, Counter::second_chances);
     if (request.spares_count) ++batch->spared;
     return Taken::kNotThis;
@@ -174,7 +174,7 @@ Shrinker::Taken Shrinker::Isolate(Batch* batch, const Request& request, SlotInde
 void Shrinker::Take(Batch* batch, const Request& request, SlotIndex slot) {
   const std::size_t index = batch->count++;
   batch->entry_bytes +=
-      pages_.BeginWriteback(slot, StartedCounter(request.cause), tier_->config_.boot_seconds(),
+      pages_.BeginWriteback(slot, StartedCounter(request.cause), config_.boot_seconds(),
                             batch->arena + index * kPageBytes, &batch->pages[index]);
 }
 
@@ -217,7 +217,7 @@ void Shrinker::RecompressPage(Batch* batch, std::size_t index) {
 
 // On a thread of the RemoteStore.
 void Shrinker::FinishBatch(Batch* batch) {
-  const Groups::Time now = tier_->config_.now();
+  const Groups::Time now = config_.now();
   std::uint64_t acked = 0;
   std::uint64_t acked_bytes = 0;
   bool failed = false;
@@ -237,7 +237,7 @@ void Shrinker::FinishBatch(Batch* batch) {
     full |= result == PutResult::kServerFull;
   }
   in_flight_bytes_.fetch_sub(batch->entry_bytes);
-  if (acked > 0) tier_->stores_.RoomMade();
+  if (acked > 0) stores_.RoomMade();
 
   std::lock_guard lock(mutex_);
   if (failed) {
