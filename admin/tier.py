@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import contextlib
-import sys
 from typing import TYPE_CHECKING
 
 import click
 from farswap.admin import cgroup, commands, output, pages
+from farswap.common import cli
 from farswap.common.errors import RemoteError
 from farswap.common.units import PAGE_BYTES
 from farswap.v1 import host_admin_pb2 as pb
@@ -234,6 +234,6 @@ def _progress(target: int) -> Iterator[Callable[[pb.WritebackProgress], None]]:
         if tenth > said:
             said = tenth
             done = output.size(report.written_bytes)
-            print(f"writeback: {done} of {output.size(target)}", file=sys.stderr)
+            cli.say(f"writeback: {done} of {output.size(target)}")
 
     yield say

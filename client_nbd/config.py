@@ -14,7 +14,7 @@ from farswap.common import config as common_config
 from farswap.common import config_sections
 from farswap.common.address import HOST_ADMIN, Address
 from farswap.common.compressor import Compressor, Recompressor
-from farswap.common.config import Section
+from farswap.common.config import Section, Within
 from farswap.common.config_sections import KEEPALIVE_DEFAULT, Keepalive
 from farswap.common.errors import ConfigError
 from farswap.common.units import PAGE_BYTES, ByteSize, Milliseconds
@@ -28,8 +28,6 @@ POOL_BYTES_MAX = 64 << 30
 _SLOT_RECORD_BYTES = 16
 # Of the page protocol: host id and device name are 1 to 128 bytes.
 NAME_PATTERN = "^[A-Za-z0-9][A-Za-z0-9._-]{0,127}$"
-# The tier knows when a page was stored in seconds.
-_AGE_MS_MIN = 1000
 
 DEFAULT_CONFIG = Path("/etc/farswap/host.toml")
 MACHINE_ID = Path("/etc/machine-id")
@@ -99,8 +97,8 @@ class NbdSection(Section, frozen=True):
     listen: list[Address]
     allow_remote: bool = False
     connections_max: Annotated[int, msgspec.Meta(ge=1, le=1024)] = 64
-    handshake_timeout: Milliseconds = Milliseconds(10_000)
     keepalive: Keepalive = KEEPALIVE_DEFAULT
+    handshake_timeout: Annotated[Milliseconds, Within("100ms", "1h")] = Milliseconds(10_000)
 
 
 class TierSection(Section, frozen=True):
@@ -112,7 +110,7 @@ class TierSection(Section, frozen=True):
     recompress: Recompressor = Recompressor("zstd:1")
     pack: bool = False
     state: Unavailable | None = None
-    store_wait: Milliseconds = Milliseconds(2_000)
+    store_wait: Annotated[Milliseconds, Within("0ms", "1h")] = Milliseconds(2_000)
 
 
 class ClusterSection(Section, frozen=True):
@@ -121,7 +119,7 @@ class ClusterSection(Section, frozen=True):
     servers: list[Address] = msgspec.field(default_factory=list)
     etcd: Unavailable | None = None
     replicas: Replicas = Replicas(1)
-    fetch_wait: Milliseconds = Milliseconds(60_000)
+    fetch_wait: Annotated[Milliseconds, Within("100ms", "1d")] = Milliseconds(60_000)
 
 
 class CgroupsSection(Section, frozen=True):
@@ -132,10 +130,13 @@ class CgroupsSection(Section, frozen=True):
 
 
 class ShrinkerSection(Section, frozen=True):
-    """[shrinker]: what is written back ahead of need, by pressure and by age (0: not by age)."""
+    """[shrinker]: what is written back ahead of need, by pressure and by age (0: not by age).
+
+    The tier knows in seconds when a page was stored.
+    """
 
     ahead: bool = True
-    older_than: Milliseconds = Milliseconds(0)
+    older_than: Annotated[Milliseconds, Within("1s", "366d", zero="never")] = Milliseconds(0)
 
 
 class AttributionSection(Section, frozen=True):
@@ -229,8 +230,6 @@ def check(config: HostConfig) -> list[tuple[str, str]]:
         for address in config.cluster.servers
         if not address.is_fixed
     ]
-    if 0 < config.shrinker.older_than < _AGE_MS_MIN:
-        problems.append(("shrinker.older_than", f"{config.shrinker.older_than} is less than 1s"))
     services = [
         *(("nbd.listen", address) for address in dict.fromkeys(config.nbd.listen)),
         ("admin.listen", config.admin.listen),

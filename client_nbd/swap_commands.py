@@ -11,7 +11,6 @@ from __future__ import annotations
 import os
 import signal
 import subprocess
-import sys
 import threading
 import time
 from dataclasses import dataclass
@@ -19,6 +18,7 @@ from typing import TYPE_CHECKING
 
 from farswap.client_nbd import device_use, kernel_files
 from farswap.client_nbd.kernel_files import KernelFiles
+from farswap.common import cli
 from farswap.common.errors import FarswapError, NotPossibleError
 from farswap.common.rpc_client import RpcClient
 from farswap.common.units import PAGE_BYTES, format_size
@@ -101,7 +101,7 @@ def detach(address: Address, device: str | None, files: KernelFiles | None = Non
             kernel_files.discard_all(descriptor, status.size_bytes)
         except OSError as error:
             # Its pages then stay in pool and servers until they are overwritten.
-            print(f"{device}: not discarded: {error.strerror}", file=sys.stderr)
+            cli.say(f"{device}: not discarded: {error.strerror}")
     client.call(stub.Detach, pb.DetachRequest(device=device))
     print(f"{device}: detached")
 
@@ -114,7 +114,7 @@ def attribute(address: Address, device: str, *, replace: bool) -> None:
         raise NotPossibleError(f"{device}: {status.problem}")
     print(f"{device}: pages are attributed by {status.source}")
     if status.problem:
-        print(f"{device}: {status.problem}", file=sys.stderr)
+        cli.say(f"{device}: {status.problem}")
 
 
 def _connect(address: Address) -> tuple[RpcClient, host_admin_pb2_grpc.HostAdminStub]:
@@ -166,6 +166,8 @@ def _swapoff(area: SwapArea, files: KernelFiles) -> None:
         while worker.is_alive() and worker.ident is not None:
             signal.pthread_kill(worker.ident, signal.SIGUSR1)
             worker.join(_POLL_S)
+    except OSError:
+        pass  # the terminal is gone, which is no reason to stop
     worker.join()
     if failed:
         raise NotPossibleError(f"swapoff {area.name}: {failed[0].strerror}")
@@ -175,7 +177,7 @@ def _show_swapoff(worker: threading.Thread, area: SwapArea, files: KernelFiles) 
     console = Console(stderr=True)
     total = area.used_bytes
     if not console.is_terminal:
-        print(f"{area.name}: swapoff of {total >> 20} MiB", file=sys.stderr)
+        cli.say(f"{area.name}: swapoff of {total >> 20} MiB")
         worker.join()
         return
     columns = (

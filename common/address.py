@@ -1,7 +1,8 @@
 """Where a service listens: a unix socket or a TCP port, as one type.
 
 Text forms: `unix:/run/farswap/host.sock`, `127.0.0.1:7071`, `tcp:127.0.0.1:10809`,
-`[::1]:7071`. Port 0 asks for any free port; whoever binds then tells the real one.
+`[::1]:7071`, `[fe80::1%eth0]:7071`. Port 0 asks for any free port; whoever binds then tells the
+real one.
 """
 
 from __future__ import annotations
@@ -9,11 +10,16 @@ from __future__ import annotations
 import ipaddress
 import re
 from typing import Self
+from urllib.parse import quote
 
 # sockaddr_un.sun_path without its terminating zero, unix(7).
 UNIX_PATH_BYTES_MAX = 107
 
-_HOST_PORT = re.compile(r"(\[[0-9A-Fa-f:.%]+\]|[A-Za-z0-9._-]+):([0-9]{1,5})")
+# A zone is the name or number of an interface: `[fe80::1%eth0]:7071`.
+_HOST_PORT = re.compile(
+    r"(?:\[(?P<ip>[0-9A-Fa-f:.]+(?:%[^\s/%\[\]]{1,15})?)\]|(?P<name>[A-Za-z0-9._-]+))"
+    r":(?P<port>[0-9]{1,5})"
+)
 
 
 class Address:
@@ -34,19 +40,23 @@ class Address:
         if text.startswith("unix:"):
             return cls._parse_unix(text)
         match = _HOST_PORT.fullmatch(text.removeprefix("tcp:"))
-        if match is None or int(match[2]) > 65535:
+        if match is None or int(match["port"]) > 65535 or not _is_ip(match["ip"]):
             raise ValueError(
                 f'"{text}" is not an address such as unix:/run/farswap/host.sock or 127.0.0.1:7071'
             )
-        return cls(host=match[1].strip("[]"), port=int(match[2]))
+        return cls(host=match["ip"] or match["name"], port=int(match["port"]))
 
     @classmethod
     def _parse_unix(cls, text: str) -> Self:
         path = text.removeprefix("unix:")
         if not path.startswith("/"):
             raise ValueError(f'"{text}" needs an absolute path: unix:/...')
-        if "\0" in path or path.endswith("/"):
+        if path.endswith("/"):
             raise ValueError(f'"{text}" does not name a socket')
+        if "," in path:
+            raise ValueError(f'"{text}" holds a comma, which separates addresses for gRPC')
+        if not path.isprintable():
+            raise ValueError(f"{text!a} has characters that cannot be printed")
         if len(path.encode()) > UNIX_PATH_BYTES_MAX:
             raise ValueError(f'"{text}" is longer than the {UNIX_PATH_BYTES_MAX} bytes of a socket')
         return cls(path=path)
@@ -85,6 +95,13 @@ class Address:
         """`unix:/run/farswap/swap0.sock`, `tcp:127.0.0.1:10809`: how NBD addresses are written."""
         return str(self) if self.is_unix else f"tcp:{self.host_port}"
 
+    @property
+    def grpc_target(self) -> str:
+        """As gRPC wants it, which takes it for a URI: "%", "#", "?" and blanks are escaped."""
+        if self.is_unix:
+            return f"unix:{quote(self.path)}"
+        return self.host_port.replace("%", "%25")
+
     def __str__(self) -> str:
         return f"unix:{self.path}" if self.is_unix else self.host_port
 
@@ -99,6 +116,14 @@ class Address:
 
     def _key(self) -> tuple[str, str, int]:
         return (self.path, self.host, self.port)
+
+
+def _is_ip(text: str | None) -> bool:
+    """Also True of None."""
+    try:
+        return text is None or bool(ipaddress.IPv6Address(text))
+    except ValueError:
+        return False
 
 
 # Where the daemons' admin services are, unless they are told otherwise.

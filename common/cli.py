@@ -85,6 +85,7 @@ def address_option(option: str | None, variable: str, default: Address) -> Addre
 
 def run(program: str, command: click.Command, args: list[str] | None = None) -> NoReturn:
     """Runs a click command to the end of the process, every error a clear line."""
+    startup.use_utf8()
     startup.open_standard_descriptors()
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
@@ -145,8 +146,13 @@ def _end_output(program: str, code: int) -> int:
 
 def say_error(program: str, message: str) -> None:
     """One line on stderr, if that can be written."""
+    say(f"{program}: {message}")
+
+
+def say(line: str) -> None:
+    """To stderr, if that can be written: what is going on does not depend on who reads of it."""
     try:
-        print(f"{program}: {message}", file=sys.stderr)
+        print(line, file=sys.stderr)
     except OSError:
         _give_up(sys.stderr)
 

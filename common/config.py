@@ -14,6 +14,7 @@ own (`load(..., check=...)`), which are only run when every key by itself is goo
 
 from __future__ import annotations
 
+import codecs
 import difflib
 import tomllib
 from collections.abc import Callable, Mapping, Sequence
@@ -24,6 +25,8 @@ from farswap.common.errors import ConfigError
 
 if TYPE_CHECKING:
     from pathlib import Path
+
+    from farswap.common.units import ByteSize, Milliseconds
 
 
 class Section(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -47,6 +50,26 @@ class _Parsed(Protocol):
         """The class method. Raises ValueError with the operator's message."""
 
 
+class Within:
+    """Limits a size or duration: `Annotated[Milliseconds, Within("1s", "1d")]`.
+
+    `zero` says what 0 stands for, where it may be that too.
+    """
+
+    def __init__(self, least: str, most: str, *, zero: str = "") -> None:
+        self._least = least
+        self._most = most
+        self._zero = zero
+
+    def check(self, value: int, kind: type[ByteSize | Milliseconds]) -> None:
+        """Raises ValueError with the operator's message."""
+        least, most = kind.parse(self._least), kind.parse(self._most)
+        if least <= value <= most or (self._zero and value == 0):
+            return
+        or_zero = f", or 0 for {self._zero}" if self._zero else ""
+        raise ValueError(f"{value} is not {self._least} to {self._most}{or_zero}")
+
+
 class _Override(str):
     """A value from --set: text that may be a TOML value or the string itself."""
 
@@ -59,9 +82,13 @@ def load(
 ) -> C:
     """Reads `path` as a `model`. Raises ConfigError with all problems."""
     try:
-        text = path.read_bytes().decode()
+        content = path.read_bytes()
     except OSError as error:
         raise ConfigError([f"{path}: {error.strerror}"]) from error
+    if content.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
+        raise ConfigError([f"{path}: is UTF-16 text; save it as UTF-8"])
+    try:
+        text = content.removeprefix(codecs.BOM_UTF8).decode()
     except UnicodeDecodeError as error:
         raise ConfigError([f"{path}: not UTF-8 text: byte {error.start}"]) from error
     return parse(model, text, path.name, overrides, check)
@@ -176,12 +203,16 @@ def _convert(value: object, wanted: type) -> object:
 
 def _convert_plain(value: object, wanted: type) -> object:
     try:
-        return msgspec.convert(value, wanted, dec_hook=_decode_custom)
+        made: object = msgspec.convert(value, wanted, dec_hook=_decode_custom)
     except msgspec.ValidationError as error:
         if isinstance(error.__cause__, ValueError):
             raise ValueError(str(error.__cause__)) from None  # noqa: TRY004 - as our parsers said
         reason = str(error).replace("`", "").replace(" - at $", " at ")
         raise ValueError(f"{_shown(value)}: {reason[0].lower()}{reason[1:]}") from None
+    for rule in getattr(wanted, "__metadata__", ()):
+        if isinstance(rule, Within):
+            rule.check(cast("int", made), cast("Any", wanted).__origin__)
+    return made
 
 
 def _shown(value: object) -> str:

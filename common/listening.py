@@ -42,10 +42,14 @@ async def listen(address: Address) -> tuple[socket.socket, Address]:
 
 
 async def _listen_tcp(address: Address) -> socket.socket:
-    loop = asyncio.get_running_loop()
     try:
-        found = await loop.getaddrinfo(
-            address.host, address.port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
+        # Not the loop's getaddrinfo(): that of uvloop loses the zone of an IPv6 address.
+        found = await asyncio.to_thread(
+            socket.getaddrinfo,
+            address.host,
+            address.port,
+            type=socket.SOCK_STREAM,
+            flags=socket.AI_PASSIVE,
         )
         family, _, _, _, where = found[0]
         sock = socket.socket(family, socket.SOCK_STREAM | socket.SOCK_CLOEXEC)

@@ -46,7 +46,7 @@ class RpcClient:
         self.timeout_s = timeout_s
         self._program = program
         self.channel = grpc.insecure_channel(
-            f"unix:{address.path}" if address.is_unix else address.host_port,
+            address.grpc_target,
             options=[
                 # An HTTP proxy of the environment is never meant for a daemon's admin address.
                 ("grpc.enable_http_proxy", 0),

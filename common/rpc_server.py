@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any, NoReturn, cast
 import grpc
 import grpc.aio
 from farswap.common import log, text, unix_socket
+from farswap.common.address import Address
 from farswap.common.config_sections import KEEPALIVE_DEFAULT
 from farswap.common.errors import BindError, FarswapError, status_name
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
@@ -26,8 +27,6 @@ from grpc_reflection.v1alpha import reflection
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, Awaitable, Callable
-
-    from farswap.common.address import Address
 
     _Handler = grpc.RpcMethodHandler[Any, Any]
     _Context = grpc.aio.ServicerContext[Any, Any]
@@ -107,12 +106,12 @@ def _bind(server: grpc.aio.Server, listen: Address) -> Address:
     if listen.is_unix:
         with unix_socket.published(Path(listen.path)) as draft:
             try:
-                server.add_insecure_port(f"unix:{draft}")
+                server.add_insecure_port(Address(path=str(draft)).grpc_target)
             except RuntimeError as error:
                 raise BindError(f"{listen}: {error}") from error
         return listen
     try:
-        port = server.add_insecure_port(listen.host_port)
+        port = server.add_insecure_port(listen.grpc_target)
     except RuntimeError as error:
         raise BindError(f"{listen}: {_why_not_bound(listen)}") from error
     return listen.with_port(port)

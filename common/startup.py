@@ -41,6 +41,16 @@ def open_standard_descriptors() -> None:
             setattr(sys, name, open(descriptor, mode, closefd=False))  # noqa: SIM115
 
 
+def use_utf8() -> None:
+    """Starts the program over with UTF-8 for names of files, where the locale has another encoding.
+
+    Paths in configuration files and in gRPC are UTF-8, whatever the locale is.
+    """
+    if sys.getfilesystemencoding() != "utf-8" and not sys.flags.utf8_mode:
+        environment = os.environ | {"PYTHONUTF8": "1"}
+        os.execve(sys.executable, sys.orig_argv, environment)  # noqa: S606 - itself
+
+
 def become_daemon() -> None:
     """For a process that stays. Call it before a thread starts and before gRPC is loaded."""
     _ignore_signals()

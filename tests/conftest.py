@@ -17,15 +17,19 @@ from daemons import Daemon, HostDaemon, MemoryServer, Sections, require_native
 from system.real_swap import missing_requirement
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Sequence
 
 
 class MakeServer(Protocol):
-    def __call__(self, **sections: dict[str, object]) -> MemoryServer: ...
+    def __call__(
+        self, *, by: Sequence[str] = (), **sections: dict[str, object]
+    ) -> MemoryServer: ...
 
 
 class MakeHost(Protocol):
-    def __call__(self, *servers: MemoryServer, **sections: dict[str, object]) -> HostDaemon: ...
+    def __call__(
+        self, *servers: MemoryServer, by: Sequence[str] = (), **sections: dict[str, object]
+    ) -> HostDaemon: ...
 
 
 @pytest.hookimpl(tryfirst=True)
@@ -55,10 +59,13 @@ def daemons() -> Iterator[list[Daemon]]:
 
 @pytest.fixture
 def memory_server(tmp_path: Path, daemons: list[Daemon]) -> MakeServer:
-    """memory_server(store={"capacity": "16MiB"}): a running farswap-server."""
+    """memory_server(store={"capacity": "16MiB"}): a running farswap-server.
+
+    `by` is a program that starts it.
+    """
     require_native()
 
-    def make(**sections: dict[str, object]) -> MemoryServer:
+    def make(*, by: Sequence[str] = (), **sections: dict[str, object]) -> MemoryServer:
         name = f"server{len(daemons)}"
         defaults: Sections = {
             "server": {
@@ -74,6 +81,7 @@ def memory_server(tmp_path: Path, daemons: list[Daemon]) -> MakeServer:
             "admin": {"listen": "127.0.0.1:0"},
         }
         server = MemoryServer(name, tmp_path, _merged(defaults, sections))
+        server.by = by
         daemons.append(server)
         server.start()
         return server
@@ -89,7 +97,9 @@ def host_daemon(tmp_path: Path, short_path: Path, daemons: list[Daemon]) -> Make
     """
     require_native()
 
-    def make(*servers: MemoryServer, **sections: dict[str, object]) -> HostDaemon:
+    def make(
+        *servers: MemoryServer, by: Sequence[str] = (), **sections: dict[str, object]
+    ) -> HostDaemon:
         name = f"host{len(daemons)}"
         defaults: Sections = {
             "device": {"name": "swap0", "size": "64MiB", "host_id": name},
@@ -100,6 +110,7 @@ def host_daemon(tmp_path: Path, short_path: Path, daemons: list[Daemon]) -> Make
             "reclaim": {"protect": False},
         }
         host = HostDaemon(name, tmp_path, _merged(defaults, sections))
+        host.by = by
         daemons.append(host)
         host.start()
         return host

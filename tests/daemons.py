@@ -9,6 +9,7 @@ from __future__ import annotations
 import importlib.util
 import json
 import os
+import re
 import selectors
 import signal
 import subprocess
@@ -67,6 +68,7 @@ class Daemon(ABC):
         self.config_path = directory / f"{name}.toml"
         self.log_path = directory / f"{name}.log"
         self.ready: dict[str, str] = {}
+        self.by: Sequence[str] = ()  # the program that starts it, and farswapctl
         self._module = module
         self._process: subprocess.Popen[bytes] | None = None
 
@@ -91,6 +93,7 @@ class Daemon(ABC):
         assert not self.running
         self.config_path.write_text(toml(self.sections))
         command = [sys.executable, "-m", self._module, "--config", str(self.config_path)]
+        command = [*self.by, *command]
         with self.log_path.open("ab") as log:
             # A session of its own: an interrupt at the terminal is for who started the daemon, who
             # may have swap to take off it first.
@@ -103,7 +106,8 @@ class Daemon(ABC):
             )
         line = self._first_line()
         assert line.startswith("ready "), f"{self.name} did not start: {line!r}\n{self.log()}"
-        self.ready = dict(word.split("=", 1) for word in line.split()[1:])
+        words = re.findall(r'(\w+)=(?:"([^"]*)"|(\S+))', line)
+        self.ready = {key: quoted or plain for key, quoted, plain in words}
         self.keep_addresses()
 
     @abstractmethod
@@ -165,7 +169,7 @@ class Daemon(ABC):
 
     def ctl(self, *args: str) -> subprocess.CompletedProcess[str]:
         """Runs farswapctl on it."""
-        return run_program("farswap.admin.main", self.admin_option, self.admin, *args)
+        return run_program("farswap.admin.main", self.admin_option, self.admin, *args, by=self.by)
 
     def ask(self, *args: str) -> Any:
         """What farswapctl, which must succeed, answers as JSON."""

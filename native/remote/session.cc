@@ -18,6 +18,7 @@
 #include "remote/lane.h"
 #include "remote/store_lane.h"
 #include "rpc/completion_threads.h"
+#include "rpc/target.h"
 
 namespace farswap::remote {
 
@@ -45,7 +46,8 @@ std::shared_ptr<grpc::Channel> NewChannel(const SessionConfig& config) {
   arguments.SetInt(GRPC_ARG_ENABLE_HTTP_PROXY, 0);
   arguments.SetInt(GRPC_ARG_ENABLE_RETRIES, 0);
   arguments.SetInt(GRPC_ARG_SERVICE_CONFIG_DISABLE_RESOLUTION, 1);
-  return grpc::CreateCustomChannel(config.address, grpc::InsecureChannelCredentials(), arguments);
+  return grpc::CreateCustomChannel(rpc::Target(config.address), grpc::InsecureChannelCredentials(),
+                                   arguments);
 }
 
 }  // namespace

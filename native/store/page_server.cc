@@ -7,6 +7,7 @@
 #include <mutex>
 #include <shared_mutex>
 
+#include "rpc/target.h"
 #include "store/page_service.h"
 #include "tier/unit.h"
 
@@ -74,7 +75,8 @@ Result<std::unique_ptr<PageServer>> PageServer::Create(const PageServerConfig& c
   impl->service = std::make_unique<PageService>(impl->store.get());
   grpc::ServerBuilder builder;
   Configure(&builder, config.keepalive);
-  builder.AddListeningPort(config.listen, grpc::InsecureServerCredentials(), &impl->port);
+  builder.AddListeningPort(rpc::Target(config.listen), grpc::InsecureServerCredentials(),
+                           &impl->port);
   impl->service->Register(&builder);
   impl->server = builder.BuildAndStart();
   if (!impl->server || impl->port == 0) {

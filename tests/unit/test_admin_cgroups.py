@@ -34,6 +34,28 @@ class TestCgroups:
         assert [line.split()[0] for line in lines] == ["cgroups", "cgroup", "/", "/build", "#2"]
         assert "16.0 MiB" in lines[2]
 
+    @pytest.mark.parametrize(
+        "environment",
+        [
+            {"PYTHONIOENCODING": "ascii"},
+            {"LC_ALL": "C"},
+            {"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"},
+        ],
+    )
+    @pytest.mark.parametrize("args", [["show", "/caf\xe9"], ["show", "/caf\xe9", "-o", "json"]])
+    def test_any_name_is_shown_in_any_encoding(
+        self, environment: dict[str, str], args: list[str]
+    ) -> None:
+        shown = subprocess.run(
+            [sys.executable, "-m", "farswap.admin.main", "cgroup", *args],
+            env=os.environ | environment,
+            capture_output=True,
+            check=False,
+        )
+        assert (shown.returncode, shown.stderr) == (0, b"")
+        ways = (b"/caf\xc3\xa9", rb"/caf\xe9", rb"/caf\u00e9")
+        assert any(way in shown.stdout for way in ways)
+
     def test_tier_show_has_them_too(self, capfd: pytest.CaptureFixture[str]) -> None:
         _, out, _ = run(capfd, "tier", "show", "--by-cgroup")
         assert "/build" in out

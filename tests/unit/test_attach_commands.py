@@ -11,8 +11,10 @@ import errno
 import os
 import shutil
 import signal
+import sys
 import threading
 from concurrent.futures import Future
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
@@ -29,7 +31,6 @@ from farswap.v1 import host_admin_pb2_grpc
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
-    from pathlib import Path
 
 SIZE = 8 << 20
 DEVICE = "/dev/nbd0"
@@ -241,6 +242,19 @@ def test_a_refused_discard_is_told_and_does_not_keep_the_device(
     machine.detach()
     assert machine.events[-1] == f"detach {DEVICE}"
     assert "not discarded: Operation not supported" in capsys.readouterr().err
+
+
+def test_detach_goes_on_when_stderr_is_gone(
+    machine: Machine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    machine.daemon.attached = DEVICE
+    machine.swap_on(active=True)
+    machine.discard_error = OSError(errno.EOPNOTSUPP, "Operation not supported")
+    with Path("/dev/full").open("w", buffering=1) as full:
+        monkeypatch.setattr(sys, "stderr", full)
+        machine.detach()
+    assert machine.events[0] == f"swapoff {DEVICE}"
+    assert machine.events[-1] == f"detach {DEVICE}"
 
 
 def test_only_the_attached_device_is_detached(machine: Machine) -> None:

@@ -63,6 +63,12 @@ def test_what_the_encoding_does_not_have_is_escaped(environment: dict[str, str])
     assert "\\udcff" in ended.stderr
 
 
+def test_names_are_utf8_whatever_the_locale_is() -> None:
+    code = "import os; print(ascii(sys.argv[1][-3:])); print(os.fsencode('\xe9'))#\xe9'#"
+    ended = run(code, LC_ALL="C", PYTHONUTF8="0", PYTHONCOERCECLOCALE="0")
+    assert ended.stdout.splitlines() == ['"\\xe9\'#"', r"b'\xc3\xa9'"]
+
+
 def test_a_reader_that_is_gone_is_no_traceback() -> None:
     code = "print('x' * 100_000)"
     ended = run(code, "> >(exec >&-; true)")

@@ -140,7 +140,7 @@ def test_an_unreadable_file_is_told_with_the_system_reason(tmp_path: Path) -> No
     path = tmp_path / "host.toml"
     with pytest.raises(ConfigError, match="No such file or directory"):
         load(Config, path)
-    path.write_bytes(b"\xff\xfe")
+    path.write_bytes(b"caf\xe9")
     with pytest.raises(ConfigError, match="not UTF-8 text"):
         load(Config, path)
 
@@ -160,3 +160,17 @@ def test_any_override_is_taken_or_a_config_error(overrides: list[str]) -> None:
     except ConfigError:
         return
     assert 1 <= config.tier.percent <= 100
+
+
+def test_a_byte_order_mark_is_no_part_of_the_text(tmp_path: Path) -> None:
+    path = tmp_path / "host.toml"
+    path.write_bytes(b"\xef\xbb\xbf" + GOOD.encode())
+    assert load(Config, path) == parse(Config, GOOD, "host.toml")
+
+
+@pytest.mark.parametrize("encoding", ["utf-16", "utf-16-be"])
+def test_utf_16_is_named(tmp_path: Path, encoding: str) -> None:
+    path = tmp_path / "host.toml"
+    path.write_bytes(f"\ufeff{GOOD}".encode(encoding))
+    with pytest.raises(ConfigError, match="is UTF-16 text; save it as UTF-8"):
+        load(Config, path)

@@ -87,10 +87,41 @@ def test_other_durations_are_refused(text: str) -> None:
 
 @pytest.mark.parametrize(
     "text",
-    ["unix:/run/farswap/host.sock", "127.0.0.1:7071", "localhost:0", "[::1]:7071", "a-b.c:65535"],
+    [
+        "unix:/run/farswap/host.sock",
+        "unix:/with blank/100%25#?\\x2d/ünï",
+        "127.0.0.1:7071",
+        "localhost:0",
+        "[::1]:7071",
+        "[fe80::1%eth0]:7071",
+        "[fe80::1%br-lan.100]:0",
+        "[fe80::1%7]:1",
+        "a-b.c:65535",
+    ],
 )
 def test_addresses_read_back_as_written(text: str) -> None:
     assert str(Address.parse(text)) == text
+
+
+@pytest.mark.parametrize("path", ["/a\0b", "/a\nb", "/caf\udce9", "/\x1b[2J"])
+def test_a_path_that_no_terminal_shows_is_refused(path: str) -> None:
+    with pytest.raises(ValueError, match=r"cannot be printed") as refused:
+        Address.parse(f"unix:{path}")
+    assert str(refused.value).isprintable()
+
+
+@pytest.mark.parametrize(
+    ("text", "target"),
+    [
+        ("127.0.0.1:7071", "127.0.0.1:7071"),
+        ("[::1]:7071", "[::1]:7071"),
+        ("[fe80::1%eth0]:7071", "[fe80::1%25eth0]:7071"),
+        ("unix:/run/a b#c?d%20e", "unix:/run/a%20b%23c%3Fd%2520e"),
+        ("unix:/ü", "unix:/%C3%BC"),
+    ],
+)
+def test_grpc_gets_addresses_as_uris(text: str, target: str) -> None:
+    assert Address.parse(text).grpc_target == target
 
 
 def test_tcp_is_the_other_form_of_an_nbd_address() -> None:
@@ -110,11 +141,16 @@ def test_tcp_is_the_other_form_of_an_nbd_address() -> None:
         "unix:",
         "unix:relative",
         "unix:/dir/",
+        "unix:/com,ma",
         "unix:/" + "x" * 107,
-        "unix:/a\0b",
         "http://host:80",
         "a b:1",
         "::1:80",
+        "[:::]:80",
+        "[fe80::1%]:80",
+        "[fe80::1%a b]:80",
+        "[fe80::1%a/b]:80",
+        "[127.0.0.1]:80",
     ],
 )
 def test_what_is_no_address_is_refused(text: str) -> None:
@@ -129,6 +165,7 @@ def test_what_is_no_address_is_refused(text: str) -> None:
         ("127.0.0.1:1", True),
         ("127.9.9.9:1", True),
         ("[::1]:1", True),
+        ("[fe80::1%eth0]:1", False),
         ("localhost:1", True),
         ("0.0.0.0:1", False),
         ("[::]:1", False),

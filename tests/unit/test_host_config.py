@@ -92,7 +92,14 @@ def test_the_documented_file_is_good(path: Path, machine_id: Path) -> None:
         ),
         ("nbd.keepalive=2s", "nbd.keepalive: 2s is less than 3s"),
         ("admin.keepalive=2d", "admin.keepalive: 2d is more than 1d"),
-        ("shrinker.older_than=999ms", "shrinker.older_than: 999ms is less than 1s"),
+        (
+            "shrinker.older_than=999ms",
+            "shrinker.older_than: 999ms is not 1s to 366d, or 0 for never",
+        ),
+        ("nbd.handshake_timeout=0s", "nbd.handshake_timeout: 0ms is not 100ms to 1h"),
+        ("nbd.handshake_timeout=2h", "nbd.handshake_timeout: 2h is not 100ms to 1h"),
+        ("cluster.fetch_wait=0s", "cluster.fetch_wait: 0ms is not 100ms to 1d"),
+        ("tier.store_wait=100d", "tier.store_wait: 100d is not 0ms to 1h"),
         (
             "admin.listen=unix:/run/farswap/swap0.sock",
             "admin.listen: unix:/run/farswap/swap0.sock is taken by nbd.listen",

@@ -43,7 +43,7 @@ def written(name: bytes) -> bytes:
 
 def swaps(names: Sequence[bytes]) -> bytes:
     lines = [b"Filename\t\t\t\tType\t\tSize\t\tUsed\t\tPriority"]
-    lines += [written(name).ljust(40) + b"file\t\t4\t\t0\t\t-2" for name in names]
+    lines += [written(name).ljust(39) + b" file\t\t4\t\t0\t\t-2" for name in names]
     return b"".join(line + b"\n" for line in lines)
 
 
