@@ -33,6 +33,29 @@ def drop_vanished(listening: socket.socket, keepalive_ms: int) -> None:
         listening.setsockopt(socket.IPPROTO_TCP, option, value)
 
 
+def drop_vanished_at(port: int, keepalive_ms: int) -> None:
+    """The same for what gRPC listens on in this process, which it does not show.
+
+    gRPC's own pings end such connections too, but its timers stand still for as long as the wall
+    clock has been set back.
+    """
+    for descriptor in Path("/proc/self/fd").iterdir():
+        try:
+            found = socket.socket(fileno=int(descriptor.name))
+        except OSError:
+            continue  # no socket, or closed meanwhile
+        try:
+            if found.family != socket.AF_UNIX and _listens_at(found, port):
+                drop_vanished(found, keepalive_ms)
+        finally:
+            found.detach()
+
+
+def _listens_at(sock: socket.socket, port: int) -> bool:
+    listens = sock.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN)
+    return bool(listens) and sock.getsockname()[1] == port
+
+
 async def listen(address: Address) -> tuple[socket.socket, Address]:
     """A listening, non-blocking socket, and its address with the real port. Raises BindError."""
     if address.is_unix:

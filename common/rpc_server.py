@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any, NoReturn, cast
 
 import grpc
 import grpc.aio
-from farswap.common import log, text, unix_socket
+from farswap.common import listening, log, text, unix_socket
 from farswap.common.address import Address
 from farswap.common.config_sections import KEEPALIVE_DEFAULT
 from farswap.common.errors import BindError, FarswapError, status_name
@@ -61,6 +61,8 @@ class RpcServer:
         self._names = [health.SERVICE_NAME, reflection.SERVICE_NAME]
         health_pb2_grpc.add_HealthServicer_to_server(self._health, self._server)
         self.address = _bind(self._server, listen)
+        if not listen.is_unix:
+            listening.drop_vanished_at(self.address.port, keepalive_ms)
 
     def add(self, service_name: str, register: Callable[[grpc.aio.Server], None]) -> None:
         """Adds a service: its full name and what calls its add_..._to_server()."""

@@ -15,7 +15,7 @@ import os
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from farswap.common import lifecycle, log, metrics
+from farswap.common import lifecycle, listening, log, metrics
 from farswap.common.errors import StartError
 from farswap.common.metrics_http import MetricsServer
 from farswap.common.periodic import Periodic
@@ -91,6 +91,7 @@ async def _start(
     owner_watch = Periodic("owners", OwnerWatch(pages).look, _WATCH_EVERY_S)
     parts.push("owner watch", owner_watch.stop)
     await owner_watch.start()
+    listening.drop_vanished_at(pages.port, config.server.keepalive)
     listen = config.server.listen.with_port(pages.port)
     advertise = config.server.advertise or listen
     if not advertise.port:
