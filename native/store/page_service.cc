@@ -8,7 +8,10 @@
 #include <charconv>
 #include <mutex>
 #include <string>
+#include <thread>
 #include <utility>
+
+#include "base/thread.h"
 
 namespace farswap::store {
 namespace {
@@ -264,37 +267,49 @@ class PageService::ServedCall final : public Call {
   bool finishing_ = false;
 };
 
-// Ticks the store's clock on the thread that reads the sockets.
+// Ticks the store's clock on the thread that reads the sockets. A thread of its own says when,
+// since gRPC's timers wait until a time of the wall clock: set back, it would stop the store's
+// clock.
 class PageService::Ticker final : public Call {
  public:
   explicit Ticker(PageService* service) : service_(service) {
     service_->BeginCall();
-    Arm();
+    thread_ = StartThread("fs-tick", [this] { Run(); });
   }
+  /// After Stop().
+  ~Ticker() override { thread_.join(); }
 
   /// The service is stopping. With its mutex held.
-  void Stop() { alarm_.Cancel(); }
+  void Stop() { changed_.notify_all(); }
 
  private:
-  void Continue(bool /*ok*/) override {
-    service_->store_->Tick();
-    Arm();
-  }
-
-  void Arm() {
+  void Run() {
     {
-      const std::lock_guard lock(service_->mutex_);
-      if (!service_->stopping_) {
+      std::unique_lock lock(service_->mutex_);
+      const auto stopping = [this] { return service_->stopping_; };
+      while (!changed_.wait_for(lock, RunningClock::kTickEvery, stopping)) {
+        if (std::exchange(under_way_, true)) continue;
         const Queue& on = service_->fetches_;
-        const auto wait = gpr_time_from_millis(RunningClock::kTickEvery.count(), GPR_TIMESPAN);
-        return Begin([&] { alarm_.Set(on.queue, wait, on.threads->Tag(this)); });
+        const auto at_once = gpr_inf_past(GPR_CLOCK_MONOTONIC);
+        Begin([&] { alarm_.Set(on.queue, at_once, on.threads->Tag(this)); });
       }
+      changed_.wait(lock, [this] { return !under_way_; });
     }
     service_->EndCall();
   }
 
+  void Continue(bool /*ok*/) override {
+    service_->store_->Tick();
+    const std::lock_guard lock(service_->mutex_);
+    under_way_ = false;
+    changed_.notify_all();
+  }
+
   PageService* const service_;
   grpc::Alarm alarm_;
+  std::condition_variable changed_;  // with the service's mutex
+  bool under_way_ = false;
+  std::thread thread_;  // last: runs on all of the above
 };
 
 PageService::PageService(PageStore* store) : store_(store) {}
