@@ -7,15 +7,18 @@ as they do when an administrator, or NTP after a boot without a clock, sets the 
 from __future__ import annotations
 
 import errno
+import subprocess
 import time
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
+from farswap.v1 import page_store_pb2 as pb
 from fleet import PAGE_BYTES, pages
 from hang_guard import HANG_GUARD_S
 from nbd_client import READ, SIMPLE_REPLY, NbdClient, request
+from page_client import PageClient
 
 if TYPE_CHECKING:
     from conftest import MakeHost, MakeServer
@@ -51,6 +54,17 @@ def wall_clock(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> WallClock:
     if not found:
         pytest.skip("needs libfaketime")
     return WallClock(found[0], tmp_path, monkeypatch)
+
+
+@pytest.fixture
+def set_back(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Once this file exists, gRPC's timers stand still, as after the clock has been set back."""
+    library, file = tmp_path / "set_back_futex.so", tmp_path / "set_back"
+    source = Path(__file__).with_name("set_back_futex.c")
+    subprocess.run(["cc", "-shared", "-fPIC", "-o", library, source, "-ldl"], check=True)
+    monkeypatch.setenv("LD_PRELOAD", str(library))
+    monkeypatch.setenv("SET_BACK", str(file))
+    return file
 
 
 def time_of_logged(host: HostDaemon, event: str) -> datetime:
@@ -137,3 +151,19 @@ def test_a_step_neither_stretches_nor_ends_a_wait(
         _, error, _ = SIMPLE_REPLY.unpack(client.receive(SIMPLE_REPLY.size))
         assert error == errno.EIO
         assert time.monotonic() - began_s >= FETCH_WAIT_S
+
+
+def test_a_lease_ends_in_time_though_grpcs_timers_stand_still(
+    set_back: Path, memory_server: MakeServer
+) -> None:
+    server = memory_server(server={"owner_lease": "1s"})
+    with (
+        PageClient(server.pages) as gone,
+        PageClient(server.pages, incarnation=b"j" * 16) as successor,
+    ):
+        gone.open()
+        set_back.touch()
+        deadline = time.monotonic() + HANG_GUARD_S
+        while successor.open().status == pb.OPEN_STATUS_ALREADY_OPEN:
+            assert time.monotonic() < deadline, "the lease of a silent owner does not end"
+            time.sleep(0.05)
