@@ -7,14 +7,6 @@
 namespace farswap::tier {
 namespace {
 
-constexpr std::uint64_t kBucketUsed = std::uint64_t{1} << 16;
-
-constexpr std::uint64_t PackBucket(CgroupId id, GroupIndex index) {
-  return std::uint64_t{id} << 32 | kBucketUsed | index;
-}
-constexpr CgroupId BucketId(std::uint64_t bucket) { return static_cast<CgroupId>(bucket >> 32); }
-constexpr GroupIndex BucketIndex(std::uint64_t bucket) { return static_cast<GroupIndex>(bucket); }
-
 constexpr std::uint32_t PackCompressor(const Compressor& compressor) {
   return static_cast<std::uint32_t>(compressor.codec) << 24 |
          static_cast<std::uint32_t>(compressor.level);
@@ -86,11 +78,8 @@ PageCounts Group::Pages() const {
           pages(SlotState::kRemote),     raw_pages.load(std::memory_order_relaxed)};
 }
 
-Groups::Groups(Pool* pool)
-    : pool_(pool),
-      groups_(new Group[kGroupsMax]),
-      buckets_(new std::atomic<std::uint64_t>[kBuckets]()) {
-  static_assert(kGroupsMax + kAliasesMax < kBuckets / 2 && kGroupsMax < kNoGroup);
+Groups::Groups(Pool* pool) : pool_(pool), groups_(new Group[kGroupsMax]) {
+  static_assert(kGroupsMax + kAliasesMax < CgroupMap::kIdsMax && kGroupsMax < kNoGroup);
   for (std::size_t i = 0; i < kGroupsMax; ++i) {
     groups_[i].lru.Init(pool_);
     groups_[i].forward = static_cast<GroupIndex>(i);
@@ -105,53 +94,9 @@ Groups::Groups(Pool* pool)
   Refresh();
 }
 
-std::size_t Groups::BucketOf(CgroupId id) const {
-  return id * std::uint64_t{0x9e3779b97f4a7c15} >> 50;
-}
-
-GroupIndex Groups::Lookup(CgroupId id) const {
-  for (std::size_t i = BucketOf(id);; i = (i + 1) % kBuckets) {
-    const std::uint64_t bucket = buckets_[i].load(std::memory_order_acquire);
-    if (bucket == 0) return kNoGroup;
-    if (BucketId(bucket) == id) return BucketIndex(bucket);
-  }
-}
-
 GroupIndex Groups::IndexOf(CgroupId id) const {
   const GroupIndex index = Lookup(id);
   return index != kNoGroup && groups_[index].id == id ? index : kNoGroup;
-}
-
-void Groups::SetBucket(CgroupId id, GroupIndex index) {
-  std::size_t i = BucketOf(id);
-  while (true) {
-    const std::uint64_t bucket = buckets_[i].load(std::memory_order_relaxed);
-    if (bucket == 0 || BucketId(bucket) == id) break;
-    i = (i + 1) % kBuckets;
-  }
-  buckets_[i].store(PackBucket(id, index), std::memory_order_release);
-}
-
-// Moves what the gap would hide from a search into it. A reader that passes meanwhile may miss an
-// id that is there, and looks again under the mutex.
-void Groups::EraseBucket(CgroupId id) {
-  std::size_t gap = BucketOf(id);
-  while (true) {
-    const std::uint64_t bucket = buckets_[gap].load(std::memory_order_relaxed);
-    if (bucket == 0) return;
-    if (BucketId(bucket) == id) break;
-    gap = (gap + 1) % kBuckets;
-  }
-  for (std::size_t next = (gap + 1) % kBuckets;; next = (next + 1) % kBuckets) {
-    const std::uint64_t bucket = buckets_[next].load(std::memory_order_relaxed);
-    if (bucket == 0) break;
-    const std::size_t home = BucketOf(BucketId(bucket));
-    const bool stays = (next + kBuckets - home) % kBuckets < (next + kBuckets - gap) % kBuckets;
-    if (stays) continue;
-    buckets_[gap].store(bucket, std::memory_order_release);
-    gap = next;
-  }
-  buckets_[gap].store(0, std::memory_order_release);
 }
 
 GroupIndex Groups::Add(CgroupId id) {
@@ -182,7 +127,7 @@ GroupIndex Groups::AddLocked(CgroupId id) {
   group.progress.fetch_add(1);
   group.forward.store(index, std::memory_order_release);
   if (index >= end()) end_.store(std::size_t{index} + 1, std::memory_order_release);
-  SetBucket(id, index);
+  by_id_.Set(id, index);
   return index;
 }
 
@@ -292,7 +237,7 @@ bool Groups::Place(CgroupId id, CgroupId parent) {
     if (groups_[kRootGroup].id != kUnknownCgroup) return groups_[kRootGroup].id == id;
     RemoveLocked(id);  // of pages that came before
     groups_[kRootGroup].id = id;
-    SetBucket(id, kRootGroup);
+    by_id_.Set(id, kRootGroup);
     return true;
   }
   GroupIndex above = kRootGroup;
@@ -367,16 +312,12 @@ void Groups::Refresh() {
 // Lets an id that led to a group lead to where its pages go, and with it those of cgroups that
 // were gone before.
 void Groups::Alias(CgroupId id, GroupIndex from, GroupIndex to) {
-  for (std::size_t i = 0; i < kBuckets; ++i) {
-    const std::uint64_t bucket = buckets_[i].load(std::memory_order_relaxed);
-    if (bucket == 0 || BucketIndex(bucket) != from) continue;
-    buckets_[i].store(PackBucket(BucketId(bucket), to), std::memory_order_release);
-  }
+  by_id_.Redirect(from, to);
   CgroupId& oldest = aliases_[next_alias_];
   next_alias_ = (next_alias_ + 1) % kAliasesMax;
   if (oldest != kUnknownCgroup && oldest != id) {
     const GroupIndex index = Lookup(oldest);
-    if (index != kNoGroup && groups_[index].id != oldest) EraseBucket(oldest);
+    if (index != kNoGroup && groups_[index].id != oldest) by_id_.Erase(oldest);
   }
   oldest = id;
 }

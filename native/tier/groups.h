@@ -22,6 +22,7 @@
 #include <mutex>
 #include <vector>
 
+#include "tier/cgroup_map.h"
 #include "tier/lru.h"
 #include "tier/pool.h"
 #include "tier/slot_table.h"
@@ -104,7 +105,7 @@ struct Group {
 class Groups {
  public:
   static constexpr std::size_t kGroupsMax = 4096;
-  static constexpr GroupIndex kNoGroup = 0xffff;
+  static constexpr GroupIndex kNoGroup = CgroupMap::kNone;
   using Time = std::chrono::steady_clock::time_point;
 
   explicit Groups(Pool* pool);
@@ -172,7 +173,7 @@ class Groups {
   /// True: a sweep is to be done.
   bool Remove(CgroupId id);
   /// Without making it; kNoGroup. That of another, if the cgroup is gone.
-  GroupIndex Lookup(CgroupId id) const;
+  GroupIndex Lookup(CgroupId id) const { return by_id_.Find(id); }
   /// The cgroup's own; kNoGroup.
   GroupIndex IndexOf(CgroupId id) const;
 
@@ -193,9 +194,6 @@ class Groups {
   void SweptUp(const std::vector<GroupIndex>& swept);
 
  private:
-  // Open addressing from cgroup id to index: id:32 | used:1 | index:16. Read without a lock; a
-  // reader that misses looks again under the mutex.
-  static constexpr std::size_t kBuckets = 16384;
   // Cgroups that are gone, and lead to where their pages went: a page may still be charged to one
   // when the kernel swaps it out.
   static constexpr std::size_t kAliasesMax = 1024;
@@ -203,9 +201,6 @@ class Groups {
   GroupIndex Add(CgroupId id);
   GroupIndex AddLocked(CgroupId id);
   bool RemoveLocked(CgroupId id);
-  std::size_t BucketOf(CgroupId id) const;
-  void SetBucket(CgroupId id, GroupIndex index);
-  void EraseBucket(CgroupId id);
   void Alias(CgroupId id, GroupIndex from, GroupIndex to);
   void Refresh();
   std::size_t InUse() const { return kGroupsMax - free_.size() - leaving_.size(); }
@@ -213,7 +208,7 @@ class Groups {
 
   Pool* const pool_;
   const std::unique_ptr<Group[]> groups_;
-  const std::unique_ptr<std::atomic<std::uint64_t>[]> buckets_;
+  CgroupMap by_id_;  // changed under mutex_
   std::atomic<std::size_t> end_{1};
   std::atomic<std::size_t> limited_{0};
 
