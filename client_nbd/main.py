@@ -130,7 +130,8 @@ def detach(
 ) -> None:
     """Swapoff, forget the device's pages, and unbind it.
 
-    Ctrl-C during swapoff stops it; the device then stays in use.
+    Ctrl-C during swapoff stops it; the device then stays in use. Refused while another device, a
+    file system or a program holds the device: the error names it.
 
     \b
     Examples:
