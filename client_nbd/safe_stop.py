@@ -116,7 +116,8 @@ class SafeStop:
         going = asyncio.create_task(asyncio.to_thread(self._why_not))
         while not (await asyncio.wait([going], timeout=_REPORT_S))[0]:
             _quietly(self._report)
-        return going.result()
+        # An exception of the task itself: no thread could be started for it.
+        return going.exception() or going.result()
 
     def _report(self) -> None:
         lifecycle.sd_notify(f"EXTEND_TIMEOUT_USEC={_EXTENSION_US}\nSTATUS={self._doing}")

@@ -140,6 +140,24 @@ async def test_whatever_is_raised_at_whatever_step_the_daemon_serves_until_swap_
     assert expected | {"close", "available_bytes", "info", "connections"} <= {*steps.names}
 
 
+async def test_without_a_thread_for_the_look_the_daemon_serves_on(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = Run(tmp_path, Steps(lambda: None, -1), monkeypatch)
+    refusals = [RuntimeError("can't start new thread")] * 3
+    to_thread = asyncio.to_thread
+
+    async def short_of_threads(act: Callable[[], Any]) -> Any:
+        if refusals:
+            raise refusals.pop()
+        return await to_thread(act)
+
+    monkeypatch.setattr(asyncio, "to_thread", short_of_threads)
+    run.signals.put_nowait("SIGTERM")
+    await asyncio.wait_for(run.wait(), HANG_GUARD_S)
+    assert not refusals
+
+
 async def test_a_step_that_blocks_keeps_the_daemon_serving_whatever_signals_come(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
