@@ -2,36 +2,25 @@
 
 from __future__ import annotations
 
-import contextlib
 import os
 import signal
 import stat
-import time
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
-from daemons import HostDaemon, require_native, run_program
-from hang_guard import HANG_GUARD_S
-from system.real_swap import MemoryCgroup, PageVerifier, SwapOnLoop, run, swap_areas
+from daemons import HostDaemon, require_native
+from system.real_swap import run, swap_areas
+from system.swapped_out import MIB, swapped_out, until
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Iterator
 
-MIB = 1 << 20
-SWAPPED_OUT_MIB = 50
 pytestmark = [
     pytest.mark.root,
     pytest.mark.kernel,
     pytest.mark.timeout(300),
 ]
-
-
-def until(what: Callable[[], object]) -> None:
-    deadline = time.monotonic() + HANG_GUARD_S
-    while not what():
-        assert time.monotonic() < deadline
-        time.sleep(0.02)
 
 
 @pytest.fixture
@@ -54,29 +43,6 @@ def host(tmp_path: Path, short_path: Path, monkeypatch: pytest.MonkeyPatch) -> I
     made.start()
     yield made
     made.clean_up()
-
-
-@contextlib.contextmanager
-def swapped_out(host: HostDaemon, directory: Path, *, stacked: bool = False) -> Iterator[None]:
-    """While 50 MiB of a program are swapped out to the daemon; then its memory must be whole."""
-
-    def attribute(device: str) -> None:
-        words = ["attribute", "--device", device, "--host", host.admin]
-        done = run_program("farswap.client_nbd.main", *words)
-        assert done.returncode == 0, done.stderr
-
-    verifier = PageVerifier.build(directory)
-    with (
-        SwapOnLoop(host.nbd_uri, stacked=stacked, before_swapon=attribute),
-        MemoryCgroup(32 * MIB) as cgroup,
-    ):
-        program = verifier.start(mib=96, cgroup=cgroup.path, passes=1, pause=directory)
-        until((directory / "1").exists)
-        assert int(host.ask("status")["device"]["swap_used_bytes"]) >= SWAPPED_OUT_MIB * MIB
-        cgroup.lift_limit()
-        yield
-        (directory / "1.go").touch()
-        assert verifier.result(program, HANG_GUARD_S).wrong_pages == 0
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,50 @@
+"""A program of which 50 MiB are swapped out to a host daemon, whatever is then done to that."""
+
+from __future__ import annotations
+
+import contextlib
+import time
+from typing import TYPE_CHECKING
+
+from daemons import run_program
+from hang_guard import HANG_GUARD_S
+from system.real_swap import MemoryCgroup, PageVerifier, SwapOnLoop
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+    from pathlib import Path
+
+    from daemons import HostDaemon
+
+MIB = 1 << 20
+SWAPPED_OUT_MIB = 50
+
+
+def until(what: Callable[[], object]) -> None:
+    deadline = time.monotonic() + HANG_GUARD_S
+    while not what():
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
+
+
+@contextlib.contextmanager
+def swapped_out(host: HostDaemon, directory: Path, *, stacked: bool = False) -> Iterator[None]:
+    """While 50 MiB of a program are swapped out to the daemon; then its memory must be whole."""
+
+    def attribute(device: str) -> None:
+        words = ["attribute", "--device", device, "--host", host.admin]
+        done = run_program("farswap.client_nbd.main", *words)
+        assert done.returncode == 0, done.stderr
+
+    verifier = PageVerifier.build(directory)
+    with (
+        SwapOnLoop(host.nbd_uri, stacked=stacked, before_swapon=attribute),
+        MemoryCgroup(32 * MIB) as cgroup,
+    ):
+        program = verifier.start(mib=96, cgroup=cgroup.path, passes=1, pause=directory)
+        until((directory / "1").exists)
+        assert int(host.ask("status")["device"]["swap_used_bytes"]) >= SWAPPED_OUT_MIB * MIB
+        cgroup.lift_limit()
+        yield
+        (directory / "1.go").touch()
+        assert verifier.result(program, HANG_GUARD_S).wrong_pages == 0
