@@ -158,7 +158,7 @@ class Groups {
   /// its quota.
   bool MayWriteBack(GroupIndex index) const;
   /// Whether anything below a group can leave the pool at all.
-  bool MayMakeRoom(GroupIndex index) const;
+  bool MayMakeRoom(GroupIndex group) const;
   bool IsWithin(GroupIndex index, GroupIndex ancestor) const;
   /// Something of the group left the pool by writeback.
   void ReportProgress(GroupIndex index, Time now);
