@@ -177,7 +177,7 @@ bench: setup programs ## measure against peers in the same run
 	PYTHONPATH=tests $(PY) -m bench
 
 .PHONY: soak
-soak: setup loadgen ## 10 million verified page operations with the memory server killed ten times
+soak: setup loadgen ## 10 million verified page operations with the memory server killed ten times, then full disks
 	PYTHONPATH=tests $(PY) -m soak
 
 ##@ Cleaning

@@ -81,6 +81,7 @@ def _rows(status: pb.ServerStatus) -> list[output.Row]:
         f"({output.share(status.used_bytes, status.capacity_bytes)})"
     )
     stopped = status.writes_stopped
+    problem = status.disk_problem
     return [
         ("listens", status.listen),
         ("advertises", status.advertise),
@@ -89,6 +90,12 @@ def _rows(status: pb.ServerStatus) -> list[output.Row]:
         ("state", output.enum_name(status, "state").replace("_", " ")),
         ("used", used),
         ("on disk", output.size(status.disk_bytes)),
+        (
+            "disk",
+            output.bad(f"takes no pages: {problem}")
+            if problem
+            else output.good(f"{output.size(status.disk_free_bytes)} free"),
+        ),
         ("pages", str(status.pages)),
         ("garbage", output.size(status.garbage_bytes)),
         (

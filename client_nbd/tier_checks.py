@@ -64,7 +64,13 @@ _FAILURES: tuple[tuple[str, Level, str, str], ...] = (
         "writeback_failed_rejected",
         "warning",
         "pages were sent to a memory server that could not keep them; they stayed in the pool",
-        "look at stores_io_error in `farswapctl server show` of each: its disk is full, or failing",
+        "look at stores_io_error in `farswapctl server show` of each: its disk is failing",
+    ),
+    (
+        "writeback_failed_full",
+        "warning",
+        "pages were refused by memory servers that are full; they stayed in the pool",
+        "look at `used` and `disk` in `farswapctl server show` of each",
     ),
     (
         "reject_reclaim_fail",

@@ -24,7 +24,18 @@ if TYPE_CHECKING:
 SERVICE_NAME = pb.DESCRIPTOR.services_by_name["ServerAdmin"].full_name
 
 # Values of the store's stats() that are fields of ServerStatus; the others are its counters.
-_GAUGES = ("capacity_bytes", "used_bytes", "disk_bytes", "pages", "garbage_bytes")
+_GAUGES = (
+    "capacity_bytes",
+    "used_bytes",
+    "disk_bytes",
+    "disk_free_bytes",
+    "disk_reserve_bytes",
+    "ballast_bytes",
+    "pages",
+    "garbage_bytes",
+)
+# Gauges that only /metrics has: `disk_problem` and the ballast say the same.
+_ONLY_METRICS = ("ballast_bytes_max", "disk_full")
 
 
 class ServerAdminService(server_admin_pb2_grpc.ServerAdminServicer):
@@ -55,6 +66,8 @@ class ServerAdminService(server_admin_pb2_grpc.ServerAdminServicer):
         stats = self._pages.stats()
         gauges = {name: stats.pop(name) for name in _GAUGES}
         writes_stopped = bool(stats.pop("writes_stopped"))
+        for name in _ONLY_METRICS:
+            del stats[name]
         return pb.ServerStatus(
             info=self._identity.server_info(),
             listen=str(self._listen),
@@ -67,6 +80,7 @@ class ServerAdminService(server_admin_pb2_grpc.ServerAdminServicer):
             run_id=self._pages.run_id.hex(),
             state=page_store_pb2.ServerState.Name(self._pages.state),
             owner_lease_ms=self._config.server.owner_lease,
+            disk_problem=self._pages.disk_problem(),
             **gauges,
         )
 

@@ -121,6 +121,9 @@ void BindPageServer(nb::module_& m) {
            "last time.")
       .def("stats", &Stats, nb::sig("def stats(self) -> dict[str, int]"),
            "Gauges and counters, by name.")
+      .def("disk_problem", &store::PageServer::DiskProblem,
+           nb::call_guard<nb::gil_scoped_release>(),
+           "Why the store's disk takes no pages; empty if it does.")
       .def("volumes", &store::PageServer::Volumes, nb::call_guard<nb::gil_scoped_release>())
       .def(
           "stop",

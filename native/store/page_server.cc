@@ -116,6 +116,11 @@ std::vector<OwnerEvent> PageServer::WatchOwners() {
   return impl_->store->TakeOwnerEvents();
 }
 
+std::string PageServer::DiskProblem() const {
+  std::shared_lock lock(impl_->mutex);
+  return impl_->store ? impl_->store->disk_problem() : "";
+}
+
 void PageServer::Stop(std::chrono::milliseconds grace) {
   std::lock_guard lock(impl_->mutex);
   if (!impl_->store) {

@@ -40,6 +40,8 @@ class PageServer {
   /// Ends volumes whose hosts are silent for too long; returns what befell owners since the last
   /// time. Call it every few seconds.
   std::vector<OwnerEvent> WatchOwners();
+  /// See PageStore; empty after Stop().
+  std::string DiskProblem() const;
   /// Ends all streams, those with a request under way after `grace` at the latest, then flushes and
   /// closes the store. Idempotent.
   void Stop(std::chrono::milliseconds grace);

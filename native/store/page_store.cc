@@ -3,18 +3,25 @@
 #include <algorithm>
 #include <array>
 #include <filesystem>
+#include <mutex>
 #include <optional>
+#include <shared_mutex>
 #include <system_error>
 
+#include "store/disk_guard.h"
 #include "store/garbage_collector.h"
 #include "store/identity.h"
 #include "store/lookup.h"
 #include "store/rocks.h"
+#include "store/room.h"
 #include "store/store_batch.h"
 #include "store/volume_table.h"
 
 namespace farswap::store {
 namespace {
+
+// RocksDB slows stores down from 20 files on, and stops them at 36.
+constexpr std::uint64_t kLevel0FilesMax = 12;
 
 bool IsName(const std::string& name) { return !name.empty() && name.size() <= kNameBytesMax; }
 
@@ -40,52 +47,89 @@ std::uint64_t Property(rocksdb::DB* db, rocksdb::ColumnFamilyHandle* family,
 }  // namespace
 
 struct PageStore::Impl {
+  explicit Impl(const PageStoreConfig& store_config)
+      : config(store_config),
+        files(config.files ? config.files : rocksdb::FileSystem::Default()),
+        clock(config.clock),
+        room(config.path, config.capacity_bytes) {}
+
+  Outcome Load();
+  Outcome LoadVolumes();
+  Outcome MarkOpen(VolumeTable* table);
+  void Close();
+
+  RocksConfig rocks_config() { return {config.path, config.block_cache_bytes, &room, files}; }
+  Room::CompactionNeeds CompactionNeeds();
+  std::string WriteError();
+  bool AcceptsPages() const;  // under `exchange`
+  void Repair();
+  bool OpenForReading();
+  void OpenForWriting();
+
+  void CollectGarbage();
+  void WakeCollector() {
+    if (garbage_collector) {
+      garbage_collector->Wake();
+    }
+  }
+
+  StreamStatus StorePages(std::uint64_t volume_id, std::uint64_t epoch,
+                          std::span<const PageRecord> pages, std::span<PageStatus> results);
   StreamStatus DiscardSome(Volume* volume, std::uint64_t epoch, std::span<const DiscardItem> items,
                            std::uint64_t* discarded, rocksdb::Status* status);
   void CountStored(std::span<const PageRecord> pages, std::span<const PageStatus> results);
   void CountRefused(StreamStatus status);
   VolumeInfo InfoOf(const Volume& volume) const;
 
-  explicit Impl(const PageStoreConfig& store_config)
-      : config(store_config), clock(store_config.clock) {}
-
-  Outcome Load();
-  Outcome MarkOpen();
-  void Close();
-  void WakeCollector() {
-    if (garbage_collector) {
-      garbage_collector->Wake();
-    }
-  }
   const PageStoreConfig config;
+  const std::shared_ptr<rocksdb::FileSystem> files;
   RunningClock clock;
   Counters counters;
+  Room room;
+  // Held by every call, and alone while what is open for reading is exchanged for what is open for
+  // writing. The first lock of all.
+  std::shared_mutex exchange;
   std::unique_ptr<Rocks> rocks;  // outlives what follows
   std::optional<Identity> identity;
   std::unique_ptr<VolumeTable> volumes;
-  std::optional<GarbageCollector> garbage_collector;
+  std::optional<GarbageCollector> garbage_collector;  // none while the store is open for reading
+  std::optional<DiskGuard> disk_guard;
 };
 
 PageStore::PageStore(std::unique_ptr<Impl> impl) : impl_(std::move(impl)) {}
 
 PageStore::~PageStore() {
+  impl_->disk_guard.reset();
   impl_->garbage_collector.reset();
   impl_->Close();
 }
 
 Result<std::unique_ptr<PageStore>> PageStore::Open(const PageStoreConfig& config) {
-  auto rocks = OpenRocks(config.path, config.block_cache_bytes);
+  auto impl = std::make_unique<Impl>(config);
+  bool unwritable = false;
+  auto rocks = OpenRocks(impl->rocks_config(), &unwritable);
+  if (!rocks.ok() && unwritable) {
+    auto reading = OpenRocksForReading(impl->rocks_config(), rocks.error().message);
+    if (reading.ok()) {
+      rocks = std::move(reading);
+    }
+  }
   if (!rocks.ok()) {
     return rocks.error();
   }
-  auto impl = std::make_unique<Impl>(config);
   impl->rocks = std::move(rocks.value());
-  if (Outcome loaded = impl->Load(); !loaded.ok()) {
+  Outcome loaded = impl->Load();
+  if (!loaded.ok() && impl->rocks->error->is_set() && impl->OpenForReading()) {
+    loaded = impl->Load();
+  }
+  if (!loaded.ok()) {
     return Error{"store " + config.path + ": " + loaded.error().message};
   }
-  if (config.collect_garbage) {
-    impl->garbage_collector.emplace(impl->rocks.get(), impl->volumes.get(), &impl->counters);
-  }
+  impl->CollectGarbage();
+  impl->disk_guard.emplace(
+      &impl->room, DiskGuard::Store{[store = impl.get()] { return store->CompactionNeeds(); },
+                                    [store = impl.get()] { return store->WriteError(); },
+                                    [store = impl.get()] { store->Repair(); }});
   return std::unique_ptr<PageStore>(new PageStore(std::move(impl)));
 }
 
@@ -95,16 +139,30 @@ Outcome PageStore::Impl::Load() {
     return loaded.error();
   }
   identity = std::move(loaded.value());
-  volumes = std::make_unique<VolumeTable>(rocks.get(), &clock, config.leases);
-  Outcome read = volumes->Load();
-  return read.ok() ? MarkOpen() : read;
+  return LoadVolumes();
 }
 
-// Before the store takes the first page. The marks of the volumes replace the one of the store.
-Outcome PageStore::Impl::MarkOpen() {
+Outcome PageStore::Impl::LoadVolumes() {
+  auto table = std::make_unique<VolumeTable>(rocks.get(), &clock, config.leases);
+  Outcome loaded = table->Load();
+  if (loaded.ok()) {
+    loaded = MarkOpen(table.get());
+  }
+  if (loaded.ok()) {
+    volumes = std::move(table);
+  }
+  return loaded;
+}
+
+// Before the store takes the first page. The marks of the volumes replace the one of the store. A
+// store that can only be read is marked in memory.
+Outcome PageStore::Impl::MarkOpen(VolumeTable* table) {
   rocksdb::WriteBatch batch;
   if (!identity->intact()) {
-    volumes->AddNotIntact(&batch);
+    table->AddNotIntact(&batch);
+  }
+  if (!rocks->is_writable) {
+    return Unit{};
   }
   identity->AddOpen(rocks.get(), &batch);
   if (const rocksdb::Status status = rocks->WriteSynced(&batch); !status.ok()) {
@@ -114,14 +172,77 @@ Outcome PageStore::Impl::MarkOpen() {
   return Unit{};
 }
 
+// The log that the last write syncs has what is not flushed for lack of room.
 void PageStore::Impl::Close() {
   volumes->SaveSilence();
-  if (!rocks->db->Flush({}, {rocks->pages, rocks->volumes, rocks->usage}).ok()) {
+  if (AcceptsPages() && !rocks->db->Flush({}, {rocks->pages, rocks->volumes, rocks->usage}).ok()) {
     return;
   }
   rocksdb::WriteBatch batch;
   identity->AddClosed(rocks.get(), &batch);
   rocks->WriteSynced(&batch).PermitUncheckedError();  // then pages count as missing after a reboot
+}
+
+void PageStore::Impl::CollectGarbage() {
+  if (config.collect_garbage && rocks->is_writable) {
+    garbage_collector.emplace(rocks.get(), volumes.get(), &counters);
+  }
+}
+
+// A compaction reads level 0 and the level below, or less, and writes each page once.
+Room::CompactionNeeds PageStore::Impl::CompactionNeeds() {
+  const std::shared_lock lock(exchange);
+  const std::uint64_t level0_files =
+      Property(rocks->db.get(), rocks->pages, "rocksdb.num-files-at-level0");
+  const std::uint64_t live_bytes = volumes->live_bytes();
+  const std::uint64_t bytes_max = volumes->NextGarbage() ? UINT64_MAX : live_bytes * 17 / 16;
+  const std::uint64_t read_bytes = (level0_files + kLevelBaseMemtables) * room.memtable_bytes();
+  return {std::min(read_bytes, bytes_max), bytes_max, level0_files >= kLevel0FilesMax};
+}
+
+std::string PageStore::Impl::WriteError() {
+  const std::shared_lock lock(exchange);
+  return rocks->error->text();
+}
+
+bool PageStore::Impl::AcceptsPages() const { return !rocks->error->is_set() && room.has_room(); }
+
+// By the guard's thread, which alone exchanges anything. Reads go on meanwhile.
+void PageStore::Impl::Repair() {
+  if (rocks->error->is_set() && (rocks->is_for_reading || OpenForReading())) {
+    OpenForWriting();
+  }
+}
+
+bool PageStore::Impl::OpenForReading() {
+  {
+    const std::unique_lock lock(exchange);  // the last write has ended
+    rocks->is_writable = false;
+  }
+  garbage_collector.reset();
+  auto reading = OpenRocksForReading(rocks_config(), rocks->error->text());
+  if (!reading.ok()) {
+    return false;
+  }
+  const std::unique_lock lock(exchange);
+  rocks->Swap(reading.value().get());
+  return true;
+}
+
+// The disk's truth replaces the table's: what a failed write says may be there or not.
+void PageStore::Impl::OpenForWriting() {
+  bool unwritable = false;
+  auto writing = OpenRocks(rocks_config(), &unwritable);
+  if (!writing.ok()) {
+    return rocks->error->Set(writing.error().message);
+  }
+  const std::unique_lock lock(exchange);
+  rocks->Swap(writing.value().get());
+  if (Outcome loaded = LoadVolumes(); !loaded.ok()) {
+    rocks->Swap(writing.value().get());
+    return rocks->error->Set(loaded.error().message);
+  }
+  CollectGarbage();
 }
 
 OpenedVolume PageStore::OpenVolume(const OpenRequest& request) {
@@ -134,6 +255,7 @@ OpenedVolume PageStore::OpenVolume(const OpenRequest& request) {
   } else if (request.slots == 0 || request.slots > kVolumeSlotsMax) {
     opened.message = "slots is 1 to " + std::to_string(kVolumeSlotsMax);
   } else {
+    const std::shared_lock lock(impl_->exchange);
     opened = impl_->volumes->Open(request);
   }
   if (request.probe) {
@@ -145,11 +267,13 @@ OpenedVolume PageStore::OpenVolume(const OpenRequest& request) {
     return opened;
   }
   impl_->counters.Add(Counter::opens);
+  const std::shared_lock lock(impl_->exchange);
   impl_->WakeCollector();
   return opened;
 }
 
 StreamStatus PageStore::Hear(std::uint64_t volume_id, std::uint64_t epoch) {
+  const std::shared_lock lock(impl_->exchange);
   const StreamStatus status = impl_->volumes->Hear(volume_id, epoch);
   if (status != StreamStatus::kOk) {
     impl_->CountRefused(status);
@@ -160,6 +284,7 @@ StreamStatus PageStore::Hear(std::uint64_t volume_id, std::uint64_t epoch) {
 void PageStore::Tick() { impl_->clock.Tick(); }
 
 void PageStore::ExpireSilent() {
+  const std::shared_lock lock(impl_->exchange);
   const std::size_t expired = impl_->volumes->ExpireSilent();
   impl_->volumes->SaveSilence();
   if (expired > 0) {
@@ -168,9 +293,13 @@ void PageStore::ExpireSilent() {
   }
 }
 
-std::vector<OwnerEvent> PageStore::TakeOwnerEvents() { return impl_->volumes->TakeEvents(); }
+std::vector<OwnerEvent> PageStore::TakeOwnerEvents() {
+  const std::shared_lock lock(impl_->exchange);
+  return impl_->volumes->TakeEvents();
+}
 
 Result<StreamStatus> PageStore::CloseVolume(std::uint64_t volume_id, std::uint64_t epoch) {
+  const std::shared_lock lock(impl_->exchange);
   auto closed = impl_->volumes->Close(volume_id, epoch);
   if (closed.ok() && closed.value() == StreamStatus::kOk) {
     impl_->counters.Add(Counter::closes);
@@ -183,25 +312,38 @@ Result<StreamStatus> PageStore::CloseVolume(std::uint64_t volume_id, std::uint64
 
 StreamStatus PageStore::Store(std::uint64_t volume_id, std::uint64_t epoch,
                               std::span<const PageRecord> pages, std::span<PageStatus> results) {
-  StreamStatus status = StreamStatus::kInvalid;
-  if (pages.size() <= kBatchPagesMax) {
-    const std::shared_ptr<Volume> volume = impl_->volumes->Find(volume_id);
-    status = volume ? volume->Check(epoch) : StreamStatus::kUnknownVolume;
-    if (status == StreamStatus::kOk) {
-      StoreBatch batch(impl_->rocks.get(), impl_->volumes.get(), volume.get(), pages, results);
-      batch.Validate();
-      const StripesLock stripes(volume.get(), batch.stripes());
-      status = volume->Check(epoch);
-      if (status == StreamStatus::kOk) {
-        batch.Compare(impl_->config.capacity_bytes);
-        batch.Write();
-      }
-    }
-  }
-  if (status == StreamStatus::kOk) {
-    impl_->CountStored(pages, results);
-  } else {
+  const StreamStatus status = impl_->StorePages(volume_id, epoch, pages, results);
+  if (status != StreamStatus::kOk) {
     impl_->CountRefused(status);
+  }
+  return status;
+}
+
+StreamStatus PageStore::Impl::StorePages(std::uint64_t volume_id, std::uint64_t epoch,
+                                         std::span<const PageRecord> pages,
+                                         std::span<PageStatus> results) {
+  if (pages.size() > kBatchPagesMax) {
+    return StreamStatus::kInvalid;
+  }
+  const std::shared_lock lock(exchange);
+  const std::shared_ptr<Volume> volume = volumes->Find(volume_id);
+  StreamStatus status = volume ? volume->Check(epoch) : StreamStatus::kUnknownVolume;
+  if (status != StreamStatus::kOk) {
+    return status;
+  }
+  if (!AcceptsPages()) {
+    std::ranges::fill(results, PageStatus::kFull);
+    counters.Add(Counter::stores_disk_full, pages.size());
+    return status;
+  }
+  StoreBatch batch(rocks.get(), volumes.get(), volume.get(), pages, results);
+  batch.Validate();
+  const StripesLock stripes(volume.get(), batch.stripes());
+  status = volume->Check(epoch);
+  if (status == StreamStatus::kOk) {
+    batch.Compare(config.capacity_bytes);
+    batch.Write();
+    CountStored(pages, results);
   }
   return status;
 }
@@ -241,6 +383,7 @@ void PageStore::Impl::CountRefused(StreamStatus status) {
 
 StreamStatus PageStore::Fetch(std::uint64_t volume_id, std::uint64_t epoch,
                               std::span<const std::uint64_t> slots, const PageSink& sink) {
+  const std::shared_lock lock(impl_->exchange);
   StreamStatus status = StreamStatus::kInvalid;
   if (!slots.empty() && slots.size() <= kFetchSlotsMax) {
     const std::shared_ptr<Volume> volume = impl_->volumes->Find(volume_id);
@@ -284,6 +427,10 @@ Result<StreamStatus> PageStore::Discard(std::uint64_t volume_id, std::uint64_t e
                                         std::span<const DiscardItem> items,
                                         std::uint64_t* discarded) {
   *discarded = 0;
+  if (!impl_->room.has_room_for_records()) {
+    return Error{"the server's disk is full: " + disk_problem()};
+  }
+  const std::shared_lock lock(impl_->exchange);
   StreamStatus status = StreamStatus::kInvalid;
   rocksdb::Status written;
   if (items.size() <= kDiscardItemsMax) {
@@ -361,12 +508,19 @@ std::chrono::milliseconds PageStore::owner_lease() const {
 }
 
 ServerState PageStore::state() const {
+  if (!disk_problem().empty()) {
+    return ServerState::kDiskFull;
+  }
   const bool full = used_bytes() + RecordBytes(tier::kPageBytes) > capacity_bytes();
   return full ? ServerState::kFull : ServerState::kActive;
 }
 
 std::uint64_t PageStore::capacity_bytes() const { return impl_->config.capacity_bytes; }
-std::uint64_t PageStore::used_bytes() const { return impl_->volumes->live_bytes(); }
+std::uint64_t PageStore::used_bytes() const {
+  const std::shared_lock lock(impl_->exchange);
+  return impl_->volumes->live_bytes();
+}
+std::string PageStore::disk_problem() const { return impl_->disk_guard->problem(); }
 Counters& PageStore::counters() { return impl_->counters; }
 
 VolumeInfo PageStore::Impl::InfoOf(const Volume& volume) const {
@@ -394,6 +548,7 @@ VolumeInfo PageStore::Impl::InfoOf(const Volume& volume) const {
 }
 
 std::vector<VolumeInfo> PageStore::Volumes() const {
+  const std::shared_lock lock(impl_->exchange);
   std::vector<VolumeInfo> infos;
   for (const std::shared_ptr<Volume>& volume : impl_->volumes->List()) {
     infos.push_back(impl_->InfoOf(*volume));
@@ -411,12 +566,19 @@ std::vector<std::pair<std::string, std::uint64_t>> PageStore::Stats() const {
     pages += volume.garbage ? 0 : volume.pages;
     garbage_bytes += volume.garbage ? volume.bytes : 0;
   }
+  const bool takes_pages = disk_problem().empty();
+  const std::shared_lock lock(impl_->exchange);
   rocksdb::DB* db = impl_->rocks->db.get();
   std::vector<std::pair<std::string, std::uint64_t>> stats = {
       {"capacity_bytes", capacity_bytes()},
-      {"used_bytes", used_bytes()},
+      {"used_bytes", impl_->volumes->live_bytes()},
       {"garbage_bytes", garbage_bytes},
       {"disk_bytes", FileBytes(impl_->config.path)},
+      {"disk_free_bytes", impl_->room.free_bytes()},
+      {"disk_reserve_bytes", impl_->room.reserve_bytes()},
+      {"ballast_bytes", impl_->room.ballast_bytes()},
+      {"ballast_bytes_max", impl_->room.ballast_bytes_max()},
+      {"disk_full", takes_pages ? 0U : 1U},
       {"pages", pages},
       {"writes_stopped", Property(db, impl_->rocks->pages, "rocksdb.is-write-stopped")},
       {"background_errors", Property(db, impl_->rocks->pages, "rocksdb.background-errors")},

@@ -5,6 +5,10 @@
 // remembered (also by the disk); used_bytes is exact. Thread-safe; Store() and Discard() may wait
 // for RocksDB when it stalls writers, Fetch() never does. Called by PageService on the
 // threads of its two queues.
+//
+// A disk that is full or fails stops no reads: pages are refused with kFull, in good time for
+// RocksDB to write what it has accepted (room.h), and accepted again when the disk works. A store
+// that cannot be opened for writing is opened for reading, until it can.
 #pragma once
 
 #include <chrono>
@@ -26,6 +30,10 @@
 #include "store/record.h"
 #include "store/running_clock.h"
 
+namespace rocksdb {
+class FileSystem;
+}
+
 namespace farswap::store {
 
 struct PageStoreConfig {
@@ -36,6 +44,7 @@ struct PageStoreConfig {
   LeaseConfig leases{};
   RunningClock::Source clock = &RunningClock::Steady;
   std::string boot_id_path = "/proc/sys/kernel/random/boot_id";
+  std::shared_ptr<rocksdb::FileSystem> files = nullptr;  // the machine's, or one that tests break
 };
 
 struct VolumeInfo {
@@ -61,7 +70,8 @@ class PageStore {
   using PageSink = std::function<void(std::size_t, PageStatus, const PageRecord&)>;
 
   static Result<std::unique_ptr<PageStore>> Open(const PageStoreConfig& config);
-  /// Nothing may be under way. Flushes, so that the next start has nothing to replay.
+  /// Nothing may be under way. Flushes if there is room, so that the next start has nothing to
+  /// replay.
   ~PageStore();
 
   OpenedVolume OpenVolume(const OpenRequest& request);
@@ -92,6 +102,8 @@ class PageStore {
   ServerState state() const;
   std::uint64_t capacity_bytes() const;
   std::uint64_t used_bytes() const;
+  /// Why the disk takes no pages, for operators; empty if it does.
+  std::string disk_problem() const;
   std::vector<VolumeInfo> Volumes() const;
   /// Gauges capacity_bytes, used_bytes, disk_bytes, pages, ... and all counters, by name.
   std::vector<std::pair<std::string, std::uint64_t>> Stats() const;

@@ -2,27 +2,30 @@
 
 #include <rocksdb/cache.h>
 #include <rocksdb/filter_policy.h>
+#include <rocksdb/listener.h>
 #include <rocksdb/merge_operator.h>
-#include <rocksdb/sst_file_manager.h>
+#include <rocksdb/rate_limiter.h>
 #include <rocksdb/table.h>
 
 #include <algorithm>
 #include <string_view>
 #include <thread>
+#include <utility>
 #include <vector>
 
+#include "store/info_log.h"
+#include "store/spared_files.h"
 #include "store/steady_rate_limiter.h"
 
 namespace farswap::store {
 namespace {
 
-constexpr std::uint64_t kWriteBufferBytes = std::uint64_t{64} << 20;
 constexpr std::uint64_t kMetadataBufferBytes = std::uint64_t{1} << 20;
-// A start replays at most this much.
-constexpr std::uint64_t kWalBytesMax = std::uint64_t{256} << 20;
+// Room's ballast counts with both of these. A start replays at most as much log.
+constexpr int kMemtables = 4;
+constexpr std::uint64_t kWalMemtables = 4;
 // Flush and compaction together, below fetches.
 constexpr std::int64_t kBackgroundBytesPerSecond = std::int64_t{800} << 20;
-constexpr std::uint64_t kInfoLogBytesMax = std::uint64_t{4} << 20;
 
 // Adds usages. An operand that does not parse is a damaged store: the read of it then fails.
 class UsageAdder final : public rocksdb::AssociativeMergeOperator {
@@ -41,28 +44,49 @@ class UsageAdder final : public rocksdb::AssociativeMergeOperator {
   }
 };
 
-rocksdb::DBOptions DatabaseOptions() {
+// Notes the errors that make RocksDB stop writing.
+class ErrorWatch final : public rocksdb::EventListener {
+ public:
+  explicit ErrorWatch(std::shared_ptr<WriteError> error) : error_(std::move(error)) {}
+
+  void OnBackgroundError(rocksdb::BackgroundErrorReason reason, rocksdb::Status* status) override {
+    // A compaction that fails is tried again by itself.
+    if (reason != rocksdb::BackgroundErrorReason::kCompaction || !status->IsIOError()) {
+      error_->Set(status->ToString());
+    }
+  }
+
+ private:
+  const std::shared_ptr<WriteError> error_;
+};
+
+rocksdb::DBOptions DatabaseOptions(const RocksConfig& config, const Rocks& rocks) {
+  const std::uint64_t memtable_bytes = config.room->memtable_bytes();
   rocksdb::DBOptions options;
   options.create_if_missing = true;
   options.create_missing_column_families = true;
+  options.env = rocks.env.get();
+  options.listeners = {std::make_shared<ErrorWatch>(rocks.error),
+                       MakeCompactionWatch(config.files, config.room)};
   options.max_background_jobs =
       std::clamp(static_cast<int>(std::thread::hardware_concurrency()), 2, 4);
-  options.max_total_wal_size = kWalBytesMax;
+  options.max_total_wal_size = kWalMemtables * memtable_bytes;
+  options.manifest_preallocation_size = memtable_bytes / 16;
   options.bytes_per_sync = std::uint64_t{1} << 20;
   options.rate_limiter = std::make_shared<SteadyRateLimiter>(kBackgroundBytesPerSecond);
-  // Lets the store resume by itself after the disk was full.
-  options.sst_file_manager.reset(rocksdb::NewSstFileManager(rocksdb::Env::Default()));
-  options.info_log_level = rocksdb::WARN_LEVEL;
-  options.keep_log_file_num = 4;
-  options.max_log_file_size = kInfoLogBytesMax;
+  // After an error the store is opened again. RocksDB's way to resume leaves a broken log in use if
+  // there is nothing to flush, and the next write meets an assertion.
+  options.max_bgerror_resume_count = 0;
+  options.avoid_flush_during_shutdown = true;
+  options.info_log = MakeInfoLog(config.path);
   options.stats_dump_period_sec = 0;
   options.stats_persist_period_sec = 0;
   return options;
 }
 
-rocksdb::ColumnFamilyOptions PageOptions(std::uint64_t block_cache_bytes) {
+rocksdb::ColumnFamilyOptions PageOptions(const RocksConfig& config) {
   rocksdb::BlockBasedTableOptions table;
-  table.block_cache = rocksdb::NewLRUCache(block_cache_bytes);
+  table.block_cache = rocksdb::NewLRUCache(config.block_cache_bytes);
   // The version check of a store is a lookup that mostly misses.
   table.filter_policy.reset(rocksdb::NewBloomFilterPolicy(10));
   table.block_size = std::size_t{8} << 10;
@@ -72,12 +96,14 @@ rocksdb::ColumnFamilyOptions PageOptions(std::uint64_t block_cache_bytes) {
   options.table_factory.reset(rocksdb::NewBlockBasedTableFactory(table));
   options.compression = rocksdb::kNoCompression;  // pages come compressed
   options.bottommost_compression = rocksdb::kNoCompression;
-  options.write_buffer_size = kWriteBufferBytes;
-  options.max_write_buffer_number = 4;
+  const std::uint64_t memtable_bytes = config.room->memtable_bytes();
+  options.write_buffer_size = memtable_bytes;
+  options.max_write_buffer_number = kMemtables;
   options.memtable_whole_key_filtering = true;
   options.memtable_prefix_bloom_size_ratio = 0.02;
-  options.target_file_size_base = kWriteBufferBytes;
-  options.max_bytes_for_level_base = 8 * kWriteBufferBytes;
+  options.target_file_size_base = memtable_bytes;
+  options.max_bytes_for_level_base = kLevelBaseMemtables * memtable_bytes;
+  options.max_compaction_bytes = kLevelBaseMemtables * memtable_bytes;
   options.level_compaction_dynamic_level_bytes = true;
   // Or files are rewritten that are older than 30 days by the wall clock.
   options.ttl = 0;
@@ -94,13 +120,48 @@ rocksdb::ColumnFamilyOptions MetadataOptions() {
   return options;
 }
 
-Error OpenError(const std::string& path, const rocksdb::Status& status) {
+using Families = std::vector<rocksdb::ColumnFamilyDescriptor>;
+
+Families AllFamilies(const RocksConfig& config) {
+  rocksdb::ColumnFamilyOptions usage = MetadataOptions();
+  usage.merge_operator = std::make_shared<UsageAdder>();
+  return {{rocksdb::kDefaultColumnFamilyName, PageOptions(config)},
+          {"volumes", MetadataOptions()},
+          {"usage", usage}};
+}
+
+bool IsLocked(const rocksdb::Status& status) {
   const std::string text = status.ToString();
-  if (status.IsIOError() && (text.find("lock hold by current process") != std::string::npos ||
-                             text.find("While lock file") != std::string::npos)) {
-    return Error{"store " + path + ": another farswap-server uses it"};
+  return status.IsIOError() && (text.find("lock hold by current process") != std::string::npos ||
+                                text.find("While lock file") != std::string::npos);
+}
+
+using Handles = std::vector<rocksdb::ColumnFamilyHandle*>;
+using Opener = rocksdb::Status(const rocksdb::DBOptions&, const std::string&, const Families&,
+                               Handles*, rocksdb::DB**);
+
+rocksdb::Status OpenForReading(const rocksdb::DBOptions& options, const std::string& path,
+                               const Families& families, Handles* handles, rocksdb::DB** db) {
+  return rocksdb::DB::OpenForReadOnly(options, path, families, handles, db);
+}
+
+Result<std::unique_ptr<Rocks>> OpenBy(const RocksConfig& config, Opener* opener,
+                                      rocksdb::Status* status) {
+  auto rocks = std::make_unique<Rocks>();
+  rocks->room = config.room;
+  rocks->env = rocksdb::NewCompositeEnv(MakeSparedFiles(config.files, config.room));
+  rocks->error = std::make_shared<WriteError>();
+  Handles opened;
+  rocksdb::DB* db = nullptr;
+  *status = opener(DatabaseOptions(config, *rocks), config.path, AllFamilies(config), &opened, &db);
+  if (!status->ok()) {
+    return Error{"store " + config.path + ": " + status->ToString()};
   }
-  return Error{"store " + path + ": " + text};
+  rocks->db.reset(db);
+  rocks->pages = opened[0];
+  rocks->volumes = opened[1];
+  rocks->usage = opened[2];
+  return rocks;
 }
 
 }  // namespace
@@ -113,30 +174,63 @@ Rocks::~Rocks() {
     db->DestroyColumnFamilyHandle(family);
   }
   db->Close();
+  db.reset();  // before env
+}
+
+rocksdb::Status Rocks::Write(rocksdb::WriteBatch* batch) {
+  rocksdb::WriteOptions options;
+  options.no_slowdown = room->compaction_starves();
+  return Commit(options, batch);
+}
+
+rocksdb::Status Rocks::TryWrite(rocksdb::WriteBatch* batch) {
+  rocksdb::WriteOptions options;
+  options.no_slowdown = true;
+  return Commit(options, batch);
+}
+
+rocksdb::Status Rocks::WriteSynced(rocksdb::WriteBatch* batch) {
+  rocksdb::WriteOptions options;
+  options.sync = true;
+  return Commit(options, batch);
 }
 
 rocksdb::Status Rocks::Commit(const rocksdb::WriteOptions& options, rocksdb::WriteBatch* batch) {
+  if (!is_writable) {
+    return rocksdb::Status::IOError("the store can only be read", error->text());
+  }
   return db->Write(options, batch);
 }
 
-Result<std::unique_ptr<Rocks>> OpenRocks(const std::string& path, std::uint64_t block_cache_bytes) {
-  rocksdb::ColumnFamilyOptions usage = MetadataOptions();
-  usage.merge_operator = std::make_shared<UsageAdder>();
-  const std::vector<rocksdb::ColumnFamilyDescriptor> families = {
-      {rocksdb::kDefaultColumnFamilyName, PageOptions(block_cache_bytes)},
-      {"volumes", MetadataOptions()},
-      {"usage", usage}};
-  std::vector<rocksdb::ColumnFamilyHandle*> opened;
-  rocksdb::DB* db = nullptr;
-  const rocksdb::Status status = rocksdb::DB::Open(DatabaseOptions(), path, families, &opened, &db);
-  if (!status.ok()) {
-    return OpenError(path, status);
+void Rocks::Swap(Rocks* other) {
+  std::swap(env, other->env);
+  std::swap(error, other->error);
+  std::swap(is_for_reading, other->is_for_reading);
+  std::swap(is_writable, other->is_writable);
+  std::swap(db, other->db);
+  std::swap(pages, other->pages);
+  std::swap(volumes, other->volumes);
+  std::swap(usage, other->usage);
+}
+
+Result<std::unique_ptr<Rocks>> OpenRocks(const RocksConfig& config, bool* unwritable) {
+  rocksdb::Status status;
+  auto rocks = OpenBy(config, &rocksdb::DB::Open, &status);
+  *unwritable = status.IsIOError() && !IsLocked(status);
+  if (IsLocked(status)) {
+    return Error{"store " + config.path + ": another farswap-server uses it"};
   }
-  auto rocks = std::make_unique<Rocks>();
-  rocks->db.reset(db);
-  rocks->pages = opened[0];
-  rocks->volumes = opened[1];
-  rocks->usage = opened[2];
+  return rocks;
+}
+
+Result<std::unique_ptr<Rocks>> OpenRocksForReading(const RocksConfig& config, std::string error) {
+  rocksdb::Status status;
+  auto rocks = OpenBy(config, &OpenForReading, &status);
+  if (rocks.ok()) {
+    rocks.value()->is_for_reading = true;
+    rocks.value()->is_writable = false;
+    rocks.value()->error->Set(std::move(error));
+  }
   return rocks;
 }
 

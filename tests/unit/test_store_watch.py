@@ -15,16 +15,15 @@ class Store:
 
     def __init__(self) -> None:
         self.log = CapturingLogger()
-        self.values = dict.fromkeys(("stores", "stores_io_error", "stores_full", "used_bytes"), 0)
-        self.values["capacity_bytes"] = 1000
-        self.watch = StoreWatch(self, "/var/lib/farswap", self.free_bytes)
+        self.values = {"stores_full": 0, "used_bytes": 0, "capacity_bytes": 1000}
+        self.problem = ""
+        self.watch = StoreWatch(self, "/var/lib/farswap")
 
     def stats(self) -> dict[str, int]:
         return dict(self.values)
 
-    def free_bytes(self, path: str) -> int:
-        assert path == "/var/lib/farswap"
-        return 3 << 20
+    def disk_problem(self) -> str:
+        return self.problem
 
     def told(self, **grown: int) -> list[dict[str, Any]]:
         """What is logged at a look, when the counters have grown so; a gauge is set."""
@@ -42,39 +41,31 @@ def store(monkeypatch: pytest.MonkeyPatch) -> Store:
     return made
 
 
-def test_a_full_disk_is_told_once_and_so_is_its_end(store: Store) -> None:
-    assert store.told(stores=5) == []
-    (line,) = store.told(stores=1, stores_io_error=3)
+def test_a_full_disk_is_logged_once_with_its_problem_and_so_is_its_end(store: Store) -> None:
+    assert store.told() == []
+    store.problem = "3 MiB are free, 280 MiB are needed"
+    (line,) = store.told()
     assert line["level"] == "error"
     assert "disk is full or failing" in line["event"]
-    assert (line["path"], line["disk_free_mib"]) == ("/var/lib/farswap", 3)
-    assert store.told(stores_io_error=7) == []
-    assert store.told(stores=2, stores_io_error=1) == []
-    assert store.told() == [], "nobody has tried since"
-    (line,) = store.told(stores=1)
+    assert (line["path"], line["problem"]) == ("/var/lib/farswap", store.problem)
+    store.problem = "2 MiB are free, 280 MiB are needed"
+    assert store.told() == []
+    store.problem = ""
+    (line,) = store.told()
     assert (line["level"], line["event"]) == ("info", "the disk takes pages again")
-    assert store.told(stores=1) == []
-    (line,) = store.told(stores_io_error=1)
-    assert line["level"] == "error"
+    assert store.told() == []
+    store.problem = "the file system is mounted read-only"
+    assert store.told()[0]["level"] == "error"
 
 
 def test_a_store_at_its_capacity_is_told_once_until_a_part_of_it_is_free(store: Store) -> None:
-    (line,) = store.told(stores=9, stores_full=1, used_bytes=990)
+    (line,) = store.told(stores_full=1, used_bytes=990)
     assert (line["level"], line["capacity_bytes"]) == ("warning", 1000)
     assert "store.capacity" in line["event"]
     for _ in range(3):
-        assert store.told(stores=1, used_bytes=985) == []
+        assert store.told(used_bytes=985) == []
         assert store.told(stores_full=1, used_bytes=990) == []
     (line,) = store.told(used_bytes=900)
     assert line["level"] == "info"
     assert "room for pages again" in line["event"]
     assert store.told(used_bytes=900) == []
-
-
-def test_a_directory_that_is_gone_is_no_reason_to_say_nothing(store: Store) -> None:
-    def fail(_: str) -> int:
-        raise FileNotFoundError(2, "No such file or directory")
-
-    store.watch = StoreWatch(store, "/var/lib/farswap", fail)
-    (line,) = store.told(stores_io_error=1)
-    assert line["disk_free_mib"] is None

@@ -1,0 +1,15 @@
+// RocksDB's own log, the file LOG in the store. Private to store/.
+#pragma once
+
+#include <rocksdb/env.h>
+
+#include <memory>
+#include <string>
+
+namespace farswap::store {
+
+/// Warnings and errors, in `path`/LOG and, once that is large, LOG.old. Lines that cannot be
+/// written are lost: RocksDB's own logger ends the process at the second one.
+std::shared_ptr<rocksdb::Logger> MakeInfoLog(const std::string& path);
+
+}  // namespace farswap::store
