@@ -15,6 +15,8 @@
 
 #include "remote/completions.h"
 #include "remote/fetch_answers.h"
+#include "remote/members.h"
+#include "remote/opening_gate.h"
 #include "remote/put_part.h"
 #include "remote/session.h"
 #include "remote/shard_map.h"
@@ -27,13 +29,14 @@ using tier::PutResult;
 
 namespace {
 
+constexpr std::size_t kServersMax = 256;
 constexpr std::size_t kNameBytesMax = 128;
 
 bool NameInRange(const std::string& name) { return !name.empty() && name.size() <= kNameBytesMax; }
 
 std::string Check(const ClusterConfig& config) {
-  if (config.servers.size() > ShardMap::kServersMax) {
-    return "more than " + std::to_string(ShardMap::kServersMax) + " memory servers";
+  if (config.servers.size() > kServersMax) {
+    return "more than " + std::to_string(kServersMax) + " memory servers";
   }
   std::set<std::string> seen;
   for (const std::string& address : config.servers) {
@@ -43,8 +46,9 @@ std::string Check(const ClusterConfig& config) {
   if (!NameInRange(config.host_id)) return "the host id must have 1 to 128 bytes";
   if (!NameInRange(config.device)) return "the device's name must have 1 to 128 bytes";
   if (config.slots == 0) return "the device has no slots";
-  for (const auto wait : {config.fetch_wait, config.put_wait, config.open_wait, config.outage_wait,
-                          config.full_wait}) {
+  for (const auto wait :
+       {config.fetch_wait, config.put_wait, config.open_wait, config.answer_wait, config.close_wait,
+        config.outage_wait, config.full_wait, config.move_wait}) {
     if (wait.count() <= 0) return "every wait must be positive";
   }
   return "";
@@ -65,37 +69,87 @@ std::string HostName() {
   return ascii;
 }
 
+const char* NameOf(SessionState state) {
+  switch (state) {
+    case SessionState::kConnecting:
+      return "connecting";
+    case SessionState::kActive:
+      return "active";
+    case SessionState::kAway:
+      return "away";
+    case SessionState::kWaiting:
+      return "waiting";
+    case SessionState::kAlreadyOpen:
+      return "already_open";
+    case SessionState::kFenced:
+      return "fenced";
+    case SessionState::kDuplicate:
+      return "duplicate";
+    case SessionState::kClone:
+      return "clone";
+  }
+  return "";
+}
+
 }  // namespace
 
-class Cluster::State {
+class Cluster::State final : public SessionPeers {
  public:
-  explicit State(const ClusterConfig& config) : map(config.slots, config.servers.size(), Seed()) {
+  explicit State(const ClusterConfig& config)
+      : map(config.slots, Seed()),
+        members_(config.servers, config.move_wait),
+        gate_(config.servers.size(), config.answer_wait, config.take_over) {
+    // Of this run of the daemon, for all its servers: to open the volume again raises no epoch.
     const auto nonce = std::bit_cast<std::array<std::byte, 16>>(std::array{Seed(), Seed()});
-    for (const std::string& address : config.servers) {
+    for (std::size_t number = 0; number < config.servers.size(); ++number) {
       const SessionConfig session{
-          .address = address,
-          .number = sessions.size(),
-          .host_id = config.host_id,
-          .device = config.device,
-          .incarnation = config.incarnation,
-          .nonce = nonce,
-          .host_name = HostName(),
-          .slots = config.slots,
+          .number = number,
+          .volume = {.host_id = config.host_id,
+                     .device = config.device,
+                     .host_name = HostName(),
+                     .incarnation = config.incarnation,
+                     .session_nonce = nonce,
+                     .slots = config.slots},
+          .take_over = config.take_over,
           .fetch_wait = config.fetch_wait,
           .put_wait = config.put_wait,
           .open_wait = config.open_wait,
+          .close_wait = config.close_wait,
           .outage_wait = config.outage_wait,
           .full_wait = config.full_wait,
       };
-      sessions.push_back(std::make_unique<Session>(session, &completion_thread));
+      sessions_.push_back(std::make_unique<Session>(session, this, &completion_thread));
     }
+    for (const auto& session : sessions_) session->Start();
+  }
+
+  Members& members() override { return members_; }
+  OpeningGate& gate() override { return gate_; }
+  void OnDecided() override {
+    for (const auto& session : sessions_) session->OnDecided();
+  }
+  void OnMoved(std::size_t session) override { sessions_[session]->OnMoved(); }
+  void OnStoreGone(std::size_t session, MemberIndex gone) override {
+    lost_shards[session] += map.ShardCount(gone);
+  }
+
+  const std::vector<std::unique_ptr<Session>>& sessions() const { return sessions_; }
+  /// The session of the shard's member; nullptr: it has none, or its store is gone.
+  Session* SessionOf(std::optional<MemberIndex> member) const {
+    const auto number = member ? members_.SessionOf(*member) : std::nullopt;
+    return number ? sessions_[*number].get() : nullptr;
   }
 
   ShardMap map;
+  std::array<std::atomic<std::uint64_t>, kServersMax> lost_shards{};  // by session
   Completions completions;
   rpc::CompletionThreads completion_thread{std::make_unique<grpc::CompletionQueue>(),
                                            "fs-remote-grpc", 1, &PrepareToAnswer};
-  std::vector<std::unique_ptr<Session>> sessions;
+
+ private:
+  Members members_;
+  OpeningGate gate_;
+  std::vector<std::unique_ptr<Session>> sessions_;  // last: they run on all of the above
 };
 
 namespace {
@@ -106,9 +160,11 @@ class Candidates {
   explicit Candidates(const std::vector<std::unique_ptr<Session>>& sessions)
       : sessions_(sessions) {}
 
-  std::optional<ServerIndex> Place(ShardMap* map, tier::SlotIndex slot) {
+  /// `former`: the shard's member whose store is gone, if there is one.
+  std::optional<MemberIndex> Place(ShardMap* map, tier::ObjectKey key,
+                                   std::optional<MemberIndex> former) {
     if (!looked_up_) LookUp();
-    return map->Place(slot, found_.data(), count_);
+    return map->Place(key, found_.data(), count_, former.value_or(kNoMember));
   }
 
   /// Why there was no place.
@@ -119,10 +175,11 @@ class Candidates {
  private:
   void LookUp() {
     looked_up_ = true;
-    for (std::size_t i = 0; i < sessions_.size(); ++i) {
-      any_connected_ |= sessions_[i]->connected();
-      if (!sessions_[i]->writable()) continue;
-      found_[count_] = {static_cast<ServerIndex>(i), sessions_[i]->free_bytes()};
+    for (const auto& session : sessions_) {
+      const MemberIndex member = session->connected_member();
+      any_connected_ |= member != kNoMember;
+      if (member == kNoMember || !session->placeable()) continue;
+      found_[count_] = {member, session->free_bytes()};
       ++count_;
     }
   }
@@ -131,7 +188,7 @@ class Candidates {
   bool looked_up_ = false;
   bool any_connected_ = false;
   std::size_t count_ = 0;
-  std::array<Candidate, ShardMap::kServersMax> found_;
+  std::array<Candidate, kServersMax> found_;
 };
 
 }  // namespace
@@ -148,93 +205,106 @@ Cluster::~Cluster() { Stop(); }
 
 void Cluster::Put(tier::PutBatch* batch) {
   const auto parts_left = std::make_shared<std::atomic<std::uint32_t>>(0);
-  std::array<PutPart*, ShardMap::kServersMax> part_of{};
+  std::array<PutPart*, kServersMax> part_of{};  // by session
   std::uint32_t parts = 0;
-  const auto new_part = [&] {
+  const auto new_part = [&](MemberIndex member) {
     ++parts;
     auto part = std::make_unique<PutPart>();
     part->batch = batch;
     part->parts_left = parts_left;
+    part->member = member;
     return part.release();
   };
-  Candidates candidates(state_->sessions);
+  Candidates candidates(state_->sessions());
   for (std::size_t i = 0; i < batch->count; ++i) {
     const tier::ObjectKey key = batch->pages[i].slot;
-    std::optional<ServerIndex> server = state_->map.ServerOf(key);
-    if (!server) server = candidates.Place(&state_->map, key);
-    if (!server) {
+    std::optional<MemberIndex> member = state_->map.MemberOf(key);
+    if (!state_->SessionOf(member)) member = candidates.Place(&state_->map, key, member);
+    if (!member) {
       batch->results[i] = candidates.problem();
       continue;
     }
-    PutPart*& part = part_of[*server];
-    if (!part) part = new_part();
-    part->indices[part->count++] = static_cast<std::uint8_t>(i);
+    batch->results[i] = PutResult::kUnavailable;
+    const auto session = state_->members().SessionOf(*member);
+    if (!session) continue;  // its store has just gone
+    PutPart*& part = part_of[*session];
+    if (!part) part = new_part(*member);
+    // Or the session has just changed its member.
+    if (part->member == *member) part->indices[part->count++] = static_cast<std::uint8_t>(i);
   }
   // With no part at all, an empty one ends the batch.
-  PutPart* const empty = parts == 0 ? new_part() : nullptr;
+  PutPart* const empty = parts == 0 ? new_part(kNoMember) : nullptr;
   // From here on, the batch may be finished at any moment, by the last of its parts.
   parts_left->store(parts);
   if (empty) state_->completions.Finish(empty);
-  for (std::size_t i = 0; i < state_->sessions.size(); ++i) {
+  for (std::size_t i = 0; i < state_->sessions().size(); ++i) {
     PutPart* const part = part_of[i];
-    if (!part || state_->sessions[i]->Put(part)) continue;
+    if (!part || state_->sessions()[i]->Put(part)) continue;
     part->results.fill(PutResult::kUnavailable);
     state_->completions.Finish(part);
   }
 }
 
 void Cluster::Get(tier::RemoteFetch* fetch) {
-  const std::optional<ServerIndex> server = state_->map.ServerOf(fetch->slots[0]);
-  if (!server) {
+  const std::optional<MemberIndex> member = state_->map.MemberOf(fetch->slots[0]);
+  Session* const session = state_->SessionOf(member);
+  if (!session) {
     state_->completions.Finish(fetch, GetResult::kNotFound);
-    return;
-  }
-  if (!state_->sessions[*server]->Get(fetch)) {
+  } else if (!session->Get(fetch, *member)) {
     state_->completions.Finish(fetch, GetResult::kUnavailable);
   }
 }
 
 bool Cluster::TakesDiscards(tier::SlotIndex slot) const {
-  const std::optional<ServerIndex> server = state_->map.ServerOf(slot);
-  return !server || state_->sessions[*server]->TakesDiscards();
+  const Session* const session = state_->SessionOf(state_->map.MemberOf(slot));
+  return !session || session->TakesDiscards();
 }
 
 void Cluster::Discard(std::span<const tier::DiscardItem> items) {
-  const std::optional<ServerIndex> server = state_->map.ServerOf(items.front().slot);
-  if (server) state_->sessions[*server]->Discard(items);
+  Session* const session = state_->SessionOf(state_->map.MemberOf(items.front().slot));
+  if (session) session->Discard(items);
 }
 
 bool Cluster::Writable() const {
-  return std::any_of(state_->sessions.begin(), state_->sessions.end(),
+  return std::any_of(state_->sessions().begin(), state_->sessions().end(),
                      [](const auto& session) { return session->writable(); });
 }
 
 std::vector<Cluster::ServerInfo> Cluster::Servers() const {
   std::vector<ServerInfo> servers;
-  for (std::size_t i = 0; i < state_->sessions.size(); ++i) {
-    const Session::Status status = state_->sessions[i]->status();
+  for (std::size_t i = 0; i < state_->sessions().size(); ++i) {
+    const Session::Status status = state_->sessions()[i]->status();
+    const bool known = status.member != kNoMember;
     servers.push_back({
-        .address = state_->sessions[i]->address(),
-        .connected = status.connected,
+        .address = state_->members().AddressOf(i),
+        .state = NameOf(status.state),
+        .connected = status.state == SessionState::kActive,
         .capacity_bytes = status.capacity_bytes,
         .used_bytes = status.used_bytes,
         .epoch = status.epoch,
         .reconnects = status.reconnects,
         .last_error = status.last_error,
         .disconnected_ms = status.disconnected_ms,
-        .shards = state_->map.ShardCount(static_cast<ServerIndex>(i)),
+        .shards = known ? state_->map.ShardCount(status.member) : 0,
+        .uuid = status.uuid,
+        .owner_name = status.owner_name,
+        .owner_address = status.owner_address,
+        .lost_shards = state_->lost_shards[i],
+        .unclean_restarts = status.unclean_restarts,
     });
   }
   return servers;
 }
 
 std::string Cluster::ServerOf(tier::SlotIndex slot) const {
-  const std::optional<ServerIndex> server = state_->map.ServerOf(slot);
-  return server ? state_->sessions[*server]->address() : "";
+  const std::optional<MemberIndex> member = state_->map.MemberOf(slot);
+  const auto session = member ? state_->members().SessionOf(*member) : std::nullopt;
+  return session ? state_->members().AddressOf(*session) : "";
 }
 
 void Cluster::Stop() {
-  for (const auto& session : state_->sessions) session->Stop();
+  for (const auto& session : state_->sessions()) session->BeginStop();
+  for (const auto& session : state_->sessions()) session->Stop();
 }
 
 }  // namespace farswap::remote

@@ -33,6 +33,12 @@ void DiscardLane::Open(v1::PageStore::Stub* stub, rpc::CompletionThreads* comple
   retry_at_ = {};
 }
 
+void DiscardLane::Clear() {
+  const std::lock_guard lock(mutex_);
+  queue_.clear();
+  gathering_since_ = kNever;
+}
+
 TimePoint DiscardLane::Service(TimePoint now) {
   {
     const std::lock_guard lock(mutex_);

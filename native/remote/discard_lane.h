@@ -38,6 +38,8 @@ class DiscardLane final : private rpc::Completion {
   // Of the session's thread.
 
   void Open(v1::PageStore::Stub* stub, rpc::CompletionThreads* completions, OpenedVolume volume);
+  /// Forgets what waits: the server has none of it. The lane must be detached.
+  void Clear();
   /// Sends what has been gathered; returns when it wants to be called again, at the latest.
   TimePoint Service(TimePoint now);
   /// Gives up the connection. What is not confirmed waits for the next Open().

@@ -36,11 +36,11 @@ FetchLane::FetchLane(std::chrono::milliseconds fetch_wait, LaneObserver* observe
 
 FetchLane::~FetchLane() { assert(!queue_.oldest() && !stream_); }
 
-bool FetchLane::Get(RemoteFetch* fetch) {
+bool FetchLane::Get(RemoteFetch* fetch, MemberIndex member) {
   FetchStream* ready = nullptr;
   {
     const std::lock_guard lock(mutex_);
-    if (closed_) return false;
+    if (closed_ || member != member_) return false;
     Record* const record = NewRecord();
     record->fetch = fetch;
     record->expires = Clock::now() + fetch_wait_;
@@ -49,6 +49,15 @@ bool FetchLane::Get(RemoteFetch* fetch) {
   }
   SendFrom(ready);
   return true;
+}
+
+void FetchLane::Rebind(MemberIndex member) {
+  {
+    const std::lock_guard lock(mutex_);
+    assert(!stream_);
+    member_ = member;
+  }
+  AnswerList(TakeExpired(kNever), GetResult::kNotFound);
 }
 
 void FetchLane::Open(v1::PageStore::Stub* stub, rpc::CompletionThreads* completions,

@@ -16,6 +16,7 @@
 
 #include "farswap/v1/page_store.grpc.pb.h"
 #include "remote/lane.h"
+#include "remote/members.h"
 #include "remote/resend_queue.h"
 #include "remote/stream.h"
 #include "tier/remote_store.h"
@@ -27,11 +28,14 @@ class FetchLane final : private Stream<v1::FetchRequest, v1::FetchResponse>::Own
   FetchLane(std::chrono::milliseconds fetch_wait, LaneObserver* observer);
   ~FetchLane();  // after Close()
 
-  /// Takes the fetch; false when the lane is closed. Any thread.
-  bool Get(tier::RemoteFetch* fetch);
+  /// Takes the fetch; false when the lane is closed or is not the member's. Any thread.
+  bool Get(tier::RemoteFetch* fetch, MemberIndex member);
 
   // Of the session's thread.
 
+  /// The lane is another member's from now on; the former one's fetches are answered kNotFound. The
+  /// lane must be detached.
+  void Rebind(MemberIndex member);
   void Open(v1::PageStore::Stub* stub, rpc::CompletionThreads* completions, OpenedVolume volume);
   /// Answers what has waited too long; returns when it wants to be called again, at the latest.
   TimePoint Service(TimePoint now);
@@ -79,6 +83,7 @@ class FetchLane final : private Stream<v1::FetchRequest, v1::FetchResponse>::Own
   Record* free_ = nullptr;
   std::unique_ptr<FetchStream> stream_;
   OpenedVolume volume_;
+  MemberIndex member_ = kNoMember;
   bool closed_ = false;
 };
 

@@ -1,5 +1,5 @@
-// What the three lanes of a session (store, fetch, discard) have in common. A lane keeps what waits
-// for one memory server across its connections. Its session opens it when a connection is up,
+// What the lanes of a session (store, fetch, discard, heartbeat) have in common. A lane keeps what
+// waits for one memory server across its connections. Its session opens it when a connection is up,
 // services it, detaches it when the connection is lost, and closes it for good: these four come
 // from the session's own thread alone, so that what Service() holds in its hands cannot vanish.
 #pragma once
@@ -17,7 +17,13 @@ inline constexpr TimePoint kNever = TimePoint::max();
 struct OpenedVolume {
   std::uint64_t id = 0;
   std::uint64_t epoch = 0;
+  std::chrono::milliseconds owner_lease{10000};  // an owner that is silent for longer is gone
 };
+
+/// How often an owner says that it lives, and how often others ask whether it does.
+inline std::chrono::milliseconds HeartbeatOf(std::chrono::milliseconds owner_lease) {
+  return owner_lease / 5;
+}
 
 /// Why a server would not serve a call that it understood.
 enum class Refusal : std::uint8_t {

@@ -9,6 +9,7 @@
 #include <utility>
 
 #include "remote/lane.h"
+#include "remote/members.h"
 #include "tier/remote_store.h"
 
 namespace farswap::remote {
@@ -19,6 +20,7 @@ struct PutPart {
   // Shared by the batch's parts. Falls with release, so that whoever brings it to zero sees all
   // results; each part writes results of its own pages only.
   std::shared_ptr<std::atomic<std::uint32_t>> parts_left;
+  MemberIndex member = kNoMember;
   std::size_t count = 0;
   std::array<std::uint8_t, tier::PutBatch::kPagesMax> indices;  // into the batch
   std::array<tier::PutResult, tier::PutBatch::kPagesMax> results;

@@ -1,74 +1,59 @@
 #include "remote/session.h"
 
-#include <grpcpp/create_channel.h>
-#include <grpcpp/security/credentials.h>
-#include <grpcpp/support/channel_arguments.h>
-
 #include <algorithm>
 #include <atomic>
 #include <condition_variable>
 #include <mutex>
+#include <optional>
 #include <thread>
 #include <utility>
 
 #include "base/thread.h"
 #include "remote/backoff.h"
+#include "remote/channel.h"
 #include "remote/discard_lane.h"
 #include "remote/fetch_lane.h"
+#include "remote/heartbeat_lane.h"
 #include "remote/lane.h"
+#include "remote/open_volume.h"
+#include "remote/opening_gate.h"
 #include "remote/store_lane.h"
 #include "rpc/completion_threads.h"
-#include "rpc/target.h"
 
 namespace farswap::remote {
 
+using std::chrono::milliseconds;
+
 namespace {
 
-constexpr std::uint32_t kProtocol = 2;  // the only version of the page protocol that we speak
-constexpr int kKeepaliveMs = 5000;
-constexpr int kKeepaliveTimeoutMs = 3000;
-constexpr const char* kFencedOff = "fenced: another host daemon has opened this volume";
-
-std::shared_ptr<grpc::Channel> NewChannel(const SessionConfig& config) {
-  grpc::ChannelArguments arguments;
-  // Or gRPC would give both channels of a session the same TCP connection.
-  arguments.SetInt(GRPC_ARG_USE_LOCAL_SUBCHANNEL_POOL, 1);
-  // We make a new channel for each attempt; gRPC must not wait on its own within one.
-  arguments.SetInt(GRPC_ARG_INITIAL_RECONNECT_BACKOFF_MS, 50);
-  arguments.SetInt(GRPC_ARG_MIN_RECONNECT_BACKOFF_MS, static_cast<int>(config.open_wait.count()));
-  arguments.SetInt(GRPC_ARG_MAX_RECONNECT_BACKOFF_MS, 1000);
-  // Finds a server that hangs, or a network that swallows, also while nothing is under way.
-  arguments.SetInt(GRPC_ARG_KEEPALIVE_TIME_MS, kKeepaliveMs);
-  arguments.SetInt(GRPC_ARG_KEEPALIVE_TIMEOUT_MS, kKeepaliveTimeoutMs);
-  arguments.SetInt(GRPC_ARG_KEEPALIVE_PERMIT_WITHOUT_CALLS, 1);
-  arguments.SetInt(GRPC_ARG_HTTP2_MAX_PINGS_WITHOUT_DATA, 0);
-  // Pages go straight to the server; retries are ours, and names need no further look-ups.
-  arguments.SetInt(GRPC_ARG_ENABLE_HTTP_PROXY, 0);
-  arguments.SetInt(GRPC_ARG_ENABLE_RETRIES, 0);
-  arguments.SetInt(GRPC_ARG_SERVICE_CONFIG_DISABLE_RESOLUTION, 1);
-  return grpc::CreateCustomChannel(rpc::Target(config.address), grpc::InsecureChannelCredentials(),
-                                   arguments);
-}
+// An owner's lease ends at the server a moment after it does by what the server last said.
+constexpr milliseconds kLeaseSlack{20};
 
 }  // namespace
 
-// The session behind its header. Lock order: a lane's lock, then mutex_.
+// The session behind its header. Lock order: a lane's lock, then mutex_, then the gate's.
 class Session::Worker final : private LaneObserver, private rpc::Completion {
  public:
-  Worker(const SessionConfig& config, rpc::CompletionThreads* completions);
+  Worker(const SessionConfig& config, SessionPeers* peers, rpc::CompletionThreads* completions);
   ~Worker() { Stop(); }
 
+  void Start();
   Status status() const;
+  void OnDecided();
+  void OnMoved();
+  void BeginStop();
   void Stop();
 
   const SessionConfig config;
   FetchLane fetch_lane;
   StoreLane store_lane;
   DiscardLane discard_lane;
-  std::atomic<bool> connected{false};
+  HeartbeatLane heartbeat_lane;
+  std::atomic<MemberIndex> connected_member{kNoMember};
 
  private:
   struct Connection {
+    std::string address;
     std::shared_ptr<grpc::Channel> store_channel;
     std::shared_ptr<grpc::Channel> fetch_channel;
     std::unique_ptr<v1::PageStore::Stub> store_stub;
@@ -76,21 +61,49 @@ class Session::Worker final : private LaneObserver, private rpc::Completion {
   };
 
   void Run();
+  Connection Connect();
   std::string ServeOneConnection();
-  std::string OpenVolume(v1::PageStore::Stub* stub, OpenedVolume* volume);
-  std::string CheckOpened(const v1::OpenVolumeResponse& response) const;
+  std::string OpenVolume(const Connection& connection, v1::OpenVolumeResponse* response);
+  std::string Ask(const Connection& connection, bool probe, v1::OpenVolumeResponse* response);
+  std::string Judge(const Connection& connection, const v1::OpenVolumeResponse& response);
+  std::string Identify(const std::string& address, const v1::OpenVolumeResponse& response);
+  void Rebind(const Members::Answer& answer);
+  std::string AwaitTurn(const v1::OpenVolumeResponse& response);
+  std::string GiveUp();
+  void NoteOpened(const v1::OpenVolumeResponse& response);
   std::string Detach();
+  void CloseVolume(const Connection& connection, const OpenedVolume& volume);
+  void LearnOwner();
   void NoteDisconnected(const std::string& problem);
+  void NoteOwner(const v1::OpenVolumeResponse& response);
+  std::string Refused(SessionState state, const std::string& why);
+  void SetState(SessionState state);
+  bool broken() const {
+    const std::lock_guard lock(mutex_);
+    return broken_;
+  }
+  SessionState Disconnected() const {
+    return connections_ > 0 ? SessionState::kAway : SessionState::kConnecting;
+  }
   TimePoint ServiceLanes();
   template <typename Predicate>
   void WaitUntil(TimePoint until, Predicate done);
+  void BeginCall();
+  void AwaitCall(TimePoint until);
 
   void OnCompleted(bool ok) override;
   void OnLaneWork() override;
   void OnLaneBroken() override;
   void OnLaneRefused(Refusal refusal) override;
 
+  SessionPeers* const peers_;
   rpc::CompletionThreads* const completions_;
+
+  // Of the session's thread alone.
+  MemberIndex member_ = kNoMember;  // whose the lanes are
+  std::optional<ServerId> run_;     // of the server, when the volume was last opened
+  TimePoint owned_since_ = kNever;  // another host has the volume
+  milliseconds pause_{0};           // at least, before the next connection
 
   // Guards all below.
   mutable std::mutex mutex_;
@@ -98,14 +111,17 @@ class Session::Worker final : private LaneObserver, private rpc::Completion {
   bool work_ = false;
   bool stopping_ = false;
   bool broken_ = false;  // the present connection
-  bool fenced_ = false;
-  std::string refusal_;  // why the server would not serve the present connection
-  bool open_done_ = false;
-  // OpenVolume calls that were given up without an answer. The server may serve them yet, which
-  // raises the epoch; each may so fence us once, who have not been replaced.
-  std::uint64_t opens_unanswered_ = 0;
+  bool ended_ = false;   // fenced or refused for good
+  bool call_done_ = false;
+  std::string refusal_;  // why the present connection is of no use
+  SessionState state_ = SessionState::kConnecting;
+  MemberIndex last_member_ = kNoMember;
+  std::string uuid_;
+  std::string owner_name_;
+  std::string owner_address_;
   std::uint64_t epoch_ = 0;
   std::uint64_t connections_ = 0;
+  std::uint64_t unclean_restarts_ = 0;
   std::string last_error_;
   TimePoint disconnected_at_ = Clock::now();
 
@@ -113,38 +129,50 @@ class Session::Worker final : private LaneObserver, private rpc::Completion {
   std::thread thread_;     // last: runs on all of the above
 };
 
-Session::Worker::Worker(const SessionConfig& session_config, rpc::CompletionThreads* completions)
+Session::Worker::Worker(const SessionConfig& session_config, SessionPeers* peers,
+                        rpc::CompletionThreads* completions)
     : config(session_config),
       fetch_lane(config.fetch_wait, this),
       store_lane(config.put_wait, std::min(config.put_wait, config.outage_wait), config.full_wait,
                  this),
       discard_lane(this),
-      completions_(completions) {
+      heartbeat_lane(&store_lane, this),
+      peers_(peers),
+      completions_(completions) {}
+
+void Session::Worker::Start() {
   thread_ = StartThread("fs-remote-" + std::to_string(config.number), [this] { Run(); });
+}
+
+void Session::Worker::BeginStop() {
+  const std::lock_guard lock(mutex_);
+  stopping_ = true;
+  changed_.notify_all();
 }
 
 void Session::Worker::Stop() {
   const std::lock_guard stop_lock(stop_mutex_);
-  {
-    const std::lock_guard lock(mutex_);
-    stopping_ = true;
-    changed_.notify_all();
-  }
+  BeginStop();
   if (thread_.joinable()) thread_.join();
 }
 
 Session::Status Session::Worker::status() const {
   const std::lock_guard lock(mutex_);
-  const auto away =
-      std::chrono::duration_cast<std::chrono::milliseconds>(Clock::now() - disconnected_at_);
+  const bool connected = state_ == SessionState::kActive;
+  const auto away = std::chrono::duration_cast<milliseconds>(Clock::now() - disconnected_at_);
   return {
-      .connected = connected,
+      .state = state_,
+      .member = last_member_,
       .capacity_bytes = store_lane.capacity_bytes(),
       .used_bytes = store_lane.used_bytes(),
       .epoch = epoch_,
       .reconnects = connections_ > 0 ? connections_ - 1 : 0,
       .last_error = last_error_,
       .disconnected_ms = connected ? 0 : static_cast<std::uint64_t>(away.count()),
+      .uuid = uuid_,
+      .owner_name = owner_name_,
+      .owner_address = owner_address_,
+      .unclean_restarts = unclean_restarts_,
   };
 }
 
@@ -152,149 +180,329 @@ void Session::Worker::Run() {
   Backoff backoff(static_cast<std::uint32_t>(config.number + 1));
   for (;;) {
     const TimePoint began = Clock::now();
+    pause_ = milliseconds(0);
     NoteDisconnected(ServeOneConnection());
     // A connection that failed at once has not earned a quick retry.
     if (Clock::now() - began >= Backoff::kMax) backoff.Reset();
-    WaitUntil(Clock::now() + backoff.Next(), [] { return false; });
+    WaitUntil(Clock::now() + std::max(pause_, backoff.Next()), [this] { return ended_; });
     const std::lock_guard lock(mutex_);
-    if (stopping_ || fenced_) break;
+    if (stopping_ || ended_) break;
   }
   fetch_lane.Close();
   store_lane.Close();
+  LearnOwner();
 }
 
-// Connects, and serves until the connection is lost; returns why it was.
-std::string Session::Worker::ServeOneConnection() {
+Session::Worker::Connection Session::Worker::Connect() {
   {
     const std::lock_guard lock(mutex_);
     broken_ = false;
     refusal_.clear();
   }
   Connection connection;
-  connection.store_channel = NewChannel(config);
+  // After the reset: OnMoved() breaks a connection to the former address.
+  connection.address = peers_->members().AddressOf(config.number);
+  connection.store_channel = NewChannel(connection.address, config.open_wait);
   connection.store_stub = v1::PageStore::NewStub(connection.store_channel);
-  OpenedVolume volume;
-  std::string problem = OpenVolume(connection.store_stub.get(), &volume);
+  return connection;
+}
+
+// Connects, and serves until the connection is lost; returns why it was.
+std::string Session::Worker::ServeOneConnection() {
+  Connection connection = Connect();
+  v1::OpenVolumeResponse response;
+  std::string problem = OpenVolume(connection, &response);
   if (!problem.empty()) return problem;
-  connection.fetch_channel = NewChannel(config);
+  const OpenedVolume volume{response.volume_id(), response.epoch(), LeaseOf(response)};
+  connection.fetch_channel = NewChannel(connection.address, config.open_wait);
   connection.fetch_stub = v1::PageStore::NewStub(connection.fetch_channel);
   fetch_lane.Open(connection.fetch_stub.get(), completions_, volume);
+  heartbeat_lane.Open(connection.fetch_stub.get(), completions_, volume);
   store_lane.Open(connection.store_stub.get(), completions_, volume);
   discard_lane.Open(connection.store_stub.get(), completions_, volume);
-  {
-    const std::lock_guard lock(mutex_);
-    epoch_ = volume.epoch;
-    ++connections_;
-    connected = true;
-  }
-  WaitUntil(kNever, [this] { return broken_; });
-  return Detach();
+  NoteOpened(response);
+  WaitUntil(kNever, [] { return false; });
+  const bool orderly = !broken();
+  problem = Detach();
+  if (orderly) CloseVolume(connection, volume);
+  return problem;
 }
 
-// Empty when the volume is open, else what the operator should know.
-std::string Session::Worker::OpenVolume(v1::PageStore::Stub* stub, OpenedVolume* volume) {
-  v1::OpenVolumeRequest request;
-  request.set_host_id(config.host_id);
-  request.set_device(config.device);
-  request.set_incarnation(config.incarnation.data(), config.incarnation.size());
-  request.set_slots(config.slots);
-  request.set_protocol_min(kProtocol);
-  request.set_protocol_max(kProtocol);
-  request.set_session_nonce(config.nonce.data(), config.nonce.size());
-  request.set_host_name(config.host_name);
-  v1::OpenVolumeResponse response;
+// Asks until the volume is open: empty; or until this connection is of no use: why.
+std::string Session::Worker::OpenVolume(const Connection& connection,
+                                        v1::OpenVolumeResponse* response) {
+  for (;;) {
+    const bool probe = peers_->gate().decision() != OpeningGate::Decision::kOpen;
+    std::string problem = Ask(connection, probe, response);
+    if (problem.empty()) problem = Judge(connection, *response);
+    if (!problem.empty()) return problem;
+    if (!probe && response->status() == v1::OPEN_STATUS_OK) return "";
+    problem = AwaitTurn(*response);
+    if (!problem.empty()) return problem;
+  }
+}
+
+// Empty when the server has answered.
+std::string Session::Worker::Ask(const Connection& connection, bool probe,
+                                 v1::OpenVolumeResponse* response) {
+  v1::OpenVolumeRequest request = OpenRequest(config.volume);
+  request.set_probe(probe);
+  // Once: an owner that appears later is a new one.
+  request.set_take_over(config.take_over && connections_ == 0);
   grpc::Status outcome;
   grpc::ClientContext context;
-  {
-    const std::lock_guard lock(mutex_);
-    open_done_ = false;
-  }
-  const auto call = stub->AsyncOpenVolume(&context, request, completions_->queue());
-  call->Finish(&response, &outcome, completions_->Tag(this));
+  BeginCall();
+  const auto call =
+      connection.store_stub->AsyncOpenVolume(&context, request, completions_->queue());
+  call->Finish(response, &outcome, completions_->Tag(this));
   // No deadline of gRPC's: its timers wait until a time of the wall clock.
-  WaitUntil(Clock::now() + config.open_wait, [this] { return open_done_; });
+  WaitUntil(Clock::now() + config.open_wait, [this] { return call_done_; });
   context.TryCancel();
-  std::unique_lock lock(mutex_);
-  changed_.wait(lock, [this] { return open_done_; });
-  switch (outcome.error_code()) {
-    case grpc::StatusCode::CANCELLED:
-      ++opens_unanswered_;
-      return "cannot open the volume: no answer";
-    case grpc::StatusCode::DEADLINE_EXCEEDED:
-    case grpc::StatusCode::UNAVAILABLE:
-      ++opens_unanswered_;
-      break;
-    default:
-      break;
-  }
-  if (!outcome.ok()) return "cannot open the volume: " + outcome.error_message();
-  if (response.status() == v1::OPEN_STATUS_FENCED) {
-    fenced_ = true;
-    return kFencedOff;
-  }
-  std::string problem = CheckOpened(response);
-  if (!problem.empty()) return problem;
-  *volume = {.id = response.volume_id(), .epoch = response.epoch()};
-  store_lane.NoteSpace(response.capacity_bytes(), response.used_bytes());
-  return "";
+  AwaitCall(kNever);
+  if (outcome.ok()) return "";
+  SetState(Disconnected());
+  peers_->gate().NoteSilent(config.number);
+  const bool given_up = outcome.error_code() == grpc::StatusCode::CANCELLED;
+  return "cannot open the volume: " + (given_up ? "no answer" : outcome.error_message());
 }
 
-std::string Session::Worker::CheckOpened(const v1::OpenVolumeResponse& response) const {
-  if (response.status() == v1::OPEN_STATUS_ALREADY_OPEN) {
-    return "another host daemon has this volume open: on " + response.owner().host_name() +
-           ", at " + response.owner().address();
+// Whether the answer is that of a server that this session may use, now or later: empty, or why
+// not.
+std::string Session::Worker::Judge(const Connection& connection,
+                                   const v1::OpenVolumeResponse& response) {
+  NoteOwner(response);
+  std::string problem = ProblemOf(response);
+  if (problem.empty()) problem = Identify(connection.address, response);
+  const bool owned = response.status() == v1::OPEN_STATUS_ALREADY_OPEN;
+  OpeningGate& gate = peers_->gate();
+  const OpeningGate::Decision before = gate.decision();
+  // A server that is not used has answered as well.
+  const OpeningGate::Decision after =
+      gate.NoteAnswer(config.number, owned && problem.empty(), LeaseOf(response), Clock::now());
+  if (after != before) peers_->OnDecided();
+  if (response.status() == v1::OPEN_STATUS_FENCED) {
+    const std::lock_guard lock(mutex_);
+    state_ = SessionState::kFenced;
+    ended_ = true;
   }
-  if (response.status() != v1::OPEN_STATUS_OK) {
-    return "the server does not speak version " + std::to_string(kProtocol) +
-           " of the page protocol";
+  return problem;
+}
+
+std::string Session::Worker::Identify(const std::string& address,
+                                      const v1::OpenVolumeResponse& response) {
+  using Verdict = Members::Verdict;
+  const auto uuid = IdOf(response.server_uuid());
+  const auto run = IdOf(response.run_id());
+  if (!uuid || !run) return "the server has no identity: it is older than this host, update it";
+  const Members::Answer answer =
+      peers_->members().Claim(config.number, address, *uuid, *run, Clock::now());
+  {
+    const std::lock_guard lock(mutex_);
+    uuid_ = Hex(*uuid);
   }
-  if (response.batch_pages_max() < tier::PutBatch::kPagesMax) {
-    return "the server takes batches of " + std::to_string(response.batch_pages_max()) +
-           " pages, " + std::to_string(tier::PutBatch::kPagesMax) + " are needed";
+  const std::string same =
+      address + " has the store of " + answer.other_address + " (uuid " + Hex(*uuid) + ")";
+  if (answer.verdict != Verdict::kAccepted) pause_ = HeartbeatOf(LeaseOf(response));
+  switch (answer.verdict) {
+    case Verdict::kAccepted:
+      Rebind(answer);
+      return "";
+    case Verdict::kDuplicate:
+      return Refused(SessionState::kDuplicate, same + ": it is one server by two names");
+    case Verdict::kClone:
+      return Refused(SessionState::kClone,
+                     same + ", which also answers: one is a copy of the other");
+    case Verdict::kSilent:
+      return Refused(Disconnected(), same + ", which stopped answering a moment ago");
+    case Verdict::kMoved:
+      pause_ = milliseconds(0);
+      peers_->OnMoved(answer.other);
+      return Refused(Disconnected(), same + ", which no longer answers there");
+    case Verdict::kStale:
+      break;
+    case Verdict::kTooMany:
+      return "more than " + std::to_string(Members::kMembersMax) + " stores were seen";
   }
-  return "";
+  pause_ = milliseconds(0);
+  return "the server has another address now";
+}
+
+void Session::Worker::Rebind(const Members::Answer& answer) {
+  if (answer.member == member_) return;
+  if (answer.gone != kNoMember) peers_->OnStoreGone(config.number, answer.gone);
+  fetch_lane.Rebind(answer.member);
+  store_lane.Rebind(answer.member);
+  discard_lane.Clear();
+  member_ = answer.member;
+  run_.reset();
+}
+
+// Until it is worth asking again: empty; or why it never is on this connection.
+std::string Session::Worker::AwaitTurn(const v1::OpenVolumeResponse& response) {
+  const OpeningGate& gate = peers_->gate();
+  const OpeningGate::Decision decision = gate.decision();
+  const TimePoint now = Clock::now();
+  const milliseconds lease = LeaseOf(response);
+  const bool owned = response.status() == v1::OPEN_STATUS_ALREADY_OPEN;
+  TimePoint again = now + HeartbeatOf(lease);
+  bool for_good = decision == OpeningGate::Decision::kRefused;
+  if (owned) {
+    if (owned_since_ == kNever) owned_since_ = now;
+    for_good |= now - owned_since_ >= kLeasesToWait * lease;
+    const milliseconds idle(std::min<std::uint64_t>(response.owner().idle_ms(), lease.count()));
+    again = std::min(again, now + (lease - idle) + kLeaseSlack);
+  } else {
+    owned_since_ = kNever;
+    if (decision == OpeningGate::Decision::kOpen) return "";
+    if (const TimePoint until = gate.answers_until(); until > now) again = std::min(again, until);
+  }
+  if (for_good) return GiveUp();
+  SetState(owned ? SessionState::kWaiting : Disconnected());
+  WaitUntil(again, [&] { return gate.decision() != decision; });
+  const std::lock_guard lock(mutex_);
+  if (stopping_) return "stopped";
+  return broken_ ? refusal_ : "";
+}
+
+std::string Session::Worker::GiveUp() {
+  const std::lock_guard lock(mutex_);
+  state_ = SessionState::kAlreadyOpen;
+  ended_ = true;
+  last_error_ = owned_since_ == kNever
+                    ? "not opened: another memory server names an owner"
+                    : "already open: " + owner_name_ + " (" + owner_address_ + ") has the volume";
+  return last_error_;
+}
+
+void Session::Worker::NoteOwner(const v1::OpenVolumeResponse& response) {
+  const std::lock_guard lock(mutex_);
+  if (!response.has_owner()) {
+    owner_name_.clear();
+    owner_address_.clear();
+    return;
+  }
+  owner_name_ = response.owner().host_name();
+  owner_address_ = response.owner().address();
+}
+
+void Session::Worker::NoteOpened(const v1::OpenVolumeResponse& response) {
+  store_lane.NoteSpace(response.capacity_bytes(), response.used_bytes());
+  store_lane.NoteState(response.state());
+  owned_since_ = kNever;
+  const auto run = IdOf(response.run_id());
+  const bool restarted = run_ && run_ != run;
+  run_ = run;
+  connected_member = member_;
+  const std::lock_guard lock(mutex_);
+  if (restarted && !response.store_intact()) ++unclean_restarts_;
+  epoch_ = response.epoch();
+  ++connections_;
+  last_member_ = member_;
+  state_ = SessionState::kActive;
 }
 
 std::string Session::Worker::Detach() {
   const std::string fetch_problem = fetch_lane.Detach();
+  const std::string heartbeat_problem = heartbeat_lane.Detach();
   const std::string store_problem = store_lane.Detach();
   discard_lane.Detach();
   const std::lock_guard lock(mutex_);
+  disconnected_at_ = Clock::now();
   if (!refusal_.empty()) return refusal_;
   if (stopping_) return "stopped";
-  return "connection lost: " + (fetch_problem.empty() ? store_problem : fetch_problem);
+  for (const std::string& problem : {heartbeat_problem, fetch_problem}) {
+    if (!problem.empty()) return "connection lost: " + problem;
+  }
+  return "connection lost: " + store_problem;
+}
+
+// At an orderly stop: the next engine need not wait for the lease. Without an answer, it does.
+void Session::Worker::CloseVolume(const Connection& connection, const OpenedVolume& volume) {
+  v1::CloseVolumeRequest request;
+  request.set_volume_id(volume.id);
+  request.set_epoch(volume.epoch);
+  v1::CloseVolumeResponse response;
+  grpc::Status outcome;
+  grpc::ClientContext context;
+  BeginCall();
+  const auto call =
+      connection.store_stub->AsyncCloseVolume(&context, request, completions_->queue());
+  call->Finish(&response, &outcome, completions_->Tag(this));
+  AwaitCall(Clock::now() + config.close_wait);
+  context.TryCancel();
+  AwaitCall(kNever);
+}
+
+// Of a volume that was taken over, for the operator.
+void Session::Worker::LearnOwner() {
+  {
+    const std::lock_guard lock(mutex_);
+    if (stopping_ || state_ != SessionState::kFenced) return;
+  }
+  const Connection connection = Connect();
+  v1::OpenVolumeResponse response;
+  if (!Ask(connection, true, &response).empty()) {
+    SetState(SessionState::kFenced);
+  } else if (response.has_owner()) {
+    NoteOwner(response);
+  }
 }
 
 void Session::Worker::NoteDisconnected(const std::string& problem) {
+  peers_->members().NoteSilent(config.number, Clock::now());
   const std::lock_guard lock(mutex_);
   last_error_ = problem;
-  if (connected) disconnected_at_ = Clock::now();
-  connected = false;
+  broken_ = false;
+  connected_member = kNoMember;
+  if (state_ == SessionState::kActive) state_ = SessionState::kAway;
+}
+
+std::string Session::Worker::Refused(SessionState state, const std::string& why) {
+  const std::lock_guard lock(mutex_);
+  state_ = state;
+  last_error_ = why;
+  return why;
+}
+
+void Session::Worker::SetState(SessionState state) {
+  const std::lock_guard lock(mutex_);
+  state_ = state;
 }
 
 TimePoint Session::Worker::ServiceLanes() {
   const TimePoint now = Clock::now();
-  return std::min({fetch_lane.Service(now), store_lane.Service(now), discard_lane.Service(now)});
+  return std::min({fetch_lane.Service(now), store_lane.Service(now), discard_lane.Service(now),
+                   heartbeat_lane.Service(now)});
 }
 
 // Keeps the lanes going until then, or until `done`, which is called with mutex_ held, or until the
-// session is to end.
+// connection or the session is to end.
 template <typename Predicate>
 void Session::Worker::WaitUntil(TimePoint until, Predicate done) {
   for (;;) {
     const TimePoint next = std::min(until, ServiceLanes());
     std::unique_lock lock(mutex_);
-    const auto over = [&] { return stopping_ || fenced_ || done(); };
+    const auto over = [&] { return stopping_ || broken_ || done(); };
     changed_.wait_until(lock, next, [&] { return work_ || over(); });
     work_ = false;
     if (over() || Clock::now() >= until) return;
   }
 }
 
-// OpenVolume is the only call that the session itself makes.
+// Of the calls that the session itself makes, one at a time.
+void Session::Worker::BeginCall() {
+  const std::lock_guard lock(mutex_);
+  call_done_ = false;
+}
+
+void Session::Worker::AwaitCall(TimePoint until) {
+  std::unique_lock lock(mutex_);
+  changed_.wait_until(lock, until, [this] { return call_done_; });
+}
+
 void Session::Worker::OnCompleted(bool) {
   const std::lock_guard lock(mutex_);
-  open_done_ = true;
+  call_done_ = true;
   changed_.notify_all();
 }
 
@@ -317,24 +525,36 @@ void Session::Worker::OnLaneRefused(Refusal refusal) {
   broken_ = true;
   if (refusal == Refusal::kUnknownVolume) {
     refusal_ = "the server did not know the volume";
-  } else if (opens_unanswered_ > 0) {
-    --opens_unanswered_;
-    refusal_ = "an earlier attempt to open the volume came to the server late";
   } else {
-    fenced_ = true;
-    refusal_ = kFencedOff;
+    refusal_ = last_error_ = kFencedOff;
+    state_ = SessionState::kFenced;
+    ended_ = true;
   }
   changed_.notify_all();
 }
 
-Session::Session(const SessionConfig& config, rpc::CompletionThreads* completions)
-    : worker_(std::make_unique<Worker>(config, completions)) {}
+void Session::Worker::OnDecided() { OnLaneWork(); }
+
+void Session::Worker::OnMoved() {
+  const std::lock_guard lock(mutex_);
+  broken_ = true;
+  refusal_ = "the server has another address now";
+  changed_.notify_all();
+}
+
+Session::Session(const SessionConfig& config, SessionPeers* peers,
+                 rpc::CompletionThreads* completions)
+    : worker_(std::make_unique<Worker>(config, peers, completions)) {}
 
 Session::~Session() = default;
 
+void Session::Start() { worker_->Start(); }
+
 bool Session::Put(PutPart* part) { return worker_->store_lane.Put(part); }
 
-bool Session::Get(tier::RemoteFetch* fetch) { return worker_->fetch_lane.Get(fetch); }
+bool Session::Get(tier::RemoteFetch* fetch, MemberIndex member) {
+  return worker_->fetch_lane.Get(fetch, member);
+}
 
 bool Session::TakesDiscards() const { return worker_->discard_lane.HasRoom(); }
 
@@ -342,11 +562,17 @@ void Session::Discard(std::span<const tier::DiscardItem> items) {
   worker_->discard_lane.Add(items);
 }
 
-bool Session::connected() const { return worker_->connected; }
+MemberIndex Session::connected_member() const { return worker_->connected_member; }
 
-bool Session::writable() const { return worker_->connected && !worker_->store_lane.full(); }
+bool Session::writable() const {
+  const v1::ServerState state = worker_->store_lane.state();
+  return connected_member() != kNoMember && !worker_->store_lane.full() &&
+         state != v1::SERVER_STATE_FULL && state != v1::SERVER_STATE_DISK_FULL;
+}
 
-bool Session::full() const { return worker_->store_lane.full(); }
+bool Session::placeable() const {
+  return writable() && worker_->store_lane.state() == v1::SERVER_STATE_ACTIVE;
+}
 
 std::uint64_t Session::free_bytes() const {
   const std::uint64_t capacity = worker_->store_lane.capacity_bytes();
@@ -356,7 +582,11 @@ std::uint64_t Session::free_bytes() const {
 
 Session::Status Session::status() const { return worker_->status(); }
 
-const std::string& Session::address() const { return worker_->config.address; }
+void Session::OnDecided() { worker_->OnDecided(); }
+
+void Session::OnMoved() { worker_->OnMoved(); }
+
+void Session::BeginStop() { worker_->BeginStop(); }
 
 void Session::Stop() { worker_->Stop(); }
 

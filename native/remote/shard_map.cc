@@ -1,37 +1,34 @@
 #include "remote/shard_map.h"
 
-#include <cassert>
-
 namespace farswap::remote {
 
-ShardMap::ShardMap(std::uint64_t slots, std::size_t servers, std::uint64_t seed)
+ShardMap::ShardMap(std::uint64_t slots, std::uint64_t seed)
     : shards_((slots + tier::kShardSlots - 1) / tier::kShardSlots),
-      map_(std::make_unique<std::atomic<ServerIndex>[]>(shards_)),
-      counts_(std::make_unique<std::atomic<std::uint32_t>[]>(servers)),
+      map_(std::make_unique<std::atomic<MemberIndex>[]>(shards_)),
       random_(seed) {
-  assert(servers <= kServersMax);
-  for (std::size_t shard = 0; shard < shards_; ++shard) map_[shard] = kNone;
+  for (std::size_t shard = 0; shard < shards_; ++shard) map_[shard] = kNoMember;
 }
 
-std::optional<ServerIndex> ShardMap::ServerOf(tier::ObjectKey key) const {
+std::optional<MemberIndex> ShardMap::MemberOf(tier::ObjectKey key) const {
   const std::size_t shard = ShardOf(key);
   if (shard >= shards_) return std::nullopt;
-  const ServerIndex server = map_[shard].load();
-  return server == kNone ? std::nullopt : std::optional(server);
+  const MemberIndex member = map_[shard].load();
+  return member == kNoMember ? std::nullopt : std::optional(member);
 }
 
-std::optional<ServerIndex> ShardMap::Place(tier::ObjectKey key, const Candidate* candidates,
-                                           std::size_t count) {
+std::optional<MemberIndex> ShardMap::Place(tier::ObjectKey key, const Candidate* candidates,
+                                           std::size_t count, MemberIndex former) {
   if (ShardOf(key) >= shards_) return std::nullopt;
-  if (const auto placed = ServerOf(key)) return placed;
+  MemberIndex placed = map_[ShardOf(key)].load();
+  if (placed != former) return placed;
   if (count == 0) return std::nullopt;
   const std::size_t first = Random() % count;
   // Another one than the first, where there is another.
   const std::size_t second = count > 1 ? (first + 1 + Random() % (count - 1)) % count : first;
   const bool take_second = candidates[second].free_bytes > candidates[first].free_bytes;
-  const ServerIndex chosen = candidates[take_second ? second : first].server;
-  ServerIndex placed = kNone;
+  const MemberIndex chosen = candidates[take_second ? second : first].member;
   if (!map_[ShardOf(key)].compare_exchange_strong(placed, chosen)) return placed;
+  if (former != kNoMember) counts_[former].fetch_sub(1);
   counts_[chosen].fetch_add(1);
   return chosen;
 }

@@ -23,13 +23,24 @@ StoreLane::~StoreLane() { assert(!queue_.oldest() && !answered_ && !stream_); }
 bool StoreLane::Put(PutPart* part) {
   {
     const std::lock_guard lock(mutex_);
-    if (closed_ || refusing_) return false;
+    if (closed_ || refusing_ || part->member != member_) return false;
     part->batch_id = ++batch_id_last_;
     part->expires = Clock::now() + put_wait_;
     queue_.Append(part);
   }
   observer_->OnLaneWork();
   return true;
+}
+
+void StoreLane::Rebind(MemberIndex member) {
+  assert(!stream_);
+  {
+    const std::lock_guard lock(mutex_);
+    member_ = member;
+  }
+  full_until_ = Clock::rep{0};
+  FinishAnswered();
+  EndExpired(kNever);
 }
 
 void StoreLane::Open(v1::PageStore::Stub* stub, rpc::CompletionThreads* completions,

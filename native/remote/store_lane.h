@@ -34,18 +34,23 @@ class StoreLane final : private Stream<v1::StoreRequest, v1::StoreResponse>::Own
             std::chrono::milliseconds full_wait, LaneObserver* observer);
   ~StoreLane();  // after Close()
 
-  /// Takes the part; false when the lane is closed or its server has been away too long. Any
-  /// thread.
+  /// Takes the part; false when the lane is closed, is not the part's member's, or its server has
+  /// been away too long. Any thread.
   bool Put(PutPart* part);
   /// What the server said last. Any thread.
   bool full() const { return Clock::now().time_since_epoch().count() < full_until_.load(); }
   std::uint64_t capacity_bytes() const { return capacity_bytes_.load(); }
   std::uint64_t used_bytes() const { return used_bytes_.load(); }
+  v1::ServerState state() const { return state_.load(); }
+
+  void NoteSpace(std::uint64_t capacity_bytes, std::uint64_t used_bytes);
+  void NoteState(v1::ServerState state) { state_ = state; }
 
   // Of the session's thread.
 
+  /// The lane is another member's from now on. The lane must be detached.
+  void Rebind(MemberIndex member);
   void Open(v1::PageStore::Stub* stub, rpc::CompletionThreads* completions, OpenedVolume volume);
-  void NoteSpace(std::uint64_t capacity_bytes, std::uint64_t used_bytes);
   /// Sends, delivers answers, ends what has waited too long; returns when it wants to be called
   /// again, at the latest.
   TimePoint Service(TimePoint now);
@@ -81,12 +86,14 @@ class StoreLane final : private Stream<v1::StoreRequest, v1::StoreResponse>::Own
   ResendQueue<PutPart> queue_;
   PutPart* answered_ = nullptr;  // linked by `newer`, newest first; waits for FinishAnswered()
   std::uint64_t batch_id_last_ = 0;
+  MemberIndex member_ = kNoMember;
   bool closed_ = false;
   bool refusing_ = false;
 
   // Hints for placement and status; nothing else is read through them.
   std::atomic<std::uint64_t> capacity_bytes_{0};
   std::atomic<std::uint64_t> used_bytes_{0};
+  std::atomic<v1::ServerState> state_{v1::SERVER_STATE_UNSPECIFIED};
   std::atomic<Clock::rep> full_until_{Clock::rep{0}};
 };
 

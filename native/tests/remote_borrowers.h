@@ -207,6 +207,7 @@ inline ClusterConfig TestConfig(std::vector<std::string> servers) {
           .fetch_wait = 2 * kHangGuard,
           .put_wait = 2 * kHangGuard,
           .open_wait = 2 * kHangGuard,
+          .answer_wait = std::chrono::milliseconds(100),
           .outage_wait = 2 * kHangGuard,
           .full_wait = 2 * kHangGuard};
 }

@@ -2,17 +2,28 @@
 
 #include <grpcpp/security/server_credentials.h>
 
+#include <atomic>
 #include <chrono>
 #include <cstdlib>
 #include <utility>
 
 namespace farswap::remote {
 
+using std::chrono::steady_clock;
+
+std::string FakeStore::NewId() {
+  static std::atomic<int> last = 0;
+  std::string id = std::to_string(++last);
+  id.resize(16, '.');
+  return id;
+}
+
 void FakeStore::Start() {
   {
     const std::lock_guard lock(mutex_);
     stopping_ = false;
     known_ = false;
+    run_id_ = NewId();
   }
   grpc::ServerBuilder builder;
   int bound = 0;
@@ -37,6 +48,13 @@ void FakeStore::Stop() {
   server_.reset();
 }
 
+void FakeStore::BeOwnedFor(std::chrono::milliseconds alive) {
+  const std::lock_guard lock(mutex_);
+  ++epoch_;
+  nonce_ = "another";
+  alive_until_ = steady_clock::now() + alive;
+}
+
 /// Whether the call is one that is not to be answered: then the caller has given it up.
 bool FakeStore::WasHeld(grpc::ServerContext* context, std::unique_lock<std::mutex>& lock) {
   if (!std::exchange(script_.hold_call, false)) return false;
@@ -44,27 +62,75 @@ bool FakeStore::WasHeld(grpc::ServerContext* context, std::unique_lock<std::mute
   return true;
 }
 
-grpc::Status FakeStore::OpenVolume(grpc::ServerContext* context, const v1::OpenVolumeRequest*,
+grpc::Status FakeStore::OpenVolume(grpc::ServerContext* context,
+                                   const v1::OpenVolumeRequest* request,
                                    v1::OpenVolumeResponse* response) {
   std::unique_lock lock(mutex_);
-  ++seen_.opens;
+  ++(request->probe() ? seen_.probes : seen_.opens);
   if (WasHeld(context, lock)) return grpc::Status::CANCELLED;
-  if (script_.retired) {
-    response->set_status(v1::OPEN_STATUS_FENCED);
-    return grpc::Status::OK;
+  response->set_protocol(2);
+  response->set_server_uuid(script_.uuid);
+  response->set_run_id(run_id_);
+  response->set_store_intact(!script_.unclean);
+  response->set_owner_lease_ms(static_cast<std::uint32_t>(script_.lease.count()));
+  response->set_state(script_.state);
+  response->set_capacity_bytes(script_.capacity_bytes);
+  response->set_used_bytes(script_.used_bytes);
+  response->set_batch_pages_max(script_.batch_pages_max);
+  const auto now = steady_clock::now();
+  const bool owned = request->session_nonce() != nonce_ && now < alive_until_;
+  if (owned) {
+    response->mutable_owner()->set_host_name("other-host");
+    response->mutable_owner()->set_address("192.0.2.1");
   }
+  response->set_status(script_.retired                  ? v1::OPEN_STATUS_FENCED
+                       : owned && !request->take_over() ? v1::OPEN_STATUS_ALREADY_OPEN
+                                                        : v1::OPEN_STATUS_OK);
+  if (request->probe() || response->status() != v1::OPEN_STATUS_OK) return grpc::Status::OK;
+  if (owned) ++seen_.take_overs;
+  if (request->session_nonce() != nonce_) ++epoch_;
+  nonce_ = request->session_nonce();
+  alive_until_ = now + script_.lease;
+  known_ = true;
+  response->set_volume_id(7);
+  response->set_epoch(epoch_);
   if (script_.fail_open) {
     script_.fail_open = false;
     return {grpc::StatusCode::UNAVAILABLE, "told to fail"};
   }
-  known_ = true;
-  response->set_status(v1::OPEN_STATUS_OK);
-  response->set_protocol(2);
-  response->set_volume_id(7);
-  response->set_epoch(++epoch_);
-  response->set_capacity_bytes(script_.capacity_bytes);
-  response->set_used_bytes(script_.used_bytes);
-  response->set_batch_pages_max(script_.batch_pages_max);
+  return grpc::Status::OK;
+}
+
+grpc::Status FakeStore::CloseVolume(grpc::ServerContext*, const v1::CloseVolumeRequest* request,
+                                    v1::CloseVolumeResponse* response) {
+  const std::lock_guard lock(mutex_);
+  ++seen_.closes;
+  response->set_status(StatusOf(request->epoch()));
+  if (response->status() == v1::STREAM_STATUS_OK) alive_until_ = {};
+  return grpc::Status::OK;
+}
+
+grpc::Status FakeStore::Session(
+    grpc::ServerContext*,
+    grpc::ServerReaderWriter<v1::SessionResponse, v1::SessionRequest>* stream) {
+  v1::SessionRequest request;
+  while (stream->Read(&request)) {
+    v1::SessionResponse response;
+    {
+      const std::lock_guard lock(mutex_);
+      ++seen_.heartbeats;
+      if (script_.ignore_heartbeats) continue;
+      response.set_sequence(request.sequence());
+      response.set_status(StatusOf(request.epoch()));
+      response.set_capacity_bytes(script_.capacity_bytes);
+      response.set_used_bytes(script_.used_bytes);
+      response.set_state(script_.state);
+      if (response.status() == v1::STREAM_STATUS_OK) {
+        alive_until_ = steady_clock::now() + script_.lease;
+      }
+    }
+    if (!stream->Write(response)) break;
+  }
   return grpc::Status::OK;
 }
 

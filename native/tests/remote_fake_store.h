@@ -6,6 +6,7 @@
 #include <grpcpp/server.h>
 #include <grpcpp/server_builder.h>
 
+#include <chrono>
 #include <condition_variable>
 #include <cstdint>
 #include <functional>
@@ -26,16 +27,21 @@ class FakeStore final : private v1::PageStore::Service {
 
   /// What it does wrong. Change it by Tell().
   struct Script {
-    bool hold_stores = false;             // read no further batch
-    bool hold_fetches = false;            // answer no further fetch
-    bool full = false;                    // every page is answered FULL
-    std::size_t reverse_fetches = 0;      // gather so many, then answer the last one first
-    int unknown_volumes = 0;              // so many requests are answered UNKNOWN_VOLUME
-    bool fenced = false;                  // every request is answered FENCED
-    bool fail_discards = false;           // the next Discard fails once
-    bool hold_call = false;               // the next OpenVolume or Discard is not answered
-    bool fail_open = false;               // the next OpenVolume fails once
-    bool retired = false;                 // OpenVolume is refused: there is a successor
+    bool hold_stores = false;         // read no further batch
+    bool hold_fetches = false;        // answer no further fetch
+    bool full = false;                // every page is answered FULL
+    std::size_t reverse_fetches = 0;  // gather so many, then answer the last one first
+    int unknown_volumes = 0;          // so many requests are answered UNKNOWN_VOLUME
+    bool fenced = false;              // every request is answered FENCED
+    bool fail_discards = false;       // the next Discard fails once
+    bool hold_call = false;           // the next OpenVolume or Discard is not answered
+    bool fail_open = false;           // the next OpenVolume fails once, after it was served
+    bool retired = false;             // OpenVolume is answered FENCED: there is a successor
+    bool ignore_heartbeats = false;   // read them, and answer none
+    bool unclean = false;             // this run of the store began without a clean end
+    std::chrono::milliseconds lease{10000};
+    v1::ServerState state = v1::SERVER_STATE_ACTIVE;
+    std::string uuid = NewId();
     std::uint32_t batch_pages_max = 256;  // what OpenVolume says
     std::uint64_t capacity_bytes = std::uint64_t{1} << 30;
     std::uint64_t used_bytes = 0;
@@ -57,14 +63,15 @@ class FakeStore final : private v1::PageStore::Service {
     changed_.notify_all();
   }
 
-  /// An OpenVolume of the same volume whose caller is gone takes effect.
-  void OpenLate() {
-    const std::lock_guard lock(mutex_);
-    ++epoch_;
-  }
+  /// Another host has the volume from now on, alive for so long.
+  void BeOwnedFor(std::chrono::milliseconds alive);
 
   struct Seen {
-    std::uint64_t opens = 0;
+    std::uint64_t opens = 0;  // that were no probes
+    std::uint64_t probes = 0;
+    std::uint64_t take_overs = 0;
+    std::uint64_t heartbeats = 0;
+    std::uint64_t closes = 0;
     std::uint64_t batches = 0;
     std::uint64_t fetches = 0;
     std::uint64_t discards = 0;
@@ -79,9 +86,15 @@ class FakeStore final : private v1::PageStore::Service {
   }
 
  private:
+  static std::string NewId();
   bool WasHeld(grpc::ServerContext* context, std::unique_lock<std::mutex>& lock);
   grpc::Status OpenVolume(grpc::ServerContext*, const v1::OpenVolumeRequest*,
                           v1::OpenVolumeResponse*) override;
+  grpc::Status Session(
+      grpc::ServerContext*,
+      grpc::ServerReaderWriter<v1::SessionResponse, v1::SessionRequest>* stream) override;
+  grpc::Status CloseVolume(grpc::ServerContext*, const v1::CloseVolumeRequest*,
+                           v1::CloseVolumeResponse*) override;
   grpc::Status Store(
       grpc::ServerContext*,
       grpc::ServerReaderWriter<v1::StoreResponse, v1::StoreRequest>* stream) override;
@@ -103,7 +116,10 @@ class FakeStore final : private v1::PageStore::Service {
   Seen seen_;
   std::map<std::uint64_t, v1::Page> pages_;
   std::uint64_t epoch_ = 0;
-  bool known_ = false;  // the volume, since Start()
+  std::string nonce_;  // of the owner, whom epoch_ is of
+  std::string run_id_;
+  std::chrono::steady_clock::time_point alive_until_;  // the owner
+  bool known_ = false;                                 // the volume, since Start()
   bool stopping_ = false;
   int port_ = 0;
   std::unique_ptr<grpc::Server> server_;

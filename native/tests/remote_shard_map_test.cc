@@ -15,31 +15,31 @@ namespace {
 using tier::kShardSlots;
 
 TEST(ShardMap, ShardWithoutPageHasNoServer) {
-  ShardMap map(10 * kShardSlots, 2, 1);
-  EXPECT_FALSE(map.ServerOf(0));
+  ShardMap map(10 * kShardSlots, 1);
+  EXPECT_FALSE(map.MemberOf(0));
   EXPECT_FALSE(map.Place(0, nullptr, 0));
 }
 
 TEST(ShardMap, LastShardMayBePartial) {
-  ShardMap map(kShardSlots + 1, 1, 1);
+  ShardMap map(kShardSlots + 1, 1);
   EXPECT_EQ(map.shards(), 2u);
   const Candidate only{0, 100};
   EXPECT_TRUE(map.Place(kShardSlots, &only, 1));
   EXPECT_FALSE(map.Place(2 * kShardSlots, &only, 1)) << "not on the device";
-  EXPECT_FALSE(map.ServerOf(0xffffffffu));
+  EXPECT_FALSE(map.MemberOf(0xffffffffu));
 }
 
 TEST(ShardMap, UnitsAreWhereTheirSlotsAre) {
-  ShardMap map(2 * kShardSlots, 2, 1);
+  ShardMap map(2 * kShardSlots, 1);
   const Candidate second{1, 100};
   ASSERT_EQ(map.Place(kShardSlots, &second, 1), 1);
-  EXPECT_EQ(map.ServerOf(tier::UnitKeyOf(2 * kShardSlots - 1)), 1);
-  EXPECT_FALSE(map.ServerOf(tier::UnitKeyOf(kShardSlots - 1)));
-  EXPECT_FALSE(map.ServerOf(tier::UnitKeyOf(2 * kShardSlots))) << "not on the device";
+  EXPECT_EQ(map.MemberOf(tier::UnitKeyOf(2 * kShardSlots - 1)), 1);
+  EXPECT_FALSE(map.MemberOf(tier::UnitKeyOf(kShardSlots - 1)));
+  EXPECT_FALSE(map.MemberOf(tier::UnitKeyOf(2 * kShardSlots))) << "not on the device";
 }
 
 TEST(ShardMap, ShardKeepsItsServerWhenAnotherBecomesEmptier) {
-  ShardMap map(10 * kShardSlots, 2, 1);
+  ShardMap map(10 * kShardSlots, 1);
   const std::array<Candidate, 2> before = {{{0, 100}, {1, 50}}};
   ASSERT_EQ(map.Place(5, before.data(), 2), 0);
   const std::array<Candidate, 2> after = {{{0, 0}, {1, 1000}}};
@@ -51,7 +51,7 @@ TEST(ShardMap, ShardKeepsItsServerWhenAnotherBecomesEmptier) {
 
 TEST(ShardMap, TwoChoicesPreferTheEmptierServer) {
   constexpr std::size_t kShards = 4000;
-  ShardMap map(kShards * kShardSlots, 4, 42);
+  ShardMap map(kShards * kShardSlots, 42);
   const std::array<Candidate, 4> servers = {{{0, 10}, {1, 20}, {2, 30}, {3, 40}}};
   for (std::size_t shard = 0; shard < kShards; ++shard) {
     map.Place(static_cast<tier::SlotIndex>(shard * kShardSlots), servers.data(), 4);
@@ -64,8 +64,8 @@ TEST(ShardMap, TwoChoicesPreferTheEmptierServer) {
 }
 
 TEST(ShardMap, SameSeedMakesTheSameChoices) {
-  ShardMap one(100 * kShardSlots, 3, 9);
-  ShardMap two(100 * kShardSlots, 3, 9);
+  ShardMap one(100 * kShardSlots, 9);
+  ShardMap two(100 * kShardSlots, 9);
   const std::array<Candidate, 3> servers = {{{0, 1}, {1, 1}, {2, 1}}};
   for (tier::SlotIndex shard = 0; shard < 100; ++shard) {
     EXPECT_EQ(one.Place(shard * kShardSlots, servers.data(), 3),
@@ -75,10 +75,10 @@ TEST(ShardMap, SameSeedMakesTheSameChoices) {
 
 TEST(ShardMap, RacingPlacementsOfAShardAgree) {
   constexpr std::size_t kShards = 2000;
-  ShardMap map(kShards * kShardSlots, 2, 3);
-  std::array<std::vector<ServerIndex>, 2> seen;
+  ShardMap map(kShards * kShardSlots, 3);
+  std::array<std::vector<MemberIndex>, 2> seen;
   std::array<std::thread, 2> threads;
-  for (ServerIndex t = 0; t < 2; ++t) {
+  for (MemberIndex t = 0; t < 2; ++t) {
     threads[t] = std::thread([&, t] {
       const Candidate mine{t, 1};
       for (std::size_t shard = 0; shard < kShards; ++shard) {

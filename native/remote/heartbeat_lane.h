@@ -1,0 +1,51 @@
+// Tells a memory server that the volume's owner lives, also while there is nothing to send: one
+// request each fifth of the owner's lease, from the session's own thread, on the channel of
+// fetches, where no backlog of stores delays it. The answers say how the server is.
+#pragma once
+
+#include <atomic>
+#include <cstdint>
+#include <memory>
+#include <string>
+
+#include "farswap/v1/page_store.grpc.pb.h"
+#include "remote/lane.h"
+#include "remote/stream.h"
+
+namespace farswap::remote {
+
+class StoreLane;
+
+class HeartbeatLane final : private Stream<v1::SessionRequest, v1::SessionResponse>::Owner {
+ public:
+  /// Requests in a row without an answer after which the connection is given up.
+  static constexpr std::uint64_t kUnansweredMax = 5;
+
+  /// `stores` is told of the server's room and state.
+  HeartbeatLane(StoreLane* stores, LaneObserver* observer) : stores_(stores), observer_(observer) {}
+
+  // Of the session's thread.
+
+  void Open(v1::PageStore::Stub* stub, rpc::CompletionThreads* completions, OpenedVolume volume);
+  /// Sends what is due; returns when it wants to be called again, at the latest.
+  TimePoint Service(TimePoint now);
+  /// Gives up the connection; returns why it was lost.
+  std::string Detach();
+
+ private:
+  using SessionStream = Stream<v1::SessionRequest, v1::SessionResponse>;
+
+  void OnAnswer(const v1::SessionResponse& answer) override;
+  void OnWritable() override { observer_->OnLaneWork(); }
+  void OnBroken() override { observer_->OnLaneBroken(); }
+
+  StoreLane* const stores_;
+  LaneObserver* const observer_;
+  std::unique_ptr<SessionStream> stream_;
+  OpenedVolume volume_;
+  TimePoint due_{};
+  std::uint64_t sequence_ = 0;              // of the last request
+  std::atomic<std::uint64_t> answered_{0};  // of the last answer
+};
+
+}  // namespace farswap::remote

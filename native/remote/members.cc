@@ -1,0 +1,101 @@
+#include "remote/members.h"
+
+#include <algorithm>
+#include <utility>
+
+namespace farswap::remote {
+
+namespace {
+
+constexpr std::size_t kClonesMax = 16;  // remembered of one store
+
+}  // namespace
+
+std::string Hex(const ServerId& id) {
+  constexpr const char* kDigits = "0123456789abcdef";
+  std::string text;
+  for (const std::byte byte : id) {
+    text += kDigits[std::to_integer<unsigned>(byte) >> 4];
+    text += kDigits[std::to_integer<unsigned>(byte) & 15];
+  }
+  return text;
+}
+
+Members::Members(std::vector<std::string> addresses, std::chrono::milliseconds move_wait)
+    : move_wait_(move_wait) {
+  for (auto& session : session_of_) session = kNoSession;
+  for (std::string& address : addresses) sessions_.push_back({.address = std::move(address)});
+}
+
+Members::Answer Members::Claim(std::size_t session, const std::string& address,
+                               const ServerId& uuid, const ServerId& run, TimePoint now) {
+  const std::lock_guard lock(mutex_);
+  if (sessions_[session].address != address) return {.verdict = Verdict::kStale};
+  const MemberIndex known = Find(uuid);
+  if (known == kNoMember) {
+    if (members_.size() == kMembersMax) return {.verdict = Verdict::kTooMany};
+    members_.push_back({.uuid = uuid});
+    return Bind(session, static_cast<MemberIndex>(members_.size() - 1), run);
+  }
+  const std::uint16_t holder = session_of_[known];
+  if (holder == kNoSession || holder == session) return Bind(session, known, run);
+  return Contest(session, known, run, now);
+}
+
+void Members::NoteSilent(std::size_t session, TimePoint now) {
+  const std::lock_guard lock(mutex_);
+  if (!std::exchange(sessions_[session].answering, false)) return;
+  sessions_[session].silent_since = now;
+}
+
+std::string Members::AddressOf(std::size_t session) const {
+  const std::lock_guard lock(mutex_);
+  return sessions_[session].address;
+}
+
+MemberIndex Members::Find(const ServerId& uuid) const {
+  const auto found = std::find_if(members_.begin(), members_.end(),
+                                  [&](const Member& member) { return member.uuid == uuid; });
+  return found == members_.end() ? kNoMember : static_cast<MemberIndex>(found - members_.begin());
+}
+
+Members::Answer Members::Bind(std::size_t session, MemberIndex member, const ServerId& run) {
+  Session& binder = sessions_[session];
+  Answer answer{.verdict = Verdict::kAccepted, .member = member};
+  if (binder.member != member) {
+    answer.gone = std::exchange(binder.member, member);
+    if (answer.gone != kNoMember) session_of_[answer.gone] = kNoSession;
+    session_of_[member].store(static_cast<std::uint16_t>(session), std::memory_order_release);
+  }
+  binder.answering = true;
+  members_[member].run = run;
+  return answer;
+}
+
+// Another session has the member.
+Members::Answer Members::Contest(std::size_t session, MemberIndex member, const ServerId& run,
+                                 TimePoint now) {
+  Member& store = members_[member];
+  const std::size_t other = session_of_[member];
+  Session& holder = sessions_[other];
+  Answer answer;
+  answer.other = other;
+  answer.other_address = holder.address;
+  const bool same_run = run == store.run;
+  const bool known_clone =
+      std::find(store.clones.begin(), store.clones.end(), run) != store.clones.end();
+  if (holder.answering) {
+    answer.verdict = same_run ? Verdict::kDuplicate : Verdict::kClone;
+    if (!same_run && !known_clone && store.clones.size() < kClonesMax) store.clones.push_back(run);
+  } else if (known_clone) {
+    answer.verdict = Verdict::kClone;
+  } else if (!same_run && now - holder.silent_since < move_wait_) {
+    answer.verdict = Verdict::kSilent;
+  } else {
+    answer.verdict = Verdict::kMoved;
+    std::swap(holder.address, sessions_[session].address);
+  }
+  return answer;
+}
+
+}  // namespace farswap::remote

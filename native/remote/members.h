@@ -1,0 +1,107 @@
+// Which memory server is which. A server is its store: the uuid made with it, not the address at
+// which it answers. Members are numbered from 0 in the order in which their uuids were first seen,
+// and keep their number for ever; the map of shards names them by it.
+//
+// Each session keeps the pages of at most one member, and connects to one address. What an answer
+// at an address means:
+//
+//   its uuid            and                                        the session
+//   is new              has no member                              keeps the member
+//   is new              has another member                         that store is gone; the new one
+//                                                                  takes its place
+//   is another          that one answers, the run id is the same   is refused: one server by two
+//   session's                                                      names
+//                       that one answers, the run id differs       is refused: a cloned store
+//                       that one is silent                         exchanges addresses with it
+//
+// No I/O, no clock of its own.
+#pragma once
+
+#include <array>
+#include <atomic>
+#include <chrono>
+#include <cstddef>
+#include <cstdint>
+#include <mutex>
+#include <optional>
+#include <string>
+#include <vector>
+
+#include "remote/lane.h"
+
+namespace farswap::remote {
+
+using MemberIndex = std::uint16_t;
+inline constexpr MemberIndex kNoMember = 0xffff;
+
+/// 16 random bytes: of a store, or of a run of its server.
+using ServerId = std::array<std::byte, 16>;
+
+std::string Hex(const ServerId& id);
+
+class Members {
+ public:
+  static constexpr std::size_t kMembersMax = 4096;
+
+  /// One session an address. A silent server counts as moved `move_wait` after its last answer.
+  Members(std::vector<std::string> addresses, std::chrono::milliseconds move_wait);
+
+  enum class Verdict : std::uint8_t {
+    kAccepted,   // the session keeps `member`
+    kDuplicate,  // `other` has it already: the same server by another name
+    kClone,      // `other` has it already: a copy of its store
+    kSilent,     // `other` has it, and has been silent for less than move_wait
+    kMoved,      // `other` now has this address, and this session has that of `other`
+    kStale,      // the session has another address since
+    kTooMany,    // no number is left
+  };
+  struct Answer {
+    Verdict verdict = Verdict::kAccepted;
+    MemberIndex member = kNoMember;
+    MemberIndex gone = kNoMember;  // the session's former member, if it just went
+    std::size_t other = 0;         // a session
+    std::string other_address{};
+  };
+
+  /// The session heard from the server at this address. Any thread, as all of these.
+  Answer Claim(std::size_t session, const std::string& address, const ServerId& uuid,
+               const ServerId& run, TimePoint now);
+  /// The session has lost its connection.
+  void NoteSilent(std::size_t session, TimePoint now);
+
+  std::string AddressOf(std::size_t session) const;
+  /// Without locks. Nothing: the member's store is gone.
+  std::optional<std::size_t> SessionOf(MemberIndex member) const {
+    const std::uint16_t session = session_of_[member].load(std::memory_order_acquire);
+    return session == kNoSession ? std::nullopt : std::optional<std::size_t>(session);
+  }
+
+ private:
+  static constexpr std::uint16_t kNoSession = 0xffff;
+
+  struct Member {
+    ServerId uuid{};
+    ServerId run{};
+    // Runs of copies of its store, seen while it answered: never taken for it.
+    std::vector<ServerId> clones{};
+  };
+  struct Session {
+    std::string address;
+    MemberIndex member = kNoMember;
+    bool answering = false;
+    TimePoint silent_since{};
+  };
+
+  MemberIndex Find(const ServerId& uuid) const;
+  Answer Bind(std::size_t session, MemberIndex member, const ServerId& run);
+  Answer Contest(std::size_t session, MemberIndex member, const ServerId& run, TimePoint now);
+
+  const std::chrono::milliseconds move_wait_;
+  std::array<std::atomic<std::uint16_t>, kMembersMax> session_of_;
+
+  mutable std::mutex mutex_;  // guards what follows
+  std::vector<Member> members_;
+  std::vector<Session> sessions_;
+};
+
+}  // namespace farswap::remote

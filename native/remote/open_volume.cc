@@ -1,0 +1,62 @@
+#include "remote/open_volume.h"
+
+#include <cstring>
+
+#include "remote/lane.h"
+#include "tier/remote_store.h"
+
+namespace farswap::remote {
+
+namespace {
+
+constexpr std::uint32_t kProtocol = 2;
+
+}  // namespace
+
+v1::OpenVolumeRequest OpenRequest(const WantedVolume& volume) {
+  v1::OpenVolumeRequest request;
+  request.set_host_id(volume.host_id);
+  request.set_device(volume.device);
+  request.set_host_name(volume.host_name);
+  request.set_incarnation(volume.incarnation.data(), volume.incarnation.size());
+  request.set_session_nonce(volume.session_nonce.data(), volume.session_nonce.size());
+  request.set_slots(volume.slots);
+  request.set_protocol_min(kProtocol);
+  request.set_protocol_max(kProtocol);
+  return request;
+}
+
+std::optional<ServerId> IdOf(const std::string& bytes) {
+  ServerId id;
+  if (bytes.size() != id.size()) return std::nullopt;
+  std::memcpy(id.data(), bytes.data(), id.size());
+  return id;
+}
+
+std::chrono::milliseconds LeaseOf(const v1::OpenVolumeResponse& response) {
+  if (response.owner_lease_ms() == 0) return OpenedVolume{}.owner_lease;
+  return std::chrono::milliseconds(response.owner_lease_ms());
+}
+
+std::string ProblemOf(const v1::OpenVolumeResponse& response) {
+  switch (static_cast<int>(response.status())) {
+    case v1::OPEN_STATUS_OK:
+      if (response.batch_pages_max() < tier::PutBatch::kPagesMax) {
+        return "the server takes batches of " + std::to_string(response.batch_pages_max()) +
+               " pages, " + std::to_string(tier::PutBatch::kPagesMax) + " are needed";
+      }
+      return "";
+    case v1::OPEN_STATUS_ALREADY_OPEN:
+      return "";
+    case v1::OPEN_STATUS_FENCED:
+      return kFencedOff;
+    case v1::OPEN_STATUS_PROTOCOL:
+      return "the server speaks version " + std::to_string(response.protocol()) +
+             " of the page protocol, this host version " + std::to_string(kProtocol) +
+             ": update the older of the two";
+    default:
+      return "the server gave an unknown answer to OpenVolume";
+  }
+}
+
+}  // namespace farswap::remote
