@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from farswap.admin import commands, device, output, tier
+from farswap.common.errors import RemoteError
 from rich.text import Text
 
 if TYPE_CHECKING:
@@ -17,6 +18,8 @@ if TYPE_CHECKING:
 def command(session: Session, output_format: str) -> None:
     """Device, tier, servers and health of a host on one screen.
 
+    Where another host has this host's volume, that comes first, and the exit code is 1.
+
     \b
     Examples:
       farswapctl status
@@ -25,9 +28,13 @@ def command(session: Session, output_format: str) -> None:
     with session.host() as host:
         status = host.status
     output.print_answer(status, output_format, _print)
+    if status.alarm:
+        raise RemoteError("another host has this host's volume")
 
 
 def _print(out: Console, status: pb.HostStatus) -> None:
+    if status.alarm:
+        out.print(output.bad(status.alarm))
     output.print_program(out, status.info)
     output.print_rows(out, "device", device.rows(status.device))
     output.print_rows(out, "tier", tier.rows(status.tier))
@@ -53,9 +60,7 @@ def _print_servers(out: Console, status: pb.HostStatus) -> None:
     rows = [
         (
             server.address,
-            output.good("connected")
-            if server.connected
-            else output.bad(f"away for {output.span(server.disconnected_ms)}"),
+            _state(server),
             f"{output.size(server.used_bytes)} of {output.size(server.capacity_bytes)}",
             str(server.shards),
             str(server.reconnects),
@@ -67,6 +72,15 @@ def _print_servers(out: Console, status: pb.HostStatus) -> None:
     if rows:
         spare = ("last error", "reconnects", "shards")
         output.print_table(out, "servers", columns, rows, spare)
+
+
+def _state(server: pb.MemoryServerStatus) -> Text:
+    if server.connected:
+        return output.good("connected")
+    if server.state in ("connecting", "away"):
+        return output.bad(f"away for {output.span(server.disconnected_ms)}")
+    owner = f", host {server.owner_name} ({server.owner_address})" if server.owner_name else ""
+    return output.bad(server.state.replace("_", " ") + owner)
 
 
 def _print_health(out: Console, status: pb.HostStatus) -> None:

@@ -180,6 +180,7 @@ def server_status(server: MemoryServer) -> pb.MemoryServerStatus:
     """A memory server as seen from here."""
     return pb.MemoryServerStatus(
         address=server.address,
+        state=server.state,
         connected=server.connected,
         capacity_bytes=server.capacity_bytes,
         used_bytes=server.used_bytes,
@@ -188,6 +189,11 @@ def server_status(server: MemoryServer) -> pb.MemoryServerStatus:
         last_error=server.last_error,
         disconnected_ms=server.disconnected_ms,
         shards=server.shards,
+        uuid=server.uuid,
+        owner_name=server.owner_name,
+        owner_address=server.owner_address,
+        lost_shards=server.lost_shards,
+        unclean_restarts=server.unclean_restarts,
     )
 
 

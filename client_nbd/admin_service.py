@@ -10,7 +10,7 @@ import asyncio
 import time
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from farswap.client_nbd import admin_messages
+from farswap.client_nbd import admin_messages, server_checks
 from farswap.client_nbd.cgroup_groups import GroupChange
 from farswap.common.compressor import Compressor, Recompressor
 from farswap.common.errors import BusyError, InvalidArgumentError
@@ -229,12 +229,14 @@ class HostAdminService(host_admin_pb2_grpc.HostAdminServicer):
 
     def _status(self) -> pb.HostStatus:
         host = self._host
+        servers = host.engine.servers()
         return pb.HostStatus(
+            alarm=server_checks.alarm(servers),
             info=host.identity.server_info(),
             device=admin_messages.device_status(host),
             tier=admin_messages.tier_status(host),
             attribution=admin_messages.attribution_status(host.attribution.state()),
-            servers=[admin_messages.server_status(server) for server in host.engine.servers()],
+            servers=[admin_messages.server_status(server) for server in servers],
             findings=admin_messages.findings(self._doctor.problems()),
         )
 

@@ -33,6 +33,7 @@ from farswap.client_nbd.nbd_listener import NbdListener
 from farswap.client_nbd.pressure import AheadPolicy
 from farswap.client_nbd.running_host import RunningHost
 from farswap.client_nbd.safe_stop import SafeStop, StopGate
+from farswap.client_nbd.server_watch import ServerWatch
 from farswap.client_nbd.tier_settings import TierSettings
 from farswap.common import lifecycle, log, metrics
 from farswap.common.errors import StartError
@@ -56,10 +57,14 @@ _log = log.logger("host")
 _CGROUPS_EVERY_S = 0.5
 _SHRINK_AHEAD_EVERY_S = 1.0
 _ATTRIBUTION_EVERY_S = 1.0
+_SERVERS_EVERY_S = 0.5
 
 
-def native_engine(config: HostConfig) -> HostEngine:
-    """The real engine of `config`. Raises StartError."""
+def native_engine(config: HostConfig, *, take_over: bool = False) -> HostEngine:
+    """The real engine of `config`; `take_over`: displace a host that has the volume.
+
+    Raises StartError.
+    """
     from farswap import native  # noqa: PLC0415 - tests run the daemon on an engine of their own
 
     try:
@@ -72,6 +77,7 @@ def native_engine(config: HostConfig) -> HostEngine:
             servers=[str(address) for address in config.cluster.servers],
             host_id=config.host_id,
             device=config.device.name,
+            take_over=take_over,
         )
     except RuntimeError as error:
         raise StartError(str(error)) from error
@@ -129,6 +135,9 @@ class _Host:
         groups = await self._follow_cgroups(engine, parts)
         devices = ExportDevices(self._files)
         attribution = await self._attribute(engine, devices, groups, parts)
+        watch = Periodic("servers", ServerWatch(engine).look, _SERVERS_EVERY_S)
+        parts.push("servers", watch.stop)
+        await watch.start()
         listener = NbdListener(
             export_name=config.device.name,
             export_bytes=config.device.size,

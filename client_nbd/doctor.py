@@ -8,7 +8,7 @@ from __future__ import annotations
 import socket
 from typing import TYPE_CHECKING
 
-from farswap.client_nbd import findings, kernel_checks, tier_checks
+from farswap.client_nbd import findings, kernel_checks, server_checks, tier_checks
 
 if TYPE_CHECKING:
     from farswap.client_nbd.findings import Finding
@@ -44,7 +44,7 @@ class Doctor:
             kernel_checks.discard(
                 use, stats, tier_checks.held(stats), free_hook=bool(state.free_hook)
             ),
-            *tier_checks.servers(host.engine.servers()),
+            *server_checks.servers(host.engine.servers()),
             *tier_checks.failures(stats),
             *findings.of_stop(host.gate.waits_for),
             *host.groups.findings(),

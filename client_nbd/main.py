@@ -7,6 +7,7 @@ them import them once that is done.
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -26,20 +27,35 @@ PROGRAM = "farswap-host"
 
 @click.group(invoke_without_command=True, context_settings={"help_option_names": ["-h", "--help"]})
 @cli.daemon_options
+@click.option(
+    "--take-over",
+    is_flag=True,
+    help="Use the volume also if another host has it on the memory servers. That host loses all "
+    "pages that it keeps there: its programs that need one die. For one start; do not put it "
+    "into a unit file.",
+)
 @click.pass_context
 def command(
-    context: click.Context, config: Path | None, check_config: bool, overrides: tuple[str, ...]
+    context: click.Context,
+    *,
+    take_over: bool,
+    config: Path | None,
+    check_config: bool,
+    overrides: tuple[str, ...],
 ) -> None:
     """Serve a swap device over NBD, from a compressed pool and memory servers.
 
     \b
     Examples:
       farswap-host --config /etc/farswap/host.toml
+      farswap-host --config host.toml --take-over
       farswap-host --config host.toml --check-config --set tier.pool_limit=1GiB
       farswap-host attach --device /dev/nbd0 --swapon --priority 100 --discard
       farswap-host detach --device /dev/nbd0
     """
     if context.invoked_subcommand is not None:
+        if take_over:
+            raise click.UsageError("--take-over is for the daemon, not for its subcommands")
         context.obj = (config, overrides)
         return
     loaded = host_config.load(config or host_config.DEFAULT_CONFIG, overrides)
@@ -51,7 +67,7 @@ def command(
     # Only now: importing the daemon loads grpc.
     from farswap.client_nbd import daemon  # noqa: PLC0415
 
-    daemon.run(loaded, protections)
+    daemon.run(loaded, protections, partial(daemon.native_engine, take_over=take_over))
 
 
 def _enter_reclaim_path(config: HostConfig) -> list[ReclaimProtection] | None:

@@ -191,10 +191,17 @@ class HostMetrics(Collector):
                 ["server"],
                 [([it.address], value) for it, value in zip(known, values, strict=True)],
             )
+        yield metrics.gauges(
+            "farswap_memory_server_state",
+            "1: how the server stands to this host.",
+            ["server", "state"],
+            [([it.address, it.state], 1) for it in known],
+        )
+        counted = ("reconnects", "lost_shards", "unclean_restarts")
         yield from metrics.counters(
             "memory_server",
             ["server"],
-            [([it.address], {"reconnects": it.reconnects}) for it in known],
+            [([it.address], {name: getattr(it, name) for name in counted}) for it in known],
         )
 
     def _device(self) -> Iterator[Metric]:

@@ -1,4 +1,4 @@
-"""Whether the tier's books balance, and what its counters and memory servers say.
+"""Whether the tier's books balance, and what its counters say.
 
 The books: every page that was put and has not left since is held, in exactly one state. They are
 read while pages move, so that a reading may be off by what moved during it; a difference is wrong
@@ -14,10 +14,10 @@ from typing import TYPE_CHECKING
 from farswap.client_nbd.findings import Finding
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Mapping, Sequence
+    from collections.abc import Callable, Mapping, Sequence
 
     from farswap.client_nbd.findings import Level
-    from farswap.native import CgroupRecord, MemoryServer
+    from farswap.native import CgroupRecord
 
 # Where a page is that the tier holds: each is in exactly one of them.
 STATES = (
@@ -30,9 +30,6 @@ STATES = (
 
 _READINGS = 6
 _READING_INTERVAL_S = 0.05
-_SERVER_FULL_SHARE = 0.9
-# How the engine's reason begins where a server has refused it for good.
-_FENCED = "fenced:"
 
 # Counters that are 0 where all is well, with how bad they are, what they mean and what to do.
 _FAILURES: tuple[tuple[str, Level, str, str], ...] = (
@@ -192,29 +189,3 @@ def failures(stats: Mapping[str, int]) -> list[Finding]:
         if stats.get(name, 0)
     ]
     return found or [Finding("ok", "failures", "no page was damaged, lost or refused")]
-
-
-def servers(known: Iterable[MemoryServer]) -> list[Finding]:
-    """Of each memory server, whether it is there and has room."""
-    return [_server(server) for server in known]
-
-
-def _server(server: MemoryServer) -> Finding:
-    subject = "server"
-    if server.last_error.startswith(_FENCED):
-        lost = "; pages that are only there are lost" if server.shards else ""
-        message = f"{server.address} serves another daemon for the same host id and device{lost}"
-        remedy = "find that one; to go on with this one, stop the other, then restart this one"
-        return Finding("error", subject, message, remedy)
-    if not server.connected:
-        why = f": {server.last_error}" if server.last_error else ""
-        away = f"no answer from {server.address} for {server.disconnected_ms // 1000} s{why}"
-        remedy = "start farswap-server there, or mend the network"
-        if server.shards:
-            away += "; pages that are only there cannot be read"
-        return Finding("error", subject, away, remedy)
-    if server.used_bytes > server.capacity_bytes * _SERVER_FULL_SHARE:
-        share = 100 * server.used_bytes // max(1, server.capacity_bytes)
-        remedy = "raise store.capacity there, or add a server"
-        return Finding("warning", subject, f"{server.address} is {share} % full", remedy)
-    return Finding("ok", subject, f"{server.address} is connected")

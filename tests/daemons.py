@@ -89,11 +89,11 @@ class Daemon(ABC):
     def log(self) -> str:
         return self.log_path.read_text() if self.log_path.exists() else ""
 
-    def start(self) -> None:
+    def start(self, *options: str) -> None:
         assert not self.running
         self.config_path.write_text(toml(self.sections))
         command = [sys.executable, "-m", self._module, "--config", str(self.config_path)]
-        command = [*self.by, *command]
+        command = [*self.by, *command, *options]
         with self.log_path.open("ab") as log:
             # A session of its own: an interrupt at the terminal is for who started the daemon, who
             # may have swap to take off it first.

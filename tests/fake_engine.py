@@ -14,6 +14,28 @@ from types import SimpleNamespace
 PAGE_BYTES = 4096
 
 
+def memory_server(**changed: object) -> SimpleNamespace:
+    """What servers() says of one that is connected."""
+    made = {
+        "address": "10.0.0.7:7070",
+        "state": "active",
+        "connected": True,
+        "capacity_bytes": 100,
+        "used_bytes": 50,
+        "epoch": 1,
+        "reconnects": 0,
+        "last_error": "",
+        "disconnected_ms": 0,
+        "shards": 0,
+        "uuid": "00" * 16,
+        "owner_name": "",
+        "owner_address": "",
+        "lost_shards": 0,
+        "unclean_restarts": 0,
+    }
+    return SimpleNamespace(**(made | changed))
+
+
 class FakeEngine:
     def __init__(self, *, slots: int = 1024, writeback_step_bytes: int = PAGE_BYTES) -> None:
         self.incarnation = bytes(range(16))

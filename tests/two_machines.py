@@ -67,6 +67,11 @@ class TwoMachines:
         with self.far.entered():
             _ip("link", "set", "link0", "down")
 
+    def join(self) -> None:
+        """Ends cut()."""
+        with self.far.entered():
+            _ip("link", "set", "link0", "up")
+
     def close(self) -> None:
         self.near.close()
         self.far.close()

@@ -23,6 +23,7 @@ void BindRecords(nb::module_& m) {
   using Server = remote::Cluster::ServerInfo;
   nb::class_<Server>(m, "MemoryServer")
       .def_ro("address", &Server::address)
+      .def_ro("state", &Server::state)
       .def_ro("connected", &Server::connected)
       .def_ro("capacity_bytes", &Server::capacity_bytes)
       .def_ro("used_bytes", &Server::used_bytes)
@@ -30,7 +31,12 @@ void BindRecords(nb::module_& m) {
       .def_ro("reconnects", &Server::reconnects)
       .def_ro("last_error", &Server::last_error)
       .def_ro("disconnected_ms", &Server::disconnected_ms)
-      .def_ro("shards", &Server::shards);
+      .def_ro("shards", &Server::shards)
+      .def_ro("uuid", &Server::uuid)
+      .def_ro("owner_name", &Server::owner_name)
+      .def_ro("owner_address", &Server::owner_address)
+      .def_ro("lost_shards", &Server::lost_shards)
+      .def_ro("unclean_restarts", &Server::unclean_restarts);
 }
 
 }  // namespace
@@ -47,10 +53,10 @@ void BindHostEngine(nb::module_& m) {
   BindHostAttribution(m, engine);
   engine
       .def(nb::init<std::uint64_t, std::uint64_t, std::uint32_t, std::uint64_t, std::uint64_t,
-                    std::vector<std::string>, std::string, std::string>(),
+                    std::vector<std::string>, std::string, std::string, bool>(),
            nb::kw_only(), "slots"_a, "pool_bytes_max"_a, "accept_threshold_percent"_a,
            "store_wait_ms"_a, "fetch_wait_ms"_a, "servers"_a, "host_id"_a, "device"_a,
-           "Starts the engine's threads. RuntimeError says what cannot be had.")
+           "take_over"_a, "Starts the engine's threads. RuntimeError says what cannot be had.")
       .def_prop_ro("incarnation", &HostEngine::Incarnation,
                    "16 random bytes that live and die with the slot table.")
       .def("serve", &HostEngine::Serve, "fd"_a, "initial"_a, "peer"_a,

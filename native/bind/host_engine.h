@@ -35,7 +35,7 @@ class HostEngine {
   HostEngine(std::uint64_t slots, std::uint64_t pool_bytes_max,
              std::uint32_t accept_threshold_percent, std::uint64_t store_wait_ms,
              std::uint64_t fetch_wait_ms, std::vector<std::string> servers, std::string host_id,
-             std::string device) {
+             std::string device, bool take_over) {
     EngineConfig config;
     config.tier.slots = slots;
     config.tier.pool_bytes_max = pool_bytes_max;
@@ -44,6 +44,7 @@ class HostEngine {
     config.cluster.servers = std::move(servers);
     config.cluster.host_id = std::move(host_id);
     config.cluster.device = std::move(device);
+    config.cluster.take_over = take_over;
     config.cluster.fetch_wait = milliseconds(fetch_wait_ms);
     auto created = [&] {
       nb::gil_scoped_release release;

@@ -56,6 +56,7 @@ class Machine:
             servers=[server],
             host_id="cgroups",
             device="swap0",
+            take_over=False,
         )
         ours, theirs = socket.socketpair()
         self.engine.serve(theirs.detach(), b"", "test")

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 from fake_cgroups import FakeGroups, latency, record
-from fake_engine import FakeEngine
+from fake_engine import FakeEngine, memory_server
 from farswap.client_nbd import admin_service
 from farswap.client_nbd import config as host_config
 from farswap.client_nbd.attach import KernelDevice
@@ -123,22 +123,17 @@ async def test_status_tells_gauges_counters_and_their_sum(running: Running) -> N
 
 async def test_status_tells_servers_that_are_away(running: Running) -> None:
     running.engine.server_list = [
-        SimpleNamespace(
-            address="127.0.0.1:7070",
-            connected=False,
-            capacity_bytes=0,
-            used_bytes=0,
-            epoch=4,
-            reconnects=2,
-            last_error="connection refused",
-            disconnected_ms=1500,
-            shards=3,
+        memory_server(
+            state="away", connected=False, last_error="connection refused", disconnected_ms=1500
         )
     ]
     (server,) = (await running.status()).servers
     assert not server.connected
     assert server.last_error == "connection refused"
     assert server.disconnected_ms == 1500
+    assert not (await running.status()).alarm
+    running.engine.server_list = [memory_server(state="fenced", connected=False)]
+    assert (await running.status()).alarm.startswith("FENCED: another host")
 
 
 async def test_findings_of_the_start_stay_and_those_of_the_machine_are_looked_up(

@@ -303,39 +303,6 @@ def test_each_failure_is_told_with_how_often() -> None:
     assert "3 since the start" in found[0].message
 
 
-def server(**changed: object) -> SimpleNamespace:
-    made = {
-        "address": "10.0.0.7:7070",
-        "connected": True,
-        "capacity_bytes": 100,
-        "used_bytes": 50,
-        "last_error": "",
-        "disconnected_ms": 0,
-        "shards": 0,
-    }
-    return SimpleNamespace(**(made | changed))
-
-
-@pytest.mark.parametrize(
-    ("changed", "level", "word"),
-    [
-        ({}, "ok", "connected"),
-        ({"used_bytes": 95}, "warning", "95 % full"),
-        (
-            {"connected": False, "disconnected_ms": 5000},
-            "error",
-            "no answer from 10.0.0.7:7070 for 5 s",
-        ),
-        ({"connected": False, "shards": 1, "last_error": "refused"}, "error", "refused; pages"),
-        ({"connected": False, "last_error": "fenced: opened"}, "error", "serves another daemon"),
-    ],
-)
-def test_a_server_is_there_and_has_room(changed: dict, level: str, word: str) -> None:
-    (found,) = tier_checks.servers([server(**changed)])
-    assert found.level == level
-    assert word in found.message
-
-
 def test_refused_protections_and_open_addresses_are_findings() -> None:
     protections = [
         SimpleNamespace(subject="memlock", granted=False, message="RLIMIT_MEMLOCK is 8 MiB"),

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 from fake_cgroups import FakeGroups, latency, record
-from fake_engine import FakeEngine
+from fake_engine import FakeEngine, memory_server
 from farswap.client_nbd.attribution import AttributionState
 from farswap.client_nbd.kernel_files import KernelFiles
 from farswap.client_nbd.metrics import HostMetrics, ShownCgroups
@@ -42,17 +42,7 @@ def engine() -> FakeEngine:
         ),
         record(8),
     ]
-    made.server_list = [
-        SimpleNamespace(
-            address="10.0.0.7:7070",
-            connected=True,
-            capacity_bytes=100,
-            used_bytes=50,
-            shards=3,
-            reconnects=2,
-            disconnected_ms=0,
-        )
-    ]
+    made.server_list = [memory_server(shards=3, reconnects=2)]
     return made
 
 

@@ -1,0 +1,41 @@
+"""Logs what happens between this host and its memory servers, once, when it happens."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from farswap.client_nbd import server_checks
+from farswap.common import log
+
+if TYPE_CHECKING:
+    from farswap.native import HostEngine, MemoryServer
+
+_log = log.logger("servers")
+
+
+class ServerWatch:
+    """look() is called again and again, by one thread at a time."""
+
+    def __init__(self, engine: HostEngine) -> None:
+        self._engine = engine
+        # By address: state and losses, when it was last looked at.
+        self._seen: dict[str, tuple[str, int, int]] = {}
+
+    def look(self) -> None:
+        """Logs each server whose state or losses have changed."""
+        for server in self._engine.servers():
+            now = (server.state, server.lost_shards, server.unclean_restarts)
+            before = self._seen.get(server.address, ("connecting", 0, 0))
+            # The first attempts to connect are nothing to report; later ones are, as "away".
+            if now != before:
+                _report(server)
+            self._seen[server.address] = now
+
+
+def _report(server: MemoryServer) -> None:
+    fields = {"server": server.address, "state": server.state}
+    if server.owner_name:
+        fields |= {"owner": server.owner_name, "owner_address": server.owner_address}
+    for finding in server_checks.servers([server]):
+        say = {"ok": _log.info, "warning": _log.warning, "error": _log.error}[finding.level]
+        say(finding.message, **fields)

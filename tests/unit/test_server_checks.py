@@ -1,0 +1,95 @@
+"""What an operator reads about memory servers: findings, the alarm, the log."""
+
+from __future__ import annotations
+
+import pytest
+from fake_engine import FakeEngine, memory_server
+from farswap.client_nbd import server_checks, server_watch
+from structlog.testing import capture_logs
+
+OWNER = {"owner_name": "web2", "owner_address": "10.0.0.12"}
+
+
+def away(state: str = "away", **changed: object) -> dict[str, object]:
+    return {"connected": False, "state": state, **changed}
+
+
+@pytest.mark.parametrize(
+    ("changed", "level", "word"),
+    [
+        ({}, "ok", "connected"),
+        ({"used_bytes": 95}, "warning", "95 % full"),
+        (away(disconnected_ms=5000), "error", "no answer from 10.0.0.7:7070 for 5 s"),
+        (away(shards=1, last_error="refused"), "error", "refused; pages"),
+        (away("fenced", shards=1, **OWNER), "error", "host web2 (10.0.0.12) took the volume over"),
+        (away("fenced", shards=1), "error", "pages that are only there are lost"),
+        (away("already_open", **OWNER), "error", "host web2 (10.0.0.12) has this volume"),
+        (away("already_open"), "error", "another server names an owner"),
+        (away("waiting", **OWNER), "warning", "not used yet: host web2 (10.0.0.12)"),
+        (away("duplicate", last_error="is b:1"), "error", "10.0.0.7:7070 is not used: is b:1"),
+        (away("clone", last_error="is b:1"), "error", "10.0.0.7:7070 is not used: is b:1"),
+    ],
+)
+def test_each_state_of_a_server_is_told_apart(changed: dict, level: str, word: str) -> None:
+    (found,) = server_checks.servers([memory_server(**changed)])
+    assert found.level == level
+    assert word in found.message
+    assert level == "ok" or found.remedy
+
+
+@pytest.mark.parametrize("state", ["fenced", "already_open"])
+def test_who_has_the_volume_instead_is_told_with_the_way_to_take_it_over(state: str) -> None:
+    (found,) = server_checks.servers([memory_server(**away(state, **OWNER))])
+    assert "--take-over" in found.remedy
+    assert "loses the pages" in found.remedy
+
+
+def test_what_a_server_lost_is_reported_also_while_it_is_connected() -> None:
+    lost = memory_server(lost_shards=3, unclean_restarts=1)
+    connected, replaced, unclean = server_checks.servers([lost])
+    assert connected.level == "ok"
+    assert (replaced.level, unclean.level) == ("error", "warning")
+    assert "3 shards are lost" in replaced.message
+    assert "may be missing" in unclean.message
+
+
+def test_a_host_that_has_its_volume_to_itself_raises_no_alarm() -> None:
+    assert server_checks.alarm([]) == ""
+    quiet = ("active", "away", "waiting", "duplicate", "clone")
+    assert server_checks.alarm([memory_server(state=state) for state in quiet]) == ""
+
+
+def test_the_alarm_names_the_owner_and_every_server_that_it_concerns() -> None:
+    known = [
+        memory_server(address="a:1", state="already_open"),
+        memory_server(address="b:1", state="already_open", **OWNER),
+    ]
+    assert server_checks.alarm(known) == (
+        "ALREADY OPEN: host web2 (10.0.0.12) has this volume; this daemon does not use a:1, b:1"
+    )
+    fenced = [*known, memory_server(address="c:1", state="fenced")]
+    assert server_checks.alarm(fenced) == (
+        "FENCED: another host took this volume over; pages only on c:1 are lost"
+    )
+
+
+def test_a_change_is_logged_when_it_is_seen_and_once() -> None:
+    engine = FakeEngine()
+    watch = server_watch.ServerWatch(engine)
+
+    def logged() -> list[tuple[str, str]]:
+        with capture_logs() as lines:
+            watch.look()
+        return [(line["log_level"], line["event"]) for line in lines]
+
+    engine.server_list = [memory_server(state="connecting", connected=False)]
+    assert not logged()
+    engine.server_list = [memory_server()]
+    assert logged() == [("info", "10.0.0.7:7070 is connected")]
+    engine.server_list = [memory_server(**away("fenced", **OWNER))]
+    assert logged() == [
+        ("error", "host web2 (10.0.0.12) took the volume over on 10.0.0.7:7070"),
+    ]
+    assert not logged()
+    engine.server_list = [memory_server(lost_shards=2)]
+    assert [level for level, _ in logged()] == ["info", "error"]
