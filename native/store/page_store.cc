@@ -20,7 +20,7 @@
 namespace farswap::store {
 namespace {
 
-// RocksDB slows stores down from 20 files on, and stops them at 36.
+// RocksDB slows stores down from 20 files on.
 constexpr std::uint64_t kLevel0FilesMax = 12;
 
 bool IsName(const std::string& name) { return !name.empty() && name.size() <= kNameBytesMax; }

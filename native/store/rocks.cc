@@ -8,6 +8,7 @@
 #include <rocksdb/table.h>
 
 #include <algorithm>
+#include <limits>
 #include <string_view>
 #include <thread>
 #include <utility>
@@ -84,6 +85,13 @@ rocksdb::DBOptions DatabaseOptions(const RocksConfig& config, const Rocks& rocks
   return options;
 }
 
+// Of every family. Writes are slowed down by files that wait for a compaction, never stopped: on a
+// full disk there may be no room for one, and the first write of a start would wait for ever.
+void NeverStopWrites(rocksdb::ColumnFamilyOptions* options) {
+  options->level0_stop_writes_trigger = std::numeric_limits<int>::max();
+  options->hard_pending_compaction_bytes_limit = 0;
+}
+
 rocksdb::ColumnFamilyOptions PageOptions(const RocksConfig& config) {
   rocksdb::BlockBasedTableOptions table;
   table.block_cache = rocksdb::NewLRUCache(config.block_cache_bytes);
@@ -108,6 +116,7 @@ rocksdb::ColumnFamilyOptions PageOptions(const RocksConfig& config) {
   // Or files are rewritten that are older than 30 days by the wall clock.
   options.ttl = 0;
   options.periodic_compaction_seconds = 0;
+  NeverStopWrites(&options);
   return options;
 }
 
@@ -117,6 +126,7 @@ rocksdb::ColumnFamilyOptions MetadataOptions() {
   options.write_buffer_size = kMetadataBufferBytes;
   options.ttl = 0;
   options.periodic_compaction_seconds = 0;
+  NeverStopWrites(&options);
   return options;
 }
 

@@ -189,8 +189,8 @@ class SparedDirectory final : public rocksdb::FSDirectoryWrapper {
 
 class SparedFiles final : public rocksdb::FileSystemWrapper {
  public:
-  SparedFiles(std::shared_ptr<rocksdb::FileSystem> files, Room* room)
-      : FileSystemWrapper(std::move(files)), room_(room) {}
+  SparedFiles(const std::shared_ptr<rocksdb::FileSystem>& files, Room* room)
+      : FileSystemWrapper(files), room_(room) {}
 
   const char* Name() const override { return "farswap.spared"; }
 
@@ -259,7 +259,7 @@ class SparedFiles final : public rocksdb::FileSystemWrapper {
   IOStatus Wrap(const std::string& name, const rocksdb::FileOptions& options, bool is_compaction,
                 std::unique_ptr<rocksdb::FSWritableFile>* result, const Make& make) {
     std::unique_ptr<rocksdb::FSWritableFile> file;
-    const IOStatus status =
+    IOStatus status =
         is_compaction ? ToBeRetried(make(&file)) : WithRoom(room_, [&] { return make(&file); });
     if (status.ok()) {
       *result = std::make_unique<SparedWritableFile>(target(), room_, name, options,
@@ -299,9 +299,9 @@ class CompactionWatch final : public rocksdb::EventListener {
 
 }  // namespace
 
-std::shared_ptr<rocksdb::FileSystem> MakeSparedFiles(std::shared_ptr<rocksdb::FileSystem> files,
-                                                     Room* room) {
-  return std::make_shared<SparedFiles>(std::move(files), room);
+std::shared_ptr<rocksdb::FileSystem> MakeSparedFiles(
+    const std::shared_ptr<rocksdb::FileSystem>& files, Room* room) {
+  return std::make_shared<SparedFiles>(files, room);
 }
 
 std::shared_ptr<rocksdb::EventListener> MakeCompactionWatch(

@@ -21,8 +21,8 @@
 namespace farswap::store {
 
 /// `room` outlives it.
-std::shared_ptr<rocksdb::FileSystem> MakeSparedFiles(std::shared_ptr<rocksdb::FileSystem> files,
-                                                     Room* room);
+std::shared_ptr<rocksdb::FileSystem> MakeSparedFiles(
+    const std::shared_ptr<rocksdb::FileSystem>& files, Room* room);
 
 /// Tells the files which of RocksDB's threads compact, and what for.
 std::shared_ptr<rocksdb::EventListener> MakeCompactionWatch(
