@@ -2,6 +2,7 @@
 
 #include <cassert>
 
+#include "base/boot_clock.h"
 #include "remote/store_lane.h"
 #include "remote/wire.h"
 
@@ -30,6 +31,7 @@ TimePoint HeartbeatLane::Service(TimePoint now) {
   request->set_sequence(++sequence_);
   request->set_volume_id(volume_.id);
   request->set_epoch(volume_.epoch);
+  request->set_boot_ms(BootMilliseconds());
   stream_->Send();
   due_ = now + HeartbeatOf(volume_.owner_lease);
   return due_;

@@ -2,6 +2,7 @@
 
 #include <cstring>
 
+#include "base/boot_clock.h"
 #include "remote/lane.h"
 #include "tier/remote_store.h"
 
@@ -23,6 +24,7 @@ v1::OpenVolumeRequest OpenRequest(const WantedVolume& volume) {
   request.set_slots(volume.slots);
   request.set_protocol_min(kProtocol);
   request.set_protocol_max(kProtocol);
+  request.set_boot_ms(BootMilliseconds());
   return request;
 }
 
@@ -49,7 +51,7 @@ std::string ProblemOf(const v1::OpenVolumeResponse& response) {
     case v1::OPEN_STATUS_ALREADY_OPEN:
       return "";
     case v1::OPEN_STATUS_FENCED:
-      return kFencedOff;
+      return response.message().empty() ? kFencedOff : "fenced: " + response.message();
     case v1::OPEN_STATUS_PROTOCOL:
       return "the server speaks version " + std::to_string(response.protocol()) +
              " of the page protocol, this host version " + std::to_string(kProtocol) +

@@ -31,6 +31,7 @@ struct OwnerEvent {
 
 enum class OpenDecision : std::uint8_t {
   kSame,         // the owner again: the same epoch, nothing changes
+  kPast,         // the owner, of an earlier moment: its machine was resumed from a snapshot
   kNewNonce,     // another process of the incarnation: a higher epoch, the same pages
   kNew,          // another incarnation: a higher epoch, an empty volume
   kAlreadyOpen,  // a live owner has the volume
@@ -43,12 +44,20 @@ struct Claim {
   bool open = false;  // the three below are those of its open volume
   Incarnation incarnation{};
   Owner owner;
+  std::uint64_t boot_ms = 0;  // the latest that the owner has sent
   bool live = false;
   bool retired = false;  // the caller's incarnation was closed or has a successor
 };
 
 constexpr bool SpeaksProtocol(const OpenRequest& request) {
   return request.protocol_min <= kProtocolVersion && kProtocolVersion <= request.protocol_max;
+}
+
+/// Whether a request of the owner's was sent before the latest that was heard, by its machine's
+/// boot clock. Two connections of one daemon may be heard in another order than they sent.
+constexpr bool IsPast(std::uint64_t boot_ms, std::uint64_t heard_boot_ms) {
+  constexpr std::uint64_t kReorderedMsMax = 10'000;
+  return boot_ms + kReorderedMsMax < heard_boot_ms;
 }
 
 constexpr OpenDecision DecideOpen(const OpenRequest& request, const Claim& claim) {
@@ -66,7 +75,7 @@ constexpr OpenDecision DecideOpen(const OpenRequest& request, const Claim& claim
     return guarded ? OpenDecision::kAlreadyOpen : OpenDecision::kNew;
   }
   if (request.owner.nonce == claim.owner.nonce) {
-    return OpenDecision::kSame;
+    return IsPast(request.boot_ms, claim.boot_ms) ? OpenDecision::kPast : OpenDecision::kSame;
   }
   if (request.owner.takeover_count < claim.owner.takeover_count) {
     return OpenDecision::kFenced;  // its slot table was adopted: only the adopter may use it

@@ -48,6 +48,7 @@ bool ReadRequest(const v1::OpenVolumeRequest& request, OpenRequest* read) {
   read->slots = request.slots();
   read->protocol_min = request.protocol_min();
   read->protocol_max = request.protocol_max();
+  read->boot_ms = request.boot_ms();
   read->probe = request.probe();
   read->take_over = request.take_over();
   // An earlier host has no nonce: it is to be told so by the protocol's version.
@@ -429,7 +430,7 @@ grpc::Status PageService::AnswerDiscard(const grpc::ServerContext& /*context*/,
 
 StreamStatus PageService::AnswerSession(const v1::SessionRequest& request,
                                         v1::SessionResponse* response) {
-  const StreamStatus status = store_->Hear(request.volume_id(), request.epoch());
+  const StreamStatus status = store_->Hear(request.volume_id(), request.epoch(), request.boot_ms());
   response->set_sequence(request.sequence());
   response->set_status(static_cast<v1::StreamStatus>(status));
   response->set_capacity_bytes(store_->capacity_bytes());

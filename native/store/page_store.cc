@@ -272,9 +272,9 @@ OpenedVolume PageStore::OpenVolume(const OpenRequest& request) {
   return opened;
 }
 
-StreamStatus PageStore::Hear(std::uint64_t volume_id, std::uint64_t epoch) {
+StreamStatus PageStore::Hear(std::uint64_t volume_id, std::uint64_t epoch, std::uint64_t boot_ms) {
   const std::shared_lock lock(impl_->exchange);
-  const StreamStatus status = impl_->volumes->Hear(volume_id, epoch);
+  const StreamStatus status = impl_->volumes->Hear(volume_id, epoch, boot_ms);
   if (status != StreamStatus::kOk) {
     impl_->CountRefused(status);
   }

@@ -76,7 +76,7 @@ class PageStore {
 
   OpenedVolume OpenVolume(const OpenRequest& request);
   /// The owner says that it lives. Never waits for RocksDB.
-  StreamStatus Hear(std::uint64_t volume_id, std::uint64_t epoch);
+  StreamStatus Hear(std::uint64_t volume_id, std::uint64_t epoch, std::uint64_t boot_ms);
   Result<StreamStatus> CloseVolume(std::uint64_t volume_id, std::uint64_t epoch);
 
   /// One atomic write; `results` are as many as `pages` and set if it returns kOk. Pages of one

@@ -65,6 +65,7 @@ struct OpenRequest {
   std::uint64_t slots = 0;
   std::uint32_t protocol_min = 0;
   std::uint32_t protocol_max = 0;
+  std::uint64_t boot_ms = 0;
   bool probe = false;
   bool take_over = false;
 };

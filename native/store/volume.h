@@ -6,6 +6,7 @@
 // finished before OpenVolume returns a higher epoch.
 #pragma once
 
+#include <algorithm>
 #include <array>
 #include <atomic>
 #include <chrono>
@@ -48,8 +49,10 @@ struct Volume {
     return StreamStatus::kOk;
   }
 
-  /// The owner is alive, at `now` of the server's RunningClock.
-  void Hear(std::chrono::milliseconds now) {
+  /// The owner is alive, at `now` of the server's RunningClock and `boot_ms` of its machine's
+  /// clock.
+  void Hear(std::chrono::milliseconds now, std::uint64_t boot_ms) {
+    heard_boot_ms.store(std::max(boot_ms, heard_boot_ms.load()));
     heard_ms.store(now.count(), std::memory_order_relaxed);
     silent_before_ms.store(0, std::memory_order_relaxed);
   }
@@ -83,6 +86,7 @@ struct Volume {
   std::atomic<bool> opened{false};  // since the server started
   std::atomic<bool> intact{true};   // see VolumeRecord
   std::atomic<std::int64_t> heard_ms{0};
+  std::atomic<std::uint64_t> heard_boot_ms{0};
   std::atomic<std::int64_t> silent_before_ms{0};
   std::array<std::mutex, kStripes> stripes;
 

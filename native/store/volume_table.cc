@@ -173,6 +173,7 @@ OpenedVolume VolumeTable::Open(const OpenRequest& request) {
     claim.open = true;
     claim.incarnation = current->incarnation;
     claim.owner = current->owner();
+    claim.boot_ms = current->heard_boot_ms;
     claim.live = current->Idle(clock_->Now()) <= config_.owner_lease;
   }
   const OpenDecision decision = DecideOpen(request, claim);
@@ -199,7 +200,10 @@ OpenedVolume VolumeTable::Open(const OpenRequest& request) {
       NoteSuccession(request, opened, claim.owner);
     }
     device.current->opened = true;
-    device.current->Hear(clock_->Now());
+    if (decision != OpenDecision::kSame) {
+      device.current->heard_boot_ms = 0;  // another process, whose machine may be another one
+    }
+    device.current->Hear(clock_->Now(), request.boot_ms);
     devices_[name] = std::move(device);
   }
   return opened;
@@ -215,6 +219,10 @@ OpenedVolume VolumeTable::Judge(const OpenRequest& request, const Device& device
                         " of the page protocol, the host " + Versions(request));
     case OpenDecision::kFenced:
       return Refuse(OpenStatus::kFenced, "this incarnation was closed or has a successor");
+    case OpenDecision::kPast:
+      return Refuse(OpenStatus::kFenced,
+                    "this daemon's machine was resumed from a snapshot, and the server has its "
+                    "later pages: swap off before a snapshot of memory is taken");
     case OpenDecision::kAlreadyOpen:
       return Refuse(OpenStatus::kAlreadyOpen, "another host daemon has this volume open");
     case OpenDecision::kSame:
@@ -347,11 +355,15 @@ rocksdb::Status VolumeTable::CloseCurrent(const std::string& name, Device* devic
   return status;
 }
 
-StreamStatus VolumeTable::Hear(std::uint64_t volume_id, std::uint64_t epoch) {
+StreamStatus VolumeTable::Hear(std::uint64_t volume_id, std::uint64_t epoch,
+                               std::uint64_t boot_ms) {
   const std::shared_ptr<Volume> volume = Find(volume_id);
-  const StreamStatus status = volume ? volume->Check(epoch) : StreamStatus::kUnknownVolume;
+  StreamStatus status = volume ? volume->Check(epoch) : StreamStatus::kUnknownVolume;
+  if (status == StreamStatus::kOk && IsPast(boot_ms, volume->heard_boot_ms)) {
+    status = StreamStatus::kFenced;
+  }
   if (status == StreamStatus::kOk) {
-    volume->Hear(clock_->Now());
+    volume->Hear(clock_->Now(), boot_ms);
     if (volume->opened) {
       volume->intact = true;  // the owner has read the answer that said otherwise
     }

@@ -50,7 +50,7 @@ class VolumeTable {
   Result<StreamStatus> Close(std::uint64_t volume_id, std::uint64_t epoch);
 
   /// The owner says that it lives.
-  StreamStatus Hear(std::uint64_t volume_id, std::uint64_t epoch);
+  StreamStatus Hear(std::uint64_t volume_id, std::uint64_t epoch, std::uint64_t boot_ms);
   /// Makes volumes garbage whose hosts were silent for too long; returns how many.
   std::size_t ExpireSilent();
   /// Saves how long hosts were silent, in minutes, where that has changed.

@@ -52,6 +52,16 @@ Claim Retired(Claim claim) {
   return claim;
 }
 
+OpenRequest At(std::uint64_t boot_ms, OpenRequest request) {
+  request.boot_ms = boot_ms;
+  return request;
+}
+
+Claim Heard(std::uint64_t boot_ms, Claim claim) {
+  claim.boot_ms = boot_ms;
+  return claim;
+}
+
 OpenRequest Speaking(OpenRequest request, std::uint32_t min, std::uint32_t max) {
   request.protocol_min = min;
   request.protocol_max = max;
@@ -88,6 +98,12 @@ TEST(Ownership, RulesAsATable) {
       {"an earlier host", Speaking(Ask('a', 'n'), 0, 0), {}, kProtocol},
       {"an earlier host, retired", Speaking(Ask('a', 'n'), 0, 1), Retired({}), kProtocol},
       {"a range upside down", Speaking(Ask('a', 'n'), 3, 1), {}, kProtocol},
+      {"the owner of an earlier moment", At(5, Ask('a', 'n')), Heard(60'000, OwnedBy(0, true)),
+       kPast},
+      {"the owner, overtaken by itself", At(59'000, Ask('a', 'n')), Heard(60'000, OwnedBy(0, true)),
+       kSame},
+      {"another process after a boot", At(5, Ask('a', 'm')), Heard(60'000, OwnedBy(0, false)),
+       kNewNonce},
       {"a wide range", Speaking(Ask('a', 'n'), 1, 9), {}, kNew},
   };
   for (const Case& one : cases) {
@@ -180,7 +196,7 @@ TEST_F(OwnerTest, CloneIsRefusedWhileTheOwnerIsHeardAndServedWhenItIsSilent) {
   const OpenedVolume owner = opened_->Open(MakeOpen('a', 'n'));
   for (int i = 0; i < 5; ++i) {
     Run(seconds(9));
-    EXPECT_EQ(opened_->store->Hear(owner.volume_id, owner.epoch), StreamStatus::kOk);
+    EXPECT_EQ(opened_->store->Hear(owner.volume_id, owner.epoch, 0), StreamStatus::kOk);
     const OpenedVolume refused = opened_->store->OpenVolume(MakeOpen('b', 'm'));
     EXPECT_EQ(refused.status, OpenStatus::kAlreadyOpen);
     EXPECT_TRUE(refused.has_other);
@@ -190,8 +206,34 @@ TEST_F(OwnerTest, CloneIsRefusedWhileTheOwnerIsHeardAndServedWhenItIsSilent) {
   const OpenedVolume clone = opened_->store->OpenVolume(MakeOpen('b', 'm'));
   EXPECT_EQ(clone.status, OpenStatus::kOk);
   EXPECT_FALSE(clone.has_other);
-  EXPECT_NE(opened_->store->Hear(owner.volume_id, owner.epoch), StreamStatus::kOk);
+  EXPECT_NE(opened_->store->Hear(owner.volume_id, owner.epoch, 0), StreamStatus::kOk);
   EXPECT_EQ(opened_->store->OpenVolume(MakeOpen('a', 'n')).status, OpenStatus::kFenced);
+}
+
+// Two machines run from one snapshot, or one runs from a snapshot again: the nonce is the same.
+TEST_F(OwnerTest, MachineThatWasResumedFromASnapshotIsFencedAndTheOtherOneIsNot) {
+  OpenRequest now = MakeOpen('a', 'n');
+  now.boot_ms = 600'000;
+  const OpenedVolume owner = opened_->Open(now);
+  EXPECT_EQ(opened_->store->Hear(owner.volume_id, owner.epoch, 700'000), StreamStatus::kOk);
+  OpenRequest resumed = MakeOpen('a', 'n');
+  resumed.boot_ms = 650'000;
+  EXPECT_EQ(opened_->store->OpenVolume(resumed).status, OpenStatus::kFenced);
+  EXPECT_EQ(opened_->store->Hear(owner.volume_id, owner.epoch, 650'000), StreamStatus::kFenced);
+  EXPECT_EQ(opened_->store->Hear(owner.volume_id, owner.epoch, 702'000), StreamStatus::kOk);
+  now.boot_ms = 704'000;
+  EXPECT_EQ(opened_->Open(now).epoch, owner.epoch);
+}
+
+TEST_F(OwnerTest, MachineThatBootedAgainIsOfNoPast) {
+  OpenRequest before = MakeOpen('a', 'n');
+  before.boot_ms = 600'000;
+  opened_->Open(before);
+  Run(seconds(11));
+  OpenRequest after = MakeOpen('b', 'm');
+  after.boot_ms = 20'000;
+  const OpenedVolume owner = opened_->Open(after);
+  EXPECT_EQ(opened_->store->Hear(owner.volume_id, owner.epoch, 22'000), StreamStatus::kOk);
 }
 
 TEST_F(OwnerTest, PageCallsAndProbesKeepNoOwnerAlive) {
@@ -238,7 +280,7 @@ TEST_F(OwnerTest, ProbeAnswersAsAnOpenWouldAndChangesNothing) {
   const OpenedVolume would = probe(take_over);
   EXPECT_EQ(would.status, OpenStatus::kOk);
   EXPECT_TRUE(would.has_other) << "whom it would displace";
-  EXPECT_EQ(opened_->store->Hear(owner.volume_id, owner.epoch), StreamStatus::kOk);
+  EXPECT_EQ(opened_->store->Hear(owner.volume_id, owner.epoch, 0), StreamStatus::kOk);
   EXPECT_EQ(opened_->store->Volumes().size(), 1u);
   EXPECT_TRUE(opened_->store->TakeOwnerEvents().empty());
 }
@@ -307,7 +349,7 @@ TEST_F(OwnerTest, HeardHostStartsItsSilenceFromZeroAlsoForTheNextRun) {
   const OpenedVolume owner = opened_->Open(MakeOpen('a', 'n'));
   Run(minutes(50));
   Reopen();
-  EXPECT_EQ(opened_->store->Hear(owner.volume_id, owner.epoch), StreamStatus::kOk);
+  EXPECT_EQ(opened_->store->Hear(owner.volume_id, owner.epoch, 0), StreamStatus::kOk);
   EXPECT_EQ(Info().silence, milliseconds(0));
   Run(seconds(1));
   Reopen();
@@ -370,10 +412,10 @@ TEST_F(OwnerTest, MissingPagesAreToldUntilTheOwnerIsHeardAfterIt) {
   OpenRequest probe = MakeOpen('a', 'n');
   probe.probe = true;
   EXPECT_FALSE(opened_->store->OpenVolume(probe).intact);
-  EXPECT_EQ(opened_->store->Hear(owner.volume_id, owner.epoch), StreamStatus::kOk);
+  EXPECT_EQ(opened_->store->Hear(owner.volume_id, owner.epoch, 0), StreamStatus::kOk);
   EXPECT_FALSE(opened_->Open(MakeOpen('a', 'n')).intact) << "nobody has told it yet";
   EXPECT_FALSE(opened_->Open(MakeOpen('a', 'n')).intact) << "the answer may be lost";
-  EXPECT_EQ(opened_->store->Hear(owner.volume_id, owner.epoch), StreamStatus::kOk);
+  EXPECT_EQ(opened_->store->Hear(owner.volume_id, owner.epoch, 0), StreamStatus::kOk);
   EXPECT_TRUE(opened_->Open(MakeOpen('a', 'n')).intact);
   Reopen();
   EXPECT_TRUE(opened_->Open(MakeOpen('a', 'n')).intact);

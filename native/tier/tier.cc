@@ -1,10 +1,10 @@
 #include "tier/tier.h"
 
 #include <cassert>
-#include <ctime>
 #include <string>
 #include <utility>
 
+#include "base/boot_clock.h"
 #include "tier/codec.h"
 #include "tier/tier_impl.h"
 
@@ -19,11 +19,7 @@ Outcome ValidateThreshold(std::uint32_t percent) {
 
 }  // namespace
 
-std::uint32_t BootSeconds() {
-  timespec now;
-  clock_gettime(CLOCK_BOOTTIME, &now);
-  return static_cast<std::uint32_t>(now.tv_sec);
-}
+std::uint32_t BootSeconds() { return static_cast<std::uint32_t>(BootMilliseconds() / 1000); }
 
 Result<std::unique_ptr<Tier>> Tier::Create(const TierConfig& config, RemoteStore* remote) {
   const Outcome valid = ValidateThreshold(config.accept_threshold_percent);
