@@ -5,10 +5,9 @@
 //   up and goes on where it stopped. RocksDB never hears of it.
 // - Compactions get no ballast. One that lacks room for its output is refused its first file, and
 //   one that others have taken the room of fails; RocksDB deletes what it wrote and tries again.
-// - Every other error is marked as one to try again after. RocksDB then stops writing, or tries
-// again
-//   if it was a compaction, which without the mark would stop writing too. NoSpace is no longer
-//   told apart, since RocksDB 7.8 would try to recover from it, and run into its own assertions.
+// - Every other error is marked as one to try again after. RocksDB then stops writing, or repeats
+//   the compaction, which without the mark would stop writing too. NoSpace is no longer told apart,
+//   since RocksDB 7.8 would try to recover from it, and run into its own assertions.
 #pragma once
 
 #include <rocksdb/file_system.h>
