@@ -93,7 +93,9 @@ class Host(host_admin_pb2_grpc.HostAdminServicer):
                 latency=[latency("local", 4, 300 * self.looks), latency("remote", 8, 100)],
             ),
             servers=[
-                host_admin_pb2.MemoryServerStatus(address="10.0.0.7:7070", last_error="refused")
+                host_admin_pb2.MemoryServerStatus(
+                    address="10.0.0.7:7070", state="away", last_error="refused"
+                )
             ],
             findings=[finding("LEVEL_WARNING", "memlock", "no")],
         )
