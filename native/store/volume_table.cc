@@ -346,7 +346,7 @@ rocksdb::Status VolumeTable::CloseCurrent(const std::string& name, Device* devic
   rocksdb::WriteBatch batch;
   PutDevice(rocks_, name, next, &batch);
   PutGarbage(rocks_, device->current->id, device->saved, &batch);
-  const rocksdb::Status status = rocks_->WriteSynced(&batch);
+  rocksdb::Status status = rocks_->WriteSynced(&batch);
   if (status.ok()) {
     device->record = std::move(next);
     Retire(device->current, device->record.epoch);
