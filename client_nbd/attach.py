@@ -178,7 +178,7 @@ class KernelDevice:
                 self._let_go(device)
 
     def let_go(self) -> None:
-        """Unbinds the attached device, if any, whoever uses it: it is certain that no swap does."""
+        """Unbinds the attached device, if any, also while it is open: no swap is on it."""
         with self._exclusive():
             if device := self.device():
                 self._let_go(device)

@@ -15,7 +15,7 @@ inline constexpr const char* kFencedOff = "fenced: another host daemon took the 
 
 v1::OpenVolumeRequest OpenRequest(const WantedVolume& volume);
 
-/// Why this server is of no use, whoever owns the volume; else empty.
+/// Why this server is of no use to any host; else empty.
 std::string ProblemOf(const v1::OpenVolumeResponse& response);
 
 /// How long the server takes a silent owner for alive.

@@ -1,4 +1,4 @@
-// Every change of a slot's record is made in these steps, so that whoever scans the slot table
+// Every change of a slot's record is made in these steps, so that a scan of the slot table
 // after the process died at any instruction finds each page whole and each entry in at most one
 // record:
 //

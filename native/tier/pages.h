@@ -84,7 +84,7 @@ class Pages {
   /// The object in the slot's entry; its bytes are there as long as the slot's lock is held.
   PageObject ObjectOf(SlotIndex slot) const;
   /// Whether that is what was put there. A damaged one goes nowhere: it would get a fresh checksum
-  /// when it is compressed anew, or be taken for the server's damage.
+  /// when it is compressed again, or be taken for the server's damage.
   bool Intact(SlotIndex slot) const;
 
   // --- Stores and trims
@@ -164,7 +164,7 @@ class Pages {
   Groups groups_;
   RoomListener* room_ = nullptr;
   std::atomic<std::uint64_t> payload_bytes_{0};
-  // How often a slot's version has begun anew. A slot's lock orders what is read of it for the slot
+  // How often a slot's version has wrapped. A slot's lock orders what is read of it for the slot
   // behind every time that its own version has.
   std::atomic<std::uint32_t> version_wraps_{0};
   // Of the unit sent last. Never twice the same: what a server holds of a unit from an attempt that
