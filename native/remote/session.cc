@@ -349,7 +349,8 @@ std::string Session::Worker::AwaitTurn(const v1::OpenVolumeResponse& response) {
   if (owned) {
     if (owned_since_ == kNever) owned_since_ = now;
     for_good |= now - owned_since_ >= kLeasesToWait * lease;
-    const milliseconds idle(std::min<std::uint64_t>(response.owner().idle_ms(), lease.count()));
+    const milliseconds idle(
+        std::min(response.owner().idle_ms(), static_cast<std::uint64_t>(lease.count())));
     again = std::min(again, now + (lease - idle) + kLeaseSlack);
   } else {
     owned_since_ = kNever;
