@@ -130,7 +130,7 @@ class CgroupsSection(Section, frozen=True):
 
 
 class ShrinkerSection(Section, frozen=True):
-    """[shrinker]: what is written back ahead of need, by pressure and by age (0: not by age).
+    """[shrinker]: what is written back proactively, by pressure and by age (0: not by age).
 
     The tier knows in seconds when a page was stored.
     """

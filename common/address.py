@@ -1,8 +1,8 @@
 """Where a service listens: a unix socket or a TCP port, as one type.
 
 Text forms: `unix:/run/farswap/host.sock`, `127.0.0.1:7071`, `tcp:127.0.0.1:10809`,
-`[::1]:7071`, `[fe80::1%eth0]:7071`. Port 0 asks for any free port; whoever binds then tells the
-real one.
+`[::1]:7071`, `[fe80::1%eth0]:7071`. Port 0 asks for any free port; the listener then tells which
+it is.
 """
 
 from __future__ import annotations

@@ -3,7 +3,7 @@
 //
 // One bit a chunk of slots that has some; the slots' records (slot_table.h) say which pages, a bit
 // a unit which units. So a mark needs no memory and never fails, however long a server is away. A
-// mark only means "look here": whoever takes it checks the records under the slots' locks.
+// mark only means "look here": its taker checks the records under the slots' locks.
 //
 // Lock-free. Mark() and MarkBundle() are called with the slot's lock held; TakeChunk() by one
 // thread, without a lock. That thread takes a chunk's marks first and looks at its slots then, so

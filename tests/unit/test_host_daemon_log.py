@@ -41,7 +41,7 @@ async def life(host: Host) -> None:
 
 
 async def live(directory: Path, fault: Fault, at: int) -> FaultyLog:
-    """The log of a life with a fault in it; that life must have been as ever."""
+    """The log of a life with a fault in it, whose outcome must be that of one without."""
     await asyncio.to_thread(directory.mkdir)
     with pytest.MonkeyPatch.context() as patch:
         host = Host(directory, patch)
