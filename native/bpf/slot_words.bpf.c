@@ -1,15 +1,14 @@
-// Runs in the kernel: keeps, for each slot of one swap device, the word that says whose page was
-// written there last and whether the kernel has given the slot up since (tier/slot_words.h).
+// Runs in the kernel. Keeps a word for each slot of one swap device (tier/slot_words.h): the cgroup
+// of the page written last, and whether the kernel has freed the slot since.
 //
-// A swap write is seen on its way into the block layer, in the context of whoever reclaims, before
-// the driver and hence before the daemon has it: so the word is there when the page is stored. The
-// page belongs to the cgroup its folio is charged to; the bio's own cgroup is the root wherever the
-// io controller is off. A free is seen at the entry of the function that all frees of swap slots
-// come through, under the lock that keeps the slot from being allocated again before it is over.
+// A write is seen on its way into the block layer, before the driver and the daemon get it, so the
+// word is set when the page is stored. The page belongs to the cgroup that its folio is charged to;
+// the bio's cgroup is the root where the io controller is off. A free is seen at the entry of the
+// function for all frees of swap slots, under the lock that delays the slot's next allocation.
 //
-// So nobody changes a word while somebody else does: between the allocation of a slot and its free
-// lies its one write. The order within a free (word, then dirty bit, then event) is what the
-// daemon's rule rests on, in reverse: event, dirty bit, word.
+// A slot has one write between its allocation and its free, so no two programs change a word at the
+// same time. A free sets the word, then the dirty bit, then sends the event; the daemon reads them
+// in reverse.
 //
 // Compiled once and relocated to the running kernel's types when loaded; the structures below name
 // only the members that are read.
@@ -82,7 +81,7 @@ enum req_flag_bits { __REQ_SWAP = 1 };
 /* What memcg_data points to: 0 is a mem_cgroup, and a swapped page has nothing else. */
 #define MEMCG_DATA_KIND 3ul
 #define MEMCG_DATA_FLAGS 7ul
-/* Up to 6.18 a swap bio is one folio, hence one vector. */
+/* Up to 6.18 a swap bio is one folio, so one vector. */
 #define VECTORS_MAX 8
 
 #define WORD_FREE 1ull

@@ -172,7 +172,7 @@ Outcome PageStore::Impl::MarkOpen(VolumeTable* table) {
   return Unit{};
 }
 
-// The log that the last write syncs has what is not flushed for lack of room.
+// If a disk without room prevents the flush, the synced log has those writes.
 void PageStore::Impl::Close() {
   volumes->SaveSilence();
   if (AcceptsPages() && !rocks->db->Flush({}, {rocks->pages, rocks->volumes, rocks->usage}).ok()) {

@@ -92,15 +92,14 @@ struct WritebackJob {
 
 class Tier : public PageDevice {
  public:
-  /// `remote` must outlive the tier. Fails with a message when memory cannot be had or the config
-  /// is out of range.
+  /// `remote` must outlive the tier. Fails if memory is short or the config is out of range.
   static Result<std::unique_ptr<Tier>> Create(const TierConfig& config, RemoteStore* remote);
 
   // --- Which cgroup a page belongs to
 
-  /// Attributes pages by these words from now on, one a slot; nullptr: no longer. They may have
-  /// nothing to do with earlier ones, and be old: pages stored until now are forgotten if they are
-  /// freed from now on. When this returns nobody reads the earlier array any more.
+  /// Attributes pages by these words from now on, one a slot; nullptr: not any more. Pages stored
+  /// before this call are dropped only if freed after it. Returns when no thread reads the earlier
+  /// array.
   virtual void UseSlotWords(const std::atomic<SlotWord>* words) = 0;
 
   /// The kernel is said to have freed the slot: forgets its page if the slot's word says so now and

@@ -1,0 +1,53 @@
+"""Prose in plain words: phrases that no file may have, and what to write in place of them.
+
+CONTRIBUTING.md has the rules; this is the part of them that a test can hold. A phrase is found
+across line ends, comment markers and quotes, and as whole words.
+"""
+
+import re
+from pathlib import Path
+
+from tests.tidy.test_house_rules import ROOT, WRITTEN, complain, place
+
+PLAIN_WORDS = {
+    "at the most": "at most",
+    "be old": "be stale",
+    "bind nobody": "be advisory",
+    "came to pass": "happened",
+    "for lack of": "without",
+    "heed": "follow",
+    "heeds": "follows",
+    "hence": "so",
+    "henceforth": "from then on",
+    "herein": "here",
+    "thereby": "so",
+    "thereof": "of it",
+    "to last": "to keep",
+}
+BETWEEN_WORDS = r"""[\s/#*"'`]+"""
+
+
+def words(phrase: str) -> re.Pattern[str]:
+    return re.compile(r"\b" + phrase.replace(" ", BETWEEN_WORDS) + r"\b", re.IGNORECASE)
+
+
+def found(text: str) -> list[tuple[int, str]]:
+    """The line and the phrase of each place where `text` has one."""
+    return [
+        (text.count("\n", 0, match.start()) + 1, phrase)
+        for phrase in PLAIN_WORDS
+        for match in words(phrase).finditer(text)
+    ]
+
+
+def test_a_phrase_is_found_across_the_lines_of_a_comment() -> None:
+    assert found("  // One\n  // that came to\n  //   pass, passed.\n") == [(2, "came to pass")]
+
+
+def test_prose_is_in_plain_words() -> None:
+    complain(
+        f"{place(path, line)}: not {phrase!r} but {PLAIN_WORDS[phrase]!r}, or another plain word"
+        for path in WRITTEN
+        if path not in (Path(__file__), ROOT / "LICENSE")
+        for line, phrase in found(path.read_text())
+    )
