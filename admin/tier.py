@@ -74,7 +74,7 @@ def show(session: Session, *, by_cgroup: bool, output_format: str) -> None:
 @click.option(
     "--pack",
     type=commands.SWITCH,
-    help="Neighbours on their way to memory servers travel as one unit, and come back together.",
+    help="Neighbours on their way to memory servers travel as one bundle, and come back together.",
 )
 @click.option(
     "--pool-limit",

@@ -35,7 +35,6 @@ class [[nodiscard]] Result {
 };
 
 /// The result of something that yields no value.
-struct Unit {};
-using Outcome = Result<Unit>;
+using Outcome = Result<std::monostate>;
 
 }  // namespace farswap

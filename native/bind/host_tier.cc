@@ -258,7 +258,7 @@ void BindHostTier(nb::module_& m, nb::class_<HostEngine>& engine) {
       .def("set_recompress", &SetRecompression, "codec"_a, "level"_a,
            "What entries are compressed with before they are sent; \"\": sent as they are.")
       .def("set_packing", &SetPacking, "on"_a,
-           "Whether cold neighbours are sent as units of up to 16 pages and come back together. "
+           "Whether cold neighbours are sent as bundles of up to 16 pages and come back together. "
            "RuntimeError: memory cannot be had.")
       .def("set_limits", &SetLimits, "pool_limit_bytes"_a, "accept_threshold_percent"_a,
            "ValueError: out of range, or more than was allocated at start.");

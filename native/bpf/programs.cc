@@ -197,7 +197,7 @@ Outcome Pin(const Programs& programs, const std::string& path) {
       return error;
     }
   }
-  return Unit{};
+  return std::monostate{};
 }
 
 void Unpin(const std::string& path) {

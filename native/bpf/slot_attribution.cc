@@ -92,7 +92,7 @@ Outcome SlotAttribution::MapShared(std::uint64_t slots) {
   void* const words = map(programs_.slots, slots_, PROT_READ);
   if (words == MAP_FAILED) return Error{warning.Explain("the slot words cannot be mapped", errno)};
   words_ = static_cast<const std::atomic<tier::SlotWord>*>(words);
-  if (free_hook_.empty()) return Unit{};
+  if (free_hook_.empty()) return std::monostate{};
   void* const dirty = map(programs_.dirty, dirty_words_, PROT_READ | PROT_WRITE);
   if (dirty == MAP_FAILED) return Error{warning.Explain("the dirty bits cannot be mapped", errno)};
   dirty_ = static_cast<std::atomic<std::uint64_t>*>(dirty);
@@ -100,7 +100,7 @@ Outcome SlotAttribution::MapShared(std::uint64_t slots) {
   if (ring_ == nullptr) return Error{warning.Explain("the events cannot be mapped", errno)};
   stop_event_ = FileDescriptor(eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK));
   if (!stop_event_.open()) return Error{std::string("eventfd: ") + std::strerror(errno)};
-  return Unit{};
+  return std::monostate{};
 }
 
 SlotAttribution::~SlotAttribution() {

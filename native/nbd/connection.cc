@@ -347,7 +347,7 @@ IoStatus Connection::StorePage(SlotIndex slot, const std::byte* page) {
     const bool may_park = write_ != nullptr && store_ != nullptr;
     if (may_park) ReplyStream::Assign(store_, write_);
     const IoStatus status = tier_->TryStore(slot, page, std::nullopt, may_park ? store_ : nullptr);
-    if (status != IoStatus::kWaits) return status;
+    if (status != IoStatus::kPending) return status;
     if (may_park) {
       replies_->Parked(write_);
       write_parked_ = true;

@@ -28,11 +28,11 @@ tier::IoStatus WritePartialPage(tier::PageDevice* tier, tier::SlotIndex slot,
       std::memset(page.data() + first_byte, 0, length);
     }
     status = tier->TryStore(slot, page.data(), version, nullptr);
-    if (status == tier::IoStatus::kWaits) {
+    if (status == tier::IoStatus::kPending) {
       before_waiting();
       status = tier->StoreIf(slot, page.data(), version);
     }
-    if (status != tier::IoStatus::kChanged) return status;
+    if (status != tier::IoStatus::kVersionMismatch) return status;
   }
   return tier::IoStatus::kIoError;
 }

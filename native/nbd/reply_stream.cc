@@ -23,8 +23,8 @@ WireError ErrorOf(IoStatus status) {
     case IoStatus::kNoSpace:
       return WireError::kNoSpace;
     case IoStatus::kIoError:
-    case IoStatus::kChanged:
-    case IoStatus::kWaits:
+    case IoStatus::kVersionMismatch:
+    case IoStatus::kPending:
       break;
   }
   return WireError::kIo;

@@ -82,9 +82,9 @@ class ReadFetch final : public tier::PageFetch {
 };
 
 /// One page of a WRITE, on its way into the tier.
-class ParkedStore final : public tier::PageStore {
+class ParkedStore final : public tier::PendingStore {
  public:
-  using PageStore::PageStore;
+  using PendingStore::PendingStore;
   void OnStored(tier::IoStatus status) override;
 
  private:

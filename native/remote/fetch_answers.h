@@ -5,15 +5,15 @@
 #include <cstddef>
 #include <utility>
 
+#include "tier/bundle.h"
 #include "tier/remote_store.h"
-#include "tier/unit.h"
 
 namespace farswap::remote {
 
 /// Of a thread that is to answer fetches, before it does. What cannot be had now is asked for again
 /// when it is needed.
 inline void PrepareToAnswer() {
-  [[maybe_unused]] const Outcome prepared = tier::PrepareThreadForUnits();
+  [[maybe_unused]] const Outcome prepared = tier::PrepareThreadForBundles();
 }
 
 inline void AnswerAll(tier::RemoteFetch* fetch, tier::GetResult result) {

@@ -2,7 +2,7 @@
 
 #include <string>
 
-#include "tier/unit.h"
+#include "tier/bundle.h"
 
 namespace farswap::remote {
 
@@ -13,7 +13,7 @@ using tier::PutResult;
 static_assert(static_cast<int>(Codec::kRaw) == v1::CODEC_RAW);
 static_assert(static_cast<int>(Codec::kLz4) == v1::CODEC_LZ4);
 static_assert(static_cast<int>(Codec::kZstd) == v1::CODEC_ZSTD);
-static_assert(static_cast<int>(Codec::kUnit) == v1::CODEC_UNIT);
+static_assert(static_cast<int>(Codec::kBundle) == v1::CODEC_BUNDLE);
 
 std::optional<Refusal> RefusalOf(int stream_status) {
   switch (stream_status) {
@@ -54,8 +54,8 @@ namespace {
 bool WellFormed(const v1::Page& page, tier::ObjectKey wanted) {
   const std::size_t bytes = page.data().size();
   if (page.slot() != wanted) return false;
-  if (tier::IsUnitKey(wanted)) {
-    return page.codec() == v1::CODEC_UNIT && bytes > 0 && bytes <= tier::kUnitBytesMax;
+  if (tier::IsBundleKey(wanted)) {
+    return page.codec() == v1::CODEC_BUNDLE && bytes > 0 && bytes <= tier::kBundleBytesMax;
   }
   switch (page.codec()) {
     case v1::CODEC_RAW:

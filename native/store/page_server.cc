@@ -9,7 +9,7 @@
 
 #include "rpc/target.h"
 #include "store/page_service.h"
-#include "tier/unit.h"
+#include "tier/bundle.h"
 
 namespace farswap::store {
 namespace {
@@ -17,9 +17,10 @@ namespace {
 // A full Store batch is 1.1 MiB. Little more than that: empty messages take 40 times their size
 // once they are parsed.
 constexpr int kReceivedBytesMax = 3 << 19;
-// An answer to a fetch may hold the largest number of the largest units. gRPC's clients take 4 MiB.
+// An answer to a fetch may hold the largest number of the largest bundles. gRPC's clients take 4
+// MiB.
 constexpr int kSentBytesMax = 4 << 20;
-static_assert(kFetchSlotsMax * (tier::kUnitBytesMax + 64) < kSentBytesMax);
+static_assert(kFetchSlotsMax * (tier::kBundleBytesMax + 64) < kSentBytesMax);
 // Hosts ping every few seconds to notice a dead server; gRPC's default is to cut them off for it.
 constexpr int kClientPingIntervalMs = 1000;
 constexpr int kStreamsPerConnectionMax = 64;

@@ -162,14 +162,14 @@ Outcome PageStore::Impl::MarkOpen(VolumeTable* table) {
     table->AddNotIntact(&batch);
   }
   if (!rocks->is_writable) {
-    return Unit{};
+    return std::monostate{};
   }
   identity->AddOpen(rocks.get(), &batch);
   if (const rocksdb::Status status = rocks->WriteSynced(&batch); !status.ok()) {
     return Error{status.ToString()};
   }
   identity->NoteMarked();
-  return Unit{};
+  return std::monostate{};
 }
 
 // If a disk without room prevents the flush, the synced log has those writes.

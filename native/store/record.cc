@@ -5,8 +5,8 @@
 #include <concepts>
 #include <cstring>
 
+#include "tier/bundle.h"
 #include "tier/page.h"
-#include "tier/unit.h"
 
 namespace farswap::store {
 namespace {
@@ -19,8 +19,9 @@ constexpr std::uint8_t kStoreFormat = 2;
 // Whether an object of this codec and length may be kept under this key.
 bool IsPossible(std::uint64_t key, std::uint32_t codec, std::size_t length) {
   if (key > UINT32_MAX || length == 0) return false;
-  if (tier::IsUnitKey(static_cast<tier::ObjectKey>(key))) {
-    return codec == static_cast<std::uint32_t>(tier::Codec::kUnit) && length <= tier::kUnitBytesMax;
+  if (tier::IsBundleKey(static_cast<tier::ObjectKey>(key))) {
+    return codec == static_cast<std::uint32_t>(tier::Codec::kBundle) &&
+           length <= tier::kBundleBytesMax;
   }
   switch (codec) {
     case static_cast<std::uint32_t>(tier::Codec::kRaw):
@@ -135,7 +136,7 @@ std::optional<PageRecord> DecodeRecord(std::uint64_t slot, std::string_view valu
 bool IsValidPage(const PageRecord& page) {
   if (!IsPossible(page.slot, page.codec, page.bytes.size())) return false;
   const auto codec = static_cast<tier::Codec>(page.codec);
-  if (codec == tier::Codec::kUnit && !tier::ParseUnit(std::as_bytes(page.bytes))) return false;
+  if (codec == tier::Codec::kBundle && !tier::ParseBundle(std::as_bytes(page.bytes))) return false;
   return tier::PageChecksum(static_cast<tier::ObjectKey>(page.slot), codec,
                             std::as_bytes(page.bytes)) == page.checksum;
 }

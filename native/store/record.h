@@ -1,13 +1,13 @@
 // The format of everything a memory server keeps in RocksDB. This is the only place that knows it.
 //
 // Column family "default" holds the pages, as they came over the wire:
-//   key    volume id (u64 big endian), slot or key of a unit (u64 big endian): a volume is one
+//   key    volume id (u64 big endian), slot or key of a bundle (u64 big endian): a volume is one
 //   range
 //          of keys
 //   value  header of 20 bytes, little endian, then the object's bytes
 //            0  u8   format, 1
-//            1  u8   codec: 1 raw, 2 LZ4 block, 3 zstd frame, 4 unit
-//            2  u16  length of the object's bytes, 1..4096; of a unit up to 49220
+//            1  u8   codec: 1 raw, 2 LZ4 block, 3 zstd frame, 4 bundle
+//            2  u16  length of the object's bytes, 1..4096; of a bundle up to 49220
 //            4  u32  checksum: tier::PageChecksum(slot, codec, bytes)
 //            8  u64  version
 //           16  u32  stored_boot_s: when the host's kernel wrote the page
@@ -53,7 +53,7 @@ using Incarnation = Id;
 using PageKey = std::array<char, kPageKeyBytes>;
 using RecordHeader = std::array<char, kRecordHeaderBytes>;
 
-/// A page or unit of the protocol: as it is on the wire and in the store. `bytes` is borrowed.
+/// A page or bundle of the protocol: as it is on the wire and in the store. `bytes` is borrowed.
 struct PageRecord {
   std::uint64_t slot = 0;
   std::uint64_t version = 0;
@@ -73,7 +73,7 @@ RecordHeader EncodeRecordHeader(const PageRecord& page);
 /// Nothing if `value` is not a record of this format; the result borrows from `value`.
 std::optional<PageRecord> DecodeRecord(std::uint64_t slot, std::string_view value);
 
-/// Codec known and right for the key, length in its range, checksum right, a unit's header whole.
+/// Codec known and right for the key, length in its range, checksum right, a bundle's header whole.
 /// Whether the slot exists is the volume's to say.
 bool IsValidPage(const PageRecord& page);
 

@@ -31,7 +31,7 @@ struct Volume {
     return tier::FirstSlotOf(static_cast<tier::ObjectKey>(key)) / tier::kShardSlots % kStripes;
   }
 
-  /// Whether there can be such a page or unit on the device.
+  /// Whether there can be such a page or bundle on the device.
   bool Holds(std::uint64_t key) const {
     return key <= UINT32_MAX && tier::FirstSlotOf(static_cast<tier::ObjectKey>(key)) < slots;
   }

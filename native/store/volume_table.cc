@@ -100,7 +100,7 @@ Outcome VolumeTable::LoadVolumes() {
       }
     }
   }
-  return it->status().ok() ? Outcome(Unit{}) : Outcome(Error{it->status().ToString()});
+  return it->status().ok() ? Outcome(std::monostate{}) : Outcome(Error{it->status().ToString()});
 }
 
 Outcome VolumeTable::AddLoaded(std::uint64_t volume_id, const VolumeRecord& record) {
@@ -116,7 +116,7 @@ Outcome VolumeTable::AddLoaded(std::uint64_t volume_id, const VolumeRecord& reco
     device->second.saved = record;
   }
   volumes_.emplace(volume_id, std::move(volume));
-  return Unit{};
+  return std::monostate{};
 }
 
 Outcome VolumeTable::LoadUsage() {
@@ -134,7 +134,7 @@ Outcome VolumeTable::LoadUsage() {
       live_bytes_ += static_cast<std::uint64_t>(usage->bytes);
     }
   }
-  return it->status().ok() ? Outcome(Unit{}) : Outcome(Error{it->status().ToString()});
+  return it->status().ok() ? Outcome(std::monostate{}) : Outcome(Error{it->status().ToString()});
 }
 
 std::uint64_t VolumeTable::NewVolumeId() const {
@@ -461,7 +461,7 @@ Outcome VolumeTable::Forget(const Volume& volume) {
   }
   std::unique_lock lock(volumes_mutex_);
   volumes_.erase(volume.id);
-  return Unit{};
+  return std::monostate{};
 }
 
 bool VolumeTable::Reserve(std::uint64_t bytes, std::uint64_t limit) {

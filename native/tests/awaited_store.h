@@ -14,9 +14,9 @@ struct StoreMemory {
   std::array<std::byte, kPageBytes> bytes;
 };
 
-class AwaitedStore final : private StoreMemory, public PageStore {
+class AwaitedStore final : private StoreMemory, public PendingStore {
  public:
-  AwaitedStore() : PageStore(bytes.data()) {}
+  AwaitedStore() : PendingStore(bytes.data()) {}
 
   void OnStored(IoStatus status) override {
     const std::lock_guard lock(mutex_);

@@ -115,7 +115,8 @@ class FakeTier final : public tier::PageDevice {
   // --- Tier
 
   tier::IoStatus TryStore(tier::SlotIndex slot, const std::byte* page,
-                          std::optional<tier::Version> expected, tier::PageStore* store) override {
+                          std::optional<tier::Version> expected,
+                          tier::PendingStore* store) override {
     const std::lock_guard lock(mutex_);
     if (expected && races_ > 0) {
       --races_;
@@ -123,13 +124,13 @@ class FakeTier final : public tier::PageDevice {
       pages_[slot].bytes.back() = std::byte{0xEE};
     }
     if (!pages_[slot].store_held) return StoreLocked(slot, page, expected);
-    if (store == nullptr) return tier::IoStatus::kWaits;
+    if (store == nullptr) return tier::IoStatus::kPending;
     WaitingStore& waiting = stores_.emplace_back(WaitingStore{store, slot, {}, expected});
     std::memcpy(waiting.page.data(), page, tier::kPageBytes);
     changed_.notify_all();
-    return tier::IoStatus::kWaits;
+    return tier::IoStatus::kPending;
   }
-  bool CancelStore(tier::PageStore* store) override {
+  bool CancelStore(tier::PendingStore* store) override {
     const std::lock_guard lock(mutex_);
     const auto is_it = [store](const WaitingStore& waiting) { return waiting.store == store; };
     return std::erase_if(stores_, is_it) > 0;
@@ -182,7 +183,7 @@ class FakeTier final : public tier::PageDevice {
   };
 
   struct WaitingStore {
-    tier::PageStore* store;
+    tier::PendingStore* store;
     tier::SlotIndex slot;
     Page page;
     std::optional<tier::Version> expected;
@@ -190,7 +191,7 @@ class FakeTier final : public tier::PageDevice {
 
   tier::IoStatus StoreLocked(tier::SlotIndex slot, const std::byte* page,
                              std::optional<tier::Version> expected) {
-    if (expected && pages_[slot].version != *expected) return tier::IoStatus::kChanged;
+    if (expected && pages_[slot].version != *expected) return tier::IoStatus::kVersionMismatch;
     if (pages_[slot].store_status != tier::IoStatus::kOk) {
       if (!expected) pages_[slot].bytes.fill(std::byte{0});
       return pages_[slot].store_status;

@@ -111,7 +111,7 @@ class MixedStates : public MixedRequests {
     ASSERT_EQ(client.Do(Command::kTrim, 0, LengthOf(kSlots)), 0u);
     for (State& state : states_) state = static_cast<State>(random() % kStates);
     stamps_.fill(0);
-    SendUnits(client, random, after);
+    SendBundles(client, random, after);
     WriteState(client, kRemote, after);
     WriteBack(PagesOf(kRemote));
     ASSERT_TRUE(Eventually(
@@ -124,14 +124,14 @@ class MixedStates : public MixedRequests {
     WriteState(client, kSameFilled, after);
     const tier::TierStats stats = tier_->Stats();
     ASSERT_EQ(stats.pages.local, PagesOf(kLocal));
-    ReadUnits(client);
+    ReadBundles(client);
     ASSERT_EQ(stats.pages.same_filled, PagesOf(kSameFilled));
   }
-  // Neighbours are sent as units.
-  void SendUnits(Client& client, std::mt19937_64& random, Stamp after) {
-    constexpr SlotIndex kUnit = 16;
-    for (SlotIndex first = 0; first < kSlots; first += kUnit) {
-      if (random() % 8 == 0) std::fill_n(states_.begin() + first, kUnit, kClean);
+  // Neighbours are sent as bundles.
+  void SendBundles(Client& client, std::mt19937_64& random, Stamp after) {
+    constexpr SlotIndex kBundle = 16;
+    for (SlotIndex first = 0; first < kSlots; first += kBundle) {
+      if (random() % 8 == 0) std::fill_n(states_.begin() + first, kBundle, kClean);
     }
     ASSERT_TRUE(tier_->SetPacking(true).ok());
     WriteState(client, kClean, after);
@@ -139,8 +139,8 @@ class MixedStates : public MixedRequests {
     ASSERT_TRUE(Eventually([this] { return tier_->Stats().pages.remote == PagesOf(kClean); }));
     ASSERT_TRUE(tier_->SetPacking(false).ok());
   }
-  // One page of a unit is read, which takes the others into the pool again.
-  void ReadUnits(Client& client) {
+  // One page of a bundle is read, which takes the others into the pool again.
+  void ReadBundles(Client& client) {
     for (SlotIndex slot = 0; slot < kSlots; slot += 16) {
       if (states_[slot] == kClean) client.Read(OffsetOf(slot), kPageBytes);
     }

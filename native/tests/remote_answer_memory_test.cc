@@ -1,4 +1,4 @@
-// Threads that answer fetches have the memory for pages and units from the start, and do not ask
+// Threads that answer fetches have the memory for pages and bundles from the start, and do not ask
 // for it while the kernel, short of memory, waits for the answer: seen by standing in for mmap(2).
 // Sanitizers have one of their own.
 #include <gtest/gtest.h>
@@ -11,7 +11,7 @@
 #include "remote_borrowers.h"
 #include "remote_fake_store.h"
 #include "sanitized.h"
-#include "tier/unit.h"
+#include "tier/bundle.h"
 
 #ifndef FARSWAP_SANITIZED
 namespace {
@@ -28,10 +28,10 @@ extern "C" [[gnu::visibility("default")]] void* mmap(void* address, std::size_t 
 namespace farswap::remote {
 namespace {
 
-// What a thread maps for pages and units when it needs them.
+// What a thread maps for pages and bundles when it needs them.
 int MappedOnThisThread() {
   const int before = mappings;
-  EXPECT_TRUE(tier::PrepareThreadForUnits().ok());
+  EXPECT_TRUE(tier::PrepareThreadForBundles().ok());
   return mappings - before;
 }
 

@@ -16,8 +16,8 @@
 
 #include "hang_guard.h"
 #include "remote/cluster.h"
+#include "tier/bundle.h"
 #include "tier/page.h"
-#include "tier/unit.h"
 
 namespace farswap::remote {
 
@@ -48,11 +48,11 @@ class Event {
   bool fired_ = false;
 };
 
-/// The bytes that tests keep in a slot: a function of slot and version. Those of a unit are the
+/// The bytes that tests keep in a slot: a function of slot and version. Those of a bundle are the
 /// most there can be, under a header of all 16 members.
 inline std::string BytesOf(tier::ObjectKey slot, tier::ObjectVersion version) {
-  if (tier::IsUnitKey(slot)) {
-    std::string bytes(tier::kUnitBytesMax, 'x');
+  if (tier::IsBundleKey(slot)) {
+    std::string bytes(tier::kBundleBytesMax, 'x');
     bytes.replace(0, 4, "\xff\xff\0\0", 4);
     std::memcpy(bytes.data() + 4, &slot, sizeof(slot));
     std::memcpy(bytes.data() + 8, &version, sizeof(version));
@@ -71,7 +71,7 @@ class TestBatch final : public tier::PutBatch {
   TestBatch& Add(tier::ObjectKey slot, tier::ObjectVersion version) {
     bytes_[count] = BytesOf(slot, version);
     const auto span = std::as_bytes(std::span(bytes_[count]));
-    const tier::Codec codec = tier::IsUnitKey(slot) ? tier::Codec::kUnit : tier::Codec::kLz4;
+    const tier::Codec codec = tier::IsBundleKey(slot) ? tier::Codec::kBundle : tier::Codec::kLz4;
     pages[count] = {.slot = slot,
                     .version = version,
                     .codec = codec,

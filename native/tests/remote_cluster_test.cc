@@ -388,7 +388,7 @@ const Garbage kGarbage[] = {
     {"HugeSlot",
      [](const Request&, Response* r) { PageIn(r)->set_slot((std::uint64_t{1} << 32) + 1); },
      GetResult::kCorrupt},
-    {"UnitForAPage", [](const Request&, Response* r) { PageIn(r)->set_codec(v1::CODEC_UNIT); },
+    {"BundleForAPage", [](const Request&, Response* r) { PageIn(r)->set_codec(v1::CODEC_BUNDLE); },
      GetResult::kCorrupt},
     {"NoCodec", [](const Request&, Response* r) { PageIn(r)->clear_codec(); }, GetResult::kCorrupt},
     {"OddCodec", [](const Request&, Response* r) { PageIn(r)->set_codec(v1::Codec(9)); },

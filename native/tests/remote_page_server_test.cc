@@ -141,36 +141,36 @@ TEST_F(RemotePageServerTest, FullServerSaysSo) {
   EXPECT_FALSE(cluster->Writable());
 }
 
-TEST_F(RemotePageServerTest, UnitsAreKeptApartFromPagesAndFetchedManyAtATime) {
+TEST_F(RemotePageServerTest, BundlesAreKeptApartFromPagesAndFetchedManyAtATime) {
   const auto cluster = Connect();
   const std::uint64_t version = std::uint64_t{7} << 40;
-  for (tier::SlotIndex unit = 0; unit < TestFetch::kSlotsMax; unit += 16) {
+  for (tier::SlotIndex bundle = 0; bundle < TestFetch::kSlotsMax; bundle += 16) {
     TestBatch batch;  // as much as the tier's memory for a batch holds
-    for (tier::SlotIndex i = unit; i < unit + 16; ++i) {
-      batch.Add(tier::UnitKeyOf(i * tier::kUnitSlots), version);
+    for (tier::SlotIndex i = bundle; i < bundle + 16; ++i) {
+      batch.Add(tier::BundleKeyOf(i * tier::kBundleSlots), version);
     }
     Put(*cluster, batch);
     ASSERT_TRUE(batch.done.Wait());
     for (std::size_t i = 0; i < batch.count; ++i) ASSERT_EQ(batch.results[i], PutResult::kAcked);
   }
   EXPECT_EQ(cluster->Servers()[0].shards, 1u) << "all of the shard of their slots";
-  EXPECT_GE(cluster->Servers()[0].used_bytes, TestFetch::kSlotsMax * tier::kUnitBytesMax);
+  EXPECT_GE(cluster->Servers()[0].used_bytes, TestFetch::kSlotsMax * tier::kBundleBytesMax);
   ASSERT_EQ(PutOne(*cluster, 1, 1), PutResult::kAcked);
 
   TestFetch fetch;
-  for (tier::SlotIndex unit = 0; unit < TestFetch::kSlotsMax; ++unit) {
-    fetch.Add(tier::UnitKeyOf(unit * tier::kUnitSlots));
+  for (tier::SlotIndex bundle = 0; bundle < TestFetch::kSlotsMax; ++bundle) {
+    fetch.Add(tier::BundleKeyOf(bundle * tier::kBundleSlots));
   }
   Get(*cluster, fetch);
   ASSERT_TRUE(fetch.done.Wait());
   for (std::size_t i = 0; i < fetch.count; ++i) ASSERT_TRUE(fetch.Holds(i, version)) << i;
 
-  const tier::ObjectKey unit = tier::UnitKeyOf(16);
-  EXPECT_EQ(PutOne(*cluster, unit, version - 1), PutResult::kSuperseded);
-  Discard(*cluster, {{.slot = unit, .version = version}});
+  const tier::ObjectKey bundle = tier::BundleKeyOf(16);
+  EXPECT_EQ(PutOne(*cluster, bundle, version - 1), PutResult::kSuperseded);
+  Discard(*cluster, {{.slot = bundle, .version = version}});
   EXPECT_TRUE(Eventually([&] {
     TestFetch again;
-    again.Add(unit).Add(1);
+    again.Add(bundle).Add(1);
     Get(*cluster, again);
     EXPECT_TRUE(again.done.Wait());
     EXPECT_TRUE(again.Holds(1, 1));

@@ -29,13 +29,13 @@ TEST(ShardMap, LastShardMayBePartial) {
   EXPECT_FALSE(map.MemberOf(0xffffffffu));
 }
 
-TEST(ShardMap, UnitsAreWhereTheirSlotsAre) {
+TEST(ShardMap, BundlesAreWhereTheirSlotsAre) {
   ShardMap map(2 * kShardSlots, 1);
   const Candidate second{1, 100};
   ASSERT_EQ(map.Place(kShardSlots, &second, 1), 1);
-  EXPECT_EQ(map.MemberOf(tier::UnitKeyOf(2 * kShardSlots - 1)), 1);
-  EXPECT_FALSE(map.MemberOf(tier::UnitKeyOf(kShardSlots - 1)));
-  EXPECT_FALSE(map.MemberOf(tier::UnitKeyOf(2 * kShardSlots))) << "not on the device";
+  EXPECT_EQ(map.MemberOf(tier::BundleKeyOf(2 * kShardSlots - 1)), 1);
+  EXPECT_FALSE(map.MemberOf(tier::BundleKeyOf(kShardSlots - 1)));
+  EXPECT_FALSE(map.MemberOf(tier::BundleKeyOf(2 * kShardSlots))) << "not on the device";
 }
 
 TEST(ShardMap, ShardKeepsItsServerWhenAnotherBecomesEmptier) {

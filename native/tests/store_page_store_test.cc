@@ -5,7 +5,7 @@
 
 #include "store/page_store.h"
 #include "store_pages.h"
-#include "tier/unit.h"
+#include "tier/bundle.h"
 
 namespace farswap::store {
 namespace {
@@ -147,24 +147,25 @@ TEST_F(PageStoreTest, FullStoreRefusesGrowthButTakesOverwritesThatDoNotGrow) {
   EXPECT_EQ(opened.Stat("stores_full"), 3u);
 }
 
-TEST_F(PageStoreTest, UnitsCountByTheirBytesAndOnlyThoseOfTheDeviceAreTaken) {
+TEST_F(PageStoreTest, BundlesCountByTheirBytesAndOnlyThoseOfTheDeviceAreTaken) {
   OpenedStore opened(directory_.Path("s"), 100 << 10);
   opened.Open('a', "host", 100);
-  const std::uint64_t last = tier::UnitKeyOf(99);
-  const std::string bytes = UnitBytes(last - 2, 1, tier::kUnitBytesMax);
-  const std::string other = UnitBytes(last - 1, 1, tier::kUnitBytesMax);
-  const std::string more = UnitBytes(last, 1, 4096);
-  const std::string beyond = UnitBytes(last + 1, 1, 100);
-  const auto results = opened.StoreAll({MakeUnit(last - 2, 1, bytes), MakeUnit(last - 1, 1, other),
-                                        MakeUnit(last, 1, more), MakeUnit(last + 1, 1, beyond)});
+  const std::uint64_t last = tier::BundleKeyOf(99);
+  const std::string bytes = BundleBytes(last - 2, 1, tier::kBundleBytesMax);
+  const std::string other = BundleBytes(last - 1, 1, tier::kBundleBytesMax);
+  const std::string more = BundleBytes(last, 1, 4096);
+  const std::string beyond = BundleBytes(last + 1, 1, 100);
+  const auto results =
+      opened.StoreAll({MakeBundle(last - 2, 1, bytes), MakeBundle(last - 1, 1, other),
+                       MakeBundle(last, 1, more), MakeBundle(last + 1, 1, beyond)});
   EXPECT_EQ(results, (std::vector{PageStatus::kOk, PageStatus::kOk, PageStatus::kFull,
                                   PageStatus::kInvalid}));
-  EXPECT_EQ(opened.store->used_bytes(), 2 * RecordBytes(tier::kUnitBytesMax));
+  EXPECT_EQ(opened.store->used_bytes(), 2 * RecordBytes(tier::kBundleBytesMax));
   opened.Reopen();
   opened.Open('a', "host", 100);
   EXPECT_TRUE(opened.FetchOne(last - 2).bytes == bytes);
   EXPECT_EQ(opened.FetchOne(99).status, PageStatus::kNotFound);
-  EXPECT_EQ(opened.store->used_bytes(), 2 * RecordBytes(tier::kUnitBytesMax));
+  EXPECT_EQ(opened.store->used_bytes(), 2 * RecordBytes(tier::kBundleBytesMax));
 }
 
 TEST_F(PageStoreTest, PagesAndCountsSurviveAReopen) {

@@ -58,18 +58,18 @@ inline PageRecord MakePage(std::uint64_t slot, std::uint64_t version, const std:
   return page;
 }
 
-/// The bytes of a unit object of all its slots as far as a server looks at them.
-inline std::string UnitBytes(std::uint64_t key, std::uint64_t version, std::size_t length) {
+/// The bytes of a bundle object of all its slots as far as a server looks at them.
+inline std::string BundleBytes(std::uint64_t key, std::uint64_t version, std::size_t length) {
   std::string bytes = PageBytes(key, version, length);
   return bytes.replace(0, 4, "\xff\xff\0\0", 4);
 }
 
-inline PageRecord MakeUnit(std::uint64_t key, std::uint64_t version, const std::string& bytes) {
-  PageRecord unit = MakePage(key, version, bytes);
-  unit.codec = static_cast<std::uint32_t>(tier::Codec::kUnit);
-  unit.checksum = tier::PageChecksum(static_cast<tier::ObjectKey>(key), tier::Codec::kUnit,
-                                     std::as_bytes(std::span(bytes)));
-  return unit;
+inline PageRecord MakeBundle(std::uint64_t key, std::uint64_t version, const std::string& bytes) {
+  PageRecord bundle = MakePage(key, version, bytes);
+  bundle.codec = static_cast<std::uint32_t>(tier::Codec::kBundle);
+  bundle.checksum = tier::PageChecksum(static_cast<tier::ObjectKey>(key), tier::Codec::kBundle,
+                                       std::as_bytes(std::span(bytes)));
+  return bundle;
 }
 
 inline OpenRequest MakeOpen(char incarnation, char nonce, const std::string& host = "host") {

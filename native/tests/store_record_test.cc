@@ -3,7 +3,7 @@
 
 #include "store/record.h"
 #include "store_pages.h"
-#include "tier/unit.h"
+#include "tier/bundle.h"
 
 namespace farswap::store {
 namespace {
@@ -77,26 +77,26 @@ TEST(Record, RawPagesAreWholeAndNoPageIsLongerOrEmpty) {
   }
 }
 
-TEST(Record, UnitsHaveKeysOfTheirOwnWholeHeadersAndABound) {
-  const std::uint64_t key = tier::UnitKeyOf(160);
-  const std::string bytes = UnitBytes(key, 1, tier::kUnitBytesMax);
-  const PageRecord good = MakeUnit(key, 1, bytes);
+TEST(Record, BundlesHaveKeysOfTheirOwnWholeHeadersAndABound) {
+  const std::uint64_t key = tier::BundleKeyOf(160);
+  const std::string bytes = BundleBytes(key, 1, tier::kBundleBytesMax);
+  const PageRecord good = MakeBundle(key, 1, bytes);
   EXPECT_TRUE(IsValidPage(good));
   const RecordHeader header = EncodeRecordHeader(good);
   const std::string value = std::string(header.begin(), header.end()) + bytes;
   const auto decoded = DecodeRecord(key, value);
   ASSERT_TRUE(decoded);
-  EXPECT_EQ(decoded->bytes.size(), tier::kUnitBytesMax);
+  EXPECT_EQ(decoded->bytes.size(), tier::kBundleBytesMax);
 
-  EXPECT_FALSE(DecodeRecord(10, value)) << "a unit is no page";
-  EXPECT_FALSE(IsValidPage(MakeUnit(10, 1, bytes)));
-  EXPECT_FALSE(IsValidPage(MakePage(key, 1, PageBytes(key, 1, 100)))) << "a page is no unit";
-  EXPECT_FALSE(IsValidPage(MakeUnit(key, 1, bytes + "x")));
-  EXPECT_FALSE(IsValidPage(MakeUnit(key, 1, "")));
-  EXPECT_FALSE(IsValidPage(MakeUnit(key, 1, UnitBytes(key, 1, 68)))) << "a header alone";
+  EXPECT_FALSE(DecodeRecord(10, value)) << "a bundle is no page";
+  EXPECT_FALSE(IsValidPage(MakeBundle(10, 1, bytes)));
+  EXPECT_FALSE(IsValidPage(MakePage(key, 1, PageBytes(key, 1, 100)))) << "a page is no bundle";
+  EXPECT_FALSE(IsValidPage(MakeBundle(key, 1, bytes + "x")));
+  EXPECT_FALSE(IsValidPage(MakeBundle(key, 1, "")));
+  EXPECT_FALSE(IsValidPage(MakeBundle(key, 1, BundleBytes(key, 1, 68)))) << "a header alone";
   std::string reserved = bytes;
   reserved[3] = 1;
-  EXPECT_FALSE(IsValidPage(MakeUnit(key, 1, reserved)));
+  EXPECT_FALSE(IsValidPage(MakeBundle(key, 1, reserved)));
   EXPECT_FALSE(IsValidPage(MakePage(std::uint64_t{1} << 32, 1, PageBytes(0, 1, 100))));
 }
 

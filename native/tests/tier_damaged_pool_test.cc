@@ -53,15 +53,15 @@ class TierDamagedPool : public OpenTierFixture {
     EXPECT_EQ(Count(Counter::fail_checksum), failed + 1);
   }
 
-  // A unit on the server, all of it in the pool as well but for its first page.
-  void PrefetchUnit() {
+  // A bundle on the server, all of it in the pool as well but for its first page.
+  void PrefetchBundle() {
     ASSERT_TRUE(tier_->SetPacking(true).ok());
-    for (SlotIndex slot = 0; slot < kUnitSlots; ++slot) {
+    for (SlotIndex slot = 0; slot < kBundleSlots; ++slot) {
       ASSERT_EQ(tier_->Store(slot, PageLikeItsNeighbours(slot, 1).data()), IoStatus::kOk);
     }
     WriteBackAll();
     Read(0);
-    ASSERT_TRUE(Eventually([this] { return tier_->Stats().pages.clean == kUnitSlots - 1; }));
+    ASSERT_TRUE(Eventually([this] { return tier_->Stats().pages.clean == kBundleSlots - 1; }));
   }
 };
 
@@ -104,7 +104,7 @@ TEST_F(TierDamagedPool, IsNotPackedWithItsNeighbours) {
 }
 
 TEST_F(TierDamagedPool, IsReadFromTheServerThatHasItAsWell) {
-  PrefetchUnit();
+  PrefetchBundle();
   ASSERT_TRUE(Damage(kSlot, SlotState::kClean));
   const std::size_t asked = remote_.objects_asked_for();
   EXPECT_EQ(Read(kSlot), PageLikeItsNeighbours(kSlot, 1));
@@ -115,7 +115,7 @@ TEST_F(TierDamagedPool, IsReadFromTheServerThatHasItAsWell) {
 }
 
 TEST_F(TierDamagedPool, IsReadFromTheServerAlsoWhenItDoesNotDecompress) {
-  PrefetchUnit();
+  PrefetchBundle();
   ASSERT_TRUE(
       ChangeEntry(kSlot, SlotState::kClean, [](SlotRecord* record, std::span<std::byte> bytes) {
         std::ranges::fill(bytes, std::byte{0xff});
@@ -127,7 +127,7 @@ TEST_F(TierDamagedPool, IsReadFromTheServerAlsoWhenItDoesNotDecompress) {
 }
 
 TEST_F(TierDamagedPool, IsAnErrorWhenTheServerFailsAsWell) {
-  PrefetchUnit();
+  PrefetchBundle();
   ASSERT_TRUE(Damage(kSlot, SlotState::kClean));
   remote_.FailGets(GetResult::kUnavailable);
   ExpectError(kSlot);
@@ -137,7 +137,7 @@ TEST_F(TierDamagedPool, IsAnErrorWhenTheServerFailsAsWell) {
 
 // Each in turn while the page is on its way from the server, after its entry was dropped.
 TEST_F(TierDamagedPool, IsNotReadFromTheServerAnyMoreOnceItsSlotHasChanged) {
-  PrefetchUnit();
+  PrefetchBundle();
   const auto read_while = [&](SlotIndex slot, const auto& change) {
     EXPECT_TRUE(Damage(slot, SlotState::kClean));
     remote_.HoldGets();
@@ -157,16 +157,16 @@ TEST_F(TierDamagedPool, IsNotReadFromTheServerAnyMoreOnceItsSlotHasChanged) {
   EXPECT_EQ(Count(Counter::fail_checksum), 2u);
 }
 
-// Clean pages are damaged as they come, while pages of their unit are written, trimmed, read,
+// Clean pages are damaged as they come, while pages of their bundle are written, trimmed, read,
 // dropped and fetched. Each write waits for damage, of which there is some as long as two are in
-// the unit.
+// the bundle.
 TEST_F(TierDamagedPool, CostsNothingWhateverHappensMeanwhileToItsSlot) {
   ASSERT_TRUE(tier_->SetPacking(true).ok());
   struct Bounds {
     std::atomic<std::uint32_t> started{0};
     std::atomic<std::uint32_t> finished{0};
   };
-  std::array<Bounds, kUnitSlots> bounds;
+  std::array<Bounds, kBundleSlots> bounds;
   const auto expected = [](SlotIndex slot, std::uint32_t generation) {
     return generation % 8 == 0 ? Page{} : PageLikeItsNeighbours(slot, generation);
   };
@@ -183,16 +183,16 @@ TEST_F(TierDamagedPool, CostsNothingWhateverHappensMeanwhileToItsSlot) {
   std::atomic<std::uint64_t> damaged{0};
   const auto damage = [&] {
     while (!done) {
-      for (SlotIndex slot = 0; slot < kUnitSlots; ++slot) {
+      for (SlotIndex slot = 0; slot < kBundleSlots; ++slot) {
         if (Damage(slot, SlotState::kClean)) ++damaged;
       }
     }
   };
   const auto shrink = [&] {
-    while (!done) tier_->StartManualWriteback({.bytes = kUnitSlots * kPageBytes});
+    while (!done) tier_->StartManualWriteback({.bytes = kBundleSlots * kPageBytes});
   };
   const auto read = [&] {
-    for (SlotIndex slot = 0; !done; slot = (slot + 1) % kUnitSlots) {
+    for (SlotIndex slot = 0; !done; slot = (slot + 1) % kBundleSlots) {
       const std::uint32_t oldest = bounds[slot].finished;
       const Page page = Read(slot);
       const std::uint32_t newest = bounds[slot].started;
@@ -202,17 +202,17 @@ TEST_F(TierDamagedPool, CostsNothingWhateverHappensMeanwhileToItsSlot) {
     }
   };
   for (std::uint32_t generation = 1; generation < 12; generation += 2) {
-    for (SlotIndex slot = 0; slot < kUnitSlots; ++slot) write(slot, generation);
+    for (SlotIndex slot = 0; slot < kBundleSlots; ++slot) write(slot, generation);
     WriteBackAll();
     done = false;
     std::array<std::thread, 3> threads{std::thread(damage), std::thread(shrink), std::thread(read)};
-    for (SlotIndex slot = 0; slot < kUnitSlots - 1; ++slot) {
-      for (const std::uint64_t before = damaged; damaged == before;) Read(kUnitSlots - 1);
+    for (SlotIndex slot = 0; slot < kBundleSlots - 1; ++slot) {
+      for (const std::uint64_t before = damaged; damaged == before;) Read(kBundleSlots - 1);
       write(slot, generation + 1);
     }
     done = true;
     for (std::thread& thread : threads) thread.join();
-    for (SlotIndex slot = 0; slot < kUnitSlots; ++slot) {
+    for (SlotIndex slot = 0; slot < kBundleSlots; ++slot) {
       EXPECT_EQ(Read(slot), expected(slot, bounds[slot].finished)) << slot;
     }
   }

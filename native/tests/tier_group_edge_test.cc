@@ -95,7 +95,7 @@ TEST_F(TierGroupEdge, ANewCgroupsShortageIsNotThatOfOneThatIsGone) {
   AwaitedStore store;
   IoStatus status = IoStatus::kOk;
   for (; status == IoStatus::kOk; ++slot) status = TryStore(slot, &store);
-  ASSERT_EQ(status, IoStatus::kWaits);
+  ASSERT_EQ(status, IoStatus::kPending);
   remote_.Release();
   EXPECT_EQ(store.Wait(), IoStatus::kOk);
 }

@@ -426,7 +426,7 @@ void BindStatistics(nb::module_& m) {
       .value("OK", IoStatus::kOk)
       .value("NO_SPACE", IoStatus::kNoSpace)
       .value("IO_ERROR", IoStatus::kIoError)
-      .value("CHANGED", IoStatus::kChanged);
+      .value("CHANGED", IoStatus::kVersionMismatch);
   nb::enum_<PutResult>(m, "PutResult")
       .value("ACKED", PutResult::kAcked)
       .value("SUPERSEDED", PutResult::kSuperseded)

@@ -1,10 +1,10 @@
-// Neighbours that are sent as one unit and come back together.
+// Neighbours that are sent as one bundle and come back together.
 #include <gtest/gtest.h>
 
 #include <atomic>
 #include <thread>
 
-#include "tier/unit.h"
+#include "tier/bundle.h"
 #include "tier_fixture.h"
 
 namespace farswap::tier {
@@ -20,9 +20,9 @@ std::uint32_t WatchedClock() {
 
 class TierPacking : public TierFixture {
  protected:
-  static constexpr SlotIndex kFirst = 32;  // of the unit that most tests are about
-  static constexpr SlotIndex kEnd = kFirst + kUnitSlots;
-  static constexpr ObjectKey kKey = UnitKeyOf(kFirst);
+  static constexpr SlotIndex kFirst = 32;  // of the bundle that most tests are about
+  static constexpr SlotIndex kEnd = kFirst + kBundleSlots;
+  static constexpr ObjectKey kKey = BundleKeyOf(kFirst);
 
   void StartPacking(std::uint64_t slots = 16384) {
     Start(slots);
@@ -33,30 +33,30 @@ class TierPacking : public TierFixture {
     ASSERT_EQ(tier_->Store(slot, PageLikeItsNeighbours(slot, generation).data()), IoStatus::kOk);
   }
 
-  void StoreUnit(std::uint32_t generation) {
+  void StoreBundle(std::uint32_t generation) {
     for (SlotIndex slot = kFirst; slot < kEnd; ++slot) StorePage(slot, generation);
   }
 
-  // The unit's pages of generation 1, on the server and nowhere else.
-  void SendUnit() {
-    StoreUnit(1);
-    WriteBack(kUnitSlots);
-    ASSERT_EQ(tier_->Stats().pages.remote, kUnitSlots);
+  // The bundle's pages of generation 1, on the server and nowhere else.
+  void SendBundle() {
+    StoreBundle(1);
+    WriteBack(kBundleSlots);
+    ASSERT_EQ(tier_->Stats().pages.remote, kBundleSlots);
     ASSERT_TRUE(remote_.Has(kKey));
   }
 
   // And all but the first of them taken into the pool.
-  void PrefetchUnit() {
-    SendUnit();
+  void PrefetchBundle() {
+    SendBundle();
     ExpectPage(kFirst, 1);
-    ASSERT_TRUE(Eventually([this] { return tier_->Stats().pages.clean == kUnitSlots - 1; }));
+    ASSERT_TRUE(Eventually([this] { return tier_->Stats().pages.clean == kBundleSlots - 1; }));
   }
 
   void ExpectPage(SlotIndex slot, std::uint32_t generation) {
     EXPECT_EQ(Read(slot), PageLikeItsNeighbours(slot, generation)) << "slot " << slot;
   }
 
-  void ExpectUnit(std::uint32_t generation) {
+  void ExpectBundle(std::uint32_t generation) {
     for (SlotIndex slot = kFirst; slot < kEnd; ++slot) ExpectPage(slot, generation);
   }
 
@@ -69,52 +69,52 @@ class TierPacking : public TierFixture {
 
 TEST_F(TierPacking, IsOffUntilItIsSwitchedOn) {
   Start();
-  StoreUnit(1);
-  WriteBack(kUnitSlots);
-  EXPECT_EQ(remote_.pages(), kUnitSlots);
+  StoreBundle(1);
+  WriteBack(kBundleSlots);
+  EXPECT_EQ(remote_.pages(), kBundleSlots);
   EXPECT_EQ(Count(Counter::packed), 0u);
-  ExpectUnit(1);
+  ExpectBundle(1);
   EXPECT_EQ(Count(Counter::prefetched), 0u);
 }
 
-TEST_F(TierPacking, ColdNeighboursTravelAsOneUnitAndAreReadBack) {
+TEST_F(TierPacking, ColdNeighboursTravelAsOneBundleAndAreReadBack) {
   StartPacking();
-  SendUnit();
+  SendBundle();
   EXPECT_EQ(remote_.pages(), 1u);
-  EXPECT_EQ(Count(Counter::packed), kUnitSlots);
-  EXPECT_EQ(Count(Counter::written_back_pages), kUnitSlots);
-  EXPECT_EQ(tier_->ManualWritebackProgress().written_bytes, kUnitSlots * kPageBytes);
+  EXPECT_EQ(Count(Counter::packed), kBundleSlots);
+  EXPECT_EQ(Count(Counter::written_back_pages), kBundleSlots);
+  EXPECT_EQ(tier_->ManualWritebackProgress().written_bytes, kBundleSlots * kPageBytes);
   EXPECT_EQ(tier_->ManualWritebackProgress().sent_bytes, Count(Counter::written_back_bytes));
   EXPECT_LT(Count(Counter::written_back_bytes), kPageBytes);
-  ExpectUnit(1);
+  ExpectBundle(1);
 }
 
-TEST_F(TierPacking, UnitsAreReadAfterPackingWasSwitchedOff) {
+TEST_F(TierPacking, BundlesAreReadAfterPackingWasSwitchedOff) {
   StartPacking();
-  SendUnit();
+  SendBundle();
   ASSERT_TRUE(tier_->SetPacking(false).ok());
-  ExpectUnit(1);
-  StoreUnit(2);
-  WriteBack(kUnitSlots);
+  ExpectBundle(1);
+  StoreBundle(2);
+  WriteBack(kBundleSlots);
   EXPECT_TRUE(Eventually([this] { return !remote_.Has(kKey); }));
-  ExpectUnit(2);
+  ExpectBundle(2);
 }
 
 TEST_F(TierPacking, PageInOfOneTakesTheOthersInAsClean) {
   StartPacking();
-  PrefetchUnit();
-  EXPECT_EQ(Count(Counter::prefetched), kUnitSlots - 1);
+  PrefetchBundle();
+  EXPECT_EQ(Count(Counter::prefetched), kBundleSlots - 1);
   EXPECT_EQ(StateOf(kFirst + 1), "clean");
   const std::size_t asked = remote_.objects_asked_for();
   for (SlotIndex slot = kFirst + 2; slot < kEnd; ++slot) ExpectPage(slot, 1);
   EXPECT_EQ(remote_.objects_asked_for(), asked);
-  EXPECT_EQ(Count(Counter::prefetch_hits), kUnitSlots - 1);
+  EXPECT_EQ(Count(Counter::prefetch_hits), kBundleSlots - 1);
   EXPECT_EQ(Count(Counter::loads_remote), 1u);
 }
 
-TEST_F(TierPacking, PagesOfOneReadShareOneFetchOfTheirUnit) {
+TEST_F(TierPacking, PagesOfOneReadShareOneFetchOfTheirBundle) {
   StartPacking();
-  SendUnit();
+  SendBundle();
   StorePage(kEnd, 1);
   TestFetch fetch({kFirst + 7, kEnd, kFirst + 3, 9, kFirst + 4, kFirst + 3});
   tier_->Fetch(&fetch);
@@ -126,10 +126,10 @@ TEST_F(TierPacking, PagesOfOneReadShareOneFetchOfTheirUnit) {
   EXPECT_EQ(fetch.pages[4], PageLikeItsNeighbours(kFirst + 4, 1));
   EXPECT_EQ(fetch.pages[5], PageLikeItsNeighbours(kFirst + 3, 1));
   EXPECT_EQ(remote_.objects_asked_for(), 1u);
-  EXPECT_TRUE(Eventually([this] { return Count(Counter::prefetched) == kUnitSlots - 3; }));
+  EXPECT_TRUE(Eventually([this] { return Count(Counter::prefetched) == kBundleSlots - 3; }));
 }
 
-TEST_F(TierPacking, SeveralUnitsAndPagesCanBeReadAtOnce) {
+TEST_F(TierPacking, SeveralBundlesAndPagesCanBeReadAtOnce) {
   StartPacking();
   std::vector<SlotIndex> slots;
   for (SlotIndex slot = 0; slot < 64; slot += 2) {
@@ -153,48 +153,48 @@ TEST_F(TierPacking, SeveralUnitsAndPagesCanBeReadAtOnce) {
 TEST_F(TierPacking, PagesOverwrittenWhileTheyAreTakenInAreTheNewOnes) {
   StartPacking();
   for (std::uint32_t round = 0; round < 500; ++round) {
-    StoreUnit(2 * round);
-    WriteBack(kUnitSlots);
+    StoreBundle(2 * round);
+    WriteBack(kBundleSlots);
     TestFetch fetch({kFirst});
     tier_->Fetch(&fetch);
     ASSERT_EQ(fetch.Wait(), IoStatus::kOk);
-    StoreUnit(2 * round + 1);
-    ExpectUnit(2 * round + 1);
+    StoreBundle(2 * round + 1);
+    ExpectBundle(2 * round + 1);
   }
 }
 
 TEST_F(TierPacking, CleanEntriesAreDroppedWithoutAnythingBeingSent) {
   StartPacking();
-  PrefetchUnit();
+  PrefetchBundle();
   const std::uint64_t written = Count(Counter::written_back_pages);
-  WriteBack(kUnitSlots);
-  EXPECT_EQ(Count(Counter::clean_dropped), kUnitSlots - 1);
+  WriteBack(kBundleSlots);
+  EXPECT_EQ(Count(Counter::clean_dropped), kBundleSlots - 1);
   EXPECT_EQ(Count(Counter::written_back_pages), written);
-  EXPECT_EQ(tier_->Stats().pages.remote, kUnitSlots);
+  EXPECT_EQ(tier_->Stats().pages.remote, kBundleSlots);
   EXPECT_EQ(tier_->Stats().pool_entry_bytes, 0u);
-  ExpectUnit(1);
+  ExpectBundle(1);
 }
 
 TEST_F(TierPacking, NothingIsTakenInAboveTheAcceptThreshold) {
   StartPacking();
-  SendUnit();
+  SendBundle();
   // One percent of the pool: twenty raw pages are over it.
   ASSERT_TRUE(tier_->SetLimits(std::uint64_t{4} << 20, 1).ok());
   remote_.SetWritable(false);
   for (SlotIndex slot = 100; slot < 120; ++slot) {
     ASSERT_EQ(StoreKind(slot, 1, PageKind::kRandom), IoStatus::kOk);
   }
-  ExpectUnit(1);
+  ExpectBundle(1);
   EXPECT_EQ(Count(Counter::prefetched), 0u);
-  EXPECT_EQ(Count(Counter::loads_remote), kUnitSlots);
+  EXPECT_EQ(Count(Counter::loads_remote), kBundleSlots);
 }
 
-TEST_F(TierPacking, AnOverwrittenMemberLeavesAndTheLastOneTakesTheUnitWithIt) {
+TEST_F(TierPacking, AnOverwrittenMemberLeavesAndTheLastOneTakesTheBundleWithIt) {
   StartPacking();
-  PrefetchUnit();  // members are overwritten as remote and as clean ones
+  PrefetchBundle();  // members are overwritten as remote and as clean ones
   StorePage(kFirst, 2);
   StorePage(kFirst + 1, 2);
-  tier_->Invalidate(kFirst + 2, kUnitSlots - 3);
+  tier_->Invalidate(kFirst + 2, kBundleSlots - 3);
   ExpectPage(kFirst, 2);
   ExpectPage(kFirst + 1, 2);
   EXPECT_EQ(Read(kFirst + 2), Page{});
@@ -207,20 +207,20 @@ TEST_F(TierPacking, AnOverwrittenMemberLeavesAndTheLastOneTakesTheUnitWithIt) {
   ExpectPage(kFirst, 2);
 }
 
-TEST_F(TierPacking, NoUnitIsMadeWherePagesAreInOne) {
+TEST_F(TierPacking, NoBundleIsMadeWherePagesAreInOne) {
   StartPacking();
-  SendUnit();
+  SendBundle();
   for (SlotIndex slot = kFirst; slot < kFirst + 4; ++slot) StorePage(slot, 2);
   WriteBack(4);
-  EXPECT_EQ(Count(Counter::packed), kUnitSlots);
+  EXPECT_EQ(Count(Counter::packed), kBundleSlots);
   EXPECT_EQ(remote_.pages(), 5u);
   for (SlotIndex slot = kFirst; slot < kFirst + 4; ++slot) ExpectPage(slot, 2);
   for (SlotIndex slot = kFirst + 4; slot < kEnd; ++slot) ExpectPage(slot, 1);
 }
 
-TEST_F(TierPacking, ALonePageIsNoUnit) {
+TEST_F(TierPacking, ALonePageIsNoBundle) {
   StartPacking();
-  // Would shrink by itself as a unit does.
+  // Would shrink by itself as a bundle does.
   ASSERT_EQ(tier_->Store(kFirst, PageOfLetters(1, 4).data()), IoStatus::kOk);
   WriteBack(1);
   EXPECT_EQ(Count(Counter::packed), 0u);
@@ -229,50 +229,50 @@ TEST_F(TierPacking, ALonePageIsNoUnit) {
 
 TEST_F(TierPacking, ANeighbourThatWasReadStays) {
   StartPacking();
-  StoreUnit(1);
+  StoreBundle(1);
   ExpectPage(kFirst + 3, 1);
-  WriteBack(kUnitSlots - 1);
+  WriteBack(kBundleSlots - 1);
   EXPECT_EQ(StateOf(kFirst + 3), "local");
-  EXPECT_EQ(tier_->Stats().pages.remote, kUnitSlots - 1);
+  EXPECT_EQ(tier_->Stats().pages.remote, kBundleSlots - 1);
 }
 
 TEST_F(TierPacking, NoMoreNeighboursGoThanWereAskedFor) {
   StartPacking();
-  StoreUnit(1);
+  StoreBundle(1);
   WriteBack(4);
   EXPECT_EQ(tier_->Stats().pages.remote, 4u);
-  EXPECT_EQ(tier_->Stats().pages.local, kUnitSlots - 4);
+  EXPECT_EQ(tier_->Stats().pages.local, kBundleSlots - 4);
 }
 
 TEST_F(TierPacking, NeighboursBeyondTheirCgroupsQuotaStay) {
   StartPacking();
   tier_->SetLabel(7);
   ASSERT_TRUE(tier_->ConfigureCgroup(7, {.remote_pages_max = 4, .compressor = {}}));
-  StoreUnit(1);
-  WriteBack(kUnitSlots);
+  StoreBundle(1);
+  WriteBack(kBundleSlots);
   EXPECT_EQ(tier_->Stats().pages.remote, 4u);
-  EXPECT_EQ(tier_->Stats().pages.local, kUnitSlots - 4);
+  EXPECT_EQ(tier_->Stats().pages.local, kBundleSlots - 4);
 }
 
-TEST_F(TierPacking, StalePagesOfSlotsThatCameIntoAUnitAreDiscarded) {
+TEST_F(TierPacking, StalePagesOfSlotsThatCameIntoABundleAreDiscarded) {
   Start();
-  StoreUnit(1);
-  WriteBack(kUnitSlots);
+  StoreBundle(1);
+  WriteBack(kBundleSlots);
   remote_.RefuseDiscards(true);
   ASSERT_TRUE(tier_->SetPacking(true).ok());
-  StoreUnit(2);
-  WriteBack(kUnitSlots);
-  EXPECT_EQ(remote_.pages(), kUnitSlots + 1);
+  StoreBundle(2);
+  WriteBack(kBundleSlots);
+  EXPECT_EQ(remote_.pages(), kBundleSlots + 1);
   remote_.RefuseDiscards(false);
   EXPECT_TRUE(Eventually([this] { return remote_.pages() == 1; }));
-  ExpectUnit(2);
+  ExpectBundle(2);
 }
 
 TEST_F(TierPacking, MembersChangedDuringTheWriteWin) {
   StartPacking();
-  StoreUnit(1);
+  StoreBundle(1);
   remote_.Hold();
-  StartWriteback(kUnitSlots);
+  StartWriteback(kBundleSlots);
   remote_.WaitForHeld(1);
   ExpectPage(kFirst, 1);  // from the pool
   StorePage(kFirst + 1, 2);
@@ -281,63 +281,63 @@ TEST_F(TierPacking, MembersChangedDuringTheWriteWin) {
   remote_.Release();
   ASSERT_TRUE(Eventually([this] { return tier_->Stats().pages.writing == 0; }));
   EXPECT_EQ(Count(Counter::writeback_raced), 2u);
-  EXPECT_EQ(Count(Counter::written_back_pages), kUnitSlots - 2);
+  EXPECT_EQ(Count(Counter::written_back_pages), kBundleSlots - 2);
   ExpectPage(kFirst, 1);
   ExpectPage(kFirst + 1, 2);
   EXPECT_EQ(Read(kFirst + 2), Page{});
   for (SlotIndex slot = kFirst + 3; slot < kEnd; ++slot) ExpectPage(slot, 1);
 }
 
-TEST_F(TierPacking, AUnitThatLostAllItsMembersDuringTheWriteIsDiscarded) {
+TEST_F(TierPacking, ABundleThatLostAllItsMembersDuringTheWriteIsDiscarded) {
   StartPacking();
-  StoreUnit(1);
+  StoreBundle(1);
   remote_.HoldPuts();
-  StartWriteback(kUnitSlots);
+  StartWriteback(kBundleSlots);
   remote_.WaitForHeld(1);
   tier_->CancelManualWriteback();
-  StoreUnit(2);
+  StoreBundle(2);
   remote_.Release();
-  EXPECT_TRUE(Eventually([this] { return Count(Counter::writeback_raced) == kUnitSlots; }));
+  EXPECT_TRUE(Eventually([this] { return Count(Counter::writeback_raced) == kBundleSlots; }));
   EXPECT_TRUE(Eventually([this] { return remote_.pages() == 0; }));
-  ExpectUnit(2);
+  ExpectBundle(2);
 }
 
-TEST_F(TierPacking, AnotherUnitSentBeforeTheFirstWasAcknowledgedIsTheOneThatStays) {
+TEST_F(TierPacking, AnotherBundleSentBeforeTheFirstWasAcknowledgedIsTheOneThatStays) {
   StartPacking();
-  StoreUnit(1);
+  StoreBundle(1);
   remote_.HoldPuts();
-  StartWriteback(kUnitSlots);
+  StartWriteback(kBundleSlots);
   remote_.WaitForHeld(1);
   tier_->CancelManualWriteback();
-  StoreUnit(2);
-  tier_->ShrinkAhead(kUnknownCgroup, kUnitSlots, 0);
+  StoreBundle(2);
+  tier_->ShrinkAhead(kUnknownCgroup, kBundleSlots, 0);
   remote_.WaitForHeld(2);
   remote_.Release();
-  ASSERT_TRUE(Eventually([this] { return tier_->Stats().pages.remote == kUnitSlots; }));
+  ASSERT_TRUE(Eventually([this] { return tier_->Stats().pages.remote == kBundleSlots; }));
   EXPECT_EQ(remote_.VersionOf(kKey), 2u);
-  ExpectUnit(2);
+  ExpectBundle(2);
 }
 
-TEST_F(TierPacking, AnAcknowledgementOfAnOlderUnitIsNotOneOfTheNewer) {
+TEST_F(TierPacking, AnAcknowledgementOfAnOlderBundleIsNotOneOfTheNewer) {
   StartPacking();
-  StoreUnit(1);
+  StoreBundle(1);
   remote_.HoldPuts();
-  StartWriteback(kUnitSlots);
+  StartWriteback(kBundleSlots);
   remote_.WaitForHeld(1);
   tier_->CancelManualWriteback();
-  StoreUnit(2);
-  tier_->ShrinkAhead(kUnknownCgroup, kUnitSlots, 0);
+  StoreBundle(2);
+  tier_->ShrinkAhead(kUnknownCgroup, kBundleSlots, 0);
   remote_.WaitForHeld(2);
   remote_.FailPuts(PutResult::kServerFull, 1);
   remote_.Release();
   ASSERT_TRUE(Eventually([this] { return tier_->Stats().pages.writing == 0; }));
-  EXPECT_EQ(tier_->Stats().pages.local, kUnitSlots);
-  ExpectUnit(2);
+  EXPECT_EQ(tier_->Stats().pages.local, kBundleSlots);
+  ExpectBundle(2);
 }
 
 TEST_F(TierPacking, AFailedWriteMakesItsMembersLocalAgain) {
   StartPacking();
-  StoreUnit(1);
+  StoreBundle(1);
   for (const PutResult result :
        {PutResult::kUnavailable, PutResult::kServerFull, PutResult::kRejected}) {
     remote_.FailPuts(result);
@@ -346,16 +346,16 @@ TEST_F(TierPacking, AFailedWriteMakesItsMembersLocalAgain) {
              Count(Counter::writeback_failed_rejected);
     };
     const std::uint64_t before = failed();
-    StartWriteback(kUnitSlots);
-    ASSERT_TRUE(Eventually([&] { return failed() >= before + kUnitSlots; }));
+    StartWriteback(kBundleSlots);
+    ASSERT_TRUE(Eventually([&] { return failed() >= before + kBundleSlots; }));
     tier_->CancelManualWriteback();
-    ASSERT_TRUE(Eventually([this] { return tier_->Stats().pages.local == kUnitSlots; }));
+    ASSERT_TRUE(Eventually([this] { return tier_->Stats().pages.local == kBundleSlots; }));
   }
   remote_.FailPuts(PutResult::kAcked);
   ASSERT_TRUE(Eventually([this] { return tier_->StartManualWriteback({.bytes = 16 << 12}); }));
-  ASSERT_TRUE(Eventually([this] { return tier_->Stats().pages.remote == kUnitSlots; }));
+  ASSERT_TRUE(Eventually([this] { return tier_->Stats().pages.remote == kBundleSlots; }));
   EXPECT_EQ(remote_.pages(), 1u);
-  ExpectUnit(1);
+  ExpectBundle(1);
 }
 
 // The server has the first attempt, of fewer pages. Had both the same version, it would keep that.
@@ -372,35 +372,35 @@ TEST_F(TierPacking, AnAttemptThatSeemedToFailDoesNotPassForTheNextOne) {
   for (SlotIndex slot = kFirst + 4; slot < kEnd; ++slot) StorePage(slot, 1);
   remote_.FailPuts(PutResult::kAcked);
   ASSERT_TRUE(Eventually([this] { return tier_->StartManualWriteback({.bytes = 16 << 12}); }));
-  ASSERT_TRUE(Eventually([this] { return tier_->Stats().pages.remote == kUnitSlots; }));
+  ASSERT_TRUE(Eventually([this] { return tier_->Stats().pages.remote == kBundleSlots; }));
   remote_.RefuseDiscards(false);
-  ExpectUnit(1);
+  ExpectBundle(1);
   EXPECT_TRUE(remote_.Has(kKey));
 }
 
-TEST_F(TierPacking, APageThatSeemedToFailAloneIsDiscardedWhenItCameInAUnit) {
+TEST_F(TierPacking, APageThatSeemedToFailAloneIsDiscardedWhenItCameInABundle) {
   Start();
-  StoreUnit(1);
+  StoreBundle(1);
   remote_.LosePutAnswers();
-  tier_->ShrinkAhead(kUnknownCgroup, kUnitSlots, 0);
+  tier_->ShrinkAhead(kUnknownCgroup, kBundleSlots, 0);
   ASSERT_TRUE(
-      Eventually([this] { return Count(Counter::writeback_failed_unavailable) == kUnitSlots; }));
-  EXPECT_EQ(remote_.pages(), kUnitSlots);
+      Eventually([this] { return Count(Counter::writeback_failed_unavailable) == kBundleSlots; }));
+  EXPECT_EQ(remote_.pages(), kBundleSlots);
   ASSERT_TRUE(tier_->SetPacking(true).ok());
   remote_.FailPuts(PutResult::kAcked);
-  WriteBack(kUnitSlots);
-  EXPECT_EQ(Count(Counter::packed), kUnitSlots);
+  WriteBack(kBundleSlots);
+  EXPECT_EQ(Count(Counter::packed), kBundleSlots);
   EXPECT_TRUE(Eventually([this] { return remote_.pages() == 1; }));
-  ExpectUnit(1);
+  ExpectBundle(1);
 }
 
-TEST_F(TierPacking, ADiscardOvertakenByANewUnitSparesIt) {
+TEST_F(TierPacking, ADiscardOvertakenByANewBundleSparesIt) {
   StartPacking();
-  SendUnit();
+  SendBundle();
   remote_.RefuseDiscards(true);
-  tier_->Invalidate(kFirst, kUnitSlots);
-  StoreUnit(2);
-  WriteBack(kUnitSlots);
+  tier_->Invalidate(kFirst, kBundleSlots);
+  StoreBundle(2);
+  WriteBack(kBundleSlots);
   remote_.RefuseDiscards(false);
   const std::uint64_t sent = Count(Counter::discards_sent);
   // A discard that is sent after the refused one was looked at.
@@ -410,12 +410,12 @@ TEST_F(TierPacking, ADiscardOvertakenByANewUnitSparesIt) {
   tier_->Invalidate(0, 2);
   ASSERT_TRUE(Eventually([&] { return Count(Counter::discards_sent) > sent; }));
   EXPECT_TRUE(remote_.Has(kKey));
-  ExpectUnit(2);
+  ExpectBundle(2);
 }
 
 TEST_F(TierPacking, AFetchOvertakenByChangesOfItsMembersReadsTheirPagesOfThenOrNow) {
   StartPacking();
-  SendUnit();
+  SendBundle();
   remote_.Hold();
   TestFetch fetch({kFirst, kFirst + 1, kFirst + 2});
   tier_->Fetch(&fetch);
@@ -429,7 +429,7 @@ TEST_F(TierPacking, AFetchOvertakenByChangesOfItsMembersReadsTheirPagesOfThenOrN
   EXPECT_EQ(fetch.pages[1], PageLikeItsNeighbours(kFirst + 1, 1));
   EXPECT_EQ(fetch.pages[2], PageLikeItsNeighbours(kFirst + 2, 1));
   // What changed is not taken in.
-  ASSERT_TRUE(Eventually([this] { return Count(Counter::prefetched) == kUnitSlots - 5; }));
+  ASSERT_TRUE(Eventually([this] { return Count(Counter::prefetched) == kBundleSlots - 5; }));
   ExpectPage(kFirst + 1, 2);
   EXPECT_EQ(Read(kFirst + 2), Page{});
   EXPECT_EQ(Read(kFirst + 3), Page{});
@@ -437,14 +437,14 @@ TEST_F(TierPacking, AFetchOvertakenByChangesOfItsMembersReadsTheirPagesOfThenOrN
   ExpectPage(kFirst + 6, 1);
 }
 
-TEST_F(TierPacking, AFetchOvertakenByTheEndOfItsUnitReadsThePagesOfNow) {
+TEST_F(TierPacking, AFetchOvertakenByTheEndOfItsBundleReadsThePagesOfNow) {
   StartPacking();
-  SendUnit();
+  SendBundle();
   remote_.Hold();
   TestFetch fetch({kFirst, kFirst + 1});
   tier_->Fetch(&fetch);
   remote_.WaitForHeld(1);
-  StoreUnit(2);
+  StoreBundle(2);
   tier_->Invalidate(kFirst + 1, 1);
   ASSERT_TRUE(Eventually([this] { return !remote_.Has(kKey); }));
   remote_.Release();
@@ -455,7 +455,7 @@ TEST_F(TierPacking, AFetchOvertakenByTheEndOfItsUnitReadsThePagesOfNow) {
 
 TEST_F(TierPacking, AFetchThatFailsReadsThePageThatAnotherTookIn) {
   StartPacking();
-  SendUnit();
+  SendBundle();
   remote_.Hold();
   TestFetch taking({kFirst});
   TestFetch failing({kFirst + 1});
@@ -470,9 +470,9 @@ TEST_F(TierPacking, AFetchThatFailsReadsThePageThatAnotherTookIn) {
   EXPECT_EQ(Count(Counter::fetch_unavailable), 0u);
 }
 
-TEST_F(TierPacking, DamagedAndMissingUnitsAreErrorsNeverZeros) {
+TEST_F(TierPacking, DamagedAndMissingBundlesAreErrorsNeverZeros) {
   StartPacking();
-  SendUnit();
+  SendBundle();
   const auto status = [this] {
     Page page{};
     Version version;
@@ -483,7 +483,7 @@ TEST_F(TierPacking, DamagedAndMissingUnitsAreErrorsNeverZeros) {
   EXPECT_EQ(Count(Counter::fail_checksum), 1u);
   remote_.Damage(kKey);  // as it was
   EXPECT_EQ(status(), IoStatus::kOk);
-  ASSERT_TRUE(Eventually([this] { return tier_->Stats().pages.clean == kUnitSlots - 1; }));
+  ASSERT_TRUE(Eventually([this] { return tier_->Stats().pages.clean == kBundleSlots - 1; }));
   remote_.Truncate(kKey);
   EXPECT_EQ(status(), IoStatus::kIoError);
   EXPECT_EQ(Count(Counter::decompress_fail), 1u);
@@ -495,13 +495,13 @@ TEST_F(TierPacking, DamagedAndMissingUnitsAreErrorsNeverZeros) {
   EXPECT_EQ(Count(Counter::fetch_missing), 3u);
 }
 
-TEST_F(TierPacking, AServerThatWentBackToAnOlderUnitIsAnErrorNeverItsPages) {
+TEST_F(TierPacking, AServerThatWentBackToAnOlderBundleIsAnErrorNeverItsPages) {
   StartPacking();
-  SendUnit();
+  SendBundle();
   remote_.Remember(kKey);
-  StoreUnit(2);
+  StoreBundle(2);
   StorePage(kEnd, 1);
-  WriteBack(kUnitSlots + 1);
+  WriteBack(kBundleSlots + 1);
   remote_.GoBack(kKey);
   TestFetch fetch({kFirst, kEnd});
   tier_->Fetch(&fetch);
@@ -516,43 +516,43 @@ TEST_F(TierPacking, AServerThatWentBackToAnOlderUnitIsAnErrorNeverItsPages) {
   EXPECT_EQ(Count(Counter::prefetched), 0u);
 }
 
-TEST_F(TierPacking, PagesOfDifferentCgroupsDoNotShareAUnit) {
+TEST_F(TierPacking, PagesOfDifferentCgroupsDoNotShareABundle) {
   StartPacking();
   for (SlotIndex slot = kFirst; slot < kEnd; ++slot) {
     tier_->SetLabel(slot % 2 == 0 ? 7 : 9);
     StorePage(slot, 1);
   }
-  WriteBack(kUnitSlots);
-  EXPECT_EQ(Count(Counter::packed), kUnitSlots / 2);
-  EXPECT_EQ(remote_.pages(), 1 + kUnitSlots / 2);
-  ExpectUnit(1);
+  WriteBack(kBundleSlots);
+  EXPECT_EQ(Count(Counter::packed), kBundleSlots / 2);
+  EXPECT_EQ(remote_.pages(), 1 + kBundleSlots / 2);
+  ExpectBundle(1);
 }
 
 TEST_F(TierPacking, CleanPagesFollowTheirCgroupIntoItsParent) {
   StartPacking();
   ASSERT_TRUE(tier_->PlaceCgroup(7, kUnknownCgroup));
   tier_->SetLabel(7);
-  PrefetchUnit();
+  PrefetchBundle();
   tier_->RemoveCgroup(7);
-  EXPECT_EQ(tier_->Groups()[0].pages.clean, kUnitSlots - 1);
+  EXPECT_EQ(tier_->Groups()[0].pages.clean, kBundleSlots - 1);
   EXPECT_EQ(tier_->Groups()[0].pages.remote, 1u);
   WriteBack(1);
-  EXPECT_EQ(tier_->Groups()[0].pages.remote, kUnitSlots);
-  EXPECT_EQ(tier_->Groups()[0].tree_remote_pages, kUnitSlots);
+  EXPECT_EQ(tier_->Groups()[0].pages.remote, kBundleSlots);
+  EXPECT_EQ(tier_->Groups()[0].tree_remote_pages, kBundleSlots);
 }
 
-TEST_F(TierPacking, TheLastUnitOfADeviceMayBeShort) {
-  StartPacking(kUnitSlots + 3);
-  for (SlotIndex slot = kUnitSlots; slot < kUnitSlots + 3; ++slot) StorePage(slot, 1);
+TEST_F(TierPacking, TheLastBundleOfADeviceMayBeShort) {
+  StartPacking(kBundleSlots + 3);
+  for (SlotIndex slot = kBundleSlots; slot < kBundleSlots + 3; ++slot) StorePage(slot, 1);
   WriteBack(3);
-  EXPECT_TRUE(remote_.Has(UnitKeyOf(kUnitSlots)));
+  EXPECT_TRUE(remote_.Has(BundleKeyOf(kBundleSlots)));
   EXPECT_EQ(remote_.pages(), 1u);
-  for (SlotIndex slot = kUnitSlots; slot < kUnitSlots + 3; ++slot) ExpectPage(slot, 1);
+  for (SlotIndex slot = kBundleSlots; slot < kBundleSlots + 3; ++slot) ExpectPage(slot, 1);
 }
 
 // It is taken twice into one batch: as a neighbour, and by itself when it was overwritten and the
 // batch still had room.
-TEST_F(TierPacking, AMemberOverwrittenWhileItsBatchIsFilledIsNotInTheUnit) {
+TEST_F(TierPacking, AMemberOverwrittenWhileItsBatchIsFilledIsNotInTheBundle) {
   TierConfig config;
   config.slots = 16384;
   config.pool_bytes_max = 4 << 20;
@@ -561,8 +561,8 @@ TEST_F(TierPacking, AMemberOverwrittenWhileItsBatchIsFilledIsNotInTheUnit) {
   ASSERT_TRUE(made.ok());
   tier_ = std::move(made.value());
   ASSERT_TRUE(tier_->SetPacking(true).ok());
-  StoreUnit(1);
-  StorePage(kEnd, 1);  // taken behind the unit, under another lock
+  StoreBundle(1);
+  StorePage(kEnd, 1);  // taken behind the bundle, under another lock
   static Tier* tier;
   tier = tier_.get();
   at_last_call = [] {
@@ -571,9 +571,9 @@ TEST_F(TierPacking, AMemberOverwrittenWhileItsBatchIsFilledIsNotInTheUnit) {
                 IoStatus::kOk);
     }).join();
   };
-  clock_calls = 2 + kUnitSlots + 1;  // for the unit, each of its pages, the page behind it
-  WriteBack(kUnitSlots + 2);
-  EXPECT_EQ(Count(Counter::writeback_started_manual), kUnitSlots + 2);
+  clock_calls = 2 + kBundleSlots + 1;  // for the bundle, each of its pages, the page behind it
+  WriteBack(kBundleSlots + 2);
+  EXPECT_EQ(Count(Counter::writeback_started_manual), kBundleSlots + 2);
   EXPECT_EQ(Count(Counter::writeback_raced), 1u);
   ExpectPage(kFirst + 3, 2);
   ExpectPage(kFirst + 4, 1);

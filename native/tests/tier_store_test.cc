@@ -78,7 +78,7 @@ TEST_F(TierStore, StoreIfStoresOnlyOverTheVersionThatWasRead) {
   ASSERT_EQ(tier_->LoadWait(5, page.data(), &version), IoStatus::kOk);
   Store(5, 2);
   const Page mine = MakePage(5, 3);
-  EXPECT_EQ(tier_->StoreIf(5, mine.data(), version), IoStatus::kChanged);
+  EXPECT_EQ(tier_->StoreIf(5, mine.data(), version), IoStatus::kVersionMismatch);
   EXPECT_EQ(Read(5), MakePage(5, 2));
   ASSERT_EQ(tier_->LoadWait(5, page.data(), &version), IoStatus::kOk);
   EXPECT_EQ(tier_->StoreIf(5, mine.data(), version), IoStatus::kOk);
@@ -92,7 +92,7 @@ TEST_F(TierStore, ATrimmedSlotDoesNotPassForTheVersionThatWasRead) {
   Version version;
   tier_->LoadWait(5, page.data(), &version);
   tier_->Invalidate(5, 1);
-  EXPECT_EQ(tier_->StoreIf(5, page.data(), version), IoStatus::kChanged);
+  EXPECT_EQ(tier_->StoreIf(5, page.data(), version), IoStatus::kVersionMismatch);
 }
 
 TEST_F(TierStore, AFullPoolRefusesAndForgetsTheStalePage) {

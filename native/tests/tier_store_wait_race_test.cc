@@ -93,7 +93,7 @@ class Writer {
     if (under_way_.size() == kWaitingMax) Collect();
     auto store = std::make_unique<AwaitedStore>();
     const IoStatus status = tier_->TryStore(slot, Next(slot).data(), std::nullopt, store.get());
-    if (status != IoStatus::kWaits) {
+    if (status != IoStatus::kPending) {
       writes_[slot].back().outcome = OutcomeOf(status);
       return;
     }
@@ -260,13 +260,13 @@ TEST_F(StoreWaitRace, AStoreThatIsReusedIsStoredUnderTheLockOfItsSlot) {
   int reused = 0;
   for (int round = 0; round < 5000 || reused == 0; ++round) {
     AwaitedStore before, between, behind;
-    ASSERT_EQ(store(kBefore, &before), IoStatus::kWaits);
-    ASSERT_EQ(store(kEarlier, &between), IoStatus::kWaits);
-    ASSERT_EQ(store(kBehind, &behind), IoStatus::kWaits);
+    ASSERT_EQ(store(kBefore, &before), IoStatus::kPending);
+    ASSERT_EQ(store(kEarlier, &between), IoStatus::kPending);
+    ASSERT_EQ(store(kBehind, &behind), IoStatus::kPending);
     limit(kRoom);
     bool waits = true;
     if (tier_->CancelStore(&between)) {
-      waits = store(kLater, &between) == IoStatus::kWaits;
+      waits = store(kLater, &between) == IoStatus::kPending;
       reused += waits ? 1 : 0;
     }
     EXPECT_EQ(before.Wait(), IoStatus::kOk);

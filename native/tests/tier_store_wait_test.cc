@@ -44,12 +44,13 @@ class StoreWait : public TierFixture, public ::testing::WithParamInterface<bool>
     ASSERT_TRUE(tier_->ConfigureCgroup(
         kFull, {.pool_limit_bytes = bytes, .writeback = writeback, .compressor = {}}));
   }
-  IoStatus TryStore(SlotIndex slot, PageKind kind, PageStore* store, std::uint32_t generation = 1) {
+  IoStatus TryStore(SlotIndex slot, PageKind kind, PendingStore* store,
+                    std::uint32_t generation = 1) {
     return tier_->TryStore(slot, MakePage(slot, generation, kind).data(), std::nullopt, store);
   }
   // A store that waits, of a page that takes what a page can take.
   void Wait(SlotIndex slot, AwaitedStore* store, std::uint32_t generation = 1) {
-    ASSERT_EQ(TryStore(slot, PageKind::kRandom, store, generation), IoStatus::kWaits);
+    ASSERT_EQ(TryStore(slot, PageKind::kRandom, store, generation), IoStatus::kPending);
   }
   // What waits has been tried in vain: the thread has come by since.
   void LetItBeTried() {
@@ -173,7 +174,7 @@ TEST_P(StoreWait, GoesBehindThoseWhoWaitForTheSameRoom) {
     EXPECT_TRUE(tier_->CancelStore(&first));
     return;
   }
-  EXPECT_EQ(smaller, IoStatus::kWaits);
+  EXPECT_EQ(smaller, IoStatus::kPending);
   Limit(2 * kGroupLimitMin);
   EXPECT_EQ(second.Wait(), IoStatus::kOk);
   EXPECT_TRUE(first.done());
@@ -189,7 +190,7 @@ TEST_P(StoreWait, AtALimitIsNotOvertakenByASmallerOne) {
   AwaitedStore first;
   AwaitedStore second;
   Wait(kFirstNew, &first);
-  ASSERT_EQ(TryStore(kFirstNew + 2, PageKind::kCompressible, &second), IoStatus::kWaits);
+  ASSERT_EQ(TryStore(kFirstNew + 2, PageKind::kCompressible, &second), IoStatus::kPending);
   tier_->Invalidate(kSmall, 1);
   LetItBeTried();
   EXPECT_FALSE(second.done()) << "though it fits";
@@ -206,7 +207,7 @@ TEST_P(StoreWait, InThePoolDoesNotHoldUpThoseOfAnotherSize) {
   AwaitedStore first;
   AwaitedStore second;
   Wait(kFirstNew, &first);
-  ASSERT_EQ(TryStore(kFirstNew + 2, PageKind::kCompressible, &second), IoStatus::kWaits);
+  ASSERT_EQ(TryStore(kFirstNew + 2, PageKind::kCompressible, &second), IoStatus::kPending);
   tier_->Invalidate(kSmall, 1);
   EXPECT_EQ(second.Wait(), IoStatus::kOk);
   ASSERT_GT(small, kSmall + 1);
@@ -442,9 +443,9 @@ TEST_P(StoreWait, WithAnExpectedVersionFindsThatItChanged) {
   Version version;
   ASSERT_EQ(tier_->LoadWait(5, page.data(), &version), IoStatus::kOk);
   AwaitedStore store;
-  ASSERT_EQ(tier_->TryStore(5, Stored(5, 2).data(), version, &store), IoStatus::kWaits);
+  ASSERT_EQ(tier_->TryStore(5, Stored(5, 2).data(), version, &store), IoStatus::kPending);
   ASSERT_EQ(StoreKind(5, 3, PageKind::kSameFilled), IoStatus::kOk);
-  EXPECT_EQ(store.Wait(), IoStatus::kChanged);
+  EXPECT_EQ(store.Wait(), IoStatus::kVersionMismatch);
   EXPECT_EQ(Read(5), MakePage(5, 3, PageKind::kSameFilled));
 }
 
@@ -456,7 +457,7 @@ TEST_P(StoreWait, DoesNotBeginForAVersionThatChangedBefore) {
   tier_->Invalidate(5, 1);
   ASSERT_EQ(StoreKind(5, 3, PageKind::kRandom), IoStatus::kOk);
   AwaitedStore store;
-  EXPECT_EQ(tier_->TryStore(5, Stored(5, 2).data(), version, &store), IoStatus::kChanged);
+  EXPECT_EQ(tier_->TryStore(5, Stored(5, 2).data(), version, &store), IoStatus::kVersionMismatch);
   EXPECT_EQ(WaitsCounted(), 0u);
 }
 
@@ -495,7 +496,7 @@ TEST_P(StoreWait, EndsWhenWritebackHasFreedNothingForTooLong) {
   Page page;
   Version version;
   ASSERT_EQ(tier_->LoadWait(6, page.data(), &version), IoStatus::kOk);
-  ASSERT_EQ(tier_->TryStore(6, Stored(6, 2).data(), version, &partial), IoStatus::kWaits);
+  ASSERT_EQ(tier_->TryStore(6, Stored(6, 2).data(), version, &partial), IoStatus::kPending);
   Wait(5, &store, 2);
   LetPass(kStoreWait);
   EXPECT_EQ(store.Wait(), IoStatus::kNoSpace);

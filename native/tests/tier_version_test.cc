@@ -96,7 +96,7 @@ TEST_F(TierVersion, OfADiscardIsNotAboveThatOfAPageWhichWasSentBeforeAnotherSlot
   EXPECT_TRUE(Eventually([this] { return !remote_.Has(kLater); }));
 }
 
-TEST_F(TierVersion, ThatBeganAnewComesAndGoesInAUnit) {
+TEST_F(TierVersion, ThatBeganAnewComesAndGoesInABundle) {
   ASSERT_TRUE(tier_->SetPacking(true).ok());
   SetVersion(kSlot, kLast);
   StorePage(kSlot, 1);
@@ -117,7 +117,7 @@ TEST_F(TierVersion, ThatBeganAnewDoesNotPassForTheOneThatWasRead) {
   Version version;
   ASSERT_EQ(tier_->LoadWait(kSlot, page.data(), &version), IoStatus::kOk);
   StorePage(kSlot, 2);
-  EXPECT_EQ(tier_->StoreIf(kSlot, page.data(), version), IoStatus::kChanged);
+  EXPECT_EQ(tier_->StoreIf(kSlot, page.data(), version), IoStatus::kVersionMismatch);
   ExpectPage(kSlot, 2);
 }
 

@@ -104,7 +104,7 @@ Workspace* ThreadWorkspace() {
 
 Outcome Validate(const Compressor& compressor) {
   const auto within = [&](const char* what, int level_max) -> Outcome {
-    if (compressor.level >= 1 && compressor.level <= level_max) return Unit{};
+    if (compressor.level >= 1 && compressor.level <= level_max) return std::monostate{};
     return Error{std::string(what) + " " + std::to_string(compressor.level) +
                  " is outside of 1 to " + std::to_string(level_max)};
   };
@@ -114,18 +114,18 @@ Outcome Validate(const Compressor& compressor) {
     case Codec::kZstd:
       return within("a level of zstd of", Compressor::kZstdLevelMax);
     case Codec::kRaw:
-    case Codec::kUnit:
+    case Codec::kBundle:
       break;
   }
   return Error{"a compressor is LZ4 or zstd"};
 }
 
 Outcome PrepareThreadForPages() {
-  if (workspace_of_thread != nullptr) return Unit{};
+  if (workspace_of_thread != nullptr) return std::monostate{};
   auto made = Workspace::Create();
   if (!made.ok()) return made.error();
   workspace_of_thread = std::move(made.value());
-  return Unit{};
+  return std::monostate{};
 }
 
 std::optional<std::uint64_t> SameFilled(const std::byte* page) {
@@ -188,7 +188,7 @@ bool DecompressPage(Codec codec, std::span<const std::byte> bytes, std::byte* pa
       Workspace* const workspace = ThreadWorkspace();
       return workspace != nullptr && workspace->DecompressZstd(bytes, page);
     }
-    case Codec::kUnit:
+    case Codec::kBundle:
       break;
   }
   return false;

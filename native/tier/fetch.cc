@@ -7,9 +7,9 @@
 #include <mutex>
 #include <optional>
 
+#include "tier/bundle.h"
 #include "tier/codec.h"
 #include "tier/tier_impl.h"
-#include "tier/unit.h"
 
 namespace farswap::tier {
 
@@ -59,13 +59,13 @@ void TierImpl::ContinueFetch(PageFetch* fetch) {
   PrefetchNow();
 }
 
-// Neighbours that are in one unit ask for it once.
+// Neighbours that are in one bundle ask for it once.
 void TierImpl::AskFor(PageFetch* fetch, std::size_t page, const SlotRecord& record) {
   const SlotIndex slot = fetch->page_slots[page];
-  const ObjectKey key = record.in_unit ? UnitKeyOf(slot) : slot;
+  const ObjectKey key = record.in_bundle ? BundleKeyOf(slot) : slot;
   std::size_t index = fetch->count;
-  while (record.in_unit && index > 0 && fetch->slots[index - 1] != key) --index;
-  const bool asked = record.in_unit && index > 0;
+  while (record.in_bundle && index > 0 && fetch->slots[index - 1] != key) --index;
+  const bool asked = record.in_bundle && index > 0;
   if (asked) {
     --index;
   } else {
@@ -93,19 +93,19 @@ void TierImpl::AcceptFetched(PageFetch* fetch, std::size_t index, GetResult resu
   // Checksums are checked against what was asked for, not what the server names.
   PageObject asked = object;
   asked.slot = fetch->slots[index];
-  std::optional<FetchedUnit> unit;
-  if (IsUnitKey(asked.slot) && result == GetResult::kFound) unit = OpenUnit(asked);
-  UnitMembers taken = 0;
+  std::optional<FetchedBundle> bundle;
+  if (IsBundleKey(asked.slot) && result == GetResult::kFound) bundle = OpenBundle(asked);
+  BundleMembers taken = 0;
   for (std::uint8_t page = fetch->first_[index]; page != PageFetch::kNoPage;
        page = fetch->next_[page]) {
-    const std::size_t member = fetch->page_slots[page] % kUnitSlots;
+    const std::size_t member = fetch->page_slots[page] % kBundleSlots;
     std::byte* const out = fetch->page_outputs[page];
-    Damage damage = unit ? unit->damage : Damage::kNone;
+    Damage damage = bundle ? bundle->damage : Damage::kNone;
     bool intact = false;
-    if (unit) {
-      intact = unit->Has(member, fetch->wanted_[page]);
-      if (intact) std::memcpy(out, unit->pages->Page(member), kPageBytes);
-      taken = static_cast<UnitMembers>(taken | 1u << member);
+    if (bundle) {
+      intact = bundle->Has(member, fetch->wanted_[page]);
+      if (intact) std::memcpy(out, bundle->pages->Page(member), kPageBytes);
+      taken = static_cast<BundleMembers>(taken | 1u << member);
     } else if (result == GetResult::kFound &&
                SlotVersionOf(asked.version) == fetch->wanted_[page]) {
       damage = Verify(asked, out);
@@ -113,22 +113,22 @@ void TierImpl::AcceptFetched(PageFetch* fetch, std::size_t index, GetResult resu
     }
     SettlePage(fetch, page, result, intact, damage);
   }
-  if (unit && unit->pages) PrefetchLater(asked, *unit, taken);
+  if (bundle && bundle->pages) PrefetchLater(asked, *bundle, taken);
 }
 
-TierImpl::FetchedUnit TierImpl::OpenUnit(const PageObject& object) {
-  PrefetchNow();  // out of the memory that this unit's pages need
-  FetchedUnit unit;
-  if (PageChecksum(object.slot, Codec::kUnit, object.bytes) != object.checksum) {
-    unit.damage = Damage::kChecksum;
-    return unit;
+TierImpl::FetchedBundle TierImpl::OpenBundle(const PageObject& object) {
+  PrefetchNow();  // out of the memory that this bundle's pages need
+  FetchedBundle bundle;
+  if (PageChecksum(object.slot, Codec::kBundle, object.bytes) != object.checksum) {
+    bundle.damage = Damage::kChecksum;
+    return bundle;
   }
-  if (const auto view = ParseUnit(object.bytes)) {
-    unit.view = *view;
-    unit.pages = DecompressUnit(*view);
+  if (const auto view = ParseBundle(object.bytes)) {
+    bundle.view = *view;
+    bundle.pages = DecompressBundle(*view);
   }
-  if (!unit.pages) unit.damage = Damage::kNoPage;
-  return unit;
+  if (!bundle.pages) bundle.damage = Damage::kNoPage;
+  return bundle;
 }
 
 // The fetched page is the one that was asked for, or cannot be had, or is to be looked for again

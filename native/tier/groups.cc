@@ -38,7 +38,7 @@ std::uint64_t NotNegative(std::int64_t value) {
 
 // What went down here before it came from a group that has ended looks like less than none, until
 // the sweep.
-PageCounts NoneLessThanNone(PageCounts pages) {
+PageCounts ClampToZero(PageCounts pages) {
   for (std::uint64_t* count : {&pages.same_filled, &pages.local, &pages.writing, &pages.clean,
                                &pages.remote, &pages.raw}) {
     *count = NotNegative(static_cast<std::int64_t>(*count));
@@ -385,7 +385,7 @@ GroupStats Groups::StatsOf(const Group& group) const {
   stats.parent = root ? kUnknownCgroup : groups_[group.parent].id.load();
   stats.placed = group.placed;
   stats.settings = group.settings;
-  stats.pages = NoneLessThanNone(group.Pages());
+  stats.pages = ClampToZero(group.Pages());
   {
     std::lock_guard lock(const_cast<std::mutex&>(group.mutex));
     stats.pool_bytes = NotNegative(group.own.pool_bytes);

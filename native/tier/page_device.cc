@@ -7,9 +7,9 @@ namespace farswap::tier {
 namespace {
 
 /// A store whose end a thread waits for.
-class AwaitedStore final : public PageStore {
+class AwaitedStore final : public PendingStore {
  public:
-  using PageStore::PageStore;
+  using PendingStore::PendingStore;
 
   // Notified under the lock: the store is gone as soon as it is released.
   void OnStored(IoStatus status) override {
@@ -19,14 +19,14 @@ class AwaitedStore final : public PageStore {
   }
   IoStatus Wait() {
     std::unique_lock lock(mutex_);
-    stored_.wait(lock, [this] { return outcome_ != IoStatus::kWaits; });
+    stored_.wait(lock, [this] { return outcome_ != IoStatus::kPending; });
     return outcome_;
   }
 
  private:
   std::mutex mutex_;
   std::condition_variable stored_;
-  IoStatus outcome_ = IoStatus::kWaits;
+  IoStatus outcome_ = IoStatus::kPending;
 };
 
 }  // namespace
@@ -36,7 +36,7 @@ IoStatus PageDevice::StoreWait(SlotIndex slot, const std::byte* page,
   std::array<std::byte, kPageBytes> memory;  // not touched unless it waits
   AwaitedStore store(memory.data());
   const IoStatus status = TryStore(slot, page, expected, &store);
-  return status == IoStatus::kWaits ? store.Wait() : status;
+  return status == IoStatus::kPending ? store.Wait() : status;
 }
 
 }  // namespace farswap::tier

@@ -23,26 +23,26 @@ namespace farswap::tier {
 /// Outcome of an operation on a page, to be told as an NBD error by the caller.
 enum class IoStatus : std::uint8_t {
   kOk,
-  kNoSpace,  // ENOSPC: no room in the pool or at a limit, and no writeback for store_wait
-  kIoError,  // EIO: the page exists, and cannot be had intact
-  kChanged,  // with an expected version only: somebody wrote the slot in between
-  kWaits,    // TryStore() only, and no outcome yet: there is no room now
+  kNoSpace,          // ENOSPC: no room in the pool or at a limit, and no writeback for store_wait
+  kIoError,          // EIO: the page exists, and cannot be had intact
+  kVersionMismatch,  // with an expected version only: somebody wrote the slot in between
+  kPending,          // TryStore() only, and no outcome yet: there is no room now
 };
 
 /// A store that waits for room in the tier, see PageDevice::TryStore(). The object and its memory
 /// must live until OnStored(), which may destroy or reuse them, or until it was cancelled.
-class PageStore {
+class PendingStore {
  public:
   /// Borrows kPageBytes.
-  explicit PageStore(std::byte* memory) : memory_(memory) {}
-  PageStore(const PageStore&) = delete;
-  PageStore& operator=(const PageStore&) = delete;
+  explicit PendingStore(std::byte* memory) : memory_(memory) {}
+  PendingStore(const PendingStore&) = delete;
+  PendingStore& operator=(const PendingStore&) = delete;
 
   /// Called once, unless cancelled. Must not block; runs on a thread that serves others.
   virtual void OnStored(IoStatus status) = 0;
 
  protected:
-  ~PageStore() = default;
+  ~PendingStore() = default;
 
  private:
   friend class StoreQueue;
@@ -58,9 +58,9 @@ class PageStore {
   std::optional<std::uint32_t> sequence_;  // of the slot's word then, if there was one
   // The queue's.
   std::uint16_t line_ = kNotInLine;
-  PageStore* previous_ = nullptr;
-  PageStore* next_ = nullptr;
-  PageStore* next_in_bucket_ = nullptr;
+  PendingStore* previous_ = nullptr;
+  PendingStore* next_ = nullptr;
+  PendingStore* next_in_bucket_ = nullptr;
 };
 
 /// Up to 64 pages of one shard to be read, some of which may be remote. The caller fills `slots`
@@ -73,20 +73,21 @@ class PageDevice {
   virtual ~PageDevice() = default;
 
   /// Keeps a copy of the page, without waiting. With `expected` (from LoadWait()) only if that
-  /// still is the slot's version, otherwise kChanged and nothing is done: for read-modify-write.
+  /// still is the slot's version, otherwise kVersionMismatch and nothing is done: for
+  /// read-modify-write.
   ///
-  /// kWaits: there is no room now. The page was copied and is stored when there is, in the order in
-  /// which stores began to wait at the same limit; store->OnStored() tells, possibly before this
+  /// kPending: there is no room now. The page was copied and is stored when there is, in the order
+  /// in which stores began to wait at the same limit; store->OnStored() tells, possibly before this
   /// returns. Without a `store` nothing was done.
   ///
   /// kNoSpace, here or there, also forgets what the slot held before, so that stale bytes can never
   /// come back; with `expected` it does not.
   virtual IoStatus TryStore(SlotIndex slot, const std::byte* page, std::optional<Version> expected,
-                            PageStore* store) = 0;
+                            PendingStore* store) = 0;
 
   /// Takes back a store that waits: its page will not be kept, and the slot is left as it is.
   /// False: it does not wait any more, and OnStored() was called or will be.
-  virtual bool CancelStore(PageStore* store) = 0;
+  virtual bool CancelStore(PendingStore* store) = 0;
 
   /// TryStore(), waiting for the outcome.
   IoStatus Store(SlotIndex slot, const std::byte* page) {

@@ -17,7 +17,7 @@
 #include <limits>
 #include <utility>
 
-#include "tier/unit.h"
+#include "tier/bundle.h"
 
 namespace farswap::tier {
 
@@ -164,7 +164,7 @@ void Pages::Forget(SlotIndex slot, Counter reason, std::uint8_t sequence) {
 // Another page, or none: all steps but the bytes.
 void Pages::Replace(SlotIndex slot, SlotRecord next) {
   const SlotRecord old = table_->Get(slot);
-  const bool page_stale = old.state == SlotState::kRemote && !old.in_unit;
+  const bool page_stale = old.state == SlotState::kRemote && !old.in_bundle;
   next.version = NextVersion(old);
   next.stale_remote = old.stale_remote || page_stale ? 1 : 0;
   if (next.InPool()) pool_->At(next.object.entry)->slot.store(slot, std::memory_order_relaxed);
@@ -177,7 +177,7 @@ void Pages::Replace(SlotIndex slot, SlotRecord next) {
   }
   // What is being written comes back as raced, and is discarded then.
   if (next.stale_remote) stale_->Mark(slot);
-  if (old.in_unit && !table_->AnyInUnit(slot)) stale_->MarkBundle(slot);
+  if (old.in_bundle && !table_->AnyInBundle(slot)) stale_->MarkBundle(slot);
 }
 
 void Pages::NoteSequence(SlotIndex slot, std::uint8_t sequence) {
@@ -216,7 +216,7 @@ ObjectVersion Pages::JoinBundle(std::span<const PageObject> pages) {
     SlotRecord record = table_->Get(page.slot);
     if (record.state != SlotState::kWriting) continue;
     if (record.version != SlotVersionOf(page.version)) continue;
-    record.in_unit = 1;
+    record.in_bundle = 1;
     table_->Set(page.slot, record);
   }
   return ++bundle_version_;
@@ -230,7 +230,8 @@ bool Pages::EndWriteback(const PageObject& page, PutResult result, Groups::Time 
   }
   groups_.Of(record).Count(Counter::writeback_raced);
   if (result != PutResult::kAcked && result != PutResult::kUnavailable) return false;
-  if (record.state == SlotState::kRemote && !record.in_unit) return false;  // sent since, replaced
+  if (record.state == SlotState::kRemote && !record.in_bundle)
+    return false;  // sent since, replaced
   record.stale_remote = 1;
   table_->Set(page.slot, record);
   stale_->Mark(page.slot);
@@ -238,30 +239,30 @@ bool Pages::EndWriteback(const PageObject& page, PutResult result, Groups::Time 
 }
 
 std::size_t Pages::EndBundle(const PageObject& bundle, PutResult result, Groups::Time now) {
-  const auto view = ParseUnit(bundle.bytes);
+  const auto view = ParseBundle(bundle.bytes);
   const SlotIndex first = FirstSlotOf(bundle.slot);
   std::size_t acked = 0;
   // Of the bytes sent each page has its share, the first one also what is left.
   const std::size_t share = bundle.bytes.size() / view->count();
   std::size_t sent_bytes = bundle.bytes.size() - share * (view->count() - 1);
   const auto lock = table_->Lock(first);
-  for (std::size_t member = 0; member < kUnitSlots; ++member) {
+  for (std::size_t member = 0; member < kBundleSlots; ++member) {
     if (!view->Has(member)) continue;
     const auto slot = static_cast<SlotIndex>(first + member);
     const SlotRecord& record = table_->Get(slot);
-    if (record.state == SlotState::kWriting && record.in_unit &&
+    if (record.state == SlotState::kWriting && record.in_bundle &&
         record.version == view->versions[member]) {
       if (Settle(slot, result, std::exchange(sent_bytes, share), Codec::kZstd, now)) ++acked;
     } else {
       groups_.Of(record).Count(Counter::writeback_raced);
     }
   }
-  if (!table_->AnyInUnit(first)) stale_->MarkBundle(first);
+  if (!table_->AnyInBundle(first)) stale_->MarkBundle(first);
   return acked;
 }
 
-// The write of the slot's page, by itself or in a unit, is over. Its entry stays in the pool unless
-// the server has it.
+// The write of the slot's page, by itself or in a bundle, is over. Its entry stays in the pool
+// unless the server has it.
 bool Pages::Settle(SlotIndex slot, PutResult result, std::size_t sent_bytes, Codec codec,
                    Groups::Time now) {
   SlotRecord next = table_->Get(slot);
@@ -275,9 +276,9 @@ bool Pages::Settle(SlotIndex slot, PutResult result, std::size_t sent_bytes, Cod
   const EntryRef entry = next.object.entry;
   next.state = SlotState::kRemote;
   next.codec = static_cast<std::uint8_t>(codec) & 3;
-  next.away = {next.in_unit ? 0 : static_cast<std::uint32_t>(sent_bytes), 0};
+  next.away = {next.in_bundle ? 0 : static_cast<std::uint32_t>(sent_bytes), 0};
   next.referenced = 0;
-  if (!next.in_unit) next.stale_remote = 0;  // it took the stale page's place
+  if (!next.in_bundle) next.stale_remote = 0;  // it took the stale page's place
   Change(slot, next);
   pool_->Free(entry);
   if (next.stale_remote) stale_->Mark(slot);
@@ -296,11 +297,11 @@ void Pages::Stay(SlotRecord* next, PutResult result) {
   next->state = SlotState::kLocal;
   // A server may have the page all the same: as one that is older than the record. The next
   // writeback takes its place, or whatever else happens to the slot has it discarded.
-  if (result == PutResult::kUnavailable && !next->in_unit) {
+  if (result == PutResult::kUnavailable && !next->in_bundle) {
     next->version = NextVersion(*next);
     next->stale_remote = 1;
   }
-  next->in_unit = 0;
+  next->in_bundle = 0;
 }
 
 void Pages::Spare(SlotIndex slot, Counter why) {
@@ -361,13 +362,13 @@ bool Pages::Move(EntryRef from) {
 }
 
 void Pages::TakeStale(const StaleObjects::Chunk& chunk, std::vector<DiscardItem>* stale) {
-  // Any unit of these slots that servers have is older than the next one that is sent. Where a
+  // Any bundle of these slots that servers have is older than the next one that is sent. Where a
   // newer one was sent since the mark, it is in the place of what was meant.
   for (std::uint32_t bundles = chunk.bundles; bundles != 0; bundles &= bundles - 1) {
     const auto bundle = static_cast<SlotIndex>(std::countr_zero(bundles));
-    const SlotIndex first = chunk.first + bundle * kUnitSlots;
+    const SlotIndex first = chunk.first + bundle * kBundleSlots;
     const auto lock = table_->Lock(first);
-    if (!table_->AnyInUnit(first)) stale->push_back({UnitKeyOf(first), bundle_version_});
+    if (!table_->AnyInBundle(first)) stale->push_back({BundleKeyOf(first), bundle_version_});
   }
   const auto end = std::min<std::uint64_t>(slots(), chunk.first + StaleObjects::kChunkSlots);
   for (SlotIndex slot = chunk.first; slot < end; ++slot) {
@@ -377,7 +378,7 @@ void Pages::TakeStale(const StaleObjects::Chunk& chunk, std::vector<DiscardItem>
     // What is remote by itself took the stale page's place, and its record is not marked. What is
     // on its way there may have gone when there were fewer wraps: the discard must not reach it,
     // and may not be needed.
-    if (record.state == SlotState::kWriting && !record.in_unit) {
+    if (record.state == SlotState::kWriting && !record.in_bundle) {
       stale_->Mark(slot);
       continue;
     }
@@ -391,7 +392,7 @@ void Pages::TakeStale(const StaleObjects::Chunk& chunk, std::vector<DiscardItem>
 void Pages::Reparent(std::uint64_t first, std::uint64_t end) {
   while (first < end) {
     const auto lock = table_->Lock(static_cast<SlotIndex>(first));
-    for (const auto stop = std::min(end, UnitEnd(static_cast<SlotIndex>(first))); first < stop;
+    for (const auto stop = std::min(end, BundleEnd(static_cast<SlotIndex>(first))); first < stop;
          ++first) {
       const auto slot = static_cast<SlotIndex>(first);
       SlotRecord record = table_->Get(slot);

@@ -1,8 +1,7 @@
 // The pages of the device: where each one is, and every way in which that changes.
 //
 // Pages owns the slot table, the pool, the groups and the count of version wraps. Its methods are
-// the state machine of a slot's record; no other file changes one. A bundle is what unit.h calls a
-// unit.
+// the state machine of a slot's record; no other file changes one.
 //
 //                         Publish, from every state
 //                    ┌───────────────┴───────────────┐
@@ -78,8 +77,8 @@ class Pages {
   [[nodiscard]] std::unique_lock<std::mutex> Lock(SlotIndex slot) { return table_->Lock(slot); }
   void WaitForHolders() { table_->WaitForHolders(); }
   const SlotRecord& Get(SlotIndex slot) const { return table_->Get(slot); }
-  bool AnyInUnit(SlotIndex slot) const { return table_->AnyInUnit(slot); }
-  std::uint64_t UnitEnd(SlotIndex slot) const { return table_->UnitEnd(slot); }
+  bool AnyInBundle(SlotIndex slot) const { return table_->AnyInBundle(slot); }
+  std::uint64_t BundleEnd(SlotIndex slot) const { return table_->BundleEnd(slot); }
 
   /// The object in the slot's entry; its bytes are there as long as the slot's lock is held.
   PageObject ObjectOf(SlotIndex slot) const;
@@ -114,17 +113,17 @@ class Pages {
   /// Copies a local page, which is intact, to be sent. Returns the bytes of its entry.
   std::size_t BeginWriteback(SlotIndex slot, Counter cause, std::uint32_t boot_s, std::byte* copy,
                              PageObject* page);
-  /// Such pages are about to be sent as one unit, whose version is returned; what was overwritten
+  /// Such pages are about to be sent as one bundle, whose version is returned; what was overwritten
   /// meanwhile is not among its members. For one thread. Takes the lock.
   ObjectVersion JoinBundle(std::span<const PageObject> pages);
   /// The servers have answered. The entry is freed if they have the page and it is the slot's
   /// still, which is returned. Takes the lock.
   bool EndWriteback(const PageObject& page, PutResult result, Groups::Time now);
-  /// The same of a unit; returns the number of pages that are theirs now.
+  /// The same of a bundle; returns the number of pages that are theirs now.
   std::size_t EndBundle(const PageObject& bundle, PutResult result, Groups::Time now);
   /// Leaves a page on the LRU, at its hot end, as if it had not been read; `why` counts.
   void Spare(SlotIndex slot, Counter why);
-  /// Takes a page of a remote unit into the pool, as `filled` by Fill(), at the LRU's cold end.
+  /// Takes a page of a remote bundle into the pool, as `filled` by Fill(), at the LRU's cold end.
   void AdoptClean(SlotIndex slot, const SlotRecord& filled);
   /// Makes a clean page a remote one. Returns the bytes of its entry, which is free.
   std::size_t DropClean(SlotIndex slot);
@@ -167,8 +166,8 @@ class Pages {
   // How often a slot's version has wrapped. A slot's lock orders what is read of it for the slot
   // behind every time that its own version has.
   std::atomic<std::uint32_t> version_wraps_{0};
-  // Of the unit sent last. Never twice the same: what a server holds of a unit from an attempt that
-  // seemed to fail must not pass for the next one.
+  // Of the bundle sent last. Never twice the same: what a server holds of a bundle from an attempt
+  // that seemed to fail must not pass for the next one.
   ObjectVersion bundle_version_ = 0;
 };
 

@@ -21,7 +21,7 @@ struct ClassTable {
   std::array<std::uint16_t, 96> capacity{};  // entries in a slab
   std::size_t count = 0;
   // Class of an entry by its size in units, rounded up.
-  std::array<std::uint8_t, (sizeof(Entry) + kPageBytes) / Pool::kUnitBytes + 1> by_units{};
+  std::array<std::uint8_t, (sizeof(Entry) + kPageBytes) / Pool::kAlignBytes + 1> by_units{};
 };
 
 // Each class is the largest size of which as many fit into a slab as of any smaller one down to the
@@ -32,7 +32,7 @@ constexpr ClassTable MakeClassTable() {
   std::size_t size = kClassStepBytes;
   while (true) {
     const std::size_t fit = Pool::kSlabBytes / size;
-    const std::size_t bytes = Pool::kSlabBytes / fit / Pool::kUnitBytes * Pool::kUnitBytes;
+    const std::size_t bytes = Pool::kSlabBytes / fit / Pool::kAlignBytes * Pool::kAlignBytes;
     table.bytes[table.count] = static_cast<std::uint16_t>(bytes);
     table.capacity[table.count] = static_cast<std::uint16_t>(fit);
     ++table.count;
@@ -41,7 +41,7 @@ constexpr ClassTable MakeClassTable() {
   }
   std::size_t size_class = 0;
   for (std::size_t units = 0; units < table.by_units.size(); ++units) {
-    while (table.bytes[size_class] < units * Pool::kUnitBytes) ++size_class;
+    while (table.bytes[size_class] < units * Pool::kAlignBytes) ++size_class;
     table.by_units[units] = static_cast<std::uint8_t>(size_class);
   }
   return table;
@@ -53,10 +53,10 @@ static_assert(kClasses.capacity[kClasses.count - 1] == 8);
 
 std::size_t ClassOf(std::size_t object_bytes) {
   const std::size_t bytes = sizeof(Entry) + object_bytes;
-  return kClasses.by_units[(bytes + Pool::kUnitBytes - 1) / Pool::kUnitBytes];
+  return kClasses.by_units[(bytes + Pool::kAlignBytes - 1) / Pool::kAlignBytes];
 }
 
-constexpr std::uint32_t kSlabUnits = Pool::kSlabBytes / Pool::kUnitBytes;
+constexpr std::uint32_t kSlabUnits = Pool::kSlabBytes / Pool::kAlignBytes;
 
 }  // namespace
 
@@ -135,7 +135,7 @@ void Pool::Free(EntryRef ref) {
   const std::size_t size_class = slab.size_class;
   SizeClass& owner = classes_[size_class];
   std::lock_guard lock(owner.mutex);
-  const std::size_t offset = std::size_t{ref % kSlabUnits} * kUnitBytes;
+  const std::size_t offset = std::size_t{ref % kSlabUnits} * kAlignBytes;
   const auto position = static_cast<std::uint16_t>(offset / kClasses.bytes[size_class]);
   At(ref)->slot.store(kNoSlot, std::memory_order_relaxed);
   std::memcpy(static_cast<void*>(At(ref)), &slab.free_head, sizeof(slab.free_head));
@@ -203,7 +203,7 @@ void Pool::Unlink(SizeClass& size_class, std::uint32_t index) {
 
 EntryRef Pool::RefOf(std::uint32_t slab, std::size_t index, std::size_t size_class) const {
   return static_cast<EntryRef>(std::size_t{slab} * kSlabUnits +
-                               index * kClasses.bytes[size_class] / kUnitBytes);
+                               index * kClasses.bytes[size_class] / kAlignBytes);
 }
 
 bool Pool::BeginDrain(Drain* drain) {

@@ -65,7 +65,7 @@ static_assert(sizeof(Entry) == 16);
 
 class Pool {
  public:
-  static constexpr std::size_t kUnitBytes = 16;
+  static constexpr std::size_t kAlignBytes = 16;
   static constexpr std::size_t kSlabBytes = 8 * (sizeof(Entry) + kPageBytes);
   static constexpr std::size_t kObjectBytesMax = kPageBytes;
   /// Room for a slab of every size class and some.
@@ -80,10 +80,10 @@ class Pool {
   void Free(EntryRef ref);
 
   Entry* At(EntryRef ref) const {
-    return reinterpret_cast<Entry*>(mapping_->data() + std::uint64_t{ref} * kUnitBytes);
+    return reinterpret_cast<Entry*>(mapping_->data() + std::uint64_t{ref} * kAlignBytes);
   }
   std::byte* Bytes(EntryRef ref) const {
-    return mapping_->data() + std::uint64_t{ref} * kUnitBytes + sizeof(Entry);
+    return mapping_->data() + std::uint64_t{ref} * kAlignBytes + sizeof(Entry);
   }
 
   /// Entries of one sparse slab, to be moved elsewhere so that the slab becomes free. Until

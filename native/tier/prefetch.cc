@@ -1,7 +1,7 @@
-// Pages that came with a unit of which another page was read: they are taken into the pool as clean
-// entries, which the shrinker drops without I/O, and first since they begin at the cold end. Only
-// while the pool and the page's group are under their accept thresholds, and after the read was
-// answered, on the thread that answered it.
+// Pages that came with a bundle of which another page was read: they are taken into the pool as
+// clean entries, which the shrinker drops without I/O, and first since they begin at the cold end.
+// Only while the pool and the page's group are under their accept thresholds, and after the read
+// was answered, on the thread that answered it.
 #include "tier/codec.h"
 #include "tier/tier_impl.h"
 
@@ -9,20 +9,21 @@ namespace farswap::tier {
 
 thread_local std::optional<TierImpl::Prefetch> TierImpl::put_off_;
 
-void TierImpl::PrefetchLater(const PageObject& object, const FetchedUnit& unit, UnitMembers taken) {
-  if (unit.view.members == taken) return;
+void TierImpl::PrefetchLater(const PageObject& object, const FetchedBundle& bundle,
+                             BundleMembers taken) {
+  if (bundle.view.members == taken) return;
   {
     std::lock_guard lock(prefetch_mutex_);
     ++prefetches_;
   }
-  put_off_ = {this, FirstSlotOf(object.slot), unit, taken, object.stored_boot_s};
-  put_off_->unit.view.frame = {};  // is gone by then
+  put_off_ = {this, FirstSlotOf(object.slot), bundle, taken, object.stored_boot_s};
+  put_off_->bundle.view.frame = {};  // is gone by then
 }
 
 void TierImpl::PrefetchNow() {
   if (!put_off_) return;
   TierImpl* const tier = put_off_->tier;
-  tier->PrefetchUnit(*put_off_);
+  tier->PrefetchBundle(*put_off_);
   put_off_.reset();
   // Notified under the lock: the tier may be gone as soon as it is released.
   std::lock_guard lock(tier->prefetch_mutex_);
@@ -34,13 +35,13 @@ void TierImpl::WaitForPrefetches() {
   prefetches_done_.wait(lock, [this] { return prefetches_ == 0; });
 }
 
-void TierImpl::PrefetchUnit(const Prefetch& prefetch) {
-  const UnitView& view = prefetch.unit.view;
-  for (std::size_t member = 0; member < kUnitSlots; ++member) {
+void TierImpl::PrefetchBundle(const Prefetch& prefetch) {
+  const BundleView& view = prefetch.bundle.view;
+  for (std::size_t member = 0; member < kBundleSlots; ++member) {
     if (!view.Has(member) || (prefetch.taken >> member & 1) != 0) continue;
     const auto slot = static_cast<SlotIndex>(prefetch.first + member);
     if (slot >= pages_.slots()) return;
-    if (!PrefetchPage(slot, view.versions[member], prefetch.unit.pages->Page(member),
+    if (!PrefetchPage(slot, view.versions[member], prefetch.bundle.pages->Page(member),
                       prefetch.stored_boot_s)) {
       return;
     }
@@ -51,7 +52,7 @@ void TierImpl::PrefetchUnit(const Prefetch& prefetch) {
 bool TierImpl::PrefetchPage(SlotIndex slot, Version version, const std::byte* page,
                             std::uint32_t stored_boot_s) {
   const auto wanted = [&](const SlotRecord& record) {
-    return record.state == SlotState::kRemote && record.in_unit && record.version == version;
+    return record.state == SlotState::kRemote && record.in_bundle && record.version == version;
   };
   Compressor compressor;
   {

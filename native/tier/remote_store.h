@@ -20,9 +20,9 @@ enum class PutResult : std::uint8_t {
   kUnavailable,  // no answer in time, no connection, or shutting down: it may or may not be kept
 };
 
-/// Objects (pages and units) on their way to the servers. Owned by whoever submits it, borrowed by
-/// the RemoteStore from Put() until OnPutDone(). `pages` borrow their bytes from the owner just as
-/// long.
+/// Objects (pages and bundles) on their way to the servers. Owned by whoever submits it, borrowed
+/// by the RemoteStore from Put() until OnPutDone(). `pages` borrow their bytes from the owner just
+/// as long.
 class PutBatch {
  public:
   static constexpr std::size_t kPagesMax = 256;
@@ -45,8 +45,8 @@ enum class GetResult : std::uint8_t {
 };
 
 /// Objects being fetched by their keys, all of one shard. Borrowed by the RemoteStore from Get()
-/// until OnGetDone(). A thread that answers fetches calls PrepareThreadForUnits() (unit.h) before,
-/// since memory that is first mapped to answer one may be what the kernel is short of.
+/// until OnGetDone(). A thread that answers fetches calls PrepareThreadForBundles() (bundle.h)
+/// before, since memory that is first mapped to answer one may be what the kernel is short of.
 class RemoteFetch {
  public:
   static constexpr std::size_t kSlotsMax = 64;

@@ -29,7 +29,7 @@ Shrinker::Shrinker(const TierConfig& config, RemoteStore* remote, Pages* pages, 
       stale_(*stale),
       stores_(*stores),
       accept_percent_(config.accept_threshold_percent),
-      debts_(Groups::kGroupsMax),
+      deficits_(Groups::kGroupsMax),
       group_shrinking_(Groups::kGroupsMax),
       arenas_(std::move(arenas)) {
   sources_.reserve(Groups::kGroupsMax);

@@ -26,12 +26,12 @@
 #include <vector>
 
 #include "base/locked_mapping.h"
+#include "tier/bundle.h"
 #include "tier/pages.h"
 #include "tier/remote_store.h"
 #include "tier/stale.h"
 #include "tier/store_queue.h"
 #include "tier/tier.h"
-#include "tier/unit.h"
 
 namespace farswap::tier {
 
@@ -84,7 +84,7 @@ class Shrinker final : public RoomMaker {
     std::size_t looked_at() const { return count + spared; }
     std::uint64_t freed_bytes() const { return entry_bytes + dropped_bytes; }
     Cause cause = Cause::kLimit;
-    // Runs of neighbours among the pages, which may become units.
+    // Runs of neighbours among the pages, which may become bundles.
     struct Run {
       std::size_t first;
       std::size_t count;
@@ -138,7 +138,7 @@ class Shrinker final : public RoomMaker {
 
   // packing.cc
   void TakeWithNeighbours(Batch* batch, const Request& request, SlotIndex slot);
-  bool PackRun(Batch* batch, const Batch::Run& run, PageObject* unit);
+  bool PackRun(Batch* batch, const Batch::Run& run, PageObject* bundle);
 
   void FinishBatch(Batch* batch);
   void ReportProgress(GroupIndex group);
@@ -174,9 +174,9 @@ class Shrinker final : public RoomMaker {
   std::vector<Source> sources_;
   std::uint64_t source_entries_ = 0;
   // Entries that each group owes, in fractions: what came to less than one before.
-  static constexpr unsigned kDebtBits = 16;
-  static constexpr std::uint64_t kDebtMax = std::uint64_t{PutBatch::kPagesMax} << kDebtBits;
-  std::vector<std::uint64_t> debts_;
+  static constexpr unsigned kDeficitBits = 16;
+  static constexpr std::uint64_t kDeficitMax = std::uint64_t{PutBatch::kPagesMax} << kDeficitBits;
+  std::vector<std::uint64_t> deficits_;
   GroupIndex last_source_ = kRootGroup;
   GroupIndex last_limited_ = kRootGroup;
   std::vector<bool> group_shrinking_;
@@ -191,7 +191,7 @@ class Shrinker final : public RoomMaker {
   std::vector<Batch*> free_batches_;
   Clock::time_point retry_at_{};  // no Put before, after a failed one
   std::chrono::milliseconds backoff_{0};
-  std::unique_ptr<UnitWriter> unit_writer_;  // made once, then of the thread
+  std::unique_ptr<BundleWriter> bundle_writer_;  // made once, then of the thread
   Tier::ManualWriteback manual_{0, 0, 0, true, ""};
   WritebackJob manual_job_;
   std::uint64_t manual_sent_pages_ = 0;  // started, not finished or failed

@@ -54,9 +54,9 @@ struct alignas(16) SlotRecord {
   std::uint8_t referenced : 1 = 0;  // read since it was stored: gets a second chance
   /// Servers may hold an older page, to be discarded.
   std::uint8_t stale_remote : 1 = 0;
-  /// The page is in the object of its unit (unit.h), which servers have or are being sent: writing,
-  /// remote, and always if clean. A unit is made anew only when no slot of it has this.
-  std::uint8_t in_unit : 1 = 0;
+  /// The page is in the object of its bundle (bundle.h), which servers have or are being sent:
+  /// writing, remote, and always if clean. A bundle is made anew only when no slot of it has this.
+  std::uint8_t in_bundle : 1 = 0;
   union {
     struct {
       EntryRef entry;  // its header has the length
@@ -65,7 +65,7 @@ struct alignas(16) SlotRecord {
     struct {
       std::uint32_t length;
       std::uint32_t unused;
-    } away;                  // remote; 0 in a unit
+    } away;                  // remote; 0 in a bundle
     std::uint64_t fill = 0;  // same-filled
   };
 
@@ -81,8 +81,8 @@ class SlotTable {
   std::uint64_t slots() const { return slots_; }
   std::uint64_t bytes() const { return mapping_->bytes(); }
 
-  /// Neighbours that share a lock: the slots of a unit.
-  static constexpr SlotIndex kLockSlots = kUnitSlots;
+  /// Neighbours that share a lock: the slots of a bundle.
+  static constexpr SlotIndex kLockSlots = kBundleSlots;
 
   /// Holds the lock of one slot's stripe for its lifetime.
   [[nodiscard]] std::unique_lock<std::mutex> Lock(SlotIndex slot) {
@@ -100,17 +100,17 @@ class SlotTable {
     _mm_store_si128(reinterpret_cast<__m128i*>(&records_[slot]),
                     _mm_load_si128(reinterpret_cast<const __m128i*>(&record)));
   }
-  /// Whether any slot of the slot's unit has its page in the unit's object.
-  bool AnyInUnit(SlotIndex slot) const {
-    const SlotIndex first = slot / kUnitSlots * kUnitSlots;
-    for (std::uint64_t s = first; s < UnitEnd(slot); ++s) {
-      if (records_[s].in_unit) return true;
+  /// Whether any slot of the slot's bundle has its page in the bundle's object.
+  bool AnyInBundle(SlotIndex slot) const {
+    const SlotIndex first = slot / kBundleSlots * kBundleSlots;
+    for (std::uint64_t s = first; s < BundleEnd(slot); ++s) {
+      if (records_[s].in_bundle) return true;
     }
     return false;
   }
-  /// Behind the last slot of the slot's unit; the device's last unit may be shorter.
-  std::uint64_t UnitEnd(SlotIndex slot) const {
-    return std::min<std::uint64_t>(std::uint64_t{slot} / kUnitSlots * kUnitSlots + kUnitSlots,
+  /// Behind the last slot of the slot's bundle; the device's last bundle may be shorter.
+  std::uint64_t BundleEnd(SlotIndex slot) const {
+    return std::min<std::uint64_t>(std::uint64_t{slot} / kBundleSlots * kBundleSlots + kBundleSlots,
                                    slots_);
   }
 

@@ -14,7 +14,7 @@ void StaleObjects::Mark(SlotIndex slot) {
 }
 
 void StaleObjects::MarkBundle(SlotIndex slot) {
-  bundles_[slot / kChunkSlots].fetch_or(1u << slot / kUnitSlots % kChunkBundles);
+  bundles_[slot / kChunkSlots].fetch_or(1u << slot / kBundleSlots % kChunkBundles);
   Mark(slot);
 }
 

@@ -1,9 +1,9 @@
 // Which objects memory servers may still hold that nobody wants: overwritten or trimmed pages, and
-// units that no page is in any more.
+// bundles that no page is in any more.
 //
 // One bit a chunk of slots that has some; the slots' records (slot_table.h) say which pages, a bit
-// a unit which units. So a mark needs no memory and never fails, however long a server is away. A
-// mark only means "look here": its taker checks the records under the slots' locks.
+// a bundle which bundles. So a mark needs no memory and never fails, however long a server is away.
+// A mark only means "look here": its taker checks the records under the slots' locks.
 //
 // Lock-free. Mark() and MarkBundle() are called with the slot's lock held; TakeChunk() by one
 // thread, without a lock. That thread takes a chunk's marks first and looks at its slots then, so
@@ -25,7 +25,7 @@ namespace farswap::tier {
 class StaleObjects {
  public:
   static constexpr SlotIndex kChunkSlots = 512;
-  static constexpr SlotIndex kChunkBundles = kChunkSlots / kUnitSlots;
+  static constexpr SlotIndex kChunkBundles = kChunkSlots / kBundleSlots;
   static_assert(kChunkSlots + kChunkBundles <= RemoteStore::kDiscardsMax);
   static_assert(kShardSlots % kChunkSlots == 0);
 
@@ -36,7 +36,7 @@ class StaleObjects {
 
   /// The slot's record says that its remote page is stale.
   void Mark(SlotIndex slot);
-  /// No page of the slot's unit is in the unit's object, the bundle, any more.
+  /// No page of the slot's bundle is in the bundle's object, the bundle, any more.
   void MarkBundle(SlotIndex slot);
 
   /// Marks were made in this round.
@@ -45,7 +45,7 @@ class StaleObjects {
 
   struct Chunk {
     SlotIndex first;        // of kChunkSlots
-    std::uint32_t bundles;  // bit i: its i-th unit
+    std::uint32_t bundles;  // bit i: its i-th bundle
   };
   /// Takes the marks of the first chunk at or behind `from` that has any.
   std::optional<Chunk> TakeChunk(SlotIndex from);

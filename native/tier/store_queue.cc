@@ -59,7 +59,7 @@ Pages::Room StoreQueue::TakeRoom(GroupIndex group, std::size_t object_bytes) {
   return pages_.TakeRoom(group, object_bytes);
 }
 
-IoStatus StoreQueue::Wait(PageStore* store, SlotIndex slot, const Compressed& object,
+IoStatus StoreQueue::Wait(PendingStore* store, SlotIndex slot, const Compressed& object,
                           std::optional<Version> expected, GroupIndex full) {
   store->slot_ = slot;
   store->expected_ = expected;
@@ -68,10 +68,10 @@ IoStatus StoreQueue::Wait(PageStore* store, SlotIndex slot, const Compressed& ob
   store->checksum_ = PageChecksum(slot, object.codec, object.bytes);
   std::memcpy(store->memory_, object.bytes.data(), object.bytes.size());
   const auto lock = pages_.Lock(slot);
-  if (expected && pages_.Get(slot).version != *expected) return IoStatus::kChanged;
+  if (expected && pages_.Get(slot).version != *expected) return IoStatus::kVersionMismatch;
   CountWait(owners_.GroupOf(slot), full);
   store->sequence_ = owners_.SequenceOf(slot);
-  if (Enter(store, full)) return IoStatus::kWaits;
+  if (Enter(store, full)) return IoStatus::kPending;
   if (!expected) Supersede(slot);
   return Refuse(slot, full, expected.has_value());
 }
@@ -82,17 +82,17 @@ void StoreQueue::CountWait(GroupIndex group, GroupIndex full) {
 }
 
 // False: it is to be refused. The slot's lock is held.
-bool StoreQueue::Enter(PageStore* store, GroupIndex full) {
+bool StoreQueue::Enter(PendingStore* store, GroupIndex full) {
   const std::lock_guard lock(mutex_);
   BeginToWait(full);
   if (!MayWait(full, store->object_bytes_)) return false;
-  PageStore** bucket = BucketOf(store->slot_);
+  PendingStore** bucket = BucketOf(store->slot_);
   store->next_in_bucket_ = std::exchange(*bucket, store);
   Append(store, full);
   return true;
 }
 
-bool StoreQueue::Cancel(PageStore* store) {
+bool StoreQueue::Cancel(PendingStore* store) {
   const std::lock_guard lock(mutex_);
   if (store->line_ == kNoLine) return false;
   Leave(LinkTo(store->slot_, store));
@@ -107,8 +107,8 @@ void StoreQueue::TakeOut(SlotIndex slot) {
 }
 
 // A store with an expected version finds out by itself.
-void StoreQueue::TakeOutFrom(PageStore** link, SlotIndex slot) {
-  while (PageStore* const store = *link) {
+void StoreQueue::TakeOutFrom(PendingStore** link, SlotIndex slot) {
+  while (PendingStore* const store = *link) {
     if (store->slot_ != slot || store->expected_) {
       link = &store->next_in_bucket_;
       continue;
@@ -126,7 +126,7 @@ bool StoreQueue::SupersedeFreed(SlotIndex slot, std::uint32_t sequence) {
 // A store with an expected version finds out by itself.
 bool StoreQueue::TakeOutFreed(SlotIndex slot, std::uint32_t sequence) {
   bool any = false;
-  for (PageStore** link = BucketOf(slot); PageStore* const store = *link;) {
+  for (PendingStore** link = BucketOf(slot); PendingStore* const store = *link;) {
     const bool freed = store->slot_ == slot && !store->expected_ &&
                        store->sequence_.value_or(sequence) != sequence;
     if (freed) {
@@ -139,8 +139,8 @@ bool StoreQueue::TakeOutFreed(SlotIndex slot, std::uint32_t sequence) {
   return any;
 }
 
-void StoreQueue::LeaveSuperseded(PageStore** link) {
-  PageStore* const store = *link;
+void StoreQueue::LeaveSuperseded(PendingStore** link) {
+  PendingStore* const store = *link;
   Leave(link);
   store->next_ = std::exchange(superseded_, store);
   WakeThread();
@@ -189,7 +189,7 @@ void StoreQueue::Run() {
 
 void StoreQueue::AnswerSuperseded(std::unique_lock<std::mutex>& lock) {
   while (superseded_ != nullptr) {
-    PageStore* const store = std::exchange(superseded_, superseded_->next_);
+    PendingStore* const store = std::exchange(superseded_, superseded_->next_);
     lock.unlock();
     store->OnStored(IoStatus::kOk);
     lock.lock();
@@ -199,7 +199,7 @@ void StoreQueue::AnswerSuperseded(std::unique_lock<std::mutex>& lock) {
 void StoreQueue::ServeLine(std::unique_lock<std::mutex>& lock, GroupIndex at) {
   Sizes full;
   // Ends: each store leaves the line, or is not tried again.
-  while (PageStore* const store = NextInLine(at, full)) {
+  while (PendingStore* const store = NextInLine(at, full)) {
     const std::uint64_t progress = pages_.groups().At(at).progress.load();
     const std::size_t size = SizeOf(store->object_bytes_);
     if (Serve(lock, at, store)) continue;
@@ -209,8 +209,8 @@ void StoreQueue::ServeLine(std::unique_lock<std::mutex>& lock, GroupIndex at) {
   }
 }
 
-PageStore* StoreQueue::NextInLine(GroupIndex at, const Sizes& full) const {
-  PageStore* store = lines_[at].first;
+PendingStore* StoreQueue::NextInLine(GroupIndex at, const Sizes& full) const {
+  PendingStore* store = lines_[at].first;
   while (store != nullptr && full.any() && full.test(SizeOf(store->object_bytes_))) {
     store = store->next_;
   }
@@ -219,7 +219,7 @@ PageStore* StoreQueue::NextInLine(GroupIndex at, const Sizes& full) const {
 
 // One attempt. False: the store stays where it is. Until both its slot and the queue are locked it
 // may be superseded or cancelled, and wait for another slot by then.
-bool StoreQueue::Serve(std::unique_lock<std::mutex>& lock, GroupIndex at, PageStore* store) {
+bool StoreQueue::Serve(std::unique_lock<std::mutex>& lock, GroupIndex at, PendingStore* store) {
   const SlotIndex slot = store->slot_;
   lock.unlock();
   IoStatus status;
@@ -230,7 +230,7 @@ bool StoreQueue::Serve(std::unique_lock<std::mutex>& lock, GroupIndex at, PageSt
     const std::optional<std::uint32_t> freed_at = owners_.FreedAt(slot);
     lock.lock();
     if (freed_at) TakeOutFreed(slot, *freed_at);
-    PageStore** const link = LinkTo(slot, store);
+    PendingStore** const link = LinkTo(slot, store);
     if (*link == nullptr || store->slot_ != slot || store->line_ != at) return true;
     const Pages::Room room = pages_.TakeRoom(group, store->object_bytes_);
     if (room.entry == kNoEntry) {
@@ -260,10 +260,10 @@ bool StoreQueue::Serve(std::unique_lock<std::mutex>& lock, GroupIndex at, PageSt
 }
 
 // The slot's lock is held.
-IoStatus StoreQueue::Keep(const PageStore& store, EntryRef entry) {
+IoStatus StoreQueue::Keep(const PendingStore& store, EntryRef entry) {
   if (store.expected_ && pages_.Get(store.slot_).version != *store.expected_) {
     pages_.Free(entry);
-    return IoStatus::kChanged;
+    return IoStatus::kVersionMismatch;
   }
   const Compressed object{store.codec_, {store.memory_, store.object_bytes_}};
   SlotRecord next = pages_.Fill(entry, object, store.checksum_, config_.boot_seconds());
@@ -320,7 +320,7 @@ StoreQueue::Clock::time_point StoreQueue::NextDeadline() const {
 }
 
 // What made room before the store was announced may have gone unnoticed: look again.
-void StoreQueue::Append(PageStore* store, GroupIndex at) {
+void StoreQueue::Append(PendingStore* store, GroupIndex at) {
   Line& line = lines_[at];
   store->line_ = at;
   store->previous_ = line.last;
@@ -333,7 +333,7 @@ void StoreQueue::Append(PageStore* store, GroupIndex at) {
   WakeThread();
 }
 
-void StoreQueue::Unlink(PageStore* store) {
+void StoreQueue::Unlink(PendingStore* store) {
   Line& line = lines_[store->line_];
   (store->previous_ == nullptr ? line.first : store->previous_->next_) = store->next_;
   (store->next_ == nullptr ? line.last : store->next_->previous_) = store->previous_;
@@ -345,13 +345,13 @@ void StoreQueue::Unlink(PageStore* store) {
 }
 
 // What leads to the store, if it is in any line, or else to nothing.
-PageStore** StoreQueue::LinkTo(SlotIndex slot, const PageStore* store) {
-  PageStore** link = BucketOf(slot);
+PendingStore** StoreQueue::LinkTo(SlotIndex slot, const PendingStore* store) {
+  PendingStore** link = BucketOf(slot);
   while (*link != nullptr && *link != store) link = &(*link)->next_in_bucket_;
   return link;
 }
 
-void StoreQueue::Leave(PageStore** link) {
+void StoreQueue::Leave(PendingStore** link) {
   Unlink(*link);
   *link = (*link)->next_in_bucket_;
 }

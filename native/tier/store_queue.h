@@ -67,7 +67,7 @@ class RoomMaker {
 
 class StoreQueue final : public RoomListener {
  public:
-  static constexpr GroupIndex kNoLine = PageStore::kNotInLine;
+  static constexpr GroupIndex kNoLine = PendingStore::kNotInLine;
 
   /// All outlive it.
   StoreQueue(const TierConfig& config, Pages* pages, const SlotOwners* owners);
@@ -83,9 +83,9 @@ class StoreQueue final : public RoomListener {
 
   /// Takes room for a store, but not before those that wait for the same room.
   Pages::Room TakeRoom(GroupIndex group, std::size_t object_bytes);
-  /// Puts a store that found no room into the line of `full`. kWaits: it is in line; otherwise its
-  /// outcome.
-  IoStatus Wait(PageStore* store, SlotIndex slot, const Compressed& object,
+  /// Puts a store that found no room into the line of `full`. kPending: it is in line; otherwise
+  /// its outcome.
+  IoStatus Wait(PendingStore* store, SlotIndex slot, const Compressed& object,
                 std::optional<Version> expected, GroupIndex full);
   /// The slot has a newer page than any that waits, or none. Its lock is held.
   void Supersede(SlotIndex slot) {
@@ -94,7 +94,7 @@ class StoreQueue final : public RoomListener {
   /// The slot's word is FREE and has this sequence. False: none that waits was freed with it. The
   /// slot's lock is held.
   bool SupersedeFreed(SlotIndex slot, std::uint32_t sequence);
-  bool Cancel(PageStore* store);
+  bool Cancel(PendingStore* store);
 
   /// There may be room that was not there before, for stores of a group and in the pool, or for
   /// anybody. Called after it was made, with any lock held that comes before mutex_.
@@ -114,8 +114,8 @@ class StoreQueue final : public RoomListener {
 
   struct Line {
     std::atomic<std::uint64_t> stores{0};
-    PageStore* first = nullptr;
-    PageStore* last = nullptr;
+    PendingStore* first = nullptr;
+    PendingStore* last = nullptr;
     std::uint64_t tried_at_progress = kNever;  // of the group, what the last attempt may have seen
     // A shortage: stores find no room there, writeback frees nothing and none that waits fits.
     Clock::time_point full_since{};
@@ -127,39 +127,39 @@ class StoreQueue final : public RoomListener {
 
   Clock::time_point Now() const;
   static std::size_t SizeOf(std::size_t object_bytes) {
-    return Pool::EntryBytes(object_bytes) / Pool::kUnitBytes;
+    return Pool::EntryBytes(object_bytes) / Pool::kAlignBytes;
   }
-  static constexpr std::size_t kSizes = (sizeof(Entry) + kPageBytes) / Pool::kUnitBytes + 1;
+  static constexpr std::size_t kSizes = (sizeof(Entry) + kPageBytes) / Pool::kAlignBytes + 1;
   using Sizes = std::bitset<kSizes>;
   static constexpr std::size_t kBuckets = 1024;
 
   GroupIndex LineOf(GroupIndex group, std::size_t object_bytes);
-  bool Enter(PageStore* store, GroupIndex full);
-  IoStatus Keep(const PageStore& store, EntryRef entry);
+  bool Enter(PendingStore* store, GroupIndex full);
+  IoStatus Keep(const PendingStore& store, EntryRef entry);
   IoStatus Refuse(SlotIndex slot, GroupIndex full, bool keep_old);
   void CountWait(GroupIndex group, GroupIndex full);
 
   void Run();
   void ServeLine(std::unique_lock<std::mutex>& lock, GroupIndex at);
-  PageStore* NextInLine(GroupIndex at, const Sizes& full) const;
-  bool Serve(std::unique_lock<std::mutex>& lock, GroupIndex at, PageStore* store);
+  PendingStore* NextInLine(GroupIndex at, const Sizes& full) const;
+  bool Serve(std::unique_lock<std::mutex>& lock, GroupIndex at, PendingStore* store);
   void AnswerSuperseded(std::unique_lock<std::mutex>& lock);
   GroupIndex LineAbove(GroupIndex group) const;
   void LookAgain();
   void WakeThread();
   void TakeOut(SlotIndex slot);
-  void TakeOutFrom(PageStore** link, SlotIndex slot);
+  void TakeOutFrom(PendingStore** link, SlotIndex slot);
   bool TakeOutFreed(SlotIndex slot, std::uint32_t sequence);
-  void LeaveSuperseded(PageStore** link);
+  void LeaveSuperseded(PendingStore** link);
   bool MayWait(GroupIndex at, std::size_t object_bytes) const;
   void BeginToWait(GroupIndex at);
   Clock::time_point Deadline(GroupIndex at) const;
   Clock::time_point NextDeadline() const;
-  void Append(PageStore* store, GroupIndex at);
-  void Unlink(PageStore* store);
-  PageStore** BucketOf(SlotIndex slot) { return &buckets_[slot % kBuckets]; }
-  PageStore** LinkTo(SlotIndex slot, const PageStore* store);
-  void Leave(PageStore** link);
+  void Append(PendingStore* store, GroupIndex at);
+  void Unlink(PendingStore* store);
+  PendingStore** BucketOf(SlotIndex slot) { return &buckets_[slot % kBuckets]; }
+  PendingStore** LinkTo(SlotIndex slot, const PendingStore* store);
+  void Leave(PendingStore** link);
 
   const TierConfig& config_;
   Pages& pages_;
@@ -171,13 +171,13 @@ class StoreQueue final : public RoomListener {
   alignas(64) std::atomic<std::uint64_t> waiting_{0};
   alignas(64) std::atomic<bool> look_again_{false};
 
-  std::mutex mutex_;  // guards all below, and what PageStore calls the queue's
+  std::mutex mutex_;  // guards all below, and what PendingStore calls the queue's
   std::condition_variable wake_;
   std::vector<Line> lines_;                         // by group
   std::array<std::uint64_t, kSizes> pool_sizes_{};  // stores in the pool's line
   bool shrinker_wanted_ = false;                    // some line was tried in vain anew
-  std::array<PageStore*, kBuckets> buckets_{};      // stores in any line, by slot, latest first
-  PageStore* superseded_ = nullptr;                 // to be told so
+  std::array<PendingStore*, kBuckets> buckets_{};   // stores in any line, by slot, latest first
+  PendingStore* superseded_ = nullptr;              // to be told so
   bool stopping_ = false;
   std::thread thread_;  // last
 };

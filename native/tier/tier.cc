@@ -12,7 +12,7 @@ namespace farswap::tier {
 namespace {
 
 Outcome ValidateThreshold(std::uint32_t percent) {
-  if (percent >= 1 && percent <= 100) return Unit{};
+  if (percent >= 1 && percent <= 100) return std::monostate{};
   return Error{"an accept threshold of " + std::to_string(percent) +
                " percent is outside of 1 to 100"};
 }
@@ -58,7 +58,7 @@ GroupIndex TierImpl::GroupHint(SlotIndex slot) {
 }
 
 IoStatus TierImpl::TryStore(SlotIndex slot, const std::byte* page, std::optional<Version> expected,
-                            PageStore* store) {
+                            PendingStore* store) {
   assert(slot < pages_.slots());
   SlotRecord next;
   if (const std::optional<std::uint64_t> fill = SameFilled(page)) {
@@ -69,7 +69,7 @@ IoStatus TierImpl::TryStore(SlotIndex slot, const std::byte* page, std::optional
     const Compressed object = CompressPage(page, pages_.groups().CompressorOf(group));
     const Pages::Room room = stores_.TakeRoom(group, object.bytes.size());
     if (room.entry == kNoEntry) {
-      if (store == nullptr) return IoStatus::kWaits;
+      if (store == nullptr) return IoStatus::kPending;
       return stores_.Wait(store, slot, object, expected, room.full);
     }
     const std::uint32_t checksum = PageChecksum(slot, object.codec, object.bytes);
@@ -79,7 +79,7 @@ IoStatus TierImpl::TryStore(SlotIndex slot, const std::byte* page, std::optional
     const auto lock = pages_.Lock(slot);
     if (expected && pages_.Get(slot).version != *expected) {
       if (next.InPool()) pages_.Free(next.object.entry);
-      return IoStatus::kChanged;
+      return IoStatus::kVersionMismatch;
     }
     owners_.Attribute(slot, &next);
     pages_.Publish(slot, next);
@@ -228,7 +228,7 @@ Outcome TierImpl::SetLimits(std::uint64_t pool_bytes, std::uint32_t accept_thres
   pages_.pool().SetSlabLimit(static_cast<std::uint32_t>(pool_bytes / Pool::kSlabBytes));
   shrinker_.SetAcceptThreshold(accept_threshold_percent);
   LimitsChanged();
-  return Unit{};
+  return std::monostate{};
 }
 
 bool TierImpl::StartManualWriteback(const WritebackJob& job) { return shrinker_.StartManual(job); }

@@ -132,9 +132,9 @@ class Tier : public PageDevice {
   virtual void SetCompressor(const Compressor& compressor) = 0;
   /// What entries are compressed with anew before they are sent; none: they are sent as they are.
   virtual void SetRecompression(const std::optional<Compressor>& compressor) = 0;
-  /// Whether cold neighbours are sent as units (unit.h), and taken into the pool with each other
-  /// when one of them is read. Units that servers have are read in any case. Fails with a message
-  /// when memory cannot be had.
+  /// Whether cold neighbours are sent as bundles (bundle.h), and taken into the pool with each
+  /// other when one of them is read. Bundles that servers have are read in any case. Fails with a
+  /// message when memory cannot be had.
   virtual Outcome SetPacking(bool on) = 0;
   /// At most what the tier was made with. The shrinker works until the pool is that small.
   virtual Outcome SetLimits(std::uint64_t pool_bytes, std::uint32_t accept_threshold_percent) = 0;
@@ -146,7 +146,7 @@ class Tier : public PageDevice {
     const char* state;  // "empty", "same_filled", "local", "writing", "clean", "remote"
     Version version;
     Codec codec;
-    std::uint32_t size_bytes;  // 0: unknown, the page is in a unit
+    std::uint32_t size_bytes;  // 0: unknown, the page is in a bundle
     std::uint64_t fill;
     std::uint32_t stored_boot_s;  // 0: unknown
     CgroupId cgroup;              // kUnknownCgroup: the root group

@@ -11,12 +11,12 @@
 #include <mutex>
 #include <optional>
 
+#include "tier/bundle.h"
 #include "tier/owner.h"
 #include "tier/pages.h"
 #include "tier/shrinker.h"
 #include "tier/store_queue.h"
 #include "tier/tier.h"
-#include "tier/unit.h"
 
 namespace farswap::tier {
 
@@ -27,8 +27,8 @@ class TierImpl final : public Tier {
   ~TierImpl() override;
 
   IoStatus TryStore(SlotIndex slot, const std::byte* page, std::optional<Version> expected,
-                    PageStore* store) override;
-  bool CancelStore(PageStore* store) override { return stores_.Cancel(store); }
+                    PendingStore* store) override;
+  bool CancelStore(PendingStore* store) override { return stores_.Cancel(store); }
   LoadResult Load(SlotIndex slot, std::byte* out) override;
   void Fetch(PageFetch* fetch) override;
   IoStatus LoadWait(SlotIndex slot, std::byte* out, Version* version) override;
@@ -83,29 +83,29 @@ class TierImpl final : public Tier {
   void SettlePage(PageFetch* fetch, std::size_t page, GetResult result, bool intact, Damage damage);
   void CountWait(const PageFetch& fetch);
 
-  // A unit as a server sent it; its pages are in memory of the thread, until its next unit.
-  struct FetchedUnit {
+  // A bundle as a server sent it; its pages are in memory of the thread, until its next bundle.
+  struct FetchedBundle {
     bool Has(std::size_t member, Version version) const {
       return pages && view.Has(member) && view.versions[member] == version;
     }
-    UnitView view;
-    std::optional<UnitPages> pages;
+    BundleView view;
+    std::optional<BundlePages> pages;
     Damage damage = Damage::kNone;
   };
-  static FetchedUnit OpenUnit(const PageObject& object);
+  static FetchedBundle OpenBundle(const PageObject& object);
 
   // prefetch.cc: what a thread puts off until the fetch that it answers is over.
   struct Prefetch {
     TierImpl* tier;
-    SlotIndex first;  // of the unit
-    FetchedUnit unit;
-    UnitMembers taken;  // by the fetch: not to be kept
+    SlotIndex first;  // of the bundle
+    FetchedBundle bundle;
+    BundleMembers taken;  // by the fetch: not to be kept
     std::uint32_t stored_boot_s;
   };
   static thread_local std::optional<Prefetch> put_off_;
-  void PrefetchLater(const PageObject& object, const FetchedUnit& unit, UnitMembers taken);
+  void PrefetchLater(const PageObject& object, const FetchedBundle& bundle, BundleMembers taken);
   static void PrefetchNow();
-  void PrefetchUnit(const Prefetch& prefetch);
+  void PrefetchBundle(const Prefetch& prefetch);
   bool PrefetchPage(SlotIndex slot, Version version, const std::byte* page,
                     std::uint32_t stored_boot_s);
   bool MayPrefetch(GroupIndex group) const;

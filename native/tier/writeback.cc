@@ -88,19 +88,19 @@ void Shrinker::Collect(Batch* batch, const Request& request) {
   const auto full = [&] {
     return batch->looked_at() >= request.pages_max || batch->freed_bytes() >= request.bytes_max;
   };
-  const std::uint64_t wanted = EntriesWanted(request) << kDebtBits;
+  const std::uint64_t wanted = EntriesWanted(request) << kDeficitBits;
   for (const Source& source : sources_) {
-    std::uint64_t& debt = debts_[source.group];
-    debt = std::min(debt + wanted * source.entries / source_entries_, kDebtMax);
+    std::uint64_t& deficit = deficits_[source.group];
+    deficit = std::min(deficit + wanted * source.entries / source_entries_, kDeficitMax);
     if (full()) continue;
     const std::size_t before = batch->looked_at();
-    TakeShare(batch, request, source.group, debt >> kDebtBits);
-    debt -= std::min(debt, std::uint64_t{batch->looked_at() - before} << kDebtBits);
+    TakeShare(batch, request, source.group, deficit >> kDeficitBits);
+    deficit -= std::min(deficit, std::uint64_t{batch->looked_at() - before} << kDeficitBits);
     last_source_ = source.group;
   }
   for (const Source& source : sources_) {
-    if (full() || batch->looked_at() >= wanted >> kDebtBits) break;
-    TakeShare(batch, request, source.group, (wanted >> kDebtBits) - batch->looked_at());
+    if (full() || batch->looked_at() >= wanted >> kDeficitBits) break;
+    TakeShare(batch, request, source.group, (wanted >> kDeficitBits) - batch->looked_at());
   }
 }
 
@@ -162,7 +162,7 @@ Shrinker::Taken Shrinker::Isolate(Batch* batch, const Request& request, SlotInde
     pages_.Spare(slot, Counter::fail_checksum);
     return Taken::kNotThis;
   }
-  if (packing_.load(std::memory_order_acquire) && !pages_.AnyInUnit(slot)) {
+  if (packing_.load(std::memory_order_acquire) && !pages_.AnyInBundle(slot)) {
     TakeWithNeighbours(batch, request, slot);
   } else {
     Take(batch, request, slot);
@@ -186,10 +186,10 @@ void Shrinker::PrepareBatch(Batch* batch) {
   std::size_t run = 0;
   for (std::size_t next = 0; next < batch->page_count;) {
     if (run < batch->run_count && batch->runs[run].first == next) {
-      PageObject unit;
+      PageObject bundle;
       const Batch::Run& neighbours = batch->runs[run++];
-      if (PackRun(batch, neighbours, &unit)) {
-        batch->pages[batch->count++] = unit;
+      if (PackRun(batch, neighbours, &bundle)) {
+        batch->pages[batch->count++] = bundle;
         next += neighbours.count;
         continue;
       }
@@ -226,7 +226,7 @@ void Shrinker::FinishBatch(Batch* batch) {
     const PageObject& object = batch->pages[i];
     const PutResult result = batch->results[i];
     std::size_t pages = 0;
-    if (IsUnitKey(object.slot)) {
+    if (IsBundleKey(object.slot)) {
       pages = pages_.EndBundle(object, result, now);
     } else if (pages_.EndWriteback(object, result, now)) {
       pages = 1;

@@ -2,7 +2,7 @@
 
 The peer of every figure is LZ4, and pages that are sent to servers as they are. Faults are reads of
 one page at depth 1, client, host and server on one CPU. Those from the server begin with nothing in
-the pool: pages far apart, each of which is fetched; all pages of a range at random, where a unit
+the pool: pages far apart, each of which is fetched; all pages of a range at random, where a bundle
 brings neighbours for later; and in order, where they are what is read next.
 """
 
@@ -73,7 +73,7 @@ def _codec_cases(corpus: Path) -> list[Case | Skipped]:
     figures = (("ratio", "ratio", "to 1"), ("CPU in", "in_us", "µs"), ("CPU out", "out_us", "µs"))
     return [
         Case(f"{cost['name']}: {label}", unit, cost[key], peer[key], peer["name"])
-        for cost in (*costs["pages"], *costs["recompress"], *costs["units"])
+        for cost in (*costs["pages"], *costs["recompress"], *costs["bundles"])
         for label, key, unit in figures
     ]
 

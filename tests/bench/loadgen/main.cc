@@ -122,7 +122,7 @@ Outcome CheckOffered(const Options& options, const Export& exported) {
   if (exported.bytes < kPageBytes) {
     return Error{"the export is smaller than a page"};
   }
-  return Unit{};
+  return std::monostate{};
 }
 
 int ExitCode(const Totals& totals) {

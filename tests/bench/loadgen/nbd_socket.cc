@@ -140,7 +140,7 @@ Outcome NbdSocket::ReadExactly(void* out, std::size_t length) {
     at += got;
     length -= static_cast<std::size_t>(got);
   }
-  return Unit{};
+  return std::monostate{};
 }
 
 Outcome NbdSocket::WriteAll(const void* bytes, std::size_t length) {
@@ -148,7 +148,7 @@ Outcome NbdSocket::WriteAll(const void* bytes, std::size_t length) {
   if (sent != static_cast<ssize_t>(length)) {
     return Error{"handshake could not be sent"};
   }
-  return Unit{};
+  return std::monostate{};
 }
 
 Outcome NbdSocket::Handshake(const std::string& export_name) {
@@ -203,7 +203,8 @@ Outcome NbdSocket::ReadGoReplies() {
       have_export = true;
     }
     if (type == kReplyAck) {
-      return have_export ? Outcome(Unit{}) : Outcome(Error{"no NBD_INFO_EXPORT before the ack"});
+      return have_export ? Outcome(std::monostate{})
+                         : Outcome(Error{"no NBD_INFO_EXPORT before the ack"});
     }
   }
 }

@@ -65,7 +65,7 @@ Outcome ParseMix(std::string_view text, Phase* phase) {
       return Error{"unknown operation in mix: " + std::string(name)};
     }
   }
-  return Unit{};
+  return std::monostate{};
 }
 
 Outcome ParseSize(std::string_view text, Phase* phase) {
@@ -82,7 +82,7 @@ Outcome ParseSize(std::string_view text, Phase* phase) {
       phase->request_pages_max > kStripeSlots) {
     return Error{"sizes are multiples of 4096, to 256k: " + std::string(text)};
   }
-  return Unit{};
+  return std::monostate{};
 }
 
 Outcome ParseOrder(std::string_view text, Phase* phase) {
@@ -97,7 +97,7 @@ Outcome ParseOrder(std::string_view text, Phase* phase) {
   } else {
     return Error{"order is random, sequential, once or once-random, not " + std::string(text)};
   }
-  return Unit{};
+  return std::monostate{};
 }
 
 Outcome ParsePhaseNumber(std::string_view key, std::string_view text, Phase* phase) {
@@ -129,7 +129,7 @@ Outcome ParsePhaseNumber(std::string_view key, std::string_view text, Phase* pha
   } else {
     return Error{"unknown key of a phase: " + std::string(key)};
   }
-  return Unit{};
+  return std::monostate{};
 }
 
 Outcome ValidatePhase(const Phase& phase) {
@@ -144,7 +144,7 @@ Outcome ValidatePhase(const Phase& phase) {
       (phase.request_pages_min != phase.request_pages_max || phase.unaligned)) {
     return Error{"phase " + phase.name + ": only order=random has a range of sizes or unaligned"};
   }
-  return Unit{};
+  return std::monostate{};
 }
 
 Result<Phase> ParsePhase(std::string_view text) {
@@ -195,7 +195,7 @@ Outcome ParseGlobalNumber(std::string_view name, std::string_view text, Options*
   } else {
     return Error{"unknown option or value out of range: " + std::string(name)};
   }
-  return Unit{};
+  return std::monostate{};
 }
 
 Outcome ParseValue(std::string_view name, std::string_view value, Options* options) {
@@ -214,7 +214,7 @@ Outcome ParseValue(std::string_view name, std::string_view value, Options* optio
   } else {
     return ParseGlobalNumber(name, value, options);
   }
-  return Unit{};
+  return std::monostate{};
 }
 
 Outcome Validate(const Options& options) {
@@ -235,7 +235,7 @@ Outcome Validate(const Options& options) {
       return Error{"--shared knows no unaligned and no skip_repeated"};
     }
   }
-  return Unit{};
+  return std::monostate{};
 }
 
 }  // namespace

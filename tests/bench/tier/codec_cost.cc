@@ -2,9 +2,9 @@
 // that the daemons use: the ratio, and the CPU time. Prints one JSON object of lists:
 //   "pages"       one per compressor: store and load of each page by itself
 //   "recompress"  one per level: what LZ4 (or nothing) made, made smaller for the memory servers
-//   "units"       one per level: 16 neighbouring objects as one unit, as LZ4 left them before
+//   "bundles"       one per level: 16 neighbouring objects as one bundle, as LZ4 left them before
 // with "name", "ratio" (bytes of the pages / bytes kept, pages of one repeated word left out),
-// "in_us" and "out_us" per page (out_us of a unit: for all that its fetch yields, per unit).
+// "in_us" and "out_us" per page (out_us of a bundle: for all that its fetch yields, per bundle).
 // Every page is compared.
 #include <time.h>
 
@@ -18,8 +18,8 @@
 #include <vector>
 
 #include "loadgen/corpus.h"
+#include "tier/bundle.h"
 #include "tier/codec.h"
-#include "tier/unit.h"
 
 namespace farswap::bench {
 namespace {
@@ -122,49 +122,49 @@ Cost Recompressed(const std::vector<Page>& pages, std::vector<Object> objects, i
   return cost;
 }
 
-/// What makes no unit is kept page by page.
+/// What makes no bundle is kept page by page.
 std::vector<std::vector<std::byte>> Pack(const std::vector<Object>& objects, int level,
-                                         tier::UnitWriter* writer, Cost* cost) {
-  std::vector<std::vector<std::byte>> units;
+                                         tier::BundleWriter* writer, Cost* cost) {
+  std::vector<std::vector<std::byte>> bundles;
   const std::uint64_t began_ns = CpuNs();
   for (std::size_t begin = 0, end = 0; begin < objects.size(); begin = end) {
-    const std::size_t index = objects[begin].slot / tier::kUnitSlots;
+    const std::size_t index = objects[begin].slot / tier::kBundleSlots;
     std::size_t apart_bytes = 0;
     writer->Begin();
-    for (; end < objects.size() && objects[end].slot / tier::kUnitSlots == index; ++end) {
+    for (; end < objects.size() && objects[end].slot / tier::kBundleSlots == index; ++end) {
       const Object& object = objects[end];
-      writer->Add(object.slot % tier::kUnitSlots, static_cast<tier::Version>(object.slot),
+      writer->Add(object.slot % tier::kBundleSlots, static_cast<tier::Version>(object.slot),
                   object.codec, object.bytes);
       apart_bytes += object.bytes.size();
     }
-    const auto unit =
+    const auto bundle =
         writer->count() > 1 ? writer->Finish(level, apart_bytes) : std::span<const std::byte>();
-    cost->kept_bytes += unit.empty() ? apart_bytes : unit.size();
-    if (!unit.empty()) units.emplace_back(unit.begin(), unit.end());
+    cost->kept_bytes += bundle.empty() ? apart_bytes : bundle.size();
+    if (!bundle.empty()) bundles.emplace_back(bundle.begin(), bundle.end());
   }
   cost->in_us = Us(CpuNs() - began_ns, objects.size());
-  return units;
+  return bundles;
 }
 
-std::optional<tier::UnitPages> Unpack(std::span<const std::byte> unit) {
-  const auto view = tier::ParseUnit(unit);
-  return view ? tier::DecompressUnit(*view) : std::nullopt;
+std::optional<tier::BundlePages> Unpack(std::span<const std::byte> bundle) {
+  const auto view = tier::ParseBundle(bundle);
+  return view ? tier::DecompressBundle(*view) : std::nullopt;
 }
 
 /// Without pages when one comes back wrong.
 Cost Packed(const std::vector<Page>& pages, const std::vector<Object>& objects, int level,
-            tier::UnitWriter* writer) {
-  Cost cost{.name = "units of zstd:" + std::to_string(level), .pages = objects.size()};
-  const std::vector<std::vector<std::byte>> units = Pack(objects, level, writer, &cost);
+            tier::BundleWriter* writer) {
+  Cost cost{.name = "bundles of zstd:" + std::to_string(level), .pages = objects.size()};
+  const std::vector<std::vector<std::byte>> bundles = Pack(objects, level, writer, &cost);
   const std::uint64_t began_ns = CpuNs();
-  for (const std::vector<std::byte>& unit : units) {
-    if (!Unpack(unit)) return {};
+  for (const std::vector<std::byte>& bundle : bundles) {
+    if (!Unpack(bundle)) return {};
   }
-  cost.out_us = Us(CpuNs() - began_ns, std::max<std::size_t>(units.size(), 1));
-  for (const std::vector<std::byte>& unit : units) {
-    const auto view = tier::ParseUnit(unit);
-    const auto back = tier::DecompressUnit(*view);
-    for (std::size_t member = 0; member < tier::kUnitSlots; ++member) {
+  cost.out_us = Us(CpuNs() - began_ns, std::max<std::size_t>(bundles.size(), 1));
+  for (const std::vector<std::byte>& bundle : bundles) {
+    const auto view = tier::ParseBundle(bundle);
+    const auto back = tier::DecompressBundle(*view);
+    for (std::size_t member = 0; member < tier::kBundleSlots; ++member) {
       if (!view->Has(member)) continue;
       // Its version is its slot.
       const Page& page = pages[view->versions[member]];
@@ -189,7 +189,7 @@ void Print(const char* name, const std::vector<Cost>& costs, bool last) {
 
 int Run(const std::string& corpus) {
   const std::vector<Page> pages = ReadPages(corpus);
-  auto writer = tier::UnitWriter::Create();
+  auto writer = tier::BundleWriter::Create();
   if (!writer.ok()) return Fail(writer.error().message);
   std::vector<Cost> alone;
   std::vector<Object> hot;
@@ -204,17 +204,17 @@ int Run(const std::string& corpus) {
     if (hot.empty()) hot = objects;
   }
   std::vector<Cost> recompressed;
-  std::vector<Cost> units;
+  std::vector<Cost> bundles;
   for (const int level : {1, 3}) {
     recompressed.push_back(Recompressed(pages, hot, level));
     if (recompressed.back().out_us == 0) return Fail("wrong bytes after recompression");
-    units.push_back(Packed(pages, hot, level, writer.value().get()));
-    if (units.back().pages == 0) return Fail("wrong bytes from a unit");
+    bundles.push_back(Packed(pages, hot, level, writer.value().get()));
+    if (bundles.back().pages == 0) return Fail("wrong bytes from a bundle");
   }
   std::printf("{");
   Print("pages", alone, false);
   Print("recompress", recompressed, false);
-  Print("units", units, true);
+  Print("bundles", bundles, true);
   std::printf("}\n");
   return 0;
 }
