@@ -61,7 +61,7 @@ _FAILURES: tuple[tuple[str, Level, str, str], ...] = (
         "writeback_failed_rejected",
         "warning",
         "pages were sent to a memory server that could not keep them; they stayed in the pool",
-        "look at stores_io_error in `farswapctl server show` of each: its disk is failing",
+        "look at puts_io_error in `farswapctl server show` of each: its disk is failing",
     ),
     (
         "writeback_failed_full",

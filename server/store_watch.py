@@ -28,7 +28,7 @@ class StoreWatch:
         """`path`: the store's directory, for the log."""
         self._pages = pages
         self._path = path
-        self._refused_full = pages.stats()["stores_full"]
+        self._refused_full = pages.stats()["puts_full"]
         self._failing = False
         self._full = False
 
@@ -36,7 +36,7 @@ class StoreWatch:
         """Logs what has changed since the last time."""
         self._look_at_disk()
         now = self._pages.stats()
-        used, capacity, refused = now["used_bytes"], now["capacity_bytes"], now["stores_full"]
+        used, capacity, refused = now["used_bytes"], now["capacity_bytes"], now["puts_full"]
         if refused > self._refused_full and not self._full:
             self._full = True
             _log.warning("pages are refused: store.capacity is reached", capacity_bytes=capacity)

@@ -33,21 +33,21 @@ def checksum(slot: int, codec: int, data: bytes) -> int:
     return xxhash.xxh3_64_intdigest(data, seed=slot | codec << 32) & 0xFFFFFFFF
 
 
-def make_page(slot: int, version: int, content: bytes | None = None) -> pb.Page:
+def make_object(slot: int, version: int, content: bytes | None = None) -> pb.Object:
     data = lz4.block.compress(content or page_content(slot, version), store_size=False)
-    return pb.Page(
-        slot=slot,
+    return pb.Object(
+        key=slot,
         version=version,
         codec=types_pb2.CODEC_LZ4,
         checksum=checksum(slot, types_pb2.CODEC_LZ4, data),
-        data=data,
+        bytes=data,
         stored_boot_s=1_700_000_000,
     )
 
 
-def content_of(page: pb.Page) -> bytes:
-    assert page.checksum == checksum(page.slot, page.codec, page.data)
-    return lz4.block.decompress(page.data, uncompressed_size=PAGE_BYTES)
+def content_of(kept: pb.Object) -> bytes:
+    assert kept.checksum == checksum(kept.key, kept.codec, kept.bytes)
+    return lz4.block.decompress(kept.bytes, uncompressed_size=PAGE_BYTES)
 
 
 class Stream:
@@ -69,7 +69,7 @@ class Stream:
 
 
 class PageClient:
-    """One host with one volume. Store, Fetch and Session have streams, made at their first use."""
+    """One host with one volume. Put, Get and Session have streams, made at their first use."""
 
     def __init__(
         self, address: str, host_id: str = "tester", incarnation: bytes = b"i" * 16
@@ -86,8 +86,8 @@ class PageClient:
             "protocol_max": 2,
             "host_name": f"{host_id}.example",
         }
-        self._store: Stream | None = None
-        self._fetch: Stream | None = None
+        self._put: Stream | None = None
+        self._get: Stream | None = None
         self._session: Stream | None = None
         self.volume_id = 0
         self.epoch = 0
@@ -96,7 +96,7 @@ class PageClient:
         return self
 
     def __exit__(self, *_: object) -> None:
-        for stream in (self._store, self._fetch, self._session):
+        for stream in (self._put, self._get, self._session):
             if stream is not None:
                 stream.end()
         self._channel.close()
@@ -115,39 +115,39 @@ class PageClient:
             pb.SessionRequest(sequence=sequence, volume_id=self.volume_id, epoch=self.epoch)
         )
 
-    def batch(self, pages: Iterable[pb.Page], batch_id: int = 1) -> pb.StoreRequest:
-        return pb.StoreRequest(
-            batch_id=batch_id, volume_id=self.volume_id, epoch=self.epoch, pages=pages
+    def batch(self, objects: Iterable[pb.Object], batch_id: int = 1) -> pb.PutRequest:
+        return pb.PutRequest(
+            batch_id=batch_id, volume_id=self.volume_id, epoch=self.epoch, objects=objects
         )
 
-    def store(self, pages: Iterable[pb.Page]) -> pb.StoreResponse:
-        if self._store is None:
-            self._store = Stream(self.stub.Store)
-        return self._store.ask(self.batch(pages))
+    def put(self, objects: Iterable[pb.Object]) -> pb.PutResponse:
+        if self._put is None:
+            self._put = Stream(self.stub.Put)
+        return self._put.ask(self.batch(objects))
 
-    def fetch(self, slots: Sequence[int]) -> pb.FetchResponse:
-        if self._fetch is None:
-            self._fetch = Stream(self.stub.Fetch)
-        return self._fetch.ask(
-            pb.FetchRequest(request_id=1, volume_id=self.volume_id, epoch=self.epoch, slots=slots)
+    def get(self, keys: Sequence[int]) -> pb.GetResponse:
+        if self._get is None:
+            self._get = Stream(self.stub.Get)
+        return self._get.ask(
+            pb.GetRequest(request_id=1, volume_id=self.volume_id, epoch=self.epoch, keys=keys)
         )
 
-    def fetch_contents(self, slots: Sequence[int]) -> list[bytes | None]:
+    def get_contents(self, keys: Sequence[int]) -> list[bytes | None]:
         """Contents, verified; None for a page that is not there."""
         contents: list[bytes | None] = []
-        for start in range(0, len(slots), 64):
-            response = self.fetch(slots[start : start + 64])
-            assert response.status == pb.STREAM_STATUS_OK
+        for start in range(0, len(keys), 64):
+            response = self.get(keys[start : start + 64])
+            assert response.status == pb.CALL_STATUS_OK
             for result in response.results:
-                assert result.status in {pb.PAGE_STATUS_OK, pb.PAGE_STATUS_NOT_FOUND}
-                found = result.status == pb.PAGE_STATUS_OK
-                contents.append(content_of(result.page) if found else None)
+                assert result.status in {pb.OBJECT_STATUS_OK, pb.OBJECT_STATUS_NOT_FOUND}
+                found = result.status == pb.OBJECT_STATUS_OK
+                contents.append(content_of(result.object) if found else None)
         return contents
 
     def discard(self, items: Iterable[tuple[int, int]]) -> pb.DiscardResponse:
         request = pb.DiscardRequest(
             volume_id=self.volume_id,
             epoch=self.epoch,
-            items=[pb.DiscardRequest.Item(slot=slot, version=version) for slot, version in items],
+            items=[pb.DiscardRequest.Item(key=key, version=version) for key, version in items],
         )
         return self.stub.Discard(request, timeout=HANG_GUARD_S)

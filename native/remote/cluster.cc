@@ -14,7 +14,7 @@
 #include <utility>
 
 #include "remote/completions.h"
-#include "remote/fetch_answers.h"
+#include "remote/get_answers.h"
 #include "remote/members.h"
 #include "remote/opening_gate.h"
 #include "remote/put_part.h"

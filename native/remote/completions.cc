@@ -4,7 +4,7 @@
 #include <utility>
 
 #include "base/thread.h"
-#include "remote/fetch_answers.h"
+#include "remote/get_answers.h"
 
 namespace farswap::remote {
 

@@ -3,7 +3,7 @@
 #include <cassert>
 
 #include "base/boot_clock.h"
-#include "remote/store_lane.h"
+#include "remote/put_lane.h"
 #include "remote/wire.h"
 
 namespace farswap::remote {
@@ -51,7 +51,7 @@ void HeartbeatLane::OnAnswer(const v1::SessionResponse& answer) {
     observer_->OnLaneRefused(*refusal);
     return;
   }
-  if (answer.status() != v1::STREAM_STATUS_OK) return;
+  if (answer.status() != v1::CALL_STATUS_OK) return;
   answered_ = answer.sequence();
   stores_->NoteSpace(answer.capacity_bytes(), answer.used_bytes());
   stores_->NoteState(answer.state());

@@ -14,7 +14,7 @@
 
 namespace farswap::remote {
 
-class StoreLane;
+class PutLane;
 
 class HeartbeatLane final : private Stream<v1::SessionRequest, v1::SessionResponse>::Owner {
  public:
@@ -22,7 +22,7 @@ class HeartbeatLane final : private Stream<v1::SessionRequest, v1::SessionRespon
   static constexpr std::uint64_t kUnansweredMax = 5;
 
   /// `stores` is told of the server's room and state.
-  HeartbeatLane(StoreLane* stores, LaneObserver* observer) : stores_(stores), observer_(observer) {}
+  HeartbeatLane(PutLane* stores, LaneObserver* observer) : stores_(stores), observer_(observer) {}
 
   // Of the session's thread.
 
@@ -39,7 +39,7 @@ class HeartbeatLane final : private Stream<v1::SessionRequest, v1::SessionRespon
   void OnWritable() override { observer_->OnLaneWork(); }
   void OnBroken() override { observer_->OnLaneBroken(); }
 
-  StoreLane* const stores_;
+  PutLane* const stores_;
   LaneObserver* const observer_;
   std::unique_ptr<SessionStream> stream_;
   OpenedVolume volume_;

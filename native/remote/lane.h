@@ -1,4 +1,4 @@
-// What the lanes of a session (store, fetch, discard, heartbeat) have in common. A lane keeps what
+// What the lanes of a session (put, get, discard, heartbeat) have in common. A lane keeps what
 // waits for one memory server across its connections. Its session opens it when a connection is up,
 // services it, detaches it when the connection is lost, and closes it for good: these four come
 // from the session's own thread alone, so that what Service() holds in its hands cannot vanish.

@@ -43,8 +43,8 @@ std::chrono::milliseconds LeaseOf(const v1::OpenVolumeResponse& response) {
 std::string ProblemOf(const v1::OpenVolumeResponse& response) {
   switch (static_cast<int>(response.status())) {
     case v1::OPEN_STATUS_OK:
-      if (response.batch_pages_max() < tier::PutBatch::kPagesMax) {
-        return "the server takes batches of " + std::to_string(response.batch_pages_max()) +
+      if (response.batch_objects_max() < tier::PutBatch::kPagesMax) {
+        return "the server takes batches of " + std::to_string(response.batch_objects_max()) +
                " pages, " + std::to_string(tier::PutBatch::kPagesMax) + " are needed";
       }
       return "";

@@ -25,7 +25,7 @@ struct PutPart {
   std::array<std::uint8_t, tier::PutBatch::kPagesMax> indices;  // into the batch
   std::array<tier::PutResult, tier::PutBatch::kPagesMax> results;
 
-  // The store lane's.
+  // The put lane's.
   std::uint64_t batch_id = 0;
   TimePoint expires;
   PutPart* older = nullptr;

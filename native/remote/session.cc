@@ -12,12 +12,12 @@
 #include "remote/backoff.h"
 #include "remote/channel.h"
 #include "remote/discard_lane.h"
-#include "remote/fetch_lane.h"
+#include "remote/get_lane.h"
 #include "remote/heartbeat_lane.h"
 #include "remote/lane.h"
 #include "remote/open_volume.h"
 #include "remote/opening_gate.h"
-#include "remote/store_lane.h"
+#include "remote/put_lane.h"
 #include "rpc/completion_threads.h"
 
 namespace farswap::remote {
@@ -45,8 +45,8 @@ class Session::Worker final : private LaneObserver, private rpc::Completion {
   void Stop();
 
   const SessionConfig config;
-  FetchLane fetch_lane;
-  StoreLane store_lane;
+  GetLane get_lane;
+  PutLane put_lane;
   DiscardLane discard_lane;
   HeartbeatLane heartbeat_lane;
   std::atomic<MemberIndex> connected_member{kNoMember};
@@ -54,10 +54,10 @@ class Session::Worker final : private LaneObserver, private rpc::Completion {
  private:
   struct Connection {
     std::string address;
-    std::shared_ptr<grpc::Channel> store_channel;
-    std::shared_ptr<grpc::Channel> fetch_channel;
-    std::unique_ptr<v1::PageStore::Stub> store_stub;
-    std::unique_ptr<v1::PageStore::Stub> fetch_stub;
+    std::shared_ptr<grpc::Channel> put_channel;
+    std::shared_ptr<grpc::Channel> get_channel;
+    std::unique_ptr<v1::PageStore::Stub> put_stub;
+    std::unique_ptr<v1::PageStore::Stub> get_stub;
   };
 
   void Run();
@@ -132,11 +132,11 @@ class Session::Worker final : private LaneObserver, private rpc::Completion {
 Session::Worker::Worker(const SessionConfig& session_config, SessionPeers* peers,
                         rpc::CompletionThreads* completions)
     : config(session_config),
-      fetch_lane(config.fetch_wait, this),
-      store_lane(config.put_wait, std::min(config.put_wait, config.outage_wait), config.full_wait,
-                 this),
+      get_lane(config.fetch_wait, this),
+      put_lane(config.put_wait, std::min(config.put_wait, config.outage_wait), config.full_wait,
+               this),
       discard_lane(this),
-      heartbeat_lane(&store_lane, this),
+      heartbeat_lane(&put_lane, this),
       peers_(peers),
       completions_(completions) {}
 
@@ -163,8 +163,8 @@ Session::Status Session::Worker::status() const {
   return {
       .state = state_,
       .member = last_member_,
-      .capacity_bytes = store_lane.capacity_bytes(),
-      .used_bytes = store_lane.used_bytes(),
+      .capacity_bytes = put_lane.capacity_bytes(),
+      .used_bytes = put_lane.used_bytes(),
       .epoch = epoch_,
       .reconnects = connections_ > 0 ? connections_ - 1 : 0,
       .last_error = last_error_,
@@ -188,8 +188,8 @@ void Session::Worker::Run() {
     const std::lock_guard lock(mutex_);
     if (stopping_ || ended_) break;
   }
-  fetch_lane.Close();
-  store_lane.Close();
+  get_lane.Close();
+  put_lane.Close();
   LearnOwner();
 }
 
@@ -202,8 +202,8 @@ Session::Worker::Connection Session::Worker::Connect() {
   Connection connection;
   // After the reset: OnMoved() breaks a connection to the former address.
   connection.address = peers_->members().AddressOf(config.number);
-  connection.store_channel = NewChannel(connection.address, config.open_wait);
-  connection.store_stub = v1::PageStore::NewStub(connection.store_channel);
+  connection.put_channel = NewChannel(connection.address, config.open_wait);
+  connection.put_stub = v1::PageStore::NewStub(connection.put_channel);
   return connection;
 }
 
@@ -214,12 +214,12 @@ std::string Session::Worker::ServeOneConnection() {
   std::string problem = OpenVolume(connection, &response);
   if (!problem.empty()) return problem;
   const OpenedVolume volume{response.volume_id(), response.epoch(), LeaseOf(response)};
-  connection.fetch_channel = NewChannel(connection.address, config.open_wait);
-  connection.fetch_stub = v1::PageStore::NewStub(connection.fetch_channel);
-  fetch_lane.Open(connection.fetch_stub.get(), completions_, volume);
-  heartbeat_lane.Open(connection.fetch_stub.get(), completions_, volume);
-  store_lane.Open(connection.store_stub.get(), completions_, volume);
-  discard_lane.Open(connection.store_stub.get(), completions_, volume);
+  connection.get_channel = NewChannel(connection.address, config.open_wait);
+  connection.get_stub = v1::PageStore::NewStub(connection.get_channel);
+  get_lane.Open(connection.get_stub.get(), completions_, volume);
+  heartbeat_lane.Open(connection.get_stub.get(), completions_, volume);
+  put_lane.Open(connection.put_stub.get(), completions_, volume);
+  discard_lane.Open(connection.put_stub.get(), completions_, volume);
   NoteOpened(response);
   WaitUntil(kNever, [] { return false; });
   const bool orderly = !broken();
@@ -252,8 +252,7 @@ std::string Session::Worker::Ask(const Connection& connection, bool probe,
   grpc::Status outcome;
   grpc::ClientContext context;
   BeginCall();
-  const auto call =
-      connection.store_stub->AsyncOpenVolume(&context, request, completions_->queue());
+  const auto call = connection.put_stub->AsyncOpenVolume(&context, request, completions_->queue());
   call->Finish(response, &outcome, completions_->Tag(this));
   // No deadline of gRPC's: its timers wait until a time of the wall clock.
   WaitUntil(Clock::now() + config.open_wait, [this] { return call_done_; });
@@ -330,8 +329,8 @@ std::string Session::Worker::Identify(const std::string& address,
 void Session::Worker::Rebind(const Members::Answer& answer) {
   if (answer.member == member_) return;
   if (answer.gone != kNoMember) peers_->OnStoreGone(config.number, answer.gone);
-  fetch_lane.Rebind(answer.member);
-  store_lane.Rebind(answer.member);
+  get_lane.Rebind(answer.member);
+  put_lane.Rebind(answer.member);
   discard_lane.Clear();
   member_ = answer.member;
   run_.reset();
@@ -387,8 +386,8 @@ void Session::Worker::NoteOwner(const v1::OpenVolumeResponse& response) {
 }
 
 void Session::Worker::NoteOpened(const v1::OpenVolumeResponse& response) {
-  store_lane.NoteSpace(response.capacity_bytes(), response.used_bytes());
-  store_lane.NoteState(response.state());
+  put_lane.NoteSpace(response.capacity_bytes(), response.used_bytes());
+  put_lane.NoteState(response.state());
   owned_since_ = kNever;
   const auto run = IdOf(response.run_id());
   const bool restarted = run_ && run_ != run;
@@ -403,9 +402,9 @@ void Session::Worker::NoteOpened(const v1::OpenVolumeResponse& response) {
 }
 
 std::string Session::Worker::Detach() {
-  const std::string fetch_problem = fetch_lane.Detach();
+  const std::string fetch_problem = get_lane.Detach();
   const std::string heartbeat_problem = heartbeat_lane.Detach();
-  const std::string store_problem = store_lane.Detach();
+  const std::string store_problem = put_lane.Detach();
   discard_lane.Detach();
   const std::lock_guard lock(mutex_);
   disconnected_at_ = Clock::now();
@@ -426,8 +425,7 @@ void Session::Worker::CloseVolume(const Connection& connection, const OpenedVolu
   grpc::Status outcome;
   grpc::ClientContext context;
   BeginCall();
-  const auto call =
-      connection.store_stub->AsyncCloseVolume(&context, request, completions_->queue());
+  const auto call = connection.put_stub->AsyncCloseVolume(&context, request, completions_->queue());
   call->Finish(&response, &outcome, completions_->Tag(this));
   AwaitCall(Clock::now() + config.close_wait);
   context.TryCancel();
@@ -472,7 +470,7 @@ void Session::Worker::SetState(SessionState state) {
 
 TimePoint Session::Worker::ServiceLanes() {
   const TimePoint now = Clock::now();
-  return std::min({fetch_lane.Service(now), store_lane.Service(now), discard_lane.Service(now),
+  return std::min({get_lane.Service(now), put_lane.Service(now), discard_lane.Service(now),
                    heartbeat_lane.Service(now)});
 }
 
@@ -551,10 +549,10 @@ Session::~Session() = default;
 
 void Session::Start() { worker_->Start(); }
 
-bool Session::Put(PutPart* part) { return worker_->store_lane.Put(part); }
+bool Session::Put(PutPart* part) { return worker_->put_lane.Put(part); }
 
 bool Session::Get(tier::RemoteFetch* fetch, MemberIndex member) {
-  return worker_->fetch_lane.Get(fetch, member);
+  return worker_->get_lane.Get(fetch, member);
 }
 
 bool Session::TakesDiscards() const { return worker_->discard_lane.HasRoom(); }
@@ -566,18 +564,18 @@ void Session::Discard(std::span<const tier::DiscardItem> items) {
 MemberIndex Session::connected_member() const { return worker_->connected_member; }
 
 bool Session::writable() const {
-  const v1::ServerState state = worker_->store_lane.state();
-  return connected_member() != kNoMember && !worker_->store_lane.full() &&
+  const v1::ServerState state = worker_->put_lane.state();
+  return connected_member() != kNoMember && !worker_->put_lane.full() &&
          state != v1::SERVER_STATE_FULL && state != v1::SERVER_STATE_DISK_FULL;
 }
 
 bool Session::placeable() const {
-  return writable() && worker_->store_lane.state() == v1::SERVER_STATE_ACTIVE;
+  return writable() && worker_->put_lane.state() == v1::SERVER_STATE_ACTIVE;
 }
 
 std::uint64_t Session::free_bytes() const {
-  const std::uint64_t capacity = worker_->store_lane.capacity_bytes();
-  const std::uint64_t used = worker_->store_lane.used_bytes();
+  const std::uint64_t capacity = worker_->put_lane.capacity_bytes();
+  const std::uint64_t used = worker_->put_lane.used_bytes();
   return capacity > used ? capacity - used : 0;
 }
 

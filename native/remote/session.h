@@ -2,9 +2,9 @@
 // has it, keeps the lanes going, and connects again when the connection is lost, until it is
 // stopped, fenced, or refused for good.
 //
-// Threads: one of its own ("fs-remote-N") for connecting, for the store, discard and heartbeat
+// Threads: one of its own ("fs-remote-N") for connecting, for the put, discard and heartbeat
 // lanes, and for deadlines; fetches are sent by their callers and answered on the completion
-// thread. Store and Fetch have a channel, so a TCP connection, each.
+// thread. Put and Get have a channel, so a TCP connection, each.
 #pragma once
 
 #include <array>

@@ -17,32 +17,32 @@ static_assert(static_cast<int>(Codec::kBundle) == v1::CODEC_BUNDLE);
 
 std::optional<Refusal> RefusalOf(int stream_status) {
   switch (stream_status) {
-    case v1::STREAM_STATUS_FENCED:
+    case v1::CALL_STATUS_FENCED:
       return Refusal::kFenced;
-    case v1::STREAM_STATUS_UNKNOWN_VOLUME:
+    case v1::CALL_STATUS_UNKNOWN_VOLUME:
       return Refusal::kUnknownVolume;
     default:
       return std::nullopt;
   }
 }
 
-void AppendPage(const tier::PageObject& page, v1::StoreRequest* request) {
-  v1::Page* message = request->add_pages();
-  message->set_slot(page.slot);
+void AppendObject(const tier::PageObject& page, v1::PutRequest* request) {
+  v1::Object* message = request->add_objects();
+  message->set_key(page.slot);
   message->set_version(page.version);
   message->set_codec(static_cast<v1::Codec>(page.codec));
   message->set_checksum(page.checksum);
-  message->set_data(page.bytes.data(), page.bytes.size());
+  message->set_bytes(page.bytes.data(), page.bytes.size());
   message->set_stored_boot_s(page.stored_boot_s);
 }
 
 PutResult PutResultOf(int status) {
   switch (status) {
-    case v1::PAGE_STATUS_OK:
+    case v1::OBJECT_STATUS_OK:
       return PutResult::kAcked;
-    case v1::PAGE_STATUS_SUPERSEDED:
+    case v1::OBJECT_STATUS_SUPERSEDED:
       return PutResult::kSuperseded;
-    case v1::PAGE_STATUS_FULL:
+    case v1::OBJECT_STATUS_FULL:
       return PutResult::kServerFull;
     default:
       return PutResult::kRejected;
@@ -51,9 +51,9 @@ PutResult PutResultOf(int status) {
 
 namespace {
 
-bool WellFormed(const v1::Page& page, tier::ObjectKey wanted) {
-  const std::size_t bytes = page.data().size();
-  if (page.slot() != wanted) return false;
+bool WellFormed(const v1::Object& page, tier::ObjectKey wanted) {
+  const std::size_t bytes = page.bytes().size();
+  if (page.key() != wanted) return false;
   if (tier::IsBundleKey(wanted)) {
     return page.codec() == v1::CODEC_BUNDLE && bytes > 0 && bytes <= tier::kBundleBytesMax;
   }
@@ -73,19 +73,19 @@ bool WellFormed(const v1::Page& page, tier::ObjectKey wanted) {
 
 }  // namespace
 
-FetchedPage ReadResult(const v1::FetchResponse::Result& result, tier::ObjectKey wanted) {
+GotObject ReadResult(const v1::GetResponse::Result& result, tier::ObjectKey wanted) {
   switch (static_cast<int>(result.status())) {
-    case v1::PAGE_STATUS_OK:
+    case v1::OBJECT_STATUS_OK:
       break;
-    case v1::PAGE_STATUS_NOT_FOUND:
+    case v1::OBJECT_STATUS_NOT_FOUND:
       return {GetResult::kNotFound, {}};
-    case v1::PAGE_STATUS_IO_ERROR:
+    case v1::OBJECT_STATUS_IO_ERROR:
       // The record may be whole; it just cannot be had now.
       return {GetResult::kUnavailable, {}};
     default:
       return {GetResult::kCorrupt, {}};
   }
-  const v1::Page& page = result.page();
+  const v1::Object& page = result.object();
   if (!WellFormed(page, wanted)) return {GetResult::kCorrupt, {}};
   const tier::PageObject object{
       .slot = wanted,
@@ -93,7 +93,7 @@ FetchedPage ReadResult(const v1::FetchResponse::Result& result, tier::ObjectKey 
       .codec = static_cast<Codec>(page.codec()),
       .checksum = page.checksum(),
       .stored_boot_s = page.stored_boot_s(),
-      .bytes = std::as_bytes(std::span(page.data().data(), page.data().size())),
+      .bytes = std::as_bytes(std::span(page.bytes().data(), page.bytes().size())),
   };
   return {GetResult::kFound, object};
 }

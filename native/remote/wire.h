@@ -15,19 +15,19 @@ namespace farswap::remote {
 std::optional<Refusal> RefusalOf(int stream_status);
 
 /// Appends the page to the batch; its bytes are copied.
-void AppendPage(const tier::PageObject& page, v1::StoreRequest* request);
+void AppendObject(const tier::PageObject& page, v1::PutRequest* request);
 
 /// What a server's word about one stored page means to the tier.
 tier::PutResult PutResultOf(int status);
 
-struct FetchedPage {
+struct GotObject {
   tier::GetResult result;
   tier::PageObject object;  // for kFound; its bytes are those of the message
 };
 
-/// Reads one result of a FetchResponse that should be about the object `wanted`. Another one, a
+/// Reads one result of a GetResponse that should be about the object `wanted`. Another one, a
 /// page's version of more than 32 bits, a codec of the other kind or an impossible length make it
 /// kCorrupt.
-FetchedPage ReadResult(const v1::FetchResponse::Result& result, tier::ObjectKey wanted);
+GotObject ReadResult(const v1::GetResponse::Result& result, tier::ObjectKey wanted);
 
 }  // namespace farswap::remote

@@ -17,7 +17,7 @@ enum class Counter : std::uint8_t {
 
 inline constexpr std::size_t kCounterCount = static_cast<std::size_t>(Counter::kCount);
 
-/// "stores", "fetches_not_found", ...: the identifier of counters.inc.
+/// "stores", "gets_not_found", ...: the identifier of counters.inc.
 inline const char* CounterName(Counter counter) {
   static constexpr std::array<const char*, kCounterCount> kNames = {
 #define FARSWAP_STORE_COUNTER(name, description) #name,

@@ -1,4 +1,4 @@
-// Up to 256 pages read from RocksDB at once, with buffers that each thread keeps: in the steady
+// Up to 256 objects read from RocksDB at once, with buffers that each thread keeps: in the steady
 // state a batch allocates nothing here.
 #pragma once
 
@@ -15,7 +15,7 @@
 
 namespace farswap::store {
 
-/// One at a time per thread. Usage: Add() each slot, Run(), then look at the results by index.
+/// One at a time per thread. Usage: Add() each key, Run(), then read the results by index.
 class Lookup {
  public:
   explicit Lookup(Rocks* rocks) : rocks_(rocks), buffers_(ThreadBuffers()) {}
@@ -27,13 +27,13 @@ class Lookup {
   Lookup(const Lookup&) = delete;
   Lookup& operator=(const Lookup&) = delete;
 
-  void Add(std::uint64_t volume_id, std::uint64_t slot) {
-    buffers_.keys[count_] = EncodePageKey(volume_id, slot);
+  void Add(std::uint64_t volume_id, std::uint64_t key) {
+    buffers_.keys[count_] = EncodeRecordKey(volume_id, key);
     buffers_.slices[count_] = AsSlice(buffers_.keys[count_]);
     ++count_;
   }
 
-  /// `ascending`: the slots were added in ascending order, without duplicates.
+  /// `ascending`: the keys were added in ascending order, without duplicates.
   void Run(bool ascending) {
     if (count_ == 1) {
       buffers_.statuses[0] =
@@ -49,10 +49,10 @@ class Lookup {
 
  private:
   struct Buffers {
-    std::array<PageKey, kBatchPagesMax> keys;
-    std::array<rocksdb::Slice, kBatchPagesMax> slices;
-    std::array<rocksdb::PinnableSlice, kBatchPagesMax> values;
-    std::array<rocksdb::Status, kBatchPagesMax> statuses;
+    std::array<RecordKey, kBatchObjectsMax> keys;
+    std::array<rocksdb::Slice, kBatchObjectsMax> slices;
+    std::array<rocksdb::PinnableSlice, kBatchObjectsMax> values;
+    std::array<rocksdb::Status, kBatchObjectsMax> statuses;
   };
   static Buffers& ThreadBuffers() {
     thread_local Buffers buffers;

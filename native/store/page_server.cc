@@ -20,7 +20,7 @@ constexpr int kReceivedBytesMax = 3 << 19;
 // An answer to a fetch may hold the largest number of the largest bundles. gRPC's clients take 4
 // MiB.
 constexpr int kSentBytesMax = 4 << 20;
-static_assert(kFetchSlotsMax * (tier::kBundleBytesMax + 64) < kSentBytesMax);
+static_assert(kGetKeysMax * (tier::kBundleBytesMax + 64) < kSentBytesMax);
 // Hosts ping every few seconds to notice a dead server; gRPC's default is to cut them off for it.
 constexpr int kClientPingIntervalMs = 1000;
 constexpr int kStreamsPerConnectionMax = 64;

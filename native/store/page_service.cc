@@ -17,7 +17,7 @@ namespace farswap::store {
 namespace {
 
 // Stores at a time; they wait for RocksDB more than they compute.
-constexpr std::size_t kPageThreads = 4;
+constexpr std::size_t kPutThreads = 4;
 
 grpc::Status RefusedOpen(const OpenedVolume& opened) {
   switch (opened.status) {
@@ -75,24 +75,24 @@ std::string ReadablePeer(const std::string& peer) {
   return address.substr(0, kNameBytesMax);
 }
 
-PageRecord BorrowPage(const v1::Page& page) {
-  PageRecord record;
-  record.slot = page.slot();
-  record.version = page.version();
-  record.codec = static_cast<std::uint32_t>(page.codec());
-  record.checksum = page.checksum();
-  record.stored_boot_s = page.stored_boot_s();
-  record.bytes = page.data();
+ObjectRecord BorrowObject(const v1::Object& object) {
+  ObjectRecord record;
+  record.key = object.key();
+  record.version = object.version();
+  record.codec = static_cast<std::uint32_t>(object.codec());
+  record.checksum = object.checksum();
+  record.stored_boot_s = object.stored_boot_s();
+  record.bytes = object.bytes();
   return record;
 }
 
-void CopyPage(const PageRecord& record, v1::Page* page) {
-  page->set_slot(record.slot);
-  page->set_version(record.version);
-  page->set_codec(static_cast<v1::Codec>(record.codec));
-  page->set_checksum(record.checksum);
-  page->set_stored_boot_s(record.stored_boot_s);
-  page->set_data(record.bytes.data(), record.bytes.size());
+void CopyObject(const ObjectRecord& record, v1::Object* object) {
+  object->set_key(record.key);
+  object->set_version(record.version);
+  object->set_codec(static_cast<v1::Codec>(record.codec));
+  object->set_checksum(record.checksum);
+  object->set_stored_boot_s(record.stored_boot_s);
+  object->set_bytes(record.bytes.data(), record.bytes.size());
 }
 
 // --- Calls --------------------------------------------------------------------------------------
@@ -128,7 +128,7 @@ template <typename Request, typename Response>
 class PageService::ServedStream final : public Call {
  public:
   using Stream = grpc::ServerAsyncReaderWriter<Response, Request>;
-  using Answer = StreamStatus (PageService::*)(const Request&, Response*);
+  using Answer = CallStatus (PageService::*)(const Request&, Response*);
   using Accept = void (v1::PageStore::AsyncService::*)(grpc::ServerContext*, Stream*,
                                                        grpc::CompletionQueue*,
                                                        grpc::ServerCompletionQueue*, void*);
@@ -182,7 +182,7 @@ class PageService::ServedStream final : public Call {
       return Finish(service_->EndStream(&context_));
     }
     response_.Clear();
-    if ((service_->*answer_)(request_, &response_) == StreamStatus::kInvalid) {
+    if ((service_->*answer_)(request_, &response_) == CallStatus::kInvalid) {
       request_ = Request();  // it may have grown far over what a lawful one takes
     }
     step_ = Step::kWrite;
@@ -290,7 +290,7 @@ class PageService::Ticker final : public Call {
       const auto stopping = [this] { return service_->stopping_; };
       while (!changed_.wait_for(lock, RunningClock::kTickEvery, stopping)) {
         if (std::exchange(under_way_, true)) continue;
-        const Queue& on = service_->fetches_;
+        const Queue& on = service_->gets_;
         const auto at_once = gpr_inf_past(GPR_CLOCK_MONOTONIC);
         Begin([&] { alarm_.Set(on.queue, at_once, on.threads->Tag(this)); });
       }
@@ -322,8 +322,8 @@ void PageService::Register(grpc::ServerBuilder* builder) {
     to->queue = queue.get();
     to->threads = std::make_unique<rpc::CompletionThreads>(std::move(queue), name, threads);
   };
-  add(&fetches_, "fs-fetch", 1, true);
-  add(&pages_, "fs-pages", kPageThreads, false);
+  add(&gets_, "fs-get", 1, true);
+  add(&puts_, "fs-put", kPutThreads, false);
   add(&opens_, "fs-open", 1, false);
   add(&sessions_, "fs-session", 1, false);
   builder->RegisterService(&service_);
@@ -331,18 +331,18 @@ void PageService::Register(grpc::ServerBuilder* builder) {
 
 void PageService::Start() {
   using Service = v1::PageStore::AsyncService;
-  ServedStream<v1::FetchRequest, v1::FetchResponse>::Await(this, &fetches_, &Service::RequestFetch,
-                                                           &PageService::AnswerFetch);
-  ServedStream<v1::StoreRequest, v1::StoreResponse>::Await(this, &pages_, &Service::RequestStore,
-                                                           &PageService::AnswerStore);
+  ServedStream<v1::GetRequest, v1::GetResponse>::Await(this, &gets_, &Service::RequestGet,
+                                                       &PageService::AnswerGet);
+  ServedStream<v1::PutRequest, v1::PutResponse>::Await(this, &puts_, &Service::RequestPut,
+                                                       &PageService::AnswerPut);
   ServedStream<v1::SessionRequest, v1::SessionResponse>::Await(
       this, &sessions_, &Service::RequestSession, &PageService::AnswerSession);
   ServedCall<v1::OpenVolumeRequest, v1::OpenVolumeResponse>::Await(
       this, &opens_, &Service::RequestOpenVolume, &PageService::AnswerOpen);
   ServedCall<v1::CloseVolumeRequest, v1::CloseVolumeResponse>::Await(
       this, &opens_, &Service::RequestCloseVolume, &PageService::AnswerClose);
-  ServedCall<v1::DiscardRequest, v1::DiscardResponse>::Await(
-      this, &pages_, &Service::RequestDiscard, &PageService::AnswerDiscard);
+  ServedCall<v1::DiscardRequest, v1::DiscardResponse>::Await(this, &puts_, &Service::RequestDiscard,
+                                                             &PageService::AnswerDiscard);
   ticker_ = std::make_unique<Ticker>(this);
 }
 
@@ -383,7 +383,7 @@ grpc::Status PageService::AnswerOpen(const grpc::ServerContext& context,
   response->set_epoch(opened.epoch);
   response->set_capacity_bytes(store_->capacity_bytes());
   response->set_used_bytes(store_->used_bytes());
-  response->set_batch_pages_max(kBatchPagesMax);
+  response->set_batch_objects_max(kBatchObjectsMax);
   response->set_protocol(kProtocolVersion);
   response->set_server_uuid(Bytes(store_->uuid()));
   response->set_run_id(Bytes(store_->run_id()));
@@ -406,7 +406,7 @@ grpc::Status PageService::AnswerClose(const grpc::ServerContext& /*context*/,
   if (!closed.ok()) {
     return {grpc::StatusCode::INTERNAL, closed.error().message};
   }
-  response->set_status(static_cast<v1::StreamStatus>(closed.value()));
+  response->set_status(static_cast<v1::CallStatus>(closed.value()));
   return grpc::Status::OK;
 }
 
@@ -416,23 +416,23 @@ grpc::Status PageService::AnswerDiscard(const grpc::ServerContext& /*context*/,
   std::vector<DiscardItem> items;
   items.reserve(static_cast<std::size_t>(request.items_size()));
   for (const v1::DiscardRequest::Item& item : request.items()) {
-    items.push_back({item.slot(), item.version()});
+    items.push_back({item.key(), item.version()});
   }
   std::uint64_t discarded = 0;
   auto status = store_->Discard(request.volume_id(), request.epoch(), items, &discarded);
   if (!status.ok()) {
     return {grpc::StatusCode::INTERNAL, status.error().message};
   }
-  response->set_status(static_cast<v1::StreamStatus>(status.value()));
+  response->set_status(static_cast<v1::CallStatus>(status.value()));
   response->set_discarded(discarded);
   return grpc::Status::OK;
 }
 
-StreamStatus PageService::AnswerSession(const v1::SessionRequest& request,
-                                        v1::SessionResponse* response) {
-  const StreamStatus status = store_->Hear(request.volume_id(), request.epoch(), request.boot_ms());
+CallStatus PageService::AnswerSession(const v1::SessionRequest& request,
+                                      v1::SessionResponse* response) {
+  const CallStatus status = store_->Hear(request.volume_id(), request.epoch(), request.boot_ms());
   response->set_sequence(request.sequence());
-  response->set_status(static_cast<v1::StreamStatus>(status));
+  response->set_status(static_cast<v1::CallStatus>(status));
   response->set_capacity_bytes(store_->capacity_bytes());
   response->set_used_bytes(store_->used_bytes());
   response->set_state(State());
@@ -443,45 +443,43 @@ v1::ServerState PageService::State() const {
   return stopping() ? v1::SERVER_STATE_STOPPING : static_cast<v1::ServerState>(store_->state());
 }
 
-StreamStatus PageService::AnswerStore(const v1::StoreRequest& request,
-                                      v1::StoreResponse* response) {
-  std::array<PageRecord, kBatchPagesMax> pages;
-  std::array<PageStatus, kBatchPagesMax> results;
-  const auto count = static_cast<std::size_t>(request.pages_size());
-  StreamStatus status = StreamStatus::kInvalid;
-  if (count <= kBatchPagesMax) {
+CallStatus PageService::AnswerPut(const v1::PutRequest& request, v1::PutResponse* response) {
+  std::array<ObjectRecord, kBatchObjectsMax> objects;
+  std::array<ObjectStatus, kBatchObjectsMax> results;
+  const auto count = static_cast<std::size_t>(request.objects_size());
+  CallStatus status = CallStatus::kInvalid;
+  if (count <= kBatchObjectsMax) {
     for (std::size_t i = 0; i < count; ++i) {
-      pages[i] = BorrowPage(request.pages(static_cast<int>(i)));
+      objects[i] = BorrowObject(request.objects(static_cast<int>(i)));
     }
-    status = store_->Store(request.volume_id(), request.epoch(), std::span(pages).first(count),
-                           std::span(results).first(count));
+    status = store_->Put(request.volume_id(), request.epoch(), std::span(objects).first(count),
+                         std::span(results).first(count));
   } else {
     store_->counters().Add(Counter::invalid_batches);
   }
   response->set_batch_id(request.batch_id());
-  response->set_status(static_cast<v1::StreamStatus>(status));
-  for (std::size_t i = 0; status == StreamStatus::kOk && i < count; ++i) {
-    response->add_results(static_cast<v1::PageStatus>(results[i]));
+  response->set_status(static_cast<v1::CallStatus>(status));
+  for (std::size_t i = 0; status == CallStatus::kOk && i < count; ++i) {
+    response->add_results(static_cast<v1::ObjectStatus>(results[i]));
   }
   response->set_capacity_bytes(store_->capacity_bytes());
   response->set_used_bytes(store_->used_bytes());
   return status;
 }
 
-StreamStatus PageService::AnswerFetch(const v1::FetchRequest& request,
-                                      v1::FetchResponse* response) {
-  const std::span slots(request.slots().data(), static_cast<std::size_t>(request.slots_size()));
-  const StreamStatus status = store_->Fetch(
-      request.volume_id(), request.epoch(), slots,
-      [response](std::size_t /*index*/, PageStatus page_status, const PageRecord& record) {
-        v1::FetchResponse::Result* result = response->add_results();
-        result->set_status(static_cast<v1::PageStatus>(page_status));
-        if (page_status == PageStatus::kOk) {
-          CopyPage(record, result->mutable_page());
+CallStatus PageService::AnswerGet(const v1::GetRequest& request, v1::GetResponse* response) {
+  const std::span keys(request.keys().data(), static_cast<std::size_t>(request.keys_size()));
+  const CallStatus status = store_->Get(
+      request.volume_id(), request.epoch(), keys,
+      [response](std::size_t /*index*/, ObjectStatus object_status, const ObjectRecord& record) {
+        v1::GetResponse::Result* result = response->add_results();
+        result->set_status(static_cast<v1::ObjectStatus>(object_status));
+        if (object_status == ObjectStatus::kOk) {
+          CopyObject(record, result->mutable_object());
         }
       });
   response->set_request_id(request.request_id());
-  response->set_status(static_cast<v1::StreamStatus>(status));
+  response->set_status(static_cast<v1::CallStatus>(status));
   return status;
 }
 

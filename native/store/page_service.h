@@ -1,9 +1,9 @@
 // The gRPC service PageStore over a store::PageStore.
 //
-// Four completion queues. All sockets belong to the first, whose one thread ("fs-fetch") also
+// Four completion queues. All sockets belong to the first, whose one thread ("fs-get") also
 // answers fetches, from the bytes' arrival to the reply's departure without waking anybody. It also
 // ticks the store's clock, so that the time in which no socket was read counts in no lease. The
-// second has a few threads ("fs-pages") for stores and discards, which may wait for the disk and
+// second has a few threads ("fs-put") for stores and discards, which may wait for the disk and
 // for RocksDB when it stalls writers. Opens and closes wait for the disk on a thread of their own
 // ("fs-open"); and so that no owner counts as silent meanwhile, sessions have one that waits for
 // nothing ("fs-session").
@@ -63,9 +63,9 @@ class PageService {
                            v1::CloseVolumeResponse* response);
   grpc::Status AnswerDiscard(const grpc::ServerContext& context, const v1::DiscardRequest& request,
                              v1::DiscardResponse* response);
-  StreamStatus AnswerSession(const v1::SessionRequest& request, v1::SessionResponse* response);
-  StreamStatus AnswerStore(const v1::StoreRequest& request, v1::StoreResponse* response);
-  StreamStatus AnswerFetch(const v1::FetchRequest& request, v1::FetchResponse* response);
+  CallStatus AnswerSession(const v1::SessionRequest& request, v1::SessionResponse* response);
+  CallStatus AnswerPut(const v1::PutRequest& request, v1::PutResponse* response);
+  CallStatus AnswerGet(const v1::GetRequest& request, v1::GetResponse* response);
 
   v1::ServerState State() const;
   bool stopping() const;
@@ -82,8 +82,8 @@ class PageService {
 
   PageStore* store_;
   v1::PageStore::AsyncService service_;
-  Queue fetches_;
-  Queue pages_;
+  Queue gets_;
+  Queue puts_;
   Queue opens_;
   Queue sessions_;
   std::unique_ptr<Ticker> ticker_;

@@ -12,9 +12,9 @@
 #include "store/garbage_collector.h"
 #include "store/identity.h"
 #include "store/lookup.h"
+#include "store/put_batch.h"
 #include "store/rocks.h"
 #include "store/room.h"
-#include "store/store_batch.h"
 #include "store/volume_table.h"
 
 namespace farswap::store {
@@ -73,12 +73,12 @@ struct PageStore::Impl {
     }
   }
 
-  StreamStatus StorePages(std::uint64_t volume_id, std::uint64_t epoch,
-                          std::span<const PageRecord> pages, std::span<PageStatus> results);
-  StreamStatus DiscardSome(Volume* volume, std::uint64_t epoch, std::span<const DiscardItem> items,
-                           std::uint64_t* discarded, rocksdb::Status* status);
-  void CountStored(std::span<const PageRecord> pages, std::span<const PageStatus> results);
-  void CountRefused(StreamStatus status);
+  CallStatus PutObjects(std::uint64_t volume_id, std::uint64_t epoch,
+                        std::span<const ObjectRecord> objects, std::span<ObjectStatus> results);
+  CallStatus DiscardSome(Volume* volume, std::uint64_t epoch, std::span<const DiscardItem> items,
+                         std::uint64_t* discarded, rocksdb::Status* status);
+  void CountPuts(std::span<const ObjectRecord> objects, std::span<const ObjectStatus> results);
+  void CountRefused(CallStatus status);
   VolumeInfo InfoOf(const Volume& volume) const;
 
   const PageStoreConfig config;
@@ -272,10 +272,10 @@ OpenedVolume PageStore::OpenVolume(const OpenRequest& request) {
   return opened;
 }
 
-StreamStatus PageStore::Hear(std::uint64_t volume_id, std::uint64_t epoch, std::uint64_t boot_ms) {
+CallStatus PageStore::Hear(std::uint64_t volume_id, std::uint64_t epoch, std::uint64_t boot_ms) {
   const std::shared_lock lock(impl_->exchange);
-  const StreamStatus status = impl_->volumes->Hear(volume_id, epoch, boot_ms);
-  if (status != StreamStatus::kOk) {
+  const CallStatus status = impl_->volumes->Hear(volume_id, epoch, boot_ms);
+  if (status != CallStatus::kOk) {
     impl_->CountRefused(status);
   }
   return status;
@@ -298,10 +298,10 @@ std::vector<OwnerEvent> PageStore::TakeOwnerEvents() {
   return impl_->volumes->TakeEvents();
 }
 
-Result<StreamStatus> PageStore::CloseVolume(std::uint64_t volume_id, std::uint64_t epoch) {
+Result<CallStatus> PageStore::CloseVolume(std::uint64_t volume_id, std::uint64_t epoch) {
   const std::shared_lock lock(impl_->exchange);
   auto closed = impl_->volumes->Close(volume_id, epoch);
-  if (closed.ok() && closed.value() == StreamStatus::kOk) {
+  if (closed.ok() && closed.value() == CallStatus::kOk) {
     impl_->counters.Add(Counter::closes);
     impl_->WakeCollector();
   } else if (closed.ok()) {
@@ -310,167 +310,167 @@ Result<StreamStatus> PageStore::CloseVolume(std::uint64_t volume_id, std::uint64
   return closed;
 }
 
-StreamStatus PageStore::Store(std::uint64_t volume_id, std::uint64_t epoch,
-                              std::span<const PageRecord> pages, std::span<PageStatus> results) {
-  const StreamStatus status = impl_->StorePages(volume_id, epoch, pages, results);
-  if (status != StreamStatus::kOk) {
+CallStatus PageStore::Put(std::uint64_t volume_id, std::uint64_t epoch,
+                          std::span<const ObjectRecord> objects, std::span<ObjectStatus> results) {
+  const CallStatus status = impl_->PutObjects(volume_id, epoch, objects, results);
+  if (status != CallStatus::kOk) {
     impl_->CountRefused(status);
   }
   return status;
 }
 
-StreamStatus PageStore::Impl::StorePages(std::uint64_t volume_id, std::uint64_t epoch,
-                                         std::span<const PageRecord> pages,
-                                         std::span<PageStatus> results) {
-  if (pages.size() > kBatchPagesMax) {
-    return StreamStatus::kInvalid;
+CallStatus PageStore::Impl::PutObjects(std::uint64_t volume_id, std::uint64_t epoch,
+                                       std::span<const ObjectRecord> objects,
+                                       std::span<ObjectStatus> results) {
+  if (objects.size() > kBatchObjectsMax) {
+    return CallStatus::kInvalid;
   }
   const std::shared_lock lock(exchange);
   const std::shared_ptr<Volume> volume = volumes->Find(volume_id);
-  StreamStatus status = volume ? volume->Check(epoch) : StreamStatus::kUnknownVolume;
-  if (status != StreamStatus::kOk) {
+  CallStatus status = volume ? volume->Check(epoch) : CallStatus::kUnknownVolume;
+  if (status != CallStatus::kOk) {
     return status;
   }
   if (!AcceptsPages()) {
-    std::ranges::fill(results, PageStatus::kFull);
-    counters.Add(Counter::stores_disk_full, pages.size());
+    std::ranges::fill(results, ObjectStatus::kFull);
+    counters.Add(Counter::puts_disk_full, objects.size());
     return status;
   }
-  StoreBatch batch(rocks.get(), volumes.get(), volume.get(), pages, results);
+  PutBatch batch(rocks.get(), volumes.get(), volume.get(), objects, results);
   batch.Validate();
   const StripesLock stripes(volume.get(), batch.stripes());
   status = volume->Check(epoch);
-  if (status == StreamStatus::kOk) {
+  if (status == CallStatus::kOk) {
     batch.Compare(config.capacity_bytes);
     batch.Write();
-    CountStored(pages, results);
+    CountPuts(objects, results);
   }
   return status;
 }
 
-void PageStore::Impl::CountStored(std::span<const PageRecord> pages,
-                                  std::span<const PageStatus> results) {
+void PageStore::Impl::CountPuts(std::span<const ObjectRecord> objects,
+                                std::span<const ObjectStatus> results) {
   std::array<std::uint64_t, 8> by_status{};
   std::uint64_t bytes = 0;
-  for (std::size_t i = 0; i < pages.size(); ++i) {
+  for (std::size_t i = 0; i < objects.size(); ++i) {
     ++by_status[static_cast<std::size_t>(results[i])];
-    bytes += results[i] == PageStatus::kOk ? pages[i].bytes.size() : 0;
+    bytes += results[i] == ObjectStatus::kOk ? objects[i].bytes.size() : 0;
   }
-  const auto of = [&](PageStatus status) { return by_status[static_cast<std::size_t>(status)]; };
-  counters.Add(Counter::stores, of(PageStatus::kOk));
-  counters.Add(Counter::stores_superseded, of(PageStatus::kSuperseded));
-  counters.Add(Counter::stores_full, of(PageStatus::kFull));
-  counters.Add(Counter::stores_invalid, of(PageStatus::kInvalid));
-  counters.Add(Counter::stores_io_error, of(PageStatus::kIoError));
-  counters.Add(Counter::store_bytes, bytes);
+  const auto of = [&](ObjectStatus status) { return by_status[static_cast<std::size_t>(status)]; };
+  counters.Add(Counter::puts, of(ObjectStatus::kOk));
+  counters.Add(Counter::puts_superseded, of(ObjectStatus::kSuperseded));
+  counters.Add(Counter::puts_full, of(ObjectStatus::kFull));
+  counters.Add(Counter::puts_invalid, of(ObjectStatus::kInvalid));
+  counters.Add(Counter::puts_io_error, of(ObjectStatus::kIoError));
+  counters.Add(Counter::put_bytes, bytes);
 }
 
-void PageStore::Impl::CountRefused(StreamStatus status) {
+void PageStore::Impl::CountRefused(CallStatus status) {
   switch (status) {
-    case StreamStatus::kFenced:
+    case CallStatus::kFenced:
       counters.Add(Counter::fenced);
       break;
-    case StreamStatus::kUnknownVolume:
+    case CallStatus::kUnknownVolume:
       counters.Add(Counter::unknown_volume);
       break;
-    case StreamStatus::kInvalid:
+    case CallStatus::kInvalid:
       counters.Add(Counter::invalid_batches);
       break;
-    case StreamStatus::kOk:
+    case CallStatus::kOk:
       break;
   }
 }
 
-StreamStatus PageStore::Fetch(std::uint64_t volume_id, std::uint64_t epoch,
-                              std::span<const std::uint64_t> slots, const PageSink& sink) {
+CallStatus PageStore::Get(std::uint64_t volume_id, std::uint64_t epoch,
+                          std::span<const std::uint64_t> keys, const ObjectSink& sink) {
   const std::shared_lock lock(impl_->exchange);
-  StreamStatus status = StreamStatus::kInvalid;
-  if (!slots.empty() && slots.size() <= kFetchSlotsMax) {
+  CallStatus status = CallStatus::kInvalid;
+  if (!keys.empty() && keys.size() <= kGetKeysMax) {
     const std::shared_ptr<Volume> volume = impl_->volumes->Find(volume_id);
-    status = volume ? volume->Check(epoch) : StreamStatus::kUnknownVolume;
+    status = volume ? volume->Check(epoch) : CallStatus::kUnknownVolume;
   }
-  if (status != StreamStatus::kOk) {
+  if (status != CallStatus::kOk) {
     impl_->CountRefused(status);
     return status;
   }
   Lookup lookup(impl_->rocks.get());
-  for (const std::uint64_t slot : slots) {
-    lookup.Add(volume_id, slot);
+  for (const std::uint64_t key : keys) {
+    lookup.Add(volume_id, key);
   }
   lookup.Run(false);
   std::uint64_t found = 0;
   std::uint64_t bytes = 0;
-  for (std::size_t i = 0; i < slots.size(); ++i) {
+  for (std::size_t i = 0; i < keys.size(); ++i) {
     const rocksdb::Status& read = lookup.status(i);
-    const auto record = read.ok() ? DecodeRecord(slots[i], lookup.value(i)) : std::nullopt;
+    const auto record = read.ok() ? DecodeRecord(keys[i], lookup.value(i)) : std::nullopt;
     if (record) {
       ++found;
       bytes += record->bytes.size();
-      sink(i, PageStatus::kOk, *record);
+      sink(i, ObjectStatus::kOk, *record);
     } else if (read.IsNotFound()) {
-      impl_->counters.Add(Counter::fetches_not_found);
-      sink(i, PageStatus::kNotFound, {});
+      impl_->counters.Add(Counter::gets_not_found);
+      sink(i, ObjectStatus::kNotFound, {});
     } else if (read.ok() || read.IsCorruption()) {
-      impl_->counters.Add(Counter::fetches_corrupt);
-      sink(i, PageStatus::kCorrupt, {});
+      impl_->counters.Add(Counter::gets_corrupt);
+      sink(i, ObjectStatus::kCorrupt, {});
     } else {
-      impl_->counters.Add(Counter::fetches_io_error);
-      sink(i, PageStatus::kIoError, {});
+      impl_->counters.Add(Counter::gets_io_error);
+      sink(i, ObjectStatus::kIoError, {});
     }
   }
-  impl_->counters.Add(Counter::fetches, found);
-  impl_->counters.Add(Counter::fetch_bytes, bytes);
+  impl_->counters.Add(Counter::gets, found);
+  impl_->counters.Add(Counter::get_bytes, bytes);
   return status;
 }
 
-Result<StreamStatus> PageStore::Discard(std::uint64_t volume_id, std::uint64_t epoch,
-                                        std::span<const DiscardItem> items,
-                                        std::uint64_t* discarded) {
+Result<CallStatus> PageStore::Discard(std::uint64_t volume_id, std::uint64_t epoch,
+                                      std::span<const DiscardItem> items,
+                                      std::uint64_t* discarded) {
   *discarded = 0;
   if (!impl_->room.has_room_for_records()) {
     return Error{"the server's disk is full: " + disk_problem()};
   }
   const std::shared_lock lock(impl_->exchange);
-  StreamStatus status = StreamStatus::kInvalid;
+  CallStatus status = CallStatus::kInvalid;
   rocksdb::Status written;
   if (items.size() <= kDiscardItemsMax) {
     const std::shared_ptr<Volume> volume = impl_->volumes->Find(volume_id);
-    status = volume ? volume->Check(epoch) : StreamStatus::kUnknownVolume;
-    const auto in_range = [&](const DiscardItem& item) { return volume->Holds(item.slot); };
-    if (status == StreamStatus::kOk && !std::ranges::all_of(items, in_range)) {
-      status = StreamStatus::kInvalid;
+    status = volume ? volume->Check(epoch) : CallStatus::kUnknownVolume;
+    const auto in_range = [&](const DiscardItem& item) { return volume->Holds(item.key); };
+    if (status == CallStatus::kOk && !std::ranges::all_of(items, in_range)) {
+      status = CallStatus::kInvalid;
     }
-    for (std::size_t i = 0; i < items.size() && status == StreamStatus::kOk && written.ok();
-         i += kBatchPagesMax) {
-      const auto some = items.subspan(i, std::min(kBatchPagesMax, items.size() - i));
+    for (std::size_t i = 0; i < items.size() && status == CallStatus::kOk && written.ok();
+         i += kBatchObjectsMax) {
+      const auto some = items.subspan(i, std::min(kBatchObjectsMax, items.size() - i));
       status = impl_->DiscardSome(volume.get(), epoch, some, discarded, &written);
     }
   }
   impl_->counters.Add(Counter::discards, *discarded);
   impl_->CountRefused(status);
-  return written.ok() ? Result<StreamStatus>(status) : Error{written.ToString()};
+  return written.ok() ? Result<CallStatus>(status) : Error{written.ToString()};
 }
 
-StreamStatus PageStore::Impl::DiscardSome(Volume* volume, std::uint64_t epoch,
-                                          std::span<const DiscardItem> items,
-                                          std::uint64_t* discarded, rocksdb::Status* status) {
-  // By slot, the highest version first; the others of a slot are dropped.
-  std::array<DiscardItem, kBatchPagesMax> sorted;
+CallStatus PageStore::Impl::DiscardSome(Volume* volume, std::uint64_t epoch,
+                                        std::span<const DiscardItem> items,
+                                        std::uint64_t* discarded, rocksdb::Status* status) {
+  // By key, the highest version first; the others of a key are dropped.
+  std::array<DiscardItem, kBatchObjectsMax> sorted;
   auto end = std::copy(items.begin(), items.end(), sorted.begin());
   std::sort(sorted.begin(), end, [](const DiscardItem& a, const DiscardItem& b) {
-    return a.slot != b.slot ? a.slot < b.slot : a.version > b.version;
+    return a.key != b.key ? a.key < b.key : a.version > b.version;
   });
   end = std::unique(sorted.begin(), end,
-                    [](const DiscardItem& a, const DiscardItem& b) { return a.slot == b.slot; });
+                    [](const DiscardItem& a, const DiscardItem& b) { return a.key == b.key; });
   const std::span<const DiscardItem> unique(sorted.begin(), end);
   std::uint32_t mask = 0;
   Lookup lookup(rocks.get());
   for (const DiscardItem& item : unique) {
-    mask |= std::uint32_t{1} << Volume::StripeOf(item.slot);
-    lookup.Add(volume->id, item.slot);
+    mask |= std::uint32_t{1} << Volume::StripeOf(item.key);
+    lookup.Add(volume->id, item.key);
   }
   const StripesLock stripes(volume, mask);
-  if (const StreamStatus usable = volume->Check(epoch); usable != StreamStatus::kOk) {
+  if (const CallStatus usable = volume->Check(epoch); usable != CallStatus::kOk) {
     return usable;
   }
   lookup.Run(true);
@@ -478,16 +478,16 @@ StreamStatus PageStore::Impl::DiscardSome(Volume* volume, std::uint64_t epoch,
   Usage change;
   for (std::size_t i = 0; i < unique.size(); ++i) {
     const auto record =
-        lookup.status(i).ok() ? DecodeRecord(unique[i].slot, lookup.value(i)) : std::nullopt;
+        lookup.status(i).ok() ? DecodeRecord(unique[i].key, lookup.value(i)) : std::nullopt;
     if (record && record->version <= unique[i].version) {
-      const PageKey key = EncodePageKey(volume->id, unique[i].slot);
+      const RecordKey key = EncodeRecordKey(volume->id, unique[i].key);
       writes.Delete(rocks->pages, AsSlice(key));
       change.pages -= 1;
       change.bytes -= static_cast<std::int64_t>(RecordBytes(record->bytes.size()));
     }
   }
   if (change.pages == 0) {
-    return StreamStatus::kOk;
+    return CallStatus::kOk;
   }
   writes.Merge(rocks->usage, EncodeVolumeKey(volume->id), EncodeUsage(change));
   *status = rocks->Write(&writes);
@@ -497,7 +497,7 @@ StreamStatus PageStore::Impl::DiscardSome(Volume* volume, std::uint64_t epoch,
     volumes->Release(static_cast<std::uint64_t>(-change.bytes));
     *discarded += static_cast<std::uint64_t>(-change.pages);
   }
-  return StreamStatus::kOk;
+  return CallStatus::kOk;
 }
 
 const Id& PageStore::uuid() const { return impl_->identity->uuid(); }

@@ -1,9 +1,9 @@
 // The pages of a memory server: PageStore of the protocol without its transport, over RocksDB.
 //
-// Invariants, after any crash of the process: a page whose Store() answered kOk is read back until
+// Invariants, after any crash of the process: an object whose Put() answered kOk is read back until
 // a higher version is stored, it is discarded, or its volume ends; the newest epoch given out is
-// remembered (also by the disk); used_bytes is exact. Thread-safe; Store() and Discard() may wait
-// for RocksDB when it stalls writers, Fetch() never does. Called by PageService on the
+// remembered (also by the disk); used_bytes is exact. Thread-safe; Put() and Discard() may wait
+// for RocksDB when it stalls writers, Get() never does. Called by PageService on the
 // threads of its two queues.
 //
 // A disk that is full or fails stops no reads: pages are refused with kFull, in good time for
@@ -65,9 +65,9 @@ struct VolumeInfo {
 
 class PageStore {
  public:
-  /// Gets the index of each slot, what became of it, and the page if that is kOk. The page's bytes
-  /// live during the call.
-  using PageSink = std::function<void(std::size_t, PageStatus, const PageRecord&)>;
+  /// Gets the index of each key, what became of it, and the object if that is kOk. The object's
+  /// bytes live during the call.
+  using ObjectSink = std::function<void(std::size_t, ObjectStatus, const ObjectRecord&)>;
 
   static Result<std::unique_ptr<PageStore>> Open(const PageStoreConfig& config);
   /// Nothing may be under way. Flushes if there is room, so that the next start has nothing to
@@ -76,19 +76,19 @@ class PageStore {
 
   OpenedVolume OpenVolume(const OpenRequest& request);
   /// The owner says that it lives. Never waits for RocksDB.
-  StreamStatus Hear(std::uint64_t volume_id, std::uint64_t epoch, std::uint64_t boot_ms);
-  Result<StreamStatus> CloseVolume(std::uint64_t volume_id, std::uint64_t epoch);
+  CallStatus Hear(std::uint64_t volume_id, std::uint64_t epoch, std::uint64_t boot_ms);
+  Result<CallStatus> CloseVolume(std::uint64_t volume_id, std::uint64_t epoch);
 
-  /// One atomic write; `results` are as many as `pages` and set if it returns kOk. Pages of one
-  /// slot take effect in their order.
-  StreamStatus Store(std::uint64_t volume_id, std::uint64_t epoch,
-                     std::span<const PageRecord> pages, std::span<PageStatus> results);
-  StreamStatus Fetch(std::uint64_t volume_id, std::uint64_t epoch,
-                     std::span<const std::uint64_t> slots, const PageSink& sink);
-  /// Items of one slot count as one with the highest version. An error is RocksDB's; what was
+  /// One atomic write; `results` are as many as `objects` and set if it returns kOk. Objects of one
+  /// key take effect in their order.
+  CallStatus Put(std::uint64_t volume_id, std::uint64_t epoch,
+                 std::span<const ObjectRecord> objects, std::span<ObjectStatus> results);
+  CallStatus Get(std::uint64_t volume_id, std::uint64_t epoch, std::span<const std::uint64_t> keys,
+                 const ObjectSink& sink);
+  /// Items of one key count as one with the highest version. An error is RocksDB's; what was
   /// discarded until then stays so.
-  Result<StreamStatus> Discard(std::uint64_t volume_id, std::uint64_t epoch,
-                               std::span<const DiscardItem> items, std::uint64_t* discarded);
+  Result<CallStatus> Discard(std::uint64_t volume_id, std::uint64_t epoch,
+                             std::span<const DiscardItem> items, std::uint64_t* discarded);
 
   /// See RunningClock: leases and silence are measured by it.
   void Tick();

@@ -12,16 +12,16 @@
 namespace farswap::store {
 
 inline constexpr std::uint32_t kProtocolVersion = 2;  // the only version that a server speaks
-inline constexpr std::size_t kBatchPagesMax = 256;
-inline constexpr std::size_t kFetchSlotsMax = 64;
+inline constexpr std::size_t kBatchObjectsMax = 256;
+inline constexpr std::size_t kGetKeysMax = 64;
 inline constexpr std::size_t kDiscardItemsMax = 4096;
 inline constexpr std::uint64_t kVolumeSlotsMax = tier::kSlotsMax;
 
-/// Numbers of StreamStatus in proto/farswap/v1/page_store.proto.
-enum class StreamStatus : std::uint8_t { kOk = 1, kFenced = 2, kUnknownVolume = 3, kInvalid = 4 };
+/// Numbers of CallStatus in proto/farswap/v1/page_store.proto.
+enum class CallStatus : std::uint8_t { kOk = 1, kFenced = 2, kUnknownVolume = 3, kInvalid = 4 };
 
-/// Numbers of PageStatus in proto/farswap/v1/page_store.proto.
-enum class PageStatus : std::uint8_t {
+/// Numbers of ObjectStatus in proto/farswap/v1/page_store.proto.
+enum class ObjectStatus : std::uint8_t {
   kOk = 1,
   kNotFound = 2,
   kSuperseded = 3,
@@ -32,7 +32,7 @@ enum class PageStatus : std::uint8_t {
 };
 
 struct DiscardItem {
-  std::uint64_t slot;
+  std::uint64_t key;
   std::uint64_t version;
 };
 

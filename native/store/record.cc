@@ -96,49 +96,50 @@ struct Reader {
 
 }  // namespace
 
-PageKey EncodePageKey(std::uint64_t volume_id, std::uint64_t slot) {
-  PageKey key;
-  PutBigEndian(volume_id, key.data());
-  PutBigEndian(slot, key.data() + 8);
-  return key;
+RecordKey EncodeRecordKey(std::uint64_t volume_id, std::uint64_t key) {
+  RecordKey record_key;
+  PutBigEndian(volume_id, record_key.data());
+  PutBigEndian(key, record_key.data() + 8);
+  return record_key;
 }
 
-RecordHeader EncodeRecordHeader(const PageRecord& page) {
+RecordHeader EncodeRecordHeader(const ObjectRecord& object) {
   RecordHeader header;
-  const auto length = static_cast<std::uint16_t>(page.bytes.size());
+  const auto length = static_cast<std::uint16_t>(object.bytes.size());
   header[0] = static_cast<char>(kRecordFormat);
-  header[1] = static_cast<char>(page.codec);
+  header[1] = static_cast<char>(object.codec);
   std::memcpy(header.data() + 2, &length, sizeof(length));
-  std::memcpy(header.data() + 4, &page.checksum, sizeof(page.checksum));
-  std::memcpy(header.data() + 8, &page.version, sizeof(page.version));
-  std::memcpy(header.data() + 16, &page.stored_boot_s, sizeof(page.stored_boot_s));
+  std::memcpy(header.data() + 4, &object.checksum, sizeof(object.checksum));
+  std::memcpy(header.data() + 8, &object.version, sizeof(object.version));
+  std::memcpy(header.data() + 16, &object.stored_boot_s, sizeof(object.stored_boot_s));
   return header;
 }
 
-std::optional<PageRecord> DecodeRecord(std::uint64_t slot, std::string_view value) {
+std::optional<ObjectRecord> DecodeRecord(std::uint64_t key, std::string_view value) {
   Reader reader{value};
   const auto format = reader.Integer<std::uint8_t>();
-  PageRecord page;
-  page.slot = slot;
-  page.codec = reader.Integer<std::uint8_t>();
+  ObjectRecord object;
+  object.key = key;
+  object.codec = reader.Integer<std::uint8_t>();
   const auto length = reader.Integer<std::uint16_t>();
-  page.checksum = reader.Integer<std::uint32_t>();
-  page.version = reader.Integer<std::uint64_t>();
-  page.stored_boot_s = reader.Integer<std::uint32_t>();
+  object.checksum = reader.Integer<std::uint32_t>();
+  object.version = reader.Integer<std::uint64_t>();
+  object.stored_boot_s = reader.Integer<std::uint32_t>();
   const std::string_view bytes = reader.Bytes(length);
-  if (!reader.Complete() || format != kRecordFormat || !IsPossible(slot, page.codec, length)) {
+  if (!reader.Complete() || format != kRecordFormat || !IsPossible(key, object.codec, length)) {
     return std::nullopt;
   }
-  page.bytes = bytes;
-  return page;
+  object.bytes = bytes;
+  return object;
 }
 
-bool IsValidPage(const PageRecord& page) {
-  if (!IsPossible(page.slot, page.codec, page.bytes.size())) return false;
-  const auto codec = static_cast<tier::Codec>(page.codec);
-  if (codec == tier::Codec::kBundle && !tier::ParseBundle(std::as_bytes(page.bytes))) return false;
-  return tier::PageChecksum(static_cast<tier::ObjectKey>(page.slot), codec,
-                            std::as_bytes(page.bytes)) == page.checksum;
+bool IsValidObject(const ObjectRecord& object) {
+  if (!IsPossible(object.key, object.codec, object.bytes.size())) return false;
+  const auto codec = static_cast<tier::Codec>(object.codec);
+  if (codec == tier::Codec::kBundle && !tier::ParseBundle(std::as_bytes(object.bytes)))
+    return false;
+  return tier::PageChecksum(static_cast<tier::ObjectKey>(object.key), codec,
+                            std::as_bytes(object.bytes)) == object.checksum;
 }
 
 std::string EncodeVolumeKey(std::uint64_t volume_id) {

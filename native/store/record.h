@@ -1,14 +1,13 @@
 // The format of everything a memory server keeps in RocksDB. This is the only place that knows it.
 //
 // Column family "default" holds the pages, as they came over the wire:
-//   key    volume id (u64 big endian), slot or key of a bundle (u64 big endian): a volume is one
-//   range
+//   key    volume id (u64 big endian), the object's key (u64 big endian): a volume is one range
 //          of keys
 //   value  header of 20 bytes, little endian, then the object's bytes
 //            0  u8   format, 1
 //            1  u8   codec: 1 raw, 2 LZ4 block, 3 zstd frame, 4 bundle
 //            2  u16  length of the object's bytes, 1..4096; of a bundle up to 49220
-//            4  u32  checksum: tier::PageChecksum(slot, codec, bytes)
+//            4  u32  checksum: tier::PageChecksum(key, codec, bytes)
 //            8  u64  version
 //           16  u32  stored_boot_s: when the host's kernel wrote the page
 // Column family "volumes" holds what must never go back (written with fsync):
@@ -42,7 +41,7 @@
 
 namespace farswap::store {
 
-inline constexpr std::size_t kPageKeyBytes = 16;
+inline constexpr std::size_t kRecordKeyBytes = 16;
 inline constexpr std::size_t kRecordHeaderBytes = 20;
 inline constexpr std::size_t kIdBytes = 16;
 inline constexpr std::size_t kNameBytesMax = 128;
@@ -50,12 +49,12 @@ inline constexpr std::size_t kNameBytesMax = 128;
 /// 16 random bytes.
 using Id = std::array<std::uint8_t, kIdBytes>;
 using Incarnation = Id;
-using PageKey = std::array<char, kPageKeyBytes>;
+using RecordKey = std::array<char, kRecordKeyBytes>;
 using RecordHeader = std::array<char, kRecordHeaderBytes>;
 
-/// A page or bundle of the protocol: as it is on the wire and in the store. `bytes` is borrowed.
-struct PageRecord {
-  std::uint64_t slot = 0;
+/// An object of the protocol: as it is on the wire and in the store. `bytes` is borrowed.
+struct ObjectRecord {
+  std::uint64_t key = 0;
   std::uint64_t version = 0;
   std::uint32_t codec = 0;
   std::uint32_t checksum = 0;
@@ -63,19 +62,19 @@ struct PageRecord {
   std::span<const char> bytes;
 };
 
-/// What a page of `bytes` compressed bytes counts for in used_bytes.
+/// What an object of `bytes` bytes counts for in used_bytes.
 constexpr std::uint64_t RecordBytes(std::size_t bytes) {
-  return kPageKeyBytes + kRecordHeaderBytes + bytes;
+  return kRecordKeyBytes + kRecordHeaderBytes + bytes;
 }
 
-PageKey EncodePageKey(std::uint64_t volume_id, std::uint64_t slot);
-RecordHeader EncodeRecordHeader(const PageRecord& page);
+RecordKey EncodeRecordKey(std::uint64_t volume_id, std::uint64_t key);
+RecordHeader EncodeRecordHeader(const ObjectRecord& object);
 /// Nothing if `value` is not a record of this format; the result borrows from `value`.
-std::optional<PageRecord> DecodeRecord(std::uint64_t slot, std::string_view value);
+std::optional<ObjectRecord> DecodeRecord(std::uint64_t key, std::string_view value);
 
 /// Codec known and right for the key, length in its range, checksum right, a bundle's header whole.
-/// Whether the slot exists is the volume's to say.
-bool IsValidPage(const PageRecord& page);
+/// Volume::Holds() checks that the device has its slots.
+bool IsValidObject(const ObjectRecord& object);
 
 /// The first key of a volume's range; that of `volume_id + 1` is its end.
 std::string EncodeVolumeKey(std::uint64_t volume_id);

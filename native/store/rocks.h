@@ -83,6 +83,6 @@ Result<std::unique_ptr<Rocks>> OpenRocks(const RocksConfig& config, bool* unwrit
 /// writing as well, as long as nothing is written. Its is_writable is false.
 Result<std::unique_ptr<Rocks>> OpenRocksForReading(const RocksConfig& config, std::string error);
 
-inline rocksdb::Slice AsSlice(const PageKey& key) { return {key.data(), key.size()}; }
+inline rocksdb::Slice AsSlice(const RecordKey& key) { return {key.data(), key.size()}; }
 
 }  // namespace farswap::store

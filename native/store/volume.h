@@ -37,16 +37,16 @@ struct Volume {
   }
 
   /// Whether a call with `call_epoch` may use this volume. Final only under a stripe.
-  StreamStatus Check(std::uint64_t call_epoch) const {
+  CallStatus Check(std::uint64_t call_epoch) const {
     const std::uint64_t newest = epoch.load(std::memory_order_acquire);
     if (call_epoch < newest) {
-      return StreamStatus::kFenced;
+      return CallStatus::kFenced;
     }
     // An epoch that was never given out belongs to an earlier life of a store that was wiped.
     if (call_epoch > newest || garbage.load(std::memory_order_acquire)) {
-      return StreamStatus::kUnknownVolume;
+      return CallStatus::kUnknownVolume;
     }
-    return StreamStatus::kOk;
+    return CallStatus::kOk;
   }
 
   /// The owner is alive, at `now` of the server's RunningClock and `boot_ms` of its machine's

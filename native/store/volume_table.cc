@@ -322,22 +322,22 @@ std::vector<OwnerEvent> VolumeTable::TakeEvents() {
   return {events.begin(), events.end()};
 }
 
-Result<StreamStatus> VolumeTable::Close(std::uint64_t volume_id, std::uint64_t epoch) {
+Result<CallStatus> VolumeTable::Close(std::uint64_t volume_id, std::uint64_t epoch) {
   std::lock_guard lock(open_mutex_);
   const std::shared_ptr<Volume> volume = Find(volume_id);
   if (!volume) {
-    return StreamStatus::kUnknownVolume;
+    return CallStatus::kUnknownVolume;
   }
-  const StreamStatus usable = volume->Check(epoch);
-  if (usable == StreamStatus::kUnknownVolume && volume->garbage && volume->epoch == epoch) {
-    return StreamStatus::kOk;
+  const CallStatus usable = volume->Check(epoch);
+  if (usable == CallStatus::kUnknownVolume && volume->garbage && volume->epoch == epoch) {
+    return CallStatus::kOk;
   }
-  if (usable != StreamStatus::kOk) {
+  if (usable != CallStatus::kOk) {
     return usable;
   }
   const std::string name = EncodeDeviceName(volume->host_id, volume->device);
   const rocksdb::Status status = CloseCurrent(name, &devices_.at(name));
-  return status.ok() ? Result<StreamStatus>(StreamStatus::kOk) : Error{status.ToString()};
+  return status.ok() ? Result<CallStatus>(CallStatus::kOk) : Error{status.ToString()};
 }
 
 rocksdb::Status VolumeTable::CloseCurrent(const std::string& name, Device* device) {
@@ -355,14 +355,13 @@ rocksdb::Status VolumeTable::CloseCurrent(const std::string& name, Device* devic
   return status;
 }
 
-StreamStatus VolumeTable::Hear(std::uint64_t volume_id, std::uint64_t epoch,
-                               std::uint64_t boot_ms) {
+CallStatus VolumeTable::Hear(std::uint64_t volume_id, std::uint64_t epoch, std::uint64_t boot_ms) {
   const std::shared_ptr<Volume> volume = Find(volume_id);
-  StreamStatus status = volume ? volume->Check(epoch) : StreamStatus::kUnknownVolume;
-  if (status == StreamStatus::kOk && IsPast(boot_ms, volume->heard_boot_ms)) {
-    status = StreamStatus::kFenced;
+  CallStatus status = volume ? volume->Check(epoch) : CallStatus::kUnknownVolume;
+  if (status == CallStatus::kOk && IsPast(boot_ms, volume->heard_boot_ms)) {
+    status = CallStatus::kFenced;
   }
-  if (status == StreamStatus::kOk) {
+  if (status == CallStatus::kOk) {
     volume->Hear(clock_->Now(), boot_ms);
     if (volume->opened) {
       volume->intact = true;  // the owner has read the answer that said otherwise

@@ -47,10 +47,10 @@ class VolumeTable {
 
   OpenedVolume Open(const OpenRequest& request);
   /// Makes it garbage. kOk also if it is garbage already.
-  Result<StreamStatus> Close(std::uint64_t volume_id, std::uint64_t epoch);
+  Result<CallStatus> Close(std::uint64_t volume_id, std::uint64_t epoch);
 
   /// The owner says that it lives.
-  StreamStatus Hear(std::uint64_t volume_id, std::uint64_t epoch, std::uint64_t boot_ms);
+  CallStatus Hear(std::uint64_t volume_id, std::uint64_t epoch, std::uint64_t boot_ms);
   /// Makes volumes garbage whose hosts were silent for too long; returns how many.
   std::size_t ExpireSilent();
   /// Saves how long hosts were silent, in minutes, where that has changed.

@@ -76,7 +76,7 @@ TEST_F(ClusterTest, AnswersInAnotherOrderReachTheirFetches) {
   for (tier::SlotIndex slot = 0; slot < 40; ++slot) batch.Add(slot, slot + 1);
   Put(*cluster_, batch);
   ASSERT_TRUE(batch.done.Wait());
-  store_.Tell([](FakeStore::Script* script) { script->reverse_fetches = 40; });
+  store_.Tell([](FakeStore::Script* script) { script->reverse_gets = 40; });
   std::vector<std::unique_ptr<TestFetch>> fetches;
   for (tier::SlotIndex slot = 0; slot < 40; ++slot) {
     fetches.push_back(std::make_unique<TestFetch>(slot));
@@ -90,13 +90,13 @@ TEST_F(ClusterTest, AnswersInAnotherOrderReachTheirFetches) {
 
 TEST_F(ClusterTest, MoreFetchesThanOneChunkOfRecordsAreAllAnswered) {
   ASSERT_EQ(PutOne(*cluster_, 0, 1), PutResult::kAcked);
-  store_.Tell([](FakeStore::Script* script) { script->hold_fetches = true; });
+  store_.Tell([](FakeStore::Script* script) { script->hold_gets = true; });
   std::vector<std::unique_ptr<TestFetch>> fetches;
   for (int i = 0; i < 3000; ++i) {
     fetches.push_back(std::make_unique<TestFetch>(0));
     Get(*cluster_, *fetches.back());
   }
-  store_.Tell([](FakeStore::Script* script) { script->hold_fetches = false; });
+  store_.Tell([](FakeStore::Script* script) { script->hold_gets = false; });
   for (const auto& fetch : fetches) {
     ASSERT_TRUE(fetch->done.Wait());
     EXPECT_TRUE(fetch->Holds(0, 1));
@@ -105,7 +105,7 @@ TEST_F(ClusterTest, MoreFetchesThanOneChunkOfRecordsAreAllAnswered) {
 
 TEST_F(ClusterTest, FetchIsNotDelayedByABacklogOfStores) {
   ASSERT_EQ(PutOne(*cluster_, 0, 1), PutResult::kAcked);
-  store_.Tell([](FakeStore::Script* script) { script->hold_stores = true; });
+  store_.Tell([](FakeStore::Script* script) { script->hold_puts = true; });
   std::vector<std::unique_ptr<TestBatch>> batches;
   for (int i = 0; i < 64; ++i) {
     batches.push_back(std::make_unique<TestBatch>());
@@ -116,7 +116,7 @@ TEST_F(ClusterTest, FetchIsNotDelayedByABacklogOfStores) {
     EXPECT_TRUE(Holds(*cluster_, 0, 1));
   }
   for (const auto& batch : batches) EXPECT_FALSE(batch->done.fired());
-  store_.Tell([](FakeStore::Script* script) { script->hold_stores = false; });
+  store_.Tell([](FakeStore::Script* script) { script->hold_puts = false; });
   for (const auto& batch : batches) {
     ASSERT_TRUE(batch->done.Wait());
     EXPECT_EQ(batch->results[255], PutResult::kAcked);
@@ -229,7 +229,7 @@ TEST_F(ClusterTest, SessionWhoseVolumeIsUnknownAndHasASuccessorStopsForGood) {
 
 TEST_F(ClusterTest, ServerThatTakesTooSmallBatchesIsNotUsed) {
   FakeStore narrow;
-  narrow.Tell([](FakeStore::Script* script) { script->batch_pages_max = 16; });
+  narrow.Tell([](FakeStore::Script* script) { script->batch_objects_max = 16; });
   const auto cluster = NewCluster(TestConfig({narrow.address()}));
   EXPECT_TRUE(Eventually([&] {
     return cluster->Servers()[0].last_error ==
@@ -240,7 +240,7 @@ TEST_F(ClusterTest, ServerThatTakesTooSmallBatchesIsNotUsed) {
 
 TEST_F(ClusterTest, StopAnswersEverythingAndLaterCallsToo) {
   ASSERT_EQ(PutOne(*cluster_, 0, 1), PutResult::kAcked);
-  store_.Tell([](FakeStore::Script* script) { script->hold_stores = script->hold_fetches = true; });
+  store_.Tell([](FakeStore::Script* script) { script->hold_puts = script->hold_gets = true; });
   std::vector<std::unique_ptr<TestFetch>> fetches;
   std::vector<std::unique_ptr<TestBatch>> batches;
   for (int i = 0; i < 50; ++i) {
@@ -371,22 +371,22 @@ TEST_P(GarbageTest, GarbageAnswerEndsTheFetchAndTheConnectionLives) {
   EXPECT_EQ(cluster_->Servers()[0].reconnects, 0u);
 }
 
-using Request = v1::FetchRequest;
-using Response = v1::FetchResponse;
+using Request = v1::GetRequest;
+using Response = v1::GetResponse;
 
-v1::Page* PageIn(Response* response) { return response->mutable_results(0)->mutable_page(); }
+v1::Object* PageIn(Response* response) { return response->mutable_results(0)->mutable_object(); }
 
 const Garbage kGarbage[] = {
     {"NoResult", [](const Request&, Response* r) { r->clear_results(); }, GetResult::kCorrupt},
     {"TooManyResults", [](const Request&, Response* r) { r->add_results(); }, GetResult::kCorrupt},
     {"NoStatus", [](const Request&, Response* r) { r->clear_status(); }, GetResult::kCorrupt},
-    {"OddStatus", [](const Request&, Response* r) { r->set_status(v1::StreamStatus(77)); },
+    {"OddStatus", [](const Request&, Response* r) { r->set_status(v1::CallStatus(77)); },
      GetResult::kCorrupt},
-    {"Invalid", [](const Request&, Response* r) { r->set_status(v1::STREAM_STATUS_INVALID); },
+    {"Invalid", [](const Request&, Response* r) { r->set_status(v1::CALL_STATUS_INVALID); },
      GetResult::kCorrupt},
-    {"OtherSlot", [](const Request&, Response* r) { PageIn(r)->set_slot(2); }, GetResult::kCorrupt},
+    {"OtherSlot", [](const Request&, Response* r) { PageIn(r)->set_key(2); }, GetResult::kCorrupt},
     {"HugeSlot",
-     [](const Request&, Response* r) { PageIn(r)->set_slot((std::uint64_t{1} << 32) + 1); },
+     [](const Request&, Response* r) { PageIn(r)->set_key((std::uint64_t{1} << 32) + 1); },
      GetResult::kCorrupt},
     {"BundleForAPage", [](const Request&, Response* r) { PageIn(r)->set_codec(v1::CODEC_BUNDLE); },
      GetResult::kCorrupt},
@@ -395,25 +395,25 @@ const Garbage kGarbage[] = {
      GetResult::kCorrupt},
     {"HugeCodec", [](const Request&, Response* r) { PageIn(r)->set_codec(v1::Codec(257)); },
      GetResult::kCorrupt},
-    {"NoBytes", [](const Request&, Response* r) { PageIn(r)->clear_data(); }, GetResult::kCorrupt},
+    {"NoBytes", [](const Request&, Response* r) { PageIn(r)->clear_bytes(); }, GetResult::kCorrupt},
     {"TooManyBytes",
-     [](const Request&, Response* r) { PageIn(r)->set_data(std::string(4097, 'x')); },
+     [](const Request&, Response* r) { PageIn(r)->set_bytes(std::string(4097, 'x')); },
      GetResult::kCorrupt},
     {"ShortRawPage", [](const Request&, Response* r) { PageIn(r)->set_codec(v1::CODEC_RAW); },
      GetResult::kCorrupt},
-    {"NoPage", [](const Request&, Response* r) { r->mutable_results(0)->clear_page(); },
+    {"NoPage", [](const Request&, Response* r) { r->mutable_results(0)->clear_object(); },
      GetResult::kCorrupt},
     {"Corrupt",
      [](const Request&, Response* r) {
-       r->mutable_results(0)->set_status(v1::PAGE_STATUS_CORRUPT);
+       r->mutable_results(0)->set_status(v1::OBJECT_STATUS_CORRUPT);
      },
      GetResult::kCorrupt},
     {"StoreStatus",
-     [](const Request&, Response* r) { r->mutable_results(0)->set_status(v1::PAGE_STATUS_FULL); },
+     [](const Request&, Response* r) { r->mutable_results(0)->set_status(v1::OBJECT_STATUS_FULL); },
      GetResult::kCorrupt},
     {"IoError",
      [](const Request&, Response* r) {
-       r->mutable_results(0)->set_status(v1::PAGE_STATUS_IO_ERROR);
+       r->mutable_results(0)->set_status(v1::OBJECT_STATUS_IO_ERROR);
      },
      GetResult::kUnavailable},
 };
@@ -447,18 +447,18 @@ TEST_F(ClusterTest, AnswersWithInventedIdsAreIgnored) {
 
 TEST_F(ClusterTest, GarbageAnswersToStoresRejectThePages) {
   store_.Tell([](FakeStore::Script* script) {
-    script->corrupt_store = [](v1::StoreResponse* response) { response->clear_results(); };
+    script->corrupt_put = [](v1::PutResponse* response) { response->clear_results(); };
   });
   EXPECT_EQ(PutOne(*cluster_, 1, 1), PutResult::kRejected);
   store_.Tell([](FakeStore::Script* script) {
-    script->corrupt_store = [](v1::StoreResponse* response) {
-      response->set_results(0, v1::PageStatus(99));
+    script->corrupt_put = [](v1::PutResponse* response) {
+      response->set_results(0, v1::ObjectStatus(99));
     };
   });
   EXPECT_EQ(PutOne(*cluster_, 1, 1), PutResult::kRejected);
   store_.Tell([](FakeStore::Script* script) {
-    script->corrupt_store = [](v1::StoreResponse* response) {
-      response->set_status(v1::STREAM_STATUS_INVALID);
+    script->corrupt_put = [](v1::PutResponse* response) {
+      response->set_status(v1::CALL_STATUS_INVALID);
     };
   });
   EXPECT_EQ(PutOne(*cluster_, 1, 1), PutResult::kRejected);

@@ -76,7 +76,7 @@ grpc::Status FakeStore::OpenVolume(grpc::ServerContext* context,
   response->set_state(script_.state);
   response->set_capacity_bytes(script_.capacity_bytes);
   response->set_used_bytes(script_.used_bytes);
-  response->set_batch_pages_max(script_.batch_pages_max);
+  response->set_batch_objects_max(script_.batch_objects_max);
   const auto now = steady_clock::now();
   const bool owned = request->session_nonce() != nonce_ && now < alive_until_;
   if (owned) {
@@ -106,7 +106,7 @@ grpc::Status FakeStore::CloseVolume(grpc::ServerContext*, const v1::CloseVolumeR
   const std::lock_guard lock(mutex_);
   ++seen_.closes;
   response->set_status(StatusOf(request->epoch()));
-  if (response->status() == v1::STREAM_STATUS_OK) alive_until_ = {};
+  if (response->status() == v1::CALL_STATUS_OK) alive_until_ = {};
   return grpc::Status::OK;
 }
 
@@ -125,7 +125,7 @@ grpc::Status FakeStore::Session(
       response.set_capacity_bytes(script_.capacity_bytes);
       response.set_used_bytes(script_.used_bytes);
       response.set_state(script_.state);
-      if (response.status() == v1::STREAM_STATUS_OK) {
+      if (response.status() == v1::CALL_STATUS_OK) {
         alive_until_ = steady_clock::now() + script_.lease;
       }
     }
@@ -134,29 +134,27 @@ grpc::Status FakeStore::Session(
   return grpc::Status::OK;
 }
 
-grpc::Status FakeStore::Store(
-    grpc::ServerContext* context,
-    grpc::ServerReaderWriter<v1::StoreResponse, v1::StoreRequest>* stream) {
-  v1::StoreRequest request;
-  while (WaitWhile(context, &Script::hold_stores) && stream->Read(&request)) {
-    if (!WaitWhile(context, &Script::hold_stores)) break;
+grpc::Status FakeStore::Put(grpc::ServerContext* context,
+                            grpc::ServerReaderWriter<v1::PutResponse, v1::PutRequest>* stream) {
+  v1::PutRequest request;
+  while (WaitWhile(context, &Script::hold_puts) && stream->Read(&request)) {
+    if (!WaitWhile(context, &Script::hold_puts)) break;
     if (!stream->Write(Keep(request))) break;
   }
   return grpc::Status::OK;
 }
 
-grpc::Status FakeStore::Fetch(
-    grpc::ServerContext* context,
-    grpc::ServerReaderWriter<v1::FetchResponse, v1::FetchRequest>* stream) {
-  std::vector<v1::FetchResponse> gathered;
-  v1::FetchRequest request;
+grpc::Status FakeStore::Get(grpc::ServerContext* context,
+                            grpc::ServerReaderWriter<v1::GetResponse, v1::GetRequest>* stream) {
+  std::vector<v1::GetResponse> gathered;
+  v1::GetRequest request;
   while (stream->Read(&request)) {
-    if (!WaitWhile(context, &Script::hold_fetches)) break;
+    if (!WaitWhile(context, &Script::hold_gets)) break;
     gathered.push_back(Find(request));
     std::size_t gather = 0;
     {
       const std::lock_guard lock(mutex_);
-      gather = script_.reverse_fetches;
+      gather = script_.reverse_gets;
     }
     if (gathered.size() < gather) continue;
     for (; !gathered.empty(); gathered.pop_back()) stream->Write(gathered.back());
@@ -173,65 +171,65 @@ grpc::Status FakeStore::Discard(grpc::ServerContext* context, const v1::DiscardR
     return {grpc::StatusCode::UNAVAILABLE, "told to fail"};
   }
   response->set_status(StatusOf(request->epoch()));
-  if (response->status() != v1::STREAM_STATUS_OK) return grpc::Status::OK;
+  if (response->status() != v1::CALL_STATUS_OK) return grpc::Status::OK;
   for (const v1::DiscardRequest::Item& item : request->items()) {
-    const auto found = pages_.find(item.slot());
-    if (found != pages_.end() && found->second.version() <= item.version()) pages_.erase(found);
+    const auto found = objects_.find(item.key());
+    if (found != objects_.end() && found->second.version() <= item.version()) objects_.erase(found);
     ++seen_.discards;
   }
   return grpc::Status::OK;
 }
 
-v1::StreamStatus FakeStore::StatusOf(std::uint64_t epoch) {
+v1::CallStatus FakeStore::StatusOf(std::uint64_t epoch) {
   if (script_.unknown_volumes > 0) {
     --script_.unknown_volumes;
     known_ = false;
   }
-  if (!known_) return v1::STREAM_STATUS_UNKNOWN_VOLUME;
-  if (script_.fenced || epoch < epoch_) return v1::STREAM_STATUS_FENCED;
-  return v1::STREAM_STATUS_OK;
+  if (!known_) return v1::CALL_STATUS_UNKNOWN_VOLUME;
+  if (script_.fenced || epoch < epoch_) return v1::CALL_STATUS_FENCED;
+  return v1::CALL_STATUS_OK;
 }
 
-v1::StoreResponse FakeStore::Keep(const v1::StoreRequest& request) {
+v1::PutResponse FakeStore::Keep(const v1::PutRequest& request) {
   const std::lock_guard lock(mutex_);
   ++seen_.batches;
-  v1::StoreResponse response;
+  v1::PutResponse response;
   response.set_batch_id(request.batch_id());
   response.set_status(StatusOf(request.epoch()));
   response.set_capacity_bytes(script_.capacity_bytes);
   response.set_used_bytes(script_.used_bytes);
-  if (response.status() == v1::STREAM_STATUS_OK) {
-    for (const v1::Page& page : request.pages()) {
-      v1::Page& kept = pages_[page.slot()];
+  if (response.status() == v1::CALL_STATUS_OK) {
+    for (const v1::Object& object : request.objects()) {
+      v1::Object& kept = objects_[object.key()];
       if (script_.full) {
-        response.add_results(v1::PAGE_STATUS_FULL);
-      } else if (kept.version() > page.version()) {
-        response.add_results(v1::PAGE_STATUS_SUPERSEDED);
+        response.add_results(v1::OBJECT_STATUS_FULL);
+      } else if (kept.version() > object.version()) {
+        response.add_results(v1::OBJECT_STATUS_SUPERSEDED);
       } else {
-        kept = page;
-        response.add_results(v1::PAGE_STATUS_OK);
+        kept = object;
+        response.add_results(v1::OBJECT_STATUS_OK);
       }
     }
   }
-  if (script_.corrupt_store) script_.corrupt_store(&response);
+  if (script_.corrupt_put) script_.corrupt_store(&response);
   return response;
 }
 
-v1::FetchResponse FakeStore::Find(const v1::FetchRequest& request) {
+v1::GetResponse FakeStore::Find(const v1::GetRequest& request) {
   const std::lock_guard lock(mutex_);
   ++seen_.fetches;
-  v1::FetchResponse response;
+  v1::GetResponse response;
   response.set_request_id(request.request_id());
   response.set_status(StatusOf(request.epoch()));
-  if (response.status() == v1::STREAM_STATUS_OK) {
-    for (const std::uint64_t slot : request.slots()) {
-      v1::FetchResponse::Result* const result = response.add_results();
-      const auto found = pages_.find(slot);
-      if (found == pages_.end()) {
-        result->set_status(v1::PAGE_STATUS_NOT_FOUND);
+  if (response.status() == v1::CALL_STATUS_OK) {
+    for (const std::uint64_t key : request.keys()) {
+      v1::GetResponse::Result* const result = response.add_results();
+      const auto found = objects_.find(key);
+      if (found == objects_.end()) {
+        result->set_status(v1::OBJECT_STATUS_NOT_FOUND);
       } else {
-        result->set_status(v1::PAGE_STATUS_OK);
-        *result->mutable_page() = found->second;
+        result->set_status(v1::OBJECT_STATUS_OK);
+        *result->mutable_object() = found->second;
       }
     }
   }

@@ -23,30 +23,30 @@ namespace farswap::remote {
 class FakeStore final : private v1::PageStore::Service {
  public:
   /// Changes an answer before it is sent. Called with the fake's lock held.
-  using Corrupt = std::function<void(const v1::FetchRequest&, v1::FetchResponse*)>;
+  using Corrupt = std::function<void(const v1::GetRequest&, v1::GetResponse*)>;
 
   /// What it does wrong. Change it by Tell().
   struct Script {
-    bool hold_stores = false;         // read no further batch
-    bool hold_fetches = false;        // answer no further fetch
-    bool full = false;                // every page is answered FULL
-    std::size_t reverse_fetches = 0;  // gather so many, then answer the last one first
-    int unknown_volumes = 0;          // so many requests are answered UNKNOWN_VOLUME
-    bool fenced = false;              // every request is answered FENCED
-    bool fail_discards = false;       // the next Discard fails once
-    bool hold_call = false;           // the next OpenVolume or Discard is not answered
-    bool fail_open = false;           // the next OpenVolume fails once, after it was served
-    bool retired = false;             // OpenVolume is answered FENCED: there is a successor
-    bool ignore_heartbeats = false;   // read them, and answer none
-    bool unclean = false;             // this run of the store began without a clean end
+    bool hold_puts = false;          // read no further batch
+    bool hold_gets = false;          // answer no further fetch
+    bool full = false;               // every page is answered FULL
+    std::size_t reverse_gets = 0;    // gather so many, then answer the last one first
+    int unknown_volumes = 0;         // so many requests are answered UNKNOWN_VOLUME
+    bool fenced = false;             // every request is answered FENCED
+    bool fail_discards = false;      // the next Discard fails once
+    bool hold_call = false;          // the next OpenVolume or Discard is not answered
+    bool fail_open = false;          // the next OpenVolume fails once, after it was served
+    bool retired = false;            // OpenVolume is answered FENCED: there is a successor
+    bool ignore_heartbeats = false;  // read them, and answer none
+    bool unclean = false;            // this run of the store began without a clean end
     std::chrono::milliseconds lease{10000};
     v1::ServerState state = v1::SERVER_STATE_ACTIVE;
     std::string uuid = NewId();
-    std::uint32_t batch_pages_max = 256;  // what OpenVolume says
+    std::uint32_t batch_objects_max = 256;  // what OpenVolume says
     std::uint64_t capacity_bytes = std::uint64_t{1} << 30;
     std::uint64_t used_bytes = 0;
     Corrupt corrupt;
-    std::function<void(v1::StoreResponse*)> corrupt_store;
+    std::function<void(v1::PutResponse*)> corrupt_put;
   };
 
   FakeStore() { Start(); }
@@ -80,9 +80,9 @@ class FakeStore final : private v1::PageStore::Service {
     const std::lock_guard lock(mutex_);
     return seen_;
   }
-  bool Has(std::uint64_t slot) const {
+  bool Has(std::uint64_t key) const {
     const std::lock_guard lock(mutex_);
-    return pages_.contains(slot);
+    return objects_.contains(key);
   }
 
  private:
@@ -95,18 +95,16 @@ class FakeStore final : private v1::PageStore::Service {
       grpc::ServerReaderWriter<v1::SessionResponse, v1::SessionRequest>* stream) override;
   grpc::Status CloseVolume(grpc::ServerContext*, const v1::CloseVolumeRequest*,
                            v1::CloseVolumeResponse*) override;
-  grpc::Status Store(
-      grpc::ServerContext*,
-      grpc::ServerReaderWriter<v1::StoreResponse, v1::StoreRequest>* stream) override;
-  grpc::Status Fetch(
-      grpc::ServerContext*,
-      grpc::ServerReaderWriter<v1::FetchResponse, v1::FetchRequest>* stream) override;
+  grpc::Status Put(grpc::ServerContext*,
+                   grpc::ServerReaderWriter<v1::PutResponse, v1::PutRequest>* stream) override;
+  grpc::Status Get(grpc::ServerContext*,
+                   grpc::ServerReaderWriter<v1::GetResponse, v1::GetRequest>* stream) override;
   grpc::Status Discard(grpc::ServerContext*, const v1::DiscardRequest*,
                        v1::DiscardResponse*) override;
 
-  v1::StreamStatus StatusOf(std::uint64_t epoch);
-  v1::StoreResponse Keep(const v1::StoreRequest& request);
-  v1::FetchResponse Find(const v1::FetchRequest& request);
+  v1::CallStatus StatusOf(std::uint64_t epoch);
+  v1::PutResponse Keep(const v1::PutRequest& request);
+  v1::GetResponse Find(const v1::GetRequest& request);
   // False: the server stops, or the call was cancelled.
   bool WaitWhile(grpc::ServerContext* context, const bool Script::*held);
 
@@ -114,7 +112,7 @@ class FakeStore final : private v1::PageStore::Service {
   std::condition_variable changed_;
   Script script_;
   Seen seen_;
-  std::map<std::uint64_t, v1::Page> pages_;
+  std::map<std::uint64_t, v1::Object> objects_;
   std::uint64_t epoch_ = 0;
   std::string nonce_;  // of the owner, whom epoch_ is of
   std::string run_id_;

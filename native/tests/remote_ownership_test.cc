@@ -60,7 +60,7 @@ TEST_F(OwnershipTest, IdleOwnerStaysAlive) {
 TEST_F(OwnershipTest, ABacklogOfStoresDelaysNoHeartbeat) {
   const auto cluster = NewCluster(TestConfig({store_.address()}));
   ASSERT_TRUE(Connected(*cluster));
-  store_.Tell([](FakeStore::Script* script) { script->hold_stores = true; });
+  store_.Tell([](FakeStore::Script* script) { script->hold_puts = true; });
   std::vector<std::unique_ptr<TestBatch>> batches;
   for (int i = 0; i < 64; ++i) {
     batches.push_back(std::make_unique<TestBatch>());
@@ -70,7 +70,7 @@ TEST_F(OwnershipTest, ABacklogOfStoresDelaysNoHeartbeat) {
   const std::uint64_t before = store_.seen().heartbeats;
   EXPECT_TRUE(Eventually([&] { return store_.seen().heartbeats >= before + 10; }));
   EXPECT_EQ(cluster->Servers()[0].reconnects, 0u);
-  store_.Tell([](FakeStore::Script* script) { script->hold_stores = false; });
+  store_.Tell([](FakeStore::Script* script) { script->hold_puts = false; });
   for (const auto& batch : batches) ASSERT_TRUE(batch->done.Wait());
 }
 

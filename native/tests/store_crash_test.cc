@@ -9,7 +9,7 @@
 #include <array>
 #include <string>
 
-#include "store_pages.h"
+#include "store_objects.h"
 
 namespace farswap::store {
 namespace {
@@ -47,19 +47,19 @@ TEST(Crash, EveryAcknowledgedPageAndTheExactCountsAreThereAfterSigkill) {
   OpenedStore opened(directory.Path("s"), 4096 * kMiB);
   ASSERT_EQ(opened.Open('a', "host", kCrashSlots).status, OpenStatus::kOk);
   std::uint64_t found = 0;
-  for (std::uint64_t slot = 0; slot < (last + 2) * kBatchPagesMax; ++slot) {
-    const auto page = opened.FetchOne(slot);
-    const std::uint64_t batch = slot / kBatchPagesMax;
-    found += page.status == PageStatus::kOk ? 1 : 0;
+  for (std::uint64_t slot = 0; slot < (last + 2) * kBatchObjectsMax; ++slot) {
+    const auto page = opened.GetOne(slot);
+    const std::uint64_t batch = slot / kBatchObjectsMax;
+    found += page.status == ObjectStatus::kOk ? 1 : 0;
     // Every fourth page of a batch goes to the slots of the batch before.
     const bool by_next = slot % 4 == 0;
     if (by_next ? batch >= last : batch > last) {
       continue;
     }
     const std::uint64_t expected = by_next ? batch + 2 : batch + 1;
-    ASSERT_EQ(page.status, PageStatus::kOk) << "slot " << slot;
+    ASSERT_EQ(page.status, ObjectStatus::kOk) << "slot " << slot;
     ASSERT_EQ(page.version, expected) << "slot " << slot;
-    ASSERT_EQ(page.bytes, PageBytes(slot, page.version, 500)) << "slot " << slot;
+    ASSERT_EQ(page.bytes, ObjectBytes(slot, page.version, 500)) << "slot " << slot;
   }
   EXPECT_EQ(opened.Stat("pages"), found);
   EXPECT_EQ(opened.store->used_bytes(), found * RecordBytes(500));

@@ -5,7 +5,7 @@
 #include <array>
 #include <cstdio>
 
-#include "store_pages.h"
+#include "store_objects.h"
 
 int main(int argc, char** argv) {
   using namespace farswap::store;
@@ -17,17 +17,17 @@ int main(int argc, char** argv) {
     return 1;
   }
   for (std::uint64_t batch = 0;; ++batch) {
-    std::array<std::string, kBatchPagesMax> bytes;
-    std::vector<PageRecord> pages;
-    for (std::size_t i = 0; i < kBatchPagesMax; ++i) {
+    std::array<std::string, kBatchObjectsMax> bytes;
+    std::vector<ObjectRecord> pages;
+    for (std::size_t i = 0; i < kBatchObjectsMax; ++i) {
       // Every fourth page overwrites one of the batch before.
-      const std::uint64_t back = i % 4 == 0 && batch > 0 ? kBatchPagesMax : 0;
-      const std::uint64_t slot = (batch * kBatchPagesMax + i - back);
-      bytes[i] = PageBytes(slot, batch + 1, 500);
-      pages.push_back(MakePage(slot, batch + 1, bytes[i]));
+      const std::uint64_t back = i % 4 == 0 && batch > 0 ? kBatchObjectsMax : 0;
+      const std::uint64_t slot = (batch * kBatchObjectsMax + i - back);
+      bytes[i] = ObjectBytes(slot, batch + 1, 500);
+      pages.push_back(MakeObject(slot, batch + 1, bytes[i]));
     }
-    for (const PageStatus status : opened.StoreAll(pages)) {
-      if (status != PageStatus::kOk) {
+    for (const ObjectStatus status : opened.PutAll(pages)) {
+      if (status != ObjectStatus::kOk) {
         return 1;
       }
     }

@@ -11,7 +11,7 @@
 #include <vector>
 
 #include "faulty_files.h"
-#include "store_pages.h"
+#include "store_objects.h"
 
 namespace farswap::store {
 namespace {
@@ -31,7 +31,7 @@ class DiskTest : public testing::Test {
   // A batch of pages with the next version at random slots; notes what was acknowledged.
   void StoreSome() {
     std::vector<std::string> bytes;
-    std::vector<PageRecord> pages;
+    std::vector<ObjectRecord> pages;
     std::map<std::uint64_t, std::uint64_t> versions;
     ++version_;
     for (int i = 0; i < 100; ++i) {
@@ -39,26 +39,26 @@ class DiskTest : public testing::Test {
     }
     bytes.reserve(versions.size());
     for (const auto& [slot, version] : versions) {
-      bytes.push_back(PageBytes(slot, version, kBytes));
-      pages.push_back(MakePage(slot, version, bytes.back()));
+      bytes.push_back(ObjectBytes(slot, version, kBytes));
+      pages.push_back(MakeObject(slot, version, bytes.back()));
     }
-    const auto results = opened_->StoreAll(pages);
-    ASSERT_EQ(opened_->last, StreamStatus::kOk);
+    const auto results = opened_->PutAll(pages);
+    ASSERT_EQ(opened_->last, CallStatus::kOk);
     for (std::size_t i = 0; i < pages.size(); ++i) {
-      if (results[i] == PageStatus::kOk) {
-        acknowledged_[pages[i].slot] = version_;
+      if (results[i] == ObjectStatus::kOk) {
+        acknowledged_[pages[i].key] = version_;
       }
     }
-    accepted_ = results[0] == PageStatus::kOk;
+    accepted_ = results[0] == ObjectStatus::kOk;
   }
 
   // A page that was answered with an error may be there all the same.
   void VerifyAll() {
     for (const auto& [slot, version] : acknowledged_) {
-      const auto page = opened_->FetchOne(slot);
-      ASSERT_EQ(page.status, PageStatus::kOk) << "slot " << slot;
+      const auto page = opened_->GetOne(slot);
+      ASSERT_EQ(page.status, ObjectStatus::kOk) << "slot " << slot;
       ASSERT_GE(page.version, version) << "slot " << slot;
-      ASSERT_EQ(page.bytes, PageBytes(slot, page.version, kBytes)) << "slot " << slot;
+      ASSERT_EQ(page.bytes, ObjectBytes(slot, page.version, kBytes)) << "slot " << slot;
     }
   }
 
@@ -114,7 +114,7 @@ TEST_F(DiskTest, ADiskThatFailsServesReadsAndTakesPagesAgainWhenItWorks) {
   StoreUntil(false);
   EXPECT_NE(opened_->store->disk_problem().find("Input/output error"), std::string::npos);
   VerifyAll();
-  EXPECT_EQ(opened_->StoreOne(1, 1), PageStatus::kFull);
+  EXPECT_EQ(opened_->PutOne(1, 1), ObjectStatus::kFull);
   faults_.writes = 0;
   StoreUntil(true);
   EXPECT_EQ(opened_->store->disk_problem(), "");
@@ -132,7 +132,7 @@ TEST_F(DiskTest, AStoreOnADiskThatFailsOpensForReading) {
   EXPECT_EQ(other.status, OpenStatus::kIoError);
   EXPECT_NE(other.message.find("can only be read"), std::string::npos) << other.message;
   opened_->volume = volume;
-  EXPECT_EQ(opened_->StoreOne(1, 1000000), PageStatus::kFull);
+  EXPECT_EQ(opened_->PutOne(1, 1000000), ObjectStatus::kFull);
   faults_.writes = 0;
   StoreUntil(true);
   VerifyAll();

@@ -8,7 +8,7 @@
 #include <vector>
 
 #include "store/ownership.h"
-#include "store_pages.h"
+#include "store_objects.h"
 
 namespace farswap::store {
 namespace {
@@ -196,7 +196,7 @@ TEST_F(OwnerTest, CloneIsRefusedWhileTheOwnerIsHeardAndServedWhenItIsSilent) {
   const OpenedVolume owner = opened_->Open(MakeOpen('a', 'n'));
   for (int i = 0; i < 5; ++i) {
     Run(seconds(9));
-    EXPECT_EQ(opened_->store->Hear(owner.volume_id, owner.epoch, 0), StreamStatus::kOk);
+    EXPECT_EQ(opened_->store->Hear(owner.volume_id, owner.epoch, 0), CallStatus::kOk);
     const OpenedVolume refused = opened_->store->OpenVolume(MakeOpen('b', 'm'));
     EXPECT_EQ(refused.status, OpenStatus::kAlreadyOpen);
     EXPECT_TRUE(refused.has_other);
@@ -206,7 +206,7 @@ TEST_F(OwnerTest, CloneIsRefusedWhileTheOwnerIsHeardAndServedWhenItIsSilent) {
   const OpenedVolume clone = opened_->store->OpenVolume(MakeOpen('b', 'm'));
   EXPECT_EQ(clone.status, OpenStatus::kOk);
   EXPECT_FALSE(clone.has_other);
-  EXPECT_NE(opened_->store->Hear(owner.volume_id, owner.epoch, 0), StreamStatus::kOk);
+  EXPECT_NE(opened_->store->Hear(owner.volume_id, owner.epoch, 0), CallStatus::kOk);
   EXPECT_EQ(opened_->store->OpenVolume(MakeOpen('a', 'n')).status, OpenStatus::kFenced);
 }
 
@@ -215,12 +215,12 @@ TEST_F(OwnerTest, MachineThatWasResumedFromASnapshotIsFencedAndTheOtherOneIsNot)
   OpenRequest now = MakeOpen('a', 'n');
   now.boot_ms = 600'000;
   const OpenedVolume owner = opened_->Open(now);
-  EXPECT_EQ(opened_->store->Hear(owner.volume_id, owner.epoch, 700'000), StreamStatus::kOk);
+  EXPECT_EQ(opened_->store->Hear(owner.volume_id, owner.epoch, 700'000), CallStatus::kOk);
   OpenRequest resumed = MakeOpen('a', 'n');
   resumed.boot_ms = 650'000;
   EXPECT_EQ(opened_->store->OpenVolume(resumed).status, OpenStatus::kFenced);
-  EXPECT_EQ(opened_->store->Hear(owner.volume_id, owner.epoch, 650'000), StreamStatus::kFenced);
-  EXPECT_EQ(opened_->store->Hear(owner.volume_id, owner.epoch, 702'000), StreamStatus::kOk);
+  EXPECT_EQ(opened_->store->Hear(owner.volume_id, owner.epoch, 650'000), CallStatus::kFenced);
+  EXPECT_EQ(opened_->store->Hear(owner.volume_id, owner.epoch, 702'000), CallStatus::kOk);
   now.boot_ms = 704'000;
   EXPECT_EQ(opened_->Open(now).epoch, owner.epoch);
 }
@@ -233,7 +233,7 @@ TEST_F(OwnerTest, MachineThatBootedAgainIsOfNoPast) {
   OpenRequest after = MakeOpen('b', 'm');
   after.boot_ms = 20'000;
   const OpenedVolume owner = opened_->Open(after);
-  EXPECT_EQ(opened_->store->Hear(owner.volume_id, owner.epoch, 22'000), StreamStatus::kOk);
+  EXPECT_EQ(opened_->store->Hear(owner.volume_id, owner.epoch, 22'000), CallStatus::kOk);
 }
 
 TEST_F(OwnerTest, PageCallsAndProbesKeepNoOwnerAlive) {
@@ -242,7 +242,7 @@ TEST_F(OwnerTest, PageCallsAndProbesKeepNoOwnerAlive) {
   probe.probe = true;
   for (int i = 0; i < 6; ++i) {
     Run(seconds(2));
-    opened_->StoreOne(1, static_cast<std::uint64_t>(i + 1));
+    opened_->PutOne(1, static_cast<std::uint64_t>(i + 1));
     EXPECT_EQ(opened_->store->OpenVolume(probe).status, OpenStatus::kOk);
   }
   EXPECT_EQ(opened_->store->OpenVolume(MakeOpen('b', 'm')).status, OpenStatus::kOk);
@@ -280,7 +280,7 @@ TEST_F(OwnerTest, ProbeAnswersAsAnOpenWouldAndChangesNothing) {
   const OpenedVolume would = probe(take_over);
   EXPECT_EQ(would.status, OpenStatus::kOk);
   EXPECT_TRUE(would.has_other) << "whom it would displace";
-  EXPECT_EQ(opened_->store->Hear(owner.volume_id, owner.epoch, 0), StreamStatus::kOk);
+  EXPECT_EQ(opened_->store->Hear(owner.volume_id, owner.epoch, 0), CallStatus::kOk);
   EXPECT_EQ(opened_->store->Volumes().size(), 1u);
   EXPECT_TRUE(opened_->store->TakeOwnerEvents().empty());
 }
@@ -301,14 +301,14 @@ TEST_F(OwnerTest, TakeOverIsToldWithBothNames) {
 
 TEST_F(OwnerTest, StandbyWithAHigherCountKeepsThePagesAndFencesTheFirstForGood) {
   const OpenedVolume first = opened_->Open(MakeOpen('a', 'n'));
-  opened_->StoreOne(1, 1);
+  opened_->PutOne(1, 1);
   OpenRequest standby = MakeOpen('a', 'm');
   EXPECT_EQ(opened_->store->OpenVolume(standby).status, OpenStatus::kAlreadyOpen);
   standby.owner.takeover_count = 1;
   const OpenedVolume second = opened_->Open(standby);
   EXPECT_GT(second.epoch, first.epoch);
   EXPECT_EQ(second.volume_id, first.volume_id);
-  EXPECT_EQ(opened_->FetchOne(1).status, PageStatus::kOk);
+  EXPECT_EQ(opened_->GetOne(1).status, ObjectStatus::kOk);
   Reopen();
   Run(seconds(11));
   EXPECT_EQ(opened_->store->OpenVolume(MakeOpen('a', 'n')).status, OpenStatus::kFenced);
@@ -324,7 +324,7 @@ TEST_F(OwnerTest, ClosedVolumeIsFreeForAnotherIncarnationAtOnce) {
 
 TEST_F(OwnerTest, VolumeOfASilentHostExpiresByTheTimeThatServersRan) {
   opened_->Open(MakeOpen('a', 'n'));
-  opened_->StoreOne(1, 1);
+  opened_->PutOne(1, 1);
   Run(minutes(30));
   EXPECT_EQ(Info().expires_in, minutes(30));
   now_ += hours(1000);  // the machine is off
@@ -349,7 +349,7 @@ TEST_F(OwnerTest, HeardHostStartsItsSilenceFromZeroAlsoForTheNextRun) {
   const OpenedVolume owner = opened_->Open(MakeOpen('a', 'n'));
   Run(minutes(50));
   Reopen();
-  EXPECT_EQ(opened_->store->Hear(owner.volume_id, owner.epoch, 0), StreamStatus::kOk);
+  EXPECT_EQ(opened_->store->Hear(owner.volume_id, owner.epoch, 0), CallStatus::kOk);
   EXPECT_EQ(Info().silence, milliseconds(0));
   Run(seconds(1));
   Reopen();
@@ -412,10 +412,10 @@ TEST_F(OwnerTest, MissingPagesAreToldUntilTheOwnerIsHeardAfterIt) {
   OpenRequest probe = MakeOpen('a', 'n');
   probe.probe = true;
   EXPECT_FALSE(opened_->store->OpenVolume(probe).intact);
-  EXPECT_EQ(opened_->store->Hear(owner.volume_id, owner.epoch, 0), StreamStatus::kOk);
+  EXPECT_EQ(opened_->store->Hear(owner.volume_id, owner.epoch, 0), CallStatus::kOk);
   EXPECT_FALSE(opened_->Open(MakeOpen('a', 'n')).intact) << "nobody has told it yet";
   EXPECT_FALSE(opened_->Open(MakeOpen('a', 'n')).intact) << "the answer may be lost";
-  EXPECT_EQ(opened_->store->Hear(owner.volume_id, owner.epoch, 0), StreamStatus::kOk);
+  EXPECT_EQ(opened_->store->Hear(owner.volume_id, owner.epoch, 0), CallStatus::kOk);
   EXPECT_TRUE(opened_->Open(MakeOpen('a', 'n')).intact);
   Reopen();
   EXPECT_TRUE(opened_->Open(MakeOpen('a', 'n')).intact);

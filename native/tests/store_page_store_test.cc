@@ -4,7 +4,7 @@
 #include <thread>
 
 #include "store/page_store.h"
-#include "store_pages.h"
+#include "store_objects.h"
 #include "tier/bundle.h"
 
 namespace farswap::store {
@@ -18,23 +18,23 @@ class PageStoreTest : public ::testing::Test {
 TEST_F(PageStoreTest, StoredPageIsFetchedWithAllItsFields) {
   OpenedStore opened(directory_.Path("s"));
   ASSERT_EQ(opened.Open().status, OpenStatus::kOk);
-  EXPECT_EQ(opened.StoreOne(5, 3, 777), PageStatus::kOk);
-  const auto page = opened.FetchOne(5);
-  EXPECT_EQ(page.status, PageStatus::kOk);
+  EXPECT_EQ(opened.PutOne(5, 3, 777), ObjectStatus::kOk);
+  const auto page = opened.GetOne(5);
+  EXPECT_EQ(page.status, ObjectStatus::kOk);
   EXPECT_EQ(page.version, 3u);
-  EXPECT_EQ(page.bytes, PageBytes(5, 3, 777));
-  EXPECT_EQ(opened.FetchOne(6).status, PageStatus::kNotFound);
+  EXPECT_EQ(page.bytes, ObjectBytes(5, 3, 777));
+  EXPECT_EQ(opened.GetOne(6).status, ObjectStatus::kNotFound);
 }
 
 TEST_F(PageStoreTest, LowerVersionIsSupersededSameVersionIsIdempotent) {
   OpenedStore opened(directory_.Path("s"));
   opened.Open();
-  EXPECT_EQ(opened.StoreOne(5, 3), PageStatus::kOk);
-  EXPECT_EQ(opened.StoreOne(5, 3), PageStatus::kOk);
-  EXPECT_EQ(opened.StoreOne(5, 2, 500), PageStatus::kSuperseded);
-  EXPECT_EQ(opened.FetchOne(5).bytes, PageBytes(5, 3, 100));
-  EXPECT_EQ(opened.StoreOne(5, 4, 200), PageStatus::kOk);
-  EXPECT_EQ(opened.FetchOne(5).bytes, PageBytes(5, 4, 200));
+  EXPECT_EQ(opened.PutOne(5, 3), ObjectStatus::kOk);
+  EXPECT_EQ(opened.PutOne(5, 3), ObjectStatus::kOk);
+  EXPECT_EQ(opened.PutOne(5, 2, 500), ObjectStatus::kSuperseded);
+  EXPECT_EQ(opened.GetOne(5).bytes, ObjectBytes(5, 3, 100));
+  EXPECT_EQ(opened.PutOne(5, 4, 200), ObjectStatus::kOk);
+  EXPECT_EQ(opened.GetOne(5).bytes, ObjectBytes(5, 4, 200));
   EXPECT_EQ(opened.Stat("pages"), 1u);
   EXPECT_EQ(opened.store->used_bytes(), RecordBytes(200));
 }
@@ -42,15 +42,15 @@ TEST_F(PageStoreTest, LowerVersionIsSupersededSameVersionIsIdempotent) {
 TEST_F(PageStoreTest, PagesOfOneSlotInABatchTakeEffectInTheirOrder) {
   OpenedStore opened(directory_.Path("s"));
   opened.Open();
-  const std::string one = PageBytes(9, 1, 100);
-  const std::string two = PageBytes(9, 2, 300);
-  const std::string other = PageBytes(8, 1, 50);
+  const std::string one = ObjectBytes(9, 1, 100);
+  const std::string two = ObjectBytes(9, 2, 300);
+  const std::string other = ObjectBytes(8, 1, 50);
   const auto results =
-      opened.StoreAll({MakePage(9, 1, one), MakePage(8, 1, other), MakePage(9, 2, two),
-                       MakePage(9, 1, one), MakePage(9, 2, two)});
-  EXPECT_EQ(results, (std::vector{PageStatus::kOk, PageStatus::kOk, PageStatus::kOk,
-                                  PageStatus::kSuperseded, PageStatus::kOk}));
-  EXPECT_EQ(opened.FetchOne(9).bytes, two);
+      opened.PutAll({MakeObject(9, 1, one), MakeObject(8, 1, other), MakeObject(9, 2, two),
+                     MakeObject(9, 1, one), MakeObject(9, 2, two)});
+  EXPECT_EQ(results, (std::vector{ObjectStatus::kOk, ObjectStatus::kOk, ObjectStatus::kOk,
+                                  ObjectStatus::kSuperseded, ObjectStatus::kOk}));
+  EXPECT_EQ(opened.GetOne(9).bytes, two);
   EXPECT_EQ(opened.Stat("pages"), 2u);
   EXPECT_EQ(opened.store->used_bytes(), RecordBytes(300) + RecordBytes(50));
 }
@@ -58,31 +58,31 @@ TEST_F(PageStoreTest, PagesOfOneSlotInABatchTakeEffectInTheirOrder) {
 TEST_F(PageStoreTest, InvalidPagesAreRefusedOneByOne) {
   OpenedStore opened(directory_.Path("s"));
   opened.Open('a', "host", 100);
-  const std::string bytes = PageBytes(1, 1, 100);
-  PageRecord bad = MakePage(2, 1, bytes);
+  const std::string bytes = ObjectBytes(1, 1, 100);
+  ObjectRecord bad = MakeObject(2, 1, bytes);
   bad.checksum ^= 1;
-  const auto results = opened.StoreAll({MakePage(99, 1, bytes), bad, MakePage(100, 1, bytes),
-                                        MakePage(std::uint64_t{1} << 32 | 1, 1, bytes)});
-  EXPECT_EQ(results, (std::vector{PageStatus::kOk, PageStatus::kInvalid, PageStatus::kInvalid,
-                                  PageStatus::kInvalid}));
-  EXPECT_EQ(opened.Stat("stores_invalid"), 3u);
-  EXPECT_EQ(opened.FetchOne(2).status, PageStatus::kNotFound);
+  const auto results = opened.PutAll({MakeObject(99, 1, bytes), bad, MakeObject(100, 1, bytes),
+                                      MakeObject(std::uint64_t{1} << 32 | 1, 1, bytes)});
+  EXPECT_EQ(results, (std::vector{ObjectStatus::kOk, ObjectStatus::kInvalid, ObjectStatus::kInvalid,
+                                  ObjectStatus::kInvalid}));
+  EXPECT_EQ(opened.Stat("puts_invalid"), 3u);
+  EXPECT_EQ(opened.GetOne(2).status, ObjectStatus::kNotFound);
 }
 
 TEST_F(PageStoreTest, LimitsOfTheProtocolAreEnforced) {
   OpenedStore opened(directory_.Path("s"));
   opened.Open();
-  const std::string bytes = PageBytes(1, 1, 10);
-  opened.StoreAll(std::vector<PageRecord>(256, MakePage(1, 1, bytes)));
-  EXPECT_EQ(opened.last, StreamStatus::kOk);
-  opened.StoreAll(std::vector<PageRecord>(257, MakePage(1, 2, bytes)));
-  EXPECT_EQ(opened.last, StreamStatus::kInvalid);
-  opened.FetchAll({});
-  EXPECT_EQ(opened.last, StreamStatus::kInvalid);
-  opened.FetchAll(std::vector<std::uint64_t>(64, 1));
-  EXPECT_EQ(opened.last, StreamStatus::kOk);
-  opened.FetchAll(std::vector<std::uint64_t>(65, 1));
-  EXPECT_EQ(opened.last, StreamStatus::kInvalid);
+  const std::string bytes = ObjectBytes(1, 1, 10);
+  opened.PutAll(std::vector<ObjectRecord>(256, MakeObject(1, 1, bytes)));
+  EXPECT_EQ(opened.last, CallStatus::kOk);
+  opened.PutAll(std::vector<ObjectRecord>(257, MakeObject(1, 2, bytes)));
+  EXPECT_EQ(opened.last, CallStatus::kInvalid);
+  opened.GetAll({});
+  EXPECT_EQ(opened.last, CallStatus::kInvalid);
+  opened.GetAll(std::vector<std::uint64_t>(64, 1));
+  EXPECT_EQ(opened.last, CallStatus::kOk);
+  opened.GetAll(std::vector<std::uint64_t>(65, 1));
+  EXPECT_EQ(opened.last, CallStatus::kInvalid);
   std::uint64_t discarded = 0;
   const std::vector<DiscardItem> items(4097, DiscardItem{1, 1});
   const auto discard = [&](std::size_t count) {
@@ -91,40 +91,40 @@ TEST_F(PageStoreTest, LimitsOfTheProtocolAreEnforced) {
                   &discarded)
         .value();
   };
-  EXPECT_EQ(discard(4097), StreamStatus::kInvalid);
-  EXPECT_EQ(opened.FetchOne(1).status, PageStatus::kOk);
-  EXPECT_EQ(discard(4096), StreamStatus::kOk);
+  EXPECT_EQ(discard(4097), CallStatus::kInvalid);
+  EXPECT_EQ(opened.GetOne(1).status, ObjectStatus::kOk);
+  EXPECT_EQ(discard(4096), CallStatus::kOk);
   EXPECT_EQ(discarded, 1u);
 }
 
 TEST_F(PageStoreTest, FetchAnswersEverySlotAlsoRepeatedAndOutOfRangeOnes) {
   OpenedStore opened(directory_.Path("s"));
   opened.Open();
-  opened.StoreOne(1, 1);
-  opened.StoreOne(3, 1);
-  const auto fetched = opened.FetchAll({3, 1, 2, 3, std::uint64_t{1} << 40});
-  EXPECT_EQ(fetched[0].bytes, PageBytes(3, 1, 100));
-  EXPECT_EQ(fetched[1].bytes, PageBytes(1, 1, 100));
-  EXPECT_EQ(fetched[2].status, PageStatus::kNotFound);
-  EXPECT_EQ(fetched[3].bytes, PageBytes(3, 1, 100));
-  EXPECT_EQ(fetched[4].status, PageStatus::kNotFound);
+  opened.PutOne(1, 1);
+  opened.PutOne(3, 1);
+  const auto got = opened.GetAll({3, 1, 2, 3, std::uint64_t{1} << 40});
+  EXPECT_EQ(got[0].bytes, ObjectBytes(3, 1, 100));
+  EXPECT_EQ(got[1].bytes, ObjectBytes(1, 1, 100));
+  EXPECT_EQ(got[2].status, ObjectStatus::kNotFound);
+  EXPECT_EQ(got[3].bytes, ObjectBytes(3, 1, 100));
+  EXPECT_EQ(got[4].status, ObjectStatus::kNotFound);
 }
 
 TEST_F(PageStoreTest, DiscardSparesHigherVersions) {
   OpenedStore opened(directory_.Path("s"));
   opened.Open();
-  opened.StoreOne(1, 5);
-  opened.StoreOne(2, 5);
-  opened.StoreOne(3, 5);
+  opened.PutOne(1, 5);
+  opened.PutOne(2, 5);
+  opened.PutOne(3, 5);
   const std::vector<DiscardItem> items = {{1, 4}, {2, 5}, {3, 1}, {3, 6}, {4, 9}};
   std::uint64_t discarded = 0;
   auto status =
       opened.store->Discard(opened.volume.volume_id, opened.volume.epoch, items, &discarded);
-  EXPECT_EQ(status.value(), StreamStatus::kOk);
+  EXPECT_EQ(status.value(), CallStatus::kOk);
   EXPECT_EQ(discarded, 2u);
-  EXPECT_EQ(opened.FetchOne(1).status, PageStatus::kOk);
-  EXPECT_EQ(opened.FetchOne(2).status, PageStatus::kNotFound);
-  EXPECT_EQ(opened.FetchOne(3).status, PageStatus::kNotFound);
+  EXPECT_EQ(opened.GetOne(1).status, ObjectStatus::kOk);
+  EXPECT_EQ(opened.GetOne(2).status, ObjectStatus::kNotFound);
+  EXPECT_EQ(opened.GetOne(3).status, ObjectStatus::kNotFound);
   EXPECT_EQ(opened.store->used_bytes(), RecordBytes(100));
 }
 
@@ -133,18 +133,18 @@ TEST_F(PageStoreTest, FullStoreRefusesGrowthButTakesOverwritesThatDoNotGrow) {
   OpenedStore opened(directory_.Path("s"), capacity);
   opened.Open();
   for (std::uint64_t slot = 0; slot < 10; ++slot) {
-    EXPECT_EQ(opened.StoreOne(slot, 1), PageStatus::kOk);
+    EXPECT_EQ(opened.PutOne(slot, 1), ObjectStatus::kOk);
   }
   EXPECT_EQ(opened.store->used_bytes(), capacity);
-  EXPECT_EQ(opened.StoreOne(10, 1), PageStatus::kFull);
-  EXPECT_EQ(opened.StoreOne(5, 2, 101), PageStatus::kFull);
-  EXPECT_EQ(opened.FetchOne(5).version, 1u);
-  EXPECT_EQ(opened.StoreOne(5, 2, 100), PageStatus::kOk);
-  EXPECT_EQ(opened.StoreOne(6, 2, 40), PageStatus::kOk);
-  EXPECT_EQ(opened.StoreOne(5, 3, 160), PageStatus::kOk);
-  EXPECT_EQ(opened.StoreOne(5, 4, 161), PageStatus::kFull);
+  EXPECT_EQ(opened.PutOne(10, 1), ObjectStatus::kFull);
+  EXPECT_EQ(opened.PutOne(5, 2, 101), ObjectStatus::kFull);
+  EXPECT_EQ(opened.GetOne(5).version, 1u);
+  EXPECT_EQ(opened.PutOne(5, 2, 100), ObjectStatus::kOk);
+  EXPECT_EQ(opened.PutOne(6, 2, 40), ObjectStatus::kOk);
+  EXPECT_EQ(opened.PutOne(5, 3, 160), ObjectStatus::kOk);
+  EXPECT_EQ(opened.PutOne(5, 4, 161), ObjectStatus::kFull);
   EXPECT_EQ(opened.store->used_bytes(), capacity);
-  EXPECT_EQ(opened.Stat("stores_full"), 3u);
+  EXPECT_EQ(opened.Stat("puts_full"), 3u);
 }
 
 TEST_F(PageStoreTest, BundlesCountByTheirBytesAndOnlyThoseOfTheDeviceAreTaken) {
@@ -156,15 +156,15 @@ TEST_F(PageStoreTest, BundlesCountByTheirBytesAndOnlyThoseOfTheDeviceAreTaken) {
   const std::string more = BundleBytes(last, 1, 4096);
   const std::string beyond = BundleBytes(last + 1, 1, 100);
   const auto results =
-      opened.StoreAll({MakeBundle(last - 2, 1, bytes), MakeBundle(last - 1, 1, other),
-                       MakeBundle(last, 1, more), MakeBundle(last + 1, 1, beyond)});
-  EXPECT_EQ(results, (std::vector{PageStatus::kOk, PageStatus::kOk, PageStatus::kFull,
-                                  PageStatus::kInvalid}));
+      opened.PutAll({MakeBundle(last - 2, 1, bytes), MakeBundle(last - 1, 1, other),
+                     MakeBundle(last, 1, more), MakeBundle(last + 1, 1, beyond)});
+  EXPECT_EQ(results, (std::vector{ObjectStatus::kOk, ObjectStatus::kOk, ObjectStatus::kFull,
+                                  ObjectStatus::kInvalid}));
   EXPECT_EQ(opened.store->used_bytes(), 2 * RecordBytes(tier::kBundleBytesMax));
   opened.Reopen();
   opened.Open('a', "host", 100);
-  EXPECT_TRUE(opened.FetchOne(last - 2).bytes == bytes);
-  EXPECT_EQ(opened.FetchOne(99).status, PageStatus::kNotFound);
+  EXPECT_TRUE(opened.GetOne(last - 2).bytes == bytes);
+  EXPECT_EQ(opened.GetOne(99).status, ObjectStatus::kNotFound);
   EXPECT_EQ(opened.store->used_bytes(), 2 * RecordBytes(tier::kBundleBytesMax));
 }
 
@@ -172,7 +172,7 @@ TEST_F(PageStoreTest, PagesAndCountsSurviveAReopen) {
   OpenedStore opened(directory_.Path("s"));
   const auto first = opened.Open();
   for (std::uint64_t slot = 0; slot < 500; ++slot) {
-    opened.StoreOne(slot, 1, 100 + slot);
+    opened.PutOne(slot, 1, 100 + slot);
   }
   const std::uint64_t used = opened.store->used_bytes();
   opened.Reopen();
@@ -182,7 +182,7 @@ TEST_F(PageStoreTest, PagesAndCountsSurviveAReopen) {
   EXPECT_EQ(second.volume_id, first.volume_id);
   EXPECT_EQ(second.epoch, first.epoch + 1);
   for (std::uint64_t slot = 0; slot < 500; ++slot) {
-    ASSERT_EQ(opened.FetchOne(slot).bytes, PageBytes(slot, 1, 100 + slot));
+    ASSERT_EQ(opened.GetOne(slot).bytes, ObjectBytes(slot, 1, 100 + slot));
   }
 }
 
@@ -196,15 +196,15 @@ TEST_F(PageStoreTest, HigherVersionWinsAmongConcurrentStreamsAndCountsStayExact)
     threads.emplace_back([&, thread] {
       for (std::uint64_t version = 1 + thread; version <= kVersions; version += kThreads) {
         std::vector<std::string> bytes;
-        std::vector<PageRecord> pages;
-        std::array<PageStatus, 64> results;
+        std::vector<ObjectRecord> pages;
+        std::array<ObjectStatus, 64> results;
         for (std::uint64_t slot = 0; slot < 64; ++slot) {
-          bytes.push_back(PageBytes(slot, version, 10 + version));
+          bytes.push_back(ObjectBytes(slot, version, 10 + version));
         }
         for (std::uint64_t slot = 0; slot < 64; ++slot) {
-          pages.push_back(MakePage(slot, version, bytes[slot]));
+          pages.push_back(MakeObject(slot, version, bytes[slot]));
         }
-        opened.store->Store(opened.volume.volume_id, opened.volume.epoch, pages, results);
+        opened.store->Put(opened.volume.volume_id, opened.volume.epoch, pages, results);
       }
     });
   }
@@ -212,7 +212,7 @@ TEST_F(PageStoreTest, HigherVersionWinsAmongConcurrentStreamsAndCountsStayExact)
     thread.join();
   }
   for (std::uint64_t slot = 0; slot < 64; ++slot) {
-    ASSERT_EQ(opened.FetchOne(slot).version, kVersions);
+    ASSERT_EQ(opened.GetOne(slot).version, kVersions);
   }
   EXPECT_EQ(opened.Stat("pages"), 64u);
   EXPECT_EQ(opened.store->used_bytes(), 64 * RecordBytes(10 + kVersions));

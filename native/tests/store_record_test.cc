@@ -2,7 +2,7 @@
 #include <gtest/gtest.h>
 
 #include "store/record.h"
-#include "store_pages.h"
+#include "store_objects.h"
 #include "tier/bundle.h"
 
 namespace farswap::store {
@@ -10,7 +10,7 @@ namespace {
 
 TEST(Record, HeaderHasItsDocumentedLayout) {
   const std::string bytes = "xyz";
-  PageRecord page = MakePage(7, 0x0102030405060708, bytes);
+  ObjectRecord page = MakeObject(7, 0x0102030405060708, bytes);
   page.checksum = 0xAABBCCDD;
   page.stored_boot_s = 0x11223344;
   const RecordHeader header = EncodeRecordHeader(page);
@@ -20,14 +20,14 @@ TEST(Record, HeaderHasItsDocumentedLayout) {
 }
 
 TEST(Record, KeysOfAVolumeSortBySlot) {
-  const PageKey key = EncodePageKey(0x0102030405060708, 0x0A);
+  const RecordKey key = EncodeRecordKey(0x0102030405060708, 0x0A);
   EXPECT_EQ(std::string(key.begin(), key.end()),
             std::string("\x01\x02\x03\x04\x05\x06\x07\x08\0\0\0\0\0\0\0\x0A", 16));
 }
 
 TEST(Record, EveryTruncationAndExtensionIsRefused) {
-  const std::string bytes = PageBytes(1, 1, 50);
-  const PageRecord page = MakePage(1, 1, bytes);
+  const std::string bytes = ObjectBytes(1, 1, 50);
+  const ObjectRecord page = MakeObject(1, 1, bytes);
   const RecordHeader header = EncodeRecordHeader(page);
   const std::string value = std::string(header.begin(), header.end()) + bytes;
   ASSERT_TRUE(DecodeRecord(1, value));
@@ -39,8 +39,8 @@ TEST(Record, EveryTruncationAndExtensionIsRefused) {
 }
 
 TEST(Record, DamagedFormatAndCodecAreRefused) {
-  const std::string bytes = PageBytes(1, 1, 50);
-  const RecordHeader header = EncodeRecordHeader(MakePage(1, 1, bytes));
+  const std::string bytes = ObjectBytes(1, 1, 50);
+  const RecordHeader header = EncodeRecordHeader(MakeObject(1, 1, bytes));
   for (const std::size_t damaged : {std::size_t{0}, std::size_t{1}}) {
     std::string value = std::string(header.begin(), header.end()) + bytes;
     value[damaged] = '\x77';
@@ -49,39 +49,39 @@ TEST(Record, DamagedFormatAndCodecAreRefused) {
 }
 
 TEST(Record, PagesAreValidOnlyWithTheirOwnSlotCodecLengthAndChecksum) {
-  const std::string bytes = PageBytes(3, 1, 100);
-  const PageRecord good = MakePage(3, 1, bytes);
-  EXPECT_TRUE(IsValidPage(good));
-  PageRecord bad = good;
-  bad.slot = 4;
-  EXPECT_FALSE(IsValidPage(bad));
+  const std::string bytes = ObjectBytes(3, 1, 100);
+  const ObjectRecord good = MakeObject(3, 1, bytes);
+  EXPECT_TRUE(IsValidObject(good));
+  ObjectRecord bad = good;
+  bad.key = 4;
+  EXPECT_FALSE(IsValidObject(bad));
   bad = good;
   bad.codec = 3;
-  EXPECT_FALSE(IsValidPage(bad));
+  EXPECT_FALSE(IsValidObject(bad));
   bad.codec = 258;
-  EXPECT_FALSE(IsValidPage(bad));
+  EXPECT_FALSE(IsValidObject(bad));
   bad = good;
   bad.checksum ^= 1;
-  EXPECT_FALSE(IsValidPage(bad));
+  EXPECT_FALSE(IsValidObject(bad));
 }
 
 TEST(Record, RawPagesAreWholeAndNoPageIsLongerOrEmpty) {
   const auto raw = static_cast<std::uint32_t>(tier::Codec::kRaw);
   for (const std::size_t length : {0u, 1u, 4095u, 4096u, 4097u}) {
-    const std::string bytes = PageBytes(3, 1, length);
-    PageRecord page = MakePage(3, 1, bytes);
-    EXPECT_EQ(IsValidPage(page), length >= 1 && length <= 4096) << length;
+    const std::string bytes = ObjectBytes(3, 1, length);
+    ObjectRecord page = MakeObject(3, 1, bytes);
+    EXPECT_EQ(IsValidObject(page), length >= 1 && length <= 4096) << length;
     page.codec = raw;
     page.checksum = tier::PageChecksum(3, tier::Codec::kRaw, std::as_bytes(std::span(bytes)));
-    EXPECT_EQ(IsValidPage(page), length == 4096) << length;
+    EXPECT_EQ(IsValidObject(page), length == 4096) << length;
   }
 }
 
 TEST(Record, BundlesHaveKeysOfTheirOwnWholeHeadersAndABound) {
   const std::uint64_t key = tier::BundleKeyOf(160);
   const std::string bytes = BundleBytes(key, 1, tier::kBundleBytesMax);
-  const PageRecord good = MakeBundle(key, 1, bytes);
-  EXPECT_TRUE(IsValidPage(good));
+  const ObjectRecord good = MakeBundle(key, 1, bytes);
+  EXPECT_TRUE(IsValidObject(good));
   const RecordHeader header = EncodeRecordHeader(good);
   const std::string value = std::string(header.begin(), header.end()) + bytes;
   const auto decoded = DecodeRecord(key, value);
@@ -89,15 +89,16 @@ TEST(Record, BundlesHaveKeysOfTheirOwnWholeHeadersAndABound) {
   EXPECT_EQ(decoded->bytes.size(), tier::kBundleBytesMax);
 
   EXPECT_FALSE(DecodeRecord(10, value)) << "a bundle is no page";
-  EXPECT_FALSE(IsValidPage(MakeBundle(10, 1, bytes)));
-  EXPECT_FALSE(IsValidPage(MakePage(key, 1, PageBytes(key, 1, 100)))) << "a page is no bundle";
-  EXPECT_FALSE(IsValidPage(MakeBundle(key, 1, bytes + "x")));
-  EXPECT_FALSE(IsValidPage(MakeBundle(key, 1, "")));
-  EXPECT_FALSE(IsValidPage(MakeBundle(key, 1, BundleBytes(key, 1, 68)))) << "a header alone";
+  EXPECT_FALSE(IsValidObject(MakeBundle(10, 1, bytes)));
+  EXPECT_FALSE(IsValidObject(MakeObject(key, 1, ObjectBytes(key, 1, 100))))
+      << "a page is no bundle";
+  EXPECT_FALSE(IsValidObject(MakeBundle(key, 1, bytes + "x")));
+  EXPECT_FALSE(IsValidObject(MakeBundle(key, 1, "")));
+  EXPECT_FALSE(IsValidObject(MakeBundle(key, 1, BundleBytes(key, 1, 68)))) << "a header alone";
   std::string reserved = bytes;
   reserved[3] = 1;
-  EXPECT_FALSE(IsValidPage(MakeBundle(key, 1, reserved)));
-  EXPECT_FALSE(IsValidPage(MakePage(std::uint64_t{1} << 32, 1, PageBytes(0, 1, 100))));
+  EXPECT_FALSE(IsValidObject(MakeBundle(key, 1, reserved)));
+  EXPECT_FALSE(IsValidObject(MakeObject(std::uint64_t{1} << 32, 1, ObjectBytes(0, 1, 100))));
 }
 
 TEST(Record, VolumeAndDeviceRecordsSurviveAndRefuseTruncation) {

@@ -7,7 +7,7 @@
 #include "farswap/v1/page_store.grpc.pb.h"
 #include "hang_guard.h"
 #include "store/page_server.h"
-#include "store_pages.h"
+#include "store_objects.h"
 
 namespace farswap::store {
 namespace {
@@ -63,46 +63,46 @@ class Host {
     context->set_deadline(system_clock::now() + kHangGuard);
   }
 
-  v1::StoreRequest Batch(std::uint64_t id, std::uint64_t first_slot, std::size_t count,
-                         std::uint64_t version) const {
-    v1::StoreRequest batch;
+  v1::PutRequest Batch(std::uint64_t id, std::uint64_t first_slot, std::size_t count,
+                       std::uint64_t version) const {
+    v1::PutRequest batch;
     batch.set_batch_id(id);
     batch.set_volume_id(volume_.volume_id());
     batch.set_epoch(volume_.epoch());
     for (std::size_t i = 0; i < count; ++i) {
-      const std::string bytes = PageBytes(first_slot + i, version, 100);
-      v1::Page* page = batch.add_pages();
-      page->set_slot(first_slot + i);
-      page->set_version(version);
-      page->set_codec(v1::CODEC_LZ4);
-      page->set_data(bytes);
-      page->set_checksum(MakePage(first_slot + i, version, bytes).checksum);
-      page->set_stored_boot_s(1700000000);
+      const std::string bytes = ObjectBytes(first_slot + i, version, 100);
+      v1::Object* object = batch.add_objects();
+      object->set_key(first_slot + i);
+      object->set_version(version);
+      object->set_codec(v1::CODEC_LZ4);
+      object->set_bytes(bytes);
+      object->set_checksum(MakeObject(first_slot + i, version, bytes).checksum);
+      object->set_stored_boot_s(1700000000);
     }
     return batch;
   }
 
-  v1::FetchRequest Slots(std::uint64_t id, const std::vector<std::uint64_t>& slots) const {
-    v1::FetchRequest fetch;
+  v1::GetRequest Slots(std::uint64_t id, const std::vector<std::uint64_t>& slots) const {
+    v1::GetRequest fetch;
     fetch.set_request_id(id);
     fetch.set_volume_id(volume_.volume_id());
     fetch.set_epoch(volume_.epoch());
     for (const std::uint64_t slot : slots) {
-      fetch.add_slots(slot);
+      fetch.add_keys(slot);
     }
     return fetch;
   }
 
-  v1::StoreResponse StoreOnce(const v1::StoreRequest& batch) {
+  v1::PutResponse PutOnce(const v1::PutRequest& batch) {
     grpc::ClientContext context;
     Limit(&context);
-    return Exchange(stub_->Store(&context).get(), batch);
+    return Exchange(stub_->Put(&context).get(), batch);
   }
 
-  v1::FetchResponse FetchOnce(const v1::FetchRequest& fetch) {
+  v1::GetResponse GetOnce(const v1::GetRequest& fetch) {
     grpc::ClientContext context;
     Limit(&context);
-    return Exchange(stub_->Fetch(&context).get(), fetch);
+    return Exchange(stub_->Get(&context).get(), fetch);
   }
 
  private:
@@ -140,35 +140,35 @@ class ServiceTest : public ::testing::Test {
 TEST_F(ServiceTest, PagesComeBackOverStreamsAsTheyWereSent) {
   Host host(server_->port());
   ASSERT_TRUE(host.Open().ok());
-  EXPECT_EQ(host.volume().batch_pages_max(), 256u);
+  EXPECT_EQ(host.volume().batch_objects_max(), 256u);
   EXPECT_EQ(host.volume().capacity_bytes(), 64 * kMiB);
   grpc::ClientContext context;
   Host::Limit(&context);
-  auto store = host.stub().Store(&context);
+  auto store = host.stub().Put(&context);
   for (std::uint64_t id = 0; id < 8; ++id) {
     ASSERT_TRUE(store->Write(host.Batch(id, id * 256, 256, 1)));
   }
   for (std::uint64_t id = 0; id < 8; ++id) {
-    v1::StoreResponse response;
+    v1::PutResponse response;
     ASSERT_TRUE(store->Read(&response));
     EXPECT_EQ(response.batch_id(), id);
-    EXPECT_EQ(response.status(), v1::STREAM_STATUS_OK);
+    EXPECT_EQ(response.status(), v1::CALL_STATUS_OK);
     ASSERT_EQ(response.results_size(), 256);
-    EXPECT_EQ(response.results(255), v1::PAGE_STATUS_OK);
+    EXPECT_EQ(response.results(255), v1::OBJECT_STATUS_OK);
     EXPECT_EQ(response.used_bytes(), (id + 1) * 256 * RecordBytes(100));
   }
-  const v1::FetchResponse fetched = host.FetchOnce(host.Slots(77, {2047, 0, 5000}));
+  const v1::GetResponse fetched = host.GetOnce(host.Slots(77, {2047, 0, 5000}));
   EXPECT_EQ(fetched.request_id(), 77u);
   ASSERT_EQ(fetched.results_size(), 3);
-  const v1::Page& page = fetched.results(0).page();
-  EXPECT_EQ(page.slot(), 2047u);
-  EXPECT_EQ(page.version(), 1u);
-  EXPECT_EQ(page.codec(), v1::CODEC_LZ4);
-  EXPECT_EQ(page.stored_boot_s(), 1700000000u);
-  EXPECT_EQ(page.data(), PageBytes(2047, 1, 100));
-  EXPECT_EQ(page.checksum(), MakePage(2047, 1, page.data()).checksum);
-  EXPECT_EQ(fetched.results(2).status(), v1::PAGE_STATUS_NOT_FOUND);
-  EXPECT_FALSE(fetched.results(2).has_page());
+  const v1::Object& object = fetched.results(0).object();
+  EXPECT_EQ(object.key(), 2047u);
+  EXPECT_EQ(object.version(), 1u);
+  EXPECT_EQ(object.codec(), v1::CODEC_LZ4);
+  EXPECT_EQ(object.stored_boot_s(), 1700000000u);
+  EXPECT_EQ(object.bytes(), ObjectBytes(2047, 1, 100));
+  EXPECT_EQ(object.checksum(), MakeObject(2047, 1, object.bytes()).checksum);
+  EXPECT_EQ(fetched.results(2).status(), v1::OBJECT_STATUS_NOT_FOUND);
+  EXPECT_FALSE(fetched.results(2).has_object());
 }
 
 TEST_F(ServiceTest, OverlongBatchIsRefusedAndTheStreamGoesOn) {
@@ -176,33 +176,33 @@ TEST_F(ServiceTest, OverlongBatchIsRefusedAndTheStreamGoesOn) {
   ASSERT_TRUE(host.Open().ok());
   grpc::ClientContext context;
   Host::Limit(&context);
-  auto store = host.stub().Store(&context);
-  v1::StoreResponse response;
+  auto store = host.stub().Put(&context);
+  v1::PutResponse response;
   ASSERT_TRUE(store->Write(host.Batch(1, 0, 257, 1)) && store->Read(&response));
   EXPECT_EQ(response.batch_id(), 1u);
-  EXPECT_EQ(response.status(), v1::STREAM_STATUS_INVALID);
+  EXPECT_EQ(response.status(), v1::CALL_STATUS_INVALID);
   EXPECT_EQ(response.results_size(), 0);
   ASSERT_TRUE(store->Write(host.Batch(2, 0, 256, 1)) && store->Read(&response));
-  EXPECT_EQ(response.status(), v1::STREAM_STATUS_OK);
+  EXPECT_EQ(response.status(), v1::CALL_STATUS_OK);
   const std::vector<std::uint64_t> many(65, 0);
-  EXPECT_EQ(host.FetchOnce(host.Slots(1, many)).status(), v1::STREAM_STATUS_INVALID);
-  EXPECT_EQ(host.FetchOnce(host.Slots(1, {})).status(), v1::STREAM_STATUS_INVALID);
+  EXPECT_EQ(host.GetOnce(host.Slots(1, many)).status(), v1::CALL_STATUS_INVALID);
+  EXPECT_EQ(host.GetOnce(host.Slots(1, {})).status(), v1::CALL_STATUS_INVALID);
 }
 
 TEST_F(ServiceTest, StaleEpochAndUnknownVolumeAreTold) {
   Host host(server_->port());
   ASSERT_TRUE(host.Open().ok());
-  const v1::StoreRequest stale = host.Batch(1, 0, 1, 1);
-  v1::StoreRequest unknown = stale;
+  const v1::PutRequest stale = host.Batch(1, 0, 1, 1);
+  v1::PutRequest unknown = stale;
   unknown.set_volume_id(stale.volume_id() ^ 1);
   const v1::SessionRequest stale_beat = host.Beat(1);
   host.request().set_session_nonce(std::string(16, 'm'));
   host.request().set_takeover_count(1);
   ASSERT_TRUE(host.Open().ok());
-  EXPECT_EQ(host.BeatOnce(stale_beat).status(), v1::STREAM_STATUS_FENCED);
-  EXPECT_EQ(host.StoreOnce(stale).status(), v1::STREAM_STATUS_FENCED);
-  EXPECT_EQ(host.StoreOnce(unknown).status(), v1::STREAM_STATUS_UNKNOWN_VOLUME);
-  EXPECT_EQ(host.StoreOnce(host.Batch(1, 0, 1, 1)).status(), v1::STREAM_STATUS_OK);
+  EXPECT_EQ(host.BeatOnce(stale_beat).status(), v1::CALL_STATUS_FENCED);
+  EXPECT_EQ(host.PutOnce(stale).status(), v1::CALL_STATUS_FENCED);
+  EXPECT_EQ(host.PutOnce(unknown).status(), v1::CALL_STATUS_UNKNOWN_VOLUME);
+  EXPECT_EQ(host.PutOnce(host.Batch(1, 0, 1, 1)).status(), v1::CALL_STATUS_OK);
 }
 
 TEST_F(ServiceTest, RefusedOpensCarryTheirStatus) {
@@ -284,34 +284,34 @@ TEST_F(ServiceTest, SessionAnswersEachRequestInTurn) {
   for (std::uint64_t sequence = 7; sequence < 10; ++sequence) {
     ASSERT_TRUE(session->Write(host.Beat(sequence)) && session->Read(&response));
     EXPECT_EQ(response.sequence(), sequence);
-    EXPECT_EQ(response.status(), v1::STREAM_STATUS_OK);
+    EXPECT_EQ(response.status(), v1::CALL_STATUS_OK);
     EXPECT_EQ(response.capacity_bytes(), 64 * kMiB);
     EXPECT_EQ(response.state(), v1::SERVER_STATE_ACTIVE);
   }
   v1::SessionRequest unknown = host.Beat(11);
   unknown.set_volume_id(unknown.volume_id() ^ 1);
   ASSERT_TRUE(session->Write(unknown) && session->Read(&response));
-  EXPECT_EQ(response.status(), v1::STREAM_STATUS_UNKNOWN_VOLUME);
+  EXPECT_EQ(response.status(), v1::CALL_STATUS_UNKNOWN_VOLUME);
   ASSERT_TRUE(session->Write(host.Beat(12)) && session->Read(&response));
-  EXPECT_EQ(response.status(), v1::STREAM_STATUS_OK) << "a bad request ends no stream";
+  EXPECT_EQ(response.status(), v1::CALL_STATUS_OK) << "a bad request ends no stream";
 }
 
 TEST_F(ServiceTest, DiscardAndCloseAnswer) {
   Host host(server_->port());
   ASSERT_TRUE(host.Open().ok());
-  host.StoreOnce(host.Batch(1, 0, 10, 5));
+  host.PutOnce(host.Batch(1, 0, 10, 5));
   v1::DiscardRequest discard;
   discard.set_volume_id(host.volume().volume_id());
   discard.set_epoch(host.volume().epoch());
   for (std::uint64_t slot = 0; slot < 4; ++slot) {
     v1::DiscardRequest::Item* item = discard.add_items();
-    item->set_slot(slot);
+    item->set_key(slot);
     item->set_version(slot == 0 ? 4 : 5);
   }
   v1::DiscardResponse discarded;
   grpc::ClientContext discard_context;
   ASSERT_TRUE(host.stub().Discard(&discard_context, discard, &discarded).ok());
-  EXPECT_EQ(discarded.status(), v1::STREAM_STATUS_OK);
+  EXPECT_EQ(discarded.status(), v1::CALL_STATUS_OK);
   EXPECT_EQ(discarded.discarded(), 3u);
   v1::CloseVolumeRequest close;
   close.set_volume_id(host.volume().volume_id());
@@ -319,8 +319,8 @@ TEST_F(ServiceTest, DiscardAndCloseAnswer) {
   v1::CloseVolumeResponse closed;
   grpc::ClientContext close_context;
   ASSERT_TRUE(host.stub().CloseVolume(&close_context, close, &closed).ok());
-  EXPECT_EQ(closed.status(), v1::STREAM_STATUS_OK);
-  EXPECT_EQ(host.FetchOnce(host.Slots(1, {5})).status(), v1::STREAM_STATUS_UNKNOWN_VOLUME);
+  EXPECT_EQ(closed.status(), v1::CALL_STATUS_OK);
+  EXPECT_EQ(host.GetOnce(host.Slots(1, {5})).status(), v1::CALL_STATUS_UNKNOWN_VOLUME);
 }
 
 TEST_F(ServiceTest, OneHostsAbuseLeavesAnotherAlone) {
@@ -330,30 +330,30 @@ TEST_F(ServiceTest, OneHostsAbuseLeavesAnotherAlone) {
   ASSERT_TRUE(bad.Open().ok());
   grpc::ClientContext context;
   Host::Limit(&context);
-  auto store = good.stub().Store(&context);
+  auto store = good.stub().Put(&context);
   for (int round = 0; round < 10; ++round) {
     {
       grpc::ClientContext huge_context;
       Host::Limit(&huge_context);
-      auto huge = bad.stub().Store(&huge_context);
-      v1::StoreRequest request = bad.Batch(1, 0, 1, 1);
-      request.mutable_pages(0)->set_data(std::string(8 * kMiB, 'x'));
+      auto huge = bad.stub().Put(&huge_context);
+      v1::PutRequest request = bad.Batch(1, 0, 1, 1);
+      request.mutable_objects(0)->set_bytes(std::string(8 * kMiB, 'x'));
       huge->Write(request);
-      v1::StoreResponse response;
+      v1::PutResponse response;
       EXPECT_FALSE(huge->Read(&response));
       EXPECT_EQ(huge->Finish().error_code(), grpc::StatusCode::RESOURCE_EXHAUSTED);
     }
     {
       grpc::ClientContext cancelled_context;
-      auto cancelled = bad.stub().Store(&cancelled_context);
+      auto cancelled = bad.stub().Put(&cancelled_context);
       cancelled->Write(bad.Batch(1, 0, 256, 1));
       cancelled_context.TryCancel();
       EXPECT_FALSE(cancelled->Finish().ok());
     }
-    v1::StoreResponse response;
+    v1::PutResponse response;
     ASSERT_TRUE(store->Write(good.Batch(1, 0, 256, static_cast<std::uint64_t>(round + 1))));
     ASSERT_TRUE(store->Read(&response));
-    EXPECT_EQ(response.status(), v1::STREAM_STATUS_OK);
+    EXPECT_EQ(response.status(), v1::CALL_STATUS_OK);
   }
 }
 
@@ -361,9 +361,9 @@ TEST_F(ServiceTest, FullServerSaysSoPerPage) {
   Start(10 * RecordBytes(100));
   Host host(server_->port());
   ASSERT_TRUE(host.Open().ok());
-  const v1::StoreResponse response = host.StoreOnce(host.Batch(1, 0, 12, 1));
-  EXPECT_EQ(std::ranges::count(response.results(), v1::PAGE_STATUS_OK), 10);
-  EXPECT_EQ(std::ranges::count(response.results(), v1::PAGE_STATUS_FULL), 2);
+  const v1::PutResponse response = host.PutOnce(host.Batch(1, 0, 12, 1));
+  EXPECT_EQ(std::ranges::count(response.results(), v1::OBJECT_STATUS_OK), 10);
+  EXPECT_EQ(std::ranges::count(response.results(), v1::OBJECT_STATUS_FULL), 2);
   EXPECT_EQ(response.used_bytes(), response.capacity_bytes());
 }
 
@@ -372,8 +372,8 @@ TEST_F(ServiceTest, StopEndsIdleStreamsAtOnceAndKeepsWhatWasAcknowledged) {
   ASSERT_TRUE(host.Open().ok());
   grpc::ClientContext context;
   Host::Limit(&context);
-  auto store = host.stub().Store(&context);
-  v1::StoreResponse response;
+  auto store = host.stub().Put(&context);
+  v1::PutResponse response;
   ASSERT_TRUE(store->Write(host.Batch(1, 0, 256, 1)) && store->Read(&response));
   const auto began = steady_clock::now();
   server_->Stop(2 * kHangGuard);
@@ -386,8 +386,8 @@ TEST_F(ServiceTest, StopEndsIdleStreamsAtOnceAndKeepsWhatWasAcknowledged) {
   Host again(server_->port());
   ASSERT_TRUE(again.Open().ok());
   EXPECT_EQ(again.volume().volume_id(), host.volume().volume_id());
-  EXPECT_EQ(again.FetchOnce(again.Slots(1, {255})).results(0).page().data(),
-            PageBytes(255, 1, 100));
+  EXPECT_EQ(again.GetOnce(again.Slots(1, {255})).results(0).object().bytes(),
+            ObjectBytes(255, 1, 100));
 }
 
 TEST_F(ServiceTest, TakenPortAndTakenPathAreToldApart) {

@@ -8,7 +8,7 @@
 
 #include "hang_guard.h"
 #include "store/page_store.h"
-#include "store_pages.h"
+#include "store_objects.h"
 
 namespace farswap::store {
 namespace {
@@ -63,30 +63,30 @@ class VolumeTest : public ::testing::Test {
 TEST_F(VolumeTest, SameIncarnationKeepsPagesAndRaisesTheEpoch) {
   OpenedStore opened(directory_.Path("s"));
   const auto first = opened.Open('a');
-  opened.StoreOne(1, 1);
+  opened.PutOne(1, 1);
   const auto second = opened.Open('a');
   EXPECT_EQ(second.volume_id, first.volume_id);
   EXPECT_GT(second.epoch, first.epoch);
-  EXPECT_EQ(opened.FetchOne(1).status, PageStatus::kOk);
+  EXPECT_EQ(opened.GetOne(1).status, ObjectStatus::kOk);
 }
 
 TEST_F(VolumeTest, LowerEpochIsFencedForEveryCall) {
   OpenedStore opened(directory_.Path("s"));
   const auto old = opened.Open('a');
-  opened.StoreOne(1, 1);
+  opened.PutOne(1, 1);
   const auto current = opened.Open('a');
   opened.volume = old;
-  opened.StoreOne(1, 2);
-  EXPECT_EQ(opened.last, StreamStatus::kFenced);
-  opened.FetchOne(1);
-  EXPECT_EQ(opened.last, StreamStatus::kFenced);
+  opened.PutOne(1, 2);
+  EXPECT_EQ(opened.last, CallStatus::kFenced);
+  opened.GetOne(1);
+  EXPECT_EQ(opened.last, CallStatus::kFenced);
   std::uint64_t discarded = 0;
   const std::vector<DiscardItem> items = {{1, 9}};
   EXPECT_EQ(opened.store->Discard(old.volume_id, old.epoch, items, &discarded).value(),
-            StreamStatus::kFenced);
-  EXPECT_EQ(opened.store->CloseVolume(old.volume_id, old.epoch).value(), StreamStatus::kFenced);
+            CallStatus::kFenced);
+  EXPECT_EQ(opened.store->CloseVolume(old.volume_id, old.epoch).value(), CallStatus::kFenced);
   opened.volume = current;
-  EXPECT_EQ(opened.FetchOne(1).version, 1u);
+  EXPECT_EQ(opened.GetOne(1).version, 1u);
   EXPECT_EQ(opened.Stat("fenced"), 4u);
 }
 
@@ -94,11 +94,11 @@ TEST_F(VolumeTest, EpochThatWasNeverGivenOutIsUnknown) {
   OpenedStore opened(directory_.Path("s"));
   opened.Open('a');
   ++opened.volume.epoch;
-  opened.StoreOne(1, 1);
-  EXPECT_EQ(opened.last, StreamStatus::kUnknownVolume);
+  opened.PutOne(1, 1);
+  EXPECT_EQ(opened.last, CallStatus::kUnknownVolume);
   opened.volume.volume_id ^= 1;
-  opened.FetchOne(1);
-  EXPECT_EQ(opened.last, StreamStatus::kUnknownVolume);
+  opened.GetOne(1);
+  EXPECT_EQ(opened.last, CallStatus::kUnknownVolume);
 }
 
 TEST_F(VolumeTest, EpochsNeverGoBackOverReopensAndCloses) {
@@ -112,7 +112,7 @@ TEST_F(VolumeTest, EpochsNeverGoBackOverReopensAndCloses) {
   }
   opened.Open('c');
   EXPECT_EQ(opened.store->CloseVolume(opened.volume.volume_id, opened.volume.epoch).value(),
-            StreamStatus::kOk);
+            CallStatus::kOk);
   ASSERT_TRUE(WaitCollected(*opened.store));
   opened.Reopen();
   EXPECT_GT(opened.Open('d').epoch, epoch + 1);
@@ -122,17 +122,17 @@ TEST_F(VolumeTest, NewIncarnationMakesTheOldOneGarbageThatGoesAway) {
   OpenedStore opened(directory_.Path("s"));
   const auto old = opened.Open('a');
   for (std::uint64_t slot = 0; slot < 300; ++slot) {
-    opened.StoreOne(slot, 1, 2000);
+    opened.PutOne(slot, 1, 2000);
   }
   const auto current = opened.Open('b');
   EXPECT_NE(current.volume_id, old.volume_id);
   EXPECT_GT(current.epoch, old.epoch);
   EXPECT_EQ(opened.store->used_bytes(), 0u);
-  EXPECT_EQ(opened.FetchOne(1).status, PageStatus::kNotFound);
-  opened.StoreOne(7, 1);
+  EXPECT_EQ(opened.GetOne(1).status, ObjectStatus::kNotFound);
+  opened.PutOne(7, 1);
   opened.volume = old;
-  opened.StoreOne(1, 9);
-  EXPECT_NE(opened.last, StreamStatus::kOk);
+  opened.PutOne(1, 9);
+  EXPECT_NE(opened.last, CallStatus::kOk);
   ASSERT_TRUE(WaitCollected(*opened.store));
   EXPECT_EQ(opened.Stat("garbage_volumes_deleted"), 1u);
   EXPECT_EQ(opened.Stat("pages"), 1u);
@@ -148,7 +148,7 @@ TEST_F(VolumeTest, GarbageLeftByAStopIsDeletedAfterTheNextStart) {
     OpenedStore opened(path, 64 * kMiB, false);
     old_id = opened.Open('a').volume_id;
     for (std::uint64_t slot = 0; slot < 300; ++slot) {
-      opened.StoreOne(slot, 1, 2000);
+      opened.PutOne(slot, 1, 2000);
     }
     opened.Open('b');
     EXPECT_EQ(GarbageVolumes(*opened.store), 1u);
@@ -167,10 +167,10 @@ TEST_F(VolumeTest, GarbageIsNotCountedAgainstTheCapacity) {
   OpenedStore opened(directory_.Path("s"), 10 * RecordBytes(100), false);
   opened.Open('a');
   for (std::uint64_t slot = 0; slot < 10; ++slot) {
-    opened.StoreOne(slot, 1);
+    opened.PutOne(slot, 1);
   }
   opened.Open('b');
-  EXPECT_EQ(opened.StoreOne(0, 1), PageStatus::kOk);
+  EXPECT_EQ(opened.PutOne(0, 1), ObjectStatus::kOk);
   EXPECT_EQ(opened.Stat("garbage_bytes"), 10 * RecordBytes(100));
 }
 
@@ -178,38 +178,38 @@ TEST_F(VolumeTest, RetiredIncarnationCannotComeBackAndHurtItsSuccessor) {
   OpenedStore opened(directory_.Path("s"));
   opened.Open('a');
   const auto current = opened.Open('b');
-  opened.StoreOne(1, 1);
+  opened.PutOne(1, 1);
   EXPECT_EQ(opened.Open('a').status, OpenStatus::kFenced);
   ASSERT_TRUE(WaitCollected(*opened.store));
   opened.Reopen();
   EXPECT_EQ(opened.Open('a').status, OpenStatus::kFenced);
   opened.volume = current;
-  EXPECT_EQ(opened.FetchOne(1).status, PageStatus::kOk);
+  EXPECT_EQ(opened.GetOne(1).status, ObjectStatus::kOk);
 }
 
 TEST_F(VolumeTest, ClosedVolumeIsGarbageAndClosingItAgainIsFine) {
   OpenedStore opened(directory_.Path("s"), 64 * kMiB, false);
   const auto volume = opened.Open('a');
-  opened.StoreOne(1, 1);
+  opened.PutOne(1, 1);
   const auto close = [&] { return opened.store->CloseVolume(volume.volume_id, volume.epoch); };
-  EXPECT_EQ(close().value(), StreamStatus::kOk);
-  EXPECT_EQ(close().value(), StreamStatus::kOk);
+  EXPECT_EQ(close().value(), CallStatus::kOk);
+  EXPECT_EQ(close().value(), CallStatus::kOk);
   EXPECT_EQ(opened.store->used_bytes(), 0u);
-  opened.FetchOne(1);
-  EXPECT_EQ(opened.last, StreamStatus::kUnknownVolume);
+  opened.GetOne(1);
+  EXPECT_EQ(opened.last, CallStatus::kUnknownVolume);
   EXPECT_EQ(opened.Open('a').status, OpenStatus::kFenced);
 }
 
 TEST_F(VolumeTest, HostsAndDevicesAreApart) {
   OpenedStore opened(directory_.Path("s"));
   const auto one = opened.Open('a', "one");
-  opened.StoreOne(1, 1);
+  opened.PutOne(1, 1);
   const auto two = opened.Open('a', "two");
   EXPECT_NE(one.volume_id, two.volume_id);
-  EXPECT_EQ(opened.FetchOne(1).status, PageStatus::kNotFound);
+  EXPECT_EQ(opened.GetOne(1).status, ObjectStatus::kNotFound);
   opened.Open('b', "two");
   opened.volume = one;
-  EXPECT_EQ(opened.FetchOne(1).status, PageStatus::kOk);
+  EXPECT_EQ(opened.GetOne(1).status, ObjectStatus::kOk);
 }
 
 TEST_F(VolumeTest, BadOpensAreRefusedWithTheirReason) {
@@ -265,11 +265,11 @@ TEST_F(VolumeTest, StoresRacingWithASuccessorAreKeptOrRefusedNeverMixed) {
   const auto old = opened.Open('a');
   std::atomic<bool> stop{false};
   std::thread writer([&] {
-    std::array<PageStatus, 1> results;
+    std::array<ObjectStatus, 1> results;
     for (std::uint64_t version = 1; !stop; ++version) {
-      const std::string bytes = PageBytes(1, version, 100);
-      const std::vector<PageRecord> pages = {MakePage(1, version, bytes)};
-      opened.store->Store(old.volume_id, old.epoch, pages, results);
+      const std::string bytes = ObjectBytes(1, version, 100);
+      const std::vector<ObjectRecord> pages = {MakeObject(1, version, bytes)};
+      opened.store->Put(old.volume_id, old.epoch, pages, results);
     }
   });
   OpenedVolume current;

@@ -12,7 +12,7 @@ import pytest
 from daemons import require_native
 from farswap.v1 import page_store_pb2 as pb
 from hang_guard import HANG_GUARD_S
-from page_client import PageClient, make_page, page_content
+from page_client import PageClient, make_object, page_content
 from soak.full_disk import run_full_disk, small_disk
 
 if TYPE_CHECKING:
@@ -39,7 +39,7 @@ def test_a_disk_that_is_filled_and_freed_at_random_ends_nothing_and_costs_no_pag
 
 def stored(client: PageClient, version: int) -> set[int]:
     """What a batch was answered with."""
-    return set(client.store(make_page(slot, version) for slot in SLOTS).results)
+    return set(client.put(make_object(slot, version) for slot in SLOTS).results)
 
 
 def store_until(client: PageClient, expected: int, version: int) -> None:
@@ -59,20 +59,20 @@ def test_a_server_without_inodes_refuses_pages_starts_again_and_goes_on(
         taken.mkdir()
         with PageClient(server.pages) as client:
             client.open()
-            assert stored(client, 1) == {pb.PAGE_STATUS_OK}
+            assert stored(client, 1) == {pb.OBJECT_STATUS_OK}
             with contextlib.suppress(OSError):
                 for number in range(1000):
                     (taken / str(number)).touch()
             assert len(list(taken.iterdir())) < 300
-            store_until(client, pb.PAGE_STATUS_FULL, 2)
+            store_until(client, pb.OBJECT_STATUS_FULL, 2)
         server.restart()
         assert "inodes are free" in server.ask("server", "show")["disk_problem"]
         with PageClient(server.pages) as client:
             client.open()
-            assert None not in client.fetch_contents(SLOTS)
+            assert None not in client.get_contents(SLOTS)
             for file in taken.iterdir():
                 file.unlink()
-            store_until(client, pb.PAGE_STATUS_OK, 1000)
+            store_until(client, pb.OBJECT_STATUS_OK, 1000)
         server.kill()
 
 
@@ -83,7 +83,7 @@ def test_a_server_starts_on_a_disk_that_is_mounted_read_only_and_goes_on_when_it
         server = memory_server(store={"path": f"{disk}/store", "capacity": "64MiB"})
         with PageClient(server.pages) as client:
             client.open()
-            assert stored(client, 1) == {pb.PAGE_STATUS_OK}
+            assert stored(client, 1) == {pb.OBJECT_STATUS_OK}
         server.kill()
         subprocess.run(["mount", "-o", "remount,ro", str(disk)], check=True)
         server.start()
@@ -93,14 +93,14 @@ def test_a_server_starts_on_a_disk_that_is_mounted_read_only_and_goes_on_when_it
         assert status["state"] == "disk_full"
         with PageClient(server.pages) as client:
             client.open()  # by the same run of the host daemon: nothing is written for it
-            assert client.fetch_contents(SLOTS) == [page_content(slot, 1) for slot in SLOTS]
-            assert stored(client, 2) == {pb.PAGE_STATUS_FULL}
+            assert client.get_contents(SLOTS) == [page_content(slot, 1) for slot in SLOTS]
+            assert stored(client, 2) == {pb.OBJECT_STATUS_FULL}
         subprocess.run(["mount", "-o", "remount,rw", str(disk)], check=True)
         deadline = time.monotonic() + HANG_GUARD_S
         while server.ask("server", "show")["disk_problem"]:
             assert time.monotonic() < deadline
         with PageClient(server.pages) as client:
             client.open()
-            assert client.fetch_contents(SLOTS) == [page_content(slot, 1) for slot in SLOTS]
-            assert stored(client, 2) == {pb.PAGE_STATUS_OK}
+            assert client.get_contents(SLOTS) == [page_content(slot, 1) for slot in SLOTS]
+            assert stored(client, 2) == {pb.OBJECT_STATUS_OK}
         server.kill()

@@ -14,7 +14,7 @@ import pytest
 from farswap.v1 import page_store_pb2 as pb
 from farswap.v1 import types_pb2
 from hang_guard import HANG_GUARD_S
-from page_client import PageClient, Stream, checksum, make_page, page_content
+from page_client import PageClient, Stream, checksum, make_object, page_content
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -37,9 +37,9 @@ def server(memory_server: MakeServer) -> Iterator[MemoryServer]:
                 version = 0
                 while not stop.is_set():
                     version += 1
-                    response = client.store(make_page(slot, version) for slot in range(32))
-                    assert set(response.results) == {pb.PAGE_STATUS_OK}
-                    contents = client.fetch_contents(range(32))
+                    response = client.put(make_object(slot, version) for slot in range(32))
+                    assert set(response.results) == {pb.OBJECT_STATUS_OK}
+                    contents = client.get_contents(range(32))
                     assert contents == [page_content(slot, version) for slot in range(32)]
         except BaseException as error:  # noqa: BLE001 - told by the main thread
             failures.append(error)
@@ -54,52 +54,52 @@ def server(memory_server: MakeServer) -> Iterator[MemoryServer]:
     assert server.running
 
 
-def raw_page(slot: int, data: bytes, codec: int = types_pb2.CODEC_RAW) -> pb.Page:
-    return pb.Page(
-        slot=slot, version=1, codec=codec, checksum=checksum(slot, codec, data), data=data
+def raw_object(slot: int, data: bytes, codec: int = types_pb2.CODEC_RAW) -> pb.Object:
+    return pb.Object(
+        key=slot, version=1, codec=codec, checksum=checksum(slot, codec, data), bytes=data
     )
 
 
 def test_each_garbage_page_is_invalid_and_its_neighbours_are_kept(server: MemoryServer) -> None:
-    wrong_checksum = make_page(1, 1)
+    wrong_checksum = make_object(1, 1)
     wrong_checksum.checksum ^= 0x80000000
-    other_slots = make_page(2, 1)
-    other_slots.slot = 3
+    other_slots = make_object(2, 1)
+    other_slots.key = 3
     bad = [
         wrong_checksum,
         other_slots,
-        raw_page(4, b"short"),
-        raw_page(5, b""),
-        raw_page(6, b"x" * 4097, types_pb2.CODEC_LZ4),
-        raw_page(7, b"x" * 100, 0),
-        raw_page(8, b"x" * 100, 99),
-        make_page(1 << 20, 1),
-        pb.Page(),
+        raw_object(4, b"short"),
+        raw_object(5, b""),
+        raw_object(6, b"x" * 4097, types_pb2.CODEC_LZ4),
+        raw_object(7, b"x" * 100, 0),
+        raw_object(8, b"x" * 100, 99),
+        make_object(1 << 20, 1),
+        pb.Object(),
     ]
     with PageClient(server.pages) as client:
         client.open(slots=1 << 20)
-        for page in bad:
-            response = client.store([make_page(100, 1), page, make_page(101, 1)])
+        for damaged in bad:
+            response = client.put([make_object(100, 1), damaged, make_object(101, 1)])
             assert list(response.results) == [
-                pb.PAGE_STATUS_OK,
-                pb.PAGE_STATUS_INVALID,
-                pb.PAGE_STATUS_OK,
+                pb.OBJECT_STATUS_OK,
+                pb.OBJECT_STATUS_INVALID,
+                pb.OBJECT_STATUS_OK,
             ]
-        assert client.fetch_contents([1, 2, 3, 4, 5, 6, 7, 8, 0]) == [None] * 9
+        assert client.get_contents([1, 2, 3, 4, 5, 6, 7, 8, 0]) == [None] * 9
 
 
 def test_wrong_limits_are_told_and_the_stream_goes_on(server: MemoryServer) -> None:
     with PageClient(server.pages) as client:
         client.open()
-        assert client.store([make_page(1, 1)] * 257).status == pb.STREAM_STATUS_INVALID
-        assert client.store([]).status == pb.STREAM_STATUS_OK
-        assert client.store([make_page(1, 1)] * 256).status == pb.STREAM_STATUS_OK
-        assert client.fetch([]).status == pb.STREAM_STATUS_INVALID
-        assert client.fetch([1] * 65).status == pb.STREAM_STATUS_INVALID
-        assert client.fetch([1] * 64).status == pb.STREAM_STATUS_OK
-        assert client.discard([(1, 0)] * 4097).status == pb.STREAM_STATUS_INVALID
-        assert client.discard([(1 << 20, 0)]).status == pb.STREAM_STATUS_INVALID
-        assert client.discard([(1, 0)] * 4096).status == pb.STREAM_STATUS_OK
+        assert client.put([make_object(1, 1)] * 257).status == pb.CALL_STATUS_INVALID
+        assert client.put([]).status == pb.CALL_STATUS_OK
+        assert client.put([make_object(1, 1)] * 256).status == pb.CALL_STATUS_OK
+        assert client.get([]).status == pb.CALL_STATUS_INVALID
+        assert client.get([1] * 65).status == pb.CALL_STATUS_INVALID
+        assert client.get([1] * 64).status == pb.CALL_STATUS_OK
+        assert client.discard([(1, 0)] * 4097).status == pb.CALL_STATUS_INVALID
+        assert client.discard([(1 << 20, 0)]).status == pb.CALL_STATUS_INVALID
+        assert client.discard([(1, 0)] * 4096).status == pb.CALL_STATUS_OK
 
 
 def test_open_with_a_bad_field_is_invalid_argument(server: MemoryServer) -> None:
@@ -131,44 +131,44 @@ def test_wrong_epochs_and_volumes_write_nothing(server: MemoryServer) -> None:
         volume_id = client.open(session_nonce=b"m" * 16, takeover_count=1).volume_id
         epoch = client.epoch
         for wrong_volume, wrong_epoch, expected in (
-            (volume_id, epoch - 1, pb.STREAM_STATUS_FENCED),
-            (volume_id, 0, pb.STREAM_STATUS_FENCED),
-            (volume_id, epoch + 1, pb.STREAM_STATUS_UNKNOWN_VOLUME),
-            (volume_id ^ 1, epoch, pb.STREAM_STATUS_UNKNOWN_VOLUME),
-            (0, 0, pb.STREAM_STATUS_UNKNOWN_VOLUME),
+            (volume_id, epoch - 1, pb.CALL_STATUS_FENCED),
+            (volume_id, 0, pb.CALL_STATUS_FENCED),
+            (volume_id, epoch + 1, pb.CALL_STATUS_UNKNOWN_VOLUME),
+            (volume_id ^ 1, epoch, pb.CALL_STATUS_UNKNOWN_VOLUME),
+            (0, 0, pb.CALL_STATUS_UNKNOWN_VOLUME),
         ):
             client.volume_id, client.epoch = wrong_volume, wrong_epoch
-            assert client.store([make_page(1, 1)]).status == expected
-            assert client.fetch([1]).status == expected
+            assert client.put([make_object(1, 1)]).status == expected
+            assert client.get([1]).status == expected
             assert client.discard([(1, 1)]).status == expected
             assert client.beat().status == expected
         client.volume_id, client.epoch = volume_id, epoch
-        assert client.fetch_contents([1]) == [None]
+        assert client.get_contents([1]) == [None]
 
 
 def test_huge_messages_end_their_stream_alone(server: MemoryServer) -> None:
     with PageClient(server.pages) as client:
         client.open()
         for _ in range(5):
-            stream = Stream(client.stub.Store)
-            stream.send(client.batch([pb.Page(data=b"x" * (8 << 20))]))
+            stream = Stream(client.stub.Put)
+            stream.send(client.batch([pb.Object(bytes=b"x" * (8 << 20))]))
             with pytest.raises(grpc.RpcError) as caught:
                 next(stream.call)
             stream.end()
             assert caught.value.code() == grpc.StatusCode.RESOURCE_EXHAUSTED
-        assert client.store([make_page(1, 1)]).results == [pb.PAGE_STATUS_OK]
+        assert client.put([make_object(1, 1)]).results == [pb.OBJECT_STATUS_OK]
 
 
 def test_cancelled_streams_leave_whole_batches(server: MemoryServer) -> None:
     with PageClient(server.pages) as client:
         client.open()
         for version in range(1, 30):
-            stream = Stream(client.stub.Store)
-            stream.send(client.batch(make_page(slot, version) for slot in range(64)))
+            stream = Stream(client.stub.Put)
+            stream.send(client.batch(make_object(slot, version) for slot in range(64)))
             stream.call.cancel()
             stream.end()
-        results = client.fetch(range(64)).results
-        assert len({result.page.version for result in results}) == 1
+        results = client.get(range(64)).results
+        assert len({result.object.version for result in results}) == 1
 
 
 def test_bytes_that_are_not_http2_and_half_open_connections_do_no_harm(
@@ -186,6 +186,6 @@ def test_bytes_that_are_not_http2_and_half_open_connections_do_no_harm(
                 continue
     with PageClient(server.pages) as client:
         client.open()
-        assert client.store([make_page(1, 1)]).results == [pb.PAGE_STATUS_OK]
+        assert client.put([make_object(1, 1)]).results == [pb.OBJECT_STATUS_OK]
     for connection in idle:
         connection.close()

@@ -13,7 +13,7 @@ from farswap.v1 import server_admin_pb2, server_admin_pb2_grpc
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
 from hang_guard import HANG_GUARD_S
-from page_client import PageClient, make_page
+from page_client import PageClient, make_object
 
 if TYPE_CHECKING:
     import subprocess
@@ -84,8 +84,8 @@ def test_status_describes_store_volumes_and_counters(
     server, channel = admin
     with PageClient(server.pages) as client:
         client.open()
-        used_bytes = client.store(make_page(slot, 1) for slot in range(10)).used_bytes
-        client.fetch([0, 1, 99])
+        used_bytes = client.put(make_object(slot, 1) for slot in range(10)).used_bytes
+        client.get([0, 1, 99])
         stub = server_admin_pb2_grpc.ServerAdminStub(channel)
         status = stub.Status(server_admin_pb2.ServerStatusRequest(), timeout=HANG_GUARD_S)
     assert status.info.program == "farswap-server"
@@ -102,15 +102,15 @@ def test_status_describes_store_volumes_and_counters(
     assert (status.garbage_bytes, status.writes_stopped) == (0, False)
     counters = {counter.name: counter.value for counter in status.counters}
     assert counters.keys().isdisjoint({"garbage_bytes", "writes_stopped"}), "these may fall"
-    assert (counters["stores"], counters["fetches"], counters["fetches_not_found"]) == (10, 2, 1)
+    assert (counters["puts"], counters["gets"], counters["gets_not_found"]) == (10, 2, 1)
 
 
 def test_sigterm_with_a_connected_host_is_orderly_and_quick(memory_server: MakeServer) -> None:
     server = memory_server()
     with PageClient(server.pages) as client:
         client.open()
-        client.store([make_page(1, 1)])
-        client.fetch([1])
+        client.put([make_object(1, 1)])
+        client.get([1])
         assert server.stop(timeout_s=10) == 0
 
 

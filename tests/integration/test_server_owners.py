@@ -74,5 +74,5 @@ def test_a_silent_owner_makes_room_after_its_lease(memory_server: MakeServer) ->
         while next_.open().status != pb.OPEN_STATUS_OK:
             assert time.monotonic() < deadline
             time.sleep(0.05)
-        assert owner.beat().status != pb.STREAM_STATUS_OK
+        assert owner.beat().status != pb.CALL_STATUS_OK
         assert owner.open().status == pb.OPEN_STATUS_FENCED

@@ -19,7 +19,7 @@ from page_client import (
     RECORD_OVERHEAD_BYTES,
     PageClient,
     checksum,
-    make_page,
+    make_object,
     page_content,
 )
 from rocksdict import AccessType, Options, Rdict
@@ -54,8 +54,8 @@ def test_an_independent_reader_finds_every_page_as_it_was_sent(memory_server: Ma
     with PageClient(server.pages) as client:
         client.open()
         for start in range(0, 1000, 250):
-            response = client.store(make_page(slot, 7) for slot in range(start, start + 250))
-            assert set(response.results) == {pb.PAGE_STATUS_OK}
+            response = client.put(make_object(slot, 7) for slot in range(start, start + 250))
+            assert set(response.results) == {pb.OBJECT_STATUS_OK}
         used_bytes = response.used_bytes
         volume_id = client.volume_id
     assert server.stop() == 0
@@ -74,7 +74,7 @@ def test_a_restarted_server_serves_every_page_to_the_same_incarnation(
     server = memory_server()
     with PageClient(server.pages) as client:
         first = client.open()
-        client.store(make_page(slot, 1) for slot in range(256))
+        client.put(make_object(slot, 1) for slot in range(256))
     assert server.stop() == 0
     server.start()
     with PageClient(server.pages) as client:
@@ -82,7 +82,7 @@ def test_a_restarted_server_serves_every_page_to_the_same_incarnation(
         assert second.volume_id == first.volume_id
         assert second.epoch == first.epoch, "by the same nonce"
         assert second.used_bytes > 0
-        assert client.fetch_contents(range(256)) == [page_content(slot, 1) for slot in range(256)]
+        assert client.get_contents(range(256)) == [page_content(slot, 1) for slot in range(256)]
         status = server_status(server)
         assert status.used_bytes == second.used_bytes
         assert [volume.pages for volume in status.volumes] == [256]
@@ -107,8 +107,8 @@ def test_sigkill_in_the_middle_of_stores_loses_no_acknowledged_page(
             while True:
                 start = acknowledged * 32
                 slots = range(start, start + 32)
-                response = client.store(make_page(slot, round_number) for slot in slots)
-                assert set(response.results) == {pb.PAGE_STATUS_OK}
+                response = client.put(make_object(slot, round_number) for slot in slots)
+                assert set(response.results) == {pb.OBJECT_STATUS_OK}
                 acknowledged += 1
                 if acknowledged == 20:
                     enough.set()
@@ -118,7 +118,7 @@ def test_sigkill_in_the_middle_of_stores_loses_no_acknowledged_page(
         with PageClient(server.pages) as client:
             client.open()
             slots = range(acknowledged * 32)
-            contents = client.fetch_contents(slots)
+            contents = client.get_contents(slots)
             assert contents == [page_content(slot, round_number) for slot in slots]
     before = server_status(server)
     assert server.stop() == 0
@@ -135,22 +135,22 @@ def test_a_full_server_refuses_growth_and_says_how_full_it_is(memory_server: Mak
         kept: list[int] = []
         used_bytes = 0
         for start in range(0, 1024, 256):
-            pages = [make_page(slot, 1) for slot in range(start, start + 256)]
-            response = client.store(pages)
-            for page, result in zip(pages, response.results, strict=True):
-                if result == pb.PAGE_STATUS_OK:
-                    kept.append(page.slot)
-                    used_bytes += RECORD_OVERHEAD_BYTES + len(page.data)
+            objects = [make_object(slot, 1) for slot in range(start, start + 256)]
+            response = client.put(objects)
+            for sent, result in zip(objects, response.results, strict=True):
+                if result == pb.OBJECT_STATUS_OK:
+                    kept.append(sent.key)
+                    used_bytes += RECORD_OVERHEAD_BYTES + len(sent.bytes)
                 else:
-                    assert result == pb.PAGE_STATUS_FULL
+                    assert result == pb.OBJECT_STATUS_FULL
             assert response.used_bytes == used_bytes <= 2 << 20
         assert 0 < len(kept) < 1024
         # What does not grow is taken; what is discarded makes room.
-        same = make_page(kept[0], 2, page_content(kept[0], 1))
-        assert client.store([same]).results == [pb.PAGE_STATUS_OK]
+        same = make_object(kept[0], 2, page_content(kept[0], 1))
+        assert client.put([same]).results == [pb.OBJECT_STATUS_OK]
         assert client.discard([(kept[1], 1)]).discarded == 1
-        again = make_page(kept[1], 2, page_content(kept[1], 1))
-        assert client.store([again]).results == [pb.PAGE_STATUS_OK]
+        again = make_object(kept[1], 2, page_content(kept[1], 1))
+        assert client.put([again]).results == [pb.OBJECT_STATUS_OK]
         status = server_status(server)
         assert status.used_bytes == used_bytes
         assert status.pages == len(kept)
@@ -162,12 +162,12 @@ def test_a_new_incarnation_starts_empty_and_the_old_one_is_refused(
     server = memory_server()
     with PageClient(server.pages) as old, PageClient(server.pages, incarnation=b"j" * 16) as new:
         old.open()
-        old.store(make_page(slot, 1) for slot in range(64))
+        old.put(make_object(slot, 1) for slot in range(64))
         new.open(take_over=True)
         assert new.volume_id != old.volume_id
-        assert new.fetch_contents(range(64)) == [None] * 64
-        assert old.store([make_page(1, 9)]).status in {
-            pb.STREAM_STATUS_FENCED,
-            pb.STREAM_STATUS_UNKNOWN_VOLUME,
+        assert new.get_contents(range(64)) == [None] * 64
+        assert old.put([make_object(1, 9)]).status in {
+            pb.CALL_STATUS_FENCED,
+            pb.CALL_STATUS_UNKNOWN_VOLUME,
         }
         assert old.open().status == pb.OPEN_STATUS_FENCED

@@ -1,6 +1,6 @@
 """A memory server whose disk is filled and freed at random, and that is killed at random.
 
-One thread stores, fetches and discards pages by the page protocol and knows of each page which
+One thread puts, gets and discards pages by the page protocol and knows of each page which
 version was acknowledged last. Another writes to the server's disk until 0 to 4 MiB are left, frees
 some or all of it, and sends the server SIGKILL, also while the disk is full.
 
@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING
 import grpc
 from daemons import MemoryServer
 from farswap.v1 import page_store_pb2 as pb
-from page_client import PageClient, content_of, make_page, page_content
+from page_client import PageClient, content_of, make_object, page_content
 from soak.legs import SoakError
 
 if TYPE_CHECKING:
@@ -36,7 +36,7 @@ SLOTS = 12_000
 BATCH_PAGES_MAX = 256
 FETCHED_SLOTS = 64
 RESUME_S = 30
-REFUSALS = frozenset({pb.PAGE_STATUS_FULL, pb.PAGE_STATUS_IO_ERROR})
+REFUSALS = frozenset({pb.OBJECT_STATUS_FULL, pb.OBJECT_STATUS_IO_ERROR})
 
 
 @dataclass
@@ -200,41 +200,41 @@ class _Load:
         if self.client is None:
             self.client = PageClient(self.server.pages)
             self.client.open()
-        self._store()
+        self._put()
         if self.acknowledged:
             some = self.chance.sample(sorted(self.acknowledged), min(40, len(self.acknowledged)))
             self._verify(some)
             if self.chance.random() < 0.1:
                 self._discard(some[:10])
 
-    def _store(self) -> None:
+    def _put(self) -> None:
         assert self.client is not None
         self.version += 1
         slots = self.chance.sample(range(SLOTS), self.chance.randint(1, BATCH_PAGES_MAX))
-        answer = self.client.store(make_page(slot, self.version) for slot in slots)
-        if answer.status != pb.STREAM_STATUS_OK:
-            raise SoakError(f"a batch was answered {pb.StreamStatus.Name(answer.status)}")
+        answer = self.client.put(make_object(slot, self.version) for slot in slots)
+        if answer.status != pb.CALL_STATUS_OK:
+            raise SoakError(f"a batch was answered {pb.CallStatus.Name(answer.status)}")
         for slot, result in zip(slots, answer.results, strict=True):
-            if result == pb.PAGE_STATUS_OK:
+            if result == pb.OBJECT_STATUS_OK:
                 self.acknowledged[slot] = self.version
                 self.report.pages += 1
             elif result in REFUSALS:
                 self.report.refused += 1
             else:
-                raise SoakError(f"slot {slot} was answered {pb.PageStatus.Name(result)}")
+                raise SoakError(f"slot {slot} was answered {pb.ObjectStatus.Name(result)}")
 
     def _verify(self, slots: list[int]) -> None:
         assert self.client is not None
-        answer = self.client.fetch(slots)
-        if answer.status != pb.STREAM_STATUS_OK:
-            raise SoakError(f"a fetch was answered {pb.StreamStatus.Name(answer.status)}")
+        answer = self.client.get(slots)
+        if answer.status != pb.CALL_STATUS_OK:
+            raise SoakError(f"a Get was answered {pb.CallStatus.Name(answer.status)}")
         for slot, result in zip(slots, answer.results, strict=True):
-            if result.status != pb.PAGE_STATUS_OK:
-                raise SoakError(f"slot {slot} was answered {pb.PageStatus.Name(result.status)}")
-            page = result.page
-            if page.version < self.acknowledged[slot] or page.slot != slot:
-                raise SoakError(f"slot {slot} has version {page.version} of {page.slot}")
-            if content_of(page) != page_content(slot, page.version):
+            if result.status != pb.OBJECT_STATUS_OK:
+                raise SoakError(f"slot {slot} was answered {pb.ObjectStatus.Name(result.status)}")
+            kept = result.object
+            if kept.version < self.acknowledged[slot] or kept.key != slot:
+                raise SoakError(f"slot {slot} has version {kept.version} of {kept.key}")
+            if content_of(kept) != page_content(slot, kept.version):
                 raise SoakError(f"slot {slot} has wrong bytes")
             self.report.verified += 1
 

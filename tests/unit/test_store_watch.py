@@ -15,7 +15,7 @@ class Store:
 
     def __init__(self) -> None:
         self.log = CapturingLogger()
-        self.values = {"stores_full": 0, "used_bytes": 0, "capacity_bytes": 1000}
+        self.values = {"puts_full": 0, "used_bytes": 0, "capacity_bytes": 1000}
         self.problem = ""
         self.watch = StoreWatch(self, "/var/lib/farswap")
 
@@ -59,12 +59,12 @@ def test_a_full_disk_is_logged_once_with_its_problem_and_so_is_its_end(store: St
 
 
 def test_a_store_at_its_capacity_is_told_once_until_a_part_of_it_is_free(store: Store) -> None:
-    (line,) = store.told(stores_full=1, used_bytes=990)
+    (line,) = store.told(puts_full=1, used_bytes=990)
     assert (line["level"], line["capacity_bytes"]) == ("warning", 1000)
     assert "store.capacity" in line["event"]
     for _ in range(3):
         assert store.told(used_bytes=985) == []
-        assert store.told(stores_full=1, used_bytes=990) == []
+        assert store.told(puts_full=1, used_bytes=990) == []
     (line,) = store.told(used_bytes=900)
     assert line["level"] == "info"
     assert "room for pages again" in line["event"]

@@ -1,4 +1,4 @@
-#include "store/store_batch.h"
+#include "store/put_batch.h"
 
 #include <algorithm>
 
@@ -6,46 +6,46 @@
 
 namespace farswap::store {
 
-void StoreBatch::Validate() {
-  for (std::size_t i = 0; i < pages_.size(); ++i) {
-    const PageRecord& page = pages_[i];
-    if (!volume_->Holds(page.slot) || !IsValidPage(page)) {
-      results_[i] = PageStatus::kInvalid;
+void PutBatch::Validate() {
+  for (std::size_t i = 0; i < objects_.size(); ++i) {
+    const ObjectRecord& object = objects_[i];
+    if (!volume_->Holds(object.key) || !IsValidObject(object)) {
+      results_[i] = ObjectStatus::kInvalid;
       continue;
     }
     order_[valid_++] = static_cast<std::uint16_t>(i);
-    stripes_ |= std::uint32_t{1} << Volume::StripeOf(page.slot);
+    stripes_ |= std::uint32_t{1} << Volume::StripeOf(object.key);
   }
   std::stable_sort(
       order_.begin(), order_.begin() + static_cast<std::ptrdiff_t>(valid_),
-      [this](std::uint16_t a, std::uint16_t b) { return pages_[a].slot < pages_[b].slot; });
+      [this](std::uint16_t a, std::uint16_t b) { return objects_[a].key < objects_[b].key; });
 }
 
-std::size_t StoreBatch::GroupEnd(std::size_t begin) const {
+std::size_t PutBatch::GroupEnd(std::size_t begin) const {
   std::size_t end = begin + 1;
-  while (end < valid_ && pages_[order_[end]].slot == pages_[order_[begin]].slot) {
+  while (end < valid_ && objects_[order_[end]].key == objects_[order_[begin]].key) {
     ++end;
   }
   return end;
 }
 
-void StoreBatch::Compare(std::uint64_t capacity_bytes) {
+void PutBatch::Compare(std::uint64_t capacity_bytes) {
   Lookup lookup(rocks_);
   for (std::size_t begin = 0; begin < valid_; begin = GroupEnd(begin)) {
-    lookup.Add(volume_->id, pages_[order_[begin]].slot);
+    lookup.Add(volume_->id, objects_[order_[begin]].key);
   }
   lookup.Run(true);
   std::size_t group = 0;
   for (std::size_t begin = 0; begin < valid_; ++group) {
     const std::size_t end = GroupEnd(begin);
     const rocksdb::Status& status = lookup.status(group);
-    SlotState state;
+    Kept state;
     state.readable = status.ok() || status.IsNotFound();
     if (status.ok()) {
       state.found = true;
-      state.bytes = kPageKeyBytes + lookup.value(group).size();
+      state.bytes = kRecordKeyBytes + lookup.value(group).size();
       // A record that does not parse holds nothing that a host could want: any version replaces it.
-      const auto record = DecodeRecord(pages_[order_[begin]].slot, lookup.value(group));
+      const auto record = DecodeRecord(objects_[order_[begin]].key, lookup.value(group));
       state.parsed = record.has_value();
       state.version = record ? record->version : 0;
     }
@@ -54,35 +54,35 @@ void StoreBatch::Compare(std::uint64_t capacity_bytes) {
   }
 }
 
-void StoreBatch::ApplyGroup(std::size_t begin, std::size_t end, SlotState state,
-                            std::uint64_t capacity_bytes) {
-  const SlotState before = state;
-  const PageRecord* newest = nullptr;
+void PutBatch::ApplyGroup(std::size_t begin, std::size_t end, Kept state,
+                          std::uint64_t capacity_bytes) {
+  const Kept before = state;
+  const ObjectRecord* newest = nullptr;
   for (std::size_t i = begin; i < end; ++i) {
-    const PageRecord& page = pages_[order_[i]];
-    PageStatus& result = results_[order_[i]];
-    const std::uint64_t bytes = RecordBytes(page.bytes.size());
+    const ObjectRecord& object = objects_[order_[i]];
+    ObjectStatus& result = results_[order_[i]];
+    const std::uint64_t bytes = RecordBytes(object.bytes.size());
     if (!state.readable) {
-      result = PageStatus::kIoError;
-    } else if (state.parsed && page.version < state.version) {
-      result = PageStatus::kSuperseded;
-    } else if (state.parsed && page.version == state.version) {
-      result = PageStatus::kOk;
+      result = ObjectStatus::kIoError;
+    } else if (state.parsed && object.version < state.version) {
+      result = ObjectStatus::kSuperseded;
+    } else if (state.parsed && object.version == state.version) {
+      result = ObjectStatus::kOk;
     } else if (!Admit(bytes, state.bytes, capacity_bytes)) {
-      result = PageStatus::kFull;
+      result = ObjectStatus::kFull;
     } else {
-      result = PageStatus::kOk;
+      result = ObjectStatus::kOk;
       accepted_[accepted_count_++] = order_[i];
-      newest = &page;
+      newest = &object;
       state.parsed = true;
-      state.version = page.version;
+      state.version = object.version;
       state.bytes = bytes;
     }
   }
   if (!newest) {
     return;
   }
-  const PageKey key = EncodePageKey(volume_->id, newest->slot);
+  const RecordKey key = EncodeRecordKey(volume_->id, newest->key);
   const RecordHeader header = EncodeRecordHeader(*newest);
   const rocksdb::Slice key_part = AsSlice(key);
   const std::array<rocksdb::Slice, 2> value_parts = {
@@ -94,8 +94,8 @@ void StoreBatch::ApplyGroup(std::size_t begin, std::size_t end, SlotState state,
   change_.bytes += static_cast<std::int64_t>(state.bytes) - static_cast<std::int64_t>(before.bytes);
 }
 
-bool StoreBatch::Admit(std::uint64_t new_bytes, std::uint64_t old_bytes,
-                       std::uint64_t capacity_bytes) {
+bool PutBatch::Admit(std::uint64_t new_bytes, std::uint64_t old_bytes,
+                     std::uint64_t capacity_bytes) {
   if (new_bytes > old_bytes) {
     return volumes_->Reserve(new_bytes - old_bytes, capacity_bytes);
   }
@@ -103,7 +103,7 @@ bool StoreBatch::Admit(std::uint64_t new_bytes, std::uint64_t old_bytes,
   return true;
 }
 
-void StoreBatch::Write() {
+void PutBatch::Write() {
   if (accepted_count_ == 0) {
     return;
   }
@@ -116,7 +116,7 @@ void StoreBatch::Write() {
   }
   volumes_->Release(static_cast<std::uint64_t>(change_.bytes));  // wraps: a negative one is added
   for (std::size_t i = 0; i < accepted_count_; ++i) {
-    results_[accepted_[i]] = PageStatus::kIoError;
+    results_[accepted_[i]] = ObjectStatus::kIoError;
   }
 }
 

@@ -35,7 +35,7 @@ class ScratchDirectory {
 };
 
 /// Bytes that tell their slot and version; no two are equal.
-inline std::string PageBytes(std::uint64_t slot, std::uint64_t version, std::size_t length) {
+inline std::string ObjectBytes(std::uint64_t slot, std::uint64_t version, std::size_t length) {
   std::string bytes(length, '\0');
   std::uint64_t state = slot * 0x9E3779B97F4A7C15u + version;
   for (char& byte : bytes) {
@@ -45,27 +45,28 @@ inline std::string PageBytes(std::uint64_t slot, std::uint64_t version, std::siz
   return bytes;
 }
 
-/// A valid LZ4-coded page that borrows `bytes`.
-inline PageRecord MakePage(std::uint64_t slot, std::uint64_t version, const std::string& bytes) {
-  PageRecord page;
-  page.slot = slot;
-  page.version = version;
-  page.codec = static_cast<std::uint32_t>(tier::Codec::kLz4);
-  page.stored_boot_s = 1700000000;
-  page.bytes = bytes;
-  page.checksum = tier::PageChecksum(static_cast<tier::SlotIndex>(slot), tier::Codec::kLz4,
-                                     std::as_bytes(std::span(bytes)));
-  return page;
+/// A valid LZ4-coded object that borrows `bytes`.
+inline ObjectRecord MakeObject(std::uint64_t slot, std::uint64_t version,
+                               const std::string& bytes) {
+  ObjectRecord object;
+  object.key = slot;
+  object.version = version;
+  object.codec = static_cast<std::uint32_t>(tier::Codec::kLz4);
+  object.stored_boot_s = 1700000000;
+  object.bytes = bytes;
+  object.checksum = tier::PageChecksum(static_cast<tier::SlotIndex>(slot), tier::Codec::kLz4,
+                                       std::as_bytes(std::span(bytes)));
+  return object;
 }
 
 /// The bytes of a bundle object of all its slots as far as a server looks at them.
 inline std::string BundleBytes(std::uint64_t key, std::uint64_t version, std::size_t length) {
-  std::string bytes = PageBytes(key, version, length);
+  std::string bytes = ObjectBytes(key, version, length);
   return bytes.replace(0, 4, "\xff\xff\0\0", 4);
 }
 
-inline PageRecord MakeBundle(std::uint64_t key, std::uint64_t version, const std::string& bytes) {
-  PageRecord bundle = MakePage(key, version, bytes);
+inline ObjectRecord MakeBundle(std::uint64_t key, std::uint64_t version, const std::string& bytes) {
+  ObjectRecord bundle = MakeObject(key, version, bytes);
   bundle.codec = static_cast<std::uint32_t>(tier::Codec::kBundle);
   bundle.checksum = tier::PageChecksum(static_cast<tier::ObjectKey>(key), tier::Codec::kBundle,
                                        std::as_bytes(std::span(bytes)));
@@ -118,32 +119,32 @@ class OpenedStore {
     return volume;
   }
 
-  std::vector<PageStatus> StoreAll(const std::vector<PageRecord>& pages) {
-    std::vector<PageStatus> results(pages.size());
-    last = store->Store(volume.volume_id, volume.epoch, pages, results);
+  std::vector<ObjectStatus> PutAll(const std::vector<ObjectRecord>& objects) {
+    std::vector<ObjectStatus> results(objects.size());
+    last = store->Put(volume.volume_id, volume.epoch, objects, results);
     return results;
   }
 
-  PageStatus StoreOne(std::uint64_t slot, std::uint64_t version, std::size_t length = 100) {
-    const std::string bytes = PageBytes(slot, version, length);
-    return StoreAll({MakePage(slot, version, bytes)})[0];
+  ObjectStatus PutOne(std::uint64_t slot, std::uint64_t version, std::size_t length = 100) {
+    const std::string bytes = ObjectBytes(slot, version, length);
+    return PutAll({MakeObject(slot, version, bytes)})[0];
   }
 
-  struct Fetched {
-    PageStatus status;
+  struct Got {
+    ObjectStatus status;
     std::uint64_t version;
     std::string bytes;
   };
-  std::vector<Fetched> FetchAll(const std::vector<std::uint64_t>& slots) {
-    std::vector<Fetched> fetched(slots.size());
-    last = store->Fetch(
-        volume.volume_id, volume.epoch, slots,
-        [&](std::size_t i, PageStatus status, const PageRecord& page) {
-          fetched[i] = {status, page.version, std::string(page.bytes.begin(), page.bytes.end())};
+  std::vector<Got> GetAll(const std::vector<std::uint64_t>& keys) {
+    std::vector<Got> got(keys.size());
+    last = store->Get(
+        volume.volume_id, volume.epoch, keys,
+        [&](std::size_t i, ObjectStatus status, const ObjectRecord& object) {
+          got[i] = {status, object.version, std::string(object.bytes.begin(), object.bytes.end())};
         });
-    return fetched;
+    return got;
   }
-  Fetched FetchOne(std::uint64_t slot) { return FetchAll({slot})[0]; }
+  Got GetOne(std::uint64_t slot) { return GetAll({slot})[0]; }
 
   std::uint64_t Stat(const std::string& name) const {
     for (const auto& [key, value] : store->Stats()) {
@@ -156,7 +157,7 @@ class OpenedStore {
 
   std::unique_ptr<PageStore> store;
   OpenedVolume volume;
-  StreamStatus last = StreamStatus::kOk;
+  CallStatus last = CallStatus::kOk;
 
   PageStoreConfig config;  // of the next Reopen()
 

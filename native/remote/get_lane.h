@@ -23,10 +23,10 @@
 
 namespace farswap::remote {
 
-class FetchLane final : private Stream<v1::FetchRequest, v1::FetchResponse>::Owner {
+class GetLane final : private Stream<v1::GetRequest, v1::GetResponse>::Owner {
  public:
-  FetchLane(std::chrono::milliseconds fetch_wait, LaneObserver* observer);
-  ~FetchLane();  // after Close()
+  GetLane(std::chrono::milliseconds fetch_wait, LaneObserver* observer);
+  ~GetLane();  // after Close()
 
   /// Takes the fetch; false when the lane is closed or is not the member's. Any thread.
   bool Get(tier::RemoteFetch* fetch, MemberIndex member);
@@ -45,7 +45,7 @@ class FetchLane final : private Stream<v1::FetchRequest, v1::FetchResponse>::Own
   void Close();
 
  private:
-  using FetchStream = Stream<v1::FetchRequest, v1::FetchResponse>;
+  using GetStream = Stream<v1::GetRequest, v1::GetResponse>;
 
   struct Record {
     tier::RemoteFetch* fetch = nullptr;
@@ -60,15 +60,15 @@ class FetchLane final : private Stream<v1::FetchRequest, v1::FetchResponse>::Own
 
   static constexpr std::uint32_t kRecordsPerChunk = 1024;
 
-  void OnAnswer(const v1::FetchResponse& answer) override;
+  void OnAnswer(const v1::GetResponse& answer) override;
   void OnWritable() override;
   void OnBroken() override;
 
   Record* NewRecord();
   tier::RemoteFetch* Release(Record* record);
   tier::RemoteFetch* Claim(std::uint64_t request_id);
-  FetchStream* BeginSend();
-  void SendFrom(FetchStream* ready);
+  GetStream* BeginSend();
+  void SendFrom(GetStream* ready);
   tier::RemoteFetch* TakeExpired(TimePoint now);
 
   const std::chrono::milliseconds fetch_wait_;
@@ -81,7 +81,7 @@ class FetchLane final : private Stream<v1::FetchRequest, v1::FetchResponse>::Own
   // more.
   std::vector<std::unique_ptr<Record[]>> chunks_;
   Record* free_ = nullptr;
-  std::unique_ptr<FetchStream> stream_;
+  std::unique_ptr<GetStream> stream_;
   OpenedVolume volume_;
   MemberIndex member_ = kNoMember;
   bool closed_ = false;

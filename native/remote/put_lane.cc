@@ -1,4 +1,4 @@
-#include "remote/store_lane.h"
+#include "remote/put_lane.h"
 
 #include <algorithm>
 #include <cassert>
@@ -10,17 +10,17 @@ namespace farswap::remote {
 
 using tier::PutResult;
 
-StoreLane::StoreLane(std::chrono::milliseconds put_wait, std::chrono::milliseconds outage_wait,
-                     std::chrono::milliseconds full_wait, LaneObserver* observer)
+PutLane::PutLane(std::chrono::milliseconds put_wait, std::chrono::milliseconds outage_wait,
+                 std::chrono::milliseconds full_wait, LaneObserver* observer)
     : put_wait_(put_wait),
       outage_wait_(outage_wait),
       full_wait_(full_wait),
       observer_(observer),
       detached_at_(Clock::now()) {}
 
-StoreLane::~StoreLane() { assert(!queue_.oldest() && !answered_ && !stream_); }
+PutLane::~PutLane() { assert(!queue_.oldest() && !answered_ && !stream_); }
 
-bool StoreLane::Put(PutPart* part) {
+bool PutLane::Put(PutPart* part) {
   {
     const std::lock_guard lock(mutex_);
     if (closed_ || refusing_ || part->member != member_) return false;
@@ -32,7 +32,7 @@ bool StoreLane::Put(PutPart* part) {
   return true;
 }
 
-void StoreLane::Rebind(MemberIndex member) {
+void PutLane::Rebind(MemberIndex member) {
   assert(!stream_);
   {
     const std::lock_guard lock(mutex_);
@@ -43,23 +43,23 @@ void StoreLane::Rebind(MemberIndex member) {
   EndExpired(kNever);
 }
 
-void StoreLane::Open(v1::PageStore::Stub* stub, rpc::CompletionThreads* completions,
-                     OpenedVolume volume) {
+void PutLane::Open(v1::PageStore::Stub* stub, rpc::CompletionThreads* completions,
+                   OpenedVolume volume) {
   assert(!stream_);
-  StoreStream::Owner* const owner = this;
+  PutStream::Owner* const owner = this;
   volume_ = volume;
-  stream_ = std::make_unique<StoreStream>(owner, completions);
-  stream_->Start(stub->PrepareAsyncStore(stream_->context(), completions->queue()));
+  stream_ = std::make_unique<PutStream>(owner, completions);
+  stream_->Start(stub->PrepareAsyncPut(stream_->context(), completions->queue()));
   const std::lock_guard lock(mutex_);
   refusing_ = false;
 }
 
-void StoreLane::NoteSpace(std::uint64_t capacity_bytes, std::uint64_t used_bytes) {
+void PutLane::NoteSpace(std::uint64_t capacity_bytes, std::uint64_t used_bytes) {
   capacity_bytes_ = capacity_bytes;
   used_bytes_ = used_bytes;
 }
 
-TimePoint StoreLane::Service(TimePoint now) {
+TimePoint PutLane::Service(TimePoint now) {
   FinishAnswered();
   const TimePoint refuse_at = stream_ ? kNever : detached_at_ + outage_wait_;
   if (now >= refuse_at) {
@@ -75,7 +75,7 @@ TimePoint StoreLane::Service(TimePoint now) {
   return std::min(queue_.expires(), refusing_ ? kNever : refuse_at);
 }
 
-std::string StoreLane::Detach() {
+std::string PutLane::Detach() {
   if (!stream_) return "";
   std::string why = stream_->Shutdown();
   stream_.reset();
@@ -85,7 +85,7 @@ std::string StoreLane::Detach() {
   return why;
 }
 
-void StoreLane::Close() {
+void PutLane::Close() {
   assert(!stream_);
   {
     const std::lock_guard lock(mutex_);
@@ -97,21 +97,21 @@ void StoreLane::Close() {
 
 // Sends the oldest unsent part if the stream takes it. Parts leave the queue unanswered only by
 // this thread, so the part and what it borrows stay while its message is filled without the lock.
-bool StoreLane::SendOne() {
+bool PutLane::SendOne() {
   PutPart* part = nullptr;
   {
     const std::lock_guard lock(mutex_);
     part = queue_.oldest_unsent();
     if (!stream_ || !part || queue_.sent_count() >= kPartsInFlightMax) return false;
   }
-  v1::StoreRequest* const request = stream_->BeginWrite();
+  v1::PutRequest* const request = stream_->BeginWrite();
   if (!request) return false;
   request->Clear();
   request->set_batch_id(part->batch_id);
   request->set_volume_id(volume_.id);
   request->set_epoch(volume_.epoch);
   for (std::size_t i = 0; i < part->count; ++i) {
-    AppendPage(part->batch->pages[part->indices[i]], request);
+    AppendObject(part->batch->pages[part->indices[i]], request);
   }
   {
     const std::lock_guard lock(mutex_);
@@ -121,7 +121,7 @@ bool StoreLane::SendOne() {
   return true;
 }
 
-void StoreLane::OnAnswer(const v1::StoreResponse& answer) {
+void PutLane::OnAnswer(const v1::PutResponse& answer) {
   if (const auto refusal = RefusalOf(answer.status())) {
     observer_->OnLaneRefused(*refusal);
     return;
@@ -131,8 +131,8 @@ void StoreLane::OnAnswer(const v1::StoreResponse& answer) {
 }
 
 // Puts the results with the part that they are for; the session's thread passes them on.
-void StoreLane::Answer(const v1::StoreResponse& answer) {
-  const bool accepted = answer.status() == v1::STREAM_STATUS_OK;
+void PutLane::Answer(const v1::PutResponse& answer) {
+  const bool accepted = answer.status() == v1::CALL_STATUS_OK;
   if (accepted) NoteSpace(answer.capacity_bytes(), answer.used_bytes());
   const std::lock_guard lock(mutex_);
   PutPart* part = queue_.oldest();
@@ -153,7 +153,7 @@ void StoreLane::Answer(const v1::StoreResponse& answer) {
   full_until_ = full ? (Clock::now() + full_wait_).time_since_epoch().count() : Clock::rep{0};
 }
 
-void StoreLane::EndExpired(TimePoint now) {
+void PutLane::EndExpired(TimePoint now) {
   for (;;) {
     PutPart* part = nullptr;
     {
@@ -165,7 +165,7 @@ void StoreLane::EndExpired(TimePoint now) {
   }
 }
 
-void StoreLane::FinishAnswered() {
+void PutLane::FinishAnswered() {
   PutPart* part = nullptr;
   {
     const std::lock_guard lock(mutex_);

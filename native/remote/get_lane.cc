@@ -1,10 +1,10 @@
-#include "remote/fetch_lane.h"
+#include "remote/get_lane.h"
 
 #include <algorithm>
 #include <cassert>
 #include <utility>
 
-#include "remote/fetch_answers.h"
+#include "remote/get_answers.h"
 #include "remote/wire.h"
 
 namespace farswap::remote {
@@ -14,16 +14,15 @@ using tier::RemoteFetch;
 
 namespace {
 
-void AnswerFrom(const v1::FetchResponse& answer, RemoteFetch* fetch) {
-  const bool credible = answer.status() == v1::STREAM_STATUS_OK &&
+void AnswerFrom(const v1::GetResponse& answer, RemoteFetch* fetch) {
+  const bool credible = answer.status() == v1::CALL_STATUS_OK &&
                         static_cast<std::size_t>(answer.results_size()) == fetch->count;
   if (!credible) {
     AnswerAll(fetch, GetResult::kCorrupt);
     return;
   }
   for (std::size_t index = 0; index < fetch->count; ++index) {
-    const FetchedPage page =
-        ReadResult(answer.results(static_cast<int>(index)), fetch->slots[index]);
+    const GotObject page = ReadResult(answer.results(static_cast<int>(index)), fetch->slots[index]);
     fetch->OnPage(index, page.result, page.object);
   }
   fetch->OnGetDone();
@@ -31,13 +30,13 @@ void AnswerFrom(const v1::FetchResponse& answer, RemoteFetch* fetch) {
 
 }  // namespace
 
-FetchLane::FetchLane(std::chrono::milliseconds fetch_wait, LaneObserver* observer)
+GetLane::GetLane(std::chrono::milliseconds fetch_wait, LaneObserver* observer)
     : fetch_wait_(fetch_wait), observer_(observer) {}
 
-FetchLane::~FetchLane() { assert(!queue_.oldest() && !stream_); }
+GetLane::~GetLane() { assert(!queue_.oldest() && !stream_); }
 
-bool FetchLane::Get(RemoteFetch* fetch, MemberIndex member) {
-  FetchStream* ready = nullptr;
+bool GetLane::Get(RemoteFetch* fetch, MemberIndex member) {
+  GetStream* ready = nullptr;
   {
     const std::lock_guard lock(mutex_);
     if (closed_ || member != member_) return false;
@@ -51,7 +50,7 @@ bool FetchLane::Get(RemoteFetch* fetch, MemberIndex member) {
   return true;
 }
 
-void FetchLane::Rebind(MemberIndex member) {
+void GetLane::Rebind(MemberIndex member) {
   {
     const std::lock_guard lock(mutex_);
     assert(!stream_);
@@ -60,28 +59,28 @@ void FetchLane::Rebind(MemberIndex member) {
   AnswerList(TakeExpired(kNever), GetResult::kNotFound);
 }
 
-void FetchLane::Open(v1::PageStore::Stub* stub, rpc::CompletionThreads* completions,
-                     OpenedVolume volume) {
-  FetchStream::Owner* const owner = this;
-  auto stream = std::make_unique<FetchStream>(owner, completions);
-  FetchStream* const opened = stream.get();
+void GetLane::Open(v1::PageStore::Stub* stub, rpc::CompletionThreads* completions,
+                   OpenedVolume volume) {
+  GetStream::Owner* const owner = this;
+  auto stream = std::make_unique<GetStream>(owner, completions);
+  GetStream* const opened = stream.get();
   {
     const std::lock_guard lock(mutex_);
     assert(!stream_ && !closed_);
     volume_ = volume;
     stream_ = std::move(stream);
   }
-  opened->Start(stub->PrepareAsyncFetch(opened->context(), completions->queue()));
+  opened->Start(stub->PrepareAsyncGet(opened->context(), completions->queue()));
 }
 
-TimePoint FetchLane::Service(TimePoint now) {
+TimePoint GetLane::Service(TimePoint now) {
   AnswerList(TakeExpired(now), GetResult::kUnavailable);
   const std::lock_guard lock(mutex_);
   // A fetch that comes later also expires later, so nobody needs to wake us for it.
   return std::min(queue_.expires(), now + fetch_wait_);
 }
 
-std::string FetchLane::Detach() {
+std::string GetLane::Detach() {
   if (!stream_) return "";
   std::string why = stream_->Shutdown();
   const std::lock_guard lock(mutex_);
@@ -90,7 +89,7 @@ std::string FetchLane::Detach() {
   return why;
 }
 
-void FetchLane::Close() {
+void GetLane::Close() {
   {
     const std::lock_guard lock(mutex_);
     assert(!stream_);
@@ -99,7 +98,7 @@ void FetchLane::Close() {
   AnswerList(TakeExpired(kNever), GetResult::kUnavailable);
 }
 
-void FetchLane::OnAnswer(const v1::FetchResponse& answer) {
+void GetLane::OnAnswer(const v1::GetResponse& answer) {
   if (const auto refusal = RefusalOf(answer.status())) {
     observer_->OnLaneRefused(*refusal);
     return;
@@ -109,8 +108,8 @@ void FetchLane::OnAnswer(const v1::FetchResponse& answer) {
   if (fetch) AnswerFrom(answer, fetch);
 }
 
-void FetchLane::OnWritable() {
-  FetchStream* ready = nullptr;
+void GetLane::OnWritable() {
+  GetStream* ready = nullptr;
   {
     const std::lock_guard lock(mutex_);
     ready = BeginSend();
@@ -118,9 +117,9 @@ void FetchLane::OnWritable() {
   SendFrom(ready);
 }
 
-void FetchLane::OnBroken() { observer_->OnLaneBroken(); }
+void GetLane::OnBroken() { observer_->OnLaneBroken(); }
 
-FetchLane::Record* FetchLane::NewRecord() {
+GetLane::Record* GetLane::NewRecord() {
   if (!free_) {
     auto chunk = std::make_unique<Record[]>(kRecordsPerChunk);
     const std::uint64_t base = chunks_.size() * kRecordsPerChunk;
@@ -134,13 +133,13 @@ FetchLane::Record* FetchLane::NewRecord() {
 }
 
 // Of a record that has left the queue.
-RemoteFetch* FetchLane::Release(Record* record) {
+RemoteFetch* GetLane::Release(Record* record) {
   record->request_id += std::uint64_t{1} << 32;
   record->next_free = std::exchange(free_, record);
   return std::exchange(record->fetch, nullptr);
 }
 
-RemoteFetch* FetchLane::Claim(std::uint64_t request_id) {
+RemoteFetch* GetLane::Claim(std::uint64_t request_id) {
   const std::lock_guard lock(mutex_);
   const auto index = static_cast<std::uint32_t>(request_id);
   if (index / kRecordsPerChunk >= chunks_.size()) return nullptr;
@@ -151,24 +150,24 @@ RemoteFetch* FetchLane::Claim(std::uint64_t request_id) {
 }
 
 // With mutex_ held. The stream whose message is filled and must be sent, if there is one.
-FetchLane::FetchStream* FetchLane::BeginSend() {
+GetLane::GetStream* GetLane::BeginSend() {
   Record* const record = queue_.oldest_unsent();
   if (!stream_ || !record) return nullptr;
-  v1::FetchRequest* const request = stream_->BeginWrite();
+  v1::GetRequest* const request = stream_->BeginWrite();
   if (!request) return nullptr;
   request->Clear();
   request->set_request_id(record->request_id);
   request->set_volume_id(volume_.id);
   request->set_epoch(volume_.epoch);
   for (std::size_t index = 0; index < record->fetch->count; ++index) {
-    request->add_slots(record->fetch->slots[index]);
+    request->add_keys(record->fetch->slots[index]);
   }
   queue_.MarkSent();
   return stream_.get();
 }
 
 // Sends what `ready` was filled with, and goes on while there is more and nobody else will.
-void FetchLane::SendFrom(FetchStream* ready) {
+void GetLane::SendFrom(GetStream* ready) {
   while (ready && ready->Send()) {
     const std::lock_guard lock(mutex_);
     ready = BeginSend();
@@ -176,7 +175,7 @@ void FetchLane::SendFrom(FetchStream* ready) {
 }
 
 // Those whose time was up by `now`, oldest first, linked by RemoteFetch::next.
-RemoteFetch* FetchLane::TakeExpired(TimePoint now) {
+RemoteFetch* GetLane::TakeExpired(TimePoint now) {
   const std::lock_guard lock(mutex_);
   RemoteFetch* first = nullptr;
   RemoteFetch** last = &first;

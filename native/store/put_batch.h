@@ -1,6 +1,6 @@
-// One Store call on its way: which pages are valid, what is there already, what is to be written.
+// One Put call on its way: which objects are valid, what is there already, what is to be written.
 //
-// PageStore::Store() takes these steps in this order: Validate() without any lock, then, with
+// PageStore::Put() takes these steps in this order: Validate() without any lock, then, with
 // stripes() locked and the epoch checked, Compare() and Write().
 #pragma once
 
@@ -19,43 +19,42 @@
 
 namespace farswap::store {
 
-class StoreBatch {
+class PutBatch {
  public:
-  StoreBatch(Rocks* rocks, VolumeTable* volumes, Volume* volume, std::span<const PageRecord> pages,
-             std::span<PageStatus> results)
-      : rocks_(rocks), volumes_(volumes), volume_(volume), pages_(pages), results_(results) {}
+  PutBatch(Rocks* rocks, VolumeTable* volumes, Volume* volume,
+           std::span<const ObjectRecord> objects, std::span<ObjectStatus> results)
+      : rocks_(rocks), volumes_(volumes), volume_(volume), objects_(objects), results_(results) {}
 
   void Validate();
   std::uint32_t stripes() const { return stripes_; }
-  /// Reads what is there, decides about every page, reserves the bytes they add.
+  /// Reads what is there, decides about every object, reserves the bytes they add.
   void Compare(std::uint64_t capacity_bytes);
   /// Writes what Compare() accepted and accounts for it.
   void Write();
 
  private:
-  // What a slot holds, as the pages of the batch are applied to it.
-  struct SlotState {
+  // What is kept under a key, as the objects of the batch are applied to it.
+  struct Kept {
     bool readable = true;
-    bool found = false;   // counted in pages and bytes
+    bool found = false;   // counted in Usage
     bool parsed = false;  // `version` means something
     std::uint64_t version = 0;
     std::uint64_t bytes = 0;
   };
 
   std::size_t GroupEnd(std::size_t begin) const;
-  void ApplyGroup(std::size_t begin, std::size_t end, SlotState state,
-                  std::uint64_t capacity_bytes);
+  void ApplyGroup(std::size_t begin, std::size_t end, Kept state, std::uint64_t capacity_bytes);
   bool Admit(std::uint64_t new_bytes, std::uint64_t old_bytes, std::uint64_t capacity_bytes);
 
   Rocks* rocks_;
   VolumeTable* volumes_;
   Volume* volume_;
-  std::span<const PageRecord> pages_;
-  std::span<PageStatus> results_;
-  std::array<std::uint16_t, kBatchPagesMax> order_;  // valid pages, by slot, then as they came
+  std::span<const ObjectRecord> objects_;
+  std::span<ObjectStatus> results_;
+  std::array<std::uint16_t, kBatchObjectsMax> order_;  // valid ones, by key, then as they came
   std::size_t valid_ = 0;
   std::uint32_t stripes_ = 0;
-  std::array<std::uint16_t, kBatchPagesMax> accepted_;  // pages that change their slot
+  std::array<std::uint16_t, kBatchObjectsMax> accepted_;  // those that change what is kept
   std::size_t accepted_count_ = 0;
   rocksdb::WriteBatch writes_;
   Usage change_;

@@ -24,15 +24,15 @@
 
 namespace farswap::remote {
 
-class StoreLane final : private Stream<v1::StoreRequest, v1::StoreResponse>::Owner {
+class PutLane final : private Stream<v1::PutRequest, v1::PutResponse>::Owner {
  public:
   /// Sent, not yet answered. Enough to keep the server busy while answers travel.
   static constexpr std::size_t kPartsInFlightMax = 8;
 
   /// A server that answered FULL counts as full for `full_wait`: then a batch may try it again.
-  StoreLane(std::chrono::milliseconds put_wait, std::chrono::milliseconds outage_wait,
-            std::chrono::milliseconds full_wait, LaneObserver* observer);
-  ~StoreLane();  // after Close()
+  PutLane(std::chrono::milliseconds put_wait, std::chrono::milliseconds outage_wait,
+          std::chrono::milliseconds full_wait, LaneObserver* observer);
+  ~PutLane();  // after Close()
 
   /// Takes the part; false when the lane is closed, is not the part's member's, or its server has
   /// been away too long. Any thread.
@@ -60,14 +60,14 @@ class StoreLane final : private Stream<v1::StoreRequest, v1::StoreResponse>::Own
   void Close();
 
  private:
-  using StoreStream = Stream<v1::StoreRequest, v1::StoreResponse>;
+  using PutStream = Stream<v1::PutRequest, v1::PutResponse>;
 
-  void OnAnswer(const v1::StoreResponse& answer) override;
+  void OnAnswer(const v1::PutResponse& answer) override;
   void OnWritable() override { observer_->OnLaneWork(); }
   void OnBroken() override { observer_->OnLaneBroken(); }
 
   bool SendOne();
-  void Answer(const v1::StoreResponse& answer);
+  void Answer(const v1::PutResponse& answer);
   void EndExpired(TimePoint now);
   void FinishAnswered();
 
@@ -77,7 +77,7 @@ class StoreLane final : private Stream<v1::StoreRequest, v1::StoreResponse>::Own
   LaneObserver* const observer_;
 
   // Of the session's thread alone.
-  std::unique_ptr<StoreStream> stream_;
+  std::unique_ptr<PutStream> stream_;
   OpenedVolume volume_;
   TimePoint detached_at_;
 
