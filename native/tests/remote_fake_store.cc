@@ -211,7 +211,7 @@ v1::PutResponse FakeStore::Keep(const v1::PutRequest& request) {
       }
     }
   }
-  if (script_.corrupt_put) script_.corrupt_store(&response);
+  if (script_.corrupt_put) script_.corrupt_put(&response);
   return response;
 }
 
