@@ -29,8 +29,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from farswap.client_nbd.config import AttributionSection
-    from farswap.client_nbd.device_use import ExportDevices
-    from farswap.client_nbd.kernel_files import KernelFiles
+    from farswap.client_nbd.kernel.device_use import ExportDevices
+    from farswap.client_nbd.kernel.files import KernelFiles
     from farswap.native import Attribution as EngineAttribution
 
 _log = log.logger("attribution")

@@ -19,22 +19,24 @@ import resource
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from farswap.client_nbd import admin_service, findings, volume_claims
-from farswap.client_nbd.ahead_shrinker import AheadShrinker
-from farswap.client_nbd.attach import KernelDevice
+from farswap.client_nbd import volume_claims
+from farswap.client_nbd.admin import service as admin_service
+from farswap.client_nbd.admin.metrics import HostMetrics
 from farswap.client_nbd.attribution import Attribution
-from farswap.client_nbd.cgroup_groups import CgroupGroups
-from farswap.client_nbd.cgroup_tree import CgroupTree, detect_root
-from farswap.client_nbd.device_use import ExportDevices
-from farswap.client_nbd.doctor import Doctor
-from farswap.client_nbd.kernel_files import KernelFiles
-from farswap.client_nbd.metrics import HostMetrics
-from farswap.client_nbd.nbd_listener import NbdListener
-from farswap.client_nbd.pressure import AheadPolicy
+from farswap.client_nbd.cgroups.groups import CgroupGroups
+from farswap.client_nbd.cgroups.pressure import AheadPolicy
+from farswap.client_nbd.cgroups.proactive import AheadShrinker
+from farswap.client_nbd.cgroups.tree import CgroupTree, detect_root
+from farswap.client_nbd.checks import findings
+from farswap.client_nbd.checks.doctor import Doctor
+from farswap.client_nbd.checks.watch import ServerWatch
+from farswap.client_nbd.kernel.attach import KernelDevice
+from farswap.client_nbd.kernel.device_use import ExportDevices
+from farswap.client_nbd.kernel.files import KernelFiles
+from farswap.client_nbd.nbd.listener import NbdListener
 from farswap.client_nbd.running_host import RunningHost
 from farswap.client_nbd.safe_stop import SafeStop, StopGate
-from farswap.client_nbd.server_watch import ServerWatch
-from farswap.client_nbd.tier_settings import TierSettings
+from farswap.client_nbd.settings import TierSettings
 from farswap.common import lifecycle, log, metrics
 from farswap.common.errors import StartError
 from farswap.common.metrics_http import MetricsServer
@@ -182,8 +184,8 @@ class _Host:
         follow = Periodic("cgroups", groups.update, _CGROUPS_EVERY_S, tree.events)
         parts.push("cgroups", follow.stop)
         await follow.start()
-        for finding in groups.findings():
-            _log.warning(finding.message, subject=finding.subject)
+        for subject, message in groups.problems().items():
+            _log.warning(message, subject=subject)
         policy = AheadPolicy(ahead=shrinker.ahead, older_than_s=shrinker.older_than // 1000)
         ahead = AheadShrinker(engine, groups, tree, self._files, policy)
         shrink = Periodic("shrinker", ahead.step, _SHRINK_AHEAD_EVERY_S)

@@ -19,7 +19,7 @@ from farswap.common.errors import StartError
 
 if TYPE_CHECKING:
     from farswap.client_nbd.config import HostConfig
-    from farswap.client_nbd.kernel_files import Discard
+    from farswap.client_nbd.kernel.files import Discard
     from farswap.native import ReclaimProtection
 
 PROGRAM = "farswap-host"
@@ -122,7 +122,7 @@ def attach(
     """
     if not swapon and (priority is not None or discard is not None):
         raise click.UsageError("--priority and --discard need --swapon")
-    from farswap.client_nbd import swap_commands  # noqa: PLC0415
+    from farswap.client_nbd.kernel import swap_commands  # noqa: PLC0415
 
     swap_commands.attach(
         _admin_address(parent, host, config),
@@ -154,7 +154,7 @@ def detach(
       farswap-host detach
       farswap-host detach --config host.toml --device /dev/nbd0
     """
-    from farswap.client_nbd import swap_commands  # noqa: PLC0415
+    from farswap.client_nbd.kernel import swap_commands  # noqa: PLC0415
 
     swap_commands.detach(_admin_address(parent, host, config), device)
 
@@ -184,7 +184,7 @@ def attribute(
     Example:
       farswap-host attribute --device /dev/loop7
     """
-    from farswap.client_nbd import swap_commands  # noqa: PLC0415
+    from farswap.client_nbd.kernel import swap_commands  # noqa: PLC0415
 
     swap_commands.attribute(_admin_address(parent, host, config), device, replace=replace)
 

@@ -8,14 +8,14 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from farswap.client_nbd.attach import KernelDevice
     from farswap.client_nbd.attribution import Attribution
-    from farswap.client_nbd.cgroup_groups import CgroupGroups
+    from farswap.client_nbd.cgroups.groups import CgroupGroups
     from farswap.client_nbd.config import HostConfig
-    from farswap.client_nbd.device_use import ExportDevices
-    from farswap.client_nbd.kernel_files import KernelFiles
+    from farswap.client_nbd.kernel.attach import KernelDevice
+    from farswap.client_nbd.kernel.device_use import ExportDevices
+    from farswap.client_nbd.kernel.files import KernelFiles
     from farswap.client_nbd.safe_stop import StopGate
-    from farswap.client_nbd.tier_settings import TierSettings
+    from farswap.client_nbd.settings import TierSettings
     from farswap.common.address import Address
     from farswap.common.version import Identity
     from farswap.native import HostEngine, ReclaimProtection

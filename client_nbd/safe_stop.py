@@ -21,7 +21,7 @@ import os
 import threading
 from typing import TYPE_CHECKING, TypeVar
 
-from farswap.client_nbd import kernel_files
+from farswap.client_nbd.kernel import files as kernel_files
 from farswap.common import lifecycle, log, text
 from farswap.common.errors import BusyError
 
@@ -29,8 +29,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
     from typing import ParamSpec, Protocol
 
-    from farswap.client_nbd.device_use import Use
-    from farswap.client_nbd.kernel_tables import Number, SwapArea
+    from farswap.client_nbd.kernel.device_use import Use
+    from farswap.client_nbd.kernel.tables import Number, SwapArea
     from farswap.client_nbd.running_host import RunningHost
 
     P = ParamSpec("P")

@@ -6,8 +6,8 @@ import os
 from typing import TYPE_CHECKING
 
 import pytest
-from farswap.client_nbd.cgroup_groups import CgroupGroups
-from farswap.client_nbd.cgroup_tree import CgroupTree
+from farswap.client_nbd.cgroups.groups import CgroupGroups
+from farswap.client_nbd.cgroups.tree import CgroupTree
 from group_model import NOTHING_SET, GroupModel
 
 if TYPE_CHECKING:

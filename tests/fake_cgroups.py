@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from types import SimpleNamespace
 
-from farswap.client_nbd.cgroup_settings import Settings, Wishes
+from farswap.client_nbd.cgroups.settings import Settings, Wishes
 from farswap.common.errors import NotFoundError
 
 LATENCY_BUCKETS = 24
@@ -53,7 +53,7 @@ class FakeGroups:
         self._engine = engine
         self._paths = {0: "/", **paths}
         self.wishes: dict[str, Wishes] = {}
-        self.found: list = []
+        self.found: list = {}
 
     def path_of(self, id_: int) -> str:
         return self._paths.get(id_, "")
@@ -87,5 +87,5 @@ class FakeGroups:
         self.id_of(path)
         self.wishes[path] = change.of(self.wishes.get(path, Wishes()))
 
-    def findings(self) -> list:
+    def problems(self) -> dict[str, str]:
         return self.found

@@ -10,12 +10,12 @@ import errno
 import os
 from typing import TYPE_CHECKING
 
-from farswap.client_nbd.kernel_files import KernelFiles
+from farswap.client_nbd.kernel.files import KernelFiles
 
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from farswap.client_nbd.kernel_tables import Number
+    from farswap.client_nbd.kernel.tables import Number
 
 SWAPS_HEADER = "Filename\t\t\t\tType\t\tSize\t\tUsed\t\tPriority\n"
 ROOT_DISK = (254, 0)

@@ -12,8 +12,9 @@ from typing import TYPE_CHECKING
 from fake_engine import FakeEngine
 from fake_machine import FakeMachine
 from farswap.client_nbd import config as host_config
-from farswap.client_nbd import daemon, kernel_files
-from farswap.client_nbd.attach import KernelDevice
+from farswap.client_nbd import daemon
+from farswap.client_nbd.kernel import files as kernel_files
+from farswap.client_nbd.kernel.attach import KernelDevice
 from farswap.common import config as common_config
 from farswap.common import lifecycle
 from farswap.common.rpc_client import RpcClient

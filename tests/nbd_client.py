@@ -8,8 +8,8 @@ from __future__ import annotations
 import socket
 import struct
 
-from farswap.client_nbd import nbd_wire as wire
-from farswap.client_nbd.nbd_wire import HandshakeFlag, Option, Reply
+from farswap.client_nbd.nbd import wire
+from farswap.client_nbd.nbd.wire import HandshakeFlag, Option, Reply
 from hang_guard import HANG_GUARD_S
 
 REQUEST = struct.Struct(">IHHQQI")

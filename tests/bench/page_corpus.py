@@ -25,7 +25,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, BinaryIO, Protocol, Self
 
-from farswap.client_nbd import kernel_tables
+from farswap.client_nbd.kernel import tables
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -282,7 +282,7 @@ def _resident_pages(pid: int) -> Iterator[bytes]:
 
 
 def _private_writable(pid: int) -> Iterator[tuple[int, int]]:
-    for addresses, protection, *_ in kernel_tables.rows(Path(f"/proc/{pid}/maps").read_bytes()):
+    for addresses, protection, *_ in tables.rows(Path(f"/proc/{pid}/maps").read_bytes()):
         if protection == b"rw-p":
             first, end = (int(number, 16) // PAGE_BYTES for number in addresses.split(b"-"))
             yield first, end

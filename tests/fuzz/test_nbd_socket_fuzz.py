@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
-from farswap.client_nbd.nbd_wire import Option
+from farswap.client_nbd.nbd.wire import Option
 from hang_guard import HANG_GUARD_S
 from nbd_client import (
     CACHE,

@@ -12,11 +12,11 @@ from typing import TYPE_CHECKING
 
 import pytest
 from daemons import require_native
-from farswap.client_nbd.ahead_shrinker import AheadShrinker
-from farswap.client_nbd.cgroup_groups import CgroupGroups, GroupChange
-from farswap.client_nbd.cgroup_tree import CgroupTree
-from farswap.client_nbd.kernel_files import KernelFiles
-from farswap.client_nbd.pressure import AheadPolicy
+from farswap.client_nbd.cgroups.groups import CgroupGroups, GroupChange
+from farswap.client_nbd.cgroups.pressure import AheadPolicy
+from farswap.client_nbd.cgroups.proactive import AheadShrinker
+from farswap.client_nbd.cgroups.tree import CgroupTree
+from farswap.client_nbd.kernel.files import KernelFiles
 from hang_guard import HANG_GUARD_S
 from nbd_client import NbdClient
 

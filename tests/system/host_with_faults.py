@@ -15,11 +15,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from farswap.client_nbd import config as host_config
-from farswap.client_nbd import daemon, kernel_files
-from farswap.client_nbd.kernel_files import KernelFiles
+from farswap.client_nbd import daemon
+from farswap.client_nbd.kernel import files as kernel_files
+from farswap.client_nbd.kernel.files import KernelFiles
 
 if TYPE_CHECKING:
-    from farswap.client_nbd.kernel_tables import SwapArea
+    from farswap.client_nbd.kernel.tables import SwapArea
 
 CONFIG = Path(sys.argv[-1])
 

@@ -27,7 +27,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Self
 
-from farswap.client_nbd.kernel_files import KernelFiles
+from farswap.client_nbd.kernel.files import KernelFiles
 from hang_guard import HANG_GUARD_S
 
 if TYPE_CHECKING:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import pytest
 from bench.local_cluster import LocalCluster
 from daemons import require_native
-from farswap.client_nbd.kernel_files import KernelFiles
+from farswap.client_nbd.kernel.files import KernelFiles
 from system.real_swap import MemoryCgroup, PageVerifier, SwapOnLoop
 
 if TYPE_CHECKING:

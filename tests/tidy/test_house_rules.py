@@ -216,7 +216,7 @@ def test_tables_of_the_kernel_have_one_parser() -> None:
                 splits += r"|\bsplitlines\(|\bsplit\(\)"
             for number, line in enumerate(path.read_text().splitlines(), 1):
                 if re.search(splits, line):
-                    yield f"{place(path, number)}: use kernel_tables"
+                    yield f"{place(path, number)}: use kernel/tables.py"
 
     complain(splitting())
 

@@ -6,7 +6,7 @@ from types import SimpleNamespace
 
 import pytest
 from fake_cgroups import record
-from farswap.client_nbd.admin_messages import kept_from_servers
+from farswap.client_nbd.admin.messages import kept_from_servers
 
 
 def view(

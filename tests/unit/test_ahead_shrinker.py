@@ -6,11 +6,11 @@ from types import SimpleNamespace
 from typing import TYPE_CHECKING
 
 import pytest
-from farswap.client_nbd.ahead_shrinker import AheadShrinker
-from farswap.client_nbd.cgroup_groups import CgroupGroups, GroupChange
-from farswap.client_nbd.cgroup_tree import CgroupTree
-from farswap.client_nbd.kernel_files import KernelFiles
-from farswap.client_nbd.pressure import AheadPolicy
+from farswap.client_nbd.cgroups.groups import CgroupGroups, GroupChange
+from farswap.client_nbd.cgroups.pressure import AheadPolicy
+from farswap.client_nbd.cgroups.proactive import AheadShrinker
+from farswap.client_nbd.cgroups.tree import CgroupTree
+from farswap.client_nbd.kernel.files import KernelFiles
 from group_model import GroupModel
 
 if TYPE_CHECKING:

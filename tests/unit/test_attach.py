@@ -10,9 +10,9 @@ from typing import TYPE_CHECKING
 import pytest
 from fake_engine import FakeEngine
 from fake_machine import FakeMachine
-from farswap.client_nbd import netlink
-from farswap.client_nbd.attach import DEAD_CONNECTION_TIMEOUT_S, KernelDevice
-from farswap.client_nbd.device_use import ExportDevices
+from farswap.client_nbd.kernel import netlink
+from farswap.client_nbd.kernel.attach import DEAD_CONNECTION_TIMEOUT_S, KernelDevice
+from farswap.client_nbd.kernel.device_use import ExportDevices
 from farswap.common.errors import BusyError, InvalidArgumentError, NotPossibleError
 from hang_guard import HANG_GUARD_S
 

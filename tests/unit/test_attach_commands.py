@@ -20,8 +20,10 @@ from typing import TYPE_CHECKING
 import pytest
 from click.testing import CliRunner
 from fake_machine import FakeMachine
-from farswap.client_nbd import kernel_files, main, swap_commands
-from farswap.client_nbd.swap_commands import SwapOptions
+from farswap.client_nbd import main
+from farswap.client_nbd.kernel import files as kernel_files
+from farswap.client_nbd.kernel import swap_commands
+from farswap.client_nbd.kernel.swap_commands import SwapOptions
 from farswap.common.address import Address
 from farswap.common.errors import InvalidArgumentError, NotPossibleError
 from farswap.common.rpc_server import RpcServer

@@ -6,7 +6,7 @@ import pytest
 from fake_engine import FakeEngine
 from farswap.client_nbd.attribution import Attribution
 from farswap.client_nbd.config import AttributionSection
-from farswap.client_nbd.device_use import ExportDevices
+from farswap.client_nbd.kernel.device_use import ExportDevices
 from farswap.common.errors import NotFoundError, NotPossibleError
 
 PINS = "/sys/fs/bpf/farswap"

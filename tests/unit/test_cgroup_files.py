@@ -5,9 +5,9 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 import pytest
-from farswap.client_nbd import cgroup_tree
-from farswap.client_nbd.cgroup_index import LimitFiles
-from farswap.client_nbd.cgroup_tree import CgroupTree
+from farswap.client_nbd.cgroups import tree as cgroup_tree
+from farswap.client_nbd.cgroups.index import LimitFiles
+from farswap.client_nbd.cgroups.tree import CgroupTree
 
 if TYPE_CHECKING:
     from pathlib import Path

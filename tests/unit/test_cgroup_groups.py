@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING
 
 import pytest
 from cgroup_machine import Machine, machine
-from farswap.client_nbd import inotify
-from farswap.client_nbd.cgroup_groups import GroupChange
+from farswap.client_nbd.cgroups import inotify
+from farswap.client_nbd.cgroups.groups import GroupChange
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -267,10 +267,10 @@ def test_a_full_engine_is_a_finding_as_long_as_it_is_full(machine: Machine) -> N
     machine.engine.groups_max = 2
     machine.engine.store(machine.make("a/b"), "page")
     machine.groups.update()
-    assert [finding.subject for finding in machine.groups.findings()] == ["groups"]
+    assert list(machine.groups.problems()) == ["groups"]
     machine.engine.groups_max = 10
     machine.groups.update()
-    assert machine.groups.findings() == []
+    assert machine.groups.problems() == {}
     assert machine.owner("page") == "/a/b"
 
 
@@ -283,9 +283,9 @@ def test_without_watches_unknown_ids_lead_to_a_rescan(
     monkeypatch.setattr(inotify.Inotify, "add", refuse)
     machine = Machine(tmp_path)
     machine.groups.update()
-    (finding,) = machine.groups.findings()
-    assert finding.subject == "cgroups"
-    assert "cannot be watched" in finding.message
+    problems = machine.groups.problems()
+    assert list(problems) == ["cgroups"]
+    assert "cannot be watched" in problems["cgroups"]
     machine.engine.store(machine.make("a"), "page")
     machine.groups.update()
     assert machine.owner("page") == "/a"

@@ -13,8 +13,8 @@ import tempfile
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from farswap.client_nbd.cgroup_groups import CgroupGroups
-from farswap.client_nbd.cgroup_tree import CgroupTree
+from farswap.client_nbd.cgroups.groups import CgroupGroups
+from farswap.client_nbd.cgroups.tree import CgroupTree
 from group_model import NOTHING_SET, GroupModel
 from hypothesis import settings
 from hypothesis import strategies as st

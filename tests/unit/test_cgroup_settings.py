@@ -6,8 +6,8 @@ from typing import TYPE_CHECKING
 
 import pytest
 from cgroup_machine import machine
-from farswap.client_nbd import cgroup_groups
-from farswap.client_nbd.cgroup_groups import NO_LIMIT, GroupChange
+from farswap.client_nbd.cgroups import groups as cgroup_groups
+from farswap.client_nbd.cgroups.groups import NO_LIMIT, GroupChange
 from farswap.common.errors import InvalidArgumentError, NotFoundError, NotPossibleError
 
 if TYPE_CHECKING:

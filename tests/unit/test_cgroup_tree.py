@@ -10,8 +10,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
-from farswap.client_nbd import cgroup_tree, inotify
-from farswap.client_nbd.cgroup_tree import CgroupTree
+from farswap.client_nbd.cgroups import inotify
+from farswap.client_nbd.cgroups import tree as cgroup_tree
+from farswap.client_nbd.cgroups.tree import CgroupTree
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

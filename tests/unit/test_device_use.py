@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 from fake_machine import ROOT_DISK, FakeMachine
-from farswap.client_nbd import device_use
+from farswap.client_nbd.kernel import device_use
 from farswap.common.errors import NotPossibleError
 
 if TYPE_CHECKING:

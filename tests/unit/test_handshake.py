@@ -5,10 +5,17 @@ from __future__ import annotations
 import struct
 
 import pytest
-from farswap.client_nbd import handshake as hs
-from farswap.client_nbd import nbd_wire as wire
-from farswap.client_nbd.handshake import Aborted, Export, Handshake, NeedData, Negotiated, Violation
-from farswap.client_nbd.nbd_wire import Info, Option, Reply, TransmissionFlag
+from farswap.client_nbd.nbd import handshake as hs
+from farswap.client_nbd.nbd import wire
+from farswap.client_nbd.nbd.handshake import (
+    Aborted,
+    Export,
+    Handshake,
+    NeedData,
+    Negotiated,
+    Violation,
+)
+from farswap.client_nbd.nbd.wire import Info, Option, Reply, TransmissionFlag
 from hypothesis import given
 from hypothesis import strategies as st
 from nbd_client import FIXED, NO_ZEROES, client_flags, go, info_data, option, parse_option_replies

@@ -11,9 +11,9 @@ from typing import TYPE_CHECKING
 
 import pytest
 import uvloop
-from farswap.client_nbd import nbd_listener
-from farswap.client_nbd.nbd_listener import NbdListener
-from farswap.client_nbd.nbd_wire import Option, Reply
+from farswap.client_nbd.nbd import listener
+from farswap.client_nbd.nbd.listener import NbdListener
+from farswap.client_nbd.nbd.wire import Option, Reply
 from farswap.common.address import Address
 from farswap.common.errors import BindError
 from hang_guard import HANG_GUARD_S
@@ -240,7 +240,7 @@ def test_violation_closes_that_client_alone(engine, run, short_path) -> None:
 def test_more_handshakes_than_allowed_wait_for_their_turn(
     engine, run, short_path, monkeypatch
 ) -> None:
-    monkeypatch.setattr(nbd_listener, "HANDSHAKES_MAX", 2)
+    monkeypatch.setattr(listener, "HANDSHAKES_MAX", 2)
 
     async def body() -> None:
         listener = make(engine)

@@ -9,16 +9,16 @@ from typing import TYPE_CHECKING, Any
 import pytest
 from fake_cgroups import FakeGroups, latency, record
 from fake_engine import FakeEngine, memory_server
-from farswap.client_nbd import admin_service
 from farswap.client_nbd import config as host_config
-from farswap.client_nbd.attach import KernelDevice
+from farswap.client_nbd.admin import service as admin_service
 from farswap.client_nbd.attribution import Attribution
-from farswap.client_nbd.device_use import ExportDevices
-from farswap.client_nbd.doctor import Doctor
-from farswap.client_nbd.kernel_files import KernelFiles
+from farswap.client_nbd.checks.doctor import Doctor
+from farswap.client_nbd.kernel.attach import KernelDevice
+from farswap.client_nbd.kernel.device_use import ExportDevices
+from farswap.client_nbd.kernel.files import KernelFiles
 from farswap.client_nbd.running_host import RunningHost
 from farswap.client_nbd.safe_stop import StopGate
-from farswap.client_nbd.tier_settings import TierSettings
+from farswap.client_nbd.settings import TierSettings
 from farswap.common import config as common_config
 from farswap.common import errors
 from farswap.common.address import Address

@@ -10,20 +10,23 @@ import pytest
 from fake_cgroups import record
 from fake_machine import ROOT_DISK, FakeMachine
 from farswap.client_nbd import config as host_config
-from farswap.client_nbd import device_use, findings, kernel_checks, tier_checks
 from farswap.client_nbd.attribution import AttributionState
-from farswap.client_nbd.device_use import Use
-from farswap.client_nbd.kernel_files import KernelFiles
-from farswap.client_nbd.kernel_tables import SwapArea
-from farswap.client_nbd.tier_checks import STATES, Ledger
+from farswap.client_nbd.checks import findings
+from farswap.client_nbd.checks import kernel as kernel_checks
+from farswap.client_nbd.checks import tier as tier_checks
+from farswap.client_nbd.checks.tier import STATES, Ledger
+from farswap.client_nbd.kernel import device_use
+from farswap.client_nbd.kernel.device_use import Use
+from farswap.client_nbd.kernel.files import KernelFiles
+from farswap.client_nbd.kernel.tables import SwapArea
 from farswap.common import config as common_config
 from farswap.common.address import Address
 
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from farswap.client_nbd.findings import Finding
-    from farswap.client_nbd.kernel_tables import Number
+    from farswap.client_nbd.checks.findings import Finding
+    from farswap.client_nbd.kernel.tables import Number
 
 SWAPS = "Filename Type Size Used Priority\n/dev/nbd0 partition 1048572 2048 100\n"
 CONFIG = common_config.parse(

@@ -3,9 +3,9 @@
 from pathlib import Path
 
 import pytest
-from farswap.client_nbd import kernel_files
-from farswap.client_nbd.kernel_files import KernelFiles
-from farswap.client_nbd.kernel_tables import SwapArea
+from farswap.client_nbd.kernel import files as kernel_files
+from farswap.client_nbd.kernel.files import KernelFiles
+from farswap.client_nbd.kernel.tables import SwapArea
 
 SWAPS = """Filename\t\t\t\tType\t\tSize\t\tUsed\t\tPriority
 /dev/nbd0                               partition\t1048572\t\t2048\t\t100

@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING
 import pytest
 from fake_cgroups import FakeGroups, latency, record
 from fake_engine import FakeEngine, memory_server
+from farswap.client_nbd.admin.metrics import HostMetrics, ShownCgroups
 from farswap.client_nbd.attribution import AttributionState
-from farswap.client_nbd.kernel_files import KernelFiles
-from farswap.client_nbd.metrics import HostMetrics, ShownCgroups
+from farswap.client_nbd.kernel.files import KernelFiles
 from farswap.common import metrics
 from prometheus_client import generate_latest
 from prometheus_client.parser import text_string_to_metric_families

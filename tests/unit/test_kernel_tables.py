@@ -8,8 +8,8 @@ import re
 from typing import TYPE_CHECKING
 
 import pytest
-from farswap.client_nbd import kernel_tables
-from farswap.client_nbd.kernel_tables import Mount, SwapArea
+from farswap.client_nbd.kernel import tables
+from farswap.client_nbd.kernel.tables import Mount, SwapArea
 from farswap.common import text
 from hypothesis import example, given
 from hypothesis import strategies as st
@@ -49,7 +49,7 @@ def swaps(names: Sequence[bytes]) -> bytes:
 
 @given(st.lists(file_names(b"/deep (deleted)"), max_size=4))
 def test_any_name_of_a_swap_file_is_read_as_it_is(names: list[bytes]) -> None:
-    areas = kernel_tables.swap_areas(swaps(names))
+    areas = tables.swap_areas(swaps(names))
     assert [os.fsencode(area.path) for area in areas] == names
     for area in areas:
         area.name.encode()
@@ -62,13 +62,13 @@ def test_any_mount_point_is_read_as_it_is(point: bytes, root: bytes, optional: b
     line = b"36 35 98:0 %s %s rw,noatime %s- cgroup  rw,memory\n"
     table = line % (written(root), written(point), optional) * 2
     mount = Mount((98, 0), os.fsdecode(point), "cgroup", frozenset([b"rw", b"memory"]))
-    assert kernel_tables.mounts(table) == [mount, mount]
+    assert tables.mounts(table) == [mount, mount]
 
 
 @given(st.binary())
 def test_bytes_at_random_are_rows_or_a_value_error(table: bytes) -> None:
-    list(kernel_tables.rows(table))
-    for parse in (kernel_tables.swap_areas, kernel_tables.mounts):
+    list(tables.rows(table))
+    for parse in (tables.swap_areas, tables.mounts):
         with contextlib.suppress(ValueError):
             parse(table)
 
@@ -78,7 +78,7 @@ def test_bytes_at_random_are_rows_or_a_value_error(table: bytes) -> None:
 )
 def test_a_line_that_is_not_understood_is_an_error_not_no_area(line: bytes) -> None:
     with pytest.raises(ValueError, match=r"."):
-        kernel_tables.swap_areas(swaps([]) + line + b"\n")
+        tables.swap_areas(swaps([]) + line + b"\n")
 
 
 @given(st.binary())
@@ -89,3 +89,11 @@ def test_any_name_can_be_shown(name: bytes) -> None:
         assert shown == name.decode()
     except UnicodeDecodeError:
         assert "\\x" in shown
+
+
+def test_pressure_file_is_read() -> None:
+    full = b"full avg10=0.00 avg60=0.00 avg300=0.00 total=12\n"
+    some = b"some avg10=12.50 avg60=3.00 avg300=0.70 total=4711\n"
+    assert tables.stall_us(some + full) == 4711
+    assert tables.stall_us(full) is None
+    assert tables.stall_us(b"") is None

@@ -4,7 +4,7 @@ import struct
 import sys
 
 import pytest
-from farswap.client_nbd import netlink
+from farswap.client_nbd.kernel import netlink
 from hypothesis import given
 from hypothesis import strategies as st
 

@@ -5,12 +5,11 @@ from __future__ import annotations
 from dataclasses import replace
 
 import pytest
-from farswap.client_nbd.pressure import (
+from farswap.client_nbd.cgroups.pressure import (
     AheadPolicy,
     GroupSample,
     HostSample,
     Shrink,
-    stall_us,
 )
 from hypothesis import given
 from hypothesis import strategies as st
@@ -68,16 +67,6 @@ def stalled(share: float) -> HostSample:
 def filling(second: int) -> float:
     """Of a pool that never stops to fill as fast as can be."""
     return 1.0 + second
-
-
-def test_pressure_file_is_read() -> None:
-    text = (
-        "some avg10=12.50 avg60=3.00 avg300=0.70 total=4711\n"
-        "full avg10=0.00 avg60=0.00 avg300=0.00 total=12\n"
-    )
-    assert stall_us(text) == 4711
-    assert stall_us("full avg10=0.00 avg60=0.00 avg300=0.00 total=12\n") is None
-    assert stall_us("") is None
 
 
 @given(group=samples, fullness=st.floats(0, 1))

@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 import pytest
-from farswap.client_nbd.pressure import AheadPolicy, GroupSample, HostSample
+from farswap.client_nbd.cgroups.pressure import AheadPolicy, GroupSample, HostSample
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator

@@ -15,8 +15,9 @@ from unittest.mock import MagicMock
 import pytest
 from fake_engine import FakeEngine
 from fake_machine import FakeMachine
-from farswap.client_nbd import kernel_files, safe_stop
-from farswap.client_nbd.device_use import ExportDevices
+from farswap.client_nbd import safe_stop
+from farswap.client_nbd.kernel import files as kernel_files
+from farswap.client_nbd.kernel.device_use import ExportDevices
 from farswap.client_nbd.safe_stop import SafeStop, StopGate
 from farswap.common import lifecycle
 from farswap.common.errors import BusyError

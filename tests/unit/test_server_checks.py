@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import pytest
 from fake_engine import FakeEngine, memory_server
-from farswap.client_nbd import server_checks, server_watch
+from farswap.client_nbd.checks import server as server_checks
+from farswap.client_nbd.checks.watch import ServerWatch
 from structlog.testing import capture_logs
 
 OWNER = {"owner_name": "web2", "owner_address": "10.0.0.12"}
@@ -75,7 +76,7 @@ def test_the_alarm_names_the_owner_and_every_server_that_it_concerns() -> None:
 
 def test_a_change_is_logged_when_it_is_seen_and_once() -> None:
     engine = FakeEngine()
-    watch = server_watch.ServerWatch(engine)
+    watch = ServerWatch(engine)
 
     def logged() -> list[tuple[str, str]]:
         with capture_logs() as lines:

@@ -4,8 +4,8 @@ import json
 import time
 from pathlib import Path
 
-from farswap.client_nbd import cgroup_tree
-from farswap.client_nbd.cgroup_tree import CgroupTree
+from farswap.client_nbd.cgroups import tree as cgroup_tree
+from farswap.client_nbd.cgroups.tree import CgroupTree
 
 MANY = 300
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from farswap.client_nbd.findings import Finding
+from farswap.client_nbd.checks.findings import Finding
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence

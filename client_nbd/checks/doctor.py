@@ -8,10 +8,13 @@ from __future__ import annotations
 import socket
 from typing import TYPE_CHECKING
 
-from farswap.client_nbd import findings, kernel_checks, server_checks, tier_checks
+from farswap.client_nbd.checks import findings
+from farswap.client_nbd.checks import kernel as kernel_checks
+from farswap.client_nbd.checks import server as server_checks
+from farswap.client_nbd.checks import tier as tier_checks
 
 if TYPE_CHECKING:
-    from farswap.client_nbd.findings import Finding
+    from farswap.client_nbd.checks.findings import Finding
     from farswap.client_nbd.running_host import RunningHost
     from farswap.common.address import Address
 
@@ -47,7 +50,7 @@ class Doctor:
             *server_checks.servers(host.engine.servers()),
             *tier_checks.failures(stats),
             *findings.of_stop(host.gate.waits_for),
-            *host.groups.findings(),
+            *findings.of_groups(host.groups.problems()),
         ]
 
     def _places_of_servers(self) -> list[Finding]:

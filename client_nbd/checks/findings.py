@@ -1,8 +1,8 @@
 """What an operator should know: protections that were refused, settings that fight with us.
 
 Findings of the start are made once, said in the log, and shown by `farswapctl status` as long as
-the daemon lives. Those of the machine's state are looked up every time: see kernel_checks.py and
-tier_checks.py, whose checks also tell what is in order, for `farswapctl doctor`.
+the daemon lives. Those of the machine's state are looked up every time: see kernel.py and tier.py
+here, whose checks also tell what is in order, for `farswapctl doctor`.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
+    from collections.abc import Iterable, Mapping, Sequence
 
     from farswap.client_nbd.config import HostConfig
     from farswap.native import ReclaimProtection
@@ -79,6 +79,11 @@ def of_stop(waits_for: str) -> list[Finding]:
         return []
     message = f"the daemon is to stop, and goes on serving: {waits_for}"
     return [Finding("warning", "stop", message, "the daemon tries again by itself")]
+
+
+def of_groups(problems: Mapping[str, str]) -> list[Finding]:
+    """`problems` as of CgroupGroups.problems()."""
+    return [Finding("warning", subject, message) for subject, message in problems.items()]
 
 
 def problems(checks: Iterable[Finding]) -> list[Finding]:

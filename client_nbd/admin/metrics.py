@@ -10,8 +10,8 @@ import time
 from collections import Counter
 from typing import TYPE_CHECKING
 
-from farswap.client_nbd import latency
-from farswap.client_nbd.tier_checks import STATES, held, states
+from farswap.client_nbd.admin import latency
+from farswap.client_nbd.checks.tier import STATES, held, states
 from farswap.common import metrics
 from prometheus_client.core import InfoMetricFamily
 from prometheus_client.registry import Collector
@@ -19,8 +19,8 @@ from prometheus_client.registry import Collector
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping, Sequence
 
-    from farswap.client_nbd.cgroup_groups import GroupView
-    from farswap.client_nbd.doctor import Doctor
+    from farswap.client_nbd.cgroups.groups import GroupView
+    from farswap.client_nbd.checks.doctor import Doctor
     from farswap.client_nbd.running_host import RunningHost
     from farswap.native import CgroupRecord
     from prometheus_client import Metric

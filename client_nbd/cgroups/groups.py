@@ -30,7 +30,7 @@ from collections import OrderedDict
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from farswap.client_nbd.cgroup_settings import (
+from farswap.client_nbd.cgroups.settings import (
     NO_LIMIT,
     NOTHING_SET,
     UNCHANGED,
@@ -40,16 +40,15 @@ from farswap.client_nbd.cgroup_settings import (
     own_settings,
     settings_of,
 )
-from farswap.client_nbd.findings import Finding
 from farswap.common import text
 from farswap.common.errors import InvalidArgumentError, NotFoundError, NotPossibleError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, MutableSet, Sequence
 
-    from farswap.client_nbd.cgroup_index import LimitFiles
-    from farswap.client_nbd.cgroup_settings import OwnSettings
-    from farswap.client_nbd.cgroup_tree import CgroupTree
+    from farswap.client_nbd.cgroups.index import LimitFiles
+    from farswap.client_nbd.cgroups.settings import OwnSettings
+    from farswap.client_nbd.cgroups.tree import CgroupTree
     from farswap.native import CgroupRecord, HostEngine
 
 __all__ = ["NO_LIMIT", "UNCHANGED", "CgroupGroups", "GroupChange", "GroupView"]
@@ -127,14 +126,15 @@ class CgroupGroups:
         """Every group of the engine, root first. Asks the engine."""
         return [self._view(record) for record in self._engine.cgroups()]
 
-    def findings(self) -> list[Finding]:
-        """What keeps groups from being what they should be."""
-        found = []
+    def problems(self) -> dict[str, str]:
+        """What keeps groups from being what they should be, by subject."""
+        found = {}
         if self._tree.problem:
-            found.append(Finding("warning", "cgroups", self._tree.problem))
+            found["cgroups"] = self._tree.problem
         if self._is_full:
-            message = "the engine has no room for more groups: pages of others are the root group's"
-            found.append(Finding("warning", "groups", message))
+            found["groups"] = (
+                "the engine has no room for more groups: pages of others are the root group's"
+            )
         return found
 
     def _view(self, record: CgroupRecord) -> GroupView:

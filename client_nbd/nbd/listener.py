@@ -20,7 +20,7 @@ import struct
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
-from farswap.client_nbd.handshake import (
+from farswap.client_nbd.nbd.handshake import (
     Aborted,
     Export,
     Handshake,

@@ -10,8 +10,9 @@ import asyncio
 import time
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from farswap.client_nbd import admin_messages, server_checks
-from farswap.client_nbd.cgroup_groups import GroupChange
+from farswap.client_nbd.admin import messages
+from farswap.client_nbd.cgroups.groups import GroupChange
+from farswap.client_nbd.checks import server as server_checks
 from farswap.common.compressor import Compressor, Recompressor
 from farswap.common.errors import BusyError, InvalidArgumentError
 from farswap.common.units import Milliseconds
@@ -22,7 +23,7 @@ if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable
 
     import grpc.aio
-    from farswap.client_nbd.doctor import Doctor
+    from farswap.client_nbd.checks.doctor import Doctor
     from farswap.client_nbd.running_host import RunningHost
     from farswap.native import WritebackProgress
     from google.protobuf.message import Message
@@ -70,7 +71,7 @@ class HostAdminService(host_admin_pb2_grpc.HostAdminServicer):
     ) -> pb.DoctorReport:
         """See doctor.Doctor."""
         checks = await asyncio.to_thread(self._doctor.examine)
-        return pb.DoctorReport(checks=admin_messages.findings(checks))
+        return pb.DoctorReport(checks=messages.findings(checks))
 
     async def ListCgroups(  # noqa: N802
         self, request: pb.ListCgroupsRequest, context: _Context
@@ -81,7 +82,7 @@ class HostAdminService(host_admin_pb2_grpc.HostAdminServicer):
             return
         views = await asyncio.to_thread(self._host.groups.views)
         for view in sorted(views, key=lambda view: (view.path != "/", view.path, view.id)):
-            yield admin_messages.cgroup_status(view)
+            yield messages.cgroup_status(view)
 
     async def SetCgroup(  # noqa: N802
         self, request: pb.SetCgroupRequest, context: _Context
@@ -103,7 +104,7 @@ class HostAdminService(host_admin_pb2_grpc.HostAdminServicer):
             recompress=_given(request, "recompress", Recompressor.parse),
             pack=_given(request, "pack", bool),
         )
-        return await asyncio.to_thread(admin_messages.tier_status, self._host)
+        return await asyncio.to_thread(messages.tier_status, self._host)
 
     async def Writeback(  # noqa: N802
         self, request: pb.WritebackRequest, context: _Context
@@ -146,7 +147,7 @@ class HostAdminService(host_admin_pb2_grpc.HostAdminServicer):
         if progress.stopped_because != _NO_MORE:
             return progress.stopped_because
         views = await asyncio.to_thread(self._host.groups.views)
-        kept = admin_messages.kept_from_servers(views, request.cgroup or "/")
+        kept = messages.kept_from_servers(views, request.cgroup or "/")
         age = Milliseconds(request.older_than_s * 1000)
         older = f" that are older than {age}" if age else ""
         return f"{_NO_MORE}{older}" + (f": {kept}" if kept else "")
@@ -207,7 +208,7 @@ class HostAdminService(host_admin_pb2_grpc.HostAdminServicer):
             request.device,
             replace=request.replace,
         )
-        return admin_messages.attribution_status(state)
+        return messages.attribution_status(state)
 
     async def SlotOwners(  # noqa: N802
         self, request: pb.SlotOwnersRequest, context: _Context
@@ -222,9 +223,9 @@ class HostAdminService(host_admin_pb2_grpc.HostAdminServicer):
         groups = self._host.groups
         for view in groups.views():
             if view.path == path:
-                return admin_messages.cgroup_status(view)
+                return messages.cgroup_status(view)
         id_ = groups.id_of(path)
-        settings = admin_messages.cgroup_settings(groups.settings_of(id_))
+        settings = messages.cgroup_settings(groups.settings_of(id_))
         return pb.CgroupStatus(id=id_, path=path, settings=settings)
 
     def _status(self) -> pb.HostStatus:
@@ -233,11 +234,11 @@ class HostAdminService(host_admin_pb2_grpc.HostAdminServicer):
         return pb.HostStatus(
             alarm=server_checks.alarm(servers),
             info=host.identity.server_info(),
-            device=admin_messages.device_status(host),
-            tier=admin_messages.tier_status(host),
-            attribution=admin_messages.attribution_status(host.attribution.state()),
-            servers=[admin_messages.server_status(server) for server in servers],
-            findings=admin_messages.findings(self._doctor.problems()),
+            device=messages.device_status(host),
+            tier=messages.tier_status(host),
+            attribution=messages.attribution_status(host.attribution.state()),
+            servers=[messages.server_status(server) for server in servers],
+            findings=messages.findings(self._doctor.problems()),
         )
 
 

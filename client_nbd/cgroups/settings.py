@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Literal
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from farswap.client_nbd.cgroup_index import LimitFiles
+    from farswap.client_nbd.cgroups.index import LimitFiles
 
 Source = Literal["file", "operator", "default"]
 Compressor = tuple[str, int]  # codec and level

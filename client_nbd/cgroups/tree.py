@@ -27,14 +27,15 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from farswap.client_nbd import inotify, kernel_tables, pressure
-from farswap.client_nbd.cgroup_index import (
+from farswap.client_nbd.cgroups import inotify
+from farswap.client_nbd.cgroups.index import (
     NO_LIMITS,
     CgroupIndex,
     Directory,
     LimitFiles,
     id_of_inode,
 )
+from farswap.client_nbd.kernel import tables
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -114,7 +115,7 @@ class CgroupTree(CgroupIndex):
         """How long tasks of the cgroup have waited for memory, ever. None where PSI is not kept."""
         directory = self._directories.get(id_)
         text = _read(f"{self._base}{directory.path}/{_PRESSURE}") if directory else None
-        return None if text is None else pressure.stall_us(text)
+        return None if text is None else tables.stall_us(text.encode())
 
     def _read_limits(self, directory: Directory) -> bool:
         path = self._base + directory.path
@@ -319,7 +320,7 @@ class CgroupTree(CgroupIndex):
 def detect_root(mountinfo: Path = Path("/proc/self/mountinfo")) -> Path | None:
     """Where cgroups with the memory controller are: of v2, else of v1; None: nowhere. proc(5)."""
     try:
-        mounts = kernel_tables.mounts(mountinfo.read_bytes())
+        mounts = tables.mounts(mountinfo.read_bytes())
     except (OSError, ValueError):
         return None
     v1 = None

@@ -22,7 +22,8 @@ import socket
 import threading
 from typing import TYPE_CHECKING, Protocol
 
-from farswap.client_nbd import device_use, kernel_files, netlink
+from farswap.client_nbd.kernel import device_use, netlink
+from farswap.client_nbd.kernel import files as kernel_files
 from farswap.common import log
 from farswap.common.errors import BusyError, InvalidArgumentError, NotPossibleError
 from farswap.common.units import PAGE_BYTES
@@ -31,9 +32,9 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
     from typing import Self
 
-    from farswap.client_nbd.device_use import ExportDevices
-    from farswap.client_nbd.kernel_files import KernelFiles
-    from farswap.client_nbd.kernel_tables import Number
+    from farswap.client_nbd.kernel.device_use import ExportDevices
+    from farswap.client_nbd.kernel.files import KernelFiles
+    from farswap.client_nbd.kernel.tables import Number
 
 _log = log.logger("attach")
 

@@ -31,8 +31,8 @@ from farswap.common.errors import NotPossibleError
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 
-    from farswap.client_nbd.kernel_files import KernelFiles
-    from farswap.client_nbd.kernel_tables import Mount, Number, SwapArea
+    from farswap.client_nbd.kernel.files import KernelFiles
+    from farswap.client_nbd.kernel.tables import Mount, Number, SwapArea
 
 _DELETED = " (deleted)"
 # File systems whose files are on no block device: of memory, and of servers, which stat() may wait

@@ -16,8 +16,9 @@ import time
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from farswap.client_nbd import device_use, kernel_files
-from farswap.client_nbd.kernel_files import KernelFiles
+from farswap.client_nbd.kernel import device_use
+from farswap.client_nbd.kernel import files as kernel_files
+from farswap.client_nbd.kernel.files import KernelFiles
 from farswap.common import cli
 from farswap.common.errors import FarswapError, NotPossibleError
 from farswap.common.rpc_client import RpcClient
@@ -30,8 +31,8 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from farswap.client_nbd.kernel_files import Discard
-    from farswap.client_nbd.kernel_tables import SwapArea
+    from farswap.client_nbd.kernel.files import Discard
+    from farswap.client_nbd.kernel.tables import SwapArea
     from farswap.common.address import Address
 
 _CALL_TIMEOUT_S = 30.0

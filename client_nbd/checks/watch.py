@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from farswap.client_nbd import server_checks
+from farswap.client_nbd.checks import server as server_checks
 from farswap.common import log
 
 if TYPE_CHECKING:

@@ -8,8 +8,8 @@ from __future__ import annotations
 import dataclasses
 from typing import TYPE_CHECKING
 
-from farswap.client_nbd import latency
-from farswap.client_nbd.tier_checks import STATES, held, states, stored
+from farswap.client_nbd.admin import latency
+from farswap.client_nbd.checks.tier import STATES, held, states, stored
 from farswap.common import text
 from farswap.common.compressor import Compressor
 from farswap.v1 import host_admin_pb2 as pb
@@ -19,9 +19,9 @@ if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
     from farswap.client_nbd.attribution import AttributionState
-    from farswap.client_nbd.cgroup_groups import GroupView
-    from farswap.client_nbd.cgroup_settings import Settings
-    from farswap.client_nbd.findings import Finding
+    from farswap.client_nbd.cgroups.groups import GroupView
+    from farswap.client_nbd.cgroups.settings import Settings
+    from farswap.client_nbd.checks.findings import Finding
     from farswap.client_nbd.running_host import RunningHost
     from farswap.native import MemoryServer
 

@@ -11,12 +11,12 @@ import time
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from farswap.client_nbd.findings import Finding
+from farswap.client_nbd.checks.findings import Finding
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
 
-    from farswap.client_nbd.findings import Level
+    from farswap.client_nbd.checks.findings import Level
     from farswap.native import CgroupRecord
 
 # Where a page is that the tier holds: each is in exactly one of them.

@@ -5,14 +5,14 @@ from __future__ import annotations
 import time
 from typing import TYPE_CHECKING
 
-from farswap.client_nbd.pressure import AheadPolicy, GroupSample, HostSample
+from farswap.client_nbd.cgroups.pressure import AheadPolicy, GroupSample, HostSample
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
-    from farswap.client_nbd.cgroup_groups import CgroupGroups
-    from farswap.client_nbd.cgroup_tree import CgroupTree
-    from farswap.client_nbd.kernel_files import KernelFiles
+    from farswap.client_nbd.cgroups.groups import CgroupGroups
+    from farswap.client_nbd.cgroups.tree import CgroupTree
+    from farswap.client_nbd.kernel.files import KernelFiles
     from farswap.native import CgroupRecord, HostEngine
 
 

@@ -18,11 +18,11 @@ import struct
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
-from farswap.client_nbd import kernel_tables, pressure
+from farswap.client_nbd.kernel import tables
 from farswap.common.errors import InvalidArgumentError, NotPossibleError
 
 if TYPE_CHECKING:
-    from farswap.client_nbd.kernel_tables import Mount, Number, SwapArea
+    from farswap.client_nbd.kernel.tables import Mount, Number, SwapArea
 
 # linux/fs.h: _IO(0x12, 119); its argument is {first byte, length}.
 _BLKDISCARD = 0x1277
@@ -61,11 +61,11 @@ class KernelFiles:
             if not (self._root / "proc/meminfo").exists():
                 raise
             return []  # a kernel without swap
-        return kernel_tables.swap_areas(table)
+        return tables.swap_areas(table)
 
     def mounts(self) -> list[Mount]:
         """Those of our mount namespace. Raises OSError, ValueError."""
-        return kernel_tables.mounts((self._root / "proc/self/mountinfo").read_bytes())
+        return tables.mounts((self._root / "proc/self/mountinfo").read_bytes())
 
     def has_block_device(self, device: str) -> bool:
         """Both the kernel's object and the node to open it by are there."""
@@ -97,7 +97,7 @@ class KernelFiles:
     def nbd_number(self, index: int) -> Number:
         """Whatever its node is called. Raises NotPossibleError where there is no such device."""
         try:
-            return kernel_tables.number((self._root / f"sys/block/nbd{index}/dev").read_bytes())
+            return tables.number((self._root / f"sys/block/nbd{index}/dev").read_bytes())
         except (OSError, ValueError) as error:
             raise NotPossibleError(
                 f"/dev/nbd{index} does not exist: load the driver with `modprobe nbd nbds_max=16`"
@@ -105,9 +105,9 @@ class KernelFiles:
 
     def device_path(self, number: Number) -> str:
         """The usual node of a block device, "/dev/loop1"; its number where it has no name."""
-        for field in kernel_tables.rows(self._bytes(f"{_directory(number)}/uevent")):
+        for field in tables.rows(self._bytes(f"{_directory(number)}/uevent")):
             if field[0].startswith(b"DEVNAME="):
-                return f"/dev/{kernel_tables.name(field[0]).removeprefix('DEVNAME=')}"
+                return f"/dev/{tables.name(field[0]).removeprefix('DEVNAME=')}"
         return "{}:{}".format(*number)
 
     def holders(self, number: Number) -> list[Number]:
@@ -118,7 +118,7 @@ class KernelFiles:
             return []
         parts = [entry for entry in directory.iterdir() if (entry / "partition").exists()]
         return [
-            kernel_tables.number((entry / "dev").read_bytes())
+            tables.number((entry / "dev").read_bytes())
             for entry in [*parts, *(directory / "holders").iterdir()]
         ]
 
@@ -134,7 +134,7 @@ class KernelFiles:
                         raise
                     continue
                 if path.startswith(b"/"):
-                    number = kernel_tables.number((block / "dev").read_bytes())
+                    number = tables.number((block / "dev").read_bytes())
                     found.append((number, os.fsdecode(path)))
         return found
 
@@ -182,7 +182,7 @@ class KernelFiles:
 
         "0:0" is the swap area that was activated first (kernel/power/swap.c, swsusp_swap_check).
         """
-        states = kernel_tables.rows(self._bytes("sys/power/state"))
+        states = tables.rows(self._bytes("sys/power/state"))
         if not any(b"disk" in line for line in states):
             return None
         return self._bytes("sys/power/resume").decode().strip() or None
@@ -191,27 +191,24 @@ class KernelFiles:
         """The IP addresses of this machine, canonical, in the network namespace of this process."""
         found = set()
         leaf = b""
-        for fields in kernel_tables.rows(self._bytes("proc/net/fib_trie")):
+        for fields in tables.rows(self._bytes("proc/net/fib_trie")):
             if fields == [b"/32", b"host", b"LOCAL"]:
                 found.add(leaf.decode())
             leaf = fields[-1]
-        for address, *_ in kernel_tables.rows(self._bytes("proc/net/if_inet6")):
+        for address, *_ in tables.rows(self._bytes("proc/net/if_inet6")):
             found.add(str(ipaddress.IPv6Address(bytes.fromhex(address.decode()))))
         return found
 
     def available_bytes(self) -> int | None:
         """MemAvailable of proc(5): what programs can have without swapping; None: unknown."""
-        for key, *values in kernel_tables.rows(self._bytes("proc/meminfo")):
+        for key, *values in tables.rows(self._bytes("proc/meminfo")):
             if key == b"MemAvailable:" and values[1:] == [b"kB"]:
                 return int(values[0]) << 10
         return None
 
     def memory_stall_us(self) -> int | None:
         """How long some task has waited for memory, ever; None where PSI is not kept."""
-        try:
-            return pressure.stall_us((self._root / "proc/pressure/memory").read_text())
-        except OSError:
-            return None
+        return tables.stall_us(self._bytes("proc/pressure/memory"))
 
     def zswap_enabled(self) -> bool:
         """The kernel would compress pages before it swaps them to us."""

@@ -24,6 +24,7 @@ Number = tuple[int, int]  # of a block device, or of a file system's device: maj
 
 _ESCAPE = re.compile(rb"\\([0-3][0-7]{2})")
 _SEPARATORS = re.compile(rb"[ \t]+")
+_STALL = re.compile(rb"^some .*\btotal=([0-9]+)$", re.MULTILINE)
 # Fields of a mount before its optional ones, proc_pid_mountinfo(5).
 _MOUNT_FIELDS = 6
 
@@ -101,3 +102,9 @@ def mounts(table: bytes) -> list[Mount]:
             )
         )
     return found
+
+
+def stall_us(table: bytes) -> int | None:
+    """The total of "some" in a PSI file of memory, Documentation/accounting/psi.rst."""
+    match = _STALL.search(table)
+    return int(match[1]) if match else None

@@ -29,8 +29,8 @@ from __future__ import annotations
 import enum
 from dataclasses import dataclass
 
-from farswap.client_nbd import nbd_wire as wire
-from farswap.client_nbd.nbd_wire import HandshakeFlag, Info, Option, Reply, TransmissionFlag
+from farswap.client_nbd.nbd import wire
+from farswap.client_nbd.nbd.wire import HandshakeFlag, Info, Option, Reply, TransmissionFlag
 
 # Data of one option that we look at. A GO with the longest name and every information request
 # there could be is far smaller.

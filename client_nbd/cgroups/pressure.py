@@ -25,7 +25,6 @@ there, how many pages to look at: the tier spares those that were read from the 
 
 from __future__ import annotations
 
-import re
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -46,14 +45,6 @@ _ROOM = 1.0 - _LOW_MARK
 _HALF_LIFE_S = 10.0
 # Two of the periods in which the kernel adds to PSI's totals.
 _UNSETTLED_US_MAX = 4_000_000
-
-_STALL = re.compile(r"^some .*\btotal=([0-9]+)$", re.MULTILINE)
-
-
-def stall_us(text: str) -> int | None:
-    """The total of "some" in a PSI file of memory, Documentation/accounting/psi.rst."""
-    match = _STALL.search(text)
-    return int(match[1]) if match else None
 
 
 @dataclass(frozen=True, slots=True)

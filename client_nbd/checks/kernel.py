@@ -8,19 +8,19 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Protocol
 
-from farswap.client_nbd import kernel_files
-from farswap.client_nbd.attach import IO_TIMEOUT_MS
-from farswap.client_nbd.findings import Finding
+from farswap.client_nbd.checks.findings import Finding
+from farswap.client_nbd.kernel import files as kernel_files
+from farswap.client_nbd.kernel.attach import IO_TIMEOUT_MS
 from farswap.common.units import PAGE_BYTES
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
 
     from farswap.client_nbd.attribution import AttributionState
-    from farswap.client_nbd.device_use import Use
-    from farswap.client_nbd.findings import Level
-    from farswap.client_nbd.kernel_files import KernelFiles
-    from farswap.client_nbd.kernel_tables import SwapArea
+    from farswap.client_nbd.checks.findings import Level
+    from farswap.client_nbd.kernel.device_use import Use
+    from farswap.client_nbd.kernel.files import KernelFiles
+    from farswap.client_nbd.kernel.tables import SwapArea
     from farswap.common.address import Address
 
 # Shorter than any restart by hand: programs would die of EIO before somebody is there.
