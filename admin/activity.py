@@ -1,7 +1,7 @@
-"""What a host's tier, or one cgroup of it, did between two looks at it.
+"""Activity of a host's tier, or of one of its cgroups, between two snapshots.
 
-Counters and histograms only grow, so that the difference of two is what happened in between. What
-was not there at the first look (a new cgroup) did all that it has on record.
+Counters and histograms only grow: their differences are the activity. A cgroup that is missing in
+the first snapshot is new, so its counters are its activity.
 """
 
 from __future__ import annotations
@@ -17,14 +17,14 @@ if TYPE_CHECKING:
     from farswap.admin.pages import Status
     from farswap.admin.session import HostClient
 
-# Loads that no memory server was needed for. Those of slots that hold nothing count for nothing.
+# Loads without a memory server. Those of empty slots do not count.
 _HITS = ("loads_same_filled", "loads_local")
 _MISSES = ("loads_remote",)
 
 
 @dataclass(frozen=True, slots=True)
 class Look:
-    """All of a host at one moment."""
+    """A snapshot of a host."""
 
     at_s: float
     tier: pb.TierStatus
@@ -32,7 +32,7 @@ class Look:
 
     @classmethod
     def at(cls, host: HostClient) -> Look:
-        """Now. Raises an error of farswap's tree."""
+        """Raises an error of farswap's tree."""
         status: pb.HostStatus = host.client.call(host.stub.Status, pb.HostStatusRequest())
         cgroups = {cgroup.id: cgroup for cgroup in host.cgroups()}
         return cls(time.monotonic(), status.tier, cgroups)
@@ -40,33 +40,33 @@ class Look:
 
 @dataclass(frozen=True, slots=True)
 class Activity:
-    """Of the tier or a cgroup. `per_second` has every counter; `loads` as of latency.buckets()."""
+    """Of the tier or a cgroup. `per_second` has every counter; `loads` is a latency.buckets()."""
 
     now: Status
     per_second: dict[str, float]
     loads: latency.Buckets
 
     def rate(self, *counters: str) -> float:
-        """Of all of them together."""
+        """Sum of their rates."""
         return sum(self.per_second.get(counter, 0.0) for counter in counters)
 
     @property
     def loads_per_second(self) -> float:
-        """Of pages that held something."""
+        """Loads of slots that hold a page."""
         return self.rate(*_HITS, *_MISSES)
 
     @property
     def hit_ratio(self) -> float | None:
-        """The share of loads that needed no memory server. None: there were none."""
+        """Share of loads without a memory server. None without loads."""
         loads = self.loads_per_second
         return self.rate(*_HITS) / loads if loads else None
 
     def quantile_us(self, tier: str, share: float) -> float | None:
-        """Of the time to load, from "local" or "remote"."""
+        """Quantile of the load time from "local" or "remote"."""
         return latency.quantile_us(self.loads.get(tier, []), share)
 
     def plain(self) -> dict[str, object]:
-        """For JSON."""
+        """As JSON types."""
         return {
             "pages": pages.by_state(self.now),
             "per_second": {name: round(rate, 3) for name, rate in self.per_second.items()},

@@ -1,4 +1,4 @@
-"""`farswapctl cgroup`: whose pages the tier holds, and what holds for them."""
+"""`farswapctl cgroup`: pages, limits and settings by cgroup."""
 
 from __future__ import annotations
 
@@ -18,14 +18,14 @@ if TYPE_CHECKING:
 
 @click.group()
 def command() -> None:
-    """The cgroups of a host: their pages, limits and settings."""
+    """Pages, limits and settings of a host's cgroups."""
 
 
 @commands.verb(command, "list")
 def list_(session: Session, output_format: str) -> None:
-    """Each cgroup that has pages or settings: where its pages are, and its limits.
+    """Show pages and limits of each cgroup that has pages or settings.
 
-    A limit holds for a cgroup with all below it; `tree` counts those too. Settings come from the
+    A limit applies to a cgroup and its descendants; `tree` includes them. Settings come from the
     cgroup's memory.zswap.max and memory.zswap.writeback, or from `cgroup set`.
 
     \b
@@ -44,7 +44,7 @@ def list_(session: Session, output_format: str) -> None:
 @commands.verb(command)
 @click.argument("path", type=commands.CGROUP)
 def show(session: Session, path: str, output_format: str) -> None:
-    """One cgroup: pages, settings and where they come from, load times, counters.
+    """Show one cgroup: pages, settings and their sources, load times, counters.
 
     PATH is as in /proc/PID/cgroup.
 
@@ -57,44 +57,43 @@ def show(session: Session, path: str, output_format: str) -> None:
     output.print_answer(cgroup, output_format, _print)
 
 
-@commands.verb(command, "set", kind=commands.Settings)
+@commands.verb(command, "set")
 @click.argument("path", type=commands.CGROUP)
 @click.option(
     "--pool-limit",
     "pool_limit_bytes",
     type=commands.SIZE_LIMIT,
-    help="How much of the pool it may take; less than 256KiB counts as that. At the limit its own "
-    "coldest pages make room.",
+    help="Maximum size in the pool, at least 256KiB. At the limit the cgroup's coldest pages are "
+    "written back.",
 )
 @click.option(
     "--writeback",
     type=commands.SWITCH_OR_DEFAULT,
-    help="Whether its pages may go to memory servers.",
+    help="Whether its pages may be written back to memory servers.",
 )
 @click.option(
     "--remote-max",
     "remote_pages_max",
     type=commands.PAGES_LIMIT,
-    help="How much of its pages, uncompressed, memory servers may hold.",
+    help="Maximum size of its pages on memory servers, uncompressed.",
 )
 @click.option(
     "--compressor",
     type=commands.COMPRESSOR_OR_DEFAULT,
-    help="For its pages as they come in; those that are there stay as they are.",
+    help="Compressor of its new pages.",
 )
 def set_(session: Session, *, path: str, output_format: str, **settings: object) -> None:
-    """Change what holds for one cgroup with all below it.
+    """Set limits and settings of one cgroup and its descendants.
 
-    What is set here lives until the host daemon ends, and wins over the cgroup's own files
-    (memory.zswap.max, memory.zswap.writeback), also where these change later; `default` gives a
-    setting back to them. `none` is no limit, whatever the file says. To make a limit last, write
-    it to the file: systemd has MemoryZSwapMax= and MemoryZSwapWriteback=.
+    Settings made here last until the host daemon exits, and override the cgroup's files
+    (memory.zswap.max, memory.zswap.writeback). `default` removes an override; `none` is no limit.
+    To keep a limit, write it to the file: systemd has MemoryZSwapMax= and MemoryZSwapWriteback=.
 
     \b
     Examples:
       farswapctl cgroup set /build --pool-limit 64MiB --remote-max 2GiB
       farswapctl cgroup set /db --writeback off
-      farswapctl cgroup set /build compressor zstd:3
+      farswapctl cgroup set /build --compressor zstd:3
       farswapctl cgroup set /build --pool-limit default
     """
     request = pb.SetCgroupRequest(path=path)
@@ -109,7 +108,7 @@ def set_(session: Session, *, path: str, output_format: str, **settings: object)
 
 
 def print_cgroups(out: Console, cgroups: Iterable[pb.CgroupStatus]) -> None:
-    """A line each. `tier show` shows it too."""
+    """One line per cgroup; also used by `tier show`."""
     columns = (
         "cgroup",
         ">pool",
@@ -142,7 +141,7 @@ def print_cgroups(out: Console, cgroups: Iterable[pb.CgroupStatus]) -> None:
 
 
 def name(cgroup: pb.CgroupStatus) -> str:
-    """Its path; its id where that is not known."""
+    """Its path, else its id."""
     return cgroup.path or f"#{cgroup.id}"
 
 

@@ -1,7 +1,4 @@
-"""How commands are declared: the options that all have, and the types of theirs.
-
-A setting can be given as an option or as two words: `--compressor zstd:3`, `compressor zstd:3`.
-"""
+"""Declaration of commands: their common options, and the types of their values."""
 
 from __future__ import annotations
 
@@ -15,40 +12,29 @@ from farswap.common.units import PAGE_BYTES, ByteSize, Milliseconds
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
-# Of limits in the protocol.
+# Value of limits in the protocol.
 NO_LIMIT = (1 << 64) - 1
 
 _CGROUP_MOUNT = "/sys/fs/cgroup"
 
 
-class Settings(click.Command):
-    """A command each of whose options can be given without its dashes."""
-
-    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
-        """Called by click."""
-        names = {name for parameter in self.params for name in parameter.opts}
-        return super().parse_args(ctx, [f"--{a}" if f"--{a}" in names else a for a in args])
-
-
 def verb(
-    noun: click.Group | None = None,
-    name: str | None = None,
-    kind: type[click.Command] = click.Command,
+    noun: click.Group | None = None, name: str | None = None
 ) -> Callable[[Callable[..., Any]], click.Command]:
-    """Declares a command, of `noun` unless it stands alone.
+    """Declares a command of `noun`, or a top-level one.
 
-    The function gets the session, its own parameters, and `output_format`, "table" or "json".
+    The function gets the session, its own parameters, and `output_format`: "table" or "json".
     """
 
     def declare(function: Callable[..., Any]) -> click.Command:
-        command = click.command(name, cls=kind)(click.pass_obj(function))
+        command = click.command(name)(click.pass_obj(function))
         command.params.append(
             click.Option(
                 ["-o", "--output", "output_format"],
                 type=click.Choice(["table", "json"]),
                 default="table",
                 show_default=True,
-                help="For people, or for programs.",
+                help="Output format.",
             )
         )
         if noun is not None:
@@ -59,7 +45,7 @@ def verb(
 
 
 class Seconds(click.FloatRange):
-    """A range of numbers; what is none, "nan", is in no range."""
+    """A range of numbers without "nan"."""
 
     name = "number"
 
@@ -74,7 +60,7 @@ class Seconds(click.FloatRange):
 
 
 class Parsed(click.ParamType["object"]):
-    """Values as `form` shows them, which parse() knows; some words may stand for something else."""
+    """Values of the form `form`, read by parse(), or one of `words`."""
 
     def __init__(
         self, form: str, parse: Callable[[str], object], words: dict[str, object] | None = None
@@ -105,25 +91,25 @@ class Default:
     """The type of DEFAULT."""
 
 
-# A setting that is to be again what the cgroup's files or the defaults say.
+# Removes an override: the setting comes from the cgroup's files or the defaults again.
 DEFAULT = Default()
 
 
 def given(settings: Mapping[str, object]) -> dict[str, Any]:
-    """Those that the operator gave. Raises UsageError when there is none."""
+    """The settings that the operator gave. Raises UsageError if there are none."""
     found = {name: value for name, value in settings.items() if value is not None}
     if not found:
-        raise click.UsageError("nothing to set: see --help")
+        raise click.UsageError("no setting given; see --help")
     return found
 
 
 def _size(text: str) -> ByteSize:
-    """As in configuration files, or a plain number of bytes."""
+    """A size as in configuration files, or a number of bytes."""
     return ByteSize.parse(f"{text}B" if text.isascii() and text.isdigit() else text)
 
 
 def _pages(text: str) -> int:
-    """The whole pages of a size."""
+    """The number of whole pages of a size."""
     return _size(text) // PAGE_BYTES
 
 
@@ -134,14 +120,14 @@ def _switch(text: str) -> bool:
 
 
 def _cgroup_path(text: str) -> str:
-    """As in /proc/PID/cgroup; the path of its directory does as well."""
+    """A path as in /proc/PID/cgroup, or the path of the cgroup's directory."""
     path = text.removeprefix(_CGROUP_MOUNT) or "/"
     if not path.startswith("/"):
         raise ValueError(f'"{text}" is not the path of a cgroup such as /system.slice/x.service')
     try:
         path.encode()
     except UnicodeEncodeError:
-        raise ValueError("a cgroup whose name is not UTF-8 cannot be asked for") from None
+        raise ValueError("the path of a cgroup must be UTF-8") from None
     return "/" + "/".join(filter(None, path.split("/")))
 
 

@@ -1,4 +1,4 @@
-"""`farswapctl device show`: the swap device of a host and who is connected to it."""
+"""`farswapctl device show`: the swap device of a host and its connections."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ def command() -> None:
 
 @commands.verb(command)
 def show(session: Session, output_format: str) -> None:
-    """Size, addresses, kernel device and connections.
+    """Show size, addresses, kernel device and connections.
 
     \b
     Example:
@@ -44,19 +44,19 @@ def _print(out: Console, device: pb.DeviceStatus) -> None:
 
 
 def rows(device: pb.DeviceStatus) -> list[output.Row]:
-    """What `status` shows of it too."""
+    """Also used by `status`."""
     if device.swap_active:
         used = output.size(device.swap_used_bytes)
         areas = ", ".join(device.swap_areas)
         state: output.Row = ("swap", output.good(f"on {areas}, {used} used"))
     else:
-        state = ("swap", "not on a device that this daemon knows of")
+        state = ("swap", "not on a known device")
     return [
         ("name", device.name),
         ("size", output.size(device.size_bytes)),
         ("kernel device", device.attached or "none attached"),
         state,
         *([("stacked on it", ", ".join(device.stacked))] if device.stacked else []),
-        ("listens", ", ".join(device.listen) or "nowhere"),
+        ("listens", ", ".join(device.listen) or "none"),
         ("connections", str(len(device.connections))),
     ]

@@ -1,4 +1,4 @@
-"""`farswapctl doctor`: what is wrong with a host's swap, and what to do about it."""
+"""`farswapctl doctor`: problems of a host's swap, and their remedies."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ if TYPE_CHECKING:
 
 @commands.verb()
 def command(session: Session, output_format: str) -> None:
-    """Check a host for what makes swapping slow, wasteful or unsafe.
+    """Check a host for problems that make swapping slow, wasteful or unsafe.
 
-    Looks at the kernel's zswap, swap areas and nbd device, at what the daemon could not get of
-    locked memory and the like, at its memory servers, and whether every page that came in is
-    accounted for, in total and for each cgroup. A line for each check, with what to do where it
-    is not ok. Changes nothing. Exit code 1 when a check found an error.
+    Checks the kernel's zswap, swap areas and nbd device, the daemon's protection (such as locked
+    memory), its memory servers, and that every page is accounted for, in total and by cgroup.
+    Prints one line per check, with a remedy unless it is ok. Changes nothing. Exit code 1 if a
+    check found an error.
 
     \b
     Examples:

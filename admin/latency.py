@@ -1,4 +1,4 @@
-"""Load times as the daemon counts them, by powers of two of microseconds: quantiles and text."""
+"""Load times, counted by powers of two of microseconds: quantiles and text."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ def buckets(latency: Sequence[pb.Latency]) -> Buckets:
 
 
 def since(earlier: Mapping[str, Sequence[int]], now: Buckets) -> Buckets:
-    """What was counted in between."""
+    """Counts since `earlier`."""
     return {
         tier: [
             max(0, count - before)
@@ -29,10 +29,7 @@ def since(earlier: Mapping[str, Sequence[int]], now: Buckets) -> Buckets:
 
 
 def quantile_us(counts: Sequence[int], share: float) -> float | None:
-    """As Prometheus does: evenly spread within a bucket. None when nothing was counted.
-
-    Of the last bucket, which has no end, only its beginning is known.
-    """
+    """As in Prometheus: linear within a bucket, the lower bound of the last one. None if empty."""
     total = sum(counts)
     if not total:
         return None

@@ -1,4 +1,4 @@
-"""The command line of farswapctl: options before the noun, and the nouns.
+"""The command line of farswapctl: global options and nouns.
 
 Exit codes: 0, 1 (failed), 2 (usage). Errors are one line on stderr.
 """
@@ -21,13 +21,13 @@ _TIMEOUT_S_MAX = 3600.0
 @click.option(
     "--host",
     metavar="ADDR",
-    help=f"A host daemon's admin address. Default: $FARSWAP_HOST, or {HOST_ADMIN}.",
+    help=f"Admin address of a host daemon. Default: $FARSWAP_HOST, or {HOST_ADMIN}.",
 )
 @click.option(
     "--server",
     "server_address",
     metavar="ADDR",
-    help=f"A memory server's admin address. Default: $FARSWAP_SERVER, or {SERVER_ADMIN}.",
+    help=f"Admin address of a memory server. Default: $FARSWAP_SERVER, or {SERVER_ADMIN}.",
 )
 @click.option(
     "--timeout",
@@ -35,7 +35,7 @@ _TIMEOUT_S_MAX = 3600.0
     type=commands.Seconds(0, _TIMEOUT_S_MAX, min_open=True),
     default=_TIMEOUT_S,
     show_default=True,
-    help="How many seconds to wait for an answer.",
+    help="Timeout of an answer in seconds.",
 )
 @cli.version_option
 @click.pass_context
@@ -48,10 +48,10 @@ def command(
     Examples:
       farswapctl status                             the local host on one screen
       farswapctl --host 10.0.0.5:7072 tier show     another host's pool and counters
-      farswapctl doctor                             what is wrong with it, and what to do
+      farswapctl doctor                             problems and their remedies
       farswapctl top                                rates and load times, live
       farswapctl tier writeback --bytes 256MiB      move cold pages out now
-      farswapctl slot explain 1234                  where one page is
+      farswapctl slot explain 1234                  one page: place, version, size, age
       farswapctl --server 10.0.0.7:7071 server show -o json
     """
     if host is not None and server_address is not None:

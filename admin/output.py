@@ -1,9 +1,9 @@
-"""How answers look: tables for people, JSON for programs.
+"""Output of answers: tables for people, JSON for programs.
 
-Tables are readable when piped: no colour, no frame, nothing cut or left out. On a terminal a line
-stays one line: table() has what gives way. JSON is the whole answer: every field of the message
-under its protocol name, numbers as numbers, enumerations as lower-case names, counters as one
-object of name to value, null for what is absent.
+In a pipe tables have no colours and no frames, and are complete. On a terminal each row is one
+line; table() omits columns to fit. JSON has every field of the message under its protocol name:
+numbers as numbers, enumerations as lower-case names, counters as one object of name to value, null
+if absent.
 """
 
 from __future__ import annotations
@@ -25,9 +25,10 @@ if TYPE_CHECKING:
     from farswap.v1 import types_pb2
     from rich.console import RenderableType
 
-# Wide enough for any of our rows; a pipe has no width of its own.
+# Wide enough for any row; a pipe has no width.
 _PIPE_COLUMNS = 10_000
-# In tables: before names, between columns, and how much of names is worth a column, or must stay.
+# In tables: the indent, the gap between columns, and the width of names that is worth dropping a
+# column for, or that must stay.
 _INDENT = "  "
 _GAP = 2
 _NAME_CELLS = 24
@@ -40,7 +41,7 @@ _LEVEL_STYLES = {"ok": "green", "warning": "yellow", "error": "red"}
 
 
 def console() -> Console:
-    """Stdout as it is now."""
+    """A console on the current stdout."""
     if sys.stdout.isatty():
         return Console(highlight=False)
     return Console(highlight=False, color_system=None, width=_PIPE_COLUMNS)
@@ -49,7 +50,7 @@ def console() -> Console:
 def print_answer(
     answer: Answer, output_format: str, print_table: Callable[[Console, Answer], None]
 ) -> None:
-    """In the form that was asked for."""
+    """Prints `answer` in the given format."""
     if output_format == "json":
         print_json(answer)
     else:
@@ -62,7 +63,7 @@ def print_json(answer: Message | dict[str, object]) -> None:
 
 
 def plain(message: Message) -> dict[str, object]:
-    """Every field, also those at their defaults, as JSON types."""
+    """All fields, including those at their defaults, as JSON types."""
     return {field.name: _plain_field(message, field.name) for field in message.DESCRIPTOR.fields}
 
 
@@ -81,9 +82,7 @@ def _plain_field(message: Message, name: str) -> object:
 
 
 def enum_name(message: Message, name: str) -> str:
-    """The field's value: `lz4` of CODEC_LZ4, `disk_full` of SERVER_STATE_DISK_FULL; a newer one's
-    number.
-    """
+    """`lz4` for CODEC_LZ4, `disk_full` for SERVER_STATE_DISK_FULL; the number if unknown."""
     number = getattr(message, name)
     kind = message.DESCRIPTOR.fields_by_name[name].enum_type
     value = kind.values_by_number.get(number) if kind is not None else None
@@ -94,22 +93,22 @@ def enum_name(message: Message, name: str) -> str:
 
 
 def print_counters(out: Console, counters: Iterable[types_pb2.Counter]) -> None:
-    """One a line, exact."""
+    """One counter per line."""
     rows: list[Row] = [(counter.name, f"{counter.value:>12}") for counter in counters]
     if rows:
         print_rows(out, "counters", rows)
 
 
 def print_program(out: Console, info: types_pb2.ServerInfo) -> None:
-    """Who answers: the first line of what is said about a daemon as a whole."""
+    """One line about the daemon that answered."""
     text = f"{info.program} {info.version}, pid {info.pid}, up {span(info.uptime_ms)}"
     out.print(text, markup=False)
     if info.log_lines_lost:
-        out.print(bad(f"{info.log_lines_lost} lines of its log are lost: stderr is not written"))
+        out.print(bad(f"{info.log_lines_lost} log lines lost: writing to stderr fails or blocks"))
 
 
 def print_rows(out: Console, title: str, rows: Iterable[Row]) -> None:
-    """A title and key-value lines below it."""
+    """A title and lines of key and value."""
     grid = Table(box=None, show_header=False, pad_edge=False, padding=(0, 2, 0, 0))
     grid.add_column(no_wrap=True)
     grid.add_column(overflow="fold")
@@ -126,7 +125,7 @@ def print_table(
     rows: Iterable[Sequence[str | Text]],
     spare: Sequence[str] = (),
 ) -> None:
-    """A title, headings and lines, as of table()."""
+    """A title and a table()."""
     out.print(Text(title, style="bold"))
     print_lines(out, table(columns, rows, out.width, spare))
 
@@ -137,10 +136,10 @@ def table(
     width: int,
     spare: Sequence[str] = (),
 ) -> Table:
-    """Headings and lines. Columns whose headings begin with ">" go to the right.
+    """Headings and rows. A heading that starts with ">" aligns its column to the right.
 
-    Where they are wider than `width`, columns are left out in the order of `spare`, which a last
-    line says, and then the names of the first column lose their beginnings.
+    To fit `width`, columns are omitted in the order of `spare`, which the last line lists; then the
+    names in the first column are cut at their start.
     """
     names = [column.removeprefix(">") for column in columns]
     lines = [[_text(cell) for cell in row] for row in rows]

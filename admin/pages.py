@@ -1,4 +1,4 @@
-"""Where pages are, of a host's tier in all or of one cgroup: both statuses say it alike."""
+"""Pages by state, of a host's tier or of one cgroup: both statuses have the same fields."""
 
 from __future__ import annotations
 
@@ -16,17 +16,17 @@ _STATES = ("same_filled", "local", "writing", "clean", "remote")
 
 
 def by_state(status: Status) -> dict[str, int]:
-    """Their sum is all that are held."""
+    """The sum is the number of pages held."""
     return {state: getattr(status, f"{state}_pages") for state in _STATES}
 
 
 def in_pool(status: Status) -> int:
-    """Those that have bytes in it."""
+    """Pages with an entry in the pool."""
     return status.local_pages + status.writing_pages + status.clean_pages
 
 
 def rows(status: Status) -> list[output.Row]:
-    """In all, and where they are."""
+    """Total and by place."""
     in_both = f", and {status.clean_pages} of those in the pool" if status.clean_pages else ""
     return [
         ("pages", f"{status.held_pages} ({output.size(status.held_pages * PAGE_BYTES)})"),

@@ -20,7 +20,7 @@ def command() -> None:
 
 @commands.verb(command)
 def show(session: Session, output_format: str) -> None:
-    """Capacity, volumes and counters.
+    """Show capacity, volumes and counters.
 
     \b
     Examples:
@@ -92,7 +92,7 @@ def _rows(status: pb.ServerStatus) -> list[output.Row]:
         ("on disk", output.size(status.disk_bytes)),
         (
             "disk",
-            output.bad(f"takes no pages: {problem}")
+            output.bad(f"refuses pages: {problem}")
             if problem
             else output.good(f"{output.size(status.disk_free_bytes)} free"),
         ),
@@ -100,6 +100,6 @@ def _rows(status: pb.ServerStatus) -> list[output.Row]:
         ("garbage", output.size(status.garbage_bytes)),
         (
             "writes",
-            output.bad("stopped: behind with its files") if stopped else output.good("go on"),
+            output.bad("stopped: compaction is behind") if stopped else output.good("accepted"),
         ),
     ]

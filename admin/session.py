@@ -1,8 +1,7 @@
-"""Which daemons a run of farswapctl talks to, and in which form it answers.
+"""The daemons that a run of farswapctl connects to.
 
-One `Session` a run, handed to every command as click's object. A client is connected at first
-use, and its first call is Status, which checks that the right program of the right version
-answers.
+Each run has one `Session`, which every command gets as click's object. A client connects at first
+use; its first call is Status, which checks program and version.
 """
 
 from __future__ import annotations
@@ -28,21 +27,21 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class HostClient:
-    """A host daemon that answered; `status` is that answer."""
+    """A connected host daemon, and its status."""
 
     client: RpcClient
     stub: host_admin_pb2_grpc.HostAdminStub
     status: host_admin_pb2.HostStatus
 
     def cgroups(self, path: str = "") -> list[host_admin_pb2.CgroupStatus]:
-        """All that have pages or settings, the root first; or the one of `path`."""
+        """The cgroup `path`, or all with pages or settings, the root first."""
         request = host_admin_pb2.ListCgroupsRequest(path=path)
         return list(self.client.stream(self.stub.ListCgroups, request, self.client.timeout_s))
 
 
 @dataclass(frozen=True, slots=True)
 class Session:
-    """What the options before the noun said."""
+    """The global options."""
 
     host_option: str | None
     server_option: str | None
@@ -52,7 +51,7 @@ class Session:
     def host(self) -> Iterator[HostClient]:
         """--host, else $FARSWAP_HOST, else the default."""
         if self.server_option is not None:
-            raise click.UsageError("this asks a host daemon: use --host, not --server")
+            raise click.UsageError("this command is for a host daemon: use --host, not --server")
         with self._client(self.host_option, "FARSWAP_HOST", HOST_ADMIN, "farswap-host") as client:
             stub = host_admin_pb2_grpc.HostAdminStub(client.channel)
             status = client.status(stub.Status, host_admin_pb2.HostStatusRequest())
@@ -61,7 +60,7 @@ class Session:
     def server_status(self) -> server_admin_pb2.ServerStatus:
         """Of --server, else $FARSWAP_SERVER, else the default."""
         if self.host_option is not None:
-            raise click.UsageError("this asks a memory server: use --server, not --host")
+            raise click.UsageError("this command is for a memory server: use --server, not --host")
         with self._client(
             self.server_option, "FARSWAP_SERVER", SERVER_ADMIN, "farswap-server"
         ) as client:

@@ -1,4 +1,4 @@
-"""`farswapctl slot explain`: where the page of one slot is, and whether it is intact."""
+"""`farswapctl slot explain`: place and integrity of one slot's page."""
 
 from __future__ import annotations
 
@@ -23,10 +23,10 @@ def command() -> None:
 @commands.verb(command)
 @click.argument("number", metavar="N", type=click.IntRange(0, _SLOT_MAX))
 def explain(session: Session, number: int, output_format: str) -> None:
-    """Where slot N's page is, its version, size, age and state.
+    """Show state, version, size and age of slot N's page.
 
-    Reads the page, also from a memory server, to see that its checksum is right. Slot N is the
-    bytes from N * 4096 of the device.
+    Reads the page, also from a memory server, to verify its checksum. Slot N starts at byte
+    N * 4096 of the device.
 
     \b
     Example:

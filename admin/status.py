@@ -1,4 +1,4 @@
-"""`farswapctl status`: one screen about a host: device, tier, servers, health."""
+"""`farswapctl status`: device, tier, servers and health of a host on one screen."""
 
 from __future__ import annotations
 
@@ -16,9 +16,9 @@ if TYPE_CHECKING:
 
 @commands.verb()
 def command(session: Session, output_format: str) -> None:
-    """Device, tier, servers and health of a host on one screen.
+    """Show device, tier, servers and health of a host on one screen.
 
-    Where another host has this host's volume, that comes first, and the exit code is 1.
+    If another host has this host's volume, the first line says so, and the exit code is 1.
 
     \b
     Examples:
@@ -44,15 +44,15 @@ def _print(out: Console, status: pb.HostStatus) -> None:
 
 
 def _attribution_rows(attribution: pb.AttributionStatus) -> list[output.Row]:
-    """How it is known whose pages there are, and why it is not known better."""
+    """Source of attribution, and its limitation."""
     rows: list[output.Row] = [("source", Text(attribution.source))]
     if attribution.device:
         rows.append(("device", Text(attribution.device)))
         pages = f"{attribution.pages}, {attribution.unattributed} of unknown cgroups"
         rows.append(("pages swapped out", Text(pages)))
-        rows.append(("freed slots told by", Text(attribution.free_hook or "TRIM alone")))
+        rows.append(("free notifications", Text(attribution.free_hook or "TRIM only")))
     if attribution.problem:
-        rows.append(("why not more", Text(attribution.problem, style="yellow")))
+        rows.append(("limitation", Text(attribution.problem, style="yellow")))
     return rows
 
 
@@ -78,7 +78,7 @@ def _state(server: pb.MemoryServerStatus) -> Text:
     if server.connected:
         return output.good("connected")
     if server.state in ("connecting", "away"):
-        return output.bad(f"away for {output.span(server.disconnected_ms)}")
+        return output.bad(f"unreachable for {output.span(server.disconnected_ms)}")
     owner = f", host {server.owner_name} ({server.owner_address})" if server.owner_name else ""
     return output.bad(server.state.replace("_", " ") + owner)
 
@@ -89,4 +89,4 @@ def _print_health(out: Console, status: pb.HostStatus) -> None:
         level = output.enum_name(finding, "level")
         style = output.level_style(level)
         rows.append((level, Text(f"{finding.subject}: {finding.message}", style=style)))
-    output.print_rows(out, "health", rows or [("good", output.good("nothing to report"))])
+    output.print_rows(out, "health", rows or [("ok", output.good("no problems"))])

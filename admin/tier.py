@@ -1,4 +1,4 @@
-"""`farswapctl tier`: the pool of a host, its settings, and moving its coldest pages out."""
+"""`farswapctl tier`: pool, settings and writeback of a host."""
 
 from __future__ import annotations
 
@@ -34,9 +34,9 @@ def command() -> None:
 
 
 @commands.verb(command)
-@click.option("--by-cgroup", is_flag=True, help="Whose pages they are, in place of the counters.")
+@click.option("--by-cgroup", is_flag=True, help="Show cgroups instead of counters.")
 def show(session: Session, *, by_cgroup: bool, output_format: str) -> None:
-    """Where the pages are, what the pool holds, and every counter.
+    """Show pages by place, use of the pool, and counters.
 
     \b
     Examples:
@@ -60,45 +60,44 @@ def show(session: Session, *, by_cgroup: bool, output_format: str) -> None:
         output.print_counters(out, tier.counters)
 
 
-@commands.verb(command, "set", kind=commands.Settings)
+@commands.verb(command, "set")
 @click.option(
     "--compressor",
     type=commands.COMPRESSOR,
-    help="For pages as they come in. lz4:8 is faster and larger than lz4, zstd smaller and slower.",
+    help="Compressor of new pages. lz4:8 is faster than lz4 and larger, zstd slower and smaller.",
 )
 @click.option(
     "--recompress",
     type=commands.RECOMPRESSOR,
-    help="For pages on their way to memory servers.",
+    help="Compressor of pages on their way to memory servers.",
 )
 @click.option(
     "--pack",
     type=commands.SWITCH,
-    help="Neighbours on their way to memory servers travel as one bundle, and come back together.",
+    help="Whether cold neighbours are sent to memory servers as one bundle.",
 )
 @click.option(
     "--pool-limit",
     "pool_limit_bytes",
     type=commands.SIZE,
-    help="At most what the daemon was started with; the memory stays the daemon's.",
+    help="Limit of the pool, at most that of the daemon's configuration.",
 )
 @click.option(
     "--accept-threshold",
     "accept_threshold_percent",
     type=click.IntRange(1, 100),
     metavar="PERCENT",
-    help="A full pool is shrunk to this share of its limit.",
+    help="Share of its limit to which a full pool is shrunk.",
 )
 def set_(session: Session, *, output_format: str, **settings: object) -> None:
-    """Change how the tier works, now and until the host daemon ends.
+    """Change settings of the tier until the host daemon exits.
 
-    Pages that are there stay as they are, and readable. To make a change last, write it to the
-    daemon's configuration. An option may be written without its dashes.
+    Stored pages are not changed. To keep a setting, edit the daemon's configuration.
 
     \b
     Examples:
-      farswapctl tier set compressor zstd:3
-      farswapctl tier set recompress off
+      farswapctl tier set --compressor zstd:3
+      farswapctl tier set --recompress off
       farswapctl tier set --pool-limit 64MiB --accept-threshold 80
     """
     request = pb.SetTierRequest(**commands.given(settings))
@@ -113,18 +112,18 @@ def set_(session: Session, *, output_format: str, **settings: object) -> None:
     "target",
     required=True,
     type=commands.SIZE,
-    help="How much, of pages uncompressed: 268435456 or 256MiB.",
+    help="Size of the pages to write back, uncompressed: 268435456 or 256MiB.",
 )
 @click.option(
     "--cgroup",
     "path",
     type=commands.CGROUP,
-    help="Only pages of this cgroup and of those below it.",
+    help="Only pages of this cgroup and its descendants.",
 )
 @click.option(
     "--older-than",
     type=commands.DURATION,
-    help="Only pages that have been in the pool for so long: 90s, 10m, 2h.",
+    help="Only pages at least this long in the pool: 90s, 10m, 2h.",
 )
 def writeback(
     session: Session,
@@ -136,9 +135,9 @@ def writeback(
 ) -> None:
     """Move the coldest pages to the memory servers now.
 
-    Shows progress until done. Ctrl-C ends the job; what has moved stays moved. Exit code 1 when
-    it ended short of the target, as it does when there are no more such pages, or when the memory
-    servers take none for 10 s. Pages of cgroups with writeback off, or at their remote max, stay.
+    Shows progress until done. Ctrl-C ends the job; pages already moved stay on the servers. Exit
+    code 1 if the job ends short of the target: no more such pages, or no page accepted by a memory
+    server for 10 s. Skips pages of cgroups with writeback off or at their remote max.
 
     \b
     Examples:
@@ -146,7 +145,7 @@ def writeback(
       farswapctl tier writeback --older-than 10m --cgroup /build --bytes 1GiB
     """
     if target == 0:
-        raise click.BadParameter("0 is nothing to do", param_hint="'--bytes'")
+        raise click.BadParameter("must be more than 0", param_hint="'--bytes'")
     request = pb.WritebackRequest(
         bytes=target, cgroup=path or "", older_than_s=-(-(older_than or 0) // 1000)
     )
@@ -154,7 +153,9 @@ def writeback(
         last = _follow(host, request, show_progress=output_format == "table")
     output.print_answer(last, output_format, _print_written)
     if last.written_bytes < last.target_bytes:
-        raise RemoteError(f"short of the target: {last.stopped_because or 'the job was cut off'}")
+        raise RemoteError(
+            f"writeback ended short of its target: {last.stopped_because or 'the call was cut off'}"
+        )
 
 
 def _print(out: Console, tier: pb.TierStatus) -> None:
@@ -163,11 +164,11 @@ def _print(out: Console, tier: pb.TierStatus) -> None:
 
 def _print_written(out: Console, last: pb.WritebackProgress) -> None:
     written, sent = output.size(last.written_bytes), output.size(last.sent_bytes)
-    output.print_lines(out, f"wrote back {written} of pages, {sent} as compressed")
+    output.print_lines(out, f"wrote back {written} of pages, {sent} compressed")
 
 
 def rows(tier: pb.TierStatus) -> list[output.Row]:
-    """What `status` shows of it too."""
+    """Also used by `status`."""
     uncompressed = pages.in_pool(tier) * PAGE_BYTES
     ratio = f", {uncompressed / tier.pool_used_bytes:.2f} to 1" if tier.pool_used_bytes else ""
     pool = (
@@ -178,8 +179,8 @@ def rows(tier: pb.TierStatus) -> list[output.Row]:
     return [
         ("pool", pool),
         ("compression", f"{tier.compressor}{ratio}"),
-        ("recompression", f"{tier.recompress} for pages that go to servers"),
-        ("packing", f"{'on' if tier.pack else 'off'} for neighbours that go to servers"),
+        ("recompression", f"{tier.recompress} for pages sent to servers"),
+        ("packing", f"{'on' if tier.pack else 'off'} for neighbours sent to servers"),
         *pages.rows(tier),
         ("slot table", output.size(tier.metadata_bytes)),
     ]
@@ -188,10 +189,10 @@ def rows(tier: pb.TierStatus) -> list[output.Row]:
 def _follow(
     host: HostClient, request: pb.WritebackRequest, *, show_progress: bool
 ) -> pb.WritebackProgress:
-    """Returns the last report. Leaving by Ctrl-C cancels the call, and by that the job."""
+    """Returns the last report. Ctrl-C cancels the call and so the job."""
     last = pb.WritebackProgress(target_bytes=request.bytes)
     reports = host.client.stream(host.stub.Writeback, request)
-    display = _progress(request.bytes) if show_progress else contextlib.nullcontext(_say_nothing)
+    display = _progress(request.bytes) if show_progress else contextlib.nullcontext(_show_nothing)
     with contextlib.closing(reports), display as show:
         try:
             for last in reports:
@@ -206,13 +207,13 @@ def _follow(
     return last
 
 
-def _say_nothing(_: pb.WritebackProgress) -> None:
+def _show_nothing(_: pb.WritebackProgress) -> None:
     pass
 
 
 @contextlib.contextmanager
 def _progress(target: int) -> Iterator[Callable[[pb.WritebackProgress], None]]:
-    """Shows reports: a bar on a terminal, else a line at every tenth."""
+    """Shows reports as a bar on a terminal, else as a line per tenth."""
     console = Console(stderr=True)
     if console.is_terminal:
         columns = (
@@ -226,14 +227,14 @@ def _progress(target: int) -> Iterator[Callable[[pb.WritebackProgress], None]]:
             task = progress.add_task("writeback", total=target)
             yield lambda report: progress.update(task, completed=report.written_bytes)
         return
-    said = 0
+    printed = 0
 
-    def say(report: pb.WritebackProgress) -> None:
-        nonlocal said
+    def print_tenth(report: pb.WritebackProgress) -> None:
+        nonlocal printed
         tenth = 10 * report.written_bytes // target
-        if tenth > said:
-            said = tenth
+        if tenth > printed:
+            printed = tenth
             done = output.size(report.written_bytes)
             cli.say(f"writeback: {done} of {output.size(target)}")
 
-    yield say
+    yield print_tenth

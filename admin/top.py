@@ -1,4 +1,4 @@
-"""`farswapctl top`: what a host's tier does, interval by interval, in all and by cgroup."""
+"""`farswapctl top`: activity of a host's tier, by interval, total and by cgroup."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ _COLUMNS = (
     ">remote p50",
     ">remote p99",
 )
-# What a narrow terminal does without, first things first.
+# Columns that a narrow terminal omits, the first one first.
 _SPARE = (
     "same",
     "local p50",
@@ -47,7 +47,7 @@ _SPARE = (
     "remote p99",
     "hit",
 )
-# Of the table, besides cgroups: headings, the line for all, and what was left out.
+# Lines of the table besides cgroups: headings, the total, and the omitted columns.
 _OTHER_LINES = 3
 
 
@@ -58,22 +58,22 @@ _OTHER_LINES = 3
     default=2.0,
     show_default=True,
     metavar="S",
-    help="Seconds from one table to the next.",
+    help="Interval between tables in seconds.",
 )
-@click.option("--once", is_flag=True, help="One interval, one table, and no more.")
+@click.option("--once", is_flag=True, help="Exit after one table.")
 def command(session: Session, *, interval: float, once: bool, output_format: str) -> None:
-    """Rates, hit ratio and load times of a host, live, the busiest cgroups first.
+    """Show rates, hit ratio and load times of a host, live, the busiest cgroups first.
 
     \b
     Columns:
-      pool, same, remote      pages in the pool, same-filled, on memory servers alone
-      out/s, in/s             pages swapped out, and in (those that hold nothing not counted)
-      hit                     the share of `in` that needed no memory server
+      pool, same, remote      pages in the pool, same-filled, only on memory servers
+      out/s, in/s             pages swapped out and in (without reads of empty slots)
+      hit                     share of `in` without a memory server
       fetch/s, back/s         pages fetched from memory servers, and written back to them
-      local, remote p50, p99  time to load a page from here (sampled), or from a memory server
+      local, remote p50, p99  load time of a page from the pool (sampled), or a memory server
 
-    A narrow terminal shows fewer columns. Ctrl-C ends it. With -o json, one document a line and
-    interval, with every counter's rate.
+    A narrow terminal shows fewer columns. Ctrl-C ends it. With -o json, prints one document per
+    line and interval, with the rates of all counters.
 
     \b
     Examples:
@@ -93,7 +93,7 @@ def command(session: Session, *, interval: float, once: bool, output_format: str
 
 
 def _looks(look: Callable[[], Look], interval_s: float) -> Iterator[tuple[Look, Look]]:
-    """Each with the one before, as the intervals end."""
+    """Each snapshot with the one before it."""
     earlier = look()
     while True:
         time.sleep(interval_s)
@@ -134,7 +134,7 @@ def _show(looks: Iterator[tuple[Look, Look]], out: Console, *, once: bool) -> No
 
 
 def screen(earlier: Look, now: Look, out: Console, lines_max: int | None) -> RenderableType:
-    """What happened in between, in at most so many lines of `out`; None: with every cgroup."""
+    """The activity in at most `lines_max` lines of `out`; None: with all cgroups."""
     done = activity.of_tier(earlier, now)
     tier = now.tier
     by_state = ", ".join(f"{count} {state}" for state, count in pages.by_state(tier).items())

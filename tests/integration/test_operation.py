@@ -82,7 +82,7 @@ def test_a_memory_server_whose_disk_is_full_is_told_of_and_costs_no_page(
                 client.write(first, noise[first : first + 64 * PAGE_BYTES])
             done = host.ctl("tier", "writeback", "--bytes", "16MiB")
             assert done.returncode == 1
-            assert "short of the target: the memory servers are full" in done.stderr
+            assert "short of its target: the memory servers are full" in done.stderr
             checks = {check["subject"]: check for check in host.ask("doctor")["checks"]}
             assert checks["writeback_failed_full"]["level"] == "warning"
             assert checks["books"]["level"] == "ok"
@@ -139,14 +139,14 @@ def test_the_tier_is_set_while_pages_come_and_go(fleet: Fleet) -> None:
     with NbdClient.connect_unix(host.nbd_path) as client:
         client.negotiate()
         for generation, compressor in enumerate(("zstd:3", "lz4:8", "lz4"), 2):
-            shown = host.ask("tier", "set", "compressor", compressor)
+            shown = host.ask("tier", "set", "--compressor", compressor)
             assert shown["compressor"] == compressor
             assert client.read(150 * PAGE_BYTES, PAGE_BYTES) == page(150)
             client.write(generation * PAGE_BYTES, page(generation, generation))
             explained = host.ask("slot", "explain", str(generation))
             assert explained["codec"] == compressor.partition(":")[0]
             assert client.read(generation * PAGE_BYTES, PAGE_BYTES) == page(generation, generation)
-    assert host.ask("tier", "set", "recompress", "zstd:1")["recompress"] == "zstd:1"
+    assert host.ask("tier", "set", "--recompress", "zstd:1")["recompress"] == "zstd:1"
     host.ctl("tier", "writeback", "--bytes", "1MiB")
     assert host.ask("tier", "show")["counters"]["recompressed"] > 0
     limit_bytes = host.ask("tier", "set", "--pool-limit", "4MiB")["pool_limit_bytes"]
@@ -160,7 +160,7 @@ def test_neighbours_are_packed_on_their_way_to_the_server_and_come_back_together
     fleet: Fleet,
 ) -> None:
     host, _ = fleet
-    assert host.ask("tier", "set", "pack", "on")["pack"]
+    assert host.ask("tier", "set", "--pack", "on")["pack"]
     with NbdClient.connect_unix(host.nbd_path) as client:
         client.negotiate()
         for number in range(512, 576):
@@ -236,7 +236,7 @@ def test_settings_of_a_cgroup_come_from_its_files_until_an_operator_says_otherwi
     assert samples(scrape(host))["farswap_cgroups"] == 3
     host.ask("cgroup", "set", "/build", "--pool-limit", "none")
     assert limit() == (None, "operator")
-    host.ask("cgroup", "set", "/build", "pool-limit", "default")
+    host.ask("cgroup", "set", "/build", "--pool-limit", "default")
     assert limit() == (1 << 20, "file")
     missing = host.ctl("cgroup", "set", "/none", "--writeback", "off")
     assert (missing.returncode, missing.stdout) == (1, "")

@@ -98,12 +98,12 @@ class TestCgroups:
         ("args", "asked"),
         [
             (["--pool-limit", "64MiB"], {"pool_limit_bytes": 64 << 20}),
-            (["pool-limit", "none"], {"pool_limit_bytes": NO_LIMIT}),
+            (["--pool-limit", "none"], {"pool_limit_bytes": NO_LIMIT}),
             (["--remote-max", "1GiB"], {"remote_pages_max": 1 << 18}),
             (["--remote-max", "none"], {"remote_pages_max": NO_LIMIT}),
             (["--remote-max", "0"], {"remote_pages_max": 0}),
             (
-                ["writeback", "off", "compressor", "zstd"],
+                ["--writeback", "off", "--compressor", "zstd"],
                 {"writeback": False, "compressor": "zstd:3"},
             ),
             (["--compressor", "lz4:1"], {"compressor": "lz4"}),
@@ -127,17 +127,17 @@ class TestCgroups:
 @pytest.mark.parametrize(
     ("args", "asked"),
     [
-        (["compressor", "zstd:3"], {"compressor": "zstd:3"}),
+        (["--compressor", "zstd:3"], {"compressor": "zstd:3"}),
         (["--compressor=lz4"], {"compressor": "lz4"}),
-        (["recompress", "off"], {"recompress": "off"}),
-        (["pack", "off"], {"pack": False}),
+        (["--recompress", "off"], {"recompress": "off"}),
+        (["--pack", "off"], {"pack": False}),
         (
-            ["pool-limit", "64MiB", "accept-threshold", "80"],
+            ["--pool-limit", "64MiB", "--accept-threshold", "80"],
             {"pool_limit_bytes": 64 << 20, "accept_threshold_percent": 80},
         ),
     ],
 )
-def test_the_tier_is_set_by_options_or_words(
+def test_the_tier_is_set_by_options(
     fleet: Fleet, capfd: pytest.CaptureFixture[str], args: list[str], asked: dict
 ) -> None:
     assert run(capfd, "tier", "set", *args)[0] == 0

@@ -36,7 +36,7 @@ class TestTables:
             "64.0 MiB of 256.0 MiB (25 %)",
         ):
             assert text in out
-        for text in ("memlock: no", "away for 0 s"):
+        for text in ("memlock: no", "unreachable for 0 s"):
             assert text in out
         assert "\x1b" not in out
         assert len(out.splitlines()) < 40
@@ -70,8 +70,8 @@ class TestJson:
             (["server", "show"], server_admin_pb2.ServerStatus),
             (["slot", "explain", "1"], host_admin_pb2.SlotExplanation),
             (["cgroup", "show", "/build"], host_admin_pb2.CgroupStatus),
-            (["cgroup", "set", "/build", "writeback", "off"], host_admin_pb2.CgroupStatus),
-            (["tier", "set", "compressor", "lz4:8"], host_admin_pb2.TierStatus),
+            (["cgroup", "set", "/build", "--writeback", "off"], host_admin_pb2.CgroupStatus),
+            (["tier", "set", "--compressor", "lz4:8"], host_admin_pb2.TierStatus),
             (["doctor"], host_admin_pb2.DoctorReport),
             (["tier", "writeback", "--bytes", "1MiB"], host_admin_pb2.WritebackProgress),
         ],
@@ -97,7 +97,7 @@ class TestWriteback:
     ) -> None:
         code, out, err = run(capfd, "tier", "writeback", "--bytes", "10MiB")
         assert code == 0
-        assert out == "wrote back 10.0 MiB of pages, 2.5 MiB as compressed\n"
+        assert out == "wrote back 10.0 MiB of pages, 2.5 MiB compressed\n"
         assert err.splitlines()[0] == "writeback: 1.0 MiB of 10.0 MiB"
         assert len(err.splitlines()) == 10
 
@@ -108,7 +108,10 @@ class TestWriteback:
         code, out, err = run(capfd, "tier", "writeback", "--bytes", "10MiB")
         assert code == 1
         assert out.startswith("wrote back 5.0 MiB")
-        assert err.splitlines()[-1] == "farswapctl: short of the target: servers are full"
+        assert (
+            err.splitlines()[-1]
+            == "farswapctl: writeback ended short of its target: servers are full"
+        )
 
     def test_ctrl_c_ends_the_job_and_tells_what_has_moved(self, fleet: Fleet) -> None:
         fleet.host.endless = True
@@ -125,7 +128,7 @@ class TestWriteback:
             out, err = process.communicate(timeout=HANG_GUARD_S)
         assert process.returncode == 1
         assert out.startswith("wrote back 5.0 MiB")
-        assert err == "farswapctl: short of the target: interrupted\n"
+        assert err == "farswapctl: writeback ended short of its target: interrupted\n"
         assert fleet.host.cancelled.wait(20)
 
     def test_plain_numbers_are_bytes(self, fleet: Fleet, capfd: pytest.CaptureFixture[str]) -> None:
@@ -182,9 +185,9 @@ class TestErrors:
             ["tier", "writeback", "--bytes", "1GiB", "--older-than", "10"],
             ["tier", "writeback", "--bytes", "1GiB", "--cgroup", "x"],
             ["tier", "set"],
-            ["tier", "set", "compressor", "gzip"],
-            ["tier", "set", "compressor"],
-            ["tier", "set", "compresor", "lz4"],
+            ["tier", "set", "--compressor", "gzip"],
+            ["tier", "set", "--compressor"],
+            ["tier", "set", "compressor", "lz4"],
             ["tier", "set", "--recompress", "lz4"],
             ["tier", "set", "--pack", "maybe"],
             ["tier", "set", "--accept-threshold", "0"],
