@@ -1,5 +1,4 @@
-"""What both daemons and farswapctl share: configuration, errors, gRPC, logging, lifecycle.
+"""Shared by both daemons and farswapctl: configuration, errors, gRPC, logging, lifecycle.
 
-Imports nothing of farswap but the generated protocol (farswap.v1). Nothing here runs on the
-per-page path.
+Of farswap it imports only the generated protocol (farswap.v1). Never on the per-page path.
 """

@@ -1,8 +1,7 @@
 """Where a service listens: a unix socket or a TCP port, as one type.
 
 Text forms: `unix:/run/farswap/host.sock`, `127.0.0.1:7071`, `tcp:127.0.0.1:10809`,
-`[::1]:7071`, `[fe80::1%eth0]:7071`. Port 0 asks for any free port; the listener then tells which
-it is.
+`[::1]:7071`, `[fe80::1%eth0]:7071`. Port 0 is any free port, which the listener then reports.
 """
 
 from __future__ import annotations
@@ -34,7 +33,7 @@ class Address:
 
     @classmethod
     def parse(cls, text: object) -> Self:
-        """Raises ValueError, whose message shows the text, for what is no address."""
+        """Raises ValueError with the operator's message."""
         if not isinstance(text, str):
             raise ValueError(f"{text} is not an address")  # noqa: TRY004 - a value, to the operator
         if text.startswith("unix:"):
@@ -54,26 +53,26 @@ class Address:
         if path.endswith("/"):
             raise ValueError(f'"{text}" does not name a socket')
         if "," in path:
-            raise ValueError(f'"{text}" holds a comma, which separates addresses for gRPC')
+            raise ValueError(f'"{text}" contains a comma, which separates addresses in gRPC')
         if not path.isprintable():
-            raise ValueError(f"{text!a} has characters that cannot be printed")
+            raise ValueError(f"{text!a} contains unprintable characters")
         if len(path.encode()) > UNIX_PATH_BYTES_MAX:
             raise ValueError(f'"{text}" is longer than the {UNIX_PATH_BYTES_MAX} bytes of a socket')
         return cls(path=path)
 
     @property
     def is_unix(self) -> bool:
-        """A unix socket, not TCP."""
+        """Whether it is a unix socket."""
         return bool(self.path)
 
     @property
     def is_fixed(self) -> bool:
-        """Known before anybody binds it: not port 0."""
+        """Whether it is known before it is bound: not port 0."""
         return self.is_unix or self.port != 0
 
     @property
     def is_local(self) -> bool:
-        """Reachable from this machine alone."""
+        """Whether only this machine can reach it."""
         if self.is_unix or self.host == "localhost":
             return True
         try:
@@ -82,7 +81,7 @@ class Address:
             return False
 
     def with_port(self, port: int) -> Address:
-        """The same host at another port: the real one, where 0 was asked for."""
+        """The same host with another port, e.g. the real one in place of 0."""
         return Address(host=self.host, port=port)
 
     @property
@@ -92,12 +91,12 @@ class Address:
 
     @property
     def with_scheme(self) -> str:
-        """`unix:/run/farswap/swap0.sock`, `tcp:127.0.0.1:10809`: how NBD addresses are written."""
+        """As NBD addresses are written: `unix:/run/farswap/swap0.sock`, `tcp:127.0.0.1:10809`."""
         return str(self) if self.is_unix else f"tcp:{self.host_port}"
 
     @property
     def grpc_target(self) -> str:
-        """As gRPC wants it, which takes it for a URI: "%", "#", "?" and blanks are escaped."""
+        """gRPC's form, a URI: "%", "#", "?" and blanks are escaped."""
         if self.is_unix:
             return f"unix:{quote(self.path)}"
         return self.host_port.replace("%", "%25")
@@ -126,6 +125,6 @@ def _is_ip(text: str | None) -> bool:
         return False
 
 
-# Where the daemons' admin services are, unless they are told otherwise.
+# Default addresses of the admin services.
 HOST_ADMIN = Address.parse("unix:/run/farswap/host.sock")
 SERVER_ADMIN = Address.parse("127.0.0.1:7071")

@@ -1,4 +1,4 @@
-"""What the command lines share: their options and how they end.
+"""Options and exit codes that all command lines share.
 
 Exit codes: 0, 1 (failed), 2 (usage or configuration). Errors go to stderr, one line each, after
 the program's name. Imports neither grpc nor the native core.
@@ -20,7 +20,7 @@ from farswap.common.errors import EXIT_FAILED, ConfigError, FarswapError, exit_c
 
 Command = TypeVar("Command", bound=Callable[..., Any])
 
-# Set, an error that is a bug of ours ends the program with its traceback.
+# If set, an internal error shows its traceback.
 _TRACEBACK_VARIABLE = "FARSWAP_TRACEBACK"
 _EXPECTED = (
     click.ClickException,
@@ -60,14 +60,14 @@ def daemon_options(command: Command) -> Command:
             "overrides",
             multiple=True,
             metavar="SECTION.KEY=VALUE",
-            help="Use VALUE instead of what the file says. May be given several times.",
+            help="Override of a key of the file. May be repeated.",
         ),
         click.option("--check-config", is_flag=True, help="Check the configuration and exit."),
         click.option(
             "--config",
             type=click.Path(dir_okay=False, path_type=Path),
             metavar="FILE",
-            help="The configuration, TOML.",
+            help="Configuration file, TOML.",
         ),
     ):
         command = option(command)
@@ -84,14 +84,14 @@ def address_option(option: str | None, variable: str, default: Address) -> Addre
 
 
 def run(program: str, command: click.Command, args: list[str] | None = None) -> NoReturn:
-    """Runs a click command to the end of the process, every error a clear line."""
+    """Runs a click command and exits. Prints each error as one line."""
     startup.use_utf8()
     startup.open_standard_descriptors()
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
-            # What the encoding of the locale does not have is escaped.
+            # Escape characters that the locale's encoding lacks.
             stream.reconfigure(errors="backslashreplace")
-    # gRPC's own lines on stderr repeat, in other words, what our errors say.
+    # gRPC's lines on stderr only repeat our errors.
     os.environ.setdefault("GRPC_VERBOSITY", "NONE")
     code = 0
     try:
@@ -104,7 +104,7 @@ def run(program: str, command: click.Command, args: list[str] | None = None) -> 
 
 
 def _explain(program: str, error: BaseException) -> int:
-    """Says what happened, and returns the exit code that tells it."""
+    """Prints the error, and returns its exit code."""
     code = EXIT_FAILED
     match error:
         case click.exceptions.Exit():
@@ -118,7 +118,7 @@ def _explain(program: str, error: BaseException) -> int:
         case click.Abort() | KeyboardInterrupt():
             say_error(program, "interrupted")
         case BrokenPipeError():
-            pass  # who read our output has enough
+            pass  # the reader of our output has closed it
         case OSError():
             say_error(program, str(error))
         case ConfigError():
@@ -135,7 +135,7 @@ def _explain(program: str, error: BaseException) -> int:
 
 
 def _end_output(program: str, code: int) -> int:
-    """The exit code, which is that of a failure where the last of our output cannot be written."""
+    """The exit code; that of a failure if the rest of the output cannot be written."""
     try:
         sys.stdout.flush()
     except OSError as error:
@@ -150,7 +150,7 @@ def say_error(program: str, message: str) -> None:
 
 
 def say(line: str) -> None:
-    """To stderr, if that can be written: what is going on does not depend on who reads of it."""
+    """One line on stderr, if that can be written; progress does not depend on its reader."""
     try:
         print(line, file=sys.stderr)
     except OSError:
@@ -158,5 +158,5 @@ def say(line: str) -> None:
 
 
 def _give_up(stream: TextIO) -> None:
-    """What `stream` could not write goes nowhere, also when the interpreter ends."""
+    """Discards what `stream` could not write, also at the interpreter's exit."""
     os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())

@@ -1,7 +1,7 @@
-"""A compressor as operators write it: `lz4`, `lz4:8` (acceleration), `zstd:3` (level).
+"""Text form of a compressor: `lz4`, `lz4:8` (acceleration), `zstd:3` (level).
 
-One type for configuration, command line and protocol, whose text is always the shortest form. The
-ranges are those of the native codec.
+Used by configuration, command line and protocol, in its shortest form. The ranges are those of the
+native codec.
 """
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ from __future__ import annotations
 import re
 from typing import Self
 
-# Per codec: the smallest and largest level, and the one that is meant when none is given.
+# Per codec: the smallest, the largest and the default level.
 _LEVELS = {"lz4": (1, 65537, 1), "zstd": (1, 19, 3)}
 
 _FORM = re.compile(r"([a-z0-9]+)(?::([0-9]{1,5}))?")
@@ -35,7 +35,7 @@ class Compressor(str):
 
     @classmethod
     def of(cls, codec: str, level: int) -> Self:
-        """From the native core's pair."""
+        """From the native core's codec and level."""
         return cls(codec if (codec, level) == ("lz4", 1) else f"{codec}:{level}")
 
     @property
@@ -45,12 +45,12 @@ class Compressor(str):
 
     @property
     def level(self) -> int:
-        """What the native core takes as such: acceleration of lz4, level of zstd."""
+        """Level for the native core: acceleration of lz4, level of zstd."""
         return int(self.partition(":")[2] or 1)
 
 
 class Recompressor(Compressor):
-    """What pages are recompressed with on their way to memory servers: zstd, or `off`."""
+    """Compressor of pages on their way to memory servers: zstd, or `off`."""
 
     __slots__ = ()
 
@@ -66,5 +66,5 @@ class Recompressor(Compressor):
 
     @property
     def is_on(self) -> bool:
-        """Not `off`."""
+        """Whether it is not `off`."""
         return self != "off"

@@ -1,15 +1,14 @@
-"""TOML files into typed, immutable configuration, with every problem told at once.
+"""TOML files into typed, immutable configuration, with all problems reported at once.
 
 A configuration is a `Section` of `Section`s: the outer one's fields are the TOML tables, the
-inner ones' fields their keys. `load()` walks the file key by key instead of letting the first
-error end it, and raises one ConfigError with a line for each problem:
+inner ones' fields their keys. `load()` checks the file key by key, and raises one ConfigError with
+a line for each problem:
 
     host.toml: tier.pool_limit: "12XB" is not a size such as 64MiB
     host.toml: tier.pool_limt: unknown key; did you mean pool_limit?
 
-`--set section.key=value` overrides are applied before that walk and named `--set` in messages.
-Checks across keys are the caller's: it gets the decoded configuration and adds problems of its
-own (`load(..., check=...)`), which are only run when every key by itself is good.
+`--set section.key=value` overrides are applied first, and named `--set` in messages. The caller's
+checks across keys (`load(..., check=...)`) run only if every key is good.
 """
 
 from __future__ import annotations
@@ -32,8 +31,8 @@ if TYPE_CHECKING:
 class Section(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """Base of configuration tables. A field without a default is a required key.
 
-    Subclasses repeat `frozen=True` (for type checkers), and their modules do not postpone
-    annotations (`from __future__`), since the decoder reads them at run time.
+    Subclasses repeat `frozen=True` for type checkers. Their modules do not postpone annotations
+    (`from __future__`), since the decoder reads them at run time.
     """
 
 
@@ -44,16 +43,16 @@ Check = Callable[[C], Sequence[tuple[str, str]]]
 
 
 class _Parsed(Protocol):
-    """A type of values: ByteSize, Address, or one of a daemon's with rules of its own."""
+    """A type of values, e.g. ByteSize or Address."""
 
     def parse(self, text: object, /) -> object:
         """The class method. Raises ValueError with the operator's message."""
 
 
 class Within:
-    """Limits a size or duration: `Annotated[Milliseconds, Within("1s", "1d")]`.
+    """Range of a size or duration: `Annotated[Milliseconds, Within("1s", "1d")]`.
 
-    `zero` says what 0 stands for, where it may be that too.
+    `zero` is the meaning of 0, if 0 is also allowed.
     """
 
     def __init__(self, least: str, most: str, *, zero: str = "") -> None:
@@ -71,7 +70,7 @@ class Within:
 
 
 class _Override(str):
-    """A value from --set: text that may be a TOML value or the string itself."""
+    """A value from --set: a TOML value, or a string without quotes."""
 
 
 def load(
@@ -118,7 +117,7 @@ def parse(
 
 
 class _Walk:
-    """One pass over a document: collects problems and remembers which keys --set gave."""
+    """One pass over a document. Collects problems, and the keys that --set overrides."""
 
     def __init__(self, source: str) -> None:
         self.problems: list[str] = []
@@ -154,7 +153,7 @@ class _Walk:
     def _decode_section(
         self, section: str, model: type[Section], table: Mapping[str, Any]
     ) -> Section | None:
-        """None when a value is missing or wrong; keys that are not known leave the others good."""
+        """None if a value is missing or wrong. Unknown keys are only reported."""
         hints = get_type_hints(model, include_extras=True)
         fields = msgspec.structs.fields(model)
         self._refuse_unknown(table, [field.name for field in fields], f"{section}.")
@@ -190,7 +189,7 @@ def _convert(value: object, wanted: type) -> object:
     """The value as the field's type; raises ValueError with the operator's message."""
     if not isinstance(value, _Override):
         return _convert_plain(value, wanted)
-    # A --set value is tried as TOML, then as the bare string that it would be in quotes.
+    # A --set value is parsed as TOML, then as a string without quotes.
     try:
         return _convert_plain(tomllib.loads(f"value = {value}")["value"], wanted)
     except (ValueError, KeyError) as error:
@@ -206,7 +205,7 @@ def _convert_plain(value: object, wanted: type) -> object:
         made: object = msgspec.convert(value, wanted, dec_hook=_decode_custom)
     except msgspec.ValidationError as error:
         if isinstance(error.__cause__, ValueError):
-            raise ValueError(str(error.__cause__)) from None  # noqa: TRY004 - as our parsers said
+            raise ValueError(str(error.__cause__)) from None  # noqa: TRY004 - as our parsers raise
         reason = str(error).replace("`", "").replace(" - at $", " at ")
         raise ValueError(f"{_shown(value)}: {reason[0].lower()}{reason[1:]}") from None
     for rule in getattr(wanted, "__metadata__", ()):

@@ -1,4 +1,4 @@
-"""Sections that the configurations of both daemons have, and what holds for their addresses."""
+"""Sections that the configurations of both daemons share, and a check of their addresses."""
 
 # The decoder reads the annotations at run time: no `from __future__ import annotations` here.
 from collections.abc import Iterable
@@ -8,14 +8,14 @@ from farswap.common.address import Address
 from farswap.common.config import Section
 from farswap.common.units import Milliseconds
 
-# The kernel probes in whole seconds, and three of them at least must fit.
+# The kernel probes in whole seconds, at least three times.
 _KEEPALIVE_MS_MIN = 3000
 # A third of it is at most what TCP_KEEPIDLE takes.
 _KEEPALIVE_MS_MAX = 86_400_000
 
 
 class Keepalive(Milliseconds):
-    """How long a TCP peer's machine may be silent before its connections are ended."""
+    """Time after which connections of a silent TCP peer are closed."""
 
     @classmethod
     def parse(cls, text: object) -> Self:
@@ -32,7 +32,7 @@ KEEPALIVE_DEFAULT = Keepalive(30_000)
 
 
 class MetricsSection(Section, frozen=True):
-    """[metrics]: `/metrics` for Prometheus; without `listen` there is none."""
+    """[metrics]: `/metrics` for Prometheus, if `listen` is set."""
 
     listen: Address | None = None
 

@@ -1,10 +1,9 @@
-"""The one tree of exceptions for what the world does to us, and what each becomes elsewhere.
+"""The tree of exceptions for failures of the environment, with their gRPC statuses and exit codes.
 
-`_TABLE` is the only place that says which gRPC status and which exit code an error has. Status
-codes are named by strings here, so that importing this module does not load grpc: farswap-host
-reports a bad configuration before it loads anything that might start a thread.
+`_TABLE` maps each to its gRPC status and exit code. Status codes are strings here, so that this
+module does not load grpc: farswap-host reports a bad configuration before a thread can start.
 
-An assertion or any other exception is a bug of ours: INTERNAL, exit code 1.
+An assertion or any other exception is a bug in farswap: INTERNAL, exit code 1.
 """
 
 from __future__ import annotations
@@ -14,11 +13,11 @@ EXIT_USAGE = 2
 
 
 class FarswapError(Exception):
-    """Base of all. `str(error)` is for the operator: one line, says what and where."""
+    """Base of all. `str(error)` is one line for the operator: what failed, and where."""
 
 
 class ConfigError(FarswapError):
-    """The configuration is wrong. Carries every problem found, one line each."""
+    """The configuration is wrong. Has all problems, one line each."""
 
     def __init__(self, problems: list[str]) -> None:
         super().__init__("\n".join(problems))
@@ -26,35 +25,35 @@ class ConfigError(FarswapError):
 
 
 class InvalidArgumentError(FarswapError):
-    """What was asked for makes no sense, whatever the state of things."""
+    """The request is invalid in any state."""
 
 
 class NotFoundError(FarswapError):
-    """What was asked for is not there: a cgroup of that name."""
+    """The object does not exist, e.g. a cgroup."""
 
 
 class NotPossibleError(FarswapError):
-    """What was asked for does not go with the present state: a device in use, a missing driver."""
+    """The present state does not allow the request: a device in use, a missing driver."""
 
 
 class BusyError(FarswapError):
-    """Another job of the kind is under way. Ask again later."""
+    """Another job of this kind is running. Try again later."""
 
 
 class UnreachableError(FarswapError):
-    """Nobody answers at the address."""
+    """No process answers at the address."""
 
 
 class TimedOutError(FarswapError):
-    """An answer did not come before the deadline."""
+    """No answer before the deadline."""
 
 
 class VersionMismatchError(FarswapError):
-    """The other side speaks another version of the protocol, or is another program."""
+    """The peer has another version of the protocol, or is another program."""
 
 
 class BindError(FarswapError):
-    """A listen address cannot be had."""
+    """A listen address cannot be bound."""
 
 
 class StartError(FarswapError):
@@ -62,7 +61,7 @@ class StartError(FarswapError):
 
 
 class RemoteError(FarswapError):
-    """The other side reports a failure that is none of the above."""
+    """The peer reports any other failure."""
 
 
 _TABLE: dict[type[FarswapError], tuple[str, int]] = {
@@ -80,7 +79,7 @@ _TABLE: dict[type[FarswapError], tuple[str, int]] = {
     FarswapError: ("INTERNAL", EXIT_FAILED),
 }
 
-# The way back: what a status received from the other side is raised as.
+# Errors by the status that a peer returned.
 _ERROR_BY_STATUS: dict[str, type[FarswapError]] = {
     "INVALID_ARGUMENT": InvalidArgumentError,
     "OUT_OF_RANGE": InvalidArgumentError,
@@ -94,15 +93,15 @@ _ERROR_BY_STATUS: dict[str, type[FarswapError]] = {
 
 
 def status_name(error: FarswapError) -> str:
-    """The name of the grpc.StatusCode that the error is sent as."""
+    """Name of the grpc.StatusCode of `error`."""
     return _TABLE[type(error)][0]
 
 
 def exit_code(error: FarswapError) -> int:
-    """1: failed. 2: the caller asked for something wrong."""
+    """1: failed. 2: wrong usage."""
     return _TABLE[type(error)][1]
 
 
 def error_of_status(status: str, message: str) -> FarswapError:
-    """The exception that a received status stands for."""
+    """The exception for a received status."""
     return _ERROR_BY_STATUS.get(status, RemoteError)(message)

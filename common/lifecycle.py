@@ -1,9 +1,8 @@
 """A daemon's life: the ready line, systemd, signals, the order of stopping.
 
-Order: parts start one after the other, each `push`ed on a `StopStack` once it runs; when all
-run, `announce_ready()`; then the daemon waits on `StopSignals`; then `StopStack.stop()` stops
-what was started, last first. A part that fails to stop is logged and does not keep the others
-from being stopped.
+Order: parts start one after the other, each `push`ed on a `StopStack` once it runs; then
+`announce_ready()`; then the daemon waits on `StopSignals`; then `StopStack.stop()` stops the parts,
+last first. It logs a part that fails to stop, and goes on.
 """
 
 from __future__ import annotations
@@ -28,7 +27,7 @@ _STDOUT = 1
 
 
 def run(serve: Coroutine[Any, Any, None]) -> None:
-    """Runs a daemon on an event loop of its own. Raises what `serve` raises; logs a bug first."""
+    """Runs a daemon on a new event loop. Raises what `serve` raises; logs internal errors first."""
     try:
         uvloop.run(serve)
     except FarswapError:
@@ -39,9 +38,9 @@ def run(serve: Coroutine[Any, Any, None]) -> None:
 
 
 def announce_ready(**fields: str | int) -> None:
-    """Prints `ready key=value ...` to stdout, and tells systemd. Neither waits nor fails.
+    """Prints `ready key=value ...` to stdout and notifies systemd. Neither waits nor fails.
 
-    A value that holds blanks is in double quotes.
+    A value with blanks is in double quotes.
     """
     words = (
         f'{key}="{value}"' if " " in str(value) else f"{key}={value}"
@@ -55,7 +54,7 @@ def announce_ready(**fields: str | int) -> None:
 
 
 def sd_notify(state: str) -> bool:
-    """Sends `state` to $NOTIFY_SOCKET, sd_notify(3). False when there is none or it is gone."""
+    """Sends `state` to $NOTIFY_SOCKET, sd_notify(3). False if that fails or is not set."""
     path = os.environ.get("NOTIFY_SOCKET", "")
     if not path.startswith(("/", "@")):
         return False
@@ -66,13 +65,13 @@ def sd_notify(state: str) -> bool:
             notify.settimeout(0)
             notify.sendto(state.encode("utf-8", "backslashreplace"), target)
     except OSError as error:
-        _log.warning("systemd could not be notified", error=error.strerror)
+        _log.warning("failed to notify systemd", error=error.strerror)
         return False
     return True
 
 
 class StopSignals:
-    """SIGTERM and SIGINT as events. A daemon that may refuse to stop waits more than once."""
+    """SIGTERM and SIGINT as events."""
 
     def __init__(self) -> None:
         self._arrived: asyncio.Queue[str] = asyncio.Queue()
@@ -81,7 +80,7 @@ class StopSignals:
             loop.add_signal_handler(number, self._arrived.put_nowait, number.name)
 
     async def wait(self) -> str:
-        """The name of the next signal. Signals that came together count as one."""
+        """Name of the next signal. Signals that arrive together count as one."""
         name = await self._arrived.get()
         while not self._arrived.empty():
             self._arrived.get_nowait()
@@ -89,21 +88,21 @@ class StopSignals:
 
 
 class StopStack:
-    """What is to be stopped, in the order of its start."""
+    """Started parts, in the order of their start."""
 
     def __init__(self) -> None:
         self._parts: list[tuple[str, Callable[[], Awaitable[object]]]] = []
 
     def push(self, part: str, stop: Callable[[], Awaitable[object]]) -> None:
-        """`stop` will be awaited after the stops of all parts pushed later."""
+        """Adds a part; its `stop` is awaited after those of all parts pushed later."""
         self._parts.append((part, stop))
 
     async def stop(self) -> None:
-        """Stops the last started first. Idempotent."""
+        """Stops all parts, last first. Idempotent."""
         sd_notify("STOPPING=1")
         while self._parts:
             part, stop = self._parts.pop()
             try:
                 await stop()
-            except Exception:  # noqa: BLE001 - a bug in one part must not keep the others running
-                _log.exception("part did not stop in order", stopping=part)
+            except Exception:  # noqa: BLE001 - the other parts must stop too
+                _log.exception("failed to stop a part", stopping=part)

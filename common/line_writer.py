@@ -1,11 +1,10 @@
-"""Lines for a descriptor that may fail, block or have no reader, which their author never notices.
+"""Lines for a descriptor that may fail, block or have no reader, without effect on the caller.
 
-put() adds a line to a bounded queue and returns at once; a thread of its own writes. What the queue
-has no room for, and what cannot be written, is counted as lost. A report of how many were lost
-goes before the next line that can be written.
+put() adds a line to a bounded queue and returns at once; a thread writes. Lines that do not fit or
+cannot be written are counted as lost, and reported before the next line that can be written.
 
-The descriptor keeps its flags: other processes may share its open file, and O_NONBLOCK would be
-theirs too. A write that blocks therefore blocks the thread, which keeps nobody from exiting.
+The descriptor keeps its flags, since other processes may share its open file and would get
+O_NONBLOCK too. A write may block the thread, which does not delay the exit of the process.
 """
 
 from __future__ import annotations
@@ -24,9 +23,9 @@ LINE_BYTES_MAX = 16 << 10
 
 
 class LineWriter:
-    """Of one descriptor. `report` renders "so many lines were lost"; without it none is written.
+    """Writer for one descriptor. `report` renders the report of lost lines; default: none.
 
-    Every method may be called from any thread, also by a finalizer that interrupts another call.
+    Methods may be called from any thread, also by a finalizer that interrupts another call.
     """
 
     def __init__(
@@ -46,29 +45,29 @@ class LineWriter:
 
     @property
     def lost(self) -> int:
-        """How many lines were not written, or not whole."""
+        """Number of lines not written, or not completely."""
         return self._lost
 
     def lose(self) -> None:
-        """Counts a line that could not be made."""
+        """Counts a line that could not be rendered."""
         with self._losing:
             self._lost += 1
 
     def put(self, line: bytes) -> None:
-        """Writes the line later, with what follows it on the descriptor on a line of its own."""
+        """Queues a line. Adds a line end if there is none."""
         if self._lines.qsize() < LINES_MAX:
             self._lines.put(line[:LINE_BYTES_MAX].removesuffix(b"\n") + b"\n")
         else:
             self.lose()
 
     def flush(self, timeout_s: float) -> bool:
-        """Waits until all that was put is written or lost, but no longer than that."""
+        """Waits up to `timeout_s` until all queued lines are written or lost."""
         reached = threading.Event()
         self._lines.put(reached)
         return reached.wait(timeout_s)
 
     def close(self) -> None:
-        """Ends the thread when it has written all that was put."""
+        """Ends the thread after all queued lines."""
         self._lines.put(None)
 
     def _run(self) -> None:
@@ -85,7 +84,7 @@ class LineWriter:
     def _written(self, make: Callable[[Any], bytes], of: object) -> bool:
         try:
             self._write(make(of))
-        except Exception:  # noqa: BLE001 - whatever the reason: the next line may be written
+        except Exception:  # noqa: BLE001 - the next line may succeed
             return False
         return True
 

@@ -1,4 +1,4 @@
-"""Listening stream sockets at an `Address`, and how their clients are noticed to have vanished."""
+"""Listening stream sockets at an `Address`, and detection of vanished clients."""
 
 from __future__ import annotations
 
@@ -17,12 +17,12 @@ _BACKLOG = 128
 
 
 def drop_vanished(listening: socket.socket, keepalive_ms: int) -> None:
-    """Ends TCP connections accepted here whose peer's machine stays silent for so long.
+    """Closes TCP connections accepted here whose peer is silent for `keepalive_ms`.
 
-    Accepted sockets inherit the options. The kernel probes a connection on which nothing has come
-    for a third of the time. TCP_USER_TIMEOUT takes the place of TCP_KEEPCNT and also ends a
-    connection whose data waits for so long: unacknowledged, or because a live peer reads nothing.
-    The last is meant: such a peer holds a thread, and may connect again.
+    Accepted sockets inherit the options. The kernel probes a connection that is idle for a third of
+    the time. TCP_USER_TIMEOUT replaces TCP_KEEPCNT and also closes connections whose data waits for
+    so long, unacknowledged or unread. That is intended: such a peer holds a thread, and can connect
+    again.
     """
     listening.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
     for option, value in (
@@ -34,10 +34,10 @@ def drop_vanished(listening: socket.socket, keepalive_ms: int) -> None:
 
 
 def drop_vanished_at(port: int, keepalive_ms: int) -> None:
-    """The same for what gRPC listens on in this process, which it does not show.
+    """The same for gRPC's listening sockets in this process, which gRPC does not expose.
 
-    gRPC's own pings end such connections too, but its timers stand still for as long as the wall
-    clock has been set back.
+    gRPC's pings close such connections too, but its timers stop while the wall clock is behind an
+    earlier value.
     """
     for descriptor in Path("/proc/self/fd").iterdir():
         try:

@@ -1,8 +1,8 @@
 """Structured logging to stderr: `key=value` lines, or JSON lines for collectors.
 
-A log call changes nothing else: it returns at once and raises nothing, whatever becomes of stderr,
-and whatever the values are (see line_writer). So does all else in Python that writes to sys.stderr:
-warnings, the logging of libraries, exceptions that end a thread.
+A log call returns at once and never raises, for any values and any state of stderr (see
+line_writer). All other output to sys.stderr goes the same way: warnings, the logging of libraries,
+exceptions that end a thread.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 LogFormat = Literal["text", "json"]
 
 _STDERR = 2
-# For what is still queued when the process exits.
+# Time to write queued lines at exit.
 _FLUSH_S = 1.0
 
 _writer: LineWriter | None = None
@@ -37,9 +37,9 @@ _writer: LineWriter | None = None
 def configure(
     log_format: LogFormat = "text", write: Callable[[int, memoryview], int] = os.write
 ) -> None:
-    """Call once, before the first log line, in a process that stays; starts a thread.
+    """Starts the log's thread. Call it once, before the first line, in a process that stays.
 
-    `write` is os.write().
+    `write` replaces os.write() in tests.
     """
     processors: list[Processor] = [
         structlog.processors.add_log_level,
@@ -71,7 +71,7 @@ def logger(part: str) -> FilteringBoundLogger:
 
 
 def lines_lost() -> int:
-    """Since the process started."""
+    """Number of lines lost since the process started."""
     return _writer.lost if _writer is not None else 0
 
 
@@ -83,12 +83,12 @@ class _Logger(structlog.make_filtering_bound_logger(logging.NOTSET)):  # type: i
     ) -> None:
         try:
             super()._proxy_to_logger(method_name, event, **fields)
-        except Exception:  # noqa: BLE001 - no caller has a use for it
+        except Exception:  # noqa: BLE001 - no caller can handle it
             self._logger.lose()
 
 
 class _Queue:
-    """What structlog calls with a rendered line."""
+    """The sink of rendered lines for structlog."""
 
     def __init__(self, writer: LineWriter) -> None:
         self._writer = writer
@@ -101,7 +101,7 @@ class _Queue:
 
 
 def _as_text(_: object, __: str, fields: EventDict) -> EventDict:
-    """Values that every renderer can render, without what a terminal takes for commands."""
+    """Values that every renderer can render, without terminal control characters."""
     return {key: _plain(value) for key, value in fields.items()}
 
 
@@ -126,7 +126,7 @@ def _report_of_lost(processors: Iterable[Processor], count: int) -> bytes:
     return cast("str", line).encode() + b"\n"
 
 
-# --- What is not logged by us
+# --- Output of libraries and of Python itself
 
 
 def _redirect_python(writer: LineWriter) -> None:
@@ -143,7 +143,7 @@ def _redirect_python(writer: LineWriter) -> None:
 
 
 class _Lines(io.RawIOBase):
-    """What is below sys.stderr."""
+    """The raw stream below sys.stderr."""
 
     def __init__(self, writer: LineWriter) -> None:
         super().__init__()
@@ -162,7 +162,7 @@ class _FromLogging(logging.Handler):
     def emit(self, record: logging.LogRecord) -> None:
         try:
             message = record.getMessage()
-        except Exception:  # noqa: BLE001 - arguments that do not go with the message
+        except Exception:  # noqa: BLE001 - arguments that do not fit the message
             message = str(record.msg)
         level = logging.ERROR if record.levelno >= logging.ERROR else logging.WARNING
         logger(record.name).log(level, message, exc_info=record.exc_info)

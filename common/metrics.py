@@ -1,7 +1,7 @@
-"""What the metrics of both daemons have in common: names and shapes of the families.
+"""Names and shapes of metric families, for both daemons.
 
 A native counter `x` of part `p` is `farswap_p_x_total`; one in microseconds (`x_us`) becomes
-seconds, the base unit of Prometheus. Nothing here knows which counters there are.
+seconds, the base unit of Prometheus. This module knows no counter by name.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ _NO_MEANINGS: Mapping[str, str] = {}
 
 
 def registry(collector: Collector) -> CollectorRegistry:
-    """A daemon's collector, with what prometheus-client knows of its process."""
+    """A registry with `collector` and prometheus-client's metrics of the process."""
     made = CollectorRegistry()
     ProcessCollector(registry=made)
     made.register(_LogLines())
@@ -40,25 +40,25 @@ def registry(collector: Collector) -> CollectorRegistry:
 
 class _LogLines(Collector):
     def collect(self) -> Iterator[Metric]:
-        meaning = "Log lines that could not be written: stderr fails, or nobody reads it."
+        meaning = "Log lines lost because stderr failed or blocked."
         yield CounterMetricFamily("farswap_log_lines_lost", meaning, log.lines_lost())
 
 
 def build_info(program: str) -> Metric:
     """`farswap_build_info{program, version} 1`."""
     value = {"program": program, "version": release()}
-    return InfoMetricFamily("farswap_build", "What is running.", value)
+    return InfoMetricFamily("farswap_build", "Program and version.", value)
 
 
 def gauge(name: str, help_text: str, value: float) -> Metric:
-    """One without labels."""
+    """A gauge without labels."""
     return GaugeMetricFamily(name, help_text, value)
 
 
 def gauges(
     name: str, help_text: str, labels: Labels, values: Iterable[tuple[Labels, float]]
 ) -> Metric:
-    """One value a set of labels."""
+    """A gauge with labels: one value per set of them."""
     family = GaugeMetricFamily(name, help_text, labels=labels)
     for of, value in values:
         family.add_metric(of, value)
@@ -71,7 +71,7 @@ def counters(
     values: Iterable[tuple[Labels, Mapping[str, int]]],
     meanings: Mapping[str, str] = _NO_MEANINGS,
 ) -> Iterator[Metric]:
-    """Native counters by name, each a family; `meanings` are what is known of them in words."""
+    """Native counters, one family each; `meanings` are their help texts."""
     families: dict[str, CounterMetricFamily] = {}
     for of, by_name in values:
         for name, value in by_name.items():
@@ -96,7 +96,7 @@ def histogram(
     labels: Labels,
     values: Iterable[tuple[Labels, Sequence[int], int]],
 ) -> Metric:
-    """Of native latency records: (labels, counts by power of two of microseconds, sum in ns)."""
+    """From native latencies: (labels, counts by power of two of microseconds, sum in ns)."""
     family = HistogramMetricFamily(name, help_text, labels=labels)
     for of, counts, sum_ns in values:
         buckets = []

@@ -1,9 +1,8 @@
 """`/metrics` for Prometheus: a small HTTP responder on the daemon's event loop.
 
-It answers GET /metrics from a registry of prometheus-client and nothing else. One request a
-connection; clients are bounded in number, in the size of their request and in time, from the
-first byte to the last of the answer: whoever is slower is cut off. One scrape at a time, in a
-worker thread, as collecting takes locks of the data path.
+It answers GET /metrics from a registry of prometheus-client, one request per connection. The number
+of clients, the size of a request and the time of a connection are bounded. Scrapes run one at a
+time, in a worker thread, since collecting takes locks of the data path.
 """
 
 from __future__ import annotations
@@ -40,7 +39,7 @@ class MetricsServer:
         self._unix_path: Path | None = None
 
     async def start(self, address: Address) -> Address:
-        """Listens; returns the real address. Raises BindError."""
+        """Listens. Returns the address with its real port. Raises BindError."""
         sock, real = await listening.listen(address)
         serve = asyncio.start_unix_server if real.is_unix else asyncio.start_server
         self._server = await serve(self._on_client, sock=sock, limit=REQUEST_BYTES_MAX)
@@ -71,11 +70,11 @@ class MetricsServer:
                 writer.write(await self._answer(reader))
                 writer.write_eof()
                 await writer.drain()
-                # Until the client has read it all and hung up: an earlier close could cut it off.
+                # Wait until the client closes: an earlier close could cut the answer off.
                 while await reader.read(REQUEST_BYTES_MAX):
                     pass
         except (TimeoutError, EOFError, OSError):
-            pass  # a client that is too slow, or left
+            pass  # too slow, or gone
         finally:
             writer.transport.abort()
 
@@ -101,8 +100,8 @@ class MetricsServer:
         try:
             async with self._scraping:
                 body = await asyncio.to_thread(encode, self._registry)
-        except Exception:  # noqa: BLE001 - a bug in a collector is not the daemon's end
-            _log.exception("metrics could not be collected")
+        except Exception:  # noqa: BLE001 - the daemon survives a bug in a collector
+            _log.exception("failed to collect metrics")
             return _response("500 Internal Server Error", _TEXT, b"see the daemon's log\n")
         return _response("200 OK", content_type, body)
 

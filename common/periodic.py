@@ -1,9 +1,9 @@
-"""Runs a blocking function again and again, in a thread, next to an event loop.
+"""Runs a blocking function periodically, in a thread beside an event loop.
 
-Between two runs it rests for the interval, unless a descriptor becomes readable before; and longer
-after a long run, whatever is readable, so that it never takes more than a twentieth of a CPU. A run
-that fails is the first of a burst, and is logged, or one of those that follow it, and is not.
-stop() returns when no run is under way: what the function uses may be taken down then.
+The next run starts after the interval, or earlier when a descriptor becomes readable, but never
+before 19 times the duration of the last run has passed: at most a twentieth of a CPU. Only the
+first of consecutive failures is logged. When stop() returns, no run is in progress, and the objects
+that the function uses may be destroyed.
 """
 
 from __future__ import annotations
@@ -26,8 +26,8 @@ _log = log.logger("periodic")
 class Periodic:
     """start(), then stop(), once each, in the event loop.
 
-    `events` returns a descriptor that will be closed here, readable when there is something for the
-    next run, which is to read it empty; None: nothing tells. It is asked before each rest.
+    `events` is called before each rest. It returns a descriptor that becomes readable when the next
+    run should start, or None. The run must read it empty; it is closed here.
     """
 
     def __init__(
@@ -47,12 +47,12 @@ class Periodic:
         self._failing = False
 
     async def start(self) -> None:
-        """Returns when the function has run once."""
+        """Returns after the first run."""
         await asyncio.to_thread(self._run_once)
         self._task = asyncio.create_task(self._go_on())
 
     async def stop(self) -> None:
-        """Waits for a run that is under way. Idempotent."""
+        """Waits for the current run. Idempotent."""
         self._stopping = True
         self._wake.set()
         if self._task is not None:
@@ -70,7 +70,7 @@ class Periodic:
             took_s = await asyncio.to_thread(self._run_once)
 
     async def _rest_until_events(self, rest_s: float) -> None:
-        # What fails may not have read them.
+        # A run that failed may not have read them.
         events = None if self._failing else self._events()
         if events is None:
             await self._rest(rest_s)
@@ -91,16 +91,18 @@ class Periodic:
             pass
 
     def _run_once(self) -> float:
-        """How long it took."""
+        """Returns the duration in seconds."""
         began_s = time.monotonic()
         try:
             self._run()
-        except Exception:  # noqa: BLE001 - the daemon serves pages whatever happens here
+        except Exception:  # noqa: BLE001 - the daemon goes on serving pages
             if not self._failing:
-                _log.exception("failed; further failures are not logged", what=self._what)
+                _log.exception(
+                    "periodic task failed; repeated failures are not logged", what=self._what
+                )
             self._failing = True
         else:
             if self._failing:
-                _log.info("works again", what=self._what)
+                _log.info("periodic task works again", what=self._what)
             self._failing = False
         return time.monotonic() - began_s

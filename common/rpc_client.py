@@ -1,7 +1,7 @@
-"""Calls of an admin service: blocking, with a deadline, with errors of farswap's own tree.
+"""Calls of an admin service: blocking, with a deadline, with errors of farswap's tree.
 
-Used by command line programs. Every first contact checks who answers: `ServerInfo` must name the
-expected program and this API version, before anything else of an answer is trusted.
+Used by command line programs. The first call checks the peer: its `ServerInfo` must have the
+expected program and this API version.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ Status = TypeVar("Status", bound=_HasInfo)
 
 
 class RpcClient:
-    """A channel to one daemon. `program` is who must be there: "farswap-host"."""
+    """A channel to one daemon. `program` is the expected one, e.g. "farswap-host"."""
 
     def __init__(self, address: Address, program: str, timeout_s: float) -> None:
         self.address = address
@@ -48,11 +48,11 @@ class RpcClient:
         self.channel = grpc.insecure_channel(
             address.grpc_target,
             options=[
-                # An HTTP proxy of the environment is never meant for a daemon's admin address.
+                # Never use an HTTP proxy of the environment.
                 ("grpc.enable_http_proxy", 0),
-                # The default authority of unix sockets, percent-encoded, is refused by some peers.
+                # Some peers refuse the percent-encoded default authority of unix sockets.
                 ("grpc.default_authority", "localhost"),
-                # A call without a deadline of its own ends when the daemon's gRPC is silent.
+                # Ends calls without a deadline when the daemon's gRPC is silent.
                 ("grpc.keepalive_time_ms", _PING_AFTER_MS),
                 ("grpc.keepalive_timeout_ms", _PING_TIMEOUT_MS),
                 ("grpc.http2.ping_timeout_ms", _PING_TIMEOUT_MS),
@@ -61,11 +61,11 @@ class RpcClient:
         )
 
     def close(self) -> None:
-        """Ends what is under way."""
+        """Ends all calls."""
         self.channel.close()
 
     def status(self, method: Callable[..., Status], request: object) -> Status:
-        """The Status call, which every session begins with; checks who answered."""
+        """The Status call, the first one of a session. Checks the peer."""
         with self.errors():
             try:
                 answer = method(request, timeout=self.timeout_s)
@@ -80,8 +80,8 @@ class RpcClient:
             )
         if info.api_version != API_VERSION:
             raise VersionMismatchError(
-                f"{self.address}: {info.program} {info.version} speaks API version "
-                f"{info.api_version}, this program speaks {API_VERSION}"
+                f"{self.address}: {info.program} {info.version} has API version "
+                f"{info.api_version}, this program has {API_VERSION}; use the same release"
             )
         return answer
 
@@ -93,7 +93,7 @@ class RpcClient:
     def stream(
         self, method: Callable[..., Any], request: object, timeout_s: float | None = None
     ) -> Generator[Any, None, None]:
-        """The answers of a streaming call, which is cancelled when the iterator is closed."""
+        """The answers of a streaming call. Closing the iterator cancels the call."""
         with self.errors():
             call = method(request, timeout=timeout_s)
             try:
@@ -103,7 +103,7 @@ class RpcClient:
 
     @contextmanager
     def errors(self) -> Iterator[None]:
-        """Turns what gRPC raises within into errors of farswap's tree."""
+        """Turns gRPC's errors into those of farswap's tree."""
         try:
             yield
         except grpc.RpcError as error:
@@ -118,7 +118,7 @@ class RpcClient:
 
 
 def _code(error: grpc.RpcError) -> grpc.StatusCode:
-    # What a call raises is a grpc.Call too; the library's types do not say so.
+    # Errors of calls are also a grpc.Call, which the library's types lack.
     return cast("grpc.Call", error).code()
 
 
@@ -127,7 +127,7 @@ def _details(error: grpc.RpcError) -> str:
 
 
 def _reason(error: grpc.RpcError) -> str:
-    """gRPC's details name the address again, and the system's reason at their end."""
+    """The system's reason, which gRPC's details contain."""
     details = _details(error)
     if "Connection refused" in details:
         return "connection refused"

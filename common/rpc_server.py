@@ -1,12 +1,12 @@
 """gRPC servers of the daemons' admin services, on grpc.aio.
 
-One `RpcServer` has one listen address, its own services, and the standard health and reflection
-services. Errors of farswap's own tree become statuses here and nowhere else; anything else is a
-bug, logged with its traceback and answered INTERNAL without details.
+An `RpcServer` has one listen address, its services, and the standard health and reflection ones.
+Errors of farswap's tree become statuses here and nowhere else. Any other exception is a bug: it is
+logged with its traceback and answered INTERNAL without details.
 
-Unix sockets are mode 0600: who may write the file may operate the daemon. gRPC binds them in a
-private place and they are renamed to their path (see unix_socket), so that a stale socket is
-replaced and no moment exists in which others could connect.
+Unix sockets are mode 0600: write permission is permission to operate the daemon. gRPC binds them in
+a private directory, and they are renamed to their path (see unix_socket): this replaces a stale
+socket, and other users can connect at no time.
 """
 
 from __future__ import annotations
@@ -38,17 +38,17 @@ else:
 
 _log = log.logger("admin")
 
-# Admin messages are small; this is far above a status with thousands of connections.
+# Far above the size of a status with thousands of connections.
 _MESSAGE_BYTES_MAX = 4 << 20
 
-# Clients ping a daemon that owes them an answer; by default gRPC cuts them off for it.
+# Clients ping during calls; gRPC's default would disconnect them for it.
 _CLIENT_PING_INTERVAL_MS = 1000
 
 
 class RpcServer:
-    """A server under construction, then running. `address` is the bound one, with its real port.
+    """A server that is built, then runs. `address` has the real port.
 
-    Raises BindError from the constructor. Call it on the event loop that is to serve.
+    The constructor raises BindError. Call it on the event loop that will serve.
     """
 
     def __init__(self, listen: Address, keepalive_ms: int = KEEPALIVE_DEFAULT) -> None:
@@ -65,7 +65,7 @@ class RpcServer:
             listening.drop_vanished_at(self.address.port, keepalive_ms)
 
     def add(self, service_name: str, register: Callable[[grpc.aio.Server], None]) -> None:
-        """Adds a service: its full name and what calls its add_..._to_server()."""
+        """Adds a service; `register` calls its add_..._to_server()."""
         register(self._server)
         self._names.append(service_name)
 
@@ -77,7 +77,7 @@ class RpcServer:
             await self._health.set(name, health_pb2.HealthCheckResponse.SERVING)
 
     async def stop(self, grace_s: float = 2.0) -> None:
-        """NOT_SERVING at once; calls under way get `grace_s`, then they are cancelled."""
+        """Reports NOT_SERVING at once; cancels calls after `grace_s`."""
         await self._health.enter_graceful_shutdown()
         await self._server.stop(grace_s)
         if self.address.is_unix:
@@ -90,11 +90,11 @@ def _options(listen: Address, keepalive_ms: int) -> list[tuple[str, int]]:
         ("grpc.so_reuseport", 0),
         ("grpc.max_receive_message_length", _MESSAGE_BYTES_MAX),
         ("grpc.http2.min_ping_interval_without_data_ms", _CLIENT_PING_INTERVAL_MS),
-        # Of a connection that does not begin with HTTP/2.
+        # For connections that do not start with HTTP/2.
         ("grpc.server_handshake_timeout_ms", keepalive_ms),
     ]
     if not listen.is_unix:
-        # These also make gRPC set TCP_USER_TIMEOUT. The kernel tells the end of a unix peer.
+        # These also make gRPC set TCP_USER_TIMEOUT. The kernel reports the end of a unix peer.
         options += [
             ("grpc.keepalive_time_ms", keepalive_ms * 2 // 3),
             ("grpc.keepalive_timeout_ms", keepalive_ms // 3),
@@ -120,7 +120,7 @@ def _bind(server: grpc.aio.Server, listen: Address) -> Address:
 
 
 def _why_not_bound(listen: Address) -> str:
-    """gRPC hides the reason; the same bind by hand tells it."""
+    """gRPC hides the reason; binding a plain socket shows it."""
     try:
         family, kind, proto, _, target = socket.getaddrinfo(
             listen.host, listen.port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
@@ -134,7 +134,7 @@ def _why_not_bound(listen: Address) -> str:
 
 
 class _ErrorsToStatus(_Interceptor):
-    """Wraps the behaviours of unary-unary and unary-stream methods, all that we have."""
+    """Wraps the behaviours of unary-unary and unary-stream methods, the only kinds used."""
 
     async def intercept_service(
         self,
@@ -146,7 +146,7 @@ class _ErrorsToStatus(_Interceptor):
         method = handler_call_details.method
         if handler is None or not method.startswith("/farswap."):
             return handler
-        # In grpc.aio behaviours are coroutine functions, which the library's types do not say.
+        # In grpc.aio behaviours are coroutine functions; the library's types are wrong.
         if handler.unary_unary is not None:
             return grpc.unary_unary_rpc_method_handler(
                 cast("Any", _guard_unary(cast("_Unary", handler.unary_unary), method)),
@@ -175,7 +175,7 @@ def _guard_unary(behaviour: _Unary, method: str) -> _Unary:
 def _guard_stream(behaviour: _Stream, method: str) -> _Stream:
     async def guarded(request: object, context: _Context) -> AsyncGenerator[object, None]:
         try:
-            # Closed at once when the call is cancelled, not when the collector finds it.
+            # Closed at once when the call is cancelled, not by the garbage collector.
             async with contextlib.aclosing(behaviour(request, context)) as responses:
                 async for response in responses:
                     yield response
@@ -190,5 +190,5 @@ async def _abort(error: Exception, method: str, context: _Context) -> NoReturn:
         raise error
     if isinstance(error, FarswapError):
         await context.abort(grpc.StatusCode[status_name(error)], text.utf8(str(error)))
-    _log.error("call failed by a bug", method=method, exc_info=error)
+    _log.error("internal error in RPC handler", method=method, exc_info=error)
     await context.abort(grpc.StatusCode.INTERNAL, "internal error; see the daemon's log")

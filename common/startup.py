@@ -1,4 +1,4 @@
-"""What a program makes of the process that it is started in, before it opens anything itself."""
+"""Preparation of the process, before the program opens anything."""
 
 from __future__ import annotations
 
@@ -9,8 +9,8 @@ import signal
 import sys
 
 _STOPPING = (signal.SIGTERM, signal.SIGINT)
-# Faults of this process itself; SIGKILL and SIGSTOP, which no process can ignore; SIGCHLD and
-# SIGCONT, which do nothing to a process that runs and has no children.
+# Faults of this process; SIGKILL and SIGSTOP, which cannot be ignored; SIGCHLD and SIGCONT, which
+# have no effect on a running process without children.
 _LEFT = {
     signal.SIGABRT,
     signal.SIGBUS,
@@ -27,12 +27,12 @@ _LEFT = {
 
 
 def open_standard_descriptors() -> None:
-    """/dev/null for those of 0, 1 and 2 that are closed: else what we open next is one of them."""
+    """Opens /dev/null for closed descriptors 0 to 2, which the next open() would return."""
     for descriptor in range(3):
         try:
             os.fstat(descriptor)
         except OSError:
-            # The lowest that is free, which is this one.
+            # Returns the lowest free one, which is this one.
             os.open(os.devnull, os.O_RDWR)
     # Python has no streams for descriptors that were closed when it started.
     for descriptor, name in enumerate(("stdin", "stdout", "stderr")):
@@ -42,9 +42,9 @@ def open_standard_descriptors() -> None:
 
 
 def use_utf8() -> None:
-    """Starts the program over with UTF-8 for names of files, where the locale has another encoding.
+    """Restarts the program with UTF-8 for file names, if the locale has another encoding.
 
-    Paths in configuration files and in gRPC are UTF-8, whatever the locale is.
+    Paths in configuration files and in gRPC are UTF-8 in any locale.
     """
     if sys.getfilesystemencoding() != "utf-8" and not sys.flags.utf8_mode:
         environment = os.environ | {"PYTHONUTF8": "1"}
@@ -52,21 +52,21 @@ def use_utf8() -> None:
 
 
 def become_daemon() -> None:
-    """For a process that stays. Call it before a thread starts and before gRPC is loaded."""
+    """Prepares a process that stays. Call it before a thread starts and before gRPC is loaded."""
     _ignore_signals()
     os.umask(0o077)
-    # A file at RLIMIT_FSIZE refuses writes. RocksDB keeps a descriptor per file of 64 MiB.
+    # Writes beyond RLIMIT_FSIZE fail. RocksDB keeps a descriptor per file of 64 MiB.
     _raise_limit(resource.RLIMIT_FSIZE)
     _raise_limit(resource.RLIMIT_NOFILE)
     _settle_grpc()
 
 
 def _ignore_signals() -> None:
-    """All but those that stop the daemon and those that tell of a fault in it.
+    """Ignores all signals but those that stop the daemon and those of its faults.
 
     A terminal or shell that ends sends SIGHUP, logrotate SIGHUP or SIGUSR1, Ctrl-Z SIGTSTP: by
-    default they end or freeze a process that the machine may swap to. The log is stderr, so there
-    is none to open again.
+    default these end or freeze a process that the machine may swap to. The log is stderr, so no
+    log file needs reopening.
     """
     for number in signal.valid_signals() - _LEFT - set(_STOPPING):
         signal.signal(number, signal.SIG_IGN)
@@ -81,9 +81,9 @@ def _raise_limit(limit: int) -> None:
 
 
 def _settle_grpc() -> None:
-    # gRPC 1.51 hands an epoll set from thread to thread at every event; with the few descriptors of
-    # a daemon, poll is quicker: a fetched page took 2.1 instead of 3.4 times a raw TCP ping-pong.
+    # gRPC 1.51 passes its epoll set from thread to thread at every event. With few descriptors poll
+    # is faster: a fetch took 2.1 instead of 3.4 times a raw TCP ping-pong.
     os.environ.setdefault("GRPC_POLL_STRATEGY", "poll")
-    # gRPC writes its own lines to stderr from the threads that serve pages, and waits for them.
+    # gRPC writes to stderr from the threads that serve pages, and waits for it.
     os.environ["GRPC_VERBOSITY"] = "NONE"
     os.environ.pop("GRPC_TRACE", None)

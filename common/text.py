@@ -1,4 +1,4 @@
-"""Text for people and programs, made of names that are bytes."""
+"""Text from names that are bytes."""
 
 from __future__ import annotations
 
@@ -6,9 +6,9 @@ import os
 
 
 def utf8(name: str) -> str:
-    r"""A name of os.fsdecode(), as it is shown: bytes that are not UTF-8 as "\xff".
+    r"""A name of os.fsdecode() as UTF-8, with other bytes as "\xff".
 
-    Every name that the kernel gives passes here on its way into a message, a metric or an error:
-    protobuf and Prometheus refuse what is not UTF-8.
+    Names from the kernel pass here on their way into messages, metrics and errors, since protobuf
+    and Prometheus accept only UTF-8.
     """
     return name if name.isascii() else os.fsencode(name).decode(errors="backslashreplace")

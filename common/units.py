@@ -1,7 +1,7 @@
 """Sizes (`64MiB`) and durations (`500ms`) as operators write them, and back.
 
-Both are integers in one unit, bytes and milliseconds, with a type of their own so that the
-configuration decoder knows how to read them. Parsing is exact: no floats, no unit left out.
+Both are integers, of bytes and milliseconds, with types that the configuration decoder recognizes.
+Parsing is exact: no floats, no missing unit.
 """
 
 from __future__ import annotations
@@ -12,12 +12,12 @@ from typing import Self
 _BYTES_BY_UNIT = {"B": 1, "KiB": 1 << 10, "MiB": 1 << 20, "GiB": 1 << 30, "TiB": 1 << 40}
 _MS_BY_UNIT = {"ms": 1, "s": 1000, "m": 60_000, "h": 3_600_000, "d": 86_400_000}
 
-# A page of the kernel's, which is a slot of a swap device.
+# A page of the kernel, and a slot of a swap device.
 PAGE_BYTES = 4096
 
-# What the protocol's and the native core's 64-bit fields hold with a sign to spare.
+# Maximum of the signed 64-bit fields of protocol and native core.
 BYTES_MAX = (1 << 63) - 1
-# A year: longer is a slip of the pen, and milliseconds of it still fit 32-bit seconds anywhere.
+# A year: longer is a typing error, and its seconds fit 32 bits.
 MS_MAX = 366 * 86_400_000
 
 _QUANTITY = re.compile(r"([0-9]+)([A-Za-z]+)")
@@ -27,7 +27,7 @@ def _parse(text: object, units: dict[str, int], limit: int, kind: str, example: 
     match = _QUANTITY.fullmatch(text) if isinstance(text, str) else None
     if match is None or match[2] not in units:
         raise ValueError(f"{_quoted(text)} is not a {kind} such as {example}")
-    # A number of this many digits is over any limit; int() would refuse 5,000 of them.
+    # More digits exceed any limit; int() refuses 5,000 of them.
     if len(match[1]) > 20 or int(match[1]) * units[match[2]] > limit:
         raise ValueError(f"{_quoted(text)} is too large a {kind}")
     return int(match[1]) * units[match[2]]
@@ -42,7 +42,7 @@ class ByteSize(int):
 
     @classmethod
     def parse(cls, text: object) -> Self:
-        """Raises ValueError, whose message shows the text, for anything else."""
+        """Raises ValueError with the operator's message."""
         return cls(_parse(text, _BYTES_BY_UNIT, BYTES_MAX, "size", "64MiB"))
 
     def __str__(self) -> str:
@@ -54,7 +54,7 @@ class Milliseconds(int):
 
     @classmethod
     def parse(cls, text: object) -> Self:
-        """Raises ValueError, whose message shows the text, for anything else."""
+        """Raises ValueError with the operator's message."""
         return cls(_parse(text, _MS_BY_UNIT, MS_MAX, "duration", "2s or 500ms"))
 
     def __str__(self) -> str:
@@ -62,7 +62,7 @@ class Milliseconds(int):
 
 
 def _format(value: int, units: dict[str, int]) -> str:
-    amount = int(value)  # whose str() is plain digits, unlike that of our types
+    amount = int(value)  # whose str() is plain digits, unlike that of the types here
     for unit, factor in reversed(units.items()):
         if amount and amount % factor == 0:
             return f"{amount // factor}{unit}"

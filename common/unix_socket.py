@@ -1,8 +1,8 @@
-"""Unix sockets that appear in the file system complete: right mode, no race, no stale remains.
+"""Unix sockets that appear in the file system atomically, with the right mode.
 
-A socket is bound in a private directory beside its path, gets its mode there, and is renamed
-over the path, which also replaces what a killed daemon left behind in one step. A path that
-somebody serves, or that is no socket, is left alone: BindError.
+A socket is bound in a private directory beside its path, gets its mode there, and is renamed to the
+path, which also replaces a stale socket. A path that another process serves, or that is no socket,
+is not changed: BindError.
 """
 
 from __future__ import annotations
@@ -25,10 +25,7 @@ _CONNECT_TIMEOUT_S = 1.0
 
 @contextlib.contextmanager
 def published(path: Path, mode: int = 0o600) -> Iterator[Path]:
-    """Yields the path to bind to; on leaving, what was bound is at `path` with `mode`.
-
-    Raises BindError when `path` cannot be had.
-    """
+    """Yields the path to bind to; at exit the socket is at `path` with `mode`. Raises BindError."""
     _refuse_if_taken(path)
     try:
         path.parent.mkdir(mode=0o755, parents=True, exist_ok=True)
@@ -58,7 +55,7 @@ def listen(path: Path, mode: int = 0o600, backlog: int = 128) -> socket.socket:
 
 
 def remove(path: Path) -> None:
-    """Removes a socket of ours when it is no longer served."""
+    """Removes a socket after it was served."""
     path.unlink(missing_ok=True)
 
 

@@ -1,7 +1,7 @@
-"""Which farswap this is, and who answers: the ServerInfo of both daemons.
+"""Release, API version and the ServerInfo of both daemons.
 
-`API_VERSION` is raised by every incompatible change of proto/farswap/v1/*.proto; farswapctl
-refuses to interpret an answer that carries another.
+Every incompatible change of the admin services in proto/farswap/v1 raises `API_VERSION`; farswapctl
+refuses answers with another one.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ API_VERSION = 1
 
 
 def release() -> str:
-    """The release, e.g. "0.1.0"; "unpackaged" when run from a source tree."""
+    """The release, e.g. "0.1.0"; "unpackaged" in a source tree."""
     try:
         return metadata.version("farswap")
     except metadata.PackageNotFoundError:
@@ -25,14 +25,14 @@ def release() -> str:
 
 
 class Identity:
-    """One running program; made when it starts, since the uptime counts from there."""
+    """One run of a program; its uptime counts from the constructor."""
 
     def __init__(self, program: str) -> None:
         self._program = program
         self._started_ns = time.monotonic_ns()
 
     def server_info(self) -> types_pb2.ServerInfo:
-        """As of now."""
+        """The current ServerInfo."""
         return types_pb2.ServerInfo(
             program=self._program,
             version=release(),

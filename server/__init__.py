@@ -1,6 +1,6 @@
-"""farswap-server: a memory server. Pages are native (farswap.native.PageServer, a RocksDB store
-behind a gRPC service); this package is its daemon: configuration, life, admin service.
+"""farswap-server: the daemon of a memory server. Pages are served by farswap.native.PageServer, a
+gRPC service on RocksDB.
 
-`main` is the command line, `config` what server.toml may say, `daemon` the parts and their order,
+`main` is the command line, `config` the keys of server.toml, `daemon` the parts and their order,
 `admin_service` the ServerAdmin service.
 """

@@ -1,7 +1,6 @@
-"""The ServerAdmin service: protocol messages in and out, and nothing but that.
+"""The ServerAdmin service: only translation to and from protocol messages.
 
-Protobuf types stop here. The store's figures come from a worker thread, since its locks and a walk
-over its files may take a moment.
+A worker thread reads the store's figures, since its locks and a walk over its files take time.
 """
 
 from __future__ import annotations
@@ -23,7 +22,7 @@ if TYPE_CHECKING:
 
 SERVICE_NAME = pb.DESCRIPTOR.services_by_name["ServerAdmin"].full_name
 
-# Values of the store's stats() that are fields of ServerStatus; the others are its counters.
+# Values of the store's stats() that are fields of ServerStatus; the others are counters.
 _GAUGES = (
     "capacity_bytes",
     "used_bytes",
@@ -34,12 +33,12 @@ _GAUGES = (
     "pages",
     "garbage_bytes",
 )
-# Gauges that only /metrics has: `disk_problem` and the ballast say the same.
+# Only in /metrics: `disk_problem` and `ballast_bytes` replace them here.
 _ONLY_METRICS = ("ballast_bytes_max", "disk_full")
 
 
 class ServerAdminService(server_admin_pb2_grpc.ServerAdminServicer):
-    """One daemon's."""
+    """The service of one daemon."""
 
     def __init__(
         self,
@@ -59,7 +58,7 @@ class ServerAdminService(server_admin_pb2_grpc.ServerAdminServicer):
     async def Status(  # noqa: N802 - named by the protocol
         self, request: pb.ServerStatusRequest, context: _Context
     ) -> pb.ServerStatus:
-        """Everything at once."""
+        """The whole status."""
         return await asyncio.to_thread(self._status)
 
     def _status(self) -> pb.ServerStatus:

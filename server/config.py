@@ -1,4 +1,4 @@
-"""server.toml: every key of farswap-server with its type, default and range."""
+"""Keys of server.toml, with type, default and range."""
 
 # The decoder reads the annotations at run time: no `from __future__ import annotations` here.
 from collections.abc import Sequence
@@ -13,17 +13,17 @@ from farswap.common.config_sections import KEEPALIVE_DEFAULT, Keepalive
 from farswap.common.units import ByteSize, Milliseconds
 
 DEFAULT_CONFIG = Path("/etc/farswap/server.toml")
-# A full batch of the page protocol, 256 incompressible pages, always fits an empty store.
+# An empty store has room for a full batch: 256 incompressible pages.
 _Capacity = Annotated[ByteSize, Within("2MiB", "1048576TiB")]
 _BlockCache = Annotated[ByteSize, Within("1MiB", "1024TiB")]
-# Hosts send a sign of life each fifth of it; the server's clock ticks each 100 ms.
+# Hosts send a heartbeat each fifth of it; the server's clock ticks every 100 ms.
 _OwnerLease = Annotated[Milliseconds, Within("500ms", "10m")]
-# Silence is saved by the minute.
+# Silence is saved in minutes.
 EXPIRE_AFTER_MS_MIN = 60_000
 
 
 class ExpireAfter(Milliseconds):
-    """A time span of a minute at least, or 0, which is written "off": never."""
+    """At least a minute, or 0, written "off"."""
 
     @classmethod
     def parse(cls, text: object) -> Self:
@@ -39,7 +39,7 @@ class ExpireAfter(Milliseconds):
 
 
 class ServerSection(Section, frozen=True):
-    """[server]: the page protocol. `advertise` is what hosts are told; default: `listen`."""
+    """[server]: the page protocol. Hosts use `advertise`; default: `listen`."""
 
     listen: Address
     advertise: Address | None = None
@@ -48,7 +48,7 @@ class ServerSection(Section, frozen=True):
 
 
 class StoreSection(Section, frozen=True):
-    """[store]: the pages. `capacity` counts live compressed pages; files need more room."""
+    """[store]: the pages. `capacity` is for live compressed pages; files need more room."""
 
     path: str
     capacity: _Capacity
@@ -56,13 +56,13 @@ class StoreSection(Section, frozen=True):
 
 
 class VolumesSection(Section, frozen=True):
-    """[volumes]: what becomes of the volumes of hosts that are silent."""
+    """[volumes]: expiry of silent hosts' volumes."""
 
     expire_after: ExpireAfter = ExpireAfter(7 * 86_400_000)
 
 
 class AdminSection(Section, frozen=True):
-    """[admin]: where farswapctl and health checks connect."""
+    """[admin]: address for farswapctl and health checks."""
 
     listen: Address = SERVER_ADMIN
     keepalive: Keepalive = KEEPALIVE_DEFAULT

@@ -1,11 +1,10 @@
 """farswap-server: the parts of the daemon, in the order in which they start and stop.
 
-Start: store and page service (native: they serve from then on), admin service with health,
-metrics, ready line. Stop: the reverse, so that health turns NOT_SERVING before the first page is
-refused; then the streams end, and the store is flushed and closed, which keeps the next start
-short.
+Start: store and page service (native, serve from then on), admin service with health, metrics,
+ready line. Stop: the reverse. Health turns NOT_SERVING before the first page is refused; then the
+streams end, and the store is flushed and closed, which makes the next start fast.
 
-A SIGKILL at any point loses no page that was acknowledged: see native/store/page_store.h.
+SIGKILL loses no acknowledged page: see native/store/page_store.h.
 """
 
 from __future__ import annotations
@@ -37,17 +36,17 @@ if TYPE_CHECKING:
 
 _log = log.logger("server")
 
-# For the requests under way at a stop. A page under way takes microseconds, a stalled one seconds.
+# For requests in progress at a stop, which take microseconds, or seconds if stalled.
 _STOP_GRACE_MS = 2000
 _WATCH_EVERY_S = 2.0
 
 
 def native_pages(config: ServerConfig) -> PageServer:
-    """The store and page service of `config`, serving. Raises StartError."""
+    """Starts store and page service. Raises StartError."""
     try:
-        from farswap import native  # noqa: PLC0415 - tests run the daemon on pages of their own
+        from farswap import native  # noqa: PLC0415 - tests run the daemon without it
     except ImportError as error:
-        raise StartError(f"the native core cannot be loaded: {error}") from error
+        raise StartError(f"failed to load the native core: {error}") from error
     _make_directory(Path(config.store.path))
     try:
         return native.PageServer(
@@ -64,7 +63,7 @@ def native_pages(config: ServerConfig) -> PageServer:
 
 
 def run(config: ServerConfig, make_pages: PagesFactory = native_pages) -> None:
-    """Serves until a signal. Raises an error of farswap's tree when the start fails."""
+    """Serves until a signal. Raises an error of farswap's tree if the start fails."""
     log.configure(config.log.format)
     lifecycle.run(_serve(config, make_pages))
 
@@ -115,12 +114,12 @@ async def _start(
 
 
 def _make_directory(path: Path) -> None:
-    """The store's own directory. Its parent must exist: a typing error must not fill a disk."""
+    """Creates the store's directory. Its parent must exist: a typing error must not fill a disk."""
     try:
         path.mkdir(mode=0o700, exist_ok=True)
     except FileExistsError as error:
-        raise StartError(f"store {path}: is not a directory") from error
+        raise StartError(f"store.path {path}: not a directory") from error
     except FileNotFoundError as error:
-        raise StartError(f"store {path}: there is no directory {path.parent}") from error
+        raise StartError(f"store.path {path}: no directory {path.parent}; create it") from error
     except OSError as error:
-        raise StartError(f"store {path}: {error.strerror}") from error
+        raise StartError(f"store.path {path}: {error.strerror}") from error

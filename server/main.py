@@ -17,7 +17,7 @@ PROGRAM = "farswap-server"
 @click.command(context_settings={"help_option_names": ["-h", "--help"]})
 @cli.daemon_options
 def command(config: Path | None, check_config: bool, overrides: tuple[str, ...]) -> None:
-    """Keep other machines' cold pages in memory and on disk, and give them back.
+    """Run a memory server: keep cold pages of other hosts in memory and on disk.
 
     \b
     Examples:
@@ -30,7 +30,7 @@ def command(config: Path | None, check_config: bool, overrides: tuple[str, ...])
         click.echo(f"{path}: good")
         return
     startup.become_daemon()
-    # Only now: importing the daemon loads grpc, which a wrong configuration does not need.
+    # Imported late: it loads grpc, which a configuration check does not need.
     from farswap.server import daemon  # noqa: PLC0415
 
     daemon.run(loaded)

@@ -1,4 +1,4 @@
-"""What farswap-server tells Prometheus: the store's figures, and its volumes by host and device."""
+"""Metrics of farswap-server: figures of the store, and its volumes by host and device."""
 
 from __future__ import annotations
 
@@ -14,24 +14,24 @@ if TYPE_CHECKING:
     from farswap.native import PageServer
     from prometheus_client import Metric
 
-# Values of the store's stats() that are no counters.
+# Values of the store's stats() that are not counters.
 _GAUGES = {
-    "capacity_bytes": "How many bytes of pages are accepted.",
-    "used_bytes": "Bytes of live pages as kept, keys included.",
-    "disk_bytes": "Files of the store.",
-    "disk_free_bytes": "Free bytes of the store's file system, for the server's user.",
-    "disk_reserve_bytes": "With fewer bytes free, the store takes no pages.",
-    "disk_full": "1 while the store takes no pages, as its disk is full or fails.",
-    "ballast_bytes": "Files that hold room on the disk for what the store has accepted.",
-    "ballast_bytes_max": "The same when they are whole.",
-    "pages": "Live pages.",
-    "garbage_bytes": "Pages of devices that were started anew, being deleted.",
-    "writes_stopped": "1 while the store takes no pages, as it is behind with its files.",
+    "capacity_bytes": "Maximum bytes of live pages.",
+    "used_bytes": "Bytes of live pages, including keys.",
+    "disk_bytes": "Bytes of the store's files.",
+    "disk_free_bytes": "Bytes free for the server on the store's file system.",
+    "disk_reserve_bytes": "Bytes free below which the store refuses pages.",
+    "disk_full": "1 while the store refuses pages because its disk is full or failing.",
+    "ballast_bytes": "Bytes of the ballast, which reserves disk space for accepted pages.",
+    "ballast_bytes_max": "Bytes of the whole ballast.",
+    "pages": "Number of live pages.",
+    "garbage_bytes": "Bytes of garbage volumes that are being deleted.",
+    "writes_stopped": "1 while the store refuses pages because compaction is behind.",
 }
 
 
 class PagesMetrics(Collector):
-    """Collected at every scrape, one at a time, on a thread that may wait."""
+    """Collected at every scrape, on a thread that may wait."""
 
     def __init__(self, pages: PageServer) -> None:
         self._pages = pages
@@ -46,7 +46,7 @@ class PagesMetrics(Collector):
         yield from self._volumes()
 
     def _volumes(self) -> Iterator[Metric]:
-        # Of the earlier incarnations of one device there may be several.
+        # A device may have several earlier incarnations.
         pages: Counter[tuple[str, str, str]] = Counter()
         bytes_: Counter[tuple[str, str, str]] = Counter()
         silent: dict[tuple[str, str], float] = {}
@@ -61,20 +61,26 @@ class PagesMetrics(Collector):
                     expires[of[:2]] = volume.expires_in_ms / 1000
         labels = ["host", "device", "state"]
         yield metrics.gauges(
-            "farswap_server_volume_pages", "Pages of a host's device.", labels, pages.items()
+            "farswap_server_volume_pages",
+            "Number of pages of a host's device.",
+            labels,
+            pages.items(),
         )
         yield metrics.gauges(
-            "farswap_server_volume_bytes", "The same in bytes.", labels, bytes_.items()
+            "farswap_server_volume_bytes",
+            "Bytes of pages of a host's device.",
+            labels,
+            bytes_.items(),
         )
         yield metrics.gauges(
             "farswap_server_volume_silent_seconds",
-            "Since a live volume's host was heard, while servers ran on the store.",
+            "Time since the volume's host was heard, while servers ran on the store.",
             labels[:2],
             silent.items(),
         )
         yield metrics.gauges(
             "farswap_server_volume_expires_seconds",
-            "Until it is deleted, if its host stays silent. None with volumes.expire_after = off.",
+            "Time until the volume of a silent host is deleted. Absent if expire_after is off.",
             labels[:2],
             expires.items(),
         )

@@ -1,6 +1,6 @@
-"""Ends the volumes of hosts that are silent for too long, and logs what befalls owners.
+"""Deletes expired volumes of silent hosts, and logs changes of owners.
 
-A volume is named a day before it ends, or when half of a shorter time is left.
+The log warns a day before a volume expires, or when half of a shorter time is left.
 """
 
 from __future__ import annotations
@@ -19,24 +19,24 @@ _WARN_MS = 86_400_000
 
 
 class OwnerWatch:
-    """Of one store; look() is called every few seconds, by one thread at a time."""
+    """Watch of one store. look() runs every few seconds, in one thread at a time."""
 
     def __init__(self, pages: PageServer) -> None:
         self._pages = pages
         self._warned: set[int] = set()
 
     def look(self) -> None:
-        """Logs what has changed since the last time."""
+        """Logs changes since the last call."""
         for event in self._pages.watch_owners():
-            _tell(event)
+            _log_event(event)
         ending = {
             volume.volume_id: volume for volume in self._pages.volumes() if _ends_soon(volume)
         }
         for volume_id in ending.keys() - self._warned:
             volume = ending[volume_id]
             _log.warning(
-                "a volume will be deleted: its host is silent; to keep it, start farswap-host there"
-                " or raise volumes.expire_after",
+                "volume will expire because its host is silent;"
+                " to keep it, start farswap-host there or raise volumes.expire_after",
                 volume=f"{volume.host_id}/{volume.device}",
                 owner=who(volume.owner),
                 silent=_minutes(volume.silent_ms),
@@ -46,7 +46,7 @@ class OwnerWatch:
 
 
 def who(owner: Owner) -> str:
-    """For people: the machine's name and the address that its volume was opened from."""
+    """Name and address of the machine that opened the volume."""
     return f"{owner.host_name or 'unnamed'} ({owner.address or 'unknown address'})"
 
 
@@ -57,24 +57,24 @@ def _ends_soon(volume: Volume) -> bool:
     return left_ms <= min(_WARN_MS, (left_ms + volume.silent_ms) // 2)
 
 
-def _tell(event: OwnerEvent) -> None:
+def _log_event(event: OwnerEvent) -> None:
     volume = f"{event.host_id}/{event.device}"
     if event.kind == "expired":
         _log.warning(
-            "deleting a volume: its host was silent for volumes.expire_after",
+            "deleting volume: its host was silent for volumes.expire_after",
             volume=volume,
             owner=who(event.before),
         )
     elif event.kind == "displaced":
         _log.warning(
-            "a live owner was displaced by a take-over",
+            "take-over displaced a live owner",
             volume=volume,
             owner=who(event.before),
             by=who(event.after),
         )
     else:
         _log.info(
-            "a volume has another owner",
+            "volume has a new owner",
             volume=volume,
             before=who(event.before),
             owner=who(event.after),

@@ -89,7 +89,7 @@ def test_a_memory_server_whose_disk_is_full_is_told_of_and_costs_no_page(
             while "the disk is full or failing" not in server.log():
                 time.sleep(0.1)
             subprocess.run(["mount", "-o", "remount,size=1g", str(disk)], check=True)
-            while "the disk takes pages again" not in server.log():
+            while "accepting pages again: the disk works" not in server.log():
                 host.ctl("tier", "writeback", "--bytes", "64KiB")
             for first in range(0, len(noise), 64 * PAGE_BYTES):
                 read = client.read(first, 64 * PAGE_BYTES)

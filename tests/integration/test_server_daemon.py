@@ -134,10 +134,10 @@ def test_taken_ports_are_told(memory_server: MakeServer, config: Path) -> None:
 def test_a_store_path_without_parent_is_refused(config: Path, tmp_path: Path) -> None:
     refused = run_server(config, "--set", f"store.path={tmp_path}/no/such")
     assert refused.returncode == 1
-    assert f"there is no directory {tmp_path}/no" in refused.stderr
+    assert f"no directory {tmp_path}/no; create it" in refused.stderr
     refused = run_server(config, "--set", f"store.path={config}")
     assert refused.returncode == 1
-    assert f"store {config}: is not a directory" in refused.stderr
+    assert f"store.path {config}: not a directory" in refused.stderr
 
 
 def test_a_store_that_is_not_one_is_refused_untouched(config: Path, tmp_path: Path) -> None:

@@ -44,7 +44,7 @@ def test_a_live_owner_is_named_and_is_displaced_by_an_operator_alone(
     assert 6 * 86_400_000 < volume["expires_in_ms"] <= 7 * 86_400_000
     with PageClient(server.pages, incarnation=b"k" * 16) as other:
         assert other.open(host_name="k.example", take_over=True).status == pb.OPEN_STATUS_OK
-    wait_for_log(server, "a live owner was displaced by a take-over")
+    wait_for_log(server, "take-over displaced a live owner")
     assert 'owner="first.example (127.0.0.1)" by="k.example (127.0.0.1)"' in server.log()
 
 

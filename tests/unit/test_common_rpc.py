@@ -166,7 +166,7 @@ async def test_another_version_or_program_is_refused(running: Running) -> None:
         return running.client.status(running.stub.Status, pb.HostStatusRequest())
 
     running.servicer.api_version = API_VERSION + 1
-    with pytest.raises(errors.VersionMismatchError, match=f"speaks API version {API_VERSION + 1}"):
+    with pytest.raises(errors.VersionMismatchError, match=f"has API version {API_VERSION + 1}"):
         await asyncio.to_thread(status)
     running.servicer.program = "farswap-server"
     with pytest.raises(errors.VersionMismatchError, match="not a farswap-host but farswap-server"):

@@ -62,7 +62,7 @@ def test_a_volume_is_named_once_a_day_before_it_is_deleted(pages: Pages) -> None
     assert pages.silent_for(6 * _DAY_MS - 1) == []
     (line,) = pages.silent_for(6 * _DAY_MS)
     assert line["level"] == "warning"
-    assert "will be deleted" in line["event"]
+    assert "will expire" in line["event"]
     assert (line["volume"], line["deleted_in"]) == ("host/swap0", "1d")
     assert line["owner"] == "first.example (10.0.0.7)"
     assert pages.silent_for(6 * _DAY_MS + 5000) == []
@@ -91,9 +91,9 @@ def test_volumes_that_never_end_and_garbage_are_not_warned_of(pages: Pages) -> N
 @pytest.mark.parametrize(
     ("kind", "level", "event"),
     [
-        ("displaced", "warning", "a live owner was displaced by a take-over"),
-        ("succeeded", "info", "a volume has another owner"),
-        ("expired", "warning", "deleting a volume: its host was silent for volumes.expire_after"),
+        ("displaced", "warning", "take-over displaced a live owner"),
+        ("succeeded", "info", "volume has a new owner"),
+        ("expired", "warning", "deleting volume: its host was silent for volumes.expire_after"),
     ],
 )
 def test_what_befalls_an_owner_is_logged_with_its_name(

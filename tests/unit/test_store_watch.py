@@ -52,7 +52,7 @@ def test_a_full_disk_is_logged_once_with_its_problem_and_so_is_its_end(store: St
     assert store.told() == []
     store.problem = ""
     (line,) = store.told()
-    assert (line["level"], line["event"]) == ("info", "the disk takes pages again")
+    assert (line["level"], line["event"]) == ("info", "accepting pages again: the disk works")
     assert store.told() == []
     store.problem = "the file system is mounted read-only"
     assert store.told()[0]["level"] == "error"
@@ -67,5 +67,5 @@ def test_a_store_at_its_capacity_is_told_once_until_a_part_of_it_is_free(store: 
         assert store.told(puts_full=1, used_bytes=990) == []
     (line,) = store.told(used_bytes=900)
     assert line["level"] == "info"
-    assert "room for pages again" in line["event"]
+    assert "accepting pages again: below store.capacity" in line["event"]
     assert store.told(used_bytes=900) == []
