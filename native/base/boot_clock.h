@@ -1,5 +1,4 @@
-// CLOCK_BOOTTIME: it goes only forward, also while the machine is suspended, and no step of the
-// wall clock changes it.
+// CLOCK_BOOTTIME: monotonic, counts suspended time, and independent of the wall clock.
 #pragma once
 
 #include <cstdint>
@@ -7,7 +6,7 @@
 
 namespace farswap {
 
-/// Milliseconds since the machine booted.
+/// Milliseconds since boot.
 inline std::uint64_t BootMilliseconds() {
   timespec now;
   clock_gettime(CLOCK_BOOTTIME, &now);

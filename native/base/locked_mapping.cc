@@ -24,21 +24,21 @@ Result<std::unique_ptr<LockedMapping>> LockedMapping::Create(std::size_t bytes,
   void* address = mmap(nullptr, length, PROT_READ | PROT_WRITE,
                        MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
   if (address == MAP_FAILED) {
-    return Error{"cannot map " + std::to_string(length) + " bytes for the " + name + ": " +
+    return Error{"failed to map " + std::to_string(length) + " bytes for the " + name + ": " +
                  std::strerror(errno)};
   }
   if (huge) madvise(address, length, MADV_HUGEPAGE);
 #ifdef PR_SET_VMA
   prctl(PR_SET_VMA, PR_SET_VMA_ANON_NAME, address, length, ("farswap-" + name).c_str());
 #endif
-  // The mapping must never be copied into a child, whose exit would then be slow and whose
-  // copy-on-write faults would allocate.
+  // A child must not copy the mapping: its exit would be slow, and copy-on-write faults would
+  // allocate.
   madvise(address, length, MADV_DONTFORK);
   const bool locked = mlock(address, length) == 0;
   if (!locked && madvise(address, length, MADV_POPULATE_WRITE) != 0) {
     const int reason = errno;
     munmap(address, length);
-    return Error{"cannot populate " + std::to_string(length) + " bytes for the " + name + ": " +
+    return Error{"failed to populate " + std::to_string(length) + " bytes for the " + name + ": " +
                  std::strerror(reason)};
   }
   return std::unique_ptr<LockedMapping>(

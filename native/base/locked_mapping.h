@@ -1,5 +1,4 @@
-// Memory that the data path may touch without ever faulting: mapped, populated and, where the
-// limits allow, locked when it is made.
+// Memory that never faults: mapped, populated and, if the limits allow it, locked.
 #pragma once
 
 #include <cstddef>
@@ -11,7 +10,7 @@
 namespace farswap {
 
 /// One anonymous mapping, zero-filled and populated, unmapped by the destructor.
-/// Transparent huge pages are asked for; whether the lock was granted is told by `locked()`.
+/// Requests transparent huge pages. `locked()`: whether the lock was granted.
 class LockedMapping {
  public:
   static Result<std::unique_ptr<LockedMapping>> Create(std::size_t bytes, const std::string& name);

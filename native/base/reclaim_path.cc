@@ -45,14 +45,15 @@ int SetDefaultThreadStack() {
 std::vector<ReclaimProtection> EnterReclaimPath() {
   std::vector<ReclaimProtection> report;
   report.push_back(Outcome("thread_stacks", SetDefaultThreadStack(),
-                           "every thread locks a stack of the default size"));
-  report.push_back(Outcome("io_flusher", prctl(PR_SET_IO_FLUSHER, 1, 0, 0, 0) == 0 ? 0 : errno,
-                           "needs CAP_SYS_RESOURCE; an allocation of ours may wait for our swap"));
+                           "each thread locks a stack of the default size"));
+  report.push_back(
+      Outcome("io_flusher", prctl(PR_SET_IO_FLUSHER, 1, 0, 0, 0) == 0 ? 0 : errno,
+              "grant CAP_SYS_RESOURCE; allocations of the daemon may wait for its own swap"));
   report.push_back(Outcome("memlock", mlockall(MCL_CURRENT | MCL_FUTURE) == 0 ? 0 : errno,
-                           "raise LimitMEMLOCK or grant CAP_IPC_LOCK; our own pages may be "
-                           "swapped to ourselves, which can deadlock"));
+                           "raise LimitMEMLOCK or grant CAP_IPC_LOCK; the daemon's pages may be "
+                           "swapped to its own device, which can deadlock"));
   report.push_back(Outcome("oom_score_adj", WriteOomScore(),
-                           "needs CAP_SYS_RESOURCE; the OOM killer may choose this daemon"));
+                           "grant CAP_SYS_RESOURCE; the OOM killer may kill the daemon"));
   return report;
 }
 

@@ -1,4 +1,4 @@
-// Results that carry an error message: nothing in the native core throws across bind/.
+// Results with an error message. Native code throws no exceptions across bind/.
 #pragma once
 
 #include <cassert>
@@ -8,7 +8,7 @@
 
 namespace farswap {
 
-/// What went wrong, in words for the operator.
+/// What failed, for the operator.
 struct Error {
   std::string message;
 };

@@ -11,7 +11,7 @@ std::thread StartThread(const std::string& name, std::function<void()> body) {
   sigset_t all;
   sigset_t before;
   sigfillset(&all);
-  // The child inherits the mask, so no signal can reach it in between.
+  // The new thread inherits the mask, so it never receives a signal.
   pthread_sigmask(SIG_SETMASK, &all, &before);
   std::thread thread(std::move(body));
   pthread_sigmask(SIG_SETMASK, &before, nullptr);

@@ -1,4 +1,5 @@
-// Threads of the native core: named, with small stacks, and deaf to signals (Python handles them).
+// Threads of the native core: named, with small stacks, and all signals blocked (Python handles
+// them).
 #pragma once
 
 #include <cstddef>
@@ -8,10 +9,10 @@
 
 namespace farswap {
 
-/// Stack of every thread started after EnterReclaimPath(). gRPC and RocksDB threads live in it too.
+/// Stack size of threads started after EnterReclaimPath(), including those of gRPC and RocksDB.
 inline constexpr std::size_t kThreadStackBytes = std::size_t{512} << 10;
 
-/// Starts a thread named `name` (15 characters are kept) that runs `body` with all signals blocked.
+/// Starts a thread `name` (at most 15 characters) that runs `body` with all signals blocked.
 std::thread StartThread(const std::string& name, std::function<void()> body);
 
 }  // namespace farswap

@@ -10,10 +10,11 @@ namespace farswap::bind {
 
 Result<std::unique_ptr<Engine>> Engine::Create(EngineConfig config) {
   std::unique_ptr<Engine> engine(new Engine);
-  // A fresh, empty slot table: pages that servers hold of an earlier one are garbage.
+  // The slot table is new, so servers' pages of an earlier one are garbage.
   const auto wanted = static_cast<ssize_t>(engine->incarnation_.size());
   if (getrandom(engine->incarnation_.data(), engine->incarnation_.size(), 0) != wanted) {
-    return Error{std::string("no random bytes for the incarnation: ") + std::strerror(errno)};
+    return Error{std::string("failed to get random bytes for the incarnation: ") +
+                 std::strerror(errno)};
   }
   config.cluster.incarnation = engine->incarnation_;
   config.cluster.slots = config.tier.slots;
@@ -40,7 +41,7 @@ AttributionState Engine::Attribute(std::uint32_t device_major, std::uint32_t dev
   }
   attribution_ = std::move(made.value());
   attribution_problem_ = attribution_->problem();
-  // Words before notices: the tier decides about a notice by the slot's word.
+  // Words before free notifications, which the tier checks against the slot's word.
   tier_->UseSlotWords(attribution_->words());
   attribution_->StartNotifying([this](tier::SlotIndex slot) { return tier_->OnSlotFree(slot); });
   return StateLocked();
@@ -84,8 +85,8 @@ void Engine::SetLabel(tier::CgroupId id) {
 
 void Engine::Stop() {
   StopAttribution();
-  // Sockets first, so that nobody starts anything new; then the network, so that nobody waits for
-  // it; then everything can be joined at once.
+  // Sockets first, so that no request starts; then the network, so that no thread waits for it;
+  // then all threads can be joined.
   if (connections_) connections_->CloseAll();
   if (cluster_) cluster_->Stop();
   if (tier_) tier_->StopWriteback();

@@ -1,5 +1,5 @@
 // A host's data path as one object: NBD connections -> tier -> memory servers, and the BPF programs
-// that tell the tier whose pages it has.
+// that attribute pages to cgroups.
 #pragma once
 
 #include <array>
@@ -23,25 +23,25 @@ struct EngineConfig {
   remote::ClusterConfig cluster;  // incarnation and slots are filled in by Create()
 };
 
-/// How pages are attributed to cgroups now.
+/// The source of attribution in use.
 struct AttributionState {
   std::string source;     // "bpf", "label" or "root"
-  std::string free_hook;  // the kernel's function by which frees are seen; "" when they are not
-  std::string problem;    // of the last attempt by BPF; "" when there was none
+  std::string free_hook;  // the hooked kernel function that frees slots; "" if none
+  std::string problem;    // of the last attempt to use BPF; "" if none
   bpf::AttributionCounters counters;
 };
 
-/// Owns the three layers and the order in which they start and stop.
+/// Owns the three layers; starts and stops them in order.
 class Engine {
  public:
   static Result<std::unique_ptr<Engine>> Create(EngineConfig config);
   ~Engine() { Stop(); }
 
-  /// First the stores and fetches under way are failed, then their connections end. Idempotent.
+  /// Fails stores and fetches in progress, then ends connections. Idempotent.
   void Stop();
 
-  /// Attributes what is swapped out to a device from now on by BPF, instead of any other device.
-  /// What cannot be had is a problem of the state, and pages are attributed as well as they can be.
+  /// Attributes pages swapped out to this device by BPF from now on, in place of any earlier
+  /// device. If the kernel refuses, the state has the problem, and the next best source is used.
   AttributionState Attribute(std::uint32_t device_major, std::uint32_t device_minor,
                              const std::string& pin_directory, bool free_hook);
   void StopAttribution();

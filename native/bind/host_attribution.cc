@@ -1,4 +1,4 @@
-// Of HostEngine: where it learns whose page each slot holds.
+// HostEngine: attribution of pages to cgroups.
 #include <nanobind/stl/pair.h>
 
 #include <string>
@@ -13,7 +13,7 @@ using DeviceNumber = std::pair<std::uint32_t, std::uint32_t>;
 
 void BindRecord(nb::module_& m) {
   using State = AttributionState;
-  nb::class_<State>(m, "Attribution", "Where the owners of pages are learnt from.")
+  nb::class_<State>(m, "Attribution", "Source of attribution.")
       .def_ro("source", &State::source)
       .def_ro("free_hook", &State::free_hook)
       .def_ro("problem", &State::problem)
@@ -41,17 +41,18 @@ void BindHostAttribution(nb::module_& m, nb::class_<HostEngine>& engine) {
             return self.engine().Attribute(device.first, device.second, pin_directory, free_hook);
           },
           NoGil(), "device"_a, "pin_directory"_a, "free_hook"_a,
-          "Attributes what is swapped out to the device (major, minor) by BPF from now on, and has "
-          "freed slots told. What the kernel refuses is in the answer's `problem`.")
+          "Attributes pages swapped out to the device (major, minor) by BPF from now on, and "
+          "enables "
+          "free notifications. If the kernel refuses, `problem` of the answer says why.")
       .def(
           "attribution", [](HostEngine& self) { return self.engine().attribution(); }, NoGil(),
-          "The source in use.")
+          "Source in use.")
       .def(
           "stop_attribution", [](HostEngine& self) { self.engine().StopAttribution(); }, NoGil(),
-          "Takes the programs out of the kernel. Idempotent.")
+          "Removes the programs from the kernel. Idempotent.")
       .def(
           "set_label", [](HostEngine& self, tier::CgroupId id) { self.engine().SetLabel(id); },
-          NoGil(), "id"_a, "The cgroup of pages that nothing else attributes; 0: the root group.");
+          NoGil(), "id"_a, "Cgroup of pages that BPF does not attribute; 0: the root group.");
 }
 
 }  // namespace farswap::bind

@@ -46,7 +46,7 @@ void BindHostEngine(nb::module_& m) {
   using NoGil = nb::call_guard<nb::gil_scoped_release>;
   BindRecords(m);
   m.def("enter_reclaim_path", &EnterReclaimPath,
-        "Makes this process fit for the kernel's reclaim path. Call it before any thread starts.");
+        "Prepares this process for the reclaim path. Call it before any thread starts.");
   nb::class_<HostEngine> engine(
       m, "HostEngine", "A host's data path: NBD connections, the local tier, memory servers.");
   BindHostTier(m, engine);
@@ -56,21 +56,21 @@ void BindHostEngine(nb::module_& m) {
                     std::vector<std::string>, std::string, std::string, bool>(),
            nb::kw_only(), "slots"_a, "pool_bytes_max"_a, "accept_threshold_percent"_a,
            "store_wait_ms"_a, "fetch_wait_ms"_a, "servers"_a, "host_id"_a, "device"_a,
-           "take_over"_a, "Starts the engine's threads. RuntimeError says what cannot be had.")
+           "take_over"_a, "Starts the engine's threads. RuntimeError if a resource is missing.")
       .def_prop_ro("incarnation", &HostEngine::Incarnation,
-                   "16 random bytes that live and die with the slot table.")
+                   "16 random bytes that identify the slot table.")
       .def("serve", &HostEngine::Serve, "fd"_a, "initial"_a, "peer"_a,
-           "Serves a stream socket whose NBD handshake is done; takes the descriptor over in any "
-           "case. `initial`: bytes that the client sent behind the handshake. Returns the id.")
-      .def("connections", &HostEngine::Connections, NoGil(), "The connections being served.")
+           "Serves a stream socket after its NBD handshake; always takes over the descriptor. "
+           "`initial`: bytes that the client sent after the handshake. Returns the id.")
+      .def("connections", &HostEngine::Connections, NoGil(), "Connections being served.")
       .def("close_connection", &HostEngine::CloseConnection, NoGil(), "id"_a,
-           "Ends a connection; False if there is none of this id.")
+           "Ends a connection; False if the id is unknown.")
       .def("wait_connection", &HostEngine::WaitConnection, NoGil(), "id"_a, "timeout_ms"_a,
-           "Waits until a connection has ended; False at the timeout.")
-      .def("servers", &HostEngine::Servers, NoGil(), "The memory servers as seen from here.")
+           "Waits until a connection has ended; False on timeout.")
+      .def("servers", &HostEngine::Servers, NoGil(), "Memory servers, as seen by this host.")
       .def("stop", &HostEngine::Stop, NoGil(),
-           "Ends connections, sessions and threads. The engine can only be asked for its stats "
-           "afterwards. Idempotent.");
+           "Ends connections, sessions and threads. Afterwards only stats() may be called. "
+           "Idempotent.");
 }
 
 }  // namespace farswap::bind

@@ -1,6 +1,6 @@
-// HostEngine for Python: the host's data path. Its methods are bound in three files: host_engine.cc
-// has connections and servers, host_tier.cc what concerns the tier and its cgroups,
-// host_attribution.cc where it learns whose pages it has.
+// HostEngine for Python: the host's data path. host_engine.cc binds its methods for connections and
+// servers, host_tier.cc those for the tier and its cgroups, host_attribution.cc those for
+// attribution.
 #pragma once
 
 #include <nanobind/nanobind.h>
@@ -29,7 +29,7 @@ struct SlotExplanation {
   std::string server;
 };
 
-/// What Python holds. Every method that may wait or take a lock of the data path gives up the GIL.
+/// Methods that may wait or take a lock of the data path release the GIL.
 class HostEngine {
  public:
   HostEngine(std::uint64_t slots, std::uint64_t pool_bytes_max,
@@ -81,7 +81,8 @@ class HostEngine {
 
   SlotExplanation Explain(std::uint64_t slot) {
     if (slot >= engine_->tier().slots()) {
-      throw nb::index_error(("slot " + std::to_string(slot) + " is beyond the device's " +
+      throw nb::index_error(("slot " + std::to_string(slot) +
+                             " is beyond the end of the device: it has " +
                              std::to_string(engine_->tier().slots()) + " slots")
                                 .c_str());
     }
@@ -97,10 +98,10 @@ class HostEngine {
 /// Adds HostEngine, its records and enter_reclaim_path() to the module.
 void BindHostEngine(nb::module_& m);
 
-/// Adds what concerns the tier and its cgroups.
+/// Adds the methods for the tier and its cgroups.
 void BindHostTier(nb::module_& m, nb::class_<HostEngine>& engine);
 
-/// Adds what concerns the attribution of pages to cgroups.
+/// Adds the methods for attribution.
 void BindHostAttribution(nb::module_& m, nb::class_<HostEngine>& engine);
 
 }  // namespace farswap::bind

@@ -1,4 +1,4 @@
-// What Python may do with a host's tier: look at it, write back, and tell it about cgroups.
+// HostEngine: statistics, writeback, cgroups and settings of the tier.
 #include <nanobind/stl/optional.h>
 #include <nanobind/stl/pair.h>
 #include <nanobind/stl/string.h>
@@ -19,7 +19,7 @@ using NamedCompressor = std::pair<std::string, int>;
 
 tier::Compressor CompressorFrom(const std::string& codec, int level) {
   if (codec != "lz4" && codec != "zstd") {
-    throw nb::value_error(("\"" + codec + "\" is no compressor: lz4 and zstd are").c_str());
+    throw nb::value_error(("\"" + codec + "\" is not a compressor; use lz4 or zstd").c_str());
   }
   const tier::Compressor compressor{codec == "lz4" ? tier::Codec::kLz4 : tier::Codec::kZstd, level};
   const Outcome valid = tier::Validate(compressor);
@@ -38,7 +38,7 @@ std::optional<std::uint64_t> OptionalLimit(std::uint64_t limit) {
   return limit;
 }
 
-// By name, and by the names of /proc/vmstat where they mean the same.
+// By name, and under the equivalent names of /proc/vmstat.
 nb::dict CounterDict(const tier::CounterValues& values) {
   nb::dict counters;
   for (std::size_t i = 0; i < tier::kCounterCount; ++i) {
@@ -92,13 +92,13 @@ void Configure(HostEngine& self, tier::CgroupId id, std::optional<std::uint64_t>
   if (compressor) settings.compressor = CompressorFrom(compressor->first, compressor->second);
   nb::gil_scoped_release release;
   if (!self.tier().ConfigureCgroup(id, settings)) {
-    throw std::runtime_error("no room for another group of pages");
+    throw std::runtime_error("too many cgroups have pages or settings");
   }
 }
 
 void SetRecompression(HostEngine& self, const std::string& codec, int level) {
   if (codec.empty()) return self.tier().SetRecompression(std::nullopt);
-  if (codec != "zstd") throw nb::value_error("entries are recompressed with zstd alone");
+  if (codec != "zstd") throw nb::value_error("recompression supports only zstd");
   self.tier().SetRecompression(CompressorFrom(codec, level));
 }
 
@@ -114,7 +114,7 @@ void SetLimits(HostEngine& self, std::uint64_t pool_limit_bytes, std::uint32_t p
 
 std::vector<tier::CgroupId> SlotOwners(HostEngine& self, std::uint64_t first, std::uint64_t count) {
   if (first + count > self.tier().slots() || first + count < first) {
-    throw nb::index_error("slots beyond the end of the device");
+    throw nb::index_error("slots are beyond the end of the device");
   }
   std::vector<tier::CgroupId> owners(count);
   nb::gil_scoped_release release;
@@ -123,18 +123,18 @@ std::vector<tier::CgroupId> SlotOwners(HostEngine& self, std::uint64_t first, st
 }
 
 void BindGroups(nb::module_& m) {
-  nb::class_<tier::LatencyStats>(m, "Latency", "Loads by the time they took.")
+  nb::class_<tier::LatencyStats>(m, "Latency", "Loads by duration.")
       .def_prop_ro(
           "buckets",
           [](const tier::LatencyStats& self) {
             return std::vector<std::uint64_t>(self.buckets.begin(), self.buckets.end());
           },
-          "Bucket i: loads that took less than 2**i us and not less than 2**(i-1); last: the rest.")
+          "Bucket i: loads of at least 2**(i-1) and less than 2**i us; the last one: all longer "
+          "ones.")
       .def_ro("sum_ns", &tier::LatencyStats::sum_ns);
   using Group = tier::GroupStats;
   nb::class_<Group>(m, "CgroupRecord",
-                    "What the tier knows of a cgroup; the root group's has id 0 "
-                    "unless it was placed.")
+                    "State of a cgroup in the tier. The root group has id 0 until it is placed.")
       .def_ro("id", &Group::id)
       .def_ro("parent", &Group::parent)
       .def_ro("placed", &Group::placed)
@@ -202,14 +202,14 @@ void BindHostTier(nb::module_& m, nb::class_<HostEngine>& engine) {
   BindRecords(m);
   BindGroups(m);
   m.def("counter_help", &CounterHelp, nb::sig("def counter_help() -> dict[str, str]"),
-        "What each counter of the tier counts, by name.");
+        "Help texts of the tier's counters, by name.");
   engine
       .def("stats", &Stats, nb::sig("def stats(self) -> dict[str, int]"),
            "Gauges and counters of the tier by name.")
       .def("explain", &HostEngine::Explain, "slot"_a,
-           "Where a slot's page is; reads it, also from a server, to verify it. IndexError.")
+           "State of a slot's page; reads the page, also from a server, to verify it. IndexError.")
       .def("slot_owners", &SlotOwners, "first"_a, "count"_a,
-           "The cgroup's id of each slot's page; 0: empty, or the root group's. IndexError.")
+           "Cgroup id of each slot's page; 0: empty, or the root group. IndexError.")
       .def(
           "start_writeback",
           [](HostEngine& self, std::uint64_t bytes, tier::CgroupId cgroup,
@@ -217,8 +217,8 @@ void BindHostTier(nb::module_& m, nb::class_<HostEngine>& engine) {
             return self.tier().StartManualWriteback({bytes, cgroup, older_than_s});
           },
           NoGil(), "bytes"_a, "cgroup"_a = 0, "older_than_s"_a = 0,
-          "Starts to write back the coldest pages, `bytes` before compression, of a cgroup and its "
-          "descendants (0: of all) and stored at least so long ago. False: a job runs.")
+          "Starts writeback of the coldest pages, `bytes` before compression, of a cgroup and its "
+          "descendants (0: all), stored at least `older_than_s` ago. False if a job is running.")
       .def(
           "cancel_writeback", [](HostEngine& self) { self.tier().CancelManualWriteback(); },
           NoGil())
@@ -230,22 +230,23 @@ void BindHostTier(nb::module_& m, nb::class_<HostEngine>& engine) {
           [](HostEngine& self, tier::CgroupId cgroup, std::uint64_t pages,
              std::uint32_t older_than_s) { self.tier().ShrinkAhead(cgroup, pages, older_than_s); },
           NoGil(), "cgroup"_a, "pages"_a, "older_than_s"_a,
-          "Writes back a cgroup's own coldest pages when nothing is more urgent.")
+          "Writes back a cgroup's coldest pages, without its descendants, at low priority.")
       .def(
           "cgroups", [](HostEngine& self) { return self.tier().Groups(); }, NoGil(),
-          "Every group that has pages or was placed or configured, the root group first.")
+          "All groups with pages, a place or settings, the root group first.")
       .def(
           "place_cgroup",
           [](HostEngine& self, tier::CgroupId id, tier::CgroupId parent) {
             return self.tier().PlaceCgroup(id, parent);
           },
           NoGil(), "id"_a, "parent"_a,
-          "Puts a cgroup below another that was placed (0: below the root; its own id: it is the "
-          "root). False: the parent was not, or the cgroup is elsewhere already, or no room.")
+          "Places a cgroup below a placed parent (0: the root; its own id: it is the root). False "
+          "if "
+          "the parent is not placed, the cgroup has another parent, or there are too many groups.")
       .def(
           "remove_cgroup",
           [](HostEngine& self, tier::CgroupId id) { self.tier().RemoveCgroup(id); }, NoGil(),
-          "id"_a, "The cgroup is gone: its pages, also those to come, are its parent's.")
+          "id"_a, "Removes a cgroup; its pages, including later ones, are reparented.")
       .def("configure_cgroup", &Configure, "id"_a, nb::kw_only(), "pool_limit_bytes"_a.none(),
            "writeback"_a, "remote_pages_max"_a.none(), "compressor"_a.none(),
            "Sets all of a cgroup's settings. ValueError; RuntimeError: too many cgroups.")
@@ -254,14 +255,16 @@ void BindHostTier(nb::module_& m, nb::class_<HostEngine>& engine) {
           [](HostEngine& self, const std::string& codec, int level) {
             self.tier().SetCompressor(CompressorFrom(codec, level));
           },
-          "codec"_a, "level"_a, "Of stores from now on: lz4 and acceleration, or zstd and level.")
+          "codec"_a, "level"_a,
+          "Compressor of later stores: lz4 with acceleration, or zstd with level.")
       .def("set_recompress", &SetRecompression, "codec"_a, "level"_a,
-           "What entries are compressed with before they are sent; \"\": sent as they are.")
+           "Compressor of entries before they are sent; \"\": none.")
       .def("set_packing", &SetPacking, "on"_a,
-           "Whether cold neighbours are sent as bundles of up to 16 pages and come back together. "
-           "RuntimeError: memory cannot be had.")
+           "Whether cold neighbours are sent as bundles of up to 16 pages. RuntimeError if memory "
+           "is "
+           "short.")
       .def("set_limits", &SetLimits, "pool_limit_bytes"_a, "accept_threshold_percent"_a,
-           "ValueError: out of range, or more than was allocated at start.");
+           "ValueError if out of range, or more than was allocated at start.");
 }
 
 }  // namespace farswap::bind

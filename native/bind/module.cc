@@ -1,5 +1,5 @@
-// farswap.native: what Python sees of the native core. The files of this folder check arguments,
-// release the GIL and turn errors into exceptions; they hold no logic.
+// farswap.native: the Python module of the native core. The files of this folder check arguments,
+// release the GIL and turn errors into exceptions; they have no other logic.
 #include <nanobind/nanobind.h>
 
 #include "bind/host_engine.h"

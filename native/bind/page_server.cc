@@ -80,7 +80,7 @@ void BindPageServer(nb::module_& m) {
   nb::class_<store::Owner>(m, "Owner", "A run of a host daemon that has a volume open.")
       .def_ro("host_name", &store::Owner::host_name)
       .def_ro("address", &store::Owner::address);
-  nb::class_<store::VolumeInfo>(m, "Volume", "One host's device, as kept here.")
+  nb::class_<store::VolumeInfo>(m, "Volume", "A host's device on this server.")
       .def_ro("volume_id", &store::VolumeInfo::volume_id)
       .def_ro("host_id", &store::VolumeInfo::host_id)
       .def_ro("device", &store::VolumeInfo::device)
@@ -90,26 +90,26 @@ void BindPageServer(nb::module_& m) {
       .def_ro("bytes", &store::VolumeInfo::bytes)
       .def_ro("garbage", &store::VolumeInfo::garbage, "Being deleted in the background.")
       .def_ro("intact", &store::VolumeInfo::intact,
-              "False: pages may be missing, and the owner has not been told yet.")
+              "False: pages may be missing, and the owner was not yet informed.")
       .def_ro("owner", &store::VolumeInfo::owner)
-      .def_ro("live", &store::VolumeInfo::live, "The owner was heard within the lease.")
+      .def_ro("live", &store::VolumeInfo::live, "Whether the owner was heard within the lease.")
       .def_prop_ro(
           "silent_ms", [](const store::VolumeInfo& it) { return it.silence.count(); },
-          "Since the owner was heard, while servers ran.")
+          "Time since the owner was heard, while servers ran.")
       .def_prop_ro("expires_in_ms", &ExpiresInMs, "None: never.");
-  nb::class_<store::OwnerEvent>(m, "OwnerEvent", "What befell the owner of a volume.")
+  nb::class_<store::OwnerEvent>(m, "OwnerEvent", "A change of a volume's owner.")
       .def_prop_ro("kind", &KindOf, "displaced, succeeded or expired")
       .def_ro("host_id", &store::OwnerEvent::host_id)
       .def_ro("device", &store::OwnerEvent::device)
       .def_ro("before", &store::OwnerEvent::before)
       .def_ro("after", &store::OwnerEvent::after);
   nb::class_<store::PageServer>(m, "PageServer",
-                                "A store of pages and its gRPC service, on threads of its own. "
-                                "Raises RuntimeError when it cannot be opened or cannot listen.")
+                                "A page store and its gRPC service, with their threads. "
+                                "RuntimeError if it cannot open the store or cannot listen.")
       .def(nb::new_(&CreateServer), nb::kw_only(), nb::arg("listen"), nb::arg("path"),
            nb::arg("capacity_bytes"), nb::arg("block_cache_bytes"), nb::arg("keepalive_ms"),
            nb::arg("owner_lease_ms"), nb::arg("expire_after_ms"))
-      .def_prop_ro("port", &store::PageServer::port, "The bound one.")
+      .def_prop_ro("port", &store::PageServer::port, "Bound port.")
       .def_prop_ro("uuid", [](const store::PageServer& it) { return Bytes(it.uuid()); })
       .def_prop_ro("run_id", [](const store::PageServer& it) { return Bytes(it.run_id()); })
       .def_prop_ro(
@@ -117,13 +117,14 @@ void BindPageServer(nb::module_& m) {
           "A ServerState of the page protocol.")
       .def("watch_owners", &store::PageServer::WatchOwners,
            nb::call_guard<nb::gil_scoped_release>(),
-           "Ends volumes whose hosts are silent for too long; returns what befell owners since the "
-           "last time.")
+           "Deletes volumes of hosts that are silent for too long; returns changes of owners since "
+           "the "
+           "last call.")
       .def("stats", &Stats, nb::sig("def stats(self) -> dict[str, int]"),
            "Gauges and counters, by name.")
       .def("disk_problem", &store::PageServer::DiskProblem,
            nb::call_guard<nb::gil_scoped_release>(),
-           "Why the store's disk takes no pages; empty if it does.")
+           "Why the store refuses pages; empty if it accepts them.")
       .def("volumes", &store::PageServer::Volumes, nb::call_guard<nb::gil_scoped_release>())
       .def(
           "stop",

@@ -1,4 +1,4 @@
-// The memory server as Python sees it.
+// PageServer for Python.
 #pragma once
 
 #include <nanobind/nanobind.h>

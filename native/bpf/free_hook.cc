@@ -8,7 +8,7 @@
 namespace farswap::bpf {
 namespace {
 
-// swap_range_free lives on in later kernels, called by those above it: they come first.
+// Newer kernels still have swap_range_free, called by those above it; so they come first.
 constexpr std::array kHooks{
     FreeHook{"swap_entries_free", 4},
     FreeHook{"swap_entry_range_free", 4},

@@ -1,14 +1,14 @@
-// Which function of the running kernel frees swap slots. It has had another name and other
-// arguments every few releases; all frees of an area go through it, under a lock that keeps the
-// slot from being allocated again until it returns:
+// The function of the running kernel that frees swap slots. Its name and arguments change every few
+// releases. All frees of a swap area go through it, under a lock that delays the slot's next
+// allocation until it returns:
 //
 //   6.1 - 6.8    swap_range_free(area, slot, pages)
 //   6.9 - 6.12   swap_entry_range_free(area, entry, pages)
 //   6.13 - 6.15  swap_entry_range_free(area, cluster, entry, pages)
 //   6.16 -       swap_entries_free(area, cluster, entry, pages)
 //
-// Not __mem_cgroup_uncharge_swap, which all of them have: with version 1 cgroups it is also called
-// when a page is read, and dropping pages by it lost some.
+// Not __mem_cgroup_uncharge_swap, which all of them have: with version 1 cgroups the kernel also
+// calls it when it reads a page, and a page dropped then may be read again.
 #pragma once
 
 #include <optional>
@@ -22,9 +22,8 @@ struct FreeHook {
   int arguments;
 };
 
-/// The hook of the kernel that `kernel_types` (BTF) describes; none if it has no known one. The
-/// functions of the table above are told apart by name, number of arguments, and the swap area
-/// coming first.
+/// The hook of the kernel that `kernel_types` (BTF) describes; nullopt if it has none of the above.
+/// They are recognized by name, number of arguments, and the swap area as first argument.
 std::optional<FreeHook> ChooseFreeHook(const btf* kernel_types);
 
 }  // namespace farswap::bpf

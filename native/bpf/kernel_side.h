@@ -1,5 +1,5 @@
-// What the programs in the kernel and the daemon agree on, beside the slot word of
-// tier/slot_words.h. Read as C by the one and as C++ by the other.
+// Types shared by the BPF programs (C) and the daemon (C++), besides the slot word of
+// tier/slot_words.h.
 #pragma once
 
 #include <linux/types.h>
@@ -12,7 +12,7 @@ struct AttributionSettings {
 };
 enum { kAttributionLayout = 1 };
 
-/* "Bits of dirty[dirty_word] are set, and were all clear before." */
+/* Bits of dirty[dirty_word] were set, after all had been clear. */
 struct SlotFreeEvent {
   __u64 marked_ns; /* CLOCK_MONOTONIC */
   __u64 dirty_word;

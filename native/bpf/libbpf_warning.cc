@@ -11,7 +11,7 @@
 namespace farswap::bpf {
 namespace {
 
-// The first warning is the cause; later ones are its consequences and the verifier's protocol.
+// The first warning is the cause; later ones are its consequences and the verifier's log.
 thread_local std::string first_warning;
 
 __attribute__((format(printf, 2, 0))) int Catch(libbpf_print_level level, const char* format,
@@ -40,8 +40,8 @@ std::string LibbpfWarning::Explain(const std::string& what, int error_number) co
   const std::string error = std::strerror(error_number);
   if (first_warning.empty()) return what + ": " + error;
   // Most warnings end with the error.
-  const bool told = first_warning.find(error) != std::string::npos;
-  return what + ": " + (told ? first_warning : error + " (" + first_warning + ")");
+  const bool has_error = first_warning.find(error) != std::string::npos;
+  return what + ": " + (has_error ? first_warning : error + " (" + first_warning + ")");
 }
 
 }  // namespace farswap::bpf

@@ -1,11 +1,11 @@
-// libbpf explains failures to stderr. Here it tells them to whoever asks, who may tell an operator.
+// Turns libbpf's explanations of failures, which go to stderr by default, into error messages.
 #pragma once
 
 #include <string>
 
 namespace farswap::bpf {
 
-/// Catches what libbpf warns of on this thread as long as it lives. One at a time on a thread.
+/// Catches libbpf's warnings on this thread during its lifetime. One at a time per thread.
 class LibbpfWarning {
  public:
   LibbpfWarning();
@@ -13,7 +13,7 @@ class LibbpfWarning {
   LibbpfWarning(const LibbpfWarning&) = delete;
   LibbpfWarning& operator=(const LibbpfWarning&) = delete;
 
-  /// `what`, the error of this number, and the first line of libbpf's own explanation.
+  /// `what`, the text of the error number, and the first line of libbpf's explanation.
   std::string Explain(const std::string& what, int error_number) const;
 };
 

@@ -1,4 +1,4 @@
-// The compiled slot_words.bpf.c, as a part of this library: there is no file to find at run time.
+// The compiled slot_words.bpf.c, embedded into this library.
 #pragma once
 
 #include <span>

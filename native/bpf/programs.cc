@@ -28,7 +28,7 @@ struct CloseObject {
 };
 using Object = std::unique_ptr<bpf_object, CloseObject>;
 
-// Every descriptor of Programs with the name of its pin; the free link comes last.
+// All descriptors of Programs with the names of their pins; the free link is last.
 struct Named {
   const char* name;
   FileDescriptor Programs::*descriptor;
@@ -42,7 +42,7 @@ constexpr std::array kNamed{
 constexpr const char* kSettingsMap = ".rodata";
 
 AttributionSettings SettingsOf(const ProgramsConfig& config) {
-  // MINORBITS of the kernel, which is not how dev_t is laid out for programs.
+  // MINORBITS of the kernel; user space has another layout of dev_t.
   constexpr int kMinorBits = 20;
   return {kAttributionLayout, config.device_major << kMinorBits | config.device_minor};
 }
@@ -58,7 +58,7 @@ bpf_program* FreeProgram(bpf_object* object, int arguments) {
   return bpf_object__find_program_by_name(object, name);
 }
 
-// Returns 0 or the number of an error.
+// Returns 0 or an error number.
 int Prepare(bpf_object* object, const ProgramsConfig& config) {
   const AttributionSettings settings = SettingsOf(config);
   bpf_map* const settings_map = bpf_object__find_map_by_name(object, kSettingsMap);
@@ -114,10 +114,11 @@ bool Matches(const Programs& pinned, const ProgramsConfig& config) {
 Result<FreeHook> RunningKernelFreeHook() {
   const LibbpfWarning warning;
   btf* const types = btf__load_vmlinux_btf();
-  if (types == nullptr) return Error{warning.Explain("no types of the running kernel", errno)};
+  if (types == nullptr)
+    return Error{warning.Explain("failed to read the types of the running kernel (BTF)", errno)};
   const std::optional<FreeHook> hook = ChooseFreeHook(types);
   btf__free(types);
-  if (!hook) return Error{"this kernel has no function that is known to free swap slots"};
+  if (!hook) return Error{"this kernel has no known function that frees swap slots"};
   return *hook;
 }
 
@@ -128,9 +129,9 @@ Result<Programs> LoadPrograms(const ProgramsConfig& config) {
   options.object_name = "farswap";
   const std::span<const unsigned char> file = ObjectFile();
   const Object object(bpf_object__open_mem(file.data(), file.size(), &options));
-  if (object == nullptr) return Error{warning.Explain("the BPF object cannot be read", errno)};
+  if (object == nullptr) return Error{warning.Explain("failed to read the BPF object", errno)};
   if (const int error = Prepare(object.get(), config); error != 0) {
-    return Error{warning.Explain("the BPF programs cannot be prepared", error)};
+    return Error{warning.Explain("failed to prepare the BPF programs", error)};
   }
   if (const int error = -bpf_object__load(object.get()); error != 0) {
     return Error{warning.Explain("the kernel refused the BPF programs", error)};
@@ -160,7 +161,7 @@ Result<Programs> LoadPrograms(const ProgramsConfig& config) {
 
 std::string PinPath(const std::string& pin_directory, const ProgramsConfig& config) {
   if (pin_directory.empty()) return "";
-  // Its last part may be ours to make, in a bpffs.
+  // The last component may be missing; it is created in a bpffs.
   const std::string parent = pin_directory.substr(0, pin_directory.find_last_of('/'));
   if (!IsBpffs(pin_directory) && !IsBpffs(parent)) return "";
   return pin_directory + "/" + std::to_string(config.device_major) + "-" +

@@ -34,7 +34,7 @@ std::uint64_t NowNs() {
          static_cast<std::uint64_t>(now.tv_nsec);
 }
 
-// A kernel that refuses the free hook, at whatever step, may still let us attribute.
+// A kernel that refuses the free hook at any step may still allow attribution.
 Result<Programs> LoadAsFarAsPossible(ProgramsConfig* config, std::string* problem) {
   auto loaded = LoadPrograms(*config);
   if (loaded.ok() || !config->free_hook) return loaded;
@@ -61,7 +61,7 @@ Result<std::unique_ptr<SlotAttribution>> SlotAttribution::Create(
   if (pinned) {
     attribution->programs_ = std::move(*pinned);
   } else {
-    // First the old ones out, so that they do not count what the new ones count.
+    // Remove old programs first, else both would count.
     if (!attribution->pins_.empty()) Unpin(attribution->pins_);
     auto loaded = LoadAsFarAsPossible(&wanted, &attribution->problem_);
     if (!loaded.ok()) return loaded.error();
@@ -75,7 +75,8 @@ Result<std::unique_ptr<SlotAttribution>> SlotAttribution::Create(
     if (!made.ok()) {
       attribution->pins_.clear();
       if (attribution->problem_.empty()) {
-        attribution->problem_ = "a restart will lose attribution: " + made.error().message;
+        attribution->problem_ =
+            "pins failed, so a restart will lose attribution: " + made.error().message;
       }
     }
   }
@@ -90,14 +91,14 @@ Outcome SlotAttribution::MapShared(std::uint64_t slots) {
     return mmap(nullptr, words * sizeof(std::uint64_t), protection, MAP_SHARED, fd.get(), 0);
   };
   void* const words = map(programs_.slots, slots_, PROT_READ);
-  if (words == MAP_FAILED) return Error{warning.Explain("the slot words cannot be mapped", errno)};
+  if (words == MAP_FAILED) return Error{warning.Explain("failed to map the slot words", errno)};
   words_ = static_cast<const std::atomic<tier::SlotWord>*>(words);
   if (free_hook_.empty()) return std::monostate{};
   void* const dirty = map(programs_.dirty, dirty_words_, PROT_READ | PROT_WRITE);
-  if (dirty == MAP_FAILED) return Error{warning.Explain("the dirty bits cannot be mapped", errno)};
+  if (dirty == MAP_FAILED) return Error{warning.Explain("failed to map the dirty bits", errno)};
   dirty_ = static_cast<std::atomic<std::uint64_t>*>(dirty);
   ring_ = ring_buffer__new(programs_.events.get(), &TakeEvent, this, nullptr);
-  if (ring_ == nullptr) return Error{warning.Explain("the events cannot be mapped", errno)};
+  if (ring_ == nullptr) return Error{warning.Explain("failed to map the ring of events", errno)};
   stop_event_ = FileDescriptor(eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK));
   if (!stop_event_.open()) return Error{std::string("eventfd: ") + std::strerror(errno)};
   return std::monostate{};
@@ -144,7 +145,7 @@ void SlotAttribution::Run() {
 
 void SlotAttribution::Sweep() {
   for (std::uint64_t word = 0; word < dirty_words_ && !stopping_.load(); ++word) {
-    // Looking first leaves the cache line to the kernel's processors where nothing is to be done.
+    // Reading first leaves clean cache lines shared with the kernel's processors.
     if (dirty_[word].load(std::memory_order_relaxed) != 0) TakeDirtyWord(word, false);
   }
 }
@@ -158,8 +159,8 @@ int SlotAttribution::TakeEvent(void* self, void* event, std::size_t /*bytes*/) {
 }
 
 void SlotAttribution::TakeDirtyWord(std::uint64_t dirty_word, bool prompt) {
-  // Before the slots' words are read: what is freed after this sets its bit again. The exchange
-  // pairs with the kernel's, which comes after the word was changed.
+  // Clear the bits before the words are read: a later free sets its bit again. The exchange pairs
+  // with the kernel's fetch-or, which follows its change of the word.
   std::uint64_t bits = dirty_[dirty_word].exchange(0, std::memory_order_acq_rel);
   const auto slots = static_cast<std::uint64_t>(std::popcount(bits));
   notified_.fetch_add(slots, std::memory_order_relaxed);

@@ -1,14 +1,13 @@
-// Knows of each slot of one swap device whose page it holds and whether the kernel still wants it,
-// by programs in the running kernel (slot_words.bpf.c).
+// Attributes each slot of one swap device to a cgroup and reports freed slots, by programs in the
+// running kernel (slot_words.bpf.c).
 //
-// The words are in memory that this process shares with the kernel: reading one is a load. Freed
-// slots are told by events; a thread, fs-slot-free, takes them and calls back for each slot. It
-// clears a slot's dirty bit before it calls back, so that a free after the bit was cleared is told
-// again; the callback reads the slot's word, which may have changed since the free it is called
-// for, and decides (Tier::OnSlotFree). Once a second the thread looks through all dirty bits for
-// those whose event found no room. An event that is never told only leaks a page.
+// The words are in memory shared with the kernel: reading one is a load. Events report freed slots;
+// the thread fs-slot-free receives them and calls back for each slot. It clears the slot's dirty
+// bit before, so that a later free sends another event. The callback reads the slot's word, which
+// may have changed since the free, and decides (Tier::OnSlotFree). Once a second the thread scans
+// all dirty bits for events that the full ring dropped. A lost event only leaks a page.
 //
-// All of this may be refused by the kernel, wholly or in part; nothing here is needed to serve.
+// The kernel may refuse all or part of this; the daemon serves pages without it.
 #pragma once
 
 #include <atomic>
@@ -32,9 +31,9 @@ struct SlotAttributionConfig {
   std::uint32_t device_major = 0;
   std::uint32_t device_minor = 0;
   std::uint64_t slots = 0;
-  /// In a bpffs: the programs are left there for a daemon that starts anew. Empty: nowhere.
+  /// Directory of a bpffs in which the programs outlive the daemon. Empty: no pins.
   std::string pin_directory;
-  /// Whether freed slots are to be told.
+  /// Whether freed slots are reported.
   bool free_notifications = true;
 };
 
@@ -42,40 +41,39 @@ struct SlotAttributionConfig {
 struct AttributionCounters {
   std::uint64_t bios = 0;           // swap writes of the device
   std::uint64_t pages = 0;          // pages in them
-  std::uint64_t unattributed = 0;   // of these, pages whose cgroup the kernel did not know
-  std::uint64_t freed = 0;          // slots that the kernel gave up
-  std::uint64_t events = 0;         // events that told of them, each of up to 64 slots
-  std::uint64_t ring_full = 0;      // events that found no room
-  std::uint64_t notified = 0;       // slots called back for, by this process
-  std::uint64_t notified_late = 0;  // of these, not within kPromptNs
+  std::uint64_t unattributed = 0;   // of these, pages without a known cgroup
+  std::uint64_t freed = 0;          // slots that the kernel freed
+  std::uint64_t events = 0;         // events, each for up to 64 freed slots
+  std::uint64_t ring_full = 0;      // events dropped by the full ring
+  std::uint64_t notified = 0;       // callbacks of this process
+  std::uint64_t notified_late = 0;  // of these, later than kPromptNs
 };
 
 class SlotAttribution {
  public:
-  /// Of a freed slot; runs on the thread fs-slot-free. True: its page was dropped.
+  /// Called for a freed slot, on the thread fs-slot-free. True: its page was dropped.
   using OnSlotFree = std::function<bool(tier::SlotIndex)>;
 
   static constexpr std::uint64_t kPromptNs = 100'000'000;
 
-  /// Starts attribution, so that words are right of all that is swapped out from now on. The error
-  /// says why the kernel does not let us.
+  /// Starts attribution of pages that are swapped out from now on. The error says what the kernel
+  /// refused.
   static Result<std::unique_ptr<SlotAttribution>> Create(const SlotAttributionConfig& config);
-  /// Takes the programs out of the kernel, with their pins. Nobody may use words() any more.
+  /// Removes the programs and their pins from the kernel. Invalidates words().
   ~SlotAttribution();
   SlotAttribution(const SlotAttribution&) = delete;
   SlotAttribution& operator=(const SlotAttribution&) = delete;
 
   /// One word per slot, written by the kernel.
   const std::atomic<tier::SlotWord>* words() const { return words_; }
-  /// The kernel's function by which frees are seen; empty when they are not.
+  /// The hooked kernel function that frees slots; empty if none.
   const std::string& free_hook() const { return free_hook_; }
-  /// What was asked for and is missing, and why; empty: nothing.
+  /// Requested features that are missing, and why; empty if none.
   const std::string& problem() const { return problem_; }
 
-  /// Starts to tell of freed slots, also of those freed before, of which the tier drops those that
-  /// it has seen stored. No effect without a free hook.
+  /// Starts callbacks for freed slots, including those freed before. No effect without a free hook.
   void StartNotifying(OnSlotFree on_slot_free);
-  /// When it returns the callback runs no more. Idempotent.
+  /// Stops callbacks; none runs after it returns. Idempotent.
   void StopNotifying();
 
   AttributionCounters counters() const;
@@ -90,7 +88,7 @@ class SlotAttribution {
   static int TakeEvent(void* self, void* event, std::size_t bytes);
 
   Programs programs_;
-  std::string pins_;  // empty: none
+  std::string pins_;  // empty if none
   std::string free_hook_;
   std::string problem_;
 
