@@ -1,4 +1,4 @@
-// Counters of the memory server, one per reason, monotonic since the process started.
+// Counters of the memory server, one per reason, since the process started.
 #pragma once
 
 #include <array>
@@ -27,7 +27,7 @@ inline const char* CounterName(Counter counter) {
   return kNames[static_cast<std::size_t>(counter)];
 }
 
-/// Shared by all threads of a server. Relaxed: a counter orders nothing.
+/// Shared by all threads of a server. Relaxed: counters order no other memory access.
 class Counters {
  public:
   void Add(Counter counter, std::uint64_t n = 1) {

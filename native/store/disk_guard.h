@@ -1,7 +1,8 @@
-// Looks after the disk of a store: its room, and writing again after the disk was full or failed.
+// Watches the disk of a store, and makes the store writable again after the disk was full or
+// failed.
 //
-// One thread, "fs-disk", looks at the disk a few times a second. While the store cannot be written
-// to it tries to repair that, less and less often, and at once when there is room again.
+// One thread, "fs-disk", checks the disk a few times a second. While the store is not writable it
+// tries to repair that, with growing intervals, and at once when there is room again.
 #pragma once
 
 #include <condition_variable>
@@ -16,18 +17,18 @@ namespace farswap::store {
 
 class DiskGuard {
  public:
-  /// `write_error` returns why nothing can be written, or nothing; `repair` tries to change that.
+  /// `write_error` returns why the store is not writable, or ""; `repair` tries to change that.
   struct Store {
     std::function<Room::CompactionNeeds()> compaction_needs;
     std::function<std::string()> write_error;
     std::function<void()> repair;
   };
 
-  /// Looks once.
+  /// Checks the disk once.
   DiskGuard(Room* room, Store store);
   ~DiskGuard();
 
-  /// Why no pages are accepted, for operators; empty if they are.
+  /// Why the store refuses pages, for operators; empty if it accepts them.
   std::string problem() const;
 
  private:

@@ -1,9 +1,8 @@
-// Deletes the pages of garbage volumes in the background, one volume after another.
+// Deletes the pages of garbage volumes in the background, one volume after the other.
 //
-// For each: files that lie wholly in its range of keys are dropped, the rest of the range is
-// covered by one range deletion, and a compaction of the range (rate-limited with all background
-// work) gives the space back. The volume's record goes last, so that a crash at any point only
-// means that the next start does it again.
+// For each volume it drops files wholly in its range of keys, deletes the rest of the range, and
+// compacts it (rate-limited with all background work) to free the space. It deletes the volume's
+// record last: after a crash, the next start repeats the work.
 #pragma once
 
 #include <atomic>
@@ -22,10 +21,10 @@ class GarbageCollector {
  public:
   /// Starts the thread "fs-garbage".
   GarbageCollector(Rocks* rocks, VolumeTable* volumes, Counters* counters);
-  /// Leaves what is under way to the next start.
+  /// Leaves unfinished work to the next start.
   ~GarbageCollector();
 
-  /// A volume has become garbage.
+  /// Call it when a volume has become garbage.
   void Wake();
 
  private:
@@ -38,7 +37,7 @@ class GarbageCollector {
   Counters* counters_;
   std::mutex mutex_;
   std::condition_variable changed_;
-  bool woken_ = true;                  // a start looks once
+  bool woken_ = true;                  // check once at the start
   std::atomic<bool> stopping_{false};  // also cancels a compaction
   std::thread thread_;
 };

@@ -16,7 +16,7 @@ Id NewId() {
   return id;
 }
 
-// Empty if it cannot be read: then no boot is the same as another.
+// Empty if unreadable, which equals no other boot.
 std::string ReadBootId(const std::string& path) {
   std::ifstream file(path);
   std::string id;

@@ -1,8 +1,8 @@
-// Which store this is, and whether the pages that it acknowledged are all there.
+// Identity of a store, and whether it has all pages that it acknowledged.
 //
-// Pages are written without fsync: the machine's end may take back what the kernel had not written
-// yet. The store keeps the id of the boot in which it was last open, and whether it was closed,
-// with everything synced. Another boot without that means that pages may be missing.
+// Pages are written without fsync, so a crash of the machine may lose some. The store has the id of
+// the boot in which it was last open, and whether it was then closed, with all data synced. After
+// another boot without a close, pages may be missing.
 #pragma once
 
 #include <string>
@@ -15,19 +15,19 @@ namespace farswap::store {
 
 class Identity {
  public:
-  /// Reads the store's record, or makes one for a new store. Nothing is written yet.
+  /// Reads the store's record, or makes one for a new store. Writes nothing.
   static Result<Identity> Load(Rocks* rocks, const std::string& boot_id_path);
 
   const Id& uuid() const { return record_.uuid; }
-  /// Of this run.
+  /// Id of this run.
   const Id& run_id() const { return run_id_; }
-  /// False: pages may be missing, and the volumes are not marked so yet.
+  /// False: pages may be missing, and the volumes are not yet marked so.
   bool intact() const { return intact_; }
   void NoteMarked() { intact_ = true; }
 
-  /// Adds the record of a store that is open in this boot.
+  /// Adds the record of an open store.
   void AddOpen(Rocks* rocks, rocksdb::WriteBatch* batch);
-  /// Adds the record of a store all of whose pages are synced.
+  /// Adds the record of a store with all pages synced.
   void AddClosed(Rocks* rocks, rocksdb::WriteBatch* batch);
 
  private:

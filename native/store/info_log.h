@@ -8,8 +8,8 @@
 
 namespace farswap::store {
 
-/// Warnings and errors, in `path`/LOG and, once that is large, LOG.old. Lines that cannot be
-/// written are lost: RocksDB's own logger ends the process at the second one.
+/// Warnings and errors, in `path`/LOG, rotated to LOG.old. Drops lines that cannot be written:
+/// RocksDB's logger aborts the process at the second one.
 std::shared_ptr<rocksdb::Logger> MakeInfoLog(const std::string& path);
 
 }  // namespace farswap::store

@@ -1,5 +1,4 @@
-// Up to 256 objects read from RocksDB at once, with buffers that each thread keeps: in the steady
-// state a batch allocates nothing here.
+// Reads up to 256 objects from RocksDB at once, into per-thread buffers: no allocation per batch.
 #pragma once
 
 #include <rocksdb/db.h>

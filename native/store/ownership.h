@@ -1,8 +1,8 @@
-// Who may open a volume: the rules alone, without a store, a clock or a transport.
+// The rules for opening a volume, without a store, a clock or a transport.
 //
-// A live owner is never displaced, except by an operator's word (take_over), or by a process that
-// has adopted the slot table of the same incarnation and so carries a higher takeover_count. An
-// owner is live as long as the server has heard it within the lease.
+// A live owner is never displaced, except by an operator (take_over), or by a process that has
+// adopted the slot table of the same incarnation and has a higher takeover_count. An owner is live
+// if the server has heard it within the lease.
 #pragma once
 
 #include <chrono>
@@ -15,36 +15,36 @@
 namespace farswap::store {
 
 struct LeaseConfig {
-  std::chrono::milliseconds owner_lease{10000};  // an owner that is silent for longer is gone
-  std::chrono::milliseconds expire_after{0};     // a volume's host may be silent for; 0: for ever
+  std::chrono::milliseconds owner_lease{10000};  // silence after which an owner is gone
+  std::chrono::milliseconds expire_after{0};     // silence after which a volume ends; 0: never
 };
 
-/// What befell the owner of a volume, for the log.
+/// A change of a volume's owner, for the log.
 struct OwnerEvent {
   enum class Kind : std::uint8_t { kDisplaced, kSucceeded, kExpired };
   Kind kind;
   std::string host_id;
   std::string device;
   Owner before;
-  Owner after;  // none of kExpired
+  Owner after;  // empty for kExpired
 };
 
 enum class OpenDecision : std::uint8_t {
-  kSame,         // the owner again: the same epoch, nothing changes
-  kPast,         // the owner, of an earlier moment: its machine was resumed from a snapshot
-  kNewNonce,     // another process of the incarnation: a higher epoch, the same pages
-  kNew,          // another incarnation: a higher epoch, an empty volume
+  kSame,         // the owner: same epoch, no change
+  kPast,         // the owner's past: its machine was resumed from a snapshot
+  kNewNonce,     // another process of the incarnation: higher epoch, same pages
+  kNew,          // another incarnation: higher epoch, empty volume
   kAlreadyOpen,  // a live owner has the volume
-  kFenced,       // the caller has had its turn
-  kProtocol,     // no version of the protocol in common
+  kFenced,       // the caller has a successor
+  kProtocol,     // no common version of the protocol
 };
 
-/// What a server knows of the device that is to be opened.
+/// State of the device to be opened.
 struct Claim {
-  bool open = false;  // the three below are those of its open volume
+  bool open = false;  // whether the next three are valid
   Incarnation incarnation{};
   Owner owner;
-  std::uint64_t boot_ms = 0;  // the latest that the owner has sent
+  std::uint64_t boot_ms = 0;  // latest value from the owner
   bool live = false;
   bool retired = false;  // the caller's incarnation was closed or has a successor
 };
@@ -53,8 +53,8 @@ constexpr bool SpeaksProtocol(const OpenRequest& request) {
   return request.protocol_min <= kProtocolVersion && kProtocolVersion <= request.protocol_max;
 }
 
-/// Whether a request of the owner's was sent before the latest that was heard, by its machine's
-/// boot clock. Two connections of one daemon may be heard in another order than they sent.
+/// Whether the owner's request is older than its latest one, by its machine's boot clock. Requests
+/// on two connections of one daemon may arrive out of order.
 constexpr bool IsPast(std::uint64_t boot_ms, std::uint64_t heard_boot_ms) {
   constexpr std::uint64_t kReorderedMsMax = 10'000;
   return boot_ms + kReorderedMsMax < heard_boot_ms;
@@ -78,7 +78,7 @@ constexpr OpenDecision DecideOpen(const OpenRequest& request, const Claim& claim
     return IsPast(request.boot_ms, claim.boot_ms) ? OpenDecision::kPast : OpenDecision::kSame;
   }
   if (request.owner.takeover_count < claim.owner.takeover_count) {
-    return OpenDecision::kFenced;  // its slot table was adopted: only the adopter may use it
+    return OpenDecision::kFenced;  // its slot table was adopted by another process
   }
   const bool adopted = request.owner.takeover_count > claim.owner.takeover_count;
   return guarded && !adopted ? OpenDecision::kAlreadyOpen : OpenDecision::kNewNonce;

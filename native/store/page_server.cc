@@ -14,14 +14,13 @@
 namespace farswap::store {
 namespace {
 
-// A full Store batch is 1.1 MiB. Little more than that: empty messages take 40 times their size
-// once they are parsed.
+// A full Store batch is 1.1 MiB. Not much more: parsed, empty messages take 40 times their size.
 constexpr int kReceivedBytesMax = 3 << 19;
-// An answer to a fetch may hold the largest number of the largest bundles. gRPC's clients take 4
-// MiB.
+// An answer to a fetch may hold the maximum number of the largest bundles. gRPC's clients accept
+// 4 MiB.
 constexpr int kSentBytesMax = 4 << 20;
 static_assert(kGetKeysMax * (tier::kBundleBytesMax + 64) < kSentBytesMax);
-// Hosts ping every few seconds to notice a dead server; gRPC's default is to cut them off for it.
+// Hosts ping every few seconds to detect a dead server; gRPC's default disconnects them for it.
 constexpr int kClientPingIntervalMs = 1000;
 constexpr int kStreamsPerConnectionMax = 64;
 
@@ -32,27 +31,26 @@ void Configure(grpc::ServerBuilder* builder, std::chrono::milliseconds keepalive
   builder->AddChannelArgument(GRPC_ARG_HTTP2_MIN_RECV_PING_INTERVAL_WITHOUT_DATA_MS,
                               kClientPingIntervalMs);
   builder->AddChannelArgument(GRPC_ARG_KEEPALIVE_PERMIT_WITHOUT_CALLS, 1);
-  // A host that vanishes frees its connections after these two, which also make gRPC set
-  // TCP_USER_TIMEOUT.
+  // These two close connections of a vanished host, and make gRPC set TCP_USER_TIMEOUT.
   builder->AddChannelArgument(GRPC_ARG_KEEPALIVE_TIME_MS, keepalive_ms * 2 / 3);
   builder->AddChannelArgument(GRPC_ARG_KEEPALIVE_TIMEOUT_MS, keepalive_ms / 3);
-  // Of a connection that does not begin with HTTP/2.
+  // For connections that do not start with HTTP/2.
   builder->AddChannelArgument(GRPC_ARG_SERVER_HANDSHAKE_TIMEOUT_MS, keepalive_ms);
   builder->AddChannelArgument(GRPC_ARG_MAX_CONCURRENT_STREAMS, kStreamsPerConnectionMax);
-  // Two servers on one port would share the hosts between them.
+  // Else two servers could listen on one port and share its connections.
   builder->AddChannelArgument(GRPC_ARG_ALLOW_REUSEPORT, 0);
 }
 
 }  // namespace
 
 struct PageServer::Impl {
-  std::unique_ptr<PageStore> store;  // null once stopped
+  std::unique_ptr<PageStore> store;  // null after Stop()
   std::unique_ptr<PageService> service;
   std::unique_ptr<grpc::Server> server;
   int port = 0;
   Id uuid{};
   Id run_id{};
-  mutable std::shared_mutex mutex;  // store against Stop()
+  mutable std::shared_mutex mutex;  // protects `store` from Stop()
   std::vector<std::pair<std::string, std::uint64_t>> last_stats;
   std::vector<VolumeInfo> last_volumes;
 };
@@ -81,7 +79,7 @@ Result<std::unique_ptr<PageServer>> PageServer::Create(const PageServerConfig& c
   impl->service->Register(&builder);
   impl->server = builder.BuildAndStart();
   if (!impl->server || impl->port == 0) {
-    return Error{"cannot listen on " + config.listen +
+    return Error{"failed to listen on " + config.listen +
                  ": in use, or not an address of this machine"};
   }
   impl->service->Start();

@@ -1,5 +1,5 @@
-// A memory server without its control plane: a store and the gRPC service over it. Python's
-// farswap.server owns one per process, through bind/.
+// A memory server without its control plane: a store and its gRPC service. Python's farswap.server
+// owns one per process, through bind/.
 #pragma once
 
 #include <chrono>
@@ -16,34 +16,34 @@ namespace farswap::store {
 
 struct PageServerConfig {
   std::string listen;  // "host:port"; port 0 is any free port
-  std::string path;    // of the store; its parent must exist
+  std::string path;    // directory of the store; its parent must exist
   std::uint64_t capacity_bytes = 0;
   std::uint64_t block_cache_bytes = 0;
-  std::chrono::milliseconds keepalive{30000};  // a host that is silent for so long is gone
+  std::chrono::milliseconds keepalive{30000};  // silence after which a host is disconnected
   LeaseConfig leases{};
 };
 
 class PageServer {
  public:
-  /// Opens the store, then listens. Serves when it returns.
+  /// Opens the store, then listens and serves.
   static Result<std::unique_ptr<PageServer>> Create(const PageServerConfig& config);
-  ~PageServer();  // Stop() without grace
+  ~PageServer();  // calls Stop() without grace
 
   int port() const;
-  /// Of the store, and of this run.
+  /// Ids of the store and of this run.
   const Id& uuid() const;
   const Id& run_id() const;
   ServerState State() const;
   std::vector<VolumeInfo> Volumes() const;
-  /// Also after Stop(), as Volumes(): what they were then.
+  /// After Stop(), this and Volumes() return their last values.
   std::vector<std::pair<std::string, std::uint64_t>> Stats() const;
-  /// Ends volumes whose hosts are silent for too long; returns what befell owners since the last
-  /// time. Call it every few seconds.
+  /// Deletes volumes of hosts that are silent for too long; returns changes of owners since the
+  /// last call. Call it every few seconds.
   std::vector<OwnerEvent> WatchOwners();
   /// See PageStore; empty after Stop().
   std::string DiskProblem() const;
-  /// Ends all streams, those with a request under way after `grace` at the latest, then flushes and
-  /// closes the store. Idempotent.
+  /// Ends all streams, waits up to `grace` for their requests, then flushes and closes the store.
+  /// Idempotent.
   void Stop(std::chrono::milliseconds grace);
 
  private:

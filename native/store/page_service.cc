@@ -16,7 +16,7 @@
 namespace farswap::store {
 namespace {
 
-// Stores at a time; they wait for RocksDB more than they compute.
+// Concurrent puts, which mostly wait for RocksDB.
 constexpr std::size_t kPutThreads = 4;
 
 grpc::Status RefusedOpen(const OpenedVolume& opened) {
@@ -27,7 +27,7 @@ grpc::Status RefusedOpen(const OpenedVolume& opened) {
       return {grpc::StatusCode::RESOURCE_EXHAUSTED, opened.message};
     case OpenStatus::kIoError:
       return {grpc::StatusCode::INTERNAL, opened.message};
-    default:  // the answer's status says it
+    default:  // in the answer's status
       return grpc::Status::OK;
   }
 }
@@ -51,7 +51,7 @@ bool ReadRequest(const v1::OpenVolumeRequest& request, OpenRequest* read) {
   read->boot_ms = request.boot_ms();
   read->probe = request.probe();
   read->take_over = request.take_over();
-  // An earlier host has no nonce: it is to be told so by the protocol's version.
+  // Hosts with an older protocol have no nonce, and get an answer about the version instead.
   const bool has_nonce = ReadId(request.session_nonce(), &read->owner.nonce);
   return ReadId(request.incarnation(), &read->incarnation) && (has_nonce || !SpeaksProtocol(*read));
 }
@@ -102,13 +102,13 @@ class Call : public rpc::Completion {
  public:
   virtual ~Call() = default;
   void OnCompleted(bool ok) final {
-    // The operation may complete on another thread before the one that began it has left gRPC.
+    // The operation may complete on another thread before this one has left gRPC.
     { const std::lock_guard lock(mutex_); }
     Continue(ok);
   }
 
  protected:
-  /// The operation that was begun is over. May destroy the object.
+  /// Called when the operation has ended. May delete the object.
   virtual void Continue(bool ok) = 0;
 
   template <typename Operation>
@@ -123,7 +123,7 @@ class Call : public rpc::Completion {
 
 }  // namespace
 
-// A bidirectional stream: accepted, then read, answered and written in turn, then finished.
+// A bidirectional stream: accept; read, answer and write in turn; finish.
 template <typename Request, typename Response>
 class PageService::ServedStream final : public Call {
  public:
@@ -133,7 +133,7 @@ class PageService::ServedStream final : public Call {
                                                        grpc::CompletionQueue*,
                                                        grpc::ServerCompletionQueue*, void*);
 
-  /// Waits for a stream of this method; each that comes is followed by another that waits.
+  /// Waits for a stream of this method. Each stream that starts leaves another object waiting.
   static void Await(PageService* service, const Queue* on, Accept accept, Answer answer) {
     auto* const stream = new ServedStream(service, on, accept, answer);
     service->BeginCall();
@@ -183,7 +183,7 @@ class PageService::ServedStream final : public Call {
     }
     response_.Clear();
     if ((service_->*answer_)(request_, &response_) == CallStatus::kInvalid) {
-      request_ = Request();  // it may have grown far over what a lawful one takes
+      request_ = Request();  // an invalid one may have made it very large
     }
     step_ = Step::kWrite;
     Begin([this] { stream_.Write(response_, Tag()); });
@@ -268,19 +268,18 @@ class PageService::ServedCall final : public Call {
   bool finishing_ = false;
 };
 
-// Ticks the store's clock on the thread that reads the sockets. A thread of its own says when,
-// since gRPC's timers wait until a time of the wall clock: set back, it would stop the store's
-// clock.
+// Ticks the store's clock on the thread that reads the sockets. Another thread triggers it, since
+// gRPC's timers follow the wall clock: they stop when it is set back.
 class PageService::Ticker final : public Call {
  public:
   explicit Ticker(PageService* service) : service_(service) {
     service_->BeginCall();
     thread_ = StartThread("fs-tick", [this] { Run(); });
   }
-  /// After Stop().
+  /// Call it after Stop().
   ~Ticker() override { thread_.join(); }
 
-  /// The service is stopping. With its mutex held.
+  /// Called when the service stops, with its mutex held.
   void Stop() { changed_.notify_all(); }
 
  private:
@@ -308,9 +307,9 @@ class PageService::Ticker final : public Call {
 
   PageService* const service_;
   grpc::Alarm alarm_;
-  std::condition_variable changed_;  // with the service's mutex
+  std::condition_variable changed_;  // used with the service's mutex
   bool under_way_ = false;
-  std::thread thread_;  // last: runs on all of the above
+  std::thread thread_;  // last: uses all of the above
 };
 
 PageService::PageService(PageStore* store) : store_(store) {}
@@ -352,7 +351,7 @@ void PageService::BeginCall() {
 }
 
 void PageService::EndCall() {
-  // Notified under the lock: Drain() may return, and this be destroyed, as soon as it is released.
+  // Notify under the lock: after its release Drain() may return and destroy this object.
   std::lock_guard lock(mutex_);
   if (--calls_ == 0) drained_.notify_all();
 }
@@ -370,7 +369,7 @@ grpc::Status PageService::AnswerOpen(const grpc::ServerContext& context,
   OpenRequest read;
   if (!ReadRequest(request, &read)) {
     store_->counters().Add(Counter::opens_refused);
-    return {grpc::StatusCode::INVALID_ARGUMENT, "incarnation and session_nonce take 16 bytes"};
+    return {grpc::StatusCode::INVALID_ARGUMENT, "incarnation and session_nonce must have 16 bytes"};
   }
   read.owner.address = ReadablePeer(context.peer());
   const OpenedVolume opened = store_->OpenVolume(read);

@@ -1,16 +1,15 @@
 // The gRPC service PageStore over a store::PageStore.
 //
 // Four completion queues. All sockets belong to the first, whose one thread ("fs-get") also
-// answers fetches, from the bytes' arrival to the reply's departure without waking anybody. It also
-// ticks the store's clock, so that the time in which no socket was read counts in no lease. The
-// second has a few threads ("fs-put") for stores and discards, which may wait for the disk and
-// for RocksDB when it stalls writers. Opens and closes wait for the disk on a thread of their own
-// ("fs-open"); and so that no owner counts as silent meanwhile, sessions have one that waits for
-// nothing ("fs-session").
+// answers gets without any hand-over to another thread. It ticks the store's clock too, so that
+// time in which no socket was read counts in no lease. A few threads ("fs-put") serve puts and
+// discards, which may wait for the disk or for a RocksDB stall. One ("fs-open") serves opens and
+// closes, which wait for the disk. One ("fs-session") serves sessions and never waits, so that no
+// owner counts as silent meanwhile.
 //
-// A call is one object, which gives gRPC one operation at a time and destroys itself when it is
-// over. A stream reads a request, answers it, reads the next; its message objects live as long as
-// it does, so the steady state allocates nothing per page. Private to store/ and tests.
+// A call is one object, which gives gRPC one operation at a time and deletes itself at its end. A
+// stream reads a request, answers it, reads the next; it reuses its messages, so that pages cause
+// no allocation. Private to store/ and tests.
 #pragma once
 
 #include <grpcpp/server_builder.h>
@@ -29,19 +28,19 @@ namespace farswap::store {
 
 class PageService {
  public:
-  // Of all hosts. More are refused with RESOURCE_EXHAUSTED.
+  // Limit for all hosts together. More streams are refused with RESOURCE_EXHAUSTED.
   static constexpr std::size_t kStreamsMax = 1536;
 
   explicit PageService(PageStore* store);
   ~PageService();
 
-  /// Before the server is built.
+  /// Call it before the server is built.
   void Register(grpc::ServerBuilder* builder);
-  /// Once it is.
+  /// Call it after the server is built.
   void Start();
-  /// Ends idle streams at once and the others after the request under way.
+  /// Ends idle streams at once, and others after their request.
   void StopStreams();
-  /// After the server's Shutdown(): returns when no call is left.
+  /// Call it after the server's Shutdown(). Returns when no call is left.
   void Drain();
 
  private:
@@ -75,9 +74,9 @@ class PageService {
 
   enum class Phase { kIdle, kBusy };
   bool AddStream(grpc::ServerContext* context);
-  /// The status that the stream ends with.
+  /// Status at the end of the stream.
   grpc::Status EndStream(grpc::ServerContext* context);
-  /// False when the server is stopping: the request is not to be served.
+  /// False if the server is stopping: the caller must not serve the request.
   bool SetPhase(grpc::ServerContext* context, Phase phase);
 
   PageStore* store_;
@@ -91,7 +90,7 @@ class PageService {
   mutable std::mutex mutex_;  // guards all below
   std::condition_variable drained_;
   std::unordered_map<grpc::ServerContext*, Phase> streams_;
-  std::size_t calls_ = 0;  // objects alive, those that wait for a call included
+  std::size_t calls_ = 0;  // live objects, including those that wait for a call
   bool stopping_ = false;
 };
 

@@ -20,7 +20,7 @@
 namespace farswap::store {
 namespace {
 
-// RocksDB slows stores down from 20 files on.
+// RocksDB delays stores from 20 files on.
 constexpr std::uint64_t kLevel0FilesMax = 12;
 
 bool IsName(const std::string& name) { return !name.empty() && name.size() <= kNameBytesMax; }
@@ -30,7 +30,7 @@ std::uint64_t FileBytes(const std::string& path) {
   std::error_code error;
   for (std::filesystem::directory_iterator it(path, error), end; !error && it != end;
        it.increment(error)) {
-    std::error_code gone;  // files come and go under a running store
+    std::error_code gone;  // files may vanish in a running store
     const std::uintmax_t bytes = it->file_size(gone);
     total += gone ? 0 : bytes;
   }
@@ -61,7 +61,7 @@ struct PageStore::Impl {
   RocksConfig rocks_config() { return {config.path, config.block_cache_bytes, &room, files}; }
   Room::CompactionNeeds CompactionNeeds();
   std::string WriteError();
-  bool AcceptsPages() const;  // under `exchange`
+  bool AcceptsPages() const;  // call it under `exchange`
   void Repair();
   bool OpenForReading();
   void OpenForWriting();
@@ -86,13 +86,13 @@ struct PageStore::Impl {
   RunningClock clock;
   Counters counters;
   Room room;
-  // Held by every call, and alone while what is open for reading is exchanged for what is open for
-  // writing. The first lock of all.
+  // Shared in every call, exclusive while the read-only and the writable instance are exchanged.
+  // The first lock of all.
   std::shared_mutex exchange;
-  std::unique_ptr<Rocks> rocks;  // outlives what follows
+  std::unique_ptr<Rocks> rocks;  // outlives the members below
   std::optional<Identity> identity;
   std::unique_ptr<VolumeTable> volumes;
-  std::optional<GarbageCollector> garbage_collector;  // none while the store is open for reading
+  std::optional<GarbageCollector> garbage_collector;  // none while the store is read-only
   std::optional<DiskGuard> disk_guard;
 };
 
@@ -154,8 +154,8 @@ Outcome PageStore::Impl::LoadVolumes() {
   return loaded;
 }
 
-// Before the store takes the first page. The marks of the volumes replace the one of the store. A
-// store that can only be read is marked in memory.
+// Called before the first page is stored. Marks of the volumes replace the one of the store. A
+// read-only store is marked in memory.
 Outcome PageStore::Impl::MarkOpen(VolumeTable* table) {
   rocksdb::WriteBatch batch;
   if (!identity->intact()) {
@@ -180,7 +180,8 @@ void PageStore::Impl::Close() {
   }
   rocksdb::WriteBatch batch;
   identity->AddClosed(rocks.get(), &batch);
-  rocks->WriteSynced(&batch).PermitUncheckedError();  // then pages count as missing after a reboot
+  // If this fails, pages count as missing after a reboot.
+  rocks->WriteSynced(&batch).PermitUncheckedError();
 }
 
 void PageStore::Impl::CollectGarbage() {
@@ -189,7 +190,7 @@ void PageStore::Impl::CollectGarbage() {
   }
 }
 
-// A compaction reads level 0 and the level below, or less, and writes each page once.
+// A compaction reads at most level 0 and the level below, and writes each page once.
 Room::CompactionNeeds PageStore::Impl::CompactionNeeds() {
   const std::shared_lock lock(exchange);
   const std::uint64_t level0_files =
@@ -207,7 +208,7 @@ std::string PageStore::Impl::WriteError() {
 
 bool PageStore::Impl::AcceptsPages() const { return !rocks->error->is_set() && room.has_room(); }
 
-// By the guard's thread, which alone exchanges anything. Reads go on meanwhile.
+// Called only by the guard's thread. Reads go on meanwhile.
 void PageStore::Impl::Repair() {
   if (rocks->error->is_set() && (rocks->is_for_reading || OpenForReading())) {
     OpenForWriting();
@@ -216,7 +217,7 @@ void PageStore::Impl::Repair() {
 
 bool PageStore::Impl::OpenForReading() {
   {
-    const std::unique_lock lock(exchange);  // the last write has ended
+    const std::unique_lock lock(exchange);  // waits for the last write
     rocks->is_writable = false;
   }
   garbage_collector.reset();
@@ -229,7 +230,7 @@ bool PageStore::Impl::OpenForReading() {
   return true;
 }
 
-// The disk's truth replaces the table's: what a failed write says may be there or not.
+// Reloads the volumes: after a failed write only the disk knows whether it took effect.
 void PageStore::Impl::OpenForWriting() {
   bool unwritable = false;
   auto writing = OpenRocks(rocks_config(), &unwritable);
@@ -249,11 +250,11 @@ OpenedVolume PageStore::OpenVolume(const OpenRequest& request) {
   OpenedVolume opened;
   opened.status = OpenStatus::kInvalid;
   if (!IsName(request.host_id) || !IsName(request.device)) {
-    opened.message = "host_id and device take 1 to 128 bytes";
+    opened.message = "host_id and device must have 1 to 128 bytes";
   } else if (request.owner.host_name.size() > kNameBytesMax) {
-    opened.message = "host_name takes at most 128 bytes";
+    opened.message = "host_name must have at most 128 bytes";
   } else if (request.slots == 0 || request.slots > kVolumeSlotsMax) {
-    opened.message = "slots is 1 to " + std::to_string(kVolumeSlotsMax);
+    opened.message = "slots must be 1 to " + std::to_string(kVolumeSlotsMax);
   } else {
     const std::shared_lock lock(impl_->exchange);
     opened = impl_->volumes->Open(request);
@@ -428,7 +429,7 @@ Result<CallStatus> PageStore::Discard(std::uint64_t volume_id, std::uint64_t epo
                                       std::uint64_t* discarded) {
   *discarded = 0;
   if (!impl_->room.has_room_for_records()) {
-    return Error{"the server's disk is full: " + disk_problem()};
+    return Error{"the server refuses pages: " + disk_problem()};
   }
   const std::shared_lock lock(impl_->exchange);
   CallStatus status = CallStatus::kInvalid;
@@ -454,7 +455,7 @@ Result<CallStatus> PageStore::Discard(std::uint64_t volume_id, std::uint64_t epo
 CallStatus PageStore::Impl::DiscardSome(Volume* volume, std::uint64_t epoch,
                                         std::span<const DiscardItem> items,
                                         std::uint64_t* discarded, rocksdb::Status* status) {
-  // By key, the highest version first; the others of a key are dropped.
+  // Sorted by key, the highest version first; drops the others of a key.
   std::array<DiscardItem, kBatchObjectsMax> sorted;
   auto end = std::copy(items.begin(), items.end(), sorted.begin());
   std::sort(sorted.begin(), end, [](const DiscardItem& a, const DiscardItem& b) {

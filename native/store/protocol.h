@@ -11,7 +11,7 @@
 
 namespace farswap::store {
 
-inline constexpr std::uint32_t kProtocolVersion = 2;  // the only version that a server speaks
+inline constexpr std::uint32_t kProtocolVersion = 2;  // the only version that servers support
 inline constexpr std::size_t kBatchObjectsMax = 256;
 inline constexpr std::size_t kGetKeysMax = 64;
 inline constexpr std::size_t kDiscardItemsMax = 4096;
@@ -61,7 +61,7 @@ struct OpenRequest {
   std::string host_id;
   std::string device;
   Incarnation incarnation{};
-  Owner owner;  // who asks
+  Owner owner;  // the caller
   std::uint64_t slots = 0;
   std::uint32_t protocol_min = 0;
   std::uint32_t protocol_max = 0;
@@ -72,11 +72,11 @@ struct OpenRequest {
 
 struct OpenedVolume {
   OpenStatus status = OpenStatus::kOk;
-  std::string message;  // for the host's operator, unless kOk
+  std::string message;  // for the host's operator; empty if kOk
   std::uint64_t volume_id = 0;
   std::uint64_t epoch = 0;
   bool intact = true;
-  bool has_other = false;  // there is, or was until now, a live owner that is not the caller:
+  bool has_other = false;  // another host is the live owner, or was until now:
   Owner other;
   std::chrono::milliseconds other_idle{};
 };

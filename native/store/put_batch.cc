@@ -44,7 +44,7 @@ void PutBatch::Compare(std::uint64_t capacity_bytes) {
     if (status.ok()) {
       state.found = true;
       state.bytes = kRecordKeyBytes + lookup.value(group).size();
-      // A record that does not parse holds nothing that a host could want: any version replaces it.
+      // A damaged record has no readable object: any version replaces it.
       const auto record = DecodeRecord(objects_[order_[begin]].key, lookup.value(group));
       state.parsed = record.has_value();
       state.version = record ? record->version : 0;
@@ -114,7 +114,7 @@ void PutBatch::Write() {
     volume_->bytes += change_.bytes;
     return;
   }
-  volumes_->Release(static_cast<std::uint64_t>(change_.bytes));  // wraps: a negative one is added
+  volumes_->Release(static_cast<std::uint64_t>(change_.bytes));  // wraps if negative
   for (std::size_t i = 0; i < accepted_count_; ++i) {
     results_[accepted_[i]] = ObjectStatus::kIoError;
   }

@@ -1,4 +1,4 @@
-// One Put call on its way: which objects are valid, what is there already, what is to be written.
+// State of one Put call: valid objects, existing records, and records to write.
 //
 // PageStore::Put() takes these steps in this order: Validate() without any lock, then, with
 // stripes() locked and the epoch checked, Compare() and Write().
@@ -27,17 +27,17 @@ class PutBatch {
 
   void Validate();
   std::uint32_t stripes() const { return stripes_; }
-  /// Reads what is there, decides about every object, reserves the bytes they add.
+  /// Reads existing records, decides about each object, and reserves the bytes they add.
   void Compare(std::uint64_t capacity_bytes);
-  /// Writes what Compare() accepted and accounts for it.
+  /// Writes the objects that Compare() accepted, and their usage.
   void Write();
 
  private:
-  // What is kept under a key, as the objects of the batch are applied to it.
+  // State of a key while the objects of the batch are applied.
   struct Kept {
     bool readable = true;
     bool found = false;   // counted in Usage
-    bool parsed = false;  // `version` means something
+    bool parsed = false;  // `version` is valid
     std::uint64_t version = 0;
     std::uint64_t bytes = 0;
   };
@@ -51,10 +51,10 @@ class PutBatch {
   Volume* volume_;
   std::span<const ObjectRecord> objects_;
   std::span<ObjectStatus> results_;
-  std::array<std::uint16_t, kBatchObjectsMax> order_;  // valid ones, by key, then as they came
+  std::array<std::uint16_t, kBatchObjectsMax> order_;  // valid ones, by key, then in their order
   std::size_t valid_ = 0;
   std::uint32_t stripes_ = 0;
-  std::array<std::uint16_t, kBatchObjectsMax> accepted_;  // those that change what is kept
+  std::array<std::uint16_t, kBatchObjectsMax> accepted_;  // those that change their key's record
   std::size_t accepted_count_ = 0;
   rocksdb::WriteBatch writes_;
   Usage change_;

@@ -16,7 +16,7 @@ static_assert(std::endian::native == std::endian::little, "farswap runs on littl
 constexpr std::uint8_t kRecordFormat = 1;
 constexpr std::uint8_t kStoreFormat = 2;
 
-// Whether an object of this codec and length may be kept under this key.
+// Whether an object of this codec and length is valid for this key.
 bool IsPossible(std::uint64_t key, std::uint32_t codec, std::size_t length) {
   if (key > UINT32_MAX || length == 0) return false;
   if (tier::IsBundleKey(static_cast<tier::ObjectKey>(key))) {
@@ -57,7 +57,7 @@ void AppendName(std::string_view name, std::string* out) {
   out->append(name);
 }
 
-// Takes fields off the front of a record; once one does not fit, `ok` is false for good.
+// Reads fields from the front of a record. `ok` stays false after a field that does not fit.
 struct Reader {
   std::string_view rest;
   bool ok = true;
@@ -177,7 +177,7 @@ Result<StoreRecord> DecodeStoreRecord(std::string_view value) {
   record.boot_id = reader.Name();
   record.closed = reader.Integer<std::uint8_t>() != 0;
   if (!reader.Complete()) {
-    return Error{"its first record does not parse"};
+    return Error{"its first record is damaged"};
   }
   return record;
 }

@@ -1,6 +1,6 @@
-// The format of everything a memory server keeps in RocksDB. This is the only place that knows it.
+// The format of all records in RocksDB. No other file knows it.
 //
-// Column family "default" holds the pages, as they came over the wire:
+// Column family "default" has the objects, as received:
 //   key    volume id (u64 big endian), the object's key (u64 big endian): a volume is one range
 //          of keys
 //   value  header of 20 bytes, little endian, then the object's bytes
@@ -10,10 +10,10 @@
 //            4  u32  checksum: tier::PageChecksum(key, codec, bytes)
 //            8  u64  version
 //           16  u32  stored_boot_s: when the host's kernel wrote the page
-// Column family "volumes" holds what must never go back (written with fsync):
+// Column family "volumes" has records that must never go back (written with fsync):
 //   "f"                                  -> u8 format of the whole store, 2, 16 bytes uuid,
 //                                           u8 length and id of the boot that last wrote to it,
-//                                           u8 closed in good order since
+//                                           u8 whether it was closed since
 //   "d" u8 host length, host, device     -> u64 epoch, u8 n, n retired incarnations of 16 bytes,
 //                                           oldest first
 //   "v" volume id (u64 big endian)       -> u64 epoch, u64 slots, u8 garbage, u8 intact,
@@ -22,7 +22,7 @@
 //                                           u8 length and bytes of host, device, the owner's
 //                                           machine's name and address
 // The last record of a volume is also written, without fsync, for its silence and `intact`.
-// Column family "usage" counts what each volume holds. Each batch of page writes merges its
+// Column family "usage" counts pages and bytes of each volume. Each batch of page writes merges its
 // differences in the same atomic write, so the counts are exact after any crash, and a start reads
 // one small record per volume instead of all its pages:
 //   volume id (u64 big endian)           -> i64 pages, i64 bytes (keys and headers included)
@@ -62,18 +62,18 @@ struct ObjectRecord {
   std::span<const char> bytes;
 };
 
-/// What an object of `bytes` bytes counts for in used_bytes.
+/// The share of an object of `bytes` bytes in used_bytes.
 constexpr std::uint64_t RecordBytes(std::size_t bytes) {
   return kRecordKeyBytes + kRecordHeaderBytes + bytes;
 }
 
 RecordKey EncodeRecordKey(std::uint64_t volume_id, std::uint64_t key);
 RecordHeader EncodeRecordHeader(const ObjectRecord& object);
-/// Nothing if `value` is not a record of this format; the result borrows from `value`.
+/// nullopt if `value` is not a record of this format. The result borrows from `value`.
 std::optional<ObjectRecord> DecodeRecord(std::uint64_t key, std::string_view value);
 
-/// Codec known and right for the key, length in its range, checksum right, a bundle's header whole.
-/// Volume::Holds() checks that the device has its slots.
+/// Checks codec, key, length, checksum and a bundle's header. Volume::Holds() checks that the
+/// device has its slots.
 bool IsValidObject(const ObjectRecord& object);
 
 /// The first key of a volume's range; that of `volume_id + 1` is its end.
@@ -86,7 +86,7 @@ struct StoreRecord {
   bool closed = false;
 };
 std::string EncodeStoreRecord(const StoreRecord& record);
-/// An error names the format, if that is another one.
+/// An error names the format if it is another one.
 Result<StoreRecord> DecodeStoreRecord(std::string_view value);
 
 struct DeviceRecord {
@@ -96,10 +96,10 @@ struct DeviceRecord {
 std::string EncodeDeviceRecord(const DeviceRecord& record);
 std::optional<DeviceRecord> DecodeDeviceRecord(std::string_view value);
 std::string EncodeDeviceName(std::string_view host_id, std::string_view device);
-/// False if `name` is not what EncodeDeviceName() makes.
+/// False if `name` is not from EncodeDeviceName().
 bool DecodeDeviceName(std::string_view name, std::string* host_id, std::string* device);
 
-/// A run of a host daemon that has a volume open.
+/// A run of a host daemon that has opened a volume.
 struct Owner {
   Id nonce{};
   std::uint32_t takeover_count = 0;
@@ -111,7 +111,7 @@ struct VolumeRecord {
   std::uint64_t epoch = 0;
   std::uint64_t slots = 0;
   bool garbage = false;
-  // False: pages that were acknowledged may be missing, and the owner does not know it yet.
+  // False: acknowledged pages may be missing, and the owner was not yet informed.
   bool intact = true;
   Incarnation incarnation{};
   Owner owner;
@@ -122,7 +122,7 @@ struct VolumeRecord {
 std::string EncodeVolumeRecord(const VolumeRecord& record);
 std::optional<VolumeRecord> DecodeVolumeRecord(std::string_view value);
 
-/// Also a difference of usages: what "usage" merges.
+/// Also used for differences of usages, which "usage" merges.
 struct Usage {
   std::int64_t pages = 0;
   std::int64_t bytes = 0;

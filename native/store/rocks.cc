@@ -22,13 +22,13 @@ namespace farswap::store {
 namespace {
 
 constexpr std::uint64_t kMetadataBufferBytes = std::uint64_t{1} << 20;
-// Room's ballast counts with both of these. A start replays at most as much log.
+// The ballast is computed from both of these. A start replays at most as much log.
 constexpr int kMemtables = 4;
 constexpr std::uint64_t kWalMemtables = 4;
-// Flush and compaction together, below fetches.
+// Rate of flushes and compactions together, with fetches first.
 constexpr std::int64_t kBackgroundBytesPerSecond = std::int64_t{800} << 20;
 
-// Adds usages. An operand that does not parse is a damaged store: the read of it then fails.
+// Adds usages. Reads fail if an operand is damaged.
 class UsageAdder final : public rocksdb::AssociativeMergeOperator {
  public:
   const char* Name() const override { return "farswap.usage"; }
@@ -45,13 +45,13 @@ class UsageAdder final : public rocksdb::AssociativeMergeOperator {
   }
 };
 
-// Notes the errors that make RocksDB stop writing.
+// Records errors that make RocksDB stop writing.
 class ErrorWatch final : public rocksdb::EventListener {
  public:
   explicit ErrorWatch(std::shared_ptr<WriteError> error) : error_(std::move(error)) {}
 
   void OnBackgroundError(rocksdb::BackgroundErrorReason reason, rocksdb::Status* status) override {
-    // A compaction that fails is tried again by itself.
+    // RocksDB repeats a failed compaction.
     if (reason != rocksdb::BackgroundErrorReason::kCompaction || !status->IsIOError()) {
       error_->Set(status->ToString());
     }
@@ -75,8 +75,8 @@ rocksdb::DBOptions DatabaseOptions(const RocksConfig& config, const Rocks& rocks
   options.manifest_preallocation_size = memtable_bytes / 16;
   options.bytes_per_sync = std::uint64_t{1} << 20;
   options.rate_limiter = std::make_shared<SteadyRateLimiter>(kBackgroundBytesPerSecond);
-  // After an error the store is opened again. RocksDB's way to resume leaves a broken log in use if
-  // there is nothing to flush, and the next write meets an assertion.
+  // After an error the store is opened again. RocksDB's Resume() would keep a broken log in use if
+  // there is nothing to flush, and the next write would fail an assertion.
   options.max_bgerror_resume_count = 0;
   options.avoid_flush_during_shutdown = true;
   options.info_log = MakeInfoLog(config.path);
@@ -85,8 +85,8 @@ rocksdb::DBOptions DatabaseOptions(const RocksConfig& config, const Rocks& rocks
   return options;
 }
 
-// Of every family. Writes are slowed down by files that wait for a compaction, never stopped: on a
-// full disk there may be no room for one, and the first write of a start would wait for ever.
+// For every family. Pending compactions slow writes down, but never stop them: on a full disk a
+// compaction may have no room, and the first write of a start would wait for it without end.
 void NeverStopWrites(rocksdb::ColumnFamilyOptions* options) {
   options->level0_stop_writes_trigger = std::numeric_limits<int>::max();
   options->hard_pending_compaction_bytes_limit = 0;
@@ -95,14 +95,14 @@ void NeverStopWrites(rocksdb::ColumnFamilyOptions* options) {
 rocksdb::ColumnFamilyOptions PageOptions(const RocksConfig& config) {
   rocksdb::BlockBasedTableOptions table;
   table.block_cache = rocksdb::NewLRUCache(config.block_cache_bytes);
-  // The version check of a store is a lookup that mostly misses.
+  // The version check of a store is a lookup that mostly fails.
   table.filter_policy.reset(rocksdb::NewBloomFilterPolicy(10));
   table.block_size = std::size_t{8} << 10;
   table.data_block_index_type = rocksdb::BlockBasedTableOptions::kDataBlockBinaryAndHash;
   table.format_version = 5;
   rocksdb::ColumnFamilyOptions options;
   options.table_factory.reset(rocksdb::NewBlockBasedTableFactory(table));
-  options.compression = rocksdb::kNoCompression;  // pages come compressed
+  options.compression = rocksdb::kNoCompression;  // pages are already compressed
   options.bottommost_compression = rocksdb::kNoCompression;
   const std::uint64_t memtable_bytes = config.room->memtable_bytes();
   options.write_buffer_size = memtable_bytes;
@@ -113,7 +113,7 @@ rocksdb::ColumnFamilyOptions PageOptions(const RocksConfig& config) {
   options.max_bytes_for_level_base = kLevelBaseMemtables * memtable_bytes;
   options.max_compaction_bytes = kLevelBaseMemtables * memtable_bytes;
   options.level_compaction_dynamic_level_bytes = true;
-  // Or files are rewritten that are older than 30 days by the wall clock.
+  // Else files older than 30 days, by the wall clock, are rewritten.
   options.ttl = 0;
   options.periodic_compaction_seconds = 0;
   NeverStopWrites(&options);
@@ -207,7 +207,7 @@ rocksdb::Status Rocks::WriteSynced(rocksdb::WriteBatch* batch) {
 
 rocksdb::Status Rocks::Commit(const rocksdb::WriteOptions& options, rocksdb::WriteBatch* batch) {
   if (!is_writable) {
-    return rocksdb::Status::IOError("the store can only be read", error->text());
+    return rocksdb::Status::IOError("the store is read-only", error->text());
   }
   return db->Write(options, batch);
 }

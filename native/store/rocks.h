@@ -1,5 +1,4 @@
-// The RocksDB below a store: its options, its column families, opening and closing. Private to
-// store/: no header that others include includes this one.
+// The RocksDB of a store: options, column families, opening and closing. Private to store/.
 #pragma once
 
 #include <rocksdb/db.h>
@@ -18,17 +17,17 @@
 
 namespace farswap::store {
 
-/// The first level below level 0 holds as many memtables of pages.
+/// Size of the first level below level 0, in memtables of pages.
 inline constexpr std::uint64_t kLevelBaseMemtables = 8;
 
 struct RocksConfig {
   std::string path;  // its parent must exist
   std::uint64_t block_cache_bytes = 0;
-  Room* room = nullptr;  // outlives what is opened
+  Room* room = nullptr;  // outlives the database
   std::shared_ptr<rocksdb::FileSystem> files;
 };
 
-/// Why RocksDB has stopped writing, if it has.
+/// Why RocksDB has stopped writing, if so.
 class WriteError {
  public:
   void Set(std::string text) {
@@ -51,20 +50,20 @@ class WriteError {
 struct Rocks {
   ~Rocks();
 
-  /// For pages: in the WAL, which survives the process; fsync is left to the kernel, replicas cover
-  /// the loss of a machine. Fails instead of waiting for a compaction that has no room.
+  /// For pages: written to the WAL without fsync, so it survives the process but maybe not the
+  /// machine. Fails instead of waiting for a compaction that has no room.
   rocksdb::Status Write(rocksdb::WriteBatch* batch);
-  /// The same, but fails at once where RocksDB would stall.
+  /// The same, but fails where RocksDB would stall.
   rocksdb::Status TryWrite(rocksdb::WriteBatch* batch);
-  /// For what must never go back: on the disk when it returns.
+  /// With fsync, for records that must never go back.
   rocksdb::Status WriteSynced(rocksdb::WriteBatch* batch);
-  /// Exchanges what is open. Nothing else may use either.
+  /// Exchanges the open databases. No other thread may use them.
   void Swap(Rocks* other);
 
   Room* room = nullptr;
   std::unique_ptr<rocksdb::Env> env;  // of `db`
   std::shared_ptr<WriteError> error;
-  bool is_for_reading = false;  // opened so
+  bool is_for_reading = false;  // read-only
   bool is_writable = true;
   std::unique_ptr<rocksdb::DB> db;
   rocksdb::ColumnFamilyHandle* pages = nullptr;
@@ -72,15 +71,14 @@ struct Rocks {
   rocksdb::ColumnFamilyHandle* usage = nullptr;
 
  private:
-  // Not inline: native/tests/tsan.supp knows what goes on below it by the names of its callers.
+  // Not inline: native/tests/tsan.supp matches the names of callers.
   rocksdb::Status Commit(const rocksdb::WriteOptions& options, rocksdb::WriteBatch* batch);
 };
 
-/// Opens or creates a store. `unwritable` is set if that fails for a disk that cannot be written
-/// to.
+/// Opens or creates a store. Sets `unwritable` if that fails because the disk is not writable.
 Result<std::unique_ptr<Rocks>> OpenRocks(const RocksConfig& config, bool* unwritable);
-/// Opens a store for reading, with its log in memory, because of `error`. It may be open for
-/// writing as well, as long as nothing is written. Its is_writable is false.
+/// Opens a store for reading, with its log in memory, because of `error`. It may also be open for
+/// writing if nothing is written. Its is_writable is false.
 Result<std::unique_ptr<Rocks>> OpenRocksForReading(const RocksConfig& config, std::string error);
 
 inline rocksdb::Slice AsSlice(const RecordKey& key) { return {key.data(), key.size()}; }

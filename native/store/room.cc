@@ -20,16 +20,16 @@ constexpr std::uint64_t kBlockBytes = 4096;
 constexpr std::uint64_t kUnlimited = std::numeric_limits<std::uint64_t>::max();
 
 constexpr std::uint64_t kMemtableBytesMax = 64 * kMiB;
-// Memtables are this part of a disk, and of the configured capacity, at most.
+// Maximum share of a memtable in the disk and in the configured capacity.
 constexpr std::uint64_t kMemtablesPerDisk = 64;
 constexpr std::uint64_t kMemtablesPerCapacity = 16;
-// Of pages at a time, all of which may have to be flushed.
+// Number of memtables of pages, all of which may have to be flushed.
 constexpr std::uint64_t kMemtables = 4;
-// Memtables of the other column families, batches under way, manifest, options.
+// For memtables of other column families, current batches, manifest, options.
 constexpr std::uint64_t kRecordsBytes = 12 * kMiB;
-// Ballast and reserve each, of a disk that is too small for what they should be.
+// Maximum share of a small disk for each of ballast and reserve.
 constexpr std::uint64_t kDiskShareMax = 8;
-// Left to others when ballast is taken back.
+// Left free for other programs when ballast is restored.
 constexpr std::uint64_t kSlackBytes = kMiB;
 constexpr std::uint64_t kFreeFilesMin = 64;
 
@@ -44,7 +44,7 @@ std::uint64_t Times(std::uint64_t blocks, std::uint64_t block_bytes) {
 }  // namespace
 
 Room::Room(std::string path, std::uint64_t capacity_bytes) : path_(std::move(path)) {
-  mkdir(path_.c_str(), 0700);  // it may exist; any other error shows when RocksDB opens the store
+  mkdir(path_.c_str(), 0700);  // other errors show when RocksDB opens the store
   Measure();
   const std::uint64_t memtable =
       std::min(disk_bytes_ / kMemtablesPerDisk, capacity_bytes / kMemtablesPerCapacity);
@@ -70,7 +70,7 @@ void Room::Measure() {
   }
   measure_error_.clear();
   is_read_only_ = (disk.f_flag & ST_RDONLY) != 0;
-  // A file system without limits says 0 blocks, or 0 files.
+  // A file system without limits reports 0 blocks, or 0 files.
   const bool limited = disk.f_blocks > 0;
   disk_bytes_ = limited ? Times(disk.f_blocks, disk.f_frsize) : kUnlimited;
   free_bytes_ = limited ? Times(disk.f_bavail, disk.f_frsize) : kUnlimited;
@@ -103,14 +103,14 @@ void Room::Look(const CompactionNeeds& needs) {
 }
 
 std::string Room::FindProblem() const {
-  // Once refused, pages are accepted again only with some room more.
+  // Hysteresis: after a refusal, pages are accepted only with some more room.
   const std::uint64_t needed = reserve_bytes_ + (has_room_ ? 0 : OwnReserve() / 4);
   const std::uint64_t files_needed = kFreeFilesMin + (has_room_ ? 0 : 4);
   if (!measure_error_.empty()) {
-    return "cannot look at the disk: " + measure_error_;
+    return "failed to measure the disk: " + measure_error_;
   }
   if (is_read_only_) {
-    return "the file system is mounted read-only";
+    return "the file system is read-only";
   }
   if (free_files_ < files_needed) {
     return std::to_string(free_files_) + " inodes are free, " + std::to_string(files_needed) +
@@ -129,7 +129,7 @@ std::string Room::FindProblem() const {
 }
 
 bool Room::Take(std::size_t index) {
-  mkdir((path_ + "/ballast").c_str(), 0700);  // an error shows in open()
+  mkdir((path_ + "/ballast").c_str(), 0700);  // errors show in open()
   const std::string path = FilePath(index);
   const int file = open(path.c_str(), O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC, 0600);
   if (file < 0) {
@@ -146,7 +146,7 @@ bool Room::Take(std::size_t index) {
 bool Room::GiveUp() {
   const std::lock_guard lock(mutex_);
   has_room_ = false;
-  // Also what a run with other sizes has left.
+  // Includes files of a run with other sizes.
   for (std::size_t i = kBallastFiles; i-- > 0;) {
     const bool was_there = unlink(FilePath(i).c_str()) == 0;
     if (!was_there && errno != ENOENT) {

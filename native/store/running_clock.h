@@ -1,8 +1,8 @@
-// A server's own running time, by which it measures leases and silence.
+// A server's running time, for leases and silence.
 //
-// Time in which the server stood still (a stopped process, a suspended machine, a disk that hangs
-// under the thread that reads the sockets) counts for kStepMax at most: what hosts sent meanwhile
-// is still unread, so their silence is the server's own. No step of a wall clock reaches it.
+// A pause of the server (a stopped process, a suspended machine, a disk that blocks the thread that
+// reads the sockets) counts as at most kStepMax: messages that hosts sent meanwhile are still
+// unread. Independent of the wall clock.
 #pragma once
 
 #include <algorithm>
@@ -25,14 +25,14 @@ class RunningClock {
 
   explicit RunningClock(Source source) : source_(std::move(source)), last_(source_()) {}
 
-  /// One thread calls it, each kTickEvery as long as it serves.
+  /// Called by one thread every kTickEvery.
   void Tick() {
     const std::chrono::nanoseconds now = source_();
     running_ += std::clamp<std::chrono::nanoseconds>(now - last_, {}, kStepMax).count();
     last_ = now;
   }
 
-  /// Since the start, as of the last Tick().
+  /// Running time at the last Tick().
   std::chrono::milliseconds Now() const {
     return std::chrono::duration_cast<std::chrono::milliseconds>(
         std::chrono::nanoseconds(running_.load(std::memory_order_relaxed)));

@@ -13,7 +13,7 @@ using rocksdb::IODebugContext;
 using rocksdb::IOOptions;
 using rocksdb::IOStatus;
 
-// What the calling thread compacts. A compaction runs in one thread, from OnCompactionBegin on.
+// The compaction of the calling thread. It runs in one thread, from OnCompactionBegin on.
 struct Compaction {
   bool running = false;
   bool refused = false;
@@ -22,7 +22,7 @@ struct Compaction {
 thread_local Compaction t_compaction;
 
 bool IsFull(const IOStatus& status) {
-  // RocksDB keeps the text of an errno and, of ENOSPC alone, a code.
+  // RocksDB keeps the text of an errno, and a code only for ENOSPC.
   static const std::string over_quota = std::system_category().message(EDQUOT);
   return status.IsNoSpace() ||
          (status.IsIOError() && status.ToString().find(over_quota) != std::string::npos);
@@ -42,7 +42,7 @@ IOStatus NoRoom(const std::string& name) {
   return ToBeRetried(IOStatus::IOError("no room for a compaction: " + name));
 }
 
-/// Runs `operation` until it finds room or there is no more ballast.
+/// Repeats `operation` until it finds room or the ballast is used up.
 template <typename Operation>
 IOStatus WithRoom(Room* room, const Operation& operation) {
   for (;;) {
@@ -53,7 +53,7 @@ IOStatus WithRoom(Room* room, const Operation& operation) {
   }
 }
 
-// One thread at a time, as RocksDB has it; Sync() and RangeSync() never run beside an Append().
+// One thread at a time: RocksDB never calls Sync() or RangeSync() during an Append().
 class SparedWritableFile final : public rocksdb::FSWritableFile {
  public:
   SparedWritableFile(rocksdb::FileSystem* files, Room* room, std::string name,
@@ -106,7 +106,7 @@ class SparedWritableFile final : public rocksdb::FSWritableFile {
                      IODebugContext* debug) override {
     return ToBeRetried(file_->RangeSync(offset, bytes, options, debug));
   }
-  // No room is no error here: what is not preallocated is allocated by Append().
+  // Ignores a full disk: Append() allocates what is not preallocated.
   void PrepareWrite(std::size_t offset, std::size_t length, const IOOptions& options,
                     IODebugContext* debug) override {
     file_->PrepareWrite(offset, length, options, debug);
@@ -129,7 +129,7 @@ class SparedWritableFile final : public rocksdb::FSWritableFile {
   }
 
  private:
-  // A failed Append() may have written a part. Cuts it off and goes on at the end of the rest.
+  // A failed Append() may have written a part: truncates it and repeats the rest.
   IOStatus Repair() {
     IOStatus status = file_->Truncate(size_, {}, nullptr);
     std::unique_ptr<rocksdb::FSWritableFile> again;
@@ -149,12 +149,12 @@ class SparedWritableFile final : public rocksdb::FSWritableFile {
   const std::string name_;
   const rocksdb::FileOptions options_;
   std::unique_ptr<rocksdb::FSWritableFile> file_;
-  std::uint64_t size_;  // that RocksDB knows of
+  std::uint64_t size_;  // known to RocksDB
   const bool is_compaction_;
   bool is_torn_ = false;
 };
 
-// A block that cannot be read fails a compaction, which must not stop the store.
+// An unreadable block fails a compaction, which must not stop the store.
 class SparedReadableFile final : public rocksdb::FSRandomAccessFileOwnerWrapper {
  public:
   using FSRandomAccessFileOwnerWrapper::FSRandomAccessFileOwnerWrapper;

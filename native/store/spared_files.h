@@ -1,13 +1,13 @@
-// The file system as RocksDB sees it: full only when the ballast is used up, and never broken for
-// good. Private to store/.
+// The file system for RocksDB: full only when the ballast is used up, and without fatal errors.
+// Private to store/.
 //
-// - A write, or a file to be made, that finds the disk or a quota full gives a part of the ballast
-//   up and goes on where it stopped. RocksDB never hears of it.
-// - Compactions get no ballast. One that lacks room for its output is refused its first file, and
-//   one that others have taken the room of fails; RocksDB deletes what it wrote and tries again.
-// - Every other error is marked as one to try again after. RocksDB then stops writing, or repeats
-//   the compaction, which without the mark would stop writing too. NoSpace is no longer told apart,
-//   since RocksDB 7.8 would try to recover from it, and run into its own assertions.
+// - A write or a new file that finds the disk or a quota full deletes a part of the ballast and
+//   goes on where it stopped, without an error.
+// - Compactions get no ballast. Without room for its output a compaction fails at its first file,
+//   or later if other programs use up the room; RocksDB deletes its output and tries again.
+// - Every other error is marked as retryable. RocksDB then stops writing, or repeats a compaction;
+//   without the mark a failed compaction would stop writing too. NoSpace becomes a plain I/O error:
+//   RocksDB 7.8 would try to recover from it, and fail its own assertions.
 #pragma once
 
 #include <rocksdb/file_system.h>
@@ -19,11 +19,11 @@
 
 namespace farswap::store {
 
-/// `room` outlives it.
+/// `room` must outlive it.
 std::shared_ptr<rocksdb::FileSystem> MakeSparedFiles(
     const std::shared_ptr<rocksdb::FileSystem>& files, Room* room);
 
-/// Tells the files which of RocksDB's threads compact, and what for.
+/// Records which of RocksDB's threads compact, and why.
 std::shared_ptr<rocksdb::EventListener> MakeCompactionWatch(
     std::shared_ptr<rocksdb::FileSystem> files, Room* room);
 

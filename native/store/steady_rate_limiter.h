@@ -1,6 +1,5 @@
-// How fast RocksDB flushes and compacts, by the steady clock. RocksDB's own limiter waits until a
-// time of the wall clock: when that is set back during such a wait, flushes stand still for as
-// long, and then the stores of all hosts.
+// Rate limit of RocksDB's flushes and compactions, by the steady clock. RocksDB's own limiter uses
+// the wall clock: if that is set back, flushes stop for as long, and then the stores of all hosts.
 #pragma once
 
 #include <rocksdb/rate_limiter.h>
@@ -16,7 +15,7 @@ class SteadyRateLimiter final : public rocksdb::RateLimiter {
  public:
   explicit SteadyRateLimiter(std::int64_t bytes_per_second) : bytes_per_second_(bytes_per_second) {}
 
-  /// Returns once all earlier requests have had their time. Requests of any priority wait in line.
+  /// Returns when the time of all earlier requests is over. First come, first served.
   void Request(std::int64_t bytes, rocksdb::Env::IOPriority priority) override;
   using rocksdb::RateLimiter::Request;
 
@@ -35,7 +34,7 @@ class SteadyRateLimiter final : public rocksdb::RateLimiter {
   std::atomic<std::int64_t> bytes_{0};
   std::atomic<std::int64_t> requests_{0};
   std::mutex mutex_;
-  Clock::time_point free_at_{};  // when all that was granted has had its time
+  Clock::time_point free_at_{};  // end of the time of all granted requests
 };
 
 }  // namespace farswap::store

@@ -1,7 +1,7 @@
-// One volume while the server runs: who opened it, which epoch may use it, what it holds.
+// One volume in a running server: its owner, its epoch, its usage.
 //
 // Lock order: VolumeTable's open mutex, then the stripes of one volume by ascending index, then
-// nothing else. A page is read, compared and written under the stripe of its slot; the epoch and
+// none. A page is read, compared and written under the stripe of its slot; the epoch and
 // `garbage` change only under all stripes, so a store that passed Check() under its stripes is
 // finished before OpenVolume returns a higher epoch.
 #pragma once
@@ -22,8 +22,8 @@
 
 namespace farswap::store {
 
-// Slots of one shard share a stripe: a batch of a host mostly takes one or a few. TSan follows at
-// most 64 locks a thread.
+// Slots of one shard share a stripe, so that most batches take one or a few. TSan supports at most
+// 64 locks per thread.
 inline constexpr std::size_t kStripes = 32;
 
 struct Volume {
@@ -31,7 +31,7 @@ struct Volume {
     return tier::FirstSlotOf(static_cast<tier::ObjectKey>(key)) / tier::kShardSlots % kStripes;
   }
 
-  /// Whether there can be such a page or bundle on the device.
+  /// Whether the device has such a slot or bundle.
   bool Holds(std::uint64_t key) const {
     return key <= UINT32_MAX && tier::FirstSlotOf(static_cast<tier::ObjectKey>(key)) < slots;
   }
@@ -42,25 +42,25 @@ struct Volume {
     if (call_epoch < newest) {
       return CallStatus::kFenced;
     }
-    // An epoch that was never given out belongs to an earlier life of a store that was wiped.
+    // A higher epoch is from before the store was wiped.
     if (call_epoch > newest || garbage.load(std::memory_order_acquire)) {
       return CallStatus::kUnknownVolume;
     }
     return CallStatus::kOk;
   }
 
-  /// The owner is alive, at `now` of the server's RunningClock and `boot_ms` of its machine's
+  /// Records a sign of life of the owner, at `now` of the RunningClock and `boot_ms` of its boot
   /// clock.
   void Hear(std::chrono::milliseconds now, std::uint64_t boot_ms) {
     heard_boot_ms.store(std::max(boot_ms, heard_boot_ms.load()));
     heard_ms.store(now.count(), std::memory_order_relaxed);
     silent_before_ms.store(0, std::memory_order_relaxed);
   }
-  /// Since it was heard or the server started.
+  /// Time since it was heard or the server started.
   std::chrono::milliseconds Idle(std::chrono::milliseconds now) const {
     return now - std::chrono::milliseconds(heard_ms.load(std::memory_order_relaxed));
   }
-  /// Since it was heard, while this server or an earlier one ran on the store.
+  /// Time since it was heard, while this server or an earlier one ran on the store.
   std::chrono::milliseconds Silence(std::chrono::milliseconds now) const {
     return Idle(now) + std::chrono::milliseconds(silent_before_ms.load(std::memory_order_relaxed));
   }
@@ -79,11 +79,11 @@ struct Volume {
   std::string host_id;
   std::string device;
   Incarnation incarnation{};
-  std::atomic<std::uint64_t> epoch{0};  // the device's newest: raised when a successor opens, too
+  std::atomic<std::uint64_t> epoch{0};  // the device's newest, also raised when a successor opens
   std::atomic<bool> garbage{false};
   std::atomic<std::int64_t> pages{0};
   std::atomic<std::int64_t> bytes{0};
-  std::atomic<bool> opened{false};  // since the server started
+  std::atomic<bool> opened{false};  // whether it was opened since the server started
   std::atomic<bool> intact{true};   // see VolumeRecord
   std::atomic<std::int64_t> heard_ms{0};
   std::atomic<std::uint64_t> heard_boot_ms{0};

@@ -11,7 +11,7 @@ namespace {
 constexpr char kDeviceTag = 'd';
 constexpr char kVolumeTag = 'v';
 
-Error Damaged(const std::string& what) { return Error{"a record of " + what + " does not parse"}; }
+Error Damaged(const std::string& what) { return Error{"the record of " + what + " is damaged"}; }
 
 std::shared_ptr<Volume> MakeVolume(std::uint64_t volume_id, const VolumeRecord& record) {
   auto volume = std::make_shared<Volume>();
@@ -106,7 +106,7 @@ Outcome VolumeTable::LoadVolumes() {
 Outcome VolumeTable::AddLoaded(std::uint64_t volume_id, const VolumeRecord& record) {
   const auto device = devices_.find(EncodeDeviceName(record.host_id, record.device));
   if (device == devices_.end()) {
-    return Damaged("a device is missing: one of its volumes");
+    return Damaged("a volume without a device");
   }
   auto volume = MakeVolume(volume_id, record);
   volume->epoch = device->second.record.epoch;
@@ -138,8 +138,8 @@ Outcome VolumeTable::LoadUsage() {
 }
 
 std::uint64_t VolumeTable::NewVolumeId() const {
-  // Random, not counted: after a store was wiped, the id that a host still holds must not be
-  // another host's. 63 bits, so that id + 1 exists: it ends the volume's range of keys.
+  // Random: after a store was wiped, the id that a host still has must not be another volume's. 63
+  // bits, so that id + 1, the end of the volume's range of keys, exists.
   std::random_device source;
   std::shared_lock lock(volumes_mutex_);
   std::uint64_t id = 0;
@@ -189,7 +189,7 @@ OpenedVolume VolumeTable::Open(const OpenRequest& request) {
   if (decision == OpenDecision::kSame) {
     opened.volume_id = current->id;
     opened.epoch = device.record.epoch;
-    current->SetOwner(request.owner);  // its address may have changed
+    current->SetOwner(request.owner);  // with its current address
   } else if (decision == OpenDecision::kNewNonce) {
     OpenForNewNonce(name, request, &device, &opened);
   } else {
@@ -201,7 +201,7 @@ OpenedVolume VolumeTable::Open(const OpenRequest& request) {
     }
     device.current->opened = true;
     if (decision != OpenDecision::kSame) {
-      device.current->heard_boot_ms = 0;  // another process, whose machine may be another one
+      device.current->heard_boot_ms = 0;  // another process, maybe on another machine
     }
     device.current->Hear(clock_->Now(), request.boot_ms);
     devices_[name] = std::move(device);
@@ -209,20 +209,20 @@ OpenedVolume VolumeTable::Open(const OpenRequest& request) {
   return opened;
 }
 
-// What the caller is answered, unless the store then fails.
+// The answer to the caller, unless the store then fails.
 OpenedVolume VolumeTable::Judge(const OpenRequest& request, const Device& device,
                                 OpenDecision decision) const {
   switch (decision) {
     case OpenDecision::kProtocol:
       return Refuse(OpenStatus::kProtocol,
-                    "the server speaks version " + std::to_string(kProtocolVersion) +
-                        " of the page protocol, the host " + Versions(request));
+                    "the server has version " + std::to_string(kProtocolVersion) +
+                        " of the page protocol, the host has " + Versions(request));
     case OpenDecision::kFenced:
       return Refuse(OpenStatus::kFenced, "this incarnation was closed or has a successor");
     case OpenDecision::kPast:
       return Refuse(OpenStatus::kFenced,
-                    "this daemon's machine was resumed from a snapshot, and the server has its "
-                    "later pages: swap off before a snapshot of memory is taken");
+                    "this machine was resumed from a snapshot, and the server has later pages of "
+                    "it; before a snapshot of memory, swap off");
     case OpenDecision::kAlreadyOpen:
       return Refuse(OpenStatus::kAlreadyOpen, "another host daemon has this volume open");
     case OpenDecision::kSame:
@@ -239,7 +239,7 @@ OpenedVolume VolumeTable::Judge(const OpenRequest& request, const Device& device
     case OpenDecision::kNew: {
       std::shared_lock lock(volumes_mutex_);
       if (volumes_.size() >= kVolumesMax || devices_.size() >= kVolumesMax) {
-        return Refuse(OpenStatus::kTooMany, "the server has as many volumes as it can");
+        return Refuse(OpenStatus::kTooMany, "the server has the maximum number of volumes");
       }
       return {};
     }
@@ -364,7 +364,7 @@ CallStatus VolumeTable::Hear(std::uint64_t volume_id, std::uint64_t epoch, std::
   if (status == CallStatus::kOk) {
     volume->Hear(clock_->Now(), boot_ms);
     if (volume->opened) {
-      volume->intact = true;  // the owner has read the answer that said otherwise
+      volume->intact = true;  // the owner has read the answer with intact = false
     }
   }
   return status;
@@ -379,7 +379,7 @@ std::size_t VolumeTable::ExpireSilent() {
       continue;
     }
     const std::shared_ptr<Volume> volume = device.current;
-    if (CloseCurrent(name, &device).ok()) {  // else it is tried again at the next call
+    if (CloseCurrent(name, &device).ok()) {  // on failure, the next call tries again
       AddEvent({OwnerEvent::Kind::kExpired, volume->host_id, volume->device, volume->owner(), {}});
       ++expired;
     }
@@ -387,8 +387,7 @@ std::size_t VolumeTable::ExpireSilent() {
   return expired;
 }
 
-// Not synced: what a power loss takes back only makes a volume expire later, or its host compare
-// its pages once more.
+// Not synced: a power loss only makes a volume expire later, or its host check its pages again.
 void VolumeTable::SaveSilence() {
   std::lock_guard lock(open_mutex_);
   rocksdb::WriteBatch batch;

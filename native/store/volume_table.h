@@ -1,9 +1,9 @@
-// The volumes of a server: which exist, which epoch each device is at, which are garbage.
+// The volumes of a server, their epochs, and which are garbage.
 //
 // Every change is on the disk (fsync) before it takes effect in memory, so that an epoch never
-// goes back and a dead incarnation stays dead, also after a power loss. A volume goes through
-// open -> garbage -> gone; a device's record, with its epoch and the incarnations it has retired,
-// stays for ever. Called by PageStore (any thread) and by the GarbageCollector.
+// goes back and a retired incarnation stays retired, also after a power loss. A volume is open,
+// then garbage, then deleted; a device's record, with its epoch and retired incarnations, is never
+// deleted. Called by PageStore (any thread) and by the GarbageCollector.
 #pragma once
 
 #include <atomic>
@@ -29,42 +29,42 @@ namespace farswap::store {
 
 class VolumeTable {
  public:
-  // Volumes and devices each. One costs about 2 KiB of memory.
+  // Limit for volumes and for devices, which take about 2 KiB of memory each.
   static constexpr std::size_t kVolumesMax = 16384;
-  // Of a device: a replaced host that comes back within so many successors is told so.
+  // Retired incarnations per device. A host that returns after more successors is not recognized.
   static constexpr std::size_t kRetiredMax = 64;
 
-  // Kept for TakeEvents(); the oldest go first.
+  // Limit of events for TakeEvents(); the oldest are dropped.
   static constexpr std::size_t kEventsMax = 256;
 
   VolumeTable(Rocks* rocks, const RunningClock* clock, const LeaseConfig& config)
       : rocks_(rocks), clock_(clock), config_(config) {}
 
-  /// Reads all records. Called once, before anything else.
+  /// Reads all records. Call it once, first.
   Outcome Load();
-  /// Right after Load(): of every open volume, pages may be missing. Adds that to the batch.
+  /// Call it after Load() if pages may be missing: marks all open volumes, in the batch too.
   void AddNotIntact(rocksdb::WriteBatch* batch);
 
   OpenedVolume Open(const OpenRequest& request);
-  /// Makes it garbage. kOk also if it is garbage already.
+  /// Makes it garbage. kOk if it already is.
   Result<CallStatus> Close(std::uint64_t volume_id, std::uint64_t epoch);
 
-  /// The owner says that it lives.
+  /// A heartbeat of the owner.
   CallStatus Hear(std::uint64_t volume_id, std::uint64_t epoch, std::uint64_t boot_ms);
-  /// Makes volumes garbage whose hosts were silent for too long; returns how many.
+  /// Makes volumes of hosts that are silent for too long garbage; returns their number.
   std::size_t ExpireSilent();
-  /// Saves how long hosts were silent, in minutes, where that has changed.
+  /// Saves changed times of silence, in minutes.
   void SaveSilence();
   std::vector<OwnerEvent> TakeEvents();
 
   std::shared_ptr<Volume> Find(std::uint64_t volume_id) const;
   std::vector<std::shared_ptr<Volume>> List() const;
-  /// Some garbage volume, or nothing.
+  /// Some garbage volume, or null.
   std::shared_ptr<Volume> NextGarbage() const;
-  /// Forgets a garbage volume whose pages are deleted.
+  /// Removes a garbage volume after its pages.
   Outcome Forget(const Volume& volume);
 
-  /// Bytes of live pages. Reserve() fails, and takes nothing, if `bytes` more are over `limit`.
+  /// Bytes of live pages. Reserve() fails without effect if `bytes` more would exceed `limit`.
   std::uint64_t live_bytes() const { return live_bytes_.load(std::memory_order_relaxed); }
   bool Reserve(std::uint64_t bytes, std::uint64_t limit);
   void Release(std::uint64_t bytes) { live_bytes_.fetch_sub(bytes, std::memory_order_relaxed); }
@@ -73,7 +73,7 @@ class VolumeTable {
   struct Device {
     DeviceRecord record;
     std::shared_ptr<Volume> current;  // the open one, if any
-    VolumeRecord saved;               // of it, as it is in the store
+    VolumeRecord saved;               // its record in the store
   };
 
   Outcome LoadVolumes();

@@ -130,7 +130,7 @@ TEST_F(DiskTest, AStoreOnADiskThatFailsOpensForReading) {
   VerifyAll();
   const OpenedVolume other = opened_->Open('b');
   EXPECT_EQ(other.status, OpenStatus::kIoError);
-  EXPECT_NE(other.message.find("can only be read"), std::string::npos) << other.message;
+  EXPECT_NE(other.message.find("read-only"), std::string::npos) << other.message;
   opened_->volume = volume;
   EXPECT_EQ(opened_->PutOne(1, 1000000), ObjectStatus::kFull);
   faults_.writes = 0;

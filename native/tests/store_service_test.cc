@@ -236,7 +236,7 @@ TEST_F(ServiceTest, HostOfAnotherProtocolIsToldTheVersionsAlsoIfItSendsNone) {
   EXPECT_EQ(host.volume().status(), v1::OPEN_STATUS_PROTOCOL);
   EXPECT_EQ(host.volume().protocol(), 2u);
   EXPECT_EQ(host.volume().message(),
-            "the server speaks version 2 of the page protocol, the host 3 to 4");
+            "the server has version 2 of the page protocol, the host has 3 to 4");
   host.request().clear_protocol_min();
   host.request().clear_protocol_max();
   host.request().clear_session_nonce();
@@ -394,7 +394,7 @@ TEST_F(ServiceTest, TakenPortAndTakenPathAreToldApart) {
   const std::string listen = "127.0.0.1:" + std::to_string(server_->port());
   const auto same_port = PageServer::Create({listen, directory_.Path("other"), kMiB, kMiB});
   ASSERT_FALSE(same_port.ok());
-  EXPECT_NE(same_port.error().message.find("cannot listen on " + listen), std::string::npos);
+  EXPECT_NE(same_port.error().message.find("failed to listen on " + listen), std::string::npos);
   const auto same_path = PageServer::Create({"127.0.0.1:0", directory_.Path("s"), kMiB, kMiB});
   ASSERT_FALSE(same_path.ok());
   EXPECT_NE(same_path.error().message.find("another farswap-server"), std::string::npos);
