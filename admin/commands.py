@@ -127,7 +127,7 @@ def _cgroup_path(text: str) -> str:
     try:
         path.encode()
     except UnicodeEncodeError:
-        raise ValueError("the path of a cgroup must be UTF-8") from None
+        raise ValueError("the name of the cgroup is not UTF-8") from None
     return "/" + "/".join(filter(None, path.split("/")))
 
 
