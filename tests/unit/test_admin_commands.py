@@ -162,7 +162,7 @@ class TestErrors:
     def test_another_api_version(self, fleet: Fleet, capfd: pytest.CaptureFixture[str]) -> None:
         fleet.host.api_version = API_VERSION + 7
         result = run(capfd, "slot", "explain", "1")
-        self.one_line(result, 1, f"API version {API_VERSION + 7}", f"speaks {API_VERSION}")
+        self.one_line(result, 1, f"API version {API_VERSION + 7}", f"has {API_VERSION}")
 
     def test_the_other_daemon(self, fleet: Fleet, capfd: pytest.CaptureFixture[str]) -> None:
         self.one_line(run(capfd, "--host", fleet.server_address, "status"), 1, "not a farswap-host")
