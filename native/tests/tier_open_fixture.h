@@ -17,7 +17,7 @@ class OpenTierFixture : public TierFixture {
     config.pool_bytes_max = Pool::kPoolBytesMin;
     auto pool = Pool::Create(config.pool_bytes_max);
     auto table = SlotTable::Create(config.slots);
-    auto arenas = Shrinker::CreateArenas();
+    auto arenas = Writeback::CreateArenas();
     ASSERT_TRUE(pool.ok() && table.ok() && arenas.ok());
     pool_ = pool.value().get();
     table_ = table.value().get();

@@ -64,6 +64,14 @@ class Pages {
   /// Set before any page is stored.
   void TellRoomTo(RoomListener* listener) { room_ = listener; }
 
+  /// In percent of a limit: see TierConfig. Under it a limit counts as kept.
+  void SetAcceptThreshold(std::uint32_t percent) {
+    accept_threshold_percent_.store(percent, std::memory_order_relaxed);
+  }
+  std::uint32_t accept_threshold_percent() const {
+    return accept_threshold_percent_.load(std::memory_order_relaxed);
+  }
+
   // --- Looking
 
   std::uint64_t slots() const { return table_->slots(); }
@@ -162,6 +170,7 @@ class Pages {
   StaleObjects* const stale_;
   Groups groups_;
   RoomListener* room_ = nullptr;
+  std::atomic<std::uint32_t> accept_threshold_percent_{90};
   std::atomic<std::uint64_t> payload_bytes_{0};
   // How often a slot's version has wrapped. A slot's lock orders what is read of it for the slot
   // behind every time that its own version has.

@@ -9,38 +9,26 @@
 namespace farswap::tier {
 namespace {
 
-using std::chrono::milliseconds;
-
-// Stale remote pages are collected this long, so that they are discarded in batches.
-constexpr milliseconds kDiscardDelay{100};
+// Stale objects are collected this long, so that they are discarded in batches.
+constexpr std::chrono::milliseconds kDiscardDelay{100};
 
 }  // namespace
 
-Result<std::unique_ptr<LockedMapping>> Shrinker::CreateArenas() {
-  return LockedMapping::Create(kBatches * PutBatch::kPagesMax * kPageBytes, "put-arenas");
-}
-
-Shrinker::Shrinker(const TierConfig& config, RemoteStore* remote, Pages* pages, StaleObjects* stale,
-                   StoreQueue* stores, std::unique_ptr<LockedMapping> arenas)
+Shrinker::Shrinker(const TierConfig& config, Pages* pages, StaleObjects* stale, StoreQueue* stores,
+                   Writeback* writeback, ManualJob* manual)
     : config_(config),
-      remote_(*remote),
       pages_(*pages),
       groups_(pages->groups()),
       stale_(*stale),
       stores_(*stores),
-      accept_percent_(config.accept_threshold_percent),
+      writeback_(*writeback),
+      manual_(*manual),
       deficits_(Groups::kGroupsMax),
-      group_shrinking_(Groups::kGroupsMax),
-      arenas_(std::move(arenas)) {
+      group_shrinking_(Groups::kGroupsMax) {
   sources_.reserve(Groups::kGroupsMax);
-  sweeping_.reserve(Groups::kGroupsMax);
-  discards_.reserve(RemoteStore::kDiscardsMax);
-  for (std::size_t i = 0; i < kBatches; ++i) {
-    batches_[i].shrinker = this;
-    batches_[i].arena = arenas_->data() + i * PutBatch::kPagesMax * kPageBytes;
-    free_batches_.push_back(&batches_[i]);
-  }
+  reparenting_.reserve(Groups::kGroupsMax);
   stores_.WaitFor(this);
+  writeback_.ReportTo(this);
   stale_.OnFirstMark([this] {
     std::lock_guard lock(mutex_);
     wake_.notify_one();
@@ -49,16 +37,15 @@ Shrinker::Shrinker(const TierConfig& config, RemoteStore* remote, Pages* pages, 
 }
 
 void Shrinker::Stop() {
-  std::unique_lock lock(mutex_);
-  stopping_ = true;
-  wake_.notify_all();
-  if (thread_.joinable()) {
-    std::thread thread = std::move(thread_);
-    lock.unlock();
-    thread.join();
-    lock.lock();
+  std::thread thread;
+  {
+    const std::lock_guard lock(mutex_);
+    stopping_ = true;
+    wake_.notify_one();
+    std::swap(thread, thread_);
   }
-  wake_.wait(lock, [this] { return free_batches_.size() == kBatches; });
+  if (thread.joinable()) thread.join();
+  writeback_.WaitForBatches();
 }
 
 void Shrinker::AfterAllocation(GroupIndex group) {
@@ -67,7 +54,7 @@ void Shrinker::AfterAllocation(GroupIndex group) {
   const std::uint64_t bytes = pool.entry_bytes();
   const bool over = bytes > HighBytes(limit) ||
                     (bytes > AcceptBytes(limit) && pool.free_slabs() < ReserveSlabs());
-  const std::uint32_t high_percent = (100 + accept_threshold_percent()) / 2;
+  const std::uint32_t high_percent = (100 + pages_.accept_threshold_percent()) / 2;
   if (!over &&
       !(groups_.any_limited() && groups_.OverLimit(group, 0, high_percent) != Groups::kNoGroup)) {
     return;
@@ -76,33 +63,32 @@ void Shrinker::AfterAllocation(GroupIndex group) {
 }
 
 void Shrinker::Wake() {
-  if (wake_wanted_.load(std::memory_order_relaxed) || wake_wanted_.exchange(true)) return;
+  if (wake_wanted_.load() || wake_wanted_.exchange(true)) return;
   std::lock_guard lock(mutex_);
   wake_.notify_one();
 }
 
-void Shrinker::SetAcceptThreshold(std::uint32_t percent) {
-  accept_percent_.store(percent, std::memory_order_relaxed);
+void Shrinker::OnAnswered(const Writeback::Answer& answer) {
+  if (answer.acked_pages > 0) stores_.RoomMade();
+  if (answer.cause == Counter::writeback_started_manual) manual_.OnAnswered(answer);
   Wake();
 }
 
-void Shrinker::SetRecompression(const std::optional<Compressor>& compressor) {
-  recompress_level_.store(compressor ? compressor->level : 0, std::memory_order_relaxed);
-}
-
 void Shrinker::Run() {
-  may_recompress_ = PrepareThreadForPages().ok();
+  // A thread without that memory gets it later, or sends pages as they are.
+  static_cast<void>(PrepareThreadForPages());
   std::unique_lock lock(mutex_);
   while (!stopping_) {
     wake_wanted_.store(false);
     lock.unlock();
-    const Step step = WorkOnce();
-    if (step != Step::kWorked && stale_.any()) FlushDiscards();
+    const WorkResult result = WorkOnce();
+    if (result != WorkResult::kWorked && stale_.any()) writeback_.SendDiscards();
+    const auto retry_delay = writeback_.retry_delay();
     lock.lock();
-    if (stopping_ || step == Step::kWorked || wake_wanted_.load()) continue;
-    if (step == Step::kBlocked) {
-      // A finished batch wakes us, and so does a new waiter; a server that came back does not.
-      wake_.wait_for(lock, std::max(kBackoffMin, backoff_));
+    if (stopping_ || result == WorkResult::kWorked || wake_wanted_.load()) continue;
+    if (result == WorkResult::kBlocked) {
+      // An answer wakes the thread, and so does a new waiter; a server that came back does not.
+      wake_.wait_for(lock, retry_delay);
     } else if (stale_.any()) {
       wake_.wait_for(lock, kDiscardDelay);
     } else {
@@ -111,59 +97,50 @@ void Shrinker::Run() {
   }
 }
 
-// Whatever is most urgent and has something to do.
-Shrinker::Step Shrinker::WorkOnce() {
+WorkResult Shrinker::WorkOnce() {
   bool blocked = false;
-  for (const auto work : {&Shrinker::ShrinkStep, &Shrinker::GroupLimitStep, &Shrinker::ManualStep,
-                          &Shrinker::SweepStep, &Shrinker::AheadStep}) {
-    const Step step = (this->*work)();
-    if (step == Step::kWorked) return step;
-    blocked |= step == Step::kBlocked;
+  for (const auto work :
+       {&Shrinker::ShrinkPool, &Shrinker::ShrinkLimitedGroups, &Shrinker::DoManualJob,
+        &Shrinker::ReparentSlots, &Shrinker::ShrinkProactively}) {
+    const WorkResult result = (this->*work)();
+    if (result == WorkResult::kWorked) return result;
+    blocked |= result == WorkResult::kBlocked;
   }
-  return blocked ? Step::kBlocked : Step::kNothingToDo;
+  return blocked ? WorkResult::kBlocked : WorkResult::kNothingToDo;
 }
 
-std::uint64_t Shrinker::PendingEntryBytes() const {
-  const std::uint64_t all = pages_.pool().entry_bytes();
-  const std::uint64_t leaving = in_flight_bytes_.load();
-  return all > leaving ? all - leaving : 0;
-}
+// --- At the pool's limit ------------------------------------------------------------------------
 
 std::uint32_t Shrinker::ReserveSlabs() const {
   return std::max(1u, pages_.pool().slab_limit() / 100);
 }
 
-void Shrinker::ReportProgress(GroupIndex group) { groups_.ReportProgress(group, config_.now()); }
-
-Shrinker::Step Shrinker::ShrinkStep() {
+WorkResult Shrinker::ShrinkPool() {
   const bool waiters = stores_.WantsRoom(kRootGroup);
   const Pool& pool = pages_.pool();
   const std::uint64_t limit = pool.capacity_bytes();
   const std::uint64_t accept = AcceptBytes(limit);
-  const std::uint64_t bytes = PendingEntryBytes();
+  const std::uint64_t all_bytes = pool.entry_bytes();
+  const std::uint64_t in_flight_bytes = writeback_.in_flight_bytes();
+  const std::uint64_t bytes = all_bytes - std::min(all_bytes, in_flight_bytes);
   const bool short_of_slabs = pool.free_slabs() < ReserveSlabs();
   const bool over_limit = pool.used_slabs() > pool.slab_limit();
   if (waiters || over_limit || bytes > HighBytes(limit) || (bytes > accept && short_of_slabs)) {
     shrinking_.store(true, std::memory_order_relaxed);
   }
-  if (!shrinking()) return Step::kNothingToDo;
-  if (short_of_slabs && CompactSlab()) {
-    ReportProgress(kRootGroup);
-    return Step::kWorked;
-  }
+  if (!shrinking()) return WorkResult::kNothingToDo;
+  if (short_of_slabs && CompactSlab()) return WorkResult::kWorked;
   // A store that waits although the entries are under the threshold (no slab could be emptied for
   // its size) gets a little more at a time, not all that could be in flight.
-  Step step = Step::kNothingToDo;
-  Request request;
+  WorkResult result = WorkResult::kNothingToDo;
   if (bytes > accept) {
-    request.bytes_max = bytes - accept;
-    step = WriteBatch(request);
+    result = WriteBack({.bytes_max = bytes - accept});
   } else if (waiters) {
-    request.bytes_max = 4 * Pool::kSlabBytes;
-    step = in_flight_bytes_.load() > 0 ? Step::kBlocked : WriteBatch(request);
+    result =
+        in_flight_bytes > 0 ? WorkResult::kBlocked : WriteBack({.bytes_max = 4 * Pool::kSlabBytes});
   }
-  if (step == Step::kNothingToDo) shrinking_.store(false, std::memory_order_relaxed);
-  return step;
+  if (result == WorkResult::kNothingToDo) shrinking_.store(false, std::memory_order_relaxed);
+  return result;
 }
 
 // Empties a sparse slab into others of its class, so that it can serve another class. False: no
@@ -177,149 +154,167 @@ bool Shrinker::CompactSlab() {
   }
   pool.EndDrain(drain_);
   stores_.RoomMade();
-  return pool.free_slabs() > before;
+  if (pool.free_slabs() <= before) return false;
+  groups_.ReportProgress(kRootGroup, config_.now());
+  return true;
 }
 
+// --- At the limits of cgroups -------------------------------------------------------------------
+
 // One batch for a cgroup that is over its limit, each in turn.
-Shrinker::Step Shrinker::GroupLimitStep() {
-  if (!groups_.any_limited()) return Step::kNothingToDo;
+WorkResult Shrinker::ShrinkLimitedGroups() {
+  if (!groups_.any_limited()) return WorkResult::kNothingToDo;
   bool blocked = false;
   const std::size_t end = groups_.end();
   for (std::size_t n = 0; n < end; ++n) {
     last_limited_ = static_cast<GroupIndex>((last_limited_ + std::size_t{1}) % end);
-    const Step step = ShrinkGroup(last_limited_);
-    if (step == Step::kWorked) return step;
-    blocked |= step == Step::kBlocked;
+    const WorkResult result = ShrinkGroup(last_limited_);
+    if (result == WorkResult::kWorked) return result;
+    blocked |= result == WorkResult::kBlocked;
   }
-  return blocked ? Step::kBlocked : Step::kNothingToDo;
+  return blocked ? WorkResult::kBlocked : WorkResult::kNothingToDo;
 }
 
-Shrinker::Step Shrinker::ShrinkGroup(GroupIndex index) {
+WorkResult Shrinker::ShrinkGroup(GroupIndex index) {
   const Group& group = groups_.At(index);
   const std::uint64_t limit = group.pool_limit_bytes.load(std::memory_order_relaxed);
-  if (limit == kNoLimit) return Step::kNothingToDo;
-  const std::int64_t pending = group.tree_pool_bytes.load() - group.tree_writing_bytes.load();
-  const std::uint64_t bytes = pending > 0 ? static_cast<std::uint64_t>(pending) : 0;
+  if (limit == kNoLimit) return WorkResult::kNothingToDo;
+  const std::int64_t staying = group.tree_pool_bytes.load() - group.tree_writing_bytes.load();
+  const std::uint64_t bytes = staying > 0 ? static_cast<std::uint64_t>(staying) : 0;
   // Room for a few pages also where the threshold is the limit.
   const std::uint64_t target = std::min(AcceptBytes(limit), limit - 8 * kPageBytes);
-  Request request{.cause = Cause::kGroupLimit, .group = index};
   const bool begins = bytes > HighBytes(limit) || stores_.WantsRoom(index);
   group_shrinking_[index] = (group_shrinking_[index] || begins) && bytes > target;
-  if (!group_shrinking_[index]) return Step::kNothingToDo;
-  request.bytes_max = bytes - target;
-  const Step step = WriteBatch(request);
-  if (step == Step::kNothingToDo) group_shrinking_[index] = false;
-  return step;
+  if (!group_shrinking_[index]) return WorkResult::kNothingToDo;
+  const WorkResult result = WriteBack({.cause = Counter::writeback_started_cgroup_limit,
+                                       .group = index,
+                                       .bytes_max = bytes - target});
+  if (result == WorkResult::kNothingToDo) group_shrinking_[index] = false;
+  return result;
 }
 
-Shrinker::Step Shrinker::AheadStep() {
+// --- On request ---------------------------------------------------------------------------------
+
+WorkResult Shrinker::DoManualJob() {
+  const auto rest = manual_.NotSent();
+  if (!rest) return WorkResult::kNothingToDo;
+  if (rest->pages == 0) return WorkResult::kBlocked;
+  Request request{.cause = Counter::writeback_started_manual,
+                  .older_than_s = rest->job.older_than_s,
+                  .pages_max = std::min<std::uint64_t>(rest->pages, PutBatch::kPagesMax)};
+  if (rest->job.cgroup != kUnknownCgroup) request.group = groups_.IndexOf(rest->job.cgroup);
+  const WorkResult result =
+      request.group == Groups::kNoGroup ? WorkResult::kNothingToDo : WriteBack(request);
+  if (result != WorkResult::kNothingToDo) return result;
+  manual_.OnNothingLeft();
+  return WorkResult::kBlocked;
+}
+
+WorkResult Shrinker::ShrinkProactively() {
   for (std::size_t i = 0; i < groups_.end(); ++i) {
     const auto index = static_cast<GroupIndex>(i);
     Group& group = groups_.At(index);
     if (group.ahead_pages.load(std::memory_order_relaxed) == 0) continue;
     const std::uint64_t pages = group.ahead_pages.exchange(0);
     const std::uint32_t older_than_s = group.ahead_older_than_s.load(std::memory_order_relaxed);
-    Request request{.cause = older_than_s > 0 ? Cause::kAge : Cause::kShrinker,
-                    .group = index,
-                    .descendants = false,
-                    .older_than_s = older_than_s,
-                    // As in mm/zswap.c, shrink_memcg_cb(): what is warm is then left in peace.
-                    .spares_count = true};
-    request.pages_max = static_cast<std::size_t>(std::min<std::uint64_t>(pages, request.pages_max));
-    const Step step = WriteBatch(request);
-    // What was asked for anew meanwhile replaces the rest of what was asked before.
+    const Request request{.cause = older_than_s > 0 ? Counter::writeback_started_age
+                                                    : Counter::writeback_started_shrinker,
+                          .group = index,
+                          .descendants = false,
+                          .older_than_s = older_than_s,
+                          .pages_max = std::min<std::uint64_t>(pages, PutBatch::kPagesMax),
+                          // As in mm/zswap.c, shrink_memcg_cb(): warm pages then stop the shrinker.
+                          .spares_count = true};
+    const WorkResult result = WriteBack(request);
+    // A newer request replaces the rest of this one.
     std::uint64_t nothing_new = 0;
-    if (step == Step::kBlocked) group.ahead_pages.compare_exchange_strong(nothing_new, pages);
-    if (step == Step::kWorked) {
-      group.ahead_pages.compare_exchange_strong(nothing_new, pages - request.pages_max);
-    }
-    if (step != Step::kNothingToDo) return step;
+    const std::uint64_t rest = result == WorkResult::kBlocked ? pages : pages - request.pages_max;
+    if (result == WorkResult::kNothingToDo) continue;
+    group.ahead_pages.compare_exchange_strong(nothing_new, rest);
+    return result;
   }
-  return Step::kNothingToDo;
-}
-
-Shrinker::Step Shrinker::ManualStep() {
-  Request request{.cause = Cause::kManual};
-  {
-    std::lock_guard lock(mutex_);
-    if (manual_.finished) return Step::kNothingToDo;
-    const std::uint64_t target = (manual_.target_bytes + kPageBytes - 1) / kPageBytes;
-    const std::uint64_t started = manual_.written_bytes / kPageBytes + manual_sent_pages_;
-    if (started >= target) return Step::kBlocked;
-    request.pages_max =
-        static_cast<std::size_t>(std::min<std::uint64_t>(target - started, PutBatch::kPagesMax));
-    request.older_than_s = manual_job_.older_than_s;
-    if (manual_job_.cgroup != kUnknownCgroup) request.group = groups_.IndexOf(manual_job_.cgroup);
-  }
-  const Step step = request.group == Groups::kNoGroup ? Step::kNothingToDo : WriteBatch(request);
-  std::lock_guard lock(mutex_);
-  if (step == Step::kNothingToDo && manual_sent_pages_ == 0 && !manual_.finished) {
-    EndManual("no more entries to write back");
-  }
-  return step == Step::kNothingToDo ? Step::kBlocked : step;
+  return WorkResult::kNothingToDo;
 }
 
 // Rewrites records that name groups which are gone, some at a time.
-Shrinker::Step Shrinker::SweepStep() {
+WorkResult Shrinker::ReparentSlots() {
   constexpr std::uint64_t kSlotsAtOnce = std::uint64_t{1} << 16;
-  if (sweeping_.empty()) {
-    groups_.Leaving(&sweeping_);
-    sweep_slot_ = 0;
-    if (sweeping_.empty()) return Step::kNothingToDo;
+  if (reparenting_.empty()) {
+    groups_.Leaving(&reparenting_);
+    reparent_slot_ = 0;
+    if (reparenting_.empty()) return WorkResult::kNothingToDo;
   }
-  const std::uint64_t end = std::min(pages_.slots(), sweep_slot_ + kSlotsAtOnce);
-  pages_.Reparent(sweep_slot_, end);
-  sweep_slot_ = end;
-  if (end < pages_.slots()) return Step::kWorked;
+  const std::uint64_t end = std::min(pages_.slots(), reparent_slot_ + kSlotsAtOnce);
+  pages_.Reparent(reparent_slot_, end);
+  reparent_slot_ = end;
+  if (end < pages_.slots()) return WorkResult::kWorked;
   // A small device has locks that no slot of it has.
   pages_.WaitForHolders();
-  groups_.SweptUp(sweeping_);
-  sweeping_.clear();
-  return Step::kWorked;
+  groups_.SweptUp(reparenting_);
+  reparenting_.clear();
+  return WorkResult::kWorked;
 }
 
-// What a server does not take now stays marked, in the table where there is room for all of it.
-void Shrinker::FlushDiscards() {
-  stale_.BeginRound();
-  SlotIndex from = 0;
-  while (const auto chunk = stale_.TakeChunk(from)) {
-    from = chunk->first + StaleObjects::kChunkSlots;
-    if (!remote_.TakesDiscards(chunk->first)) {
-      stale_.PutBack(*chunk);
-      continue;
-    }
-    pages_.TakeStale(*chunk, &discards_);
-    if (discards_.empty()) continue;
-    remote_.Discard(discards_);
-    groups_.At(kRootGroup).Count(Counter::discards_sent, discards_.size());
-    discards_.clear();
+// --- One batch ----------------------------------------------------------------------------------
+
+WorkResult Shrinker::WriteBack(const Request& request) {
+  Writeback::Batch* const batch = writeback_.Begin(request);
+  if (batch == nullptr) return WorkResult::kBlocked;
+  Collect(batch);
+  if (batch->dropped_bytes > 0) stores_.RoomMade();
+  if (request.cause == Counter::writeback_started_manual) manual_.OnSent(batch->count);
+  return writeback_.Send(batch);
+}
+
+// Fills the batch with the coldest entries of each group in proportion to its entries; then, if
+// some had fewer to give, with more of the others. What a group owes beyond whole entries is its
+// deficit, so that many small batches are as fair as a large one.
+void Shrinker::Collect(Writeback::Batch* batch) {
+  FindSources(batch->request);
+  if (sources_.empty()) return;
+  const std::uint64_t wanted = EntriesWanted(batch->request) << kDeficitBits;
+  for (const Source& source : sources_) {
+    std::uint64_t& deficit = deficits_[source.group];
+    deficit = std::min(deficit + wanted * source.entries / source_entries_, kDeficitMax);
+    if (batch->full()) continue;
+    const std::size_t before = batch->looked_at();
+    writeback_.TakeColdest(batch, source.group, deficit >> kDeficitBits);
+    deficit -= std::min(deficit, std::uint64_t{batch->looked_at() - before} << kDeficitBits);
+    last_source_ = source.group;
+  }
+  for (const Source& source : sources_) {
+    if (batch->full() || batch->looked_at() >= wanted >> kDeficitBits) break;
+    writeback_.TakeColdest(batch, source.group, (wanted >> kDeficitBits) - batch->looked_at());
   }
 }
 
-bool Shrinker::StartManual(const WritebackJob& job) {
-  std::lock_guard lock(mutex_);
-  if (!manual_.finished || manual_sent_pages_ > 0) return false;
-  manual_job_ = job;
-  manual_ = {job.bytes, 0, 0, false, ""};
-  wake_wanted_.store(true);
-  wake_.notify_one();
-  return true;
+void Shrinker::FindSources(const Request& request) {
+  sources_.clear();
+  source_entries_ = 0;
+  for (std::size_t i = 0; i < groups_.end(); ++i) {
+    const auto index = static_cast<GroupIndex>(i);
+    if (!writeback_.HasEntries(index, request)) continue;
+    const std::uint64_t entries = groups_.At(index).lru.size();
+    sources_.push_back({index, entries});
+    source_entries_ += entries;
+  }
+  // Round robin: begin behind the group that was last.
+  const auto next = std::find_if(sources_.begin(), sources_.end(), [this](const Source& source) {
+    return source.group > last_source_;
+  });
+  std::rotate(sources_.begin(), next, sources_.end());
 }
 
-void Shrinker::CancelManual() {
-  std::lock_guard lock(mutex_);
-  if (!manual_.finished) EndManual("cancelled");
-}
-
-// Called with mutex_ held.
-void Shrinker::EndManual(const char* reason) {
-  manual_.finished = true;
-  manual_.stopped_because = reason;
-}
-
-Tier::ManualWriteback Shrinker::ManualProgress() const {
-  std::lock_guard lock(mutex_);
-  return manual_;
+// About how many entries the request wants, by their mean size.
+std::uint64_t Shrinker::EntriesWanted(const Request& request) const {
+  std::uint64_t entries = 0;
+  for (std::size_t i = 0; i < groups_.end(); ++i) {
+    entries += groups_.At(static_cast<GroupIndex>(i)).lru.size();
+  }
+  const std::uint64_t mean_bytes =
+      pages_.pool().entry_bytes() / std::max<std::uint64_t>(entries, 1);
+  const std::uint64_t by_bytes = request.bytes_max / std::max<std::uint64_t>(mean_bytes, 1) + 1;
+  return std::min<std::uint64_t>(request.pages_max, by_bytes);
 }
 
 }  // namespace farswap::tier

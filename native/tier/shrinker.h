@@ -1,17 +1,20 @@
-// The shrinker: one thread that keeps the pool, and each cgroup that has a limit, under that limit
-// by moving the coldest entries to the RemoteStore; that does so ahead of need when it is asked to;
-// and that tells the RemoteStore which remote pages are garbage.
+// The shrinker: one thread that decides when entries leave the pool, how many, and of which groups.
+// It does, most urgent first:
 //
-// Hysteresis: it starts when entries pass the high mark (half-way between the accept threshold and
-// the limit) or a store waits for room, and goes on until they are under the accept threshold. At
-// the pool's limit it goes round the groups and takes from each in proportion to its size; at a
-// cgroup's limit it takes from that cgroup and its descendants alone. Before a store waits, room
-// is also made by compaction. Entries travel as batches of copies, so that an entry being written
-// can be read, overwritten and moved at any time; the acknowledgement only counts if the slot still
-// is in state writing with the version that was sent.
+//   pool limit     keeps the pool's entries under its limit, taking from each group in proportion
+//                  to its size; makes room also by compaction
+//   group limits   the same for each cgroup that has a limit, from it and its descendants alone
+//   manual job     what an operator started
+//   reparenting    rewrites slot records that name a removed cgroup's group
+//   proactive      what the host daemon asked for because of memory pressure or age
 //
-// Lock order: a slot's lock comes before `mutex_`; the thread takes no slot's lock while it holds
-// `mutex_`, and holds no lock at all when it calls the RemoteStore.
+// and then sends discards of stale objects. How entries get to the servers is in writeback.h.
+//
+// Hysteresis: at a limit it starts when entries pass the high mark (half-way between the accept
+// threshold and the limit) or a store waits for room, and goes on until they are under the accept
+// threshold.
+//
+// Lock order: mutex_ comes after every other lock; the thread holds none while it works.
 #pragma once
 
 #include <array>
@@ -19,30 +22,24 @@
 #include <chrono>
 #include <condition_variable>
 #include <cstdint>
-#include <memory>
 #include <mutex>
-#include <optional>
 #include <thread>
 #include <vector>
 
-#include "base/locked_mapping.h"
-#include "tier/bundle.h"
+#include "tier/manual_job.h"
 #include "tier/pages.h"
-#include "tier/remote_store.h"
 #include "tier/stale.h"
 #include "tier/store_queue.h"
 #include "tier/tier.h"
+#include "tier/writeback.h"
 
 namespace farswap::tier {
 
-class Shrinker final : public RoomMaker {
+class Shrinker final : public RoomMaker, public Writeback::Listener {
  public:
-  /// Memory that every batch's copies fit into, for the constructor.
-  static Result<std::unique_ptr<LockedMapping>> CreateArenas();
-
   /// All outlive it.
-  Shrinker(const TierConfig& config, RemoteStore* remote, Pages* pages, StaleObjects* stale,
-           StoreQueue* stores, std::unique_ptr<LockedMapping> arenas);
+  Shrinker(const TierConfig& config, Pages* pages, StaleObjects* stale, StoreQueue* stores,
+           Writeback* writeback, ManualJob* manual);
   ~Shrinker() { Stop(); }
 
   /// Ends the thread, then waits until the RemoteStore has given back every batch. Idempotent.
@@ -51,150 +48,70 @@ class Shrinker final : public RoomMaker {
   /// Wakes the thread if the pool, or a cgroup at or above this one, has passed its high mark.
   /// Called after every allocation.
   void AfterAllocation(GroupIndex group) override;
-  /// Makes the thread look around: a limit may have changed.
+  /// Wakes the thread: a limit may have changed, or there is something new to do.
   void Wake() override;
-
-  void SetAcceptThreshold(std::uint32_t percent);
-  std::uint32_t accept_threshold_percent() const {
-    return accept_percent_.load(std::memory_order_relaxed);
-  }
-  void SetRecompression(const std::optional<Compressor>& compressor);
-  Outcome SetPacking(bool on);
-
-  bool StartManual(const WritebackJob& job);
-  void CancelManual();
-  Tier::ManualWriteback ManualProgress() const;
+  void OnAnswered(const Writeback::Answer& answer) override;
 
   bool shrinking() const { return shrinking_.load(std::memory_order_relaxed); }
 
  private:
-  using Clock = std::chrono::steady_clock;
-  enum class Cause : std::uint8_t { kLimit, kGroupLimit, kShrinker, kAge, kManual };
-  enum class Step : std::uint8_t { kWorked, kBlocked, kNothingToDo };
+  using Request = Writeback::Request;
 
-  class Batch final : public PutBatch {
-   public:
-    void OnPutDone() override { shrinker->FinishBatch(this); }
-    Shrinker* shrinker = nullptr;
-    std::byte* arena = nullptr;
-    std::size_t page_count = 0;       // in `count` objects
-    std::size_t spared = 0;           // of a request that counts them
-    std::uint64_t entry_bytes = 0;    // that acknowledgements will free
-    std::uint64_t dropped_bytes = 0;  // of clean entries, that were freed on the way
-    std::size_t looked_at() const { return count + spared; }
-    std::uint64_t freed_bytes() const { return entry_bytes + dropped_bytes; }
-    Cause cause = Cause::kLimit;
-    // Runs of neighbours among the pages, which may become bundles.
-    struct Run {
-      std::size_t first;
-      std::size_t count;
-    };
-    std::array<Run, kPagesMax / 2> runs;
-    std::size_t run_count = 0;
-  };
-  static constexpr std::size_t kBatches = 4;
-  // After a batch that failed, nothing is sent for this long, twice as long each time.
-  static constexpr std::chrono::milliseconds kBackoffMin{20};
-  static constexpr std::chrono::milliseconds kBackoffMax{500};
-
-  // What entries to send.
-  struct Request {
-    Cause cause = Cause::kLimit;
-    GroupIndex group = kRootGroup;
-    bool descendants = true;  // of the group as well
-    std::uint32_t older_than_s = 0;
-    std::size_t pages_max = PutBatch::kPagesMax;
-    bool spares_count = false;                    // pages that are spared count, too
-    std::uint64_t bytes_max = ~std::uint64_t{0};  // of the pool, about
-  };
-
-  // A group that entries can be taken from, and its share of a batch.
+  // A group that entries can be taken from.
   struct Source {
     GroupIndex group;
     std::uint64_t entries;
   };
 
   void Run();
-  Step WorkOnce();
-  Step ShrinkStep();
+  WorkResult WorkOnce();
+  WorkResult ShrinkPool();
   bool CompactSlab();
-  Step GroupLimitStep();
-  Step ShrinkGroup(GroupIndex index);
-  Step AheadStep();
-  Step ManualStep();
-  Step SweepStep();
-  Step WriteBatch(const Request& request);
+  WorkResult ShrinkLimitedGroups();
+  WorkResult ShrinkGroup(GroupIndex index);
+  WorkResult DoManualJob();
+  WorkResult ReparentSlots();
+  WorkResult ShrinkProactively();
+  WorkResult WriteBack(const Request& request);
 
-  void Collect(Batch* batch, const Request& request);
   void FindSources(const Request& request);
   std::uint64_t EntriesWanted(const Request& request) const;
-  bool IsSource(GroupIndex index, const Request& request) const;
-  void TakeShare(Batch* batch, const Request& request, GroupIndex group, std::size_t pages);
-  enum class Taken : std::uint8_t { kYes, kNotThis, kNoMore };
-  Taken Isolate(Batch* batch, const Request& request, SlotIndex slot, EntryRef entry);
-  void Take(Batch* batch, const Request& request, SlotIndex slot);
-  void PrepareBatch(Batch* batch);
-  void RecompressPage(Batch* batch, std::size_t index);
+  void Collect(Writeback::Batch* batch);
 
-  // packing.cc
-  void TakeWithNeighbours(Batch* batch, const Request& request, SlotIndex slot);
-  bool PackRun(Batch* batch, const Batch::Run& run, PageObject* bundle);
-
-  void FinishBatch(Batch* batch);
-  void ReportProgress(GroupIndex group);
-  void FlushDiscards();
-  std::uint64_t PendingEntryBytes() const;
   std::uint64_t HighBytes(std::uint64_t limit) const {
-    return limit * (100 + accept_threshold_percent()) / 200;
+    return limit * (100 + pages_.accept_threshold_percent()) / 200;
   }
   std::uint64_t AcceptBytes(std::uint64_t limit) const {
-    return limit * accept_threshold_percent() / 100;
+    return limit * pages_.accept_threshold_percent() / 100;
   }
   std::uint32_t ReserveSlabs() const;
-  static Counter StartedCounter(Cause cause);
-  void EndManual(const char* reason);
 
   const TierConfig& config_;
-  RemoteStore& remote_;
   Pages& pages_;
   Groups& groups_;
   StaleObjects& stale_;
   StoreQueue& stores_;
-  std::atomic<std::uint32_t> accept_percent_;
-  std::atomic<int> recompress_level_{0};  // of zstd; 0: off
-  std::atomic<bool> packing_{false};
-
+  Writeback& writeback_;
+  ManualJob& manual_;
   std::atomic<bool> shrinking_{false};
   std::atomic<bool> wake_wanted_{false};
-  std::atomic<std::uint64_t> in_flight_bytes_{0};  // entry bytes that acknowledgements will free
 
   // Of the thread:
-  bool may_recompress_ = false;
   Pool::Drain drain_;
   std::vector<Source> sources_;
   std::uint64_t source_entries_ = 0;
-  // Entries that each group owes, in fractions: what came to less than one before.
+  // Deficit round robin: entries that a group still has to give, in fractions.
   static constexpr unsigned kDeficitBits = 16;
   static constexpr std::uint64_t kDeficitMax = std::uint64_t{PutBatch::kPagesMax} << kDeficitBits;
   std::vector<std::uint64_t> deficits_;
   GroupIndex last_source_ = kRootGroup;
   GroupIndex last_limited_ = kRootGroup;
   std::vector<bool> group_shrinking_;
-  std::vector<DiscardItem> discards_;  // collected, not sent yet
-  std::vector<GroupIndex> sweeping_;
-  std::uint64_t sweep_slot_ = 0;
-  const std::unique_ptr<LockedMapping> arenas_;
+  std::vector<GroupIndex> reparenting_;  // groups whose slot records are being rewritten
+  std::uint64_t reparent_slot_ = 0;
 
-  mutable std::mutex mutex_;  // guards all below
+  std::mutex mutex_;  // guards all below
   std::condition_variable wake_;
-  std::array<Batch, kBatches> batches_;
-  std::vector<Batch*> free_batches_;
-  Clock::time_point retry_at_{};  // no Put before, after a failed one
-  std::chrono::milliseconds backoff_{0};
-  std::unique_ptr<BundleWriter> bundle_writer_;  // made once, then of the thread
-  Tier::ManualWriteback manual_{0, 0, 0, true, ""};
-  WritebackJob manual_job_;
-  std::uint64_t manual_sent_pages_ = 0;  // started, not finished or failed
   bool stopping_ = false;
   std::thread thread_;  // last
 };

@@ -28,7 +28,7 @@ Result<std::unique_ptr<Tier>> Tier::Create(const TierConfig& config, RemoteStore
   if (!table.ok()) return table.error();
   auto pool = Pool::Create(config.pool_bytes_max);
   if (!pool.ok()) return pool.error();
-  auto arenas = Shrinker::CreateArenas();
+  auto arenas = Writeback::CreateArenas();
   if (!arenas.ok()) return arenas.error();
   return std::unique_ptr<Tier>(new TierImpl(config, remote, std::move(table.value()),
                                             std::move(pool.value()), std::move(arenas.value())));
@@ -42,7 +42,11 @@ TierImpl::TierImpl(const TierConfig& config, RemoteStore* remote, std::unique_pt
       pages_(std::move(table), std::move(pool), &stale_),
       owners_(&pages_),
       stores_(config_, &pages_, &owners_),
-      shrinker_(config_, remote_, &pages_, &stale_, &stores_, std::move(arenas)) {}
+      packer_(&pages_),
+      writeback_(config_, remote_, &pages_, &stale_, &packer_, std::move(arenas)),
+      shrinker_(config_, &pages_, &stale_, &stores_, &writeback_, &manual_) {
+  pages_.SetAcceptThreshold(config_.accept_threshold_percent);
+}
 
 TierImpl::~TierImpl() { StopWriteback(); }
 
@@ -211,12 +215,6 @@ void TierImpl::SetCompressor(const Compressor& compressor) {
   pages_.groups().SetRootCompressor(compressor);
 }
 
-Outcome TierImpl::SetPacking(bool on) { return shrinker_.SetPacking(on); }
-
-void TierImpl::SetRecompression(const std::optional<Compressor>& compressor) {
-  shrinker_.SetRecompression(compressor);
-}
-
 Outcome TierImpl::SetLimits(std::uint64_t pool_bytes, std::uint32_t accept_threshold_percent) {
   if (pool_bytes < Pool::kPoolBytesMin || pool_bytes > config_.pool_bytes_max) {
     return Error{"a pool limit of " + std::to_string(pool_bytes) + " bytes is outside of " +
@@ -226,17 +224,15 @@ Outcome TierImpl::SetLimits(std::uint64_t pool_bytes, std::uint32_t accept_thres
   Outcome valid = ValidateThreshold(accept_threshold_percent);
   if (!valid.ok()) return valid;
   pages_.pool().SetSlabLimit(static_cast<std::uint32_t>(pool_bytes / Pool::kSlabBytes));
-  shrinker_.SetAcceptThreshold(accept_threshold_percent);
+  pages_.SetAcceptThreshold(accept_threshold_percent);
   LimitsChanged();
   return std::monostate{};
 }
 
-bool TierImpl::StartManualWriteback(const WritebackJob& job) { return shrinker_.StartManual(job); }
-
-void TierImpl::CancelManualWriteback() { shrinker_.CancelManual(); }
-
-Tier::ManualWriteback TierImpl::ManualWritebackProgress() const {
-  return shrinker_.ManualProgress();
+bool TierImpl::StartManualWriteback(const WritebackJob& job) {
+  const bool started = manual_.Start(job);
+  shrinker_.Wake();
+  return started;
 }
 
 void TierImpl::ShrinkAhead(CgroupId id, std::uint64_t pages, std::uint32_t older_than_s) {
@@ -254,7 +250,7 @@ TierStats TierImpl::Stats() const {
   stats.pool_entry_bytes = pages_.pool().entry_bytes();
   stats.pool_payload_bytes = pages_.payload_bytes();
   stats.metadata_bytes = pages_.table_bytes();
-  stats.accept_threshold_percent = shrinker_.accept_threshold_percent();
+  stats.accept_threshold_percent = pages_.accept_threshold_percent();
   stats.shrinking = shrinker_.shrinking();
   pages_.groups().Total(&stats.pages, &stats.counters);
   return stats;

@@ -13,6 +13,7 @@
 
 #include "tier/bundle.h"
 #include "tier/owner.h"
+#include "tier/packer.h"
 #include "tier/pages.h"
 #include "tier/shrinker.h"
 #include "tier/store_queue.h"
@@ -45,16 +46,18 @@ class TierImpl final : public Tier {
   std::vector<GroupStats> Groups() const override { return pages_.groups().Stats(); }
 
   void SetCompressor(const Compressor& compressor) override;
-  void SetRecompression(const std::optional<Compressor>& compressor) override;
-  Outcome SetPacking(bool on) override;
+  void SetRecompression(const std::optional<Compressor>& compressor) override {
+    packer_.SetRecompression(compressor);
+  }
+  Outcome SetPacking(bool on) override { return packer_.SetPacking(on); }
   Outcome SetLimits(std::uint64_t pool_bytes, std::uint32_t accept_threshold_percent) override;
 
   Explanation Explain(SlotIndex slot) override;
   TierStats Stats() const override;
 
   bool StartManualWriteback(const WritebackJob& job) override;
-  void CancelManualWriteback() override;
-  ManualWriteback ManualWritebackProgress() const override;
+  void CancelManualWriteback() override { manual_.Cancel(); }
+  ManualWriteback ManualWritebackProgress() const override { return manual_.Progress(); }
   void ShrinkAhead(CgroupId id, std::uint64_t pages, std::uint32_t older_than_s) override;
   void StopWriteback() override;
 
@@ -120,7 +123,10 @@ class TierImpl final : public Tier {
   std::condition_variable prefetches_done_;
   std::size_t prefetches_ = 0;  // put off or under way
   StoreQueue stores_;           // its thread wakes the shrinker while stores wait
-  Shrinker shrinker_;           // last: its thread uses all of the above
+  Packer packer_;
+  Writeback writeback_;
+  ManualJob manual_;
+  Shrinker shrinker_;  // last: its thread uses all of the above
 };
 
 }  // namespace farswap::tier
