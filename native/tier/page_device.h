@@ -132,11 +132,11 @@ class PageFetch : private RemoteFetch {
   std::array<std::byte*, kPagesMax> page_outputs;
 
  private:
-  friend class TierImpl;
+  friend class Fetches;
   void OnPage(std::size_t index, GetResult result, const PageObject& object) final;
   void OnGetDone() final;
 
-  class TierImpl* tier_ = nullptr;
+  class Fetches* fetches_ = nullptr;
   static constexpr std::uint8_t kNoPage = 0xff;
   std::array<std::uint8_t, kPagesMax> first_;  // of the pages that are in slots[i]
   std::array<std::uint8_t, kPagesMax> next_;   // the next page that is in the same one, kNoPage

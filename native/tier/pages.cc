@@ -333,6 +333,7 @@ std::size_t Pages::DropClean(SlotIndex slot) {
   next.away = {0, 0};
   Change(slot, next);
   pool_->Free(entry);
+  room_->RoomMade(groups_.Resolve(next.group));
   groups_.Of(next).Count(Counter::clean_dropped);
   return bytes;
 }

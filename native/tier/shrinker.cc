@@ -261,7 +261,6 @@ WorkResult Shrinker::WriteBack(const Request& request) {
   Writeback::Batch* const batch = writeback_.Begin(request);
   if (batch == nullptr) return WorkResult::kBlocked;
   Collect(batch);
-  if (batch->dropped_bytes > 0) stores_.RoomMade();
   if (request.cause == Counter::writeback_started_manual) manual_.OnSent(batch->count);
   return writeback_.Send(batch);
 }

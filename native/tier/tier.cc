@@ -37,13 +37,13 @@ Result<std::unique_ptr<Tier>> Tier::Create(const TierConfig& config, RemoteStore
 TierImpl::TierImpl(const TierConfig& config, RemoteStore* remote, std::unique_ptr<SlotTable> table,
                    std::unique_ptr<Pool> pool, std::unique_ptr<LockedMapping> arenas)
     : config_(config),
-      remote_(remote),
       stale_(table->slots()),
       pages_(std::move(table), std::move(pool), &stale_),
       owners_(&pages_),
+      fetches_(config_, remote, &pages_),
       stores_(config_, &pages_, &owners_),
       packer_(&pages_),
-      writeback_(config_, remote_, &pages_, &stale_, &packer_, std::move(arenas)),
+      writeback_(config_, remote, &pages_, &stale_, &packer_, std::move(arenas)),
       shrinker_(config_, &pages_, &stale_, &stores_, &writeback_, &manual_) {
   pages_.SetAcceptThreshold(config_.accept_threshold_percent);
 }
@@ -51,7 +51,7 @@ TierImpl::TierImpl(const TierConfig& config, RemoteStore* remote, std::unique_pt
 TierImpl::~TierImpl() { StopWriteback(); }
 
 void TierImpl::StopWriteback() {
-  WaitForPrefetches();
+  fetches_.WaitForAdoptions();
   stores_.Stop();
   shrinker_.Stop();
 }
@@ -95,70 +95,7 @@ IoStatus TierImpl::TryStore(SlotIndex slot, const std::byte* page, std::optional
 
 Tier::LoadResult TierImpl::Load(SlotIndex slot, std::byte* out) {
   SlotRecord seen;
-  return LoadRecord(slot, out, &seen);
-}
-
-Tier::LoadResult TierImpl::LoadRecord(SlotIndex slot, std::byte* out, SlotRecord* seen) {
-  assert(slot < pages_.slots());
-  // A clock costs a tenth of what a load does.
-  constexpr std::uint32_t kSampled = 16;
-  thread_local std::uint32_t loads = 0;
-  const bool sampled = ++loads % kSampled == 0;
-  const auto began =
-      sampled ? std::chrono::steady_clock::now() : std::chrono::steady_clock::time_point{};
-
-  const auto lock = pages_.Lock(slot);
-  const SlotRecord& record = pages_.Get(slot);
-  Group& group = pages_.groups().Of(record);
-  *seen = record;
-  switch (record.state) {
-    case SlotState::kEmpty:
-      FillPage(out, 0);
-      group.Count(Counter::loads_empty);
-      break;
-    case SlotState::kSameFilled:
-      FillPage(out, record.fill);
-      group.Count(Counter::loads_same_filled);
-      break;
-    case SlotState::kRemote:
-      return LoadResult::kRemote;
-    case SlotState::kLocal:
-    case SlotState::kClean:
-    case SlotState::kWriting: {
-      const Damage damage = Verify(pages_.ObjectOf(slot), out);
-      if (damage != Damage::kNone) {
-        CountDamage(damage, &group);
-        return LoadDamaged(slot, seen);
-      }
-      pages_.NoteRead(slot);
-      group.Count(Counter::loads_local);
-      break;
-    }
-  }
-  if (sampled) group.local_latency.Add(std::chrono::steady_clock::now() - began);
-  return LoadResult::kDone;
-}
-
-// Servers have what was clean: it is remote again, as when the shrinker drops it, to whatever is
-// under way for the slot too. Of any other page there is nothing better.
-Tier::LoadResult TierImpl::LoadDamaged(SlotIndex slot, SlotRecord* seen) {
-  if (seen->state != SlotState::kClean) return LoadResult::kIoError;
-  pages_.DropClean(slot);
-  stores_.RoomMade(pages_.groups().Resolve(seen->group));
-  *seen = pages_.Get(slot);
-  return LoadResult::kRemote;
-}
-
-TierImpl::Damage TierImpl::Verify(const PageObject& object, std::byte* out) {
-  if (PageChecksum(object.slot, object.codec, object.bytes) != object.checksum) {
-    return Damage::kChecksum;
-  }
-  return DecompressPage(object.codec, object.bytes, out) ? Damage::kNone : Damage::kNoPage;
-}
-
-void TierImpl::CountDamage(Damage damage, Group* group) {
-  if (damage == Damage::kChecksum) group->Count(Counter::fail_checksum);
-  if (damage == Damage::kNoPage) group->Count(Counter::decompress_fail);
+  return fetches_.Load(slot, out, &seen);
 }
 
 void TierImpl::Invalidate(SlotIndex first, std::uint64_t count) {

@@ -1,0 +1,78 @@
+// Fetches: reads pages wherever they are.
+//
+//   Load()      a page in the pool, same-filled or empty is copied: done
+//   Start() ──▶ Continue(): Load() each page, Ask() for remote ones ──▶ RemoteStore::Get()
+//                  ▲    │                                                    │ OnPage(), each
+//                  object │    │ nothing was asked for                              ▼ │    ▼
+//                  Accept(): verify, Settle() each page │  PageFetch::OnFetched() │
+//                  └───────────────────────── OnGetDone() ◀──────────────────┘
+//
+// A page that is overwritten, trimmed or written back while it is fetched is read again from
+// wherever it is then. A fetched page of the version that was asked for is good, whatever happened
+// to its slot meanwhile, since the read began before that.
+//
+// A bundle that is fetched for one page brings neighbours. AdoptNeighbours() takes them into the
+// pool as clean entries, which the shrinker drops without I/O, and first since they begin at the
+// cold end. It does so only while the pool and the page's group are under their accept thresholds,
+// and on the thread that answered the read, after the answer.
+#pragma once
+
+#include <condition_variable>
+#include <cstddef>
+#include <cstdint>
+#include <mutex>
+#include <optional>
+
+#include "tier/page_device.h"
+#include "tier/pages.h"
+#include "tier/remote_store.h"
+#include "tier/tier.h"
+
+namespace farswap::tier {
+
+class Fetches {
+ public:
+  /// All outlive it.
+  Fetches(const TierConfig& config, RemoteStore* remote, Pages* pages)
+      : config_(config), remote_(*remote), pages_(*pages) {}
+
+  /// See PageDevice::Load(). Also sets the record of what was read, or is to be fetched.
+  Tier::LoadResult Load(SlotIndex slot, std::byte* out, SlotRecord* seen);
+  /// See PageDevice::Fetch().
+  void Start(PageFetch* fetch);
+  /// See PageDevice::LoadWait() and Tier::Explain().
+  IoStatus LoadWait(SlotIndex slot, std::byte* out, Version* version);
+  Tier::Explanation Explain(SlotIndex slot);
+  /// Returns when no thread adopts neighbours.
+  void WaitForAdoptions();
+
+  // --- For PageFetch
+
+  void Continue(PageFetch* fetch);
+  void Accept(PageFetch* fetch, std::size_t index, GetResult result, const PageObject& object);
+
+ private:
+  struct Neighbours;
+
+  Tier::LoadResult LoadDamaged(SlotIndex slot, SlotRecord* seen);
+  void Ask(PageFetch* fetch, std::size_t page, const SlotRecord& record);
+  void Settle(PageFetch* fetch, std::size_t page, GetResult result, bool intact,
+              std::optional<Counter> damage);
+  void CountWait(const PageFetch& fetch);
+
+  void PutOff(const Neighbours& neighbours);
+  static void AdoptNeighbours();
+  void AdoptAll(const Neighbours& neighbours);
+  bool Adopt(SlotIndex slot, Version version, const std::byte* page, std::uint32_t stored_boot_s);
+  bool MayAdopt(GroupIndex group) const;
+
+  const TierConfig& config_;
+  RemoteStore& remote_;
+  Pages& pages_;
+  static thread_local std::optional<Neighbours> put_off_;  // until the fetch is answered
+  std::mutex mutex_;                                       // guards the next two
+  std::condition_variable adopted_;
+  std::size_t adoptions_ = 0;  // put off or under way
+};
+
+}  // namespace farswap::tier
