@@ -228,11 +228,13 @@ void BindHostTier(nb::module_& m, nb::class_<HostEngine>& engine) {
       .def(
           "shrink_ahead",
           [](HostEngine& self, tier::CgroupId cgroup, std::uint64_t pages,
-             std::uint32_t older_than_s) { self.tier().ShrinkAhead(cgroup, pages, older_than_s); },
+             std::uint32_t older_than_s) {
+            self.tier().WriteBackProactively(cgroup, pages, older_than_s);
+          },
           NoGil(), "cgroup"_a, "pages"_a, "older_than_s"_a,
           "Writes back a cgroup's coldest pages, without its descendants, at low priority.")
       .def(
-          "cgroups", [](HostEngine& self) { return self.tier().Groups(); }, NoGil(),
+          "cgroups", [](HostEngine& self) { return self.tier().CgroupStats(); }, NoGil(),
           "All groups with pages, a place or settings, the root group first.")
       .def(
           "place_cgroup",

@@ -289,7 +289,7 @@ TEST_F(MixedRequestRace, EveryPageReadIsOneThatCouldBeCurrent) {
   EXPECT_GT(pages_read_.load(), 0u);
   EXPECT_GT(count(tier::Counter::loads_remote), 0u);
   EXPECT_GT(count(tier::Counter::writeback_raced), 0u);
-  EXPECT_GT(count(tier::Counter::prefetched), 0u);
+  EXPECT_GT(count(tier::Counter::neighbours_adopted), 0u);
   const auto client = Connect();
   const PageHistory::Time began = history_.BeginRead();
   const Bytes all = client->Read(0, LengthOf(kSlots));

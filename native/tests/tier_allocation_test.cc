@@ -197,7 +197,7 @@ TEST_F(Allocation, NobodyAllocatesWithALockThatStoresTake) {
       tier_->ManualWritebackProgress();
     });
     EXPECT_TRUE(tier_->SetPacking(true).ok());
-    tier_->Groups();
+    tier_->CgroupStats();
     for (SlotIndex slot = 0; slot < 100; ++slot) tier_->RemoveCgroup(1000 + slot);
     for (int i = 0; i < 2; ++i) WriteBack(100);  // the sweep comes behind the first one's
     remote_.SetWritable(false);

@@ -54,7 +54,7 @@ class TierDamagedPool : public OpenTierFixture {
   }
 
   // A bundle on the server, all of it in the pool as well but for its first page.
-  void PrefetchBundle() {
+  void AdoptNeighbours() {
     ASSERT_TRUE(tier_->SetPacking(true).ok());
     for (SlotIndex slot = 0; slot < kBundleSlots; ++slot) {
       ASSERT_EQ(tier_->Store(slot, PageLikeItsNeighbours(slot, 1).data()), IoStatus::kOk);
@@ -104,7 +104,7 @@ TEST_F(TierDamagedPool, IsNotPackedWithItsNeighbours) {
 }
 
 TEST_F(TierDamagedPool, IsReadFromTheServerThatHasItAsWell) {
-  PrefetchBundle();
+  AdoptNeighbours();
   ASSERT_TRUE(Damage(kSlot, SlotState::kClean));
   const std::size_t asked = remote_.objects_asked_for();
   EXPECT_EQ(Read(kSlot), PageLikeItsNeighbours(kSlot, 1));
@@ -115,7 +115,7 @@ TEST_F(TierDamagedPool, IsReadFromTheServerThatHasItAsWell) {
 }
 
 TEST_F(TierDamagedPool, IsReadFromTheServerAlsoWhenItDoesNotDecompress) {
-  PrefetchBundle();
+  AdoptNeighbours();
   ASSERT_TRUE(
       ChangeEntry(kSlot, SlotState::kClean, [](SlotRecord* record, std::span<std::byte> bytes) {
         std::ranges::fill(bytes, std::byte{0xff});
@@ -127,7 +127,7 @@ TEST_F(TierDamagedPool, IsReadFromTheServerAlsoWhenItDoesNotDecompress) {
 }
 
 TEST_F(TierDamagedPool, IsAnErrorWhenTheServerFailsAsWell) {
-  PrefetchBundle();
+  AdoptNeighbours();
   ASSERT_TRUE(Damage(kSlot, SlotState::kClean));
   remote_.FailGets(GetResult::kUnavailable);
   ExpectError(kSlot);
@@ -137,7 +137,7 @@ TEST_F(TierDamagedPool, IsAnErrorWhenTheServerFailsAsWell) {
 
 // Each in turn while the page is on its way from the server, after its entry was dropped.
 TEST_F(TierDamagedPool, IsNotReadFromTheServerAnyMoreOnceItsSlotHasChanged) {
-  PrefetchBundle();
+  AdoptNeighbours();
   const auto read_while = [&](SlotIndex slot, const auto& change) {
     EXPECT_TRUE(Damage(slot, SlotState::kClean));
     remote_.HoldGets();

@@ -145,7 +145,7 @@ class TierFixture : public ::testing::Test {
     const TierStats stats = tier_->Stats();
     EXPECT_EQ(stats.pages.held(), Balance(stats.counters));
     std::uint64_t entry_bytes = 0;
-    for (const GroupStats& group : tier_->Groups()) {
+    for (const GroupStats& group : tier_->CgroupStats()) {
       EXPECT_EQ(group.pages.held(), Balance(group.counters)) << "cgroup " << group.id;
       entry_bytes += group.pool_bytes;
     }

@@ -108,8 +108,8 @@ TEST_F(TierGroupEdge, AJobForACgroupThatIsGoneTouchesNothing) {
   tier_->RemoveCgroup(kCgroup);
   ASSERT_TRUE(tier_->StartManualWriteback({.bytes = 20 * kPageBytes, .cgroup = kCgroup}));
   ASSERT_TRUE(Eventually([this] { return tier_->ManualWritebackProgress().finished; }));
-  tier_->ShrinkAhead(kCgroup, 20, 0);
-  tier_->ShrinkAhead(kUnknownCgroup, 1, 0);  // served after it
+  tier_->WriteBackProactively(kCgroup, 20, 0);
+  tier_->WriteBackProactively(kUnknownCgroup, 1, 0);  // served after it
   ASSERT_TRUE(Eventually([this] { return remote_.pages() > 0; }));
   ASSERT_TRUE(Eventually([this] { return tier_->Stats().pages.writing == 0; }));
   EXPECT_EQ(remote_.pages(), 1u) << "its pages are the parent's now, for which nobody asked";

@@ -166,8 +166,8 @@ class TierGroupRace : public TierFixture {
           tier_->SetLimits(pool_bytes, 50 + static_cast<std::uint32_t>(random() % 50)).ok());
       remote_.FailPuts(random() % 4 == 0 ? PutResult::kUnavailable : PutResult::kAcked);
       tier_->StartManualWriteback({.bytes = 256 * kPageBytes});
-      tier_->ShrinkAhead(id, 100, 0);
-      if (random() % 8 == 0) tier_->Groups();
+      tier_->WriteBackProactively(id, 100, 0);
+      if (random() % 8 == 0) tier_->CgroupStats();
     }
     remote_.FailPuts(PutResult::kAcked);
   }
@@ -196,11 +196,11 @@ class TierGroupRace : public TierFixture {
   // Only the tree that stays, and every page in it: no entry is lost between two lists.
   void ExpectRightGroups() {
     // Met on the store path after they were gone, without ever having been placed.
-    for (const GroupStats& group : tier_->Groups()) {
+    for (const GroupStats& group : tier_->CgroupStats()) {
       if (!group.placed) tier_->RemoveCgroup(group.id);
     }
     std::vector<CgroupId> ids;
-    for (const GroupStats& group : tier_->Groups()) ids.push_back(group.id);
+    for (const GroupStats& group : tier_->CgroupStats()) ids.push_back(group.id);
     EXPECT_EQ(ids, (std::vector<CgroupId>{kUnknownCgroup, 11, 12, 13, 14}));
     for (const CgroupId id : kLasting) ASSERT_TRUE(tier_->ConfigureCgroup(id, {}));
     ASSERT_TRUE(Eventually([this] { return tier_->ManualWritebackProgress().finished; }));
@@ -210,12 +210,12 @@ class TierGroupRace : public TierFixture {
       return pages.local == 0 && pages.writing == 0;
     }));
     EXPECT_EQ(tier_->Stats().pool_entry_bytes, 0u);
-    for (const GroupStats& group : tier_->Groups()) {
+    for (const GroupStats& group : tier_->CgroupStats()) {
       EXPECT_EQ(group.tree_pool_bytes, 0u) << group.id;
       EXPECT_EQ(group.pool_bytes, 0u) << group.id;
     }
     tier_->Invalidate(0, kSlots);
-    for (const GroupStats& group : tier_->Groups()) {
+    for (const GroupStats& group : tier_->CgroupStats()) {
       EXPECT_EQ(group.pages.held(), 0u) << group.id;
       EXPECT_EQ(group.tree_remote_pages, 0u) << group.id;
     }
@@ -261,9 +261,9 @@ class TierIdleGroups : public TierFixture {
     for (CgroupId id = first; id < first + kMany; ++id) {
       ASSERT_TRUE(Eventually([&] { return tier_->PlaceCgroup(id, kUnknownCgroup); })) << id;
     }
-    ASSERT_EQ(tier_->Groups().size(), kMany + 1);
+    ASSERT_EQ(tier_->CgroupStats().size(), kMany + 1);
     for (CgroupId id = first; id < first + kMany; ++id) tier_->RemoveCgroup(id);
-    ASSERT_EQ(tier_->Groups().size(), 1u);
+    ASSERT_EQ(tier_->CgroupStats().size(), 1u);
   }
 };
 

@@ -36,7 +36,7 @@ class TierGroup : public TierFixture {
   }
 
   GroupStats GroupOf(CgroupId id) {
-    for (const GroupStats& group : tier_->Groups()) {
+    for (const GroupStats& group : tier_->CgroupStats()) {
       if (group.id == id) return group;
     }
     return {};
@@ -154,22 +154,22 @@ TEST_F(TierGroup, TheRootCgroupsPagesAreTheRootGroups) {
   StartWithWords();
   ASSERT_TRUE(tier_->PlaceCgroup(1, 1));
   SwapOut(1, 1);
-  ASSERT_EQ(tier_->Groups().size(), 1u);
-  EXPECT_EQ(tier_->Groups()[0].id, 1u);
-  EXPECT_EQ(tier_->Groups()[0].pages.local, 1u);
+  ASSERT_EQ(tier_->CgroupStats().size(), 1u);
+  EXPECT_EQ(tier_->CgroupStats()[0].id, 1u);
+  EXPECT_EQ(tier_->CgroupStats()[0].pages.local, 1u);
   EXPECT_FALSE(tier_->PlaceCgroup(1, 7));
 }
 
 TEST_F(TierGroup, TheRootCgroupCanBeNamedAfterItsFirstPages) {
   StartWithWords();
   SwapOut(1, 1);
-  EXPECT_EQ(tier_->Groups().size(), 2u);
+  EXPECT_EQ(tier_->CgroupStats().size(), 2u);
   ASSERT_TRUE(tier_->PlaceCgroup(1, 1));
   EXPECT_FALSE(tier_->PlaceCgroup(2, 2)) << "there is one root";
-  EXPECT_EQ(tier_->Groups().size(), 1u);
+  EXPECT_EQ(tier_->CgroupStats().size(), 1u);
   EXPECT_EQ(OwnerOf(1), 1u);
   SwapOut(2, 1);
-  EXPECT_EQ(tier_->Groups()[0].pages.local, 2u);
+  EXPECT_EQ(tier_->CgroupStats()[0].pages.local, 2u);
 }
 
 TEST_F(TierGroup, CgroupsArePlacedTopDownAndOnce) {
@@ -403,8 +403,8 @@ TEST_F(TierGroup, APageOnItsWayWhileItsCgroupGoesArrives) {
   tier_->Invalidate(0, 1);
   remote_.Release();
   ASSERT_TRUE(Eventually([&] { return tier_->ManualWritebackProgress().finished; }));
-  EXPECT_EQ(tier_->Groups()[0].pages.remote, 7u);
-  EXPECT_EQ(tier_->Groups()[0].pool_bytes, 0u);
+  EXPECT_EQ(tier_->CgroupStats()[0].pages.remote, 7u);
+  EXPECT_EQ(tier_->CgroupStats()[0].pool_bytes, 0u);
 }
 
 TEST_F(TierGroup, AnIdThatIsGivenOutAnewIsAnotherCgroup) {
@@ -427,8 +427,8 @@ TEST_F(TierGroup, ThousandsOfCgroupsLeaveNothingBehind) {
     ASSERT_TRUE(tier_->PlaceCgroup(id, kUnknownCgroup));
     tier_->RemoveCgroup(id);
   }
-  EXPECT_TRUE(Eventually([&] { return tier_->Groups().size() == 1; }));
-  EXPECT_EQ(tier_->Groups()[0].pages.held(), kCgroups);
+  EXPECT_TRUE(Eventually([&] { return tier_->CgroupStats().size() == 1; }));
+  EXPECT_EQ(tier_->CgroupStats()[0].pages.held(), kCgroups);
   // Every index can be used again.
   EXPECT_TRUE(Eventually([&] { return tier_->PlaceCgroup(500, kUnknownCgroup); }));
 }
@@ -436,12 +436,12 @@ TEST_F(TierGroup, ThousandsOfCgroupsLeaveNothingBehind) {
 TEST_F(TierGroup, MoreCgroupsThanThereIsRoomForShareTheRootGroup) {
   StartWithWords();
   for (CgroupId id = 1000; id < 6000; ++id) SwapOut(id, id);
-  EXPECT_EQ(tier_->Groups().size(), 4096u);
-  EXPECT_EQ(tier_->Groups()[0].pages.held(), 5000u - 4095u);
+  EXPECT_EQ(tier_->CgroupStats().size(), 4096u);
+  EXPECT_EQ(tier_->CgroupStats()[0].pages.held(), 5000u - 4095u);
   EXPECT_FALSE(tier_->PlaceCgroup(9000, kUnknownCgroup));
 }
 
-// --- Writeback ahead of need
+// --- Proactive writeback
 
 class TierAge : public TierGroup {
  protected:
@@ -486,11 +486,11 @@ TEST_F(TierAge, AJobForACgroupTakesItsDescendantsAlone) {
 TEST_F(TierAge, ShrinkingAheadTakesThatCgroupsOwnColdest) {
   Start();
   for (SlotIndex slot = 0; slot < 20; ++slot) SwapOut(slot, slot % 2 ? kA : kB);
-  tier_->ShrinkAhead(kA, 5, 0);
+  tier_->WriteBackProactively(kA, 5, 0);
   ASSERT_TRUE(Eventually([&] { return GroupOf(kA).pages.remote == 5; }));
   EXPECT_EQ(CountOf(kA, Counter::writeback_started_shrinker), 5u);
   test_time += 100;
-  tier_->ShrinkAhead(kB, 100, 60);
+  tier_->WriteBackProactively(kB, 100, 60);
   ASSERT_TRUE(Eventually([&] { return GroupOf(kB).pages.remote == 10; }));
   EXPECT_EQ(CountOf(kB, Counter::writeback_started_age), 10u);
   EXPECT_EQ(GroupOf(kA).pages.remote, 5u);

@@ -378,7 +378,7 @@ std::string CheckInvariants(ModelTier& self) {
   const nb::gil_scoped_release release;
   std::string broken;
   const auto right = [&] {
-    broken = BrokenInvariant(self.tier().Stats(), self.tier().Groups());
+    broken = BrokenInvariant(self.tier().Stats(), self.tier().CgroupStats());
     return broken.empty();
   };
   return Eventually(right) ? "" : broken;
@@ -475,14 +475,14 @@ void BindGroups(nb::class_<ModelTier>& tier) {
       .def("set_packing", [](ModelTier& self, bool on) { return self.tier().SetPacking(on).ok(); })
       .def("advance_clock", [](ModelTier&, std::uint32_t by) { ModelTier::AdvanceClock(by); })
       .def("set_limits", &ModelTier::SetLimits)
-      .def("groups", [](ModelTier& self) { return self.tier().Groups(); })
+      .def("groups", [](ModelTier& self) { return self.tier().CgroupStats(); })
       .def("stats", [](ModelTier& self) { return self.tier().Stats(); })
       .def("start_writeback", &ModelTier::StartWriteback, "pages"_a, "cgroup"_a = 0,
            "older_than_s"_a = 0)
       .def("cancel_writeback", [](ModelTier& self) { self.tier().CancelManualWriteback(); })
       .def("shrink_ahead",
            [](ModelTier& self, CgroupId id, std::uint64_t pages, std::uint32_t older_than_s) {
-             self.tier().ShrinkAhead(id, pages, older_than_s);
+             self.tier().WriteBackProactively(id, pages, older_than_s);
            })
       .def("await_writing", &ModelTier::AwaitWriting, "timeout_ms"_a)
       .def("await_requests", &ModelTier::AwaitRequests, "count"_a, "timeout_ms"_a)

@@ -46,7 +46,7 @@ class TierPacking : public TierFixture {
   }
 
   // And all but the first of them taken into the pool.
-  void PrefetchBundle() {
+  void AdoptNeighbours() {
     SendBundle();
     ExpectPage(kFirst, 1);
     ASSERT_TRUE(Eventually([this] { return tier_->Stats().pages.clean == kBundleSlots - 1; }));
@@ -74,7 +74,7 @@ TEST_F(TierPacking, IsOffUntilItIsSwitchedOn) {
   EXPECT_EQ(remote_.pages(), kBundleSlots);
   EXPECT_EQ(Count(Counter::packed), 0u);
   ExpectBundle(1);
-  EXPECT_EQ(Count(Counter::prefetched), 0u);
+  EXPECT_EQ(Count(Counter::neighbours_adopted), 0u);
 }
 
 TEST_F(TierPacking, ColdNeighboursTravelAsOneBundleAndAreReadBack) {
@@ -102,13 +102,13 @@ TEST_F(TierPacking, BundlesAreReadAfterPackingWasSwitchedOff) {
 
 TEST_F(TierPacking, PageInOfOneTakesTheOthersInAsClean) {
   StartPacking();
-  PrefetchBundle();
-  EXPECT_EQ(Count(Counter::prefetched), kBundleSlots - 1);
+  AdoptNeighbours();
+  EXPECT_EQ(Count(Counter::neighbours_adopted), kBundleSlots - 1);
   EXPECT_EQ(StateOf(kFirst + 1), "clean");
   const std::size_t asked = remote_.objects_asked_for();
   for (SlotIndex slot = kFirst + 2; slot < kEnd; ++slot) ExpectPage(slot, 1);
   EXPECT_EQ(remote_.objects_asked_for(), asked);
-  EXPECT_EQ(Count(Counter::prefetch_hits), kBundleSlots - 1);
+  EXPECT_EQ(Count(Counter::neighbour_hits), kBundleSlots - 1);
   EXPECT_EQ(Count(Counter::loads_remote), 1u);
 }
 
@@ -126,7 +126,8 @@ TEST_F(TierPacking, PagesOfOneReadShareOneFetchOfTheirBundle) {
   EXPECT_EQ(fetch.pages[4], PageLikeItsNeighbours(kFirst + 4, 1));
   EXPECT_EQ(fetch.pages[5], PageLikeItsNeighbours(kFirst + 3, 1));
   EXPECT_EQ(remote_.objects_asked_for(), 1u);
-  EXPECT_TRUE(Eventually([this] { return Count(Counter::prefetched) == kBundleSlots - 3; }));
+  EXPECT_TRUE(
+      Eventually([this] { return Count(Counter::neighbours_adopted) == kBundleSlots - 3; }));
 }
 
 TEST_F(TierPacking, SeveralBundlesAndPagesCanBeReadAtOnce) {
@@ -165,7 +166,7 @@ TEST_F(TierPacking, PagesOverwrittenWhileTheyAreTakenInAreTheNewOnes) {
 
 TEST_F(TierPacking, CleanEntriesAreDroppedWithoutAnythingBeingSent) {
   StartPacking();
-  PrefetchBundle();
+  AdoptNeighbours();
   const std::uint64_t written = Count(Counter::written_back_pages);
   WriteBack(kBundleSlots);
   EXPECT_EQ(Count(Counter::clean_dropped), kBundleSlots - 1);
@@ -185,13 +186,13 @@ TEST_F(TierPacking, NothingIsTakenInAboveTheAcceptThreshold) {
     ASSERT_EQ(StoreKind(slot, 1, PageKind::kRandom), IoStatus::kOk);
   }
   ExpectBundle(1);
-  EXPECT_EQ(Count(Counter::prefetched), 0u);
+  EXPECT_EQ(Count(Counter::neighbours_adopted), 0u);
   EXPECT_EQ(Count(Counter::loads_remote), kBundleSlots);
 }
 
 TEST_F(TierPacking, AnOverwrittenMemberLeavesAndTheLastOneTakesTheBundleWithIt) {
   StartPacking();
-  PrefetchBundle();  // members are overwritten as remote and as clean ones
+  AdoptNeighbours();  // members are overwritten as remote and as clean ones
   StorePage(kFirst, 2);
   StorePage(kFirst + 1, 2);
   tier_->Invalidate(kFirst + 2, kBundleSlots - 3);
@@ -310,7 +311,7 @@ TEST_F(TierPacking, AnotherBundleSentBeforeTheFirstWasAcknowledgedIsTheOneThatSt
   remote_.WaitForHeld(1);
   tier_->CancelManualWriteback();
   StoreBundle(2);
-  tier_->ShrinkAhead(kUnknownCgroup, kBundleSlots, 0);
+  tier_->WriteBackProactively(kUnknownCgroup, kBundleSlots, 0);
   remote_.WaitForHeld(2);
   remote_.Release();
   ASSERT_TRUE(Eventually([this] { return tier_->Stats().pages.remote == kBundleSlots; }));
@@ -326,7 +327,7 @@ TEST_F(TierPacking, AnAcknowledgementOfAnOlderBundleIsNotOneOfTheNewer) {
   remote_.WaitForHeld(1);
   tier_->CancelManualWriteback();
   StoreBundle(2);
-  tier_->ShrinkAhead(kUnknownCgroup, kBundleSlots, 0);
+  tier_->WriteBackProactively(kUnknownCgroup, kBundleSlots, 0);
   remote_.WaitForHeld(2);
   remote_.FailPuts(PutResult::kServerFull, 1);
   remote_.Release();
@@ -382,7 +383,7 @@ TEST_F(TierPacking, APageThatSeemedToFailAloneIsDiscardedWhenItCameInABundle) {
   Start();
   StoreBundle(1);
   remote_.LosePutAnswers();
-  tier_->ShrinkAhead(kUnknownCgroup, kBundleSlots, 0);
+  tier_->WriteBackProactively(kUnknownCgroup, kBundleSlots, 0);
   ASSERT_TRUE(
       Eventually([this] { return Count(Counter::writeback_failed_unavailable) == kBundleSlots; }));
   EXPECT_EQ(remote_.pages(), kBundleSlots);
@@ -429,7 +430,8 @@ TEST_F(TierPacking, AFetchOvertakenByChangesOfItsMembersReadsTheirPagesOfThenOrN
   EXPECT_EQ(fetch.pages[1], PageLikeItsNeighbours(kFirst + 1, 1));
   EXPECT_EQ(fetch.pages[2], PageLikeItsNeighbours(kFirst + 2, 1));
   // What changed is not taken in.
-  ASSERT_TRUE(Eventually([this] { return Count(Counter::prefetched) == kBundleSlots - 5; }));
+  ASSERT_TRUE(
+      Eventually([this] { return Count(Counter::neighbours_adopted) == kBundleSlots - 5; }));
   ExpectPage(kFirst + 1, 2);
   EXPECT_EQ(Read(kFirst + 2), Page{});
   EXPECT_EQ(Read(kFirst + 3), Page{});
@@ -513,7 +515,7 @@ TEST_F(TierPacking, AServerThatWentBackToAnOlderBundleIsAnErrorNeverItsPages) {
   Page page{};
   Version version;
   EXPECT_EQ(tier_->LoadWait(kFirst + 1, page.data(), &version), IoStatus::kIoError);
-  EXPECT_EQ(Count(Counter::prefetched), 0u);
+  EXPECT_EQ(Count(Counter::neighbours_adopted), 0u);
 }
 
 TEST_F(TierPacking, PagesOfDifferentCgroupsDoNotShareABundle) {
@@ -532,13 +534,13 @@ TEST_F(TierPacking, CleanPagesFollowTheirCgroupIntoItsParent) {
   StartPacking();
   ASSERT_TRUE(tier_->PlaceCgroup(7, kUnknownCgroup));
   tier_->SetLabel(7);
-  PrefetchBundle();
+  AdoptNeighbours();
   tier_->RemoveCgroup(7);
-  EXPECT_EQ(tier_->Groups()[0].pages.clean, kBundleSlots - 1);
-  EXPECT_EQ(tier_->Groups()[0].pages.remote, 1u);
+  EXPECT_EQ(tier_->CgroupStats()[0].pages.clean, kBundleSlots - 1);
+  EXPECT_EQ(tier_->CgroupStats()[0].pages.remote, 1u);
   WriteBack(1);
-  EXPECT_EQ(tier_->Groups()[0].pages.remote, kBundleSlots);
-  EXPECT_EQ(tier_->Groups()[0].tree_remote_pages, kBundleSlots);
+  EXPECT_EQ(tier_->CgroupStats()[0].pages.remote, kBundleSlots);
+  EXPECT_EQ(tier_->CgroupStats()[0].tree_remote_pages, kBundleSlots);
 }
 
 TEST_F(TierPacking, TheLastBundleOfADeviceMayBeShort) {

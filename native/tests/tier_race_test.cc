@@ -100,7 +100,7 @@ TEST_P(TierRace, ReadsSeeOnlyGenerationsThatWereCurrent) {
   EXPECT_GT(Count(Counter::written_back_pages), 0u);
   if (GetParam()) {
     EXPECT_GT(Count(Counter::packed), 0u);
-    EXPECT_GT(Count(Counter::prefetched), 0u);
+    EXPECT_GT(Count(Counter::neighbours_adopted), 0u);
     EXPECT_GT(Count(Counter::clean_dropped), 0u);
   }
   for (SlotIndex slot = 0; slot < kSlots; ++slot) {

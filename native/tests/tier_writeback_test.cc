@@ -70,10 +70,10 @@ TEST_F(TierWriteback, ShrinkingAheadLooksAtNoMorePagesThanItIsAskedTo) {
     }
   };
   read(0);
-  tier_->ShrinkAhead(kUnknownCgroup, kPages, 0);
+  tier_->WriteBackProactively(kUnknownCgroup, kPages, 0);
   ASSERT_TRUE(Eventually([&] { return Count(Counter::second_chances) == kPages; }));
   read(5);
-  tier_->ShrinkAhead(kUnknownCgroup, kPages, 0);
+  tier_->WriteBackProactively(kUnknownCgroup, kPages, 0);
   ASSERT_TRUE(Eventually([&] { return Count(Counter::second_chances) == 2 * kPages - 5; }));
   ASSERT_TRUE(Eventually([&] { return tier_->Stats().pages.remote == 5; }));
   EXPECT_EQ(remote_.put_order(), (std::vector<SlotIndex>{0, 1, 2, 3, 4}))
@@ -173,7 +173,7 @@ TEST_F(TierWriteback, APageWhoseAcknowledgementWasLostIsDiscardedWithItsSlot) {
     ASSERT_EQ(StoreKind(slot, 1, PageKind::kCompressible), IoStatus::kOk);
     const std::uint64_t failed = Count(Counter::writeback_failed_unavailable);
     remote_.LosePutAnswers();
-    tier_->ShrinkAhead(kUnknownCgroup, 1, 0);
+    tier_->WriteBackProactively(kUnknownCgroup, 1, 0);
     ASSERT_TRUE(Eventually([&] {
       return Count(Counter::writeback_failed_unavailable) > failed &&
              tier_->Stats().pages.local == 1;
@@ -466,10 +466,10 @@ TEST_F(TierWriteback, AnAcknowledgementOfAnOlderVersionIsNotOneOfTheNewer) {
   ASSERT_EQ(StoreKind(1, 1, PageKind::kCompressible), IoStatus::kOk);
   remote_.HoldPuts();
   remote_.FailPuts(PutResult::kUnavailable, 1);
-  tier_->ShrinkAhead(kUnknownCgroup, 1, 0);
+  tier_->WriteBackProactively(kUnknownCgroup, 1, 0);
   remote_.WaitForHeld(1);
   ASSERT_EQ(StoreKind(1, 2, PageKind::kCompressible), IoStatus::kOk);
-  tier_->ShrinkAhead(kUnknownCgroup, 1, 0);
+  tier_->WriteBackProactively(kUnknownCgroup, 1, 0);
   remote_.WaitForHeld(2);
   remote_.Release();
   ASSERT_TRUE(Eventually([this] { return Count(Counter::writeback_failed_unavailable) == 1; }));

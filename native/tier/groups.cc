@@ -15,7 +15,7 @@ constexpr Compressor UnpackCompressor(std::uint32_t packed) {
   return {static_cast<Codec>(packed >> 24), static_cast<int>(packed & 0xffffff)};
 }
 
-// What came in between is not lost: both are counted up and down with wrapping arithmetic.
+// Changes meanwhile are not lost: both wrap around zero.
 void MoveCount(std::atomic<std::uint64_t>* from, std::atomic<std::uint64_t>* to) {
   to->fetch_add(from->exchange(0, std::memory_order_relaxed), std::memory_order_relaxed);
 }
@@ -36,8 +36,8 @@ std::uint64_t NotNegative(std::int64_t value) {
   return static_cast<std::uint64_t>(std::max<std::int64_t>(value, 0));
 }
 
-// What went down here before it came from a group that has ended looks like less than none, until
-// the sweep.
+// Until slot records are rewritten, a count that went down here and up in a removed group is below
+// zero.
 PageCounts ClampToZero(PageCounts pages) {
   for (std::uint64_t* count : {&pages.same_filled, &pages.local, &pages.writing, &pages.clean,
                                &pages.remote, &pages.raw}) {
@@ -79,17 +79,17 @@ PageCounts Group::Pages() const {
 }
 
 Groups::Groups(Pool* pool) : pool_(pool), groups_(new Group[kGroupsMax]) {
-  static_assert(kGroupsMax + kAliasesMax < CgroupMap::kIdsMax && kGroupsMax < kNoGroup);
+  static_assert(kGroupsMax + kRemovedIdsMax < CgroupMap::kIdsMax && kGroupsMax < kNoGroup);
   for (std::size_t i = 0; i < kGroupsMax; ++i) {
     groups_[i].lru.Init(pool_);
-    groups_[i].forward = static_cast<GroupIndex>(i);
+    groups_[i].reparented_to = static_cast<GroupIndex>(i);
   }
   groups_[kRootGroup].in_use = true;
   groups_[kRootGroup].placed = true;
   groups_[kRootGroup].settings.compressor = Compressor{};
   free_.reserve(kGroupsMax);
-  leaving_.reserve(kGroupsMax);
-  aliases_.assign(kAliasesMax, kUnknownCgroup);
+  reparenting_.reserve(kGroupsMax);
+  removed_ids_.assign(kRemovedIdsMax, kUnknownCgroup);
   for (std::size_t i = kGroupsMax; i-- > 1;) free_.push_back(static_cast<GroupIndex>(i));
   Refresh();
 }
@@ -122,10 +122,10 @@ GroupIndex Groups::AddLocked(CgroupId id) {
   group.remote_pages_max = kNoLimit;
   group.may_write_back = groups_[kRootGroup].may_write_back.load();
   group.compressor = groups_[kRootGroup].compressor.load();
-  group.ahead_pages = 0;
-  // A shortage of the cgroup that had the index before is none of this one's.
+  group.proactive_pages = 0;
+  // A shortage of the cgroup that had the index before is not this one's.
   group.progress.fetch_add(1);
-  group.forward.store(index, std::memory_order_release);
+  group.reparented_to.store(index, std::memory_order_release);
   if (index >= end()) end_.store(std::size_t{index} + 1, std::memory_order_release);
   by_id_.Set(id, index);
   return index;
@@ -135,7 +135,7 @@ Groups::Locked Groups::Lock(GroupIndex index) {
   while (true) {
     const GroupIndex now = Resolve(index);
     std::unique_lock lock(groups_[now].mutex);
-    if (groups_[now].forward.load(std::memory_order_relaxed) == now) {
+    if (groups_[now].reparented_to.load(std::memory_order_relaxed) == now) {
       return {&groups_[now], std::move(lock)};
     }
   }
@@ -247,7 +247,7 @@ bool Groups::Place(CgroupId id, CgroupId parent) {
   }
   GroupIndex index = Lookup(id);
   if (index == kRootGroup && groups_[kRootGroup].id == id) return false;
-  // An id that leads elsewhere is one of a cgroup that is gone; the kernel has given it out anew.
+  // An id that leads elsewhere was that of a removed cgroup: the kernel uses it again.
   if (index == kNoGroup || groups_[index].id != id) index = AddLocked(id);
   if (index == kNoGroup) return false;
   Group& group = groups_[index];
@@ -309,12 +309,11 @@ void Groups::Refresh() {
   limited_ = limited;
 }
 
-// Lets an id that led to a group lead to where its pages go, and with it those of cgroups that
-// were gone before.
-void Groups::Alias(CgroupId id, GroupIndex from, GroupIndex to) {
+// Lets the id of a removed group, and those of groups removed into it, lead to its parent.
+void Groups::ReparentId(CgroupId id, GroupIndex from, GroupIndex to) {
   by_id_.Redirect(from, to);
-  CgroupId& oldest = aliases_[next_alias_];
-  next_alias_ = (next_alias_ + 1) % kAliasesMax;
+  CgroupId& oldest = removed_ids_[next_removed_id_];
+  next_removed_id_ = (next_removed_id_ + 1) % kRemovedIdsMax;
   if (oldest != kUnknownCgroup && oldest != id) {
     const GroupIndex index = Lookup(oldest);
     if (index != kNoGroup && groups_[index].id != oldest) by_id_.Erase(oldest);
@@ -322,8 +321,8 @@ void Groups::Alias(CgroupId id, GroupIndex from, GroupIndex to) {
   oldest = id;
 }
 
-// A charge that goes up from a child may pass this group for the last time while its parent
-// changes: the parent gets it either way, and this group's own sums are not looked at again.
+// A charge that goes up from a child may pass this group while its parent changes: the parent gets
+// it either way, and nobody reads the sums of this group again.
 bool Groups::Remove(CgroupId id) {
   std::lock_guard lock(mutex_);
   return RemoveLocked(id);
@@ -334,7 +333,7 @@ bool Groups::RemoveLocked(CgroupId id) {
   if (index == kNoGroup || index == kRootGroup || groups_[index].id != id) return false;
   Group& group = groups_[index];
   const GroupIndex above = group.parent;
-  // First, so that who finds nothing here any more does not find its limit either.
+  // First: a thread that finds the group empty must not find its limit.
   group.pool_limit_bytes = kNoLimit;
   for (std::size_t i = 1; i < end(); ++i) {
     Group& child = groups_[i];
@@ -342,7 +341,7 @@ bool Groups::RemoveLocked(CgroupId id) {
     std::lock_guard child_lock(child.mutex);
     child.parent = above;
   }
-  Alias(id, index, above);
+  ReparentId(id, index, above);
   {
     Group& parent = groups_[above];
     std::scoped_lock both(group.mutex, parent.mutex);
@@ -351,29 +350,29 @@ bool Groups::RemoveLocked(CgroupId id) {
     parent.own.writing_bytes += group.own.writing_bytes;
     parent.own.remote_pages += group.own.remote_pages;
     group.own = {};
-    group.forward.store(above, std::memory_order_release);
+    group.reparented_to.store(above, std::memory_order_release);
   }
   MoveCounts(&group, &groups_[above]);
   group.in_use = false;
-  leaving_.push_back(index);
+  reparenting_.push_back(index);
   Refresh();
   return true;
 }
 
-void Groups::Leaving(std::vector<GroupIndex>* leaving) {
+void Groups::Reparenting(std::vector<GroupIndex>* removed) {
   std::lock_guard lock(mutex_);
-  leaving->assign(leaving_.begin(), leaving_.end());
+  removed->assign(reparenting_.begin(), reparenting_.end());
 }
 
-void Groups::SweptUp(const std::vector<GroupIndex>& swept) {
+void Groups::Reparented(const std::vector<GroupIndex>& removed) {
   std::lock_guard lock(mutex_);
-  for (const GroupIndex index : swept) {
+  for (const GroupIndex index : removed) {
     Group& group = groups_[index];
     MoveCounts(&group, &groups_[Resolve(index)]);
     group.tree_pool_bytes = 0;
     group.tree_writing_bytes = 0;
     group.tree_remote_pages = 0;
-    std::erase(leaving_, index);
+    std::erase(reparenting_, index);
     free_.push_back(index);
   }
 }
@@ -405,7 +404,7 @@ std::vector<GroupStats> Groups::Stats() const {
   std::vector<GroupStats> all;
   std::unique_lock lock(mutex_);
   for (std::size_t count = InUse(); all.capacity() < count; count = InUse()) {
-    // Not with the lock, which the first store of a cgroup takes: memory may be what it makes.
+    // Without the lock: the first store of a cgroup takes it, and may be what frees memory.
     lock.unlock();
     all.reserve(count);
     lock.lock();

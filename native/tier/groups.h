@@ -1,16 +1,23 @@
-// Groups: what the tier knows of cgroups. Each has an LRU, limits, and counters; they form the tree
-// that cgroups form, as far as somebody placed them, and everything unknown is the root group's.
+// Groups: the cgroups as the tier knows them, each with an LRU, limits and counters.
 //
-// A group gets its index, which slot records hold, at the first store for its cgroup or when it is
-// placed. When its cgroup goes away (Remove) the LRU is spliced into the parent's and the group
-// forwards there; its index is given out again after a sweep has rewritten every slot record that
-// holds it. An index is looked up and used under one slot's lock, and the sweep takes the lock of
-// every slot after the cgroup's id stopped leading to the group; so whoever held the index when it
-// was retired is done when it is given out again.
+//   root group             the pool is its limit; its pages are those of no known cgroup
+//   ├── A    (index 1)     LRU  hot ◀─▶ entry ◀─▶ entry ◀─▶ cold      own: A's pages alone
+//   │   └── B    (index 2)                                         tree_*: those of A and B
+//   └── C    (index 3)     a cgroup that has pages, or was configured, but not placed
+//
+//   cgroup id ── CgroupMap ──▶ index ◀── group of a slot record
+//                                │
+//                                └── reparented_to: the index itself; once B is removed, A
+//
+// A group gets its index at the first store of its cgroup, or when it is placed or configured. When
+// its cgroup is removed, its parent takes its LRU, charges and counters, and reparented_to leads
+// there. The index is used again after every slot record that holds it was rewritten. An index is
+// looked up and used under one slot's lock, and the rewriting takes every slot's lock after the id
+// stopped leading to the group: no thread still uses the old index by then.
 //
 // Lock order: a slot's lock, then a group's, then the pool's; the tree's mutex comes before a
 // group's and is never taken with a group's held. Charges go up the tree under the mutex of the
-// group that they begin at, which is the one that a change of its parent takes.
+// group where they begin; a change of that group's parent takes it, too.
 #pragma once
 
 #include <array>
@@ -61,8 +68,8 @@ struct Group {
 
   std::atomic<CgroupId> id{kUnknownCgroup};
   std::atomic<GroupIndex> parent{kRootGroup};
-  /// Where its entries went; itself while it is in use.
-  std::atomic<GroupIndex> forward{kRootGroup};
+  /// The group itself while it is in use.
+  std::atomic<GroupIndex> reparented_to{kRootGroup};
 
   Charge own;
   /// With descendants; of the root group, unused. Sequentially consistent for stores that wait at
@@ -81,9 +88,9 @@ struct Group {
   std::atomic<std::uint64_t> progress{0};
   std::atomic<std::int64_t> last_progress_ns{0};
 
-  // Of Tier::ShrinkAhead().
-  std::atomic<std::uint64_t> ahead_pages{0};
-  std::atomic<std::uint32_t> ahead_older_than_s{0};
+  // See Tier::WriteBackProactively().
+  std::atomic<std::uint64_t> proactive_pages{0};
+  std::atomic<std::uint32_t> proactive_older_than_s{0};
 
   std::array<std::atomic<std::uint64_t>, kSlotStates> pages_by_state{};
   std::atomic<std::uint64_t> raw_pages{0};
@@ -122,10 +129,10 @@ class Groups {
 
   /// The group that an index stands for now.
   GroupIndex Resolve(GroupIndex index) const {
-    GroupIndex next = groups_[index].forward.load(std::memory_order_acquire);
+    GroupIndex next = groups_[index].reparented_to.load(std::memory_order_acquire);
     while (next != index) {
       index = next;
-      next = groups_[index].forward.load(std::memory_order_acquire);
+      next = groups_[index].reparented_to.load(std::memory_order_acquire);
     }
     return index;
   }
@@ -165,16 +172,16 @@ class Groups {
 
   Compressor CompressorOf(GroupIndex index) const;
 
-  // --- For those who know the tree. Any thread, one at a time.
+  // --- The tree. Any thread, one at a time.
 
   bool Place(CgroupId id, CgroupId parent);
   bool Configure(CgroupId id, const GroupSettings& settings);
   void SetRootCompressor(const Compressor& compressor);
-  /// True: a sweep is to be done.
+  /// True: slot records are to be rewritten.
   bool Remove(CgroupId id);
-  /// Without making it; kNoGroup. That of another, if the cgroup is gone.
+  /// kNoGroup: none yet. The group of an ancestor, if the cgroup was removed.
   GroupIndex Lookup(CgroupId id) const { return by_id_.Find(id); }
-  /// The cgroup's own; kNoGroup.
+  /// The cgroup's own group, or kNoGroup.
   GroupIndex IndexOf(CgroupId id) const;
 
   std::vector<GroupStats> Stats() const;
@@ -185,25 +192,25 @@ class Groups {
   std::size_t end() const { return end_.load(std::memory_order_acquire); }
   bool any_limited() const { return limited_.load(std::memory_order_relaxed) > 0; }
 
-  // --- For the sweep
+  // --- For the thread that rewrites slot records
 
-  /// Indexes that forward and wait to be swept; the sweep has until SweptUp() to rewrite them.
-  /// Allocates nothing in a vector that has room for kGroupsMax.
-  void Leaving(std::vector<GroupIndex>* leaving);
+  /// Sets the removed groups whose indexes slot records may hold. Allocates nothing in a vector
+  /// that has room for kGroupsMax.
+  void Reparenting(std::vector<GroupIndex>* removed);
   /// No slot record holds these any more.
-  void SweptUp(const std::vector<GroupIndex>& swept);
+  void Reparented(const std::vector<GroupIndex>& removed);
 
  private:
-  // Cgroups that are gone, and lead to where their pages went: a page may still be charged to one
-  // when the kernel swaps it out.
-  static constexpr std::size_t kAliasesMax = 1024;
+  // Ids of removed cgroups that still lead to an ancestor: the kernel may swap out pages charged to
+  // them.
+  static constexpr std::size_t kRemovedIdsMax = 1024;
 
   GroupIndex Add(CgroupId id);
   GroupIndex AddLocked(CgroupId id);
   bool RemoveLocked(CgroupId id);
-  void Alias(CgroupId id, GroupIndex from, GroupIndex to);
+  void ReparentId(CgroupId id, GroupIndex from, GroupIndex to);
   void Refresh();
-  std::size_t InUse() const { return kGroupsMax - free_.size() - leaving_.size(); }
+  std::size_t InUse() const { return kGroupsMax - free_.size() - reparenting_.size(); }
   GroupStats StatsOf(const Group& group) const;
 
   Pool* const pool_;
@@ -214,9 +221,9 @@ class Groups {
 
   mutable std::mutex mutex_;  // the tree's: all below, and who is whose parent
   std::vector<GroupIndex> free_;
-  std::vector<GroupIndex> leaving_;
-  std::vector<CgroupId> aliases_;  // a ring
-  std::size_t next_alias_ = 0;
+  std::vector<GroupIndex> reparenting_;
+  std::vector<CgroupId> removed_ids_;  // a ring, the oldest at next_removed_id_
+  std::size_t next_removed_id_ = 0;
 };
 
 }  // namespace farswap::tier

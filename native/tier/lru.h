@@ -49,13 +49,13 @@ class Lru {
     other->size_.store(0, std::memory_order_relaxed);
   }
 
-  struct Candidate {
+  struct Hint {
     EntryRef entry = kNoEntry;
     SlotIndex slot = kNoSlot;
   };
   /// The coldest entry and its slot, as a hint: lock the slot, then see whether it still holds the
   /// entry. (The slot's lock comes first in the lock order, so it cannot be taken from here.)
-  Candidate Coldest() const {
+  Hint Coldest() const {
     if (coldest_ == kNoEntry) return {};
     return {coldest_, pool_->At(coldest_)->slot.load(std::memory_order_relaxed)};
   }

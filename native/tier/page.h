@@ -41,8 +41,8 @@ using ObjectVersion = std::uint64_t;
 inline constexpr Version SlotVersionOf(ObjectVersion version) {
   return static_cast<Version>(version);
 }
-inline constexpr ObjectVersion PageVersion(std::uint32_t laps, Version version) {
-  return ObjectVersion{laps} << 32 | version;
+inline constexpr ObjectVersion PageVersion(std::uint32_t wraps, Version version) {
+  return ObjectVersion{wraps} << 32 | version;
 }
 
 /// How an object's bytes become a page. The numbers are those of proto/farswap/v1/types.proto.

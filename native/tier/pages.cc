@@ -189,7 +189,7 @@ void Pages::NoteSequence(SlotIndex slot, std::uint8_t sequence) {
 void Pages::NoteRead(SlotIndex slot) {
   SlotRecord record = table_->Get(slot);
   if (record.referenced) return;
-  if (record.state == SlotState::kClean) groups_.Of(record).Count(Counter::prefetch_hits);
+  if (record.state == SlotState::kClean) groups_.Of(record).Count(Counter::neighbour_hits);
   record.referenced = 1;
   table_->Set(slot, record);
 }
@@ -321,7 +321,7 @@ void Pages::AdoptClean(SlotIndex slot, const SlotRecord& filled) {
   next.object = filled.object;
   pool_->At(next.object.entry)->slot.store(slot, std::memory_order_relaxed);
   Change(slot, next, LruEnd::kCold);
-  groups_.Of(next).Count(Counter::prefetched);
+  groups_.Of(next).Count(Counter::neighbours_adopted);
 }
 
 std::size_t Pages::DropClean(SlotIndex slot) {

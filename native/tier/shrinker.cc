@@ -214,9 +214,9 @@ WorkResult Shrinker::ShrinkProactively() {
   for (std::size_t i = 0; i < groups_.end(); ++i) {
     const auto index = static_cast<GroupIndex>(i);
     Group& group = groups_.At(index);
-    if (group.ahead_pages.load(std::memory_order_relaxed) == 0) continue;
-    const std::uint64_t pages = group.ahead_pages.exchange(0);
-    const std::uint32_t older_than_s = group.ahead_older_than_s.load(std::memory_order_relaxed);
+    if (group.proactive_pages.load(std::memory_order_relaxed) == 0) continue;
+    const std::uint64_t pages = group.proactive_pages.exchange(0);
+    const std::uint32_t older_than_s = group.proactive_older_than_s.load(std::memory_order_relaxed);
     const Request request{.cause = older_than_s > 0 ? Counter::writeback_started_age
                                                     : Counter::writeback_started_shrinker,
                           .group = index,
@@ -230,17 +230,17 @@ WorkResult Shrinker::ShrinkProactively() {
     std::uint64_t nothing_new = 0;
     const std::uint64_t rest = result == WorkResult::kBlocked ? pages : pages - request.pages_max;
     if (result == WorkResult::kNothingToDo) continue;
-    group.ahead_pages.compare_exchange_strong(nothing_new, rest);
+    group.proactive_pages.compare_exchange_strong(nothing_new, rest);
     return result;
   }
   return WorkResult::kNothingToDo;
 }
 
-// Rewrites records that name groups which are gone, some at a time.
+// Rewrites slot records that name a removed group, some at a time.
 WorkResult Shrinker::ReparentSlots() {
   constexpr std::uint64_t kSlotsAtOnce = std::uint64_t{1} << 16;
   if (reparenting_.empty()) {
-    groups_.Leaving(&reparenting_);
+    groups_.Reparenting(&reparenting_);
     reparent_slot_ = 0;
     if (reparenting_.empty()) return WorkResult::kNothingToDo;
   }
@@ -250,7 +250,7 @@ WorkResult Shrinker::ReparentSlots() {
   if (end < pages_.slots()) return WorkResult::kWorked;
   // A small device has locks that no slot of it has.
   pages_.WaitForHolders();
-  groups_.SweptUp(reparenting_);
+  groups_.Reparented(reparenting_);
   reparenting_.clear();
   return WorkResult::kWorked;
 }

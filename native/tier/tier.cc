@@ -142,7 +142,7 @@ bool TierImpl::ConfigureCgroup(CgroupId id, const GroupSettings& settings) {
   return done;
 }
 
-// Pages may have to leave now, or there is a sweep to do; and stores that wait may fit.
+// Pages may have to leave the pool, slot records to be rewritten; stores that wait may fit.
 void TierImpl::LimitsChanged() {
   shrinker_.Wake();
   stores_.RoomMade();
@@ -172,11 +172,11 @@ bool TierImpl::StartManualWriteback(const WritebackJob& job) {
   return started;
 }
 
-void TierImpl::ShrinkAhead(CgroupId id, std::uint64_t pages, std::uint32_t older_than_s) {
+void TierImpl::WriteBackProactively(CgroupId id, std::uint64_t pages, std::uint32_t older_than_s) {
   const GroupIndex index = id == kUnknownCgroup ? kRootGroup : pages_.groups().IndexOf(id);
   if (index == tier::Groups::kNoGroup) return;
-  pages_.groups().At(index).ahead_older_than_s = older_than_s;
-  pages_.groups().At(index).ahead_pages = pages;
+  pages_.groups().At(index).proactive_older_than_s = older_than_s;
+  pages_.groups().At(index).proactive_pages = pages;
   shrinker_.Wake();
 }
 

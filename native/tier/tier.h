@@ -95,7 +95,7 @@ class Tier : public PageDevice {
   /// `remote` must outlive the tier. Fails if memory is short or the config is out of range.
   static Result<std::unique_ptr<Tier>> Create(const TierConfig& config, RemoteStore* remote);
 
-  // --- Which cgroup a page belongs to
+  // --- Attribution and slot frees
 
   /// Attributes pages by these words from now on, one a slot; nullptr: not any more. Pages stored
   /// before this call are dropped only if freed after it. Returns when no thread reads the earlier
@@ -124,7 +124,7 @@ class Tier : public PageDevice {
   virtual bool ConfigureCgroup(CgroupId id, const GroupSettings& settings) = 0;
 
   /// Every group that has pages or was placed or configured, the root group first.
-  virtual std::vector<GroupStats> Groups() const = 0;
+  virtual std::vector<GroupStats> CgroupStats() const = 0;
 
   // --- Settings that change at run time
 
@@ -139,7 +139,7 @@ class Tier : public PageDevice {
   /// At most what the tier was made with. The shrinker works until the pool is that small.
   virtual Outcome SetLimits(std::uint64_t pool_bytes, std::uint32_t accept_threshold_percent) = 0;
 
-  // --- Looking at it
+  // --- Observability
 
   /// Where a slot's page is, for `slot explain`. Reads the page (also a remote one) to verify it.
   struct Explanation {
@@ -158,7 +158,7 @@ class Tier : public PageDevice {
 
   virtual TierStats Stats() const = 0;
 
-  // --- Writeback ahead of need
+  // --- Proactive writeback
 
   /// Asks the shrinker to write back the coldest pages, whatever the pool holds. One job at a time:
   /// a second one is refused (false) until the first is finished.
@@ -176,7 +176,8 @@ class Tier : public PageDevice {
   /// Asks the shrinker to look at `pages` of a cgroup's own coldest pages and to write back those
   /// that are so old and were not read since they were stored or last spared, when it has nothing
   /// more urgent; replaces what was asked before and not done yet.
-  virtual void ShrinkAhead(CgroupId id, std::uint64_t pages, std::uint32_t older_than_s) = 0;
+  virtual void WriteBackProactively(CgroupId id, std::uint64_t pages,
+                                    std::uint32_t older_than_s) = 0;
 
   /// Ends the shrinker: nothing is written back any more, and stores that find no room fail at
   /// once. Waits until the RemoteStore has given back every PutBatch. Idempotent; the destructor

@@ -50,7 +50,7 @@ class TierImpl final : public Tier {
   bool PlaceCgroup(CgroupId id, CgroupId parent) override;
   void RemoveCgroup(CgroupId id) override;
   bool ConfigureCgroup(CgroupId id, const GroupSettings& settings) override;
-  std::vector<GroupStats> Groups() const override { return pages_.groups().Stats(); }
+  std::vector<GroupStats> CgroupStats() const override { return pages_.groups().Stats(); }
 
   void SetCompressor(const Compressor& compressor) override;
   void SetRecompression(const std::optional<Compressor>& compressor) override {
@@ -65,7 +65,7 @@ class TierImpl final : public Tier {
   bool StartManualWriteback(const WritebackJob& job) override;
   void CancelManualWriteback() override { manual_.Cancel(); }
   ManualWriteback ManualWritebackProgress() const override { return manual_.Progress(); }
-  void ShrinkAhead(CgroupId id, std::uint64_t pages, std::uint32_t older_than_s) override;
+  void WriteBackProactively(CgroupId id, std::uint64_t pages, std::uint32_t older_than_s) override;
   void StopWriteback() override;
 
  private:

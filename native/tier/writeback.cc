@@ -52,7 +52,7 @@ void Writeback::TakeColdest(Batch* batch, GroupIndex group, std::size_t pages) {
   std::uint64_t tries = 2 * groups_.At(group).lru.size() + pages;
   const std::size_t enough = batch->looked_at() + pages;
   while (batch->looked_at() < enough && !batch->full() && tries-- > 0) {
-    const Lru::Candidate coldest = groups_.Lock(group)->lru.Coldest();
+    const Lru::Hint coldest = groups_.Lock(group)->lru.Coldest();
     if (coldest.entry == kNoEntry) return;
     if (Isolate(batch, coldest.slot, coldest.entry) == Taken::kNoMore) return;
   }

@@ -170,7 +170,7 @@ def test_neighbours_are_packed_on_their_way_to_the_server_and_come_back_together
         for number in range(512, 576):
             assert client.read(number * PAGE_BYTES, PAGE_BYTES) == page(number, 9), number
         counters = host.ask("tier", "show")["counters"]
-        assert counters["prefetched"] >= counters["prefetch_hits"] > 16
+        assert counters["neighbours_adopted"] >= counters["neighbour_hits"] > 16
         client.write(520 * PAGE_BYTES, page(520, 10))
         assert client.read(520 * PAGE_BYTES, PAGE_BYTES) == page(520, 10)
         assert client.read(521 * PAGE_BYTES, PAGE_BYTES) == page(521, 9)

@@ -300,7 +300,7 @@ int MeasureFairness() {
             "the shrinker does not rest");
   std::vector<double> pages;
   std::vector<double> lost;
-  for (const GroupStats& group : tier->Groups()) {
+  for (const GroupStats& group : tier->CgroupStats()) {
     if (group.id < 1 || group.id > kPages.size()) continue;
     pages.push_back(static_cast<double>(group.pages.held()));
     lost.push_back(static_cast<double>(group.pages.remote));
