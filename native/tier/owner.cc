@@ -15,17 +15,16 @@ void SlotOwners::UseWords(const std::atomic<SlotWord>* words) {
   pages_.WaitForHolders();
 }
 
-// Lets the record's sequence be the one before that of the slot's next store. What a record keeps
-// of other words, or of too many frees ago, is a number that the next write may well come to, and
-// then pass for none. The page of a slot that is free already is kept: whether it came before that
-// is not known. Of one in use, a write may be on its way to us.
+// Sets the record's sequence to the one before that of the slot's next store: a sequence of other
+// words, or of too many frees ago, may equal that of the next write, which would then look unseen.
+// The page of a slot that is free already is kept, since it may have been stored after the free.
+// For a slot in use a write may be on its way.
 void SlotOwners::NoteEarlierSequence(SlotIndex slot, SlotWord word) {
   const std::uint32_t before = tier::SequenceOf(word) - (IsFree(word) ? 0 : 1);
   pages_.NoteSequence(slot, static_cast<std::uint8_t>(before));
 }
 
-// A store whose word has not changed since the one before was not seen by the kernel's hook: the
-// programs are gone, and who wrote is not known.
+// If the word has not changed since the slot's last store, the kernel's hook did not see this one.
 bool SlotOwners::FindGroup(SlotIndex slot, SlotRecord* next) const {
   const SlotRecord& old = pages_.Get(slot);
   next->sequence = old.sequence;
@@ -60,9 +59,8 @@ std::optional<std::uint32_t> SlotOwners::FreedAt(SlotIndex slot) const {
   return word && IsFree(*word) ? std::optional(tier::SequenceOf(*word)) : std::nullopt;
 }
 
-// The word was FREE when it was looked at under the slot's lock, and not the one of the store: that
-// store's page was freed, and none was written since, or its word would not be FREE. A page that is
-// on its way to us in spite of that has not taken the lock yet, and will find the slot empty.
+// A FREE word that has changed since the store means that the page was freed and that no page was
+// written since. A page on its way here takes the lock later, and finds the slot empty.
 bool SlotOwners::ForgetFreed(SlotIndex slot) {
   const std::optional<SlotWord> word = WordOf(slot);
   if (!word) return false;

@@ -1,9 +1,9 @@
-// Whose page a slot holds, and whether the kernel has freed it. Who a page belongs to is decided by
-// the slot's word (slot_words.h), which somebody who sees the kernel's requests before us has
-// written; else by the export's label; else it is the root group's.
+// Whose page a slot holds, and whether the kernel has freed it. The slot's word (slot_words.h)
+// names the cgroup of a page; without one the export's label does; else the page is the root
+// group's.
 //
-// Used by the tier and by the queue of waiting stores alike. Threads: any. Methods that take a slot
-// are called with its lock held: what they return holds until it is released.
+// Threads: any. Methods that take a slot are called with its lock held: what they return holds
+// until it is released.
 #pragma once
 
 #include <atomic>
@@ -27,14 +27,14 @@ class SlotOwners {
   /// The cgroup of the slot's page; kUnknownCgroup for an empty slot and the root group.
   CgroupId OwnerOf(SlotIndex slot) const { return pages_.groups().Of(pages_.Get(slot)).id; }
 
-  /// The group of the page that is about to come to the slot.
+  /// The group of the page that is stored in the slot next.
   GroupIndex GroupOf(SlotIndex slot) const;
   /// Sets group and sequence of the record of such a page.
   void Attribute(SlotIndex slot, SlotRecord* next) const;
 
-  /// Of the slot's word; nothing where pages are not attributed by words.
+  /// Of the slot's word; nothing without words.
   std::optional<std::uint32_t> SequenceOf(SlotIndex slot) const;
-  /// The same, if the kernel has freed the slot since it was written last.
+  /// The same, if the kernel has freed the slot since its last write.
   std::optional<std::uint32_t> FreedAt(SlotIndex slot) const;
   /// Forgets the slot's page if the kernel has freed it. False: it did not, or there is none.
   bool ForgetFreed(SlotIndex slot);
@@ -46,7 +46,7 @@ class SlotOwners {
     if (all == nullptr) return std::nullopt;
     return all[slot].load(std::memory_order_acquire);
   }
-  // False: nobody says whose page it is.
+  // False: neither word nor label names a cgroup.
   bool FindGroup(SlotIndex slot, SlotRecord* next) const;
   void NoteEarlierSequence(SlotIndex slot, SlotWord word);
 

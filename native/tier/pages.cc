@@ -1,14 +1,13 @@
-// Every change of a slot's record is made in these steps, so that a scan of the slot table
-// after the process died at any instruction finds each page whole and each entry in at most one
-// record:
+// Every change of a slot's record takes these steps, so that a scan of the slot table after the
+// process died at any instruction finds each page whole and each entry in at most one record:
 //
 //   1. bytes     the entry holds the object, its description and its slot
 //   2. record    one 16-byte store replaces the old record (SlotTable::Set)
 //   3. free      the entry of the old record goes back to the pool
-//   4. marks     servers' objects that nobody wants are marked as stale
+//   4. marks     stale objects on servers are marked
 //
-// Links of LRUs, charges and counts follow from the records and are made again from them; they are
-// changed before the entry is freed, since they are in its header.
+// LRU links, charges and counts follow from the records and can be rebuilt. They change before the
+// entry is freed, since the links are in its header.
 #include "tier/pages.h"
 
 #include <algorithm>
@@ -40,7 +39,6 @@ bool Pages::Intact(SlotIndex slot) const {
   return PageChecksum(slot, object.codec, object.bytes) == object.checksum;
 }
 
-// Of what comes to the slot next.
 Version Pages::NextVersion(const SlotRecord& record) {
   if (record.version == std::numeric_limits<Version>::max()) {
     version_wraps_.fetch_add(1, std::memory_order_relaxed);
@@ -61,7 +59,7 @@ Charge Pages::ChargeOf(const SlotRecord& record) const {
   return charge;
 }
 
-// Pages of one kind, exact whenever no operation is under way.
+// Exact whenever no operation runs.
 void Pages::Count(Group& group, const SlotRecord& record, int by) {
   const auto delta = static_cast<std::uint64_t>(static_cast<std::int64_t>(by));
   group.pages_by_state[static_cast<std::size_t>(record.state)].fetch_add(delta,
@@ -74,14 +72,14 @@ void Pages::Count(Group& group, const SlotRecord& record, int by) {
   }
 }
 
-// A page comes (+1), to the hot end of its LRU, or goes (-1).
+// A page is added (+1), at the hot end of its LRU, or removed (-1).
 void Pages::Account(const SlotRecord& record, int by) {
   if (record.state == SlotState::kEmpty) return;
   Count(groups_.Of(record), record, by);
   if (record.state != SlotState::kSameFilled) Enlist(record, by);
 }
 
-// What is in the pool or on servers. The group is charged and the LRU changed.
+// Charges the group of a page in the pool or on servers, and changes its LRU.
 void Pages::Enlist(const SlotRecord& record, int by) {
   const auto group = groups_.Lock(record.group);
   const Charge charge = ChargeOf(record);
@@ -94,8 +92,8 @@ void Pages::Enlist(const SlotRecord& record, int by) {
   }
 }
 
-// A page goes on in another state: step 2. In one charge, so that nobody finds its group smaller
-// than it is. An entry that moves keeps its place on the LRU.
+// The same page changes its state: step 2. One charge, so that the group never looks smaller than
+// it is. An entry that moves keeps its place on the LRU.
 void Pages::Change(SlotIndex slot, const SlotRecord& next, LruEnd end) {
   const SlotRecord old = table_->Get(slot);
   const auto group = groups_.Lock(old.group);
@@ -161,7 +159,7 @@ void Pages::Forget(SlotIndex slot, Counter reason, std::uint8_t sequence) {
   Replace(slot, next);
 }
 
-// Another page, or none: all steps but the bytes.
+// The slot gets another page, or none: steps 2 to 4.
 void Pages::Replace(SlotIndex slot, SlotRecord next) {
   const SlotRecord old = table_->Get(slot);
   const bool page_stale = old.state == SlotState::kRemote && !old.in_bundle;
@@ -175,7 +173,7 @@ void Pages::Replace(SlotIndex slot, SlotRecord next) {
     pool_->Free(old.object.entry);
     room_->RoomMade(groups_.Resolve(old.group));
   }
-  // What is being written comes back as raced, and is discarded then.
+  // A page being written ends as raced, and is discarded then.
   if (next.stale_remote) stale_->Mark(slot);
   if (old.in_bundle && !table_->AnyInBundle(slot)) stale_->MarkBundle(slot);
 }
@@ -261,15 +259,14 @@ std::size_t Pages::EndBundle(const PageObject& bundle, PutResult result, Groups:
   return acked;
 }
 
-// The write of the slot's page, by itself or in a bundle, is over. Its entry stays in the pool
-// unless the server has it.
+// Ends the write of the slot's page. Its entry stays in the pool unless the server has the page.
 bool Pages::Settle(SlotIndex slot, PutResult result, std::size_t sent_bytes, Codec codec,
                    Groups::Time now) {
   SlotRecord next = table_->Get(slot);
   if (result != PutResult::kAcked) {
     Stay(&next, result);
     const bool rejected = result == PutResult::kRejected || result == PutResult::kSuperseded;
-    // To the hot end: one page that a server will not have must not block all others.
+    // To the hot end: a page that a server rejects must not block all others.
     Change(slot, next, rejected ? LruEnd::kHot : LruEnd::kCold);
     return false;
   }
@@ -295,8 +292,8 @@ void Pages::Stay(SlotRecord* next, PutResult result) {
   if (result == PutResult::kUnavailable) reason = Counter::writeback_failed_unavailable;
   groups_.Of(*next).Count(reason);
   next->state = SlotState::kLocal;
-  // A server may have the page all the same: as one that is older than the record. The next
-  // writeback takes its place, or whatever else happens to the slot has it discarded.
+  // A server may have kept the page. With a higher version in the record that page is stale: the
+  // next writeback replaces it, any other change of the slot discards it.
   if (result == PutResult::kUnavailable && !next->in_bundle) {
     next->version = NextVersion(*next);
     next->stale_remote = 1;
@@ -340,9 +337,9 @@ std::size_t Pages::DropClean(SlotIndex slot) {
 
 // --- Upkeep -------------------------------------------------------------------------------------
 
-// Interleavings to survive: the entry is freed, overwritten, isolated for writeback or its slot
-// trimmed between BeginDrain() and here. All of them change the slot's record, which is looked at
-// under its lock; an entry of a draining slab cannot be allocated again meanwhile.
+// Since BeginDrain() the entry may have been freed, overwritten, isolated for writeback or its slot
+// trimmed. All of them change the slot's record, which is checked under its lock. An entry of a
+// draining slab is not allocated again meanwhile.
 bool Pages::Move(EntryRef from) {
   const SlotIndex slot = pool_->At(from)->slot.load(std::memory_order_relaxed);
   if (slot == kNoSlot) return true;
@@ -363,8 +360,8 @@ bool Pages::Move(EntryRef from) {
 }
 
 void Pages::TakeStale(const StaleObjects::Chunk& chunk, std::vector<DiscardItem>* stale) {
-  // Any bundle of these slots that servers have is older than the next one that is sent. Where a
-  // newer one was sent since the mark, it is in the place of what was meant.
+  // A bundle of these slots on servers is older than the next one sent. One sent since the mark has
+  // replaced the marked one.
   for (std::uint32_t bundles = chunk.bundles; bundles != 0; bundles &= bundles - 1) {
     const auto bundle = static_cast<SlotIndex>(std::countr_zero(bundles));
     const SlotIndex first = chunk.first + bundle * kBundleSlots;
@@ -376,14 +373,13 @@ void Pages::TakeStale(const StaleObjects::Chunk& chunk, std::vector<DiscardItem>
     const auto lock = table_->Lock(slot);
     SlotRecord record = table_->Get(slot);
     if (!record.stale_remote) continue;
-    // What is remote by itself took the stale page's place, and its record is not marked. What is
-    // on its way there may have gone when there were fewer wraps: the discard must not reach it,
-    // and may not be needed.
+    // The discard must not reach a page being written, which may have been sent before the last
+    // version wrap.
     if (record.state == SlotState::kWriting && !record.in_bundle) {
       stale_->Mark(slot);
       continue;
     }
-    // Whatever servers have is older than the record, and what they will have is not.
+    // What servers have is older than the record; what they get later is not.
     stale->push_back({slot, ObjectVersionOf(record) - 1});
     record.stale_remote = 0;
     table_->Set(slot, record);

@@ -1,7 +1,7 @@
-// The pages of the device: where each one is, and every way in which that changes.
+// The pages of the device: where each one is, and every change of that.
 //
 // Pages owns the slot table, the pool, the groups and the count of version wraps. Its methods are
-// the state machine of a slot's record; no other file changes one.
+// the state machine of a slot's record; no other file changes one:
 //
 //                         Publish, from every state
 //                    ┌───────────────┴───────────────┐
@@ -20,11 +20,10 @@
 //
 //        empty ◀── Forget, from every state
 //
-// Publish, Forget and a writeback of which no answer came raise the slot's version.
+// Publish, Forget and an unanswered writeback raise the slot's version.
 //
-// Threads: any. A slot's lock guards its record and the bytes of its entry; methods that take a
-// slot are called with it held, the others take it themselves. Pages calls nobody above: freed room
-// goes to a RoomListener.
+// Threads: any. A slot's lock guards its record and the bytes of its entry. Methods that take a
+// slot are called with its lock held, the others take it. Freed room is reported to a RoomListener.
 #pragma once
 
 #include <atomic>
@@ -48,8 +47,8 @@ namespace farswap::tier {
 
 class RoomListener {
  public:
-  /// An entry was freed: there may be room for stores of the group, and in the pool. A slot's lock
-  /// may be held.
+  /// An entry was freed: there may be room for stores of the group, and in the pool. Called with or
+  /// without a slot's lock.
   virtual void RoomMade(GroupIndex group) = 0;
 
  protected:
@@ -62,7 +61,7 @@ class Pages {
   Pages(std::unique_ptr<SlotTable> table, std::unique_ptr<Pool> pool, StaleObjects* stale);
 
   /// Set before any page is stored.
-  void TellRoomTo(RoomListener* listener) { room_ = listener; }
+  void ReportRoomTo(RoomListener* listener) { room_ = listener; }
 
   /// In percent of a limit: see TierConfig. Under it a limit counts as kept.
   void SetAcceptThreshold(std::uint32_t percent) {
@@ -88,10 +87,10 @@ class Pages {
   bool AnyInBundle(SlotIndex slot) const { return table_->AnyInBundle(slot); }
   std::uint64_t BundleEnd(SlotIndex slot) const { return table_->BundleEnd(slot); }
 
-  /// The object in the slot's entry; its bytes are there as long as the slot's lock is held.
+  /// The object in the slot's entry. Its bytes are valid while the slot's lock is held.
   PageObject ObjectOf(SlotIndex slot) const;
-  /// Whether that is what was put there. A damaged one goes nowhere: it would get a fresh checksum
-  /// when it is compressed again, or be taken for the server's damage.
+  /// Whether its checksum matches. A damaged object must not be sent: recompression would give it a
+  /// fresh checksum.
   bool Intact(SlotIndex slot) const;
 
   // --- Stores and trims
@@ -102,49 +101,48 @@ class Pages {
     GroupIndex full;
   };
   Room TakeRoom(GroupIndex group, std::size_t object_bytes);
-  /// Copies an object into an entry that nobody knows yet; the record of a page that is there.
+  /// Copies an object into an unpublished entry. Returns the record of its page.
   SlotRecord Fill(EntryRef entry, const Compressed& object, std::uint32_t checksum,
                   std::uint32_t stored_boot_s);
-  /// Lets go of an entry that was not published.
+  /// Frees an unpublished entry.
   void Free(EntryRef entry);
-  /// The slot's page is the one of `next`, which says state, bytes, group and sequence.
+  /// The slot's page is the one of `next`, which has state, bytes, group and sequence set.
   void Publish(SlotIndex slot, SlotRecord next);
-  /// The slot is empty; its page, if it has one, counts as `reason`.
+  /// Empties the slot. Its page, if it has one, counts as `reason`.
   void Forget(SlotIndex slot, Counter reason, std::uint8_t sequence);
-  /// The sequence of the record is another one; nothing else changes.
+  /// Changes the record's sequence alone.
   void NoteSequence(SlotIndex slot, std::uint8_t sequence);
   /// The page was read from its entry.
   void NoteRead(SlotIndex slot);
 
   // --- Writeback
 
-  /// Copies a local page, which is intact, to be sent. Returns the bytes of its entry.
+  /// Copies an intact local page, to be sent. Returns the bytes of its entry.
   std::size_t BeginWriteback(SlotIndex slot, Counter cause, std::uint32_t boot_s, std::byte* copy,
                              PageObject* page);
-  /// Such pages are about to be sent as one bundle, whose version is returned; what was overwritten
-  /// meanwhile is not among its members. For one thread. Takes the lock.
+  /// Such pages are about to be sent as one bundle: returns its version. Pages overwritten
+  /// meanwhile are not its members. For one thread. Takes the lock.
   ObjectVersion JoinBundle(std::span<const PageObject> pages);
-  /// The servers have answered. The entry is freed if they have the page and it is the slot's
-  /// still, which is returned. Takes the lock.
+  /// The servers have answered. True: they have the page, it is still the slot's, and its entry was
+  /// freed. Takes the lock.
   bool EndWriteback(const PageObject& page, PutResult result, Groups::Time now);
-  /// The same of a bundle; returns the number of pages that are theirs now.
+  /// The same for a bundle. Returns the number of such pages.
   std::size_t EndBundle(const PageObject& bundle, PutResult result, Groups::Time now);
-  /// Leaves a page on the LRU, at its hot end, as if it had not been read; `why` counts.
+  /// Moves a page to the hot end of its LRU, as not read. Counts `why`.
   void Spare(SlotIndex slot, Counter why);
-  /// Takes a page of a remote bundle into the pool, as `filled` by Fill(), at the LRU's cold end.
+  /// Takes a page of a remote bundle into the pool, as `filled` by Fill(), at its LRU's cold end.
   void AdoptClean(SlotIndex slot, const SlotRecord& filled);
   /// Makes a clean page a remote one. Returns the bytes of its entry, which is free.
   std::size_t DropClean(SlotIndex slot);
 
   // --- Upkeep. These take the lock.
 
-  /// Copies an entry elsewhere, in its slot's name. False: there is no room.
+  /// Copies an entry to another slab. False: there is no room.
   bool Move(EntryRef from);
-  /// Adds the stale objects of a chunk of slots, which servers may be told to discard from now on.
-  /// For the thread of JoinBundle().
+  /// Appends the stale objects of a chunk of slots; servers may discard them from now on. For the
+  /// thread of JoinBundle().
   void TakeStale(const StaleObjects::Chunk& chunk, std::vector<DiscardItem>* stale);
-  /// The records of the slots from `first` on and before `end` name their pages' groups again,
-  /// where they named one that is gone.
+  /// Rewrites the records of the slots [first, end) that name a removed group.
   void Reparent(std::uint64_t first, std::uint64_t end);
 
  private:
@@ -172,11 +170,10 @@ class Pages {
   RoomListener* room_ = nullptr;
   std::atomic<std::uint32_t> accept_threshold_percent_{90};
   std::atomic<std::uint64_t> payload_bytes_{0};
-  // How often a slot's version has wrapped. A slot's lock orders what is read of it for the slot
-  // behind every time that its own version has.
+  // How often any slot's version has wrapped. A slot's lock orders its own wraps before reads.
   std::atomic<std::uint32_t> version_wraps_{0};
-  // Of the bundle sent last. Never twice the same: what a server holds of a bundle from an attempt
-  // that seemed to fail must not pass for the next one.
+  // Of the bundle sent last. Each attempt has its own: a server may have kept a bundle whose write
+  // seemed to fail.
   ObjectVersion bundle_version_ = 0;
 };
 

@@ -1,13 +1,12 @@
-// Which objects memory servers may still hold that nobody wants: overwritten or trimmed pages, and
-// bundles that no page is in any more.
+// Stale objects that memory servers may still hold: overwritten or trimmed pages, and bundles that
+// hold no slot's page.
 //
-// One bit a chunk of slots that has some; the slots' records (slot_table.h) say which pages, a bit
-// a bundle which bundles. So a mark needs no memory and never fails, however long a server is away.
-// A mark only means "look here": its taker checks the records under the slots' locks.
+// One bit per chunk of slots that has some; the slots' records (slot_table.h) say which pages, one
+// bit per bundle which bundles. So a mark needs no memory and never fails, however long a server is
+// away. A mark is a hint: its taker checks the records under the slots' locks.
 //
 // Lock-free. Mark() and MarkBundle() are called with the slot's lock held; TakeChunk() by one
-// thread, without a lock. That thread takes a chunk's marks first and looks at its slots then, so
-// that what is marked meanwhile is found in another round.
+// thread, without a lock, before it checks the chunk's slots: later marks count for the next round.
 #pragma once
 
 #include <atomic>
@@ -36,7 +35,7 @@ class StaleObjects {
 
   /// The slot's record says that its remote page is stale.
   void Mark(SlotIndex slot);
-  /// No page of the slot's bundle is in the bundle's object, the bundle, any more.
+  /// The bundle of the slot's bundle slots holds no slot's page.
   void MarkBundle(SlotIndex slot);
 
   /// Marks were made in this round.

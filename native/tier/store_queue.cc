@@ -16,7 +16,7 @@ constexpr std::chrono::milliseconds kShortageGap{10000};
 
 StoreQueue::StoreQueue(const TierConfig& config, Pages* pages, const SlotOwners* owners)
     : config_(config), pages_(*pages), owners_(*owners), lines_(Groups::kGroupsMax) {
-  pages_.TellRoomTo(this);
+  pages_.ReportRoomTo(this);
   static_assert(Groups::kGroupsMax <= kNoLine);
   thread_ = StartThread("fs-stores", [this] { Run(); });
 }
