@@ -227,9 +227,8 @@ void BindHostTier(nb::module_& m, nb::class_<HostEngine>& engine) {
           [](HostEngine& self) { return self.tier().ManualWritebackProgress(); }, NoGil())
       .def(
           "shrink_ahead",
-          [](HostEngine& self, tier::CgroupId cgroup, std::uint64_t pages,
-             std::uint32_t older_than_s) {
-            self.tier().WriteBackProactively(cgroup, pages, older_than_s);
+          [](HostEngine& self, tier::CgroupId cgroup, std::uint64_t pages, std::uint32_t age_s) {
+            self.tier().WriteBackProactively(cgroup, pages, age_s);
           },
           NoGil(), "cgroup"_a, "pages"_a, "older_than_s"_a,
           "Writes back a cgroup's coldest pages, without its descendants, at low priority.")
