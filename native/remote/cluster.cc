@@ -246,7 +246,7 @@ void Cluster::Put(tier::PutBatch* batch) {
 }
 
 void Cluster::Get(tier::RemoteFetch* fetch) {
-  const std::optional<MemberIndex> member = state_->map.MemberOf(fetch->slots[0]);
+  const std::optional<MemberIndex> member = state_->map.MemberOf(fetch->keys[0]);
   Session* const session = state_->SessionOf(member);
   if (!session) {
     state_->completions.Finish(fetch, GetResult::kNotFound);

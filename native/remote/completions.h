@@ -18,7 +18,7 @@ class Completions {
 
   /// OnPutDone(); the results are set already.
   void Finish(PutPart* part);
-  /// OnPage(result) for every slot, then OnGetDone(). kNotFound or kUnavailable.
+  /// OnMissing(result) for every key, then OnGetDone(). kNotFound or kUnavailable.
   void Finish(tier::RemoteFetch* fetch, tier::GetResult result);
 
  private:

@@ -16,8 +16,18 @@ inline void PrepareToAnswer() {
   [[maybe_unused]] const Outcome prepared = tier::PrepareThreadForBundles();
 }
 
+/// What the last replica answered: an object that is refused then is missing.
+inline void AnswerLast(tier::RemoteFetch* fetch, std::size_t index, tier::GetResult result,
+                       const tier::PageObject& object) {
+  if (result == tier::GetResult::kFound) {
+    if (fetch->OnObject(index, object) == tier::Verdict::kAccept) return;
+    result = tier::GetResult::kCorrupt;
+  }
+  fetch->OnMissing(index, result);
+}
+
 inline void AnswerAll(tier::RemoteFetch* fetch, tier::GetResult result) {
-  for (std::size_t index = 0; index < fetch->count; ++index) fetch->OnPage(index, result, {});
+  for (std::size_t index = 0; index < fetch->count; ++index) fetch->OnMissing(index, result);
   fetch->OnGetDone();
 }
 

@@ -22,8 +22,8 @@ void AnswerFrom(const v1::GetResponse& answer, RemoteFetch* fetch) {
     return;
   }
   for (std::size_t index = 0; index < fetch->count; ++index) {
-    const GotObject page = ReadResult(answer.results(static_cast<int>(index)), fetch->slots[index]);
-    fetch->OnPage(index, page.result, page.object);
+    const GotObject got = ReadResult(answer.results(static_cast<int>(index)), fetch->keys[index]);
+    AnswerLast(fetch, index, got.result, got.object);
   }
   fetch->OnGetDone();
 }
@@ -160,7 +160,7 @@ GetLane::GetStream* GetLane::BeginSend() {
   request->set_volume_id(volume_.id);
   request->set_epoch(volume_.epoch);
   for (std::size_t index = 0; index < record->fetch->count; ++index) {
-    request->add_keys(record->fetch->slots[index]);
+    request->add_keys(record->fetch->keys[index]);
   }
   queue_.MarkSent();
   return stream_.get();

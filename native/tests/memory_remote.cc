@@ -78,32 +78,46 @@ void MemoryRemote::AnswerPut(PutBatch* batch) {
       kept_[page.slot] = {page.slot,          page.version,
                           page.codec,         page.checksum,
                           page.stored_boot_s, {page.bytes.begin(), page.bytes.end()}};
+      if (is_replicated_) replica_[page.slot] = kept_[page.slot];
     }
   }
   batch->OnPutDone();
 }
 
 void MemoryRemote::AnswerGet(RemoteFetch* fetch) {
-  for (std::size_t i = 0; i < fetch->count; ++i) {
-    GetResult result;
-    Kept kept{};
-    {
-      std::lock_guard lock(mutex_);
-      ++objects_asked_for_;
-      result = get_failure_;
-      if (gets_before_failure_ > 0) {
-        --gets_before_failure_;
-        result = GetResult::kFound;
-      }
-      const auto found = kept_.find(fetch->slots[i]);
-      if (result == GetResult::kFound && found == kept_.end()) result = GetResult::kNotFound;
-      if (result == GetResult::kFound) kept = found->second;
-    }
-    const PageObject object{kept.key,      kept.version,       kept.codec,
-                            kept.checksum, kept.stored_boot_s, kept.bytes};
-    fetch->OnPage(i, result, object);
-  }
+  for (std::size_t i = 0; i < fetch->count; ++i) AnswerGet(fetch, i);
   fetch->OnGetDone();
+}
+
+void MemoryRemote::AnswerGet(RemoteFetch* fetch, std::size_t index) {
+  GetResult why = NextGetResult();
+  if (why == GetResult::kFound) {
+    why = GetResult::kNotFound;
+    for (const auto* const server : {&kept_, &replica_}) {
+      const std::optional<Kept> kept = Find(*server, fetch->keys[index]);
+      if (!kept) continue;
+      const PageObject object{kept->key,      kept->version,       kept->codec,
+                              kept->checksum, kept->stored_boot_s, kept->bytes};
+      if (fetch->OnObject(index, object) == Verdict::kAccept) return;
+      why = GetResult::kCorrupt;
+    }
+  }
+  fetch->OnMissing(index, why);
+}
+
+GetResult MemoryRemote::NextGetResult() {
+  std::lock_guard lock(mutex_);
+  ++objects_asked_for_;
+  if (gets_before_failure_ == 0) return get_failure_;
+  --gets_before_failure_;
+  return GetResult::kFound;
+}
+
+std::optional<MemoryRemote::Kept> MemoryRemote::Find(const std::map<ObjectKey, Kept>& server,
+                                                     ObjectKey key) const {
+  std::lock_guard lock(mutex_);
+  const auto found = server.find(key);
+  return found == server.end() ? std::nullopt : std::optional(found->second);
 }
 
 bool MemoryRemote::TakesDiscards(SlotIndex slot) const {
@@ -122,8 +136,10 @@ void MemoryRemote::Discard(std::span<const DiscardItem> items) {
 
 void MemoryRemote::DoDiscards(std::span<const DiscardItem> items) {
   for (const DiscardItem& item : items) {
-    const auto found = kept_.find(item.slot);
-    if (found != kept_.end() && found->second.version <= item.version) kept_.erase(found);
+    for (auto* const server : {&kept_, &replica_}) {
+      const auto found = server->find(item.slot);
+      if (found != server->end() && found->second.version <= item.version) server->erase(found);
+    }
   }
 }
 
@@ -178,6 +194,11 @@ void MemoryRemote::FailGets(GetResult result, std::size_t after) {
 void MemoryRemote::SetWritable(bool writable) {
   std::lock_guard lock(mutex_);
   writable_ = writable;
+}
+
+void MemoryRemote::SetReplicated(bool replicated) {
+  std::lock_guard lock(mutex_);
+  is_replicated_ = replicated;
 }
 
 void MemoryRemote::RefuseDiscards(bool refuse, SlotIndex end) {

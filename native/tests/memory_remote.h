@@ -7,6 +7,7 @@
 #include <functional>
 #include <map>
 #include <mutex>
+#include <optional>
 #include <thread>
 #include <vector>
 
@@ -41,6 +42,9 @@ class MemoryRemote final : public RemoteStore {
   /// After so many more objects that are answered as they should be. kFound: no more failures.
   void FailGets(GetResult result, std::size_t after = 0);
   void SetWritable(bool writable);
+  /// From now on, a second server keeps what is put too, and answers when the first one's
+  /// object is refused. Whatever is done to objects is done to those of the first.
+  void SetReplicated(bool replicated);
   void RefuseDiscards(bool refuse, SlotIndex end = kSlotsMax);  // of slots below the end
   void HoldDiscards();  // they are taken, and done when they are released
   void ReleaseDiscards();
@@ -84,12 +88,17 @@ class MemoryRemote final : public RemoteStore {
   std::deque<Request>::iterator NextToAnswer();  // with mutex_ held
   void AnswerPut(PutBatch* batch);
   void AnswerGet(RemoteFetch* fetch);
+  void AnswerGet(RemoteFetch* fetch, std::size_t index);
+  GetResult NextGetResult();
+  std::optional<Kept> Find(const std::map<ObjectKey, Kept>& server, ObjectKey key) const;
   void DoDiscards(std::span<const DiscardItem> items);  // with mutex_ held
 
   mutable std::mutex mutex_;
   std::condition_variable changed_;
   std::deque<Request> queue_;
   std::map<ObjectKey, Kept> kept_;
+  std::map<ObjectKey, Kept> replica_;
+  bool is_replicated_ = false;
   std::map<ObjectKey, Kept> remembered_;
   std::vector<ObjectKey> put_order_;
   std::size_t largest_batch_ = 0;

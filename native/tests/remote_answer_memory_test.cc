@@ -38,16 +38,21 @@ int MappedOnThisThread() {
 class NeedyFetch final : public tier::RemoteFetch {
  public:
   explicit NeedyFetch(tier::SlotIndex slot) {
-    slots[0] = slot;
+    keys[0] = slot;
     count = 1;
   }
-  void OnPage(std::size_t, tier::GetResult answer, const tier::PageObject&) override {
-    result = answer;
+  tier::Verdict OnObject(std::size_t, const tier::PageObject&) override {
+    result = tier::GetResult::kFound;
+    mapped = MappedOnThisThread();
+    return tier::Verdict::kAccept;
+  }
+  void OnMissing(std::size_t, tier::GetResult why) override {
+    result = why;
     mapped = MappedOnThisThread();
   }
   void OnGetDone() override { done.Fire(); }
 
-  tier::GetResult result{};
+  tier::GetResult result = tier::GetResult::kUnavailable;
   int mapped = 0;
   Event done;
 };

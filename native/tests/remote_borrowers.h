@@ -110,18 +110,24 @@ class TestFetch final : public tier::RemoteFetch {
   explicit TestFetch(tier::ObjectKey slot) { Add(slot); }
 
   TestFetch& Add(tier::ObjectKey slot) {
-    slots[count++] = slot;
+    keys[count++] = slot;
     return *this;
   }
 
-  void OnPage(std::size_t index, tier::GetResult result, const tier::PageObject& object) override {
+  tier::Verdict OnObject(std::size_t index, const tier::PageObject& object) override {
     EXPECT_FALSE(inside_call) << "answered from inside a call";
-    ASSERT_LT(index, count);
-    Page& page = answered[index];
-    ++page.answers;
-    page.result = result;
+    Page& page = answered.at(index);
+    page.answers += verdict == tier::Verdict::kAccept ? 1 : 0;
+    page.result = tier::GetResult::kFound;
     page.object = object;
     page.bytes.assign(reinterpret_cast<const char*>(object.bytes.data()), object.bytes.size());
+    return verdict;
+  }
+
+  void OnMissing(std::size_t index, tier::GetResult why) override {
+    EXPECT_FALSE(inside_call) << "answered from inside a call";
+    ++answered.at(index).answers;
+    answered.at(index).result = why;
   }
 
   void OnGetDone() override {
@@ -132,13 +138,14 @@ class TestFetch final : public tier::RemoteFetch {
 
   bool Holds(std::size_t index, tier::ObjectVersion version) const {
     return answered[index].result == tier::GetResult::kFound &&
-           answered[index].object.slot == slots[index] &&
+           answered[index].object.slot == keys[index] &&
            answered[index].object.version == version &&
-           answered[index].bytes == BytesOf(slots[index], version);
+           answered[index].bytes == BytesOf(keys[index], version);
   }
 
   Event done;
-  std::array<Page, kSlotsMax> answered;
+  tier::Verdict verdict = tier::Verdict::kAccept;
+  std::array<Page, kKeysMax> answered;
 };
 
 inline void Put(Cluster& cluster, TestBatch& batch) {

@@ -33,11 +33,11 @@ TEST_F(ClusterTest, PagesComeBackAsTheyWerePut) {
   ASSERT_TRUE(batch.done.Wait());
   for (const PutResult result : batch.results) EXPECT_EQ(result, PutResult::kAcked);
   TestFetch fetch;
-  for (tier::SlotIndex slot = 0; slot < TestFetch::kSlotsMax; ++slot) fetch.Add(slot * 4);
+  for (tier::SlotIndex slot = 0; slot < TestFetch::kKeysMax; ++slot) fetch.Add(slot * 4);
   Get(*cluster_, fetch);
   ASSERT_TRUE(fetch.done.Wait());
   for (std::size_t i = 0; i < fetch.count; ++i) {
-    EXPECT_TRUE(fetch.Holds(i, fetch.slots[i] + 1)) << i;
+    EXPECT_TRUE(fetch.Holds(i, fetch.keys[i] + 1)) << i;
     EXPECT_EQ(fetch.answered[i].object.stored_boot_s, 1700000000u);
     EXPECT_EQ(fetch.answered[i].object.codec, tier::Codec::kLz4);
   }
@@ -71,6 +71,17 @@ TEST_F(ClusterTest, MissingSlotOfAPlacedShardIsNotFound) {
   EXPECT_EQ(cluster_->ServerOf(0), store_.address());
 }
 
+TEST_F(ClusterTest, AnObjectThatIsRefusedIsMissingWhereNoOtherReplicaHasIt) {
+  ASSERT_EQ(PutOne(*cluster_, 1, 1), PutResult::kAcked);
+  TestFetch fetch;
+  fetch.Add(1).Add(0);
+  fetch.verdict = tier::Verdict::kTryAnother;
+  Get(*cluster_, fetch);
+  ASSERT_TRUE(fetch.done.Wait());
+  EXPECT_EQ(fetch.answered[0].result, GetResult::kCorrupt);
+  EXPECT_EQ(fetch.answered[1].result, GetResult::kNotFound);
+}
+
 TEST_F(ClusterTest, AnswersInAnotherOrderReachTheirFetches) {
   TestBatch batch;
   for (tier::SlotIndex slot = 0; slot < 40; ++slot) batch.Add(slot, slot + 1);
@@ -84,7 +95,7 @@ TEST_F(ClusterTest, AnswersInAnotherOrderReachTheirFetches) {
   }
   for (const auto& fetch : fetches) {
     ASSERT_TRUE(fetch->done.Wait());
-    EXPECT_TRUE(fetch->Holds(0, fetch->slots[0] + 1));
+    EXPECT_TRUE(fetch->Holds(0, fetch->keys[0] + 1));
   }
 }
 

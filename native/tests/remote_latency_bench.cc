@@ -92,9 +92,11 @@ int Serve() {
 
 class OneFetch final : public tier::RemoteFetch {
  public:
-  void OnPage(std::size_t, tier::GetResult result, const tier::PageObject& object) override {
-    found_ = result == tier::GetResult::kFound && object.bytes.size() == kObjectBytes;
+  tier::Verdict OnObject(std::size_t, const tier::PageObject& object) override {
+    found_ = object.bytes.size() == kObjectBytes;
+    return tier::Verdict::kAccept;
   }
+  void OnMissing(std::size_t, tier::GetResult) override { found_ = false; }
   void OnGetDone() override {
     answered_at_ = Clock::now();
     done_.store(true);
@@ -107,7 +109,7 @@ class OneFetch final : public tier::RemoteFetch {
   };
   Times Run(Cluster* cluster, tier::SlotIndex slot) {
     count = 1;
-    slots[0] = slot;
+    keys[0] = slot;
     done_ = false;
     const auto began = Clock::now();
     cluster->Get(this);

@@ -68,9 +68,9 @@ class RemotePageServerTest : public ::testing::Test {
 
   static std::vector<std::unique_ptr<TestFetch>> FetchAll(Cluster& cluster, tier::SlotIndex slots) {
     std::vector<std::unique_ptr<TestFetch>> fetches;
-    for (tier::SlotIndex first = 0; first < slots; first += TestFetch::kSlotsMax) {
+    for (tier::SlotIndex first = 0; first < slots; first += TestFetch::kKeysMax) {
       fetches.push_back(std::make_unique<TestFetch>());
-      for (tier::SlotIndex i = 0; i < TestFetch::kSlotsMax; ++i) fetches.back()->Add(first + i);
+      for (tier::SlotIndex i = 0; i < TestFetch::kKeysMax; ++i) fetches.back()->Add(first + i);
       Get(cluster, *fetches.back());
     }
     return fetches;
@@ -144,7 +144,7 @@ TEST_F(RemotePageServerTest, FullServerSaysSo) {
 TEST_F(RemotePageServerTest, BundlesAreKeptApartFromPagesAndFetchedManyAtATime) {
   const auto cluster = Connect();
   const std::uint64_t version = std::uint64_t{7} << 40;
-  for (tier::SlotIndex bundle = 0; bundle < TestFetch::kSlotsMax; bundle += 16) {
+  for (tier::SlotIndex bundle = 0; bundle < TestFetch::kKeysMax; bundle += 16) {
     TestBatch batch;  // as much as the tier's memory for a batch holds
     for (tier::SlotIndex i = bundle; i < bundle + 16; ++i) {
       batch.Add(tier::BundleKeyOf(i * tier::kBundleSlots), version);
@@ -154,11 +154,11 @@ TEST_F(RemotePageServerTest, BundlesAreKeptApartFromPagesAndFetchedManyAtATime) 
     for (std::size_t i = 0; i < batch.count; ++i) ASSERT_EQ(batch.results[i], PutResult::kAcked);
   }
   EXPECT_EQ(cluster->Servers()[0].shards, 1u) << "all of the shard of their slots";
-  EXPECT_GE(cluster->Servers()[0].used_bytes, TestFetch::kSlotsMax * tier::kBundleBytesMax);
+  EXPECT_GE(cluster->Servers()[0].used_bytes, TestFetch::kKeysMax * tier::kBundleBytesMax);
   ASSERT_EQ(PutOne(*cluster, 1, 1), PutResult::kAcked);
 
   TestFetch fetch;
-  for (tier::SlotIndex bundle = 0; bundle < TestFetch::kSlotsMax; ++bundle) {
+  for (tier::SlotIndex bundle = 0; bundle < TestFetch::kKeysMax; ++bundle) {
     fetch.Add(tier::BundleKeyOf(bundle * tier::kBundleSlots));
   }
   Get(*cluster, fetch);

@@ -155,37 +155,37 @@ void Fetches::Ask(PageFetch* fetch, std::size_t page, const SlotRecord& record) 
   const SlotIndex slot = fetch->page_slots[page];
   const ObjectKey key = record.in_bundle ? BundleKeyOf(slot) : slot;
   std::size_t index = fetch->count;
-  while (record.in_bundle && index > 0 && fetch->slots[index - 1] != key) --index;
+  while (record.in_bundle && index > 0 && fetch->keys[index - 1] != key) --index;
   const bool asked = record.in_bundle && index > 0;
   if (asked) {
     --index;
   } else {
     index = fetch->count++;
-    fetch->slots[index] = key;
+    fetch->keys[index] = key;
   }
   fetch->wanted_[page] = record.version;
   fetch->next_[page] = asked ? fetch->first_[index] : PageFetch::kNoPage;
   fetch->first_[index] = static_cast<std::uint8_t>(page);
 }
 
-void PageFetch::OnPage(std::size_t index, GetResult result, const PageObject& object) {
+Verdict PageFetch::OnObject(std::size_t index, const PageObject& object) {
   stored_boot_s_ = object.stored_boot_s;
-  fetches_->Accept(this, index, result, object);
+  return fetches_->Judge(this, index, object);
 }
 
-void Fetches::Accept(PageFetch* fetch, std::size_t index, GetResult result,
-                     const PageObject& object) {
+// Pages that are settled leave the list of those that wait for the object.
+Verdict Fetches::Judge(PageFetch* fetch, std::size_t index, const PageObject& object) {
   // Checksums are checked against what was asked for, not what the server names.
   PageObject asked = object;
-  asked.slot = fetch->slots[index];
+  asked.slot = fetch->keys[index];
   std::optional<FetchedBundle> bundle;
-  if (IsBundleKey(asked.slot) && result == GetResult::kFound) {
+  if (IsBundleKey(asked.slot)) {
     AdoptNeighbours();  // of the bundle before, whose memory this one's pages need
     bundle = OpenBundle(asked);
   }
   BundleMembers taken = 0;
-  for (std::uint8_t page = fetch->first_[index]; page != PageFetch::kNoPage;
-       page = fetch->next_[page]) {
+  for (std::uint8_t* link = &fetch->first_[index]; *link != PageFetch::kNoPage;) {
+    const std::uint8_t page = *link;
     const std::size_t member = fetch->page_slots[page] % kBundleSlots;
     std::byte* const out = fetch->page_outputs[page];
     Damage damage = bundle ? bundle->damage : std::nullopt;
@@ -194,42 +194,64 @@ void Fetches::Accept(PageFetch* fetch, std::size_t index, GetResult result,
       intact = bundle->Has(member, fetch->wanted_[page]);
       if (intact) std::memcpy(out, bundle->pages->Page(member), kPageBytes);
       taken = static_cast<BundleMembers>(taken | 1u << member);
-    } else if (result == GetResult::kFound &&
-               SlotVersionOf(asked.version) == fetch->wanted_[page]) {
+    } else if (SlotVersionOf(asked.version) == fetch->wanted_[page]) {
       damage = Verify(asked, out);
       intact = !damage;
     }
-    Settle(fetch, page, result, intact, damage);
+    const bool settled = Settle(fetch, page, intact, damage);
+    if (settled) {
+      *link = fetch->next_[page];
+    } else {
+      link = &fetch->next_[page];
+    }
   }
   if (bundle && bundle->pages && bundle->view.members != taken) {
     bundle->view.frame = {};  // is gone by then
     PutOff(
         {this, FirstSlotOf(asked.slot), bundle->view, *bundle->pages, taken, object.stored_boot_s});
   }
+  const bool complete = fetch->first_[index] == PageFetch::kNoPage;
+  return complete ? Verdict::kAccept : Verdict::kTryAnother;
 }
 
-// The fetched page is the one that was asked for; or it is read again, because its slot has
-// changed; or the read fails.
-void Fetches::Settle(PageFetch* fetch, std::size_t page, GetResult result, bool intact,
+// Whether the page needs no other replica: it was fetched, or its slot has changed.
+bool Fetches::Settle(PageFetch* fetch, std::size_t page, bool intact,
                      std::optional<Counter> damage) {
   const SlotIndex slot = fetch->page_slots[page];
   const auto lock = pages_.Lock(slot);
   const SlotRecord& record = pages_.Get(slot);
   Group& group = pages_.groups().Of(record);
   if (damage) group.Count(*damage);
-  if (intact) {
-    group.Count(Counter::loads_remote);
-    group.remote_latency.Add(Clock::now() - fetch->asked_at_);
-    return;
+  if (!intact) return HasChanged(fetch, page, record, &group);
+  group.Count(Counter::loads_remote);
+  group.remote_latency.Add(Clock::now() - fetch->asked_at_);
+  return true;
+}
+
+// Whether the slot has changed since its page was asked for: then it is read again. The slot's lock
+// is held.
+bool Fetches::HasChanged(PageFetch* fetch, std::size_t page, const SlotRecord& record,
+                         Group* group) {
+  if (record.state == SlotState::kRemote && record.version == fetch->wanted_[page]) return false;
+  fetch->again_ |= std::uint64_t{1} << page;
+  group->Count(Counter::fetch_retries);
+  return true;
+}
+
+void PageFetch::OnMissing(std::size_t index, GetResult why) { fetches_->GiveUp(this, index, why); }
+
+void Fetches::GiveUp(PageFetch* fetch, std::size_t index, GetResult why) {
+  for (std::uint8_t page = fetch->first_[index]; page != PageFetch::kNoPage;
+       page = fetch->next_[page]) {
+    const SlotIndex slot = fetch->page_slots[page];
+    const auto lock = pages_.Lock(slot);
+    const SlotRecord& record = pages_.Get(slot);
+    Group& group = pages_.groups().Of(record);
+    if (HasChanged(fetch, page, record, &group)) continue;
+    const bool unavailable = why == GetResult::kUnavailable;
+    group.Count(unavailable ? Counter::fetch_unavailable : Counter::fetch_missing);
+    fetch->status_ = IoStatus::kIoError;
   }
-  if (record.state != SlotState::kRemote || record.version != fetch->wanted_[page]) {
-    fetch->again_ |= std::uint64_t{1} << page;
-    group.Count(Counter::fetch_retries);
-    return;
-  }
-  const bool unavailable = result == GetResult::kUnavailable;
-  group.Count(unavailable ? Counter::fetch_unavailable : Counter::fetch_missing);
-  fetch->status_ = IoStatus::kIoError;
 }
 
 void PageFetch::OnGetDone() { fetches_->Continue(this); }

@@ -2,10 +2,14 @@
 //
 //   Load()      a page in the pool, same-filled or empty is copied: done
 //   Start() ──▶ Continue(): Load() each page, Ask() for remote ones ──▶ RemoteStore::Get()
-//                  ▲    │                                                    │ OnPage(), each
-//                  object │    │ nothing was asked for                              ▼ │    ▼
-//                  Accept(): verify, Settle() each page │  PageFetch::OnFetched() │
-//                  └───────────────────────── OnGetDone() ◀──────────────────┘
+//                  ▲    │                                   │ OnObject()      │ OnMissing()
+//                  │    │ nothing was asked for             ▼                 ▼
+//                  │    ▼                                Judge(): verify,   GiveUp()
+//                  │  PageFetch::OnFetched()             Settle() each page   │
+//                  └───────────────────────── OnGetDone() ◀───┴───────────────┘
+//
+// A page that an object does not settle is judged again in the object of another replica, and given
+// up when none is left.
 //
 // A page that is overwritten, trimmed or written back while it is fetched is read again from
 // wherever it is then. A fetched page of the version that was asked for is good, whatever happened
@@ -49,15 +53,17 @@ class Fetches {
   // --- For PageFetch
 
   void Continue(PageFetch* fetch);
-  void Accept(PageFetch* fetch, std::size_t index, GetResult result, const PageObject& object);
+  Verdict Judge(PageFetch* fetch, std::size_t index, const PageObject& object);
+  void GiveUp(PageFetch* fetch, std::size_t index, GetResult why);
 
  private:
   struct Neighbours;
 
   Tier::LoadResult LoadDamaged(SlotIndex slot, SlotRecord* seen);
   void Ask(PageFetch* fetch, std::size_t page, const SlotRecord& record);
-  void Settle(PageFetch* fetch, std::size_t page, GetResult result, bool intact,
-              std::optional<Counter> damage);
+  bool Settle(PageFetch* fetch, std::size_t page, bool intact, std::optional<Counter> damage);
+  static bool HasChanged(PageFetch* fetch, std::size_t page, const SlotRecord& record,
+                         Group* group);
   void CountWait(const PageFetch& fetch);
 
   void PutOff(const Neighbours& neighbours);

@@ -122,7 +122,7 @@ class PageDevice {
 /// See PageDevice::Fetch(). The object must live until OnFetched(), which may destroy or reuse it.
 class PageFetch : private RemoteFetch {
  public:
-  static constexpr std::size_t kPagesMax = RemoteFetch::kSlotsMax;
+  static constexpr std::size_t kPagesMax = RemoteFetch::kKeysMax;
 
   /// Called exactly once. Must not block; may run on a thread that serves others.
   virtual void OnFetched(IoStatus status) = 0;
@@ -133,13 +133,14 @@ class PageFetch : private RemoteFetch {
 
  private:
   friend class Fetches;
-  void OnPage(std::size_t index, GetResult result, const PageObject& object) final;
+  Verdict OnObject(std::size_t index, const PageObject& object) final;
+  void OnMissing(std::size_t index, GetResult why) final;
   void OnGetDone() final;
 
   class Fetches* fetches_ = nullptr;
   static constexpr std::uint8_t kNoPage = 0xff;
-  std::array<std::uint8_t, kPagesMax> first_;  // of the pages that are in slots[i]
-  std::array<std::uint8_t, kPagesMax> next_;   // the next page that is in the same one, kNoPage
+  std::array<std::uint8_t, kPagesMax> first_;  // of the pages that wait for keys[i], or kNoPage
+  std::array<std::uint8_t, kPagesMax> next_;   // the next page that waits for the same, or kNoPage
   std::array<Version, kPagesMax> wanted_;      // of each page, when it was asked for
   std::uint64_t again_ = 0;                    // pages that changed while they were fetched
   std::uint32_t stored_boot_s_ = 0;            // of the page fetched last

@@ -36,31 +36,40 @@ class PutBatch {
   std::array<PutResult, kPagesMax> results;
 };
 
-/// What became of one slot of a RemoteFetch.
+/// What a replica answered for one key of a RemoteFetch.
 enum class GetResult : std::uint8_t {
   kFound,
-  kNotFound,     // the server answers, and has no such page
-  kCorrupt,      // the server found its record damaged
+  kNotFound,     // it has no such object
+  kCorrupt,      // its record is damaged
   kUnavailable,  // no answer within the fetch's deadline
 };
+
+/// What the owner of a RemoteFetch makes of an object that a replica delivered.
+enum class Verdict : std::uint8_t { kAccept, kTryAnother };
 
 /// Objects being fetched by their keys, all of one shard. Borrowed by the RemoteStore from Get()
 /// until OnGetDone(). A thread that answers fetches calls PrepareThreadForBundles() (bundle.h)
 /// before, since memory that is first mapped to answer one may be what the kernel is short of.
+///
+/// The owner judges objects; the RemoteStore chooses replicas. Each index in [0, count) ends in one
+/// of two ways: OnObject() returns kAccept, or the RemoteStore has no replica left and calls
+/// OnMissing() once. Calls come in any order of indices but one at a time, from any thread but
+/// never from inside Get(), and must not block.
 class RemoteFetch {
  public:
-  static constexpr std::size_t kSlotsMax = 64;
+  static constexpr std::size_t kKeysMax = 64;
   virtual ~RemoteFetch() = default;
-  /// Called once for each index in [0, count), in any order but one at a time, from any thread but
-  /// never from inside Get(). `object` is meaningful for kFound; its bytes live during the call.
-  /// It was parsed, not verified. Must not block.
-  virtual void OnPage(std::size_t index, GetResult result, const PageObject& object) = 0;
-  /// Called once after the last OnPage(). The fetch belongs to its owner again, and may be gone
-  /// when this returns.
+  /// A replica delivered the object, which is parsed, not verified. Its bytes live during the call.
+  virtual Verdict OnObject(std::size_t index, const PageObject& object) = 0;
+  /// No replica delivered an object that was accepted. `why`: what the last one answered; kCorrupt
+  /// if its object was refused.
+  virtual void OnMissing(std::size_t index, GetResult why) = 0;
+  /// Called once, when all indices have ended. The fetch belongs to its owner again, and may be
+  /// gone when this returns.
   virtual void OnGetDone() = 0;
 
   std::size_t count = 0;
-  std::array<ObjectKey, kSlotsMax> slots;
+  std::array<ObjectKey, kKeysMax> keys;
   RemoteFetch* next = nullptr;  // for the RemoteStore's queues
 };
 
