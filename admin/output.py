@@ -174,7 +174,7 @@ def table(
 
 
 def _end_of(name: str, cells: int) -> str:
-    """What there is room for; of a path that is the part which tells it from others."""
+    """The end of `name` that fits: paths differ at their ends."""
     if cell_len(name) > cells:
         while cell_len(name) >= cells:
             name = name[1:]

@@ -4,8 +4,8 @@
 
 #include <linux/types.h>
 
-/* Set before the programs are loaded, and kept with their maps: by it a daemon that starts anew
- * knows whether the programs that an earlier one left are the ones it would load. */
+/* Set before the programs are loaded, and kept with their maps: a restarted daemon reads whether
+ * the programs of an earlier one are the ones that it would load. */
 struct AttributionSettings {
   __u32 layout; /* kAttributionLayout */
   __u32 device; /* as the kernel numbers it: major << 20 | minor */
@@ -22,8 +22,8 @@ struct SlotFreeEvent {
 enum AttributionCounter {
   kAttributionBios,         /* swap writes of the device */
   kAttributionPages,        /* pages in them */
-  kAttributionUnattributed, /* of these, pages whose cgroup the kernel did not know */
-  kAttributionFreed,        /* slots that the kernel gave up */
+  kAttributionUnattributed, /* of these, pages without a known cgroup */
+  kAttributionFreed,        /* slots that the kernel freed */
   kAttributionEvents,       /* SlotFreeEvents sent */
   kAttributionRingFull,     /* SlotFreeEvents that found no room: the sweep finds their slots */
   kAttributionCounters

@@ -152,9 +152,9 @@ void SlotAttribution::Sweep() {
 
 int SlotAttribution::TakeEvent(void* self, void* event, std::size_t /*bytes*/) {
   auto* const attribution = static_cast<SlotAttribution*>(self);
-  const auto* const told = static_cast<const SlotFreeEvent*>(event);
-  const bool prompt = NowNs() - told->marked_ns <= kPromptNs;
-  attribution->TakeDirtyWord(told->dirty_word, prompt);
+  const auto* const freed = static_cast<const SlotFreeEvent*>(event);
+  const bool prompt = NowNs() - freed->marked_ns <= kPromptNs;
+  attribution->TakeDirtyWord(freed->dirty_word, prompt);
   return attribution->stopping_.load() ? -ECANCELED : 0;
 }
 

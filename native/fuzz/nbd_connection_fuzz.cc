@@ -1,5 +1,5 @@
 // A whole connection on any stream: it must take it, answer, and end with nothing left behind,
-// whatever the tier says.
+// for any answer of the tier.
 //
 // Input: a byte that chooses what the tier does, then records of 8 bytes. A record is a request in
 // short form, so that most of them get past the parser (which has a target of its own), or, one

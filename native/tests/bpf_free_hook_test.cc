@@ -1,4 +1,4 @@
-// Which function tells of freed slots, on descriptions of the kernels that there have been.
+// The function that frees slots, on descriptions of past and present kernels.
 #include <bpf/btf.h>
 #include <gtest/gtest.h>
 

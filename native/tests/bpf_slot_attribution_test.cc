@@ -21,7 +21,7 @@ constexpr std::uint64_t kSlots = 10'000;
 
 SlotAttributionConfig Config() {
   SlotAttributionConfig config;
-  config.device_major = 4000;  // nobody has it
+  config.device_major = 4000;  // unused
   config.device_minor = 7;
   config.slots = kSlots;
   return config;
@@ -85,7 +85,7 @@ TEST_F(SlotAttributionTest, WordsOfAnUnusedDeviceAreZero) {
 TEST_F(SlotAttributionTest, RefusedHookIsAProblemAndAttributionStays) {
   auto made = SlotAttribution::Create(Config());
   ASSERT_TRUE(made.ok()) << made.error().message;
-  // Either the kernel lets us have the hook, or we are told why not.
+  // The kernel either allows the hook, or the problem says why not.
   EXPECT_EQ(made.value()->free_hook().empty(), !made.value()->problem().empty())
       << made.value()->problem();
   std::cout << "free hook: \"" << made.value()->free_hook() << "\", problem: \""
@@ -150,9 +150,9 @@ TEST_F(SlotAttributionTest, SweepFindsSlotsWhoseEventWasLost) {
   auto made = SlotAttribution::Create(config);
   ASSERT_TRUE(made.ok()) << made.error().message;
   if (made.value()->free_hook().empty()) GTEST_SKIP() << made.value()->problem();
-  std::promise<tier::SlotIndex> told;
+  std::promise<tier::SlotIndex> notified;
   made.value()->StartNotifying([&](tier::SlotIndex slot) {
-    told.set_value(slot);
+    notified.set_value(slot);
     return false;
   });
   // The bit of a free, without its event.
@@ -160,7 +160,7 @@ TEST_F(SlotAttributionTest, SweepFindsSlotsWhoseEventWasLost) {
   const std::uint32_t word = 5;
   const std::uint64_t bits = std::uint64_t{1} << 3;
   ASSERT_EQ(bpf_map_update_elem(dirty.get(), &word, &bits, BPF_ANY), 0);
-  auto slot = told.get_future();
+  auto slot = notified.get_future();
   ASSERT_EQ(slot.wait_for(kHangGuard), std::future_status::ready);
   EXPECT_EQ(slot.get(), 5u * 64 + 3);
   made.value()->StopNotifying();

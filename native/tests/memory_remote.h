@@ -1,5 +1,5 @@
-// A RemoteStore in memory, for tests of the tier: answers on a thread of its own, can be held at
-// any point, told to fail, and asked what it keeps.
+// A RemoteStore in memory, for tests of the tier: answers on its own thread, can be held at any
+// point, can fail on request, and shows its objects.
 #pragma once
 
 #include <condition_variable>

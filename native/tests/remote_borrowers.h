@@ -191,7 +191,7 @@ inline bool Holds(Cluster& cluster, tier::ObjectKey slot, tier::ObjectVersion ve
   return fetch.Holds(0, version);
 }
 
-/// For what no event tells of: looks every millisecond, for a bounded time.
+/// For conditions without an event: checks every millisecond, for a bounded time.
 inline bool Eventually(const std::function<bool()>& holds) {
   const auto end = std::chrono::steady_clock::now() + kHangGuard;
   while (!holds()) {

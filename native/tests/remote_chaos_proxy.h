@@ -28,7 +28,7 @@ class ChaosProxy {
   void Cut() { Ask(kCut); }
   /// Tells both ends of every connection of this moment that nothing more will come, once.
   void HalfClose() { Ask(kHalfClose); }
-  /// While set, bytes are taken from nobody: a partition, or a server that hangs.
+  /// While set, no bytes are read: a partition, or a server that hangs.
   void Stall(bool stalled);
   /// While set, new connections are reset at once.
   void Refuse(bool refuse);

@@ -171,7 +171,7 @@ TEST_F(ClusterTest, DiscardThatIsNotAnsweredIsCancelledAndSentAgain) {
   EXPECT_EQ(cluster_->Servers()[0].reconnects, 0u);
 }
 
-// As many as are kept in mind; what is more stays with whoever calls.
+// Fills the queue; further items stay with the caller.
 TEST_F(ClusterTest, DiscardsForAServerThatIsAwayAreDoneWhenItIsBack) {
   ASSERT_EQ(PutOne(*cluster_, 0, 1), PutResult::kAcked);
   store_.Stop();
@@ -197,7 +197,7 @@ TEST_F(ClusterTest, UnknownVolumeIsOpenedAgainAndNothingIsLost) {
   store_.Tell([](FakeStore::Script* script) { script->unknown_volumes = 1; });
   EXPECT_TRUE(Holds(*cluster_, 1, 1));
   EXPECT_EQ(store_.seen().opens, 3u);
-  // The page may be there before the session has told of its new connection.
+  // The page may be there before the session reports its new connection.
   EXPECT_TRUE(Eventually([this] { return cluster_->Servers()[0].reconnects == 2; }));
   EXPECT_EQ(cluster_->Servers()[0].epoch, 1u) << "it was this host each time";
 }

@@ -96,7 +96,7 @@ grpc::Status FakeStore::OpenVolume(grpc::ServerContext* context,
   response->set_epoch(epoch_);
   if (script_.fail_open) {
     script_.fail_open = false;
-    return {grpc::StatusCode::UNAVAILABLE, "told to fail"};
+    return {grpc::StatusCode::UNAVAILABLE, "failing on request"};
   }
   return grpc::Status::OK;
 }
@@ -168,7 +168,7 @@ grpc::Status FakeStore::Discard(grpc::ServerContext* context, const v1::DiscardR
   if (WasHeld(context, lock)) return grpc::Status::CANCELLED;
   if (script_.fail_discards) {
     script_.fail_discards = false;
-    return {grpc::StatusCode::UNAVAILABLE, "told to fail"};
+    return {grpc::StatusCode::UNAVAILABLE, "failing on request"};
   }
   response->set_status(StatusOf(request->epoch()));
   if (response->status() != v1::CALL_STATUS_OK) return grpc::Status::OK;
@@ -240,7 +240,7 @@ v1::GetResponse FakeStore::Find(const v1::GetRequest& request) {
 bool FakeStore::WaitWhile(grpc::ServerContext* context, const bool Script::*held) {
   std::unique_lock lock(mutex_);
   while (script_.*held && !stopping_ && !context->IsCancelled()) {
-    // gRPC does not tell this thread of a cancellation, so look now and then.
+    // gRPC does not report a cancellation to this thread, so check now and then.
     changed_.wait_for(lock, std::chrono::milliseconds(5));
   }
   return !stopping_ && !context->IsCancelled();

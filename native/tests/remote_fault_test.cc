@@ -27,7 +27,7 @@ constexpr milliseconds kShort{300};  // a wait that ends
 
 class FaultTest : public ::testing::Test {
  protected:
-  // Destroys the cluster first: it must end whatever the network does.
+  // Destroys the cluster first: it must end in any state of the network.
   void TearDown() override { cluster_.reset(); }
 
   void Connect(milliseconds fetch_wait = kHangGuard, milliseconds put_wait = kHangGuard) {
@@ -59,7 +59,7 @@ TEST_F(FaultTest, FetchSurvivesARestartOfItsServer) {
     ASSERT_TRUE(fetch->done.Wait());
     EXPECT_TRUE(fetch->Holds(0, 1));
   }
-  // The pages may be there before the session has told of its new connection.
+  // The pages may be there before the session reports its new connection.
   ASSERT_TRUE(Connected(*cluster_));
   EXPECT_TRUE(cluster_->Writable());
   EXPECT_EQ(cluster_->Servers()[0].disconnected_ms, 0u);

@@ -91,7 +91,7 @@ TEST_F(RemotePageServerTest, PagesOutliveTheServer) {
     ASSERT_TRUE(fetch->done.Wait());
     for (std::size_t i = 0; i < fetch->count; ++i) ASSERT_TRUE(fetch->Holds(i, 3));
   }
-  // The pages may be there before the session has told of its new connection.
+  // The pages may be there before the session reports its new connection.
   EXPECT_TRUE(Eventually([&] { return cluster->Servers()[0].reconnects == 1; }));
   const Cluster::ServerInfo info = cluster->Servers()[0];
   EXPECT_EQ(info.shards, 2u);

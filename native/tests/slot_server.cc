@@ -100,8 +100,10 @@ class StampChecker final : public tier::PageDevice {
     if (words_ == nullptr || (stamp & ~kSeedMask) != kStamp) return;
     const auto owner = owners_.find(stamp & kSeedMask);
     if (owner == owners_.end()) return;
-    const tier::CgroupId told = tier::CgroupOf(words_[slot].load(std::memory_order_acquire));
-    auto& tally = told == owner->second ? right : told == tier::kUnknownCgroup ? unknown : crossed;
+    const tier::CgroupId shown = tier::CgroupOf(words_[slot].load(std::memory_order_acquire));
+    auto& tally = shown == owner->second          ? right
+                  : shown == tier::kUnknownCgroup ? unknown
+                                                  : crossed;
     ++tally;
   }
 

@@ -37,7 +37,8 @@ inline void FillNumbered(PageKind kind, std::uint64_t number, std::byte* page) {
   if (alike) std::memcpy(page, &number, sizeof(number));
 }
 
-/// Names one write of a test; 0 stands for whatever leaves zeros: never written, trimmed, refused.
+/// Names one write of a test; 0: zeros, as the slot was never written, was trimmed, or its store
+/// was refused.
 using Stamp = std::uint32_t;
 
 /// Every fourth stamp's pages are alike. Of the others one in eight each is zeros, same-filled and

@@ -1,4 +1,4 @@
-// store_crash_writer PATH: stores batches for ever and prints the number of each that was
+// store_crash_writer PATH: stores batches without end and prints the number of each that was
 // acknowledged. Killed by store_crash_test while it does.
 #include <unistd.h>
 

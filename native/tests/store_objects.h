@@ -34,7 +34,7 @@ class ScratchDirectory {
   std::string path_;
 };
 
-/// Bytes that tell their slot and version; no two are equal.
+/// Bytes that encode their slot and version; no two are equal.
 inline std::string ObjectBytes(std::uint64_t slot, std::uint64_t version, std::size_t length) {
   std::string bytes(length, '\0');
   std::uint64_t state = slot * 0x9E3779B97F4A7C15u + version;

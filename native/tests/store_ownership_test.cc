@@ -1,4 +1,4 @@
-// Who may open a volume, as a table; and the same over restarts of a store with a clock of its own.
+// The rules for opening a volume, as a table and over restarts of a store with its own clock.
 #include <gtest/gtest.h>
 
 #include <chrono>
@@ -71,8 +71,8 @@ OpenRequest Speaking(OpenRequest request, std::uint32_t min, std::uint32_t max) 
 TEST(Ownership, RulesAsATable) {
   using enum OpenDecision;
   const std::vector<Case> cases = {
-      {"nobody has it", Ask('a', 'n'), {}, kNew},
-      {"nobody has it, but it was closed", Ask('a', 'n'), Retired({}), kFenced},
+      {"no host has it", Ask('a', 'n'), {}, kNew},
+      {"no host has it, but it was closed", Ask('a', 'n'), Retired({}), kFenced},
       {"the owner comes again", Ask('a', 'n'), OwnedBy(0, true), kSame},
       {"the owner comes again after its lease", Ask('a', 'n'), OwnedBy(0, false), kSame},
       {"the owner insists", Ask('a', 'n', 0, true), OwnedBy(0, true), kSame},
@@ -413,7 +413,7 @@ TEST_F(OwnerTest, MissingPagesAreToldUntilTheOwnerIsHeardAfterIt) {
   probe.probe = true;
   EXPECT_FALSE(opened_->store->OpenVolume(probe).intact);
   EXPECT_EQ(opened_->store->Hear(owner.volume_id, owner.epoch, 0), CallStatus::kOk);
-  EXPECT_FALSE(opened_->Open(MakeOpen('a', 'n')).intact) << "nobody has told it yet";
+  EXPECT_FALSE(opened_->Open(MakeOpen('a', 'n')).intact) << "the owner was not yet informed";
   EXPECT_FALSE(opened_->Open(MakeOpen('a', 'n')).intact) << "the answer may be lost";
   EXPECT_EQ(opened_->store->Hear(owner.volume_id, owner.epoch, 0), CallStatus::kOk);
   EXPECT_TRUE(opened_->Open(MakeOpen('a', 'n')).intact);

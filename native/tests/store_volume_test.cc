@@ -23,7 +23,7 @@ class VolumeTest : public ::testing::Test {
     return count;
   }
 
-  // The collector tells nobody; the deadline is for a broken one.
+  // The collector sends no event; the deadline is for a broken one.
   static bool WaitCollected(const PageStore& store) {
     const auto deadline = std::chrono::steady_clock::now() + kHangGuard;
     while (GarbageVolumes(store) > 0) {

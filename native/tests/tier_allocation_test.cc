@@ -1,4 +1,4 @@
-// The store path calls no allocator, whatever it compresses with, and waits for nobody who does:
+// The store path calls no allocator, with any compressor, and waits for no thread that does:
 // seen by standing in for the allocator of the whole test program. Sanitizers bring an allocator of
 // their own.
 #include <gtest/gtest.h>
@@ -22,7 +22,7 @@ std::atomic<void (*)()> on_allocation{nullptr};
 
 void Allocating() {
   ++allocations;
-  if (auto* const told = on_allocation.load()) told();
+  if (auto* const callback = on_allocation.load()) callback();
 }
 }  // namespace
 

@@ -40,7 +40,7 @@ TEST(Codec, EveryCompressorsObjectsComeBackAndStayWithinTheLimit) {
   }
 }
 
-// A context in memory of ours cannot grow: every level must fit after every other, for ever.
+// A context in static memory cannot grow: every level must fit after every other.
 TEST(Codec, LevelsFollowEachOtherInAnyOrderInTheSameMemory) {
   const Page page = MakePage(5, 1, PageKind::kCompressible);
   for (int one = 1; one <= Compressor::kZstdLevelMax; ++one) {

@@ -112,7 +112,7 @@ TEST_F(TierGroupEdge, AJobForACgroupThatIsGoneTouchesNothing) {
   tier_->WriteBackProactively(kUnknownCgroup, 1, 0);  // served after it
   ASSERT_TRUE(Eventually([this] { return remote_.pages() > 0; }));
   ASSERT_TRUE(Eventually([this] { return tier_->Stats().pages.writing == 0; }));
-  EXPECT_EQ(remote_.pages(), 1u) << "its pages are the parent's now, for which nobody asked";
+  EXPECT_EQ(remote_.pages(), 1u) << "its pages are the parent's now, which was not requested";
 }
 
 TEST_F(TierGroupEdge, OnlyStoresOfWhichNobodySaysWhoseTheyAreCountAsUnattributed) {

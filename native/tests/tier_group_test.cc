@@ -224,7 +224,7 @@ TEST_F(TierGroup, APageWhoseStoreSawTheSlotFreeAlreadyIsKept) {
   StartWithWords();
   SwapOut(1, kA);
   KernelFrees(1);
-  // This write was not seen; the word does not tell whether the free came before or after it.
+  // This write was not seen; the word does not show whether the free was before or after it.
   StoreKind(1, 2, PageKind::kCompressible);
   EXPECT_FALSE(tier_->OnSlotFree(1));
   EXPECT_EQ(Read(1), MakePage(1, 2, PageKind::kCompressible));
@@ -238,7 +238,7 @@ TEST_F(TierGroup, OfPagesFromBeforeTheWordsOnlyThoseFreedSinceAreForgotten) {
   KernelFrees(2);
   for (SlotIndex slot = 1; slot <= 3; ++slot) StoreKind(slot, 1, PageKind::kCompressible);
   tier_->UseSlotWords(words_.get());
-  EXPECT_FALSE(tier_->OnSlotFree(2)) << "by whom, and when it was stored, nobody knows";
+  EXPECT_FALSE(tier_->OnSlotFree(2)) << "its owner and the time of its store are unknown";
   for (SlotIndex slot = 1; slot <= 3; slot += 2) {
     EXPECT_FALSE(tier_->OnSlotFree(slot));
     KernelFrees(slot);

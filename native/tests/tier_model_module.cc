@@ -1,5 +1,5 @@
 // The real tier over a MemoryRemote, for a state machine in Python (tests/property) that compares
-// it with a plain model. Python decides and remembers; whatever touches the bytes of pages is here.
+// it with a plain model. Python decides and remembers; the code that touches pages' bytes is here.
 //
 // A page is named by a number, its stamp: kind + 8 * number (PageKind, FillNumbered), 0 for a slot
 // that holds nothing. Arrays cross as bytes of native integers: u32 stamps and cgroup ids, u64 slot

@@ -103,7 +103,7 @@ TEST_F(TierStore, AFullPoolRefusesAndForgetsTheStalePage) {
   while (StoreKind(slot, 1, PageKind::kRandom) == IoStatus::kOk) ++slot;
   EXPECT_GT(slot, 900u);
   EXPECT_EQ(Count(Counter::reject_reclaim_fail), 1u);
-  // What the slot held before is stale now, whatever becomes of the new bytes.
+  // The slot's earlier page is stale now, also if the new bytes are not stored.
   EXPECT_EQ(StoreKind(0, 2, PageKind::kRandom), IoStatus::kNoSpace);
   EXPECT_EQ(Read(0), Page{});
   EXPECT_EQ(Count(Counter::lost_failed_store), 1u);

@@ -52,7 +52,7 @@ class StoreWait : public TierFixture, public ::testing::WithParamInterface<bool>
   void Wait(SlotIndex slot, AwaitedStore* store, std::uint32_t generation = 1) {
     ASSERT_EQ(TryStore(slot, PageKind::kRandom, store, generation), IoStatus::kPending);
   }
-  // What waits has been tried in vain: the thread has come by since.
+  // The thread has retried the waiting stores since, without success.
   void LetItBeTried() {
     for (int i = 0; i < 2; ++i) {
       AwaitedStore superseded;
@@ -213,7 +213,7 @@ TEST_P(StoreWait, InThePoolDoesNotHoldUpThoseOfAnotherSize) {
   ASSERT_GT(small, kSmall + 1);
   tier_->Invalidate(kSmall + 1, 1);
   EXPECT_EQ(TryStore(kFirstNew + 3, PageKind::kCompressible, nullptr), IoStatus::kOk)
-      << "nobody waits for room of that size any more";
+      << "no store waits for room of that size any more";
   EXPECT_FALSE(first.done());
   EXPECT_TRUE(tier_->CancelStore(&first));
 }
@@ -231,7 +231,7 @@ TEST_P(StoreWait, AtALimitGoesOnInThePoolsLineWhenThatIsWhatIsFull) {
   ASSERT_TRUE(Eventually([this] { return Count(Counter::pool_limit_hit) == 1; }));
   EXPECT_EQ(Read(kFirstNew), Page{});  // under the lock that is held while it changes its line
   EXPECT_EQ(TryStore(kFirstNew + 1, PageKind::kCompressible, nullptr), IoStatus::kOk)
-      << "nobody waits at the limit any more, and the pool has room of that size";
+      << "no store waits at the limit any more, and the pool has room of that size";
   tier_->Invalidate(end_, 1);
   ExpectStored(&store, kFirstNew);
 }
@@ -310,7 +310,7 @@ TEST_P(StoreWait, OfTwoForOneSlotTheLaterOneWins) {
 
 // The older one comes into the pool's line behind the newer, since its cgroup is another one now.
 TEST_P(StoreWait, OfTwoForOneSlotTheLaterOneWinsAlsoWhereItIsServedFirst) {
-  if (!at_limit()) GTEST_SKIP() << "nobody comes from the pool's line into another";
+  if (!at_limit()) GTEST_SKIP() << "no store moves from the pool's line into another";
   Fill();
   tier_->SetLabel(kOther);
   for (SlotIndex slot = end_; TryStore(slot, PageKind::kRandom, nullptr) == IoStatus::kOk;) ++slot;
@@ -339,7 +339,7 @@ TEST_P(StoreWait, IsNotSupersededByALaterOneThatIsCancelled) {
   EXPECT_EQ(Read(kFirstNew), Stored(kFirstNew, 1));
 }
 
-// The kernel gave up the page that was there before, and we are told late.
+// The kernel freed the page that was there before, and the notification is late.
 TEST_P(StoreWait, IsNotSupersededByTheNoticeOfAFreedSlot) {
   Fill();
   std::vector<std::atomic<SlotWord>> words(16384);
@@ -536,7 +536,7 @@ TEST_P(StoreWait, ThatStillFitsIsNotRefusedWithThoseBeforeIt) {
 }
 
 TEST_P(StoreWait, EndsAtOnceWhereNothingMayLeave) {
-  if (!at_limit()) GTEST_SKIP() << "the pool may always hope";
+  if (!at_limit()) GTEST_SKIP() << "the pool may always get room";
   Fill();
   AwaitedStore store;
   Wait(5, &store, 2);

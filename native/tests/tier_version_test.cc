@@ -1,4 +1,4 @@
-// Slots whose version comes to its end and begins anew, as it does after 2^32 changes of one slot.
+// Slots whose version wraps, as it does after 2^32 changes of one slot.
 #include <limits>
 
 #include "tier_open_fixture.h"

@@ -165,7 +165,7 @@ TEST_F(TierWriteback, ReadAfterFailedWritebackReturnsNewestBytes) {
   EXPECT_EQ(remote_.VersionOf(3), 2u);
 }
 
-// The server keeps the page and nobody hears of it. Whatever becomes of the slot then, the server
+// The server keeps the page, but its answer is lost. In any later state of the slot, the server
 // keeps no more than what the tier knows of.
 TEST_F(TierWriteback, APageWhoseAcknowledgementWasLostIsDiscardedWithItsSlot) {
   Start();
@@ -398,7 +398,7 @@ TEST_F(TierWriteback, APageOfAnotherSlotIsAnErrorNeverThatPage) {
   EXPECT_EQ(Count(Counter::fail_checksum), 1u);
 }
 
-// Its checksum is right: only its version tells that it is not the page that was written last.
+// Its checksum is right: only its version shows that it is not the page that was written last.
 TEST_F(TierWriteback, AServerThatWentBackToAnOlderPageIsAnErrorNeverThatPage) {
   Start();
   StoreKind(0, 1, PageKind::kCompressible);
