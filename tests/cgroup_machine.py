@@ -1,4 +1,4 @@
-"""Cgroups of a real directory tree, and a model engine that is told of them."""
+"""Cgroups of a real directory tree, and a model engine that gets them."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ class Machine:
         return "/" if group is self.engine.root else self.tree.path_of(group.id)
 
     def settings(self, path: str) -> dict[str, object]:
-        """As the engine was told, where they differ from none."""
+        """The engine's settings, where they differ from none."""
         group = self.engine.group(self.id(path))
         assert group is not None, f"{path} has no group"
         return {name: value for name, value in group.settings.items() if value != NOTHING_SET[name]}

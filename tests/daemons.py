@@ -1,7 +1,7 @@
 """Real farswap daemons as child processes: started, watched, killed, restarted, always cleaned up.
 
 Every wait is for an event with a deadline: the ready line, the end of the process. Listen
-addresses ask for port 0; the ready line tells the real one, which a restart then keeps.
+addresses have port 0; the ready line has the real one, which a restart then keeps.
 """
 
 from __future__ import annotations

@@ -47,7 +47,7 @@ class FakeEngine:
         self.writeback_ends = ""  # at once, with this reason, before anything has moved
         self.writeback_cancelled = threading.Event()
         self.server_list: list[SimpleNamespace] = []
-        # What stats() says instead of its own, what cgroups() says, what set_...() were told.
+        # Overrides of stats(), the result of cgroups(), the arguments of set_...().
         self.changed_stats: dict[str, int] = {}
         self.group_records: list[SimpleNamespace] = []
         self.settings: dict[str, tuple] = {}

@@ -1,6 +1,6 @@
 """The groups of the engine as plain objects, after native/tier/groups.h: who owns which page.
 
-It counts what it is told, so that tests can say what did not have to be told.
+It counts calls, so that tests can check which were unnecessary.
 """
 
 from __future__ import annotations
@@ -96,13 +96,13 @@ class GroupModel:
         group = self.group(id_)
         if group is None or group.parent is None:
             return
-        heir = group.parent
-        heir.pages += group.pages
+        successor = group.parent
+        successor.pages += group.pages
         for child in self._groups:
             if child.parent is group:
-                child.parent = heir
+                child.parent = successor
         self._led = {
-            id_: heir if leads_to is group else leads_to for id_, leads_to in self._led.items()
+            id_: successor if leads_to is group else leads_to for id_, leads_to in self._led.items()
         }
         self._groups.remove(group)
 

@@ -7,7 +7,7 @@ Used by the benchmark, the demonstration and the soak run:
 
 The directory, the sockets and the processes are gone when the block ends, however it ends. The
 host is stopped before the server, in order, unless the block ends by an exception: then both are
-killed, as nothing of theirs is worth waiting for.
+killed, since their state is not needed.
 """
 
 from __future__ import annotations

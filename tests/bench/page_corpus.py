@@ -4,7 +4,7 @@ Starts an interpreter with data, a compiler at work and a database, stops them w
 worth taking, and copies resident private pages out of /proc/PID/mem into a file of 4 KiB pages. A
 fixed share of the file is zero pages, spread over it; the programs' own zero pages are left out, so
 that the share is what it says. A dump of memory can hold secrets: the file is readable by its owner
-alone, and whoever makes it deletes it.
+alone, and its creator deletes it.
 
     with RealPages(directory, bytes_wanted=256 << 20) as pages:
         use(pages.path)
@@ -121,7 +121,7 @@ CREATE INDEX event_size ON event(size);
 
 
 class CorpusError(Exception):
-    """The pages could not be had; the message says what is missing."""
+    """Not enough pages; the message says what is missing."""
 
 
 @dataclass
@@ -181,7 +181,7 @@ class RealPages:
                 out.seek(next(positions) * PAGE_BYTES)
                 out.write(page)
         if sum(self.pages_by_program.values()) < wanted:
-            raise CorpusError(f"less than {wanted} pages to be had: {self.pages_by_program}")
+            raise CorpusError(f"found less than {wanted} pages: {self.pages_by_program}")
 
 
 @dataclass(frozen=True)

@@ -110,7 +110,7 @@ def zram_used_bytes(corpus: Path, algorithm: str = "lz4") -> int:
 
 @contextlib.contextmanager
 def _device_node(block: Path) -> Iterator[Path]:
-    """The node of the device, of our own where nobody makes one."""
+    """The node of the device, created if missing."""
     major, minor = (int(part) for part in (block / "dev").read_text().split(":"))
     with tempfile.TemporaryDirectory(prefix="farswap-", dir="/dev") as directory:
         node = Path(directory, block.name)

@@ -1,4 +1,4 @@
-"""The load generator against somebody else's server: what is right passes, what is wrong is found.
+"""The load generator against another NBD server: accepts right answers, finds wrong ones.
 
 A verifier that never complains is worth nothing, so most of these make the server lie.
 """

@@ -40,7 +40,7 @@ def missing_requirement() -> str | None:
 
 
 def free_device() -> Path | None:
-    """Returns an nbd device that nobody has bound."""
+    """Returns an unbound nbd device."""
     blocks = sorted(Path("/sys/block").glob("nbd*"))
     free = [block for block in blocks if not (block / "pid").exists()]
     return Path("/dev", free[0].name) if free else None

@@ -1,7 +1,7 @@
 """Hostile clients on the sockets of a real daemon, while another client verifies its pages.
 
 Each attack is one connection's worth of bytes, drawn from a seed. Whatever it is, the daemon must
-live, let go of the connection, and serve the bystander right.
+live, close the connection, and serve the bystander right.
 """
 
 from __future__ import annotations
@@ -50,7 +50,7 @@ OTHER_DESCRIPTORS_MAX = 8
 
 
 class Bystander(threading.Thread):
-    """Writes, reads back and compares, until told to stop; keeps its first error."""
+    """Writes, reads back and compares, until stopped; keeps its first error."""
 
     def __init__(self, path: str) -> None:
         super().__init__(name="bystander")

@@ -31,14 +31,14 @@ DEPLOY = Path(__file__).parents[2] / "deploy"
 def test_metrics_and_farswapctl_tell_the_same(fleet: Fleet) -> None:
     host, server = fleet
     tier = host.ask("tier", "show")
-    told = samples(scrape(host))
-    assert told["farswap_tier_stores_total"] == tier["counters"]["stores"] == PAGES + 101
-    assert told["farswap_tier_pages"] == tier["held_pages"] == PAGES + 1 - 10
-    assert told["farswap_cgroup_pages"] == tier["held_pages"]
-    assert told["farswap_cgroup_stores_total"] == told["farswap_tier_stores_total"]
-    assert told["farswap_tier_written_back_pages_total"] >= 1024
-    assert told["farswap_tier_load_duration_seconds_sum"] > 0
-    assert told["farswap_memory_server_connected"] == 1
+    shown = samples(scrape(host))
+    assert shown["farswap_tier_stores_total"] == tier["counters"]["stores"] == PAGES + 101
+    assert shown["farswap_tier_pages"] == tier["held_pages"] == PAGES + 1 - 10
+    assert shown["farswap_cgroup_pages"] == tier["held_pages"]
+    assert shown["farswap_cgroup_stores_total"] == shown["farswap_tier_stores_total"]
+    assert shown["farswap_tier_written_back_pages_total"] >= 1024
+    assert shown["farswap_tier_load_duration_seconds_sum"] > 0
+    assert shown["farswap_memory_server_connected"] == 1
     of_server = samples(scrape(server))
     assert of_server["farswap_server_pages"] == tier["remote_pages"]
     assert of_server["farswap_server_volume_pages"] == tier["remote_pages"]

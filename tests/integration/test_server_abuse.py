@@ -41,7 +41,7 @@ def server(memory_server: MakeServer) -> Iterator[MemoryServer]:
                     assert set(response.results) == {pb.OBJECT_STATUS_OK}
                     contents = client.get_contents(range(32))
                     assert contents == [page_content(slot, version) for slot in range(32)]
-        except BaseException as error:  # noqa: BLE001 - told by the main thread
+        except BaseException as error:  # noqa: BLE001 - raised in the main thread
             failures.append(error)
 
     bystander = threading.Thread(target=work)

@@ -197,7 +197,7 @@ class PageRules(RuleBasedStateMachine):
 
     @rule(use=st.sampled_from([True, True, True, False]))
     def use_words(self, use: bool) -> None:
-        """A new array each time: the programs were loaded anew."""
+        """A new array each time: the programs were loaded again."""
         if use == self.plain.words_used:
             return
         self.tier.use_words(use=False)

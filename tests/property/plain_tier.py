@@ -1,6 +1,6 @@
 """What the tier must look like from outside, as plain arrays and dictionaries.
 
-Nothing here knows of pools, lists, threads or servers. A page is its stamp (see
+It has no pools, lists, threads or servers. A page is its stamp (see
 native/tests/tier_model_module.cc): kind + 8 * number, EMPTY for a slot that holds nothing. The
 rules of attribution and of early freeing are those of native/tier/slot_words.h and tier.h.
 """
@@ -39,7 +39,7 @@ def is_same_filled(stamp: int) -> bool:
 
 @dataclass
 class PlainGroup:
-    """A cgroup as far as somebody placed or configured it, or stored a page for it."""
+    """A cgroup that was placed or configured, or that a page was stored for."""
 
     parent: int = ROOT
     placed: bool = False
@@ -246,7 +246,7 @@ class PlainTier:
         return ancestor != ROOT and ancestor in self.above(cgroup)
 
     def may_write_back(self, cgroup: int) -> bool:
-        """Whether nobody at or above the group has switched it off."""
+        """Whether it is on for the group and all above it."""
         return all(self.groups[each].writeback for each in self.above(cgroup))
 
     def let_leave(self) -> None:

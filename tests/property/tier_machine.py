@@ -195,7 +195,7 @@ class TierMachine(GroupRules):
 
     @rule(cgroup=charged, failure=st.sampled_from(GET_FAILURES))
     def fail_to_fetch(self, cgroup: int, failure: object) -> None:
-        """A page that cannot be had is an error, and is there again when the server is."""
+        """A page without its server is an error, and is there again when the server is."""
         slots = self.remote_slots(cgroup)
         self.fail_gets(failure)
         for slot in slots[:4]:
@@ -286,7 +286,7 @@ class TierMachine(GroupRules):
             self.remote_bounds[group.id] = max(quota, remote)
 
     def teardown(self) -> None:
-        """At the end everything is let go, and must come right."""
+        """At the end nothing is held, and all must agree."""
         error = sys.exc_info()[1]
         try:
             if error is None:

@@ -1,9 +1,9 @@
-// page_verifier: fills memory with pages whose every byte can be told from their index and
-// generation, then reads them back over several passes, in random order unless it is told to go
+// page_verifier: fills memory with pages whose every byte follows from their index and
+// generation, then reads them back over several passes, in random order unless it has to go
 // --sequential, rewriting some on the way.
 //
 // Run in a memory cgroup smaller than its memory, it makes the kernel move pages to swap and back;
-// any page that comes back other than it left is a wrong page. It knows nothing of farswap: the
+// any page that comes back other than it left is a wrong page. It does not depend on farswap: the
 // expected bytes are computed, never stored, so that they cannot be swapped themselves.
 //
 // Prints one JSON object and exits 0 when every page was right, 1 when one was not, 2 on bad use.

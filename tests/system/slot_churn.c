@@ -2,8 +2,8 @@
 //
 // Each process owns pages and, until its time is over, takes a run of up to 64 of them and rewrites
 // it and has it paged out; or verifies it; or gives it up; or forks a child that verifies it while
-// the parent rewrites it, so that pages share slots. So a slot is freed and used again, by whoever,
-// within moments: a server that drops a page too late drops somebody else's.
+// the parent rewrites it, so that pages share slots. So a slot is freed and used again, by any
+// program, within moments: a server that drops a page too late drops another program's.
 //
 // Prints one JSON object and exits 0 when every page was right, 1 when one was not, 2 on bad use.
 //

@@ -2,7 +2,7 @@
 //
 // What is given up is scattered: no run of free swap slots is long enough for the kernel to discard
 // it. After the first two steps it makes --steps/paged_out and --steps/sieved, and waits for a file
-// of that name with .go, so that somebody can look at the device. The kept pages are verified.
+// of that name with .go, so that a test can read the device. The kept pages are verified.
 //
 // Prints one JSON object and exits 0 when every page was right, 1 when one was not, 2 on bad use.
 //

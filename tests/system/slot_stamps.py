@@ -50,7 +50,7 @@ def slot_owners(admin: str | None, slots: int) -> list[int]:
 
 
 def compare(device: str, admin: str | None, seeds: dict[int, int]) -> StampCount:
-    """`seeds` gives the cgroup id of each program; nobody may swap meanwhile."""
+    """`seeds` gives the cgroup id of each program; nothing may swap meanwhile."""
     descriptor = os.open(device, os.O_RDONLY | os.O_DIRECT)
     # Aligned, as direct reads want it.
     buffer = mmap.mmap(-1, RUN_SLOTS * PAGE_BYTES)

@@ -2,7 +2,7 @@
 // page's index and its generation, so that nothing needs to be remembered but the generation.
 //
 // The mix, in pages out of a hundred: 10 zero, 10 of one repeated word, 55 compressible (about 3:1
-// with LZ4), 25 random. The latter two are stamped: whoever sees such a page can tell which program
+// with LZ4), 25 random. These two are stamped: such a page shows which program
 // wrote it (the low 16 bits of its seed), and which page it is.
 #pragma once
 

@@ -1,5 +1,5 @@
 // What programs that swap have in common: their options, the cgroup that is too small for them, the
-// memory that they fill, and the waiting while somebody looks at their pages.
+// memory that they fill, and the wait while a test reads their pages.
 #pragma once
 
 #include <errno.h>
@@ -73,7 +73,7 @@ static inline double Seconds(void) {
   return (double)now.tv_sec + (double)now.tv_nsec / 1e9;
 }
 
-// Makes the file `directory`/`name` and waits until `directory`/`name`.go is there: somebody looks
+// Makes the file `directory`/`name` and waits until `directory`/`name`.go is there: a test looks
 // at the pages meanwhile.
 static inline void WaitToGoOn(const char* directory, const char* name) {
   enum { kLookMicroseconds = 20000 };

@@ -1,4 +1,4 @@
-"""The running kernel tells whose page is stored, through a loop device; limits hold by cgroup."""
+"""The running kernel attributes stored pages, through a loop device; limits hold by cgroup."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The harness of real swap proved on somebody else's NBD server, and its verifier on a lie."""
+"""The harness of real swap proved on another NBD server, and its verifier on a lie."""
 
 import subprocess
 import time

@@ -1,4 +1,4 @@
-"""With 50 MiB swapped out to it, the daemon is told to stop while its log fails or blocks."""
+"""With 50 MiB swapped out to it, the daemon gets SIGTERM while its log fails or blocks."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""With 50 MiB swapped out to it, the daemon is told to stop; a program's memory stays whole."""
+"""With 50 MiB swapped out to it, the daemon gets SIGTERM; a program's memory stays whole."""
 
 from __future__ import annotations
 

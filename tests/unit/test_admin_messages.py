@@ -30,9 +30,9 @@ def test_of_cgroups_without_writeback_those_are_named_that_keep_pages() -> None:
 
 
 @pytest.mark.parametrize(
-    ("remote", "told"), [(4, ""), (5, "no more may go to memory servers of /a")]
+    ("remote", "reason"), [(4, ""), (5, "no more may go to memory servers of /a")]
 )
-def test_a_quota_keeps_all_below_it(remote: int, told: str) -> None:
+def test_a_quota_keeps_all_below_it(remote: int, reason: str) -> None:
     views = [
         view("/a", quota=5, tree_remote_pages=remote),
         view("/a/b", local_pages=1),
@@ -40,7 +40,7 @@ def test_a_quota_keeps_all_below_it(remote: int, told: str) -> None:
         view("/full", quota=0),
     ]
     for path in ("/", "/a", "/a/b"):
-        assert kept_from_servers(views, path) == told
+        assert kept_from_servers(views, path) == reason
     assert kept_from_servers(views, "/ab") == ""
 
 

@@ -1,4 +1,4 @@
-"""Which source of attribution is set going, when, and what an operator is told of it."""
+"""Which source of attribution starts, when, and its report to the operator."""
 
 from __future__ import annotations
 

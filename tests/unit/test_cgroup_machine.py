@@ -39,8 +39,8 @@ class Cgroup:
         return f"{self.parent.path}/{self.name}" if self.parent else ""
 
     @property
-    def heir(self) -> Cgroup:
-        return self if self.alive else self.parent.heir
+    def successor(self) -> Cgroup:
+        return self if self.alive else self.parent.successor
 
 
 class Cgroups(RuleBasedStateMachine):
@@ -167,10 +167,10 @@ class Cgroups(RuleBasedStateMachine):
         for page in self.sure:
             cgroup = self.pages[page]
             if not self.holds_numbers and not cgroup.alive:
-                continue  # another may have had its number before anybody looked
-            heir = cgroup.heir if cgroup.seen else self.all[0]
+                continue  # another may have had its number before the check
+            successor = cgroup.successor if cgroup.seen else self.all[0]
             group = self.engine.owner(page)
-            assert group.id == heir.id, (cgroup.path, self.tree.path_of(group.id))
+            assert group.id == successor.id, (cgroup.path, self.tree.path_of(group.id))
 
     @precondition(lambda self: getattr(self, "settled", False))
     @invariant()

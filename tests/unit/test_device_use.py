@@ -1,4 +1,4 @@
-"""Who uses a device: by numbers and holders, and never "nobody" where that cannot be told."""
+"""Users of a device: by numbers and holders, and never "none" if unknown."""
 
 from __future__ import annotations
 
@@ -105,7 +105,7 @@ def test_swap_on_what_is_stacked_is_seen(
     assert use.holders
     with pytest.raises(NotPossibleError, match="stacked on it"):
         use.refuse("/dev/nbd0")
-    # The same without swap is in use too, of which the holder is told.
+    # The same without swap is in use too, and the holder is named.
     machine.swaps()
     with pytest.raises(NotPossibleError, match="in use: "):
         device_use.look(machine, [NBD0]).refuse("/dev/nbd0")

@@ -214,7 +214,7 @@ def test_trickling_client_does_not_stretch_its_deadline(engine, run, short_path)
         await listener.start(unix(short_path / "nbd"))
         with NbdClient.connect_unix(str(short_path / "nbd")) as nbd:
             await in_thread(nbd.receive_greeting)
-            with contextlib.suppress(BrokenPipeError):  # it has gone by
+            with contextlib.suppress(BrokenPipeError):  # the timeout has passed
                 nbd.send(client_flags() + option(Option.GO, length=60_000))
             assert await in_thread(trickle_until_hung_up_on, nbd)
         await listener.stop()

@@ -1,4 +1,4 @@
-"""What farswap-host tells Prometheus, from an engine of Python objects."""
+"""Metrics of farswap-host, from an engine of Python objects."""
 
 from __future__ import annotations
 

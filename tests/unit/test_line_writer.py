@@ -1,4 +1,4 @@
-"""Lines for descriptors that fail, block or have no reader: nobody waits, losses are reported."""
+"""Lines for descriptors that fail, block or have no reader: no caller waits, losses count."""
 
 from __future__ import annotations
 

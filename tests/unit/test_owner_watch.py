@@ -43,9 +43,9 @@ class Pages:
         """What is logged when its host was silent for so long, of seven days."""
         self.volume.silent_ms = ms
         self.volume.expires_in_ms = 7 * _DAY_MS - ms
-        return self.told()
+        return self.logged()
 
-    def told(self) -> list[dict[str, Any]]:
+    def logged(self) -> list[dict[str, Any]]:
         self.watch.look()
         calls, self.log.calls[:] = self.log.calls[:], []
         return [{"level": call.method_name, "event": call.args[0], **call.kwargs} for call in calls]
@@ -76,16 +76,16 @@ def test_a_host_that_comes_back_and_falls_silent_again_is_named_again(pages: Pag
 
 def test_a_short_time_is_warned_of_when_half_of_it_is_left(pages: Pages) -> None:
     pages.volume.silent_ms, pages.volume.expires_in_ms = 1_700_000, 1_900_000
-    assert pages.told() == []
+    assert pages.logged() == []
     pages.volume.silent_ms, pages.volume.expires_in_ms = 1_800_000, 1_800_000
-    assert len(pages.told()) == 1
+    assert len(pages.logged()) == 1
 
 
 def test_volumes_that_never_end_and_garbage_are_not_warned_of(pages: Pages) -> None:
     pages.volume.garbage = True
     assert pages.silent_for(6 * _DAY_MS) == []
     pages.volume.garbage, pages.volume.expires_in_ms = False, None
-    assert pages.told() == []
+    assert pages.logged() == []
 
 
 @pytest.mark.parametrize(
@@ -102,7 +102,7 @@ def test_what_befalls_an_owner_is_logged_with_its_name(
     pages.events = [
         SimpleNamespace(kind=kind, host_id="host", device="swap0", before=FIRST, after=SECOND)
     ]
-    (line,) = pages.told()
+    (line,) = pages.logged()
     assert (line["level"], line["event"], line["volume"]) == (level, event, "host/swap0")
     assert "first.example (10.0.0.7)" in line.values()
-    assert pages.told() == []
+    assert pages.logged() == []

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 
 class Runs:
-    """Counts, and fails when told to. An event at each run."""
+    """Counts, and fails on request. An event at each run."""
 
     def __init__(self) -> None:
         self.count = 0

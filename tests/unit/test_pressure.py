@@ -1,4 +1,4 @@
-"""How much is written back ahead of need: none without a reason, and never because of ourselves."""
+"""How much is written back proactively: nothing without pressure, nor by our own waits."""
 
 from __future__ import annotations
 
@@ -181,13 +181,13 @@ def test_the_protection_of_pages_brought_back_fades() -> None:
 
 
 def test_totals_inherited_from_a_removed_cgroup_do_not_protect_for_ever() -> None:
-    heir = policy()
+    successor = policy()
     total = 0
     inherited = replace(COLD, loads_remote=1_000_000_000, remote_wait_us=1 << 40)
     for second in range(60):
         total += SECOND_US // 5
         host = replace(HOST, stall_us=total, pool_fullness=filling(second))
-        asked = pages(heir.decide(1.0, host, [inherited]))
+        asked = pages(successor.decide(1.0, host, [inherited]))
     assert asked > 300
 
 
@@ -202,8 +202,8 @@ def test_waits_that_the_kernel_tells_of_a_second_later_are_not_pressure() -> Non
     late = policy()
     half = SECOND_US // 2
     assert late.decide(1.0, replace(HOST, remote_wait_us=half), [COLD]) == []
-    told = replace(HOST, stall_us=half, remote_wait_us=half)
-    assert late.decide(1.0, told, [COLD]) == []
+    reported = replace(HOST, stall_us=half, remote_wait_us=half)
+    assert late.decide(1.0, reported, [COLD]) == []
     more = replace(HOST, stall_us=half * 2, remote_wait_us=half, pool_fullness=filling(1))
     assert late.decide(1.0, more, [COLD]) != []
 
@@ -248,7 +248,7 @@ def test_the_answer_does_not_breed_the_pressure_that_it_answers(subtract: bool) 
     """A group whose pages are all wanted again soon, on a host that stalls for a second at first.
 
     Each second a tenth of its remote pages is read back, each for 1 ms, which is a stall. With
-    these waits told, writing back ends with the pressure; were they not, it would go on for ever.
+    these waits reported, writeback ends with the pressure; without them it would never end.
     """
     made = policy()
     stall = waited = loads = remote = 0

@@ -25,7 +25,7 @@ class Store:
     def disk_problem(self) -> str:
         return self.problem
 
-    def told(self, **grown: int) -> list[dict[str, Any]]:
+    def logged(self, **grown: int) -> list[dict[str, Any]]:
         """What is logged at a look, when the counters have grown so; a gauge is set."""
         for name, by in grown.items():
             self.values[name] = by if name == "used_bytes" else self.values[name] + by
@@ -42,30 +42,30 @@ def store(monkeypatch: pytest.MonkeyPatch) -> Store:
 
 
 def test_a_full_disk_is_logged_once_with_its_problem_and_so_is_its_end(store: Store) -> None:
-    assert store.told() == []
+    assert store.logged() == []
     store.problem = "3 MiB are free, 280 MiB are needed"
-    (line,) = store.told()
+    (line,) = store.logged()
     assert line["level"] == "error"
     assert "disk is full or failing" in line["event"]
     assert (line["path"], line["problem"]) == ("/var/lib/farswap", store.problem)
     store.problem = "2 MiB are free, 280 MiB are needed"
-    assert store.told() == []
+    assert store.logged() == []
     store.problem = ""
-    (line,) = store.told()
+    (line,) = store.logged()
     assert (line["level"], line["event"]) == ("info", "accepting pages again: the disk works")
-    assert store.told() == []
+    assert store.logged() == []
     store.problem = "the file system is mounted read-only"
-    assert store.told()[0]["level"] == "error"
+    assert store.logged()[0]["level"] == "error"
 
 
 def test_a_store_at_its_capacity_is_told_once_until_a_part_of_it_is_free(store: Store) -> None:
-    (line,) = store.told(puts_full=1, used_bytes=990)
+    (line,) = store.logged(puts_full=1, used_bytes=990)
     assert (line["level"], line["capacity_bytes"]) == ("warning", 1000)
     assert "store.capacity" in line["event"]
     for _ in range(3):
-        assert store.told(used_bytes=985) == []
-        assert store.told(puts_full=1, used_bytes=990) == []
-    (line,) = store.told(used_bytes=900)
+        assert store.logged(used_bytes=985) == []
+        assert store.logged(puts_full=1, used_bytes=990) == []
+    (line,) = store.logged(used_bytes=900)
     assert line["level"] == "info"
     assert "accepting pages again: below store.capacity" in line["event"]
-    assert store.told(used_bytes=900) == []
+    assert store.logged(used_bytes=900) == []

@@ -77,8 +77,8 @@ def test_without_the_directory_the_name_is_claimed_and_that_is_said(
     (tmp_path / "file").write_text("")
     with volume_claims.claimed(config("a"), nowhere):
         assert "another farswap-host" in refused(config("a"), nowhere)
-    told = capsys.readouterr()
-    assert "in this network namespace alone" in told.out + told.err
+    logged = capsys.readouterr()
+    assert "in this network namespace alone" in logged.out + logged.err
 
 
 def test_what_else_fails_is_not_called_another_daemon(

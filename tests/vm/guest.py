@@ -54,7 +54,7 @@ class GuestRun:
 
     @property
     def transcript(self) -> str:
-        """All there is, for whoever wants to know why a test failed."""
+        """All output, to explain a failed test."""
         return f"--- the script:\n{self.output}\n--- the kernel:\n{self.console}"
 
     def reports(self) -> Reports:

@@ -20,7 +20,7 @@ SYSTEM_PATH = "/usr/sbin:/usr/bin:/sbin:/bin"
 
 
 class KernelUnavailableError(Exception):
-    """No such kernel can be had here."""
+    """No such kernel is available here."""
 
 
 @dataclass(frozen=True)

@@ -93,16 +93,16 @@ def test_pages_are_lost_where_the_rule_is_weaker(slot_guest: Callable[[str], Gue
 def test_scattered_frees_are_seen_where_trim_sees_none(
     slot_guest: Callable[[str], Guest],
 ) -> None:
-    told = run(slot_guest("6.12"), "sieve", rule="safe", discard="-dpages", **SIEVE)
+    notified = run(slot_guest("6.12"), "sieve", rule="safe", discard="-dpages", **SIEVE)
     trimmed = run(slot_guest("6.12"), "sieve", rule="none", discard="-dpages", **SIEVE)
-    for name, reports in (("notices and TRIM", told), ("TRIM alone", trimmed)):
+    for name, reports in (("notices and TRIM", notified), ("TRIM alone", trimmed)):
         print(f"pages held / swapped out, with {name}:")
         for look in ("scatter_before", "scatter", "scatter_later", "exit_before", "exit"):
             held, used = reports[look]["held_pages"], reports[look + "_swap"]["used_kib"] // 4
             print(f"  {look}: {held} / {used}")
         assert reports["sieve"]["wrong_pages"] == 0
-    given_up = told["sieve"]["given_up"]
-    assert dropped(told, "scatter_before", "scatter") >= given_up * 95 // 100
+    given_up = notified["sieve"]["given_up"]
+    assert dropped(notified, "scatter_before", "scatter") >= given_up * 95 // 100
     assert dropped(trimmed, "scatter_before", "scatter_later") == 0
 
 

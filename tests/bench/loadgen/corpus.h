@@ -1,5 +1,6 @@
 // The pages that are written: real ones from a file, or a synthetic mix. The content of a slot's
-// generation is a pure function of (seed, slot, generation), so that any page can be told again.
+// generation is a pure function of (seed, slot, generation), so that any page can be generated
+// again.
 //
 // A stamped page carries slot and generation in its first 16 bytes: a page delivered for another
 // slot or another time is caught even if the corpus page is the same. Pages of one repeated word

@@ -1,7 +1,7 @@
 // farswap-pingpong: the floor of a page fetch. A parent and a child exchange messages of fixed
 // sizes over loopback TCP with plain blocking calls, one at a time, and the parent prints the
 // latencies as one JSON object. The sizes are those of a page request and its compressed page. Each
-// end stays on a CPU that is told: left alone, the kernel puts both on one, which no network would.
+// end stays on a given CPU: by default the kernel puts both on one, unlike any network.
 #include <arpa/inet.h>
 #include <netinet/in.h>
 #include <netinet/tcp.h>

@@ -222,7 +222,7 @@ std::vector<Page> MakePages() {
   return pages;
 }
 
-// The word is raised for both sides: that is the cost of whoever writes it.
+// The word is raised for both sides: its writer has that cost.
 std::uint64_t StoreFor(Side* side, const std::vector<Page>& pages, unsigned seed,
                        Clock::time_point end) {
   std::mt19937 random(seed);
