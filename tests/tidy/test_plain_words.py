@@ -12,36 +12,43 @@ from tests.tidy.test_house_rules import ROOT, WRITTEN, complain, place
 PLAIN_WORDS = {
     "at the most": "at most",
     "be old": "be stale",
+    "bequeath": "reparent",
+    "bequeathed": "reparented",
+    "bequeaths": "reparents",
     "bind nobody": "be advisory",
     "came to pass": "happened",
+    "come to pass": "happen",
+    "comes to pass": "happens",
     "for lack of": "without",
     "heed": "follow",
     "heeds": "follows",
     "hence": "so",
     "henceforth": "from then on",
     "herein": "here",
+    "mend": "fix",
+    "mends": "fixes",
+    "of old": "earlier",
     "thereby": "so",
     "thereof": "of it",
     "to last": "to keep",
+    "why not more": "limitation",
 }
 BETWEEN_WORDS = r"""[\s/#*"'`]+"""
-
-
-def words(phrase: str) -> re.Pattern[str]:
-    return re.compile(r"\b" + phrase.replace(" ", BETWEEN_WORDS) + r"\b", re.IGNORECASE)
+PHRASE = re.compile(
+    r"\b(" + "|".join(PLAIN_WORDS).replace(" ", BETWEEN_WORDS) + r")\b", re.IGNORECASE
+)
 
 
 def found(text: str) -> list[tuple[int, str]]:
     """The line and the phrase of each place where `text` has one."""
     return [
-        (text.count("\n", 0, match.start()) + 1, phrase)
-        for phrase in PLAIN_WORDS
-        for match in words(phrase).finditer(text)
+        (text.count("\n", 0, match.start()) + 1, re.sub(BETWEEN_WORDS, " ", match[0]).lower())
+        for match in PHRASE.finditer(text)
     ]
 
 
 def test_a_phrase_is_found_across_the_lines_of_a_comment() -> None:
-    assert found("  // One\n  // that came to\n  //   pass, passed.\n") == [(2, "came to pass")]
+    assert found("  // One\n  // that came to\n  //   Pass, passed.\n") == [(2, "came to pass")]
 
 
 def test_prose_is_in_plain_words() -> None:
