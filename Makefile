@@ -1,10 +1,9 @@
-# farswap: one place for what a developer or an operator runs. `make help` lists it.
+# farswap: commands for developers and operators. `make help` lists them.
 #
-# One build tree a kind, build/$(BUILD). The wheel of release and debug is built in it by pip and
-# installed for real; C++ tests and benchmark programs are built in the same tree by those targets
-# that run them, so that every source is compiled once. asan and tsan have no Python module and go
-# straight through CMake. Stamps in the virtual environment say what is installed, and depend on
-# every file that matters.
+# One build tree per kind, build/$(BUILD). For release and debug, pip builds the wheel there and
+# installs it. Targets that run C++ tests and benchmark programs build them in the same tree, so that
+# each source is compiled once. asan and tsan have no Python module and use CMake directly. Stamps in
+# the virtual environment record what is installed.
 SHELL := /bin/bash
 .SHELLFLAGS := -euo pipefail -c
 .DEFAULT_GOAL := build
@@ -34,7 +33,7 @@ TYPE_release := RelWithDebInfo
 TYPE_debug := Debug
 SANITIZER_asan := address
 SANITIZER_tsan := thread
-# The clang build is also what holds the sources to a second compiler.
+# The clang build also checks the sources with a second compiler.
 CMAKE_CLANG := -G Ninja -DCMAKE_C_COMPILER=clang -DCMAKE_CXX_COMPILER=clang++ \
   -DFARSWAP_PYTHON=OFF -DCMAKE_BUILD_TYPE=Debug -DCMAKE_CXX_FLAGS_DEBUG='-O1 -g'
 # No address randomization: the thread sanitizer needs its shadow memory at fixed addresses.
@@ -87,7 +86,7 @@ $(INSTALLED): $(REQUIREMENTS) $(NATIVE_SOURCES) $(PYTHON_SOURCES) | packages
 	  -C cmake.define.FARSWAP_DEV=ON
 	touch $@
 
-# What is built of the tree beside the package. Each target names what it runs.
+# Programs of the tree beside the package, for the targets that run them.
 .PHONY: programs loadgen
 programs: build ## compile C++ tests and benchmark programs
 	cmake --build build/$(BUILD)
@@ -118,7 +117,7 @@ $(SANITIZER_BUILDS:%=ctest-%): ctest-%: native-%
 
 MODEL_STEPS ?= 100000
 .PHONY: model
-model: setup programs ## MODEL_STEPS (100000) random steps of the tier beside a plain model of it
+model: setup programs ## compare the tier with a plain model over MODEL_STEPS (100000) random steps
 	FARSWAP_MODEL_STEPS=$(MODEL_STEPS) $(PY) -m pytest tests/property $(PYTEST_ARGS)
 
 FUZZ_SECONDS ?= 20
@@ -140,8 +139,8 @@ swap: setup ## real swap on the running kernel by loop over FUSE (root)
 .PHONY: lint
 lint: lint-python lint-cpp lint-house ## ruff, mypy, import rules, clang-format, clang-tidy, house rules
 
-# What mypy and the import rules look at: the package as it is laid out when installed, by links,
-# since both pass over what they find in site-packages.
+# Input of mypy and the import rules: the package laid out by links as when installed, since both
+# ignore site-packages.
 LINT_TREE := build/lint
 .PHONY: lint-tree
 lint-tree: build
@@ -167,9 +166,9 @@ lint-cpp: build
 lint-house: $(REQUIREMENTS)
 	$(PY) -m pytest -q tests/tidy
 
-##@ Seeing it work
+##@ Demonstrations and measurements
 .PHONY: demo
-demo: setup loadgen ## write 256 MiB of real pages, read them back from memory servers, then really swap
+demo: setup loadgen ## write 256 MiB of real pages, read them back from memory servers, then swap
 	PYTHONPATH=tests $(PY) -m demo
 
 .PHONY: bench
@@ -177,11 +176,11 @@ bench: setup programs ## measure against peers in the same run
 	PYTHONPATH=tests $(PY) -m bench
 
 .PHONY: soak
-soak: setup loadgen ## 10 million verified page operations with the memory server killed ten times, then full disks
+soak: setup loadgen ## verify 10 million page operations while the memory server is killed ten times, then full disks
 	PYTHONPATH=tests $(PY) -m soak
 
 ##@ Cleaning
 .PHONY: clean
-clean: ## remove what was built; the virtual environment and the downloaded kernel stay
+clean: ## remove build trees; keep the virtual environment and the downloaded kernel
 	find build -mindepth 1 -maxdepth 1 -not -name kernel -exec rm -rf {} + 2>/dev/null || true
 	rm -f $(VENV)/.installed-*

@@ -1,9 +1,8 @@
-// A gRPC completion queue and the threads that wait for it, on either side of the page protocol.
+// A gRPC completion queue and its threads, for both sides of the page protocol.
 //
-// Why not gRPC's callback interface, or its synchronous one on the server: both have several
-// threads that hand the polling of sockets to one another at every event, which doubles the time of
-// a fetch. A queue that serves fetches has one thread, so that whoever sees the bytes come also
-// answers.
+// gRPC's callback and synchronous interfaces pass the polling of sockets from thread to thread at
+// every event, which doubles the time of a fetch. A queue for fetches has one thread, which
+// receives a request and answers it.
 #pragma once
 
 #include <grpcpp/completion_queue.h>
@@ -19,10 +18,10 @@
 
 namespace farswap::rpc {
 
-/// What waits for an operation of gRPC.
+/// Waits for an operation of gRPC.
 class Completion {
  public:
-  /// On one of the queue's threads. May destroy the object.
+  /// Called on one of the queue's threads. May delete the object.
   virtual void OnCompleted(bool ok) = 0;
 
  protected:
@@ -31,16 +30,16 @@ class Completion {
 
 class CompletionThreads {
  public:
-  /// `prepare` is what each thread does first.
+  /// Each thread calls `prepare` first.
   CompletionThreads(
       std::unique_ptr<grpc::CompletionQueue> queue, const std::string& name,
       std::size_t thread_count, const std::function<void()>& prepare = [] {});
-  /// All operations must have been completed.
+  /// All operations must have completed.
   ~CompletionThreads();
 
   grpc::CompletionQueue* queue() { return queue_.get(); }
 
-  /// What to give gRPC as the operation's tag, in the call that starts it.
+  /// The operation's tag for gRPC, in the call that starts it.
   void* Tag(Completion* completion) {
     started_.fetch_add(1, std::memory_order_release);
     return completion;
@@ -50,8 +49,8 @@ class CompletionThreads {
   void Run();
 
   const std::unique_ptr<grpc::CompletionQueue> queue_;
-  // Operations ever started. gRPC orders what came before an operation before its completion; this
-  // says so once more, for sanitizers, which see nothing of what gRPC does inside.
+  // Operations ever started. gRPC orders an operation's start before its completion; this counter
+  // shows that to sanitizers, which cannot see inside gRPC.
   std::atomic<std::uint64_t> started_{0};
   std::vector<std::thread> threads_;
 };
