@@ -51,10 +51,9 @@ _TRANSMISSION_FLAGS = (
     | TransmissionFlag.SEND_CACHE
     | TransmissionFlag.SEND_FAST_ZERO
 )
-# Any alignment is served; below a page it costs a read and a write. The maximum is
-# kPayloadBytesMax of native/nbd/wire.h.
-_BLOCK_BYTES_MIN = 1
-_BLOCK_BYTES_PREFERRED = 4096
+# Pages: native/nbd/parser.cc refuses anything else. The maximum is kPayloadBytesMax of
+# native/nbd/wire.h.
+_BLOCK_BYTES = 4096
 PAYLOAD_BYTES_MAX = 32 << 20
 
 
@@ -266,7 +265,7 @@ class Handshake:
             self._answer(Reply.INFO, wire.INFO_TYPE.pack(Info.DESCRIPTION) + description)
         if Info.BLOCK_SIZE in requested:
             block_size = wire.INFO_BLOCK_SIZE.pack(
-                Info.BLOCK_SIZE, _BLOCK_BYTES_MIN, _BLOCK_BYTES_PREFERRED, PAYLOAD_BYTES_MAX
+                Info.BLOCK_SIZE, _BLOCK_BYTES, _BLOCK_BYTES, PAYLOAD_BYTES_MAX
             )
             self._answer(Reply.INFO, block_size)
         self._answer(Reply.ACK)

@@ -28,15 +28,14 @@ void ArrangeTier(FakeTier* tier, unsigned choice) {
   if (choice & 1) tier->SetRemote(3, 20);
   if (choice & 2) tier->FailLoads(5);
   if (choice & 4) tier->FailStores(7, tier::IoStatus::kNoSpace);
-  if (choice & 8) tier->RaceStores(2);
-  if (choice & 16) tier->FetchInline(true);
-  if (choice & 32) tier->HoldStores(9, 4, true);
+  if (choice & 8) tier->FetchInline(true);
+  if (choice & 16) tier->HoldStores(9, 4, true);
 }
 
 unsigned Byte(std::byte byte) { return std::to_integer<unsigned>(byte); }
 
-/// The bytes of a record: command and flags, offset and length in steps of 32 bytes, and how much
-/// of a WRITE's payload follows.
+/// The bytes of a record: command and flags, offset and length in pages (now and then a byte more,
+/// or beyond the end), and whether a WRITE's payload is cut off.
 void AppendRecord(std::span<const std::byte> record, std::vector<std::byte>* stream) {
   const unsigned kind = Byte(record[0]);
   if (kind % 8 == 7) {
@@ -45,8 +44,11 @@ void AppendRecord(std::span<const std::byte> record, std::vector<std::byte>* str
   }
   const unsigned command = kind % 8;
   const unsigned flags = Byte(record[1]) % 4 == 0 ? Byte(record[1]) / 4 : 0;
-  const unsigned offset = (Byte(record[2]) << 8 | Byte(record[3])) * 32;
-  const unsigned length = (Byte(record[4]) << 8 | Byte(record[5])) * 32 + Byte(record[6]) % 2;
+  const auto bytes_of = [](std::byte pages, std::byte odd) {
+    return Byte(pages) % (kSlots + 2) * tier::kPageBytes + (Byte(odd) % 16 == 15);
+  };
+  const auto offset = static_cast<std::uint32_t>(bytes_of(record[2], record[3]));
+  const auto length = static_cast<std::uint32_t>(bytes_of(record[4], record[5]));
   std::array<std::byte, kRequestBytes> header{};
   StoreBigEndian(header.data(), kRequestMagic);
   StoreBigEndian(header.data() + 4, flags << 16 | command);

@@ -31,7 +31,7 @@ void Note(const Step& step, Meaning* meaning) {
   if (step.kind == StepKind::kPayload) {
     Check(!step.payload.empty() && step.payload.size() == step.consumed);
     Check(step.offset + step.payload.size() <= kExportBytes);
-    Check(step.last || (step.offset + step.payload.size()) % tier::kPageBytes == 0);
+    Check(step.offset % tier::kPageBytes == 0 && step.payload.size() % tier::kPageBytes == 0);
     meaning->payload.insert(meaning->payload.end(), step.payload.begin(), step.payload.end());
     return;
   }

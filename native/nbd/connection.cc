@@ -14,7 +14,6 @@
 #include <string>
 #include <utility>
 
-#include "nbd/partial_page.h"
 #include "tier/codec.h"
 
 namespace farswap::nbd {
@@ -28,10 +27,7 @@ namespace {
 
 SlotIndex SlotAt(std::uint64_t offset) { return static_cast<SlotIndex>(offset / kPageBytes); }
 
-/// Pages that a range touches.
-std::size_t PageCount(const Request& request) {
-  return (request.offset % kPageBytes + request.length + kPageBytes - 1) / kPageBytes;
-}
+std::size_t PageCount(const Request& request) { return request.length / kPageBytes; }
 
 /// Memory of one READ that is larger than the reply buffer. There is at most one a connection.
 class Staging {
@@ -175,10 +171,9 @@ bool Connection::HandleRequest(const Request& request) {
     case Command::kDisconnect:
       return false;
     case Command::kTrim:
-      Trim(request.offset, request.length);
-      return Reply(WireError::kNone, request.cookie);
     case Command::kWriteZeroes:
-      return Reply(ErrorOf(ZeroRange(request.offset, request.length)), request.cookie);
+      Forget(request.offset, request.length);
+      return Reply(WireError::kNone, request.cookie);
     case Command::kFlush:
     case Command::kCache:
       // A write is acknowledged when it is in the pool, which is all the persistence that swap has;
@@ -196,18 +191,11 @@ bool Connection::Read(const Request& request) {
   if (bytes > kReplyBytes) return ReadStaged(request);
   if (reply_end_ + bytes > kReplyBytes && !FlushReplies()) return false;
   std::byte* const data = reply_ + reply_end_ + kSimpleReplyBytes;
-  std::size_t done = 0;
-  for (std::size_t i = 0; done < request.length; ++i) {
-    const std::uint64_t offset = request.offset + done;
-    const std::size_t from = offset % kPageBytes;
-    const std::size_t length = std::min(request.length - done, kPageBytes - from);
-    std::array<std::byte, kPageBytes> edge;
-    const bool whole = length == kPageBytes;
-    const auto result = tier_->Load(SlotAt(offset), whole ? data + done : edge.data());
+  for (std::size_t i = 0; i < PageCount(request); ++i) {
+    const std::size_t done = i * kPageBytes;
+    const auto result = tier_->Load(SlotAt(request.offset + done), data + done);
     if (result == PageDevice::LoadResult::kIoError) return Reply(WireError::kIo, request.cookie);
     if (result == PageDevice::LoadResult::kRemote) return ReadParked(request, i, data);
-    if (!whole) std::memcpy(data + done, edge.data() + from, length);
-    done += length;
   }
   PutSimpleReply(data - kSimpleReplyBytes, WireError::kNone, request.cookie);
   reply_end_ += bytes;
@@ -226,8 +214,6 @@ bool Connection::ReadParked(const Request& request, std::size_t first_remote,
     read = replies_->Park(page_count);
   }
   read->cookie = request.cookie;
-  read->first_byte = static_cast<std::uint32_t>(request.offset % kPageBytes);
-  read->length = request.length;
 
   const SlotIndex first = SlotAt(request.offset);
   std::array<std::size_t, ParkedRequest::kPagesMax> remote;
@@ -235,9 +221,7 @@ bool Connection::ReadParked(const Request& request, std::size_t first_remote,
   for (std::size_t i = 0; i < page_count; ++i) {
     const auto slot = static_cast<SlotIndex>(first + i);
     if (i < first_remote) {
-      const std::size_t from = i == 0 ? read->first_byte : 0;
-      std::memcpy(read->pages[i] + from, produced, kPageBytes - from);
-      produced += kPageBytes - from;
+      std::memcpy(read->pages[i], produced + i * kPageBytes, kPageBytes);
     } else if (i == first_remote) {
       remote[remote_count++] = i;
     } else {
@@ -272,7 +256,7 @@ bool Connection::ReadStaged(const Request& request) {
   if (!staging.ok()) return Reply(WireError::kNoMemory, request.cookie);
   std::byte* const pages = staging.data() + kPageBytes;
   if (!LoadStaged(request, pages)) return Reply(WireError::kIo, request.cookie);
-  std::byte* const message = pages + request.offset % kPageBytes - kSimpleReplyBytes;
+  std::byte* const message = pages - kSimpleReplyBytes;
   PutSimpleReply(message, WireError::kNone, request.cookie);
   return replies_->Send({message, kSimpleReplyBytes + request.length});
 }
@@ -308,7 +292,7 @@ bool Connection::WritePayload(const Step& step) {
   if (write_status_ == IoStatus::kOk) {
     write_status_ = StoreRange(step.offset, step.payload);
   } else {
-    Trim(step.offset, step.payload.size());
+    Forget(step.offset, step.payload.size());
   }
   if (!step.last) return true;
   if (!std::exchange(write_parked_, false)) {
@@ -321,21 +305,12 @@ bool Connection::WritePayload(const Step& step) {
 /// From the first page on that is refused, or comes after a parked one was, the older pages are
 /// forgotten: none of a failed write's slots may bring back what it held before (parked_write.cc).
 IoStatus Connection::StoreRange(std::uint64_t offset, std::span<const std::byte> bytes) {
-  while (!bytes.empty()) {
-    const std::size_t length = std::min(bytes.size(), kPageBytes - offset % kPageBytes);
+  for (; !bytes.empty(); offset += kPageBytes, bytes = bytes.subspan(kPageBytes)) {
     IoStatus status = write_parked_ ? replies_->StatusOf(write_) : IoStatus::kOk;
-    if (status != IoStatus::kOk) {
-      Trim(offset, bytes.size());
-      return status;
-    }
-    status = length == kPageBytes ? StorePage(SlotAt(offset), bytes.data())
-                                  : WritePartial(offset, bytes.data(), length);
-    if (status != IoStatus::kOk) {
-      Trim(offset + length, bytes.size() - length);
-      return status;
-    }
-    offset += length;
-    bytes = bytes.subspan(length);
+    if (status == IoStatus::kOk) status = StorePage(SlotAt(offset), bytes.data());
+    if (status == IoStatus::kOk) continue;
+    Forget(offset, bytes.size());
+    return status;
   }
   return IoStatus::kOk;
 }
@@ -346,7 +321,7 @@ IoStatus Connection::StorePage(SlotIndex slot, const std::byte* page) {
     if (write_ == nullptr || store_ == nullptr) replies_->TakeForWrite(&write_, &store_);
     const bool may_park = write_ != nullptr && store_ != nullptr;
     if (may_park) ReplyStream::Assign(store_, write_);
-    const IoStatus status = tier_->TryStore(slot, page, std::nullopt, may_park ? store_ : nullptr);
+    const IoStatus status = tier_->TryStore(slot, page, may_park ? store_ : nullptr);
     if (status != IoStatus::kPending) return status;
     if (may_park) {
       replies_->Parked(write_);
@@ -359,35 +334,8 @@ IoStatus Connection::StorePage(SlotIndex slot, const std::byte* page) {
   }
 }
 
-IoStatus Connection::WritePartial(std::uint64_t offset, const std::byte* source,
-                                  std::size_t length) {
-  // The page may be a network's wait away, which is no concern of the requests already answered.
-  if (reply_end_ > 0) {
-    std::array<std::byte, kPageBytes> page;
-    if (tier_->Load(SlotAt(offset), page.data()) == PageDevice::LoadResult::kRemote) FlushReplies();
-  }
-  return WritePartialPage(tier_, SlotAt(offset), offset % kPageBytes, source, length,
-                          [this] { FlushReplies(); });
-}
-
-/// Whole pages are forgotten; the edges are zeroed in place.
-IoStatus Connection::ZeroRange(std::uint64_t offset, std::uint64_t length) {
-  const std::size_t head = (kPageBytes - offset % kPageBytes) % kPageBytes;
-  if (length < head) return WritePartial(offset, nullptr, length);
-  if (head > 0) {
-    const IoStatus status = WritePartial(offset, nullptr, head);
-    if (status != IoStatus::kOk) return status;
-  }
-  Trim(offset + head, length - head);
-  const std::size_t tail = (length - head) % kPageBytes;
-  return tail == 0 ? IoStatus::kOk : WritePartial(offset + length - tail, nullptr, tail);
-}
-
-/// TRIM is advice: what it says of a part of a page is not followed.
-void Connection::Trim(std::uint64_t offset, std::uint64_t length) {
-  const std::uint64_t first = (offset + kPageBytes - 1) / kPageBytes;
-  const std::uint64_t end = (offset + length) / kPageBytes;
-  if (first < end) tier_->Invalidate(static_cast<SlotIndex>(first), end - first);
+void Connection::Forget(std::uint64_t offset, std::uint64_t length) {
+  tier_->Invalidate(SlotAt(offset), length / kPageBytes);
 }
 
 }  // namespace farswap::nbd

@@ -6,11 +6,11 @@
 // send() a batch and nothing else; with requests parked (see reply_stream.h) it polls before it
 // receives. Neither stores nor reads up to the size of the reply buffer allocate memory.
 //
-// A WRITE is stored page by page as its payload comes in, whatever its size. A whole page that
-// finds no room is parked and holds up nothing behind it; its WRITE is answered when it is stored.
-// After a store failed the rest of the payload is received and dropped, and then the error is
-// replied. What does wait: a write of a part of a page, a read that may not be parked, and whatever
-// finds the memory for parked pages full. The replies before it are sent first.
+// A WRITE is stored page by page as its payload arrives. A page that finds no room is parked and
+// delays no later request; the WRITE is answered when it is stored. After a store failed, the rest
+// of the payload is received and dropped, then the error is replied. Two things wait: a read that
+// may not be parked, and whatever finds the memory for parked pages full. The replies before it are
+// sent first.
 //
 // Requests are answered in any order, as the protocol allows. A connection that ends (DISC, end of
 // stream, lost step) first answers what it has accepted, but for writes that wait for room: their
@@ -78,9 +78,7 @@ class Connection {
   bool WritePayload(const Step& step);
   tier::IoStatus StorePage(tier::SlotIndex slot, const std::byte* page);
   tier::IoStatus StoreRange(std::uint64_t offset, std::span<const std::byte> bytes);
-  tier::IoStatus ZeroRange(std::uint64_t offset, std::uint64_t length);
-  tier::IoStatus WritePartial(std::uint64_t offset, const std::byte* source, std::size_t length);
-  void Trim(std::uint64_t offset, std::uint64_t length);
+  void Forget(std::uint64_t offset, std::uint64_t length);
 
   tier::PageDevice* const tier_;
   const int socket_;

@@ -15,6 +15,8 @@ constexpr Refusal kFlagOfWriteZeroes{WireError::kInvalid,
                                      "NO_HOLE and FAST_ZERO belong to WRITE_ZEROES alone"};
 constexpr Refusal kFlushWithRange{WireError::kInvalid, "FLUSH takes no offset and no length"};
 constexpr Refusal kNoLength{WireError::kInvalid, "length is zero"};
+constexpr Refusal kUnaligned{WireError::kInvalid,
+                             "offset or length is not a multiple of 4096 bytes"};
 constexpr Refusal kTooLong{WireError::kInvalid, "payload over the announced maximum of 32 MiB"};
 constexpr Refusal kBeyondEnd{WireError::kInvalid, "range reaches beyond the end of the export"};
 constexpr Refusal kNoRoomBeyondEnd{WireError::kNoSpace,
@@ -39,6 +41,7 @@ const Refusal* ValidateRequest(const Request& request, std::uint64_t export_byte
   }
   // The protocol leaves zero lengths unspecified; nbdkit refuses them too.
   if (request.length == 0) return &kNoLength;
+  if ((request.offset | request.length) % tier::kPageBytes != 0) return &kUnaligned;
   const bool has_payload = command == Command::kRead || command == Command::kWrite;
   if (has_payload && request.length > kPayloadBytesMax) return &kTooLong;
   if (!InRange(request, export_bytes)) {
@@ -107,12 +110,9 @@ Step RequestParser::NextHeader(std::span<const std::byte> bytes) {
 
 Step RequestParser::NextPayload(std::span<const std::byte> bytes) {
   assert(remaining_ > 0);
-  std::size_t take = remaining_;
-  if (bytes.size() < take) {
-    const std::uint64_t end = (payload_offset_ + bytes.size()) & ~(tier::kPageBytes - 1);
-    if (end <= payload_offset_) return {};
-    take = end - payload_offset_;
-  }
+  const std::size_t pages = std::min<std::size_t>(bytes.size(), remaining_) / tier::kPageBytes;
+  const std::size_t take = pages * tier::kPageBytes;
+  if (take == 0) return {};
   Step step;
   step.kind = StepKind::kPayload;
   step.consumed = take;

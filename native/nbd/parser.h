@@ -3,9 +3,7 @@
 // to do without more of them:
 //
 //   kRequest    a legal request. After a WRITE its payload follows as kPayload steps.
-//   kPayload    a piece of that payload. Every piece but the last ends at a page boundary of the
-//               device, so that the receiver meets each page once and whole, and the bytes that
-//               stay behind for the next Next() are fewer than one page.
+//   kPayload    whole pages of that payload. Fewer bytes than a page wait for the next Next().
 //   kRefused    an illegal request, its payload (if any) already skipped: reply `refusal->error`.
 //   kNeedBytes  call again with the unconsumed bytes and more behind them (a payload that is being
 //               skipped is consumed here).

@@ -23,7 +23,6 @@ WireError ErrorOf(IoStatus status) {
     case IoStatus::kNoSpace:
       return WireError::kNoSpace;
     case IoStatus::kIoError:
-    case IoStatus::kVersionMismatch:
     case IoStatus::kPending:
       break;
   }
@@ -81,7 +80,6 @@ bool ReplyStream::HasRoom(std::size_t page_count) const {
 /// Not from an empty list.
 ParkedRequest* ReplyStream::TakeRequest(ParkedRequest** free_list) {
   ParkedRequest* request = std::exchange(*free_list, (*free_list)->next_);
-  request->length = 0;
   request->page_count = 0;
   request->parts_left_ = 0;
   request->submitted_ = request->parked_ = request->dropped_ = false;
@@ -250,7 +248,8 @@ ReplyStream::SendOutcome ReplyStream::SendParked(ParkedRequest* request, bool bl
   const bool failed = request->status_ != IoStatus::kOk;
   PutSimpleReply(header, ErrorOf(request->status_), request->cookie);
   std::array<iovec, ParkedRequest::kPagesMax + 1> parts;
-  const std::size_t total = kSimpleReplyBytes + (failed ? 0 : request->length);
+  const std::size_t pages = failed ? 0 : request->page_count;
+  const std::size_t total = kSimpleReplyBytes + pages * kPageBytes;
   while (request->sent_bytes_ < total) {
     std::size_t count = 0;
     std::size_t skip = request->sent_bytes_;
@@ -260,13 +259,7 @@ ReplyStream::SendOutcome ReplyStream::SendParked(ParkedRequest* request, bool bl
       if (bytes > skipped) parts[count++] = {at + skipped, bytes - skipped};
     };
     add(header, kSimpleReplyBytes);
-    std::size_t left = failed ? 0 : request->length;
-    for (std::size_t i = 0; left > 0; ++i) {
-      const std::size_t from = i == 0 ? request->first_byte : 0;
-      const std::size_t bytes = std::min(left, kPageBytes - from);
-      add(request->pages[i] + from, bytes);
-      left -= bytes;
-    }
+    for (std::size_t i = 0; i < pages; ++i) add(request->pages[i], kPageBytes);
     msghdr message{};
     message.msg_iov = parts.data();
     message.msg_iovlen = count;

@@ -47,13 +47,11 @@ class ReplyStream;
 /// A READ whose pages are not all here, or a WRITE whose pages have not all found room. Filled by
 /// the connection's thread, which submits it and then forgets it.
 struct ParkedRequest {
-  /// 128 KiB at any alignment; all of it lies in one shard or in two neighbours.
-  static constexpr std::size_t kPagesMax = 33;
+  /// 128 KiB: in one shard or in two neighbours.
+  static constexpr std::size_t kPagesMax = 32;
 
   std::uint64_t cookie = 0;
-  std::uint32_t first_byte = 0;  // of the reply's data, in pages[0]
-  std::uint32_t length = 0;      // of a WRITE's reply: none
-  std::size_t page_count = 0;    // that are to be given back
+  std::size_t page_count = 0;  // of the reply's data; a WRITE has none
   std::array<std::byte*, kPagesMax> pages;
 
  private:

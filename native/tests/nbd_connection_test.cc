@@ -41,51 +41,29 @@ TEST(Connection, AnswersABatchOfRequestsWithAllTheirReplies) {
   for (std::uint64_t i = 0; i < 300; ++i) EXPECT_EQ(data.at(i), Bytes(kPage, std::byte(i)));
 }
 
-TEST(Connection, StoresAnyRangeAtAnyAlignment) {
-  Server server(64);
-  Bytes model(server.export_bytes);
-  std::mt19937 random(7);
-  for (int i = 0; i < 200; ++i) {
-    const std::uint64_t offset = random() % (server.export_bytes - 1);
-    const auto length = static_cast<std::uint32_t>(
-        1 + random() % std::min(5ul * kPage, server.export_bytes - offset));
-    const auto at = model.begin() + static_cast<std::ptrdiff_t>(offset);
-    if (i % 3 == 0) {
-      ASSERT_EQ(server.client.Do(Command::kWriteZeroes, offset, length), kOk);
-      std::fill_n(at, length, std::byte{0});
-    } else {
-      const Bytes bytes = RandomBytes(length, static_cast<unsigned>(i));
-      ASSERT_EQ(server.client.Write(offset, bytes), kOk);
-      std::copy(bytes.begin(), bytes.end(), at);
-    }
-    const std::uint64_t from = random() % (server.export_bytes - 1);
-    const auto count = static_cast<std::uint32_t>(
-        1 + random() % std::min(9ul * kPage, server.export_bytes - from));
-    const auto expected = std::span(model).subspan(from, count);
-    ASSERT_TRUE(std::ranges::equal(server.client.Read(from, count), expected));
-  }
-}
-
-TEST(Connection, StoresThePartOfAPageAgainWhenAnotherWriterWasFaster) {
-  Server server(4);
-  server.tier.RaceStores(3);
-  EXPECT_EQ(server.client.Write(100, RandomBytes(50, 1)), kOk);
-  const FakeTier::Page page = server.tier.Peek(0);
-  EXPECT_EQ(Bytes(page.begin() + 100, page.begin() + 150), RandomBytes(50, 1));
-  EXPECT_EQ(page.back(), std::byte{0xEE}) << "the other writer's byte is gone";
-}
-
-TEST(Connection, TrimForgetsWholePagesOnly) {
+TEST(Connection, ServesWholePagesAtPageOffsetsAlone) {
   Server server(8);
   const Bytes bytes = RandomBytes(8 * kPage, 1);
   server.client.Write(0, bytes);
-  EXPECT_EQ(server.client.Do(Command::kTrim, 100, 3 * kPage), kOk);
-  ASSERT_EQ(server.tier.Invalidations().size(), 1u);
-  EXPECT_EQ(server.tier.Invalidations()[0], std::pair(tier::SlotIndex{1}, std::uint64_t{2}));
-  EXPECT_EQ(server.client.Do(Command::kTrim, 100, kPage), kOk);
-  EXPECT_EQ(server.client.Do(Command::kTrim, 4 * kPage + 1, 1), kOk);
-  EXPECT_EQ(server.tier.Invalidations().size(), 1u);
-  EXPECT_EQ(server.client.Read(0, kPage), Bytes(bytes.begin(), bytes.begin() + kPage));
+  for (const auto& [offset, length] :
+       {std::pair{1u, kPage}, {512u, kPage}, {0u, kPage - 1}, {0u, 512u}, {100u, 7 * kPage}}) {
+    for (const Command command :
+         {Command::kRead, Command::kTrim, Command::kWriteZeroes, Command::kCache}) {
+      EXPECT_EQ(server.client.Do(command, offset, length), kEinval);
+    }
+    EXPECT_EQ(server.client.Write(offset, RandomBytes(length, 2)), kEinval);
+  }
+  EXPECT_EQ(server.last_refusal(), "offset or length is not a multiple of 4096 bytes");
+  EXPECT_EQ(server.client.Read(0, 8 * kPage), bytes);
+}
+
+TEST(Connection, TrimForgetsPages) {
+  Server server(8);
+  Bytes bytes = RandomBytes(8 * kPage, 1);
+  server.client.Write(0, bytes);
+  EXPECT_EQ(server.client.Do(Command::kTrim, kPage, 2 * kPage), kOk);
+  std::fill_n(bytes.begin() + kPage, 2 * kPage, std::byte{0});
+  EXPECT_EQ(server.client.Read(0, 8 * kPage), bytes);
 }
 
 TEST(Connection, ZeroesTheWholeExportInOneRequest) {
@@ -108,11 +86,11 @@ TEST(Connection, RefusesIllegalRequestsAndGoesOn) {
   Server server(8);
   EXPECT_EQ(server.client.Do(Command::kRead, server.export_bytes, kPage), kEinval);
   EXPECT_EQ(server.client.Do(Command::kTrim, server.export_bytes, kPage), kEinval);
-  EXPECT_EQ(server.client.Write(server.export_bytes - 1, RandomBytes(kPage, 1)), kEnospc);
+  EXPECT_EQ(server.client.Write(server.export_bytes, RandomBytes(kPage, 1)), kEnospc);
   EXPECT_EQ(server.client.Do(Command{99}, 0, kPage), kEinval);
-  EXPECT_EQ(server.client.Do(Command::kRead, 0, kPayloadBytesMax + 1), kEinval);
+  EXPECT_EQ(server.client.Do(Command::kRead, 0, kPayloadBytesMax + kPage), kEinval);
   EXPECT_EQ(server.last_refusal(), "payload over the announced maximum of 32 MiB");
-  EXPECT_EQ(server.client.Write(0, Bytes(kPayloadBytesMax + 1)), kEinval);
+  EXPECT_EQ(server.client.Write(0, Bytes(kPayloadBytesMax + kPage)), kEinval);
   EXPECT_EQ(server.errors(), 6u);
   EXPECT_EQ(server.client.Write(0, RandomBytes(kPage, 2)), kOk);
   EXPECT_EQ(server.client.Read(0, kPage), RandomBytes(kPage, 2));
@@ -153,7 +131,7 @@ TEST(Connection, DrainsThePayloadAfterAFailedStoreAndTellsWhy) {
   server.tier.FailStores(900, IoStatus::kIoError);
   EXPECT_EQ(server.client.Write(0, RandomBytes(800 * kPage, 1)), kEnospc);
   EXPECT_EQ(server.client.Write(899 * kPage, RandomBytes(2 * kPage, 2)), kEio);
-  EXPECT_EQ(server.client.Write(5 * kPage + 1, RandomBytes(10, 3)), kEnospc);
+  EXPECT_EQ(server.client.Write(5 * kPage, RandomBytes(kPage, 3)), kEnospc);
   EXPECT_EQ(server.client.Write(0, RandomBytes(kPage, 4)), kOk);
   EXPECT_EQ(server.errors(), 3u);
 }
@@ -183,22 +161,22 @@ TEST(Connection, MovesTheLargestRequestsWhole) {
   const Bytes bytes = RandomBytes(kPayloadBytesMax, 1);
   EXPECT_EQ(server.client.Write(0, bytes), kOk);
   EXPECT_TRUE(Same(server.client.Read(0, kPayloadBytesMax), bytes));
-  EXPECT_EQ(server.client.Write(17, bytes), kOk);
-  EXPECT_TRUE(Same(server.client.Read(17, kPayloadBytesMax), bytes));
+  EXPECT_EQ(server.client.Write(2 * kPage, bytes), kOk);
+  EXPECT_TRUE(Same(server.client.Read(2 * kPage, kPayloadBytesMax), bytes));
 }
 
 TEST(Connection, ReadsAsLargeAsTheReplyBuffer) {
-  constexpr auto kLongest = static_cast<std::uint32_t>(Connection::kReplyBytes - kSimpleReplyBytes);
+  constexpr std::uint32_t kLongest = Connection::kReplyBytes / kPage * kPage - kPage;
   Server server(512);
   const Bytes bytes = RandomBytes(512 * kPage, 1);
   server.client.Write(0, bytes);
-  for (const std::uint32_t length : {kLongest - 1, kLongest, kLongest + 1}) {
-    Bytes batch = RequestBytes(Command::kRead, 1, 3, length);
-    Append(batch, RequestBytes(Command::kRead, 2, 5, length));
+  for (const std::uint32_t length : {kLongest - kPage, kLongest, kLongest + kPage}) {
+    Bytes batch = RequestBytes(Command::kRead, 1, 3 * kPage, length);
+    Append(batch, RequestBytes(Command::kRead, 2, 5 * kPage, length));
     server.client.Send(batch);
     const auto data = server.client.ReceiveReads({{1, length}, {2, length}});
-    EXPECT_EQ(data.at(1), Bytes(bytes.begin() + 3, bytes.begin() + 3 + length));
-    EXPECT_EQ(data.at(2), Bytes(bytes.begin() + 5, bytes.begin() + 5 + length));
+    EXPECT_EQ(data.at(1), Bytes(bytes.begin() + 3 * kPage, bytes.begin() + 3 * kPage + length));
+    EXPECT_EQ(data.at(2), Bytes(bytes.begin() + 5 * kPage, bytes.begin() + 5 * kPage + length));
   }
 }
 

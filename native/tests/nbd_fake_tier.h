@@ -9,7 +9,6 @@
 #include <cstring>
 #include <deque>
 #include <mutex>
-#include <optional>
 #include <thread>
 #include <utility>
 #include <vector>
@@ -41,7 +40,7 @@ class FakeTier final : public tier::PageDevice {
     const std::lock_guard lock(mutex_);
     for (std::uint64_t i = first; i < first + count; ++i) pages_[i].remote = true;
   }
-  /// While held, no fetch completes (nor does a LoadWait of a remote page).
+  /// While held, no fetch completes.
   void HoldFetches(bool hold) {
     const std::lock_guard lock(mutex_);
     hold_ = hold;
@@ -88,12 +87,6 @@ class FakeTier final : public tier::PageDevice {
     const std::lock_guard lock(mutex_);
     return stores_.size();
   }
-  /// The next `count` StoreIf() find that another writer (which changes the page's last byte) was
-  /// faster.
-  void RaceStores(int count) {
-    const std::lock_guard lock(mutex_);
-    races_ = count;
-  }
   /// Completes fetches before Fetch() returns, on the thread that calls it.
   void FetchInline(bool on) {
     const std::lock_guard lock(mutex_);
@@ -115,17 +108,11 @@ class FakeTier final : public tier::PageDevice {
   // --- Tier
 
   tier::IoStatus TryStore(tier::SlotIndex slot, const std::byte* page,
-                          std::optional<tier::Version> expected,
                           tier::PendingStore* store) override {
     const std::lock_guard lock(mutex_);
-    if (expected && races_ > 0) {
-      --races_;
-      ++pages_[slot].version;
-      pages_[slot].bytes.back() = std::byte{0xEE};
-    }
-    if (!pages_[slot].store_held) return StoreLocked(slot, page, expected);
+    if (!pages_[slot].store_held) return StoreLocked(slot, page);
     if (store == nullptr) return tier::IoStatus::kPending;
-    WaitingStore& waiting = stores_.emplace_back(WaitingStore{store, slot, {}, expected});
+    WaitingStore& waiting = stores_.emplace_back(WaitingStore{store, slot, {}});
     std::memcpy(waiting.page.data(), page, tier::kPageBytes);
     changed_.notify_all();
     return tier::IoStatus::kPending;
@@ -153,21 +140,12 @@ class FakeTier final : public tier::PageDevice {
     lock.unlock();
     fetch->OnFetched(status);
   }
-  tier::IoStatus LoadWait(tier::SlotIndex slot, std::byte* out, tier::Version* version) override {
-    std::unique_lock lock(mutex_);
-    if (pages_[slot].remote) changed_.wait(lock, [&] { return !hold_; });
-    if (pages_[slot].fails) return tier::IoStatus::kIoError;
-    std::memcpy(out, pages_[slot].bytes.data(), tier::kPageBytes);
-    *version = pages_[slot].version;
-    return tier::IoStatus::kOk;
-  }
   void Invalidate(tier::SlotIndex first, std::uint64_t count) override {
     const std::lock_guard lock(mutex_);
     invalidations_.emplace_back(first, count);
     for (std::uint64_t i = first; i < first + count; ++i) {
       pages_[i].bytes.fill(std::byte{0});
       pages_[i].remote = false;
-      ++pages_[i].version;
     }
   }
   std::uint64_t slots() const override { return pages_.size(); }
@@ -175,7 +153,6 @@ class FakeTier final : public tier::PageDevice {
  private:
   struct Slot {
     Page bytes{};
-    tier::Version version = 0;
     bool remote = false;
     bool fails = false;
     bool store_held = false;
@@ -186,19 +163,15 @@ class FakeTier final : public tier::PageDevice {
     tier::PendingStore* store;
     tier::SlotIndex slot;
     Page page;
-    std::optional<tier::Version> expected;
   };
 
-  tier::IoStatus StoreLocked(tier::SlotIndex slot, const std::byte* page,
-                             std::optional<tier::Version> expected) {
-    if (expected && pages_[slot].version != *expected) return tier::IoStatus::kVersionMismatch;
+  tier::IoStatus StoreLocked(tier::SlotIndex slot, const std::byte* page) {
     if (pages_[slot].store_status != tier::IoStatus::kOk) {
-      if (!expected) pages_[slot].bytes.fill(std::byte{0});
+      pages_[slot].bytes.fill(std::byte{0});
       return pages_[slot].store_status;
     }
     std::memcpy(pages_[slot].bytes.data(), page, tier::kPageBytes);
     pages_[slot].remote = false;
-    ++pages_[slot].version;
     return tier::IoStatus::kOk;
   }
 
@@ -229,8 +202,7 @@ class FakeTier final : public tier::PageDevice {
       if (const auto found = released(); found != stores_.end()) {
         const WaitingStore waiting = *found;
         stores_.erase(found);
-        const tier::IoStatus status =
-            StoreLocked(waiting.slot, waiting.page.data(), waiting.expected);
+        const tier::IoStatus status = StoreLocked(waiting.slot, waiting.page.data());
         completing_ = true;
         lock.unlock();
         waiting.store->OnStored(status);
@@ -261,7 +233,6 @@ class FakeTier final : public tier::PageDevice {
   bool stopping_ = false;
   bool completing_ = false;  // a store
   int refused_ = 0;          // stores that waited
-  int races_ = 0;
   std::thread worker_;
 };
 

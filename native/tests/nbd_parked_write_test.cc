@@ -141,17 +141,6 @@ TEST_F(ParkedWrite, OnlyWhatMustWaitWaitsWhenTheirMemoryIsFull) {
   EXPECT_EQ(Slots(kPages, 1), RandomBytes(kPage, 3));
 }
 
-TEST_F(ParkedWrite, OfAPartOfAPageWaitsAndRepliesBeforeItAreSent) {
-  tier_.HoldStores(1, 1, true);
-  Bytes batch = RequestBytes(Command::kFlush, 1, 0, 0);
-  Append(batch, RequestBytes(Command::kWrite, 2, kPage + 10, 10));
-  Append(batch, RandomBytes(10, 1));
-  server_.client.Send(batch);
-  EXPECT_EQ(server_.client.ReceiveReply().cookie, 1u);
-  tier_.HoldStores(1, 1, false);
-  EXPECT_EQ(server_.client.ReceiveReply().cookie, 2u);
-}
-
 TEST_F(ParkedWrite, IsTakenBackWhenTheClientLeaves) {
   const Bytes older = RandomBytes(4 * kPage, 1);
   ASSERT_EQ(server_.client.Write(0, older), kOk);

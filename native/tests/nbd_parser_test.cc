@@ -8,6 +8,8 @@
 namespace farswap::nbd {
 namespace {
 
+using tier::kPageBytes;
+
 constexpr std::uint64_t kExportBytes = 1 << 20;
 
 struct Seen {
@@ -34,9 +36,7 @@ std::vector<Seen> Parse(const std::vector<std::span<const std::byte>>& pieces) {
         Seen& last = seen.back();
         if (last.payload.empty()) last.payload_offset = step.offset;
         EXPECT_EQ(step.offset, last.payload_offset + last.payload.size());
-        if (!step.last) {
-          EXPECT_EQ((step.offset + step.payload.size()) % tier::kPageBytes, 0u);
-        }
+        EXPECT_EQ(step.payload.size() % kPageBytes, 0u);
         Append(last.payload, step.payload);
         continue;
       }
@@ -45,16 +45,16 @@ std::vector<Seen> Parse(const std::vector<std::span<const std::byte>>& pieces) {
       if (step.kind == StepKind::kBroken) return seen;
     }
     waiting.erase(waiting.begin(), waiting.begin() + static_cast<std::ptrdiff_t>(done));
-    EXPECT_LT(waiting.size(), tier::kPageBytes) << "a piece is kept that could have been handled";
+    EXPECT_LT(waiting.size(), kPageBytes) << "a piece is kept that could have been handled";
   }
   return seen;
 }
 
 Bytes MixedStream() {
   Bytes stream = RequestBytes(Command::kRead, 1, 0, 4096);
-  Append(stream, RequestBytes(Command::kWrite, 2, 1000, 9000));
-  Append(stream, RandomBytes(9000, 2));
-  Append(stream, RequestBytes(Command::kWrite, 3, kExportBytes, 700));
+  Append(stream, RequestBytes(Command::kWrite, 2, 8192, 8192));
+  Append(stream, RandomBytes(8192, 2));
+  Append(stream, RequestBytes(Command::kWrite, 3, 4096, 700));
   Append(stream, RandomBytes(700, 3));
   Append(stream, RequestBytes(Command::kFlush, 4, 0, 0));
   Append(stream, RequestBytes(Command::kWrite, 5, 4096, 4096, kFlagFua));
@@ -65,7 +65,7 @@ Bytes MixedStream() {
 }
 
 void ExpectMixedStream(const std::vector<Seen>& seen) {
-  static const Bytes kFirstPayload = RandomBytes(9000, 2);
+  static const Bytes kFirstPayload = RandomBytes(8192, 2);
   static const Bytes kLastPayload = RandomBytes(4096, 5);
   ASSERT_EQ(seen.size(), 7u);
   for (std::size_t i = 0; i < seen.size(); ++i) {
@@ -73,7 +73,7 @@ void ExpectMixedStream(const std::vector<Seen>& seen) {
     EXPECT_EQ(seen[i].kind, i == 2 || i == 5 ? StepKind::kRefused : StepKind::kRequest);
   }
   EXPECT_TRUE(Same(seen[1].payload, kFirstPayload));
-  EXPECT_EQ(seen[1].payload_offset, 1000u);
+  EXPECT_EQ(seen[1].payload_offset, 8192u);
   EXPECT_TRUE(seen[2].payload.empty());
   EXPECT_TRUE(Same(seen[4].payload, kLastPayload));
 }
@@ -108,7 +108,7 @@ TEST(RequestParser, BreaksAtABadMagicAndStaysBroken) {
 }
 
 TEST(RequestParser, SkipsThePayloadOfARefusedWriteOfAnySize) {
-  const std::uint32_t length = kPayloadBytesMax + 1;
+  const std::uint32_t length = kPayloadBytesMax + kPageBytes;
   Bytes stream = RequestBytes(Command::kWrite, 1, 0, length);
   const Bytes zeros(std::size_t{1} << 20);
   RequestParser parser(std::uint64_t{1} << 40);
@@ -147,7 +147,7 @@ TEST_P(Validation, HasOneReasonPerIllegalInput) {
       << refusal->reason;
 }
 
-constexpr std::uint32_t kPage = 4096;
+constexpr std::uint32_t kPage = kPageBytes;
 constexpr auto kNone = WireError::kNone;
 constexpr auto kInvalid = WireError::kInvalid;
 constexpr auto kNoSpace = WireError::kNoSpace;
@@ -155,10 +155,10 @@ constexpr auto kNoSpace = WireError::kNoSpace;
 INSTANTIATE_TEST_SUITE_P(
     Requests, Validation,
     testing::Values(
-        Judgement{"LastByte", {0, Command::kRead, 0, kExportBytes - 1, 1}, kNone, ""},
+        Judgement{"LastPage", {0, Command::kRead, 0, kExportBytes - kPage, kPage}, kNone, ""},
         Judgement{"FuaOnRead", {kFlagFua, Command::kRead, 0, 0, kPage}, kNone, ""},
         Judgement{"ZeroFlags",
-                  {kFlagFua | kFlagNoHole | kFlagFastZero, Command::kWriteZeroes, 0, 1, 2},
+                  {kFlagFua | kFlagNoHole | kFlagFastZero, Command::kWriteZeroes, 0, 0, kPage},
                   kNone,
                   ""},
         Judgement{"Cache", {0, Command::kCache, 0, 0, kPage}, kNone, ""},
@@ -174,13 +174,21 @@ INSTANTIATE_TEST_SUITE_P(
         Judgement{"FlushLength", {0, Command::kFlush, 0, 0, 1}, kInvalid, "FLUSH"},
         Judgement{"EmptyRead", {0, Command::kRead, 0, 0, 0}, kInvalid, "zero"},
         Judgement{"EmptyWrite", {0, Command::kWrite, 0, 0, 0}, kInvalid, "zero"},
-        Judgement{"LongRead", {0, Command::kRead, 0, 0, kPayloadBytesMax + 1}, kInvalid, "32 MiB"},
-        Judgement{"ReadBeyond", {0, Command::kRead, 0, kExportBytes - 1, 2}, kInvalid, "beyond"},
-        Judgement{"ReadWraps", {0, Command::kRead, 0, ~0ull, kPage}, kInvalid, "beyond"},
-        Judgement{"TrimBeyond", {0, Command::kTrim, 0, kExportBytes, 1}, kInvalid, "beyond"},
-        Judgement{"WriteBeyond", {0, Command::kWrite, 0, kExportBytes, 1}, kNoSpace, "beyond"},
+        Judgement{"OddOffset", {0, Command::kRead, 0, 512, kPage}, kInvalid, "multiple"},
+        Judgement{"OddLength", {0, Command::kWrite, 0, 0, kPage + 1}, kInvalid, "multiple"},
+        Judgement{"OddTrim", {0, Command::kTrim, 0, 0, kPage / 2}, kInvalid, "multiple"},
+        Judgement{"OddZeroes", {0, Command::kWriteZeroes, 0, 1, kPage}, kInvalid, "multiple"},
         Judgement{
-            "ZeroBeyond", {0, Command::kWriteZeroes, 0, 1, kExportBytes}, kNoSpace, "beyond"}),
+            "LongRead", {0, Command::kRead, 0, 0, kPayloadBytesMax + kPage}, kInvalid, "32 MiB"},
+        Judgement{"ReadBeyond",
+                  {0, Command::kRead, 0, kExportBytes - kPage, 2 * kPage},
+                  kInvalid,
+                  "beyond"},
+        Judgement{"ReadWraps", {0, Command::kRead, 0, 0 - kPageBytes, kPage}, kInvalid, "beyond"},
+        Judgement{"TrimBeyond", {0, Command::kTrim, 0, kExportBytes, kPage}, kInvalid, "beyond"},
+        Judgement{"WriteBeyond", {0, Command::kWrite, 0, kExportBytes, kPage}, kNoSpace, "beyond"},
+        Judgement{
+            "ZeroBeyond", {0, Command::kWriteZeroes, 0, kPage, kExportBytes}, kNoSpace, "beyond"}),
     [](const auto& judged) { return std::string(judged.param.name); });
 
 }  // namespace

@@ -95,7 +95,7 @@ class NbdStoreWait : public StoreWaitFixture, public ::testing::WithParamInterfa
     for (;; ++end_) {
       const Bytes page = PageOf(end_, 1);
       Announce(end_, kFull);
-      if (tier_->TryStore(end_, page.data(), std::nullopt, nullptr) != tier::IoStatus::kOk) break;
+      if (tier_->TryStore(end_, page.data(), nullptr) != tier::IoStatus::kOk) break;
     }
   }
   static Bytes PageOf(SlotIndex slot, unsigned generation) {

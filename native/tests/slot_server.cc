@@ -68,19 +68,15 @@ class StampChecker final : public tier::PageDevice {
   void UseSlotWords(const std::atomic<tier::SlotWord>* words) { words_ = words; }
 
   tier::IoStatus TryStore(tier::SlotIndex slot, const std::byte* page,
-                          std::optional<tier::Version> expected,
                           tier::PendingStore* store) override {
-    const tier::IoStatus status = tier_->TryStore(slot, page, expected, store);
+    const tier::IoStatus status = tier_->TryStore(slot, page, store);
     const bool nothing_done = status == tier::IoStatus::kPending && store == nullptr;
-    if (!expected && !nothing_done) Check(slot, page);
+    if (!nothing_done) Check(slot, page);
     return status;
   }
   bool CancelStore(tier::PendingStore* store) override { return tier_->CancelStore(store); }
   LoadResult Load(tier::SlotIndex slot, std::byte* out) override { return tier_->Load(slot, out); }
   void Fetch(tier::PageFetch* fetch) override { tier_->Fetch(fetch); }
-  tier::IoStatus LoadWait(tier::SlotIndex slot, std::byte* out, tier::Version* version) override {
-    return tier_->LoadWait(slot, out, version);
-  }
   void Invalidate(tier::SlotIndex first, std::uint64_t count) override {
     tier_->Invalidate(first, count);
   }

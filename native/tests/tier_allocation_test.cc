@@ -82,7 +82,7 @@ TEST_F(Allocation, StoresAndLoadsOfTheTierNeedNone) {
     Page page;
     for (SlotIndex slot = 0; slot < kSlots; ++slot) {
       page = MakePage(slot, 1);
-      ASSERT_EQ(tier_->Store(slot, page.data()), IoStatus::kOk);
+      ASSERT_EQ(StoreWait(*tier_, slot, page.data()), IoStatus::kOk);
       ASSERT_EQ(tier_->Load(slot, page.data()), Tier::LoadResult::kDone);
     }
   });
@@ -192,8 +192,8 @@ TEST_F(Allocation, NobodyAllocatesWithALockThatStoresTake) {
       // Of a cgroup that is new; of a page that may find no room; waking the shrinker.
       ++next;
       words[kFirst] = SlotWord{next + 10000} << 32 | SlotWord{next} << 1;
-      tier_->TryStore(kFirst, same_filled.data(), std::nullopt, nullptr);
-      tier_->TryStore(kFirst + 1, compressible.data(), std::nullopt, nullptr);
+      tier_->TryStore(kFirst, same_filled.data(), nullptr);
+      tier_->TryStore(kFirst + 1, compressible.data(), nullptr);
       tier_->ManualWritebackProgress();
     });
     EXPECT_TRUE(tier_->SetPacking(true).ok());

@@ -34,7 +34,7 @@ class TierDamagedPool : public OpenTierFixture {
   }
 
   void StoreAndDamage(SlotIndex slot, const Page& page) {
-    ASSERT_EQ(tier_->Store(slot, page.data()), IoStatus::kOk);
+    ASSERT_EQ(StoreWait(*tier_, slot, page.data()), IoStatus::kOk);
     ASSERT_TRUE(Damage(slot, SlotState::kLocal));
   }
 
@@ -48,8 +48,7 @@ class TierDamagedPool : public OpenTierFixture {
   void ExpectError(SlotIndex slot) {
     const std::uint64_t failed = Count(Counter::fail_checksum);
     Page page{};
-    Version version;
-    EXPECT_EQ(tier_->LoadWait(slot, page.data(), &version), IoStatus::kIoError);
+    EXPECT_EQ(LoadWait(*tier_, slot, page.data()), IoStatus::kIoError);
     EXPECT_EQ(Count(Counter::fail_checksum), failed + 1);
   }
 
@@ -57,7 +56,7 @@ class TierDamagedPool : public OpenTierFixture {
   void AdoptNeighbours() {
     ASSERT_TRUE(tier_->SetPacking(true).ok());
     for (SlotIndex slot = 0; slot < kBundleSlots; ++slot) {
-      ASSERT_EQ(tier_->Store(slot, PageLikeItsNeighbours(slot, 1).data()), IoStatus::kOk);
+      ASSERT_EQ(StoreWait(*tier_, slot, PageLikeItsNeighbours(slot, 1).data()), IoStatus::kOk);
     }
     WriteBackAll();
     Read(0);
@@ -72,7 +71,7 @@ TEST_F(TierDamagedPool, IsAnErrorWhenItIsReadFromThere) {
 
 TEST_F(TierDamagedPool, IsNotSentToAServer) {
   StoreAndDamage(kSlot, half_random_);
-  ASSERT_EQ(tier_->Store(kSlot + 1, letters_.data()), IoStatus::kOk);
+  ASSERT_EQ(StoreWait(*tier_, kSlot + 1, letters_.data()), IoStatus::kOk);
   WriteBackAll();
   EXPECT_EQ(remote_.put_order(), std::vector<ObjectKey>{kSlot + 1});
   EXPECT_GT(Count(Counter::fail_checksum), 0u) << "an operator hears of it before a reader does";
@@ -82,7 +81,7 @@ TEST_F(TierDamagedPool, IsNotSentToAServer) {
 TEST_F(TierDamagedPool, IsNotMadeGoodByRecompression) {
   tier_->SetRecompression(Compressor{Codec::kZstd, 1});
   StoreAndDamage(kSlot, letters_);
-  ASSERT_EQ(tier_->Store(kSlot + 1, letters_.data()), IoStatus::kOk);
+  ASSERT_EQ(StoreWait(*tier_, kSlot + 1, letters_.data()), IoStatus::kOk);
   WriteBackAll();
   EXPECT_EQ(Count(Counter::recompressed), 1u) << "the other one is";
   ExpectError(kSlot);
@@ -91,7 +90,7 @@ TEST_F(TierDamagedPool, IsNotMadeGoodByRecompression) {
 TEST_F(TierDamagedPool, IsNotPackedWithItsNeighbours) {
   ASSERT_TRUE(tier_->SetPacking(true).ok());
   for (SlotIndex slot = kSlot; slot < kSlot + 4; ++slot) {
-    ASSERT_EQ(tier_->Store(slot, PageLikeItsNeighbours(slot, 1).data()), IoStatus::kOk);
+    ASSERT_EQ(StoreWait(*tier_, slot, PageLikeItsNeighbours(slot, 1).data()), IoStatus::kOk);
   }
   ASSERT_TRUE(Damage(kSlot, SlotState::kLocal));      // the first that is looked at
   ASSERT_TRUE(Damage(kSlot + 2, SlotState::kLocal));  // a neighbour of one
@@ -141,7 +140,7 @@ TEST_F(TierDamagedPool, IsNotReadFromTheServerAnyMoreOnceItsSlotHasChanged) {
   const auto read_while = [&](SlotIndex slot, const auto& change) {
     EXPECT_TRUE(Damage(slot, SlotState::kClean));
     remote_.HoldGets();
-    TestFetch fetch({slot});
+    AwaitedFetch fetch({slot});
     tier_->Fetch(&fetch);
     remote_.WaitForHeld(1);
     change(slot);
@@ -175,7 +174,7 @@ TEST_F(TierDamagedPool, CostsNothingWhateverHappensMeanwhileToItsSlot) {
     if (generation % 8 == 0) {
       tier_->Invalidate(slot, 1);
     } else {
-      ASSERT_EQ(tier_->Store(slot, expected(slot, generation).data()), IoStatus::kOk);
+      ASSERT_EQ(StoreWait(*tier_, slot, expected(slot, generation).data()), IoStatus::kOk);
     }
     bounds[slot].finished = generation;
   };

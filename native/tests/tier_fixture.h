@@ -12,6 +12,7 @@
 #include <random>
 #include <vector>
 
+#include "awaited_io.h"
 #include "hang_guard.h"
 #include "memory_remote.h"
 #include "stamped_page.h"
@@ -62,37 +63,6 @@ inline Page PageLikeItsNeighbours(SlotIndex slot, std::uint32_t generation) {
   std::memcpy(page.data() + sizeof(slot), &generation, sizeof(generation));
   return page;
 }
-
-/// A fetch whose end can be waited for.
-class TestFetch final : public PageFetch {
- public:
-  explicit TestFetch(const std::vector<SlotIndex>& wanted) : pages(wanted.size()) {
-    page_count = wanted.size();
-    for (std::size_t i = 0; i < wanted.size(); ++i) {
-      page_slots[i] = wanted[i];
-      page_outputs[i] = pages[i].data();
-    }
-  }
-  void OnFetched(IoStatus status) override {
-    std::lock_guard lock(mutex_);
-    outcome_ = status;
-    done_ = true;
-    changed_.notify_all();
-  }
-  IoStatus Wait() {
-    std::unique_lock lock(mutex_);
-    changed_.wait(lock, [this] { return done_; });
-    return outcome_;
-  }
-
-  std::vector<Page> pages;
-
- private:
-  std::mutex mutex_;
-  std::condition_variable changed_;
-  bool done_ = false;
-  IoStatus outcome_ = IoStatus::kOk;
-};
 
 /// The time that stores wait by. A test may stop it, and then alone lets it pass.
 class StoreWaitClock {
@@ -167,18 +137,17 @@ class TierFixture : public ::testing::Test {
   }
 
   IoStatus Store(SlotIndex slot, std::uint32_t generation) {
-    return tier_->Store(slot, MakePage(slot, generation).data());
+    return StoreWait(*tier_, slot, MakePage(slot, generation).data());
   }
 
   IoStatus StoreKind(SlotIndex slot, std::uint32_t generation, PageKind kind) {
-    return tier_->Store(slot, MakePage(slot, generation, kind).data());
+    return StoreWait(*tier_, slot, MakePage(slot, generation, kind).data());
   }
 
   /// The page wherever it is.
   Page Read(SlotIndex slot) {
     Page page{};
-    Version version;
-    EXPECT_EQ(tier_->LoadWait(slot, page.data(), &version), IoStatus::kOk) << "slot " << slot;
+    EXPECT_EQ(LoadWait(*tier_, slot, page.data()), IoStatus::kOk) << "slot " << slot;
     return page;
   }
 

@@ -5,7 +5,7 @@
 #include <chrono>
 #include <thread>
 
-#include "awaited_store.h"
+#include "awaited_io.h"
 #include "tier/groups.h"
 #include "tier_fixture.h"
 
@@ -27,7 +27,7 @@ class TierGroupEdge : public TierFixture {
   }
   IoStatus TryStore(SlotIndex slot, AwaitedStore* store) {
     const Page page = MakePage(slot, 1, PageKind::kRandom);
-    return tier_->TryStore(slot, page.data(), std::nullopt, store);
+    return tier_->TryStore(slot, page.data(), store);
   }
   // Its slot. The clock is stopped, and the puts are held.
   SlotIndex FillUntilOneIsRefused() {
@@ -139,7 +139,7 @@ TEST_F(TierGroupEdge, AnEntryCountsWithWhatItTakesAlsoWhereALargerClassHelpedOut
   const auto store = [this](SlotIndex slot, std::size_t bytes) {
     Page page = MakePage(slot, 1, PageKind::kRandom);
     std::fill(page.begin() + static_cast<std::ptrdiff_t>(bytes), page.end(), std::byte{0});
-    return tier_->Store(slot, page.data());
+    return StoreWait(*tier_, slot, page.data());
   };
   SlotIndex slot = 0;
   while (store(slot, 2000) == IoStatus::kOk) ++slot;

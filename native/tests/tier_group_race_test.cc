@@ -46,7 +46,7 @@ class TierGroupRace : public TierFixture {
     FillStamped(slot, stamp, page.data());
     const PageHistory::Time began = history_.BeginWrite(slot, 1, stamp);
     RaiseWord(slot, cgroup, false);
-    ASSERT_EQ(tier_->Store(slot, page.data()), IoStatus::kOk);
+    ASSERT_EQ(StoreWait(*tier_, slot, page.data()), IoStatus::kOk);
     history_.EndWrite(slot, 1, began);
   }
   void Trim(SlotIndex slot) {
@@ -108,7 +108,7 @@ class TierGroupRace : public TierFixture {
       std::vector<SlotIndex> slots;
       for (SlotIndex i = 0; i < 8; ++i) slots.push_back(first + i);
       const PageHistory::Time began = history_.BeginRead();
-      TestFetch fetch(slots);
+      AwaitedFetch fetch(slots);
       tier_->Fetch(&fetch);
       ASSERT_EQ(fetch.Wait(), IoStatus::kOk);
       for (std::size_t i = 0; i < slots.size(); ++i) {

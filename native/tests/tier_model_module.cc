@@ -8,26 +8,24 @@
 #include <nanobind/stl/optional.h>
 #include <nanobind/stl/pair.h>
 #include <nanobind/stl/string.h>
-#include <nanobind/stl/tuple.h>
 #include <nanobind/stl/vector.h>
 
 #include <algorithm>
 #include <array>
 #include <atomic>
 #include <chrono>
-#include <condition_variable>
 #include <cstring>
 #include <memory>
-#include <mutex>
+#include <numeric>
 #include <optional>
 #include <span>
 #include <stdexcept>
 #include <string>
 #include <thread>
-#include <tuple>
 #include <utility>
 #include <vector>
 
+#include "awaited_io.h"
 #include "memory_remote.h"
 #include "stamped_page.h"
 #include "tier/tier.h"
@@ -68,42 +66,6 @@ std::optional<Compressor> CompressorOf(const std::optional<Level>& level) {
   return Compressor{level->first == "lz4" ? Codec::kLz4 : Codec::kZstd, level->second};
 }
 
-/// A fetch of up to 64 pages that goes on while Python does other things.
-class PendingFetch final : public PageFetch {
- public:
-  PendingFetch(SlotIndex first, std::size_t pages) : pages_(pages) {
-    page_count = pages;
-    for (std::size_t i = 0; i < pages; ++i) {
-      page_slots[i] = first + static_cast<SlotIndex>(i);
-      page_outputs[i] = pages_[i].data();
-    }
-  }
-
-  void OnFetched(IoStatus status) override {
-    // Notified under the lock: the waiter may destroy this as soon as it sees `status_`.
-    const std::lock_guard lock(mutex_);
-    status_ = status;
-    changed_.notify_all();
-  }
-
-  bool done() {
-    const std::lock_guard lock(mutex_);
-    return status_.has_value();
-  }
-  IoStatus Wait() {
-    std::unique_lock lock(mutex_);
-    changed_.wait(lock, [this] { return status_.has_value(); });
-    return *status_;
-  }
-  const std::byte* page(std::size_t index) const { return pages_[index].data(); }
-
- private:
-  std::vector<Page> pages_;
-  std::mutex mutex_;
-  std::condition_variable changed_;
-  std::optional<IoStatus> status_;
-};
-
 // Ages are measured by a clock that Python moves.
 std::atomic<std::uint32_t> clock_seconds{1'000'000};
 
@@ -140,24 +102,17 @@ class ModelTier {
       Page page;
       for (std::size_t i = 0; i < stamps.size(); ++i) {
         FillPageOf(stamps[i], page.data());
-        statuses[i] = tier_->Store(first + static_cast<SlotIndex>(i), page.data());
+        statuses[i] = StoreWait(*tier_, first + static_cast<SlotIndex>(i), page.data());
       }
     }
     return ToBytes(statuses);
   }
 
-  IoStatus StoreIf(SlotIndex slot, Stamp stamp, Version expected) {
-    Page page;
-    FillPageOf(stamp, page.data());
-    return tier_->StoreIf(slot, page.data(), expected);
-  }
-
-  /// Reads wherever the page is: (status, version, whether it is the stamp's).
-  std::tuple<IoStatus, Version, bool> LoadWait(SlotIndex slot, Stamp stamp) {
+  /// Reads wherever the page is: (status, whether it is the stamp's).
+  std::pair<IoStatus, bool> LoadWait(SlotIndex slot, Stamp stamp) {
     Page page{};
-    Version version = 0;
-    const IoStatus status = tier_->LoadWait(slot, page.data(), &version);
-    return {status, version, status == IoStatus::kOk && IsPageOf(stamp, page.data())};
+    const IoStatus status = tier::LoadWait(*tier_, slot, page.data());
+    return {status, status == IoStatus::kOk && IsPageOf(stamp, page.data())};
   }
 
   /// Compares the pages that are here; u8 a page: 0 right, 1 wrong, 2 remote, 3 an I/O error.
@@ -181,7 +136,9 @@ class ModelTier {
   void Trim(SlotIndex first, std::uint64_t count) { tier_->Invalidate(first, count); }
 
   std::size_t StartFetch(SlotIndex first, std::size_t count) {
-    fetches_.push_back(std::make_unique<PendingFetch>(first, count));
+    std::vector<SlotIndex> slots(count);
+    std::iota(slots.begin(), slots.end(), first);
+    fetches_.push_back(std::make_unique<AwaitedFetch>(slots));
     tier_->Fetch(fetches_.back().get());
     return fetches_.size() - 1;
   }
@@ -189,10 +146,10 @@ class ModelTier {
   /// Waits for the end: (status, index of the page that is none of those allowed for it, or -1).
   std::pair<IoStatus, int> EndFetch(std::size_t id,
                                     const std::vector<std::vector<Stamp>>& allowed) {
-    const std::unique_ptr<PendingFetch> fetch = std::move(fetches_[id]);
+    const std::unique_ptr<AwaitedFetch> fetch = std::move(fetches_[id]);
     const IoStatus status = fetch->Wait();
     for (std::size_t i = 0; status == IoStatus::kOk && i < allowed.size(); ++i) {
-      const auto fits = [&](Stamp stamp) { return IsPageOf(stamp, fetch->page(i)); };
+      const auto fits = [&](Stamp stamp) { return IsPageOf(stamp, fetch->pages[i].data()); };
       if (std::none_of(allowed[i].begin(), allowed[i].end(), fits)) {
         return {status, static_cast<int>(i)};
       }
@@ -222,9 +179,8 @@ class ModelTier {
       if (result == Tier::LoadResult::kIoError) return where + " cannot be read";
       if (result == Tier::LoadResult::kRemote) {
         if (!may_leave[i]) return where + " is remote, though its group may not write back";
-        Version version;
         if (!remote_answers) continue;
-        if (tier_->LoadWait(slot, page.data(), &version) != IoStatus::kOk) {
+        if (tier::LoadWait(*tier_, slot, page.data()) != IoStatus::kOk) {
           return where + " cannot be fetched";
         }
       }
@@ -315,7 +271,7 @@ class ModelTier {
   MemoryRemote remote_;  // outlives the tier
   std::vector<std::atomic<SlotWord>> words_;
   std::unique_ptr<Tier> tier_;
-  std::vector<std::unique_ptr<PendingFetch>> fetches_;  // by id; nullptr: ended
+  std::vector<std::unique_ptr<AwaitedFetch>> fetches_;  // by id; nullptr: ended
 };
 
 std::uint64_t CountOf(const CounterValues& counters, Counter counter) {
@@ -425,8 +381,7 @@ void BindStatistics(nb::module_& m) {
   nb::enum_<IoStatus>(m, "IoStatus", nb::is_arithmetic())
       .value("OK", IoStatus::kOk)
       .value("NO_SPACE", IoStatus::kNoSpace)
-      .value("IO_ERROR", IoStatus::kIoError)
-      .value("CHANGED", IoStatus::kVersionMismatch);
+      .value("IO_ERROR", IoStatus::kIoError);
   nb::enum_<PutResult>(m, "PutResult")
       .value("ACKED", PutResult::kAcked)
       .value("SUPERSEDED", PutResult::kSuperseded)
@@ -502,7 +457,6 @@ NB_MODULE(tier_model, m) {
            "pool_bytes"_a, "store_wait_ms"_a)
       .def("close", &ModelTier::Close, NoGil())
       .def("store", &ModelTier::Store)
-      .def("store_if", &ModelTier::StoreIf, NoGil())
       .def("load", &ModelTier::Load)
       .def("load_wait", &ModelTier::LoadWait, NoGil())
       .def("trim", &ModelTier::Trim, NoGil())

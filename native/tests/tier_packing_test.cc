@@ -30,7 +30,8 @@ class TierPacking : public TierFixture {
   }
 
   void StorePage(SlotIndex slot, std::uint32_t generation) {
-    ASSERT_EQ(tier_->Store(slot, PageLikeItsNeighbours(slot, generation).data()), IoStatus::kOk);
+    ASSERT_EQ(StoreWait(*tier_, slot, PageLikeItsNeighbours(slot, generation).data()),
+              IoStatus::kOk);
   }
 
   void StoreBundle(std::uint32_t generation) {
@@ -116,7 +117,7 @@ TEST_F(TierPacking, PagesOfOneReadShareOneFetchOfTheirBundle) {
   StartPacking();
   SendBundle();
   StorePage(kEnd, 1);
-  TestFetch fetch({kFirst + 7, kEnd, kFirst + 3, 9, kFirst + 4, kFirst + 3});
+  AwaitedFetch fetch({kFirst + 7, kEnd, kFirst + 3, 9, kFirst + 4, kFirst + 3});
   tier_->Fetch(&fetch);
   ASSERT_EQ(fetch.Wait(), IoStatus::kOk);
   EXPECT_EQ(fetch.pages[0], PageLikeItsNeighbours(kFirst + 7, 1));
@@ -141,7 +142,7 @@ TEST_F(TierPacking, SeveralBundlesAndPagesCanBeReadAtOnce) {
   WriteBack(slots.size() + 1);
   EXPECT_EQ(remote_.pages(), 4u);
   slots.push_back(1);
-  TestFetch fetch(slots);
+  AwaitedFetch fetch(slots);
   tier_->Fetch(&fetch);
   ASSERT_EQ(fetch.Wait(), IoStatus::kOk);
   for (std::size_t i = 0; i + 1 < slots.size(); ++i) {
@@ -156,7 +157,7 @@ TEST_F(TierPacking, PagesOverwrittenWhileTheyAreTakenInAreTheNewOnes) {
   for (std::uint32_t round = 0; round < 500; ++round) {
     StoreBundle(2 * round);
     WriteBack(kBundleSlots);
-    TestFetch fetch({kFirst});
+    AwaitedFetch fetch({kFirst});
     tier_->Fetch(&fetch);
     ASSERT_EQ(fetch.Wait(), IoStatus::kOk);
     StoreBundle(2 * round + 1);
@@ -222,7 +223,7 @@ TEST_F(TierPacking, NoBundleIsMadeWherePagesAreInOne) {
 TEST_F(TierPacking, ALonePageIsNoBundle) {
   StartPacking();
   // Would shrink by itself as a bundle does.
-  ASSERT_EQ(tier_->Store(kFirst, PageOfLetters(1, 4).data()), IoStatus::kOk);
+  ASSERT_EQ(StoreWait(*tier_, kFirst, PageOfLetters(1, 4).data()), IoStatus::kOk);
   WriteBack(1);
   EXPECT_EQ(Count(Counter::packed), 0u);
   EXPECT_TRUE(remote_.Has(kFirst));
@@ -418,7 +419,7 @@ TEST_F(TierPacking, AFetchOvertakenByChangesOfItsMembersReadsTheirPagesOfThenOrN
   StartPacking();
   SendBundle();
   remote_.Hold();
-  TestFetch fetch({kFirst, kFirst + 1, kFirst + 2});
+  AwaitedFetch fetch({kFirst, kFirst + 1, kFirst + 2});
   tier_->Fetch(&fetch);
   remote_.WaitForHeld(1);
   StorePage(kFirst + 1, 2);
@@ -443,7 +444,7 @@ TEST_F(TierPacking, AFetchOvertakenByTheEndOfItsBundleReadsThePagesOfNow) {
   StartPacking();
   SendBundle();
   remote_.Hold();
-  TestFetch fetch({kFirst, kFirst + 1});
+  AwaitedFetch fetch({kFirst, kFirst + 1});
   tier_->Fetch(&fetch);
   remote_.WaitForHeld(1);
   StoreBundle(2);
@@ -459,8 +460,8 @@ TEST_F(TierPacking, AFetchThatFailsReadsThePageThatAnotherTookIn) {
   StartPacking();
   SendBundle();
   remote_.Hold();
-  TestFetch taking({kFirst});
-  TestFetch failing({kFirst + 1});
+  AwaitedFetch taking({kFirst});
+  AwaitedFetch failing({kFirst + 1});
   tier_->Fetch(&taking);
   tier_->Fetch(&failing);
   remote_.WaitForHeld(2);
@@ -477,8 +478,7 @@ TEST_F(TierPacking, DamagedAndMissingBundlesAreErrorsNeverZeros) {
   SendBundle();
   const auto status = [this] {
     Page page{};
-    Version version;
-    return tier_->LoadWait(kFirst, page.data(), &version);
+    return LoadWait(*tier_, kFirst, page.data());
   };
   remote_.Damage(kKey);
   EXPECT_EQ(status(), IoStatus::kIoError);
@@ -505,7 +505,7 @@ TEST_F(TierPacking, AServerThatWentBackToAnOlderBundleIsAnErrorNeverItsPages) {
   StorePage(kEnd, 1);
   WriteBack(kBundleSlots + 1);
   remote_.GoBack(kKey);
-  TestFetch fetch({kFirst, kEnd});
+  AwaitedFetch fetch({kFirst, kEnd});
   tier_->Fetch(&fetch);
   EXPECT_EQ(fetch.Wait(), IoStatus::kIoError);
   EXPECT_EQ(fetch.pages[0], Page{});
@@ -513,8 +513,7 @@ TEST_F(TierPacking, AServerThatWentBackToAnOlderBundleIsAnErrorNeverItsPages) {
   EXPECT_EQ(Count(Counter::fetch_missing), 1u);
   // Nor are they taken in.
   Page page{};
-  Version version;
-  EXPECT_EQ(tier_->LoadWait(kFirst + 1, page.data(), &version), IoStatus::kIoError);
+  EXPECT_EQ(LoadWait(*tier_, kFirst + 1, page.data()), IoStatus::kIoError);
   EXPECT_EQ(Count(Counter::neighbours_adopted), 0u);
 }
 
@@ -569,7 +568,7 @@ TEST_F(TierPacking, AMemberOverwrittenWhileItsBatchIsFilledIsNotInTheBundle) {
   tier = tier_.get();
   at_last_call = [] {
     std::thread([] {
-      EXPECT_EQ(tier->Store(kFirst + 3, PageLikeItsNeighbours(kFirst + 3, 2).data()),
+      EXPECT_EQ(StoreWait(*tier, kFirst + 3, PageLikeItsNeighbours(kFirst + 3, 2).data()),
                 IoStatus::kOk);
     }).join();
   };

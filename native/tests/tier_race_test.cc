@@ -37,7 +37,7 @@ class TierRace : public TierFixture, public ::testing::WithParamInterface<bool> 
       if (generation % 8 == 0) {
         tier_->Invalidate(slot, 1);
       } else {
-        ASSERT_EQ(tier_->Store(slot, Expected(slot, generation).data()), IoStatus::kOk);
+        ASSERT_EQ(StoreWait(*tier_, slot, Expected(slot, generation).data()), IoStatus::kOk);
       }
       bounds_[slot].finished.store(generation);
     }
@@ -51,7 +51,7 @@ class TierRace : public TierFixture, public ::testing::WithParamInterface<bool> 
       for (SlotIndex i = 0; i < 8; ++i) slots.push_back(first + i);
       std::vector<std::uint32_t> oldest;
       for (const SlotIndex slot : slots) oldest.push_back(bounds_[slot].finished.load());
-      TestFetch fetch(slots);
+      AwaitedFetch fetch(slots);
       tier_->Fetch(&fetch);
       ASSERT_EQ(fetch.Wait(), IoStatus::kOk);
       for (std::size_t i = 0; i < slots.size(); ++i) {

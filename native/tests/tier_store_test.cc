@@ -1,7 +1,7 @@
 // Stores, loads and trims of pages that are local.
 #include <gtest/gtest.h>
 
-#include "awaited_store.h"
+#include "awaited_io.h"
 #include "tier_fixture.h"
 
 namespace farswap::tier {
@@ -70,31 +70,6 @@ TEST_F(TierStore, AReadNeverDropsThePage) {
   EXPECT_EQ(StateOf(4), "local");
 }
 
-TEST_F(TierStore, StoreIfStoresOnlyOverTheVersionThatWasRead) {
-  Start();
-  Store(5, 1);
-  Page page;
-  Version version;
-  ASSERT_EQ(tier_->LoadWait(5, page.data(), &version), IoStatus::kOk);
-  Store(5, 2);
-  const Page mine = MakePage(5, 3);
-  EXPECT_EQ(tier_->StoreIf(5, mine.data(), version), IoStatus::kVersionMismatch);
-  EXPECT_EQ(Read(5), MakePage(5, 2));
-  ASSERT_EQ(tier_->LoadWait(5, page.data(), &version), IoStatus::kOk);
-  EXPECT_EQ(tier_->StoreIf(5, mine.data(), version), IoStatus::kOk);
-  EXPECT_EQ(Read(5), mine);
-}
-
-TEST_F(TierStore, ATrimmedSlotDoesNotPassForTheVersionThatWasRead) {
-  Start();
-  Store(5, 1);
-  Page page;
-  Version version;
-  tier_->LoadWait(5, page.data(), &version);
-  tier_->Invalidate(5, 1);
-  EXPECT_EQ(tier_->StoreIf(5, page.data(), version), IoStatus::kVersionMismatch);
-}
-
 TEST_F(TierStore, AFullPoolRefusesAndForgetsTheStalePage) {
   Start(16384, std::uint64_t{4} << 20, std::chrono::milliseconds{30});
   remote_.SetWritable(false);
@@ -110,20 +85,6 @@ TEST_F(TierStore, AFullPoolRefusesAndForgetsTheStalePage) {
   EXPECT_EQ(Read(1), MakePage(1, 1, PageKind::kRandom));
 }
 
-TEST_F(TierStore, APartialWriteThatFindsNoRoomKeepsTheOldPage) {
-  Start(16384, std::uint64_t{4} << 20, std::chrono::milliseconds{30});
-  remote_.SetWritable(false);
-  StoreKind(0, 1, PageKind::kRandom);
-  for (SlotIndex slot = 1; StoreKind(slot, 1, PageKind::kRandom) == IoStatus::kOk; ++slot) {
-  }
-  Page page;
-  Version version;
-  tier_->LoadWait(0, page.data(), &version);
-  page[17] ^= std::byte{1};
-  EXPECT_EQ(tier_->StoreIf(0, page.data(), version), IoStatus::kNoSpace);
-  EXPECT_EQ(Read(0), MakePage(0, 1, PageKind::kRandom));
-}
-
 TEST_F(TierStore, WaitingForRoomIsBoundedOverAllStoresOfOneShortage) {
   Start(16384, std::uint64_t{4} << 20, std::chrono::milliseconds{30});
   remote_.SetWritable(false);
@@ -134,7 +95,7 @@ TEST_F(TierStore, WaitingForRoomIsBoundedOverAllStoresOfOneShortage) {
   const Page page = MakePage(slot, 1, PageKind::kRandom);
   for (int i = 0; i < 100; ++i) {
     AwaitedStore refused;
-    ASSERT_EQ(tier_->TryStore(slot, page.data(), std::nullopt, &refused), IoStatus::kNoSpace);
+    ASSERT_EQ(tier_->TryStore(slot, page.data(), &refused), IoStatus::kNoSpace);
   }
 }
 

@@ -7,7 +7,7 @@
 #include <deque>
 #include <thread>
 
-#include "awaited_store.h"
+#include "awaited_io.h"
 #include "tier_fixture.h"
 
 namespace farswap::tier {
@@ -92,7 +92,7 @@ class Writer {
   void StoreLater(SlotIndex slot) {
     if (under_way_.size() == kWaitingMax) Collect();
     auto store = std::make_unique<AwaitedStore>();
-    const IoStatus status = tier_->TryStore(slot, Next(slot).data(), std::nullopt, store.get());
+    const IoStatus status = tier_->TryStore(slot, Next(slot).data(), store.get());
     if (status != IoStatus::kPending) {
       writes_[slot].back().outcome = OutcomeOf(status);
       return;
@@ -101,7 +101,7 @@ class Writer {
     under_way_.push_back({std::move(store), slot, writes_[slot].size() - 1});
   }
   void StoreNow(SlotIndex slot) {
-    const IoStatus status = tier_->Store(slot, Next(slot).data());
+    const IoStatus status = StoreWait(*tier_, slot, Next(slot).data());
     writes_[slot].back().outcome = OutcomeOf(status);
   }
   void Trim(SlotIndex slot) {
@@ -247,7 +247,7 @@ TEST_F(StoreWaitRace, AStoreThatIsReusedIsStoredUnderTheLockOfItsSlot) {
     tier_->ConfigureCgroup(kCgroup, {.pool_limit_bytes = bytes, .compressor = {}});
   };
   const auto store = [this](SlotIndex slot, AwaitedStore* at) {
-    return tier_->TryStore(slot, MakePage(slot, 1, PageKind::kRandom).data(), std::nullopt, at);
+    return tier_->TryStore(slot, MakePage(slot, 1, PageKind::kRandom).data(), at);
   };
   limit(kGroupLimitMin);
   SlotIndex end = 2000;

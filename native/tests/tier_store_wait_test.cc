@@ -4,7 +4,7 @@
 #include <algorithm>
 #include <string>
 
-#include "awaited_store.h"
+#include "awaited_io.h"
 #include "tier_fixture.h"
 
 namespace farswap::tier {
@@ -46,7 +46,7 @@ class StoreWait : public TierFixture, public ::testing::WithParamInterface<bool>
   }
   IoStatus TryStore(SlotIndex slot, PageKind kind, PendingStore* store,
                     std::uint32_t generation = 1) {
-    return tier_->TryStore(slot, MakePage(slot, generation, kind).data(), std::nullopt, store);
+    return tier_->TryStore(slot, MakePage(slot, generation, kind).data(), store);
   }
   // A store that waits, of a page that takes what a page can take.
   void Wait(SlotIndex slot, AwaitedStore* store, std::uint32_t generation = 1) {
@@ -437,43 +437,6 @@ TEST_P(StoreWait, OfASlotInUseIsSupersededInNoOrderOfWritesFreesAndNotices) {
   tier_->UseSlotWords(nullptr);
 }
 
-TEST_P(StoreWait, WithAnExpectedVersionFindsThatItChanged) {
-  Fill();
-  Page page;
-  Version version;
-  ASSERT_EQ(tier_->LoadWait(5, page.data(), &version), IoStatus::kOk);
-  AwaitedStore store;
-  ASSERT_EQ(tier_->TryStore(5, Stored(5, 2).data(), version, &store), IoStatus::kPending);
-  ASSERT_EQ(StoreKind(5, 3, PageKind::kSameFilled), IoStatus::kOk);
-  EXPECT_EQ(store.Wait(), IoStatus::kVersionMismatch);
-  EXPECT_EQ(Read(5), MakePage(5, 3, PageKind::kSameFilled));
-}
-
-TEST_P(StoreWait, DoesNotBeginForAVersionThatChangedBefore) {
-  Fill();
-  Page page;
-  Version version;
-  ASSERT_EQ(tier_->LoadWait(5, page.data(), &version), IoStatus::kOk);
-  tier_->Invalidate(5, 1);
-  ASSERT_EQ(StoreKind(5, 3, PageKind::kRandom), IoStatus::kOk);
-  AwaitedStore store;
-  EXPECT_EQ(tier_->TryStore(5, Stored(5, 2).data(), version, &store), IoStatus::kVersionMismatch);
-  EXPECT_EQ(WaitsCounted(), 0u);
-}
-
-TEST_P(StoreWait, WithAnExpectedVersionSupersedesNothing) {
-  Fill();
-  AwaitedStore whole;
-  Wait(5, &whole, 2);
-  Page page;
-  Version version;
-  ASSERT_EQ(tier_->LoadWait(5, page.data(), &version), IoStatus::kOk);
-  ASSERT_EQ(tier_->StoreIf(5, MakePage(5, 3, PageKind::kSameFilled).data(), version),
-            IoStatus::kOk);
-  EXPECT_EQ(whole.Wait(), IoStatus::kOk);
-  EXPECT_EQ(Read(5), Stored(5, 2)) << "what was made of the older page came first";
-}
-
 TEST_P(StoreWait, ThatIsCancelledNeverHappened) {
   Fill();
   AwaitedStore store;
@@ -492,18 +455,11 @@ TEST_P(StoreWait, ThatIsCancelledNeverHappened) {
 TEST_P(StoreWait, EndsWhenWritebackHasFreedNothingForTooLong) {
   FillAndStopTheClock();
   AwaitedStore store;
-  AwaitedStore partial;
-  Page page;
-  Version version;
-  ASSERT_EQ(tier_->LoadWait(6, page.data(), &version), IoStatus::kOk);
-  ASSERT_EQ(tier_->TryStore(6, Stored(6, 2).data(), version, &partial), IoStatus::kPending);
   Wait(5, &store, 2);
   LetPass(kStoreWait);
   EXPECT_EQ(store.Wait(), IoStatus::kNoSpace);
-  EXPECT_EQ(partial.Wait(), IoStatus::kNoSpace);
   EXPECT_EQ(Read(5), Page{}) << "older bytes must not come back";
-  EXPECT_EQ(Read(6), Stored(6)) << "those around a part that was not written are good";
-  EXPECT_EQ(Refused(), 2u);
+  EXPECT_EQ(Refused(), 1u);
   EXPECT_EQ(Count(Counter::lost_failed_store), 1u);
 }
 

@@ -272,7 +272,7 @@ TEST_F(TierWriteback, AFetchMixesEveryState) {
   StoreKind(11, 1, PageKind::kCompressible);
   WriteBack(1);
   StoreKind(12, 1, PageKind::kRandom);
-  TestFetch fetch({9, 10, 11, 12});
+  AwaitedFetch fetch({9, 10, 11, 12});
   tier_->Fetch(&fetch);
   ASSERT_EQ(fetch.Wait(), IoStatus::kOk);
   EXPECT_EQ(fetch.pages[0], Page{});
@@ -309,7 +309,7 @@ TEST_F(TierWriteback, AFetchOvertakenByATrimAndItsDiscardReadsZeros) {
   StoreKind(11, 1, PageKind::kCompressible);
   WriteBack(1);
   remote_.Hold();
-  TestFetch fetch({11});
+  AwaitedFetch fetch({11});
   tier_->Fetch(&fetch);
   remote_.WaitForHeld(1);
   tier_->Invalidate(11, 1);
@@ -325,7 +325,7 @@ TEST_F(TierWriteback, AFetchOvertakenByAnOverwriteReadsTheNewerPage) {
   StoreKind(11, 1, PageKind::kCompressible);
   WriteBack(1);
   remote_.Hold();
-  TestFetch fetch({11});
+  AwaitedFetch fetch({11});
   tier_->Fetch(&fetch);
   remote_.WaitForHeld(1);
   StoreKind(11, 2, PageKind::kCompressible);
@@ -340,7 +340,7 @@ TEST_F(TierWriteback, AFetchOvertakenByAnOverwriteAndItsWritebackReadsTheNewerPa
   StoreKind(11, 1, PageKind::kCompressible);
   WriteBack(1);
   remote_.HoldGets();
-  TestFetch fetch({11});
+  AwaitedFetch fetch({11});
   tier_->Fetch(&fetch);
   remote_.WaitForHeld(1);
   StoreKind(11, 2, PageKind::kCompressible);
@@ -359,13 +359,12 @@ TEST_F(TierWriteback, DamagedMissingOrUnavailablePagesAreErrorsNeverZeros) {
   remote_.Damage(0);
   remote_.Forget(1);
   Page page{};
-  Version version;
-  EXPECT_EQ(tier_->LoadWait(0, page.data(), &version), IoStatus::kIoError);
+  EXPECT_EQ(LoadWait(*tier_, 0, page.data()), IoStatus::kIoError);
   EXPECT_EQ(Count(Counter::fail_checksum), 1u);
-  EXPECT_EQ(tier_->LoadWait(1, page.data(), &version), IoStatus::kIoError);
+  EXPECT_EQ(LoadWait(*tier_, 1, page.data()), IoStatus::kIoError);
   EXPECT_EQ(Count(Counter::fetch_missing), 2u);
   remote_.FailGets(GetResult::kUnavailable);
-  EXPECT_EQ(tier_->LoadWait(2, page.data(), &version), IoStatus::kIoError);
+  EXPECT_EQ(LoadWait(*tier_, 2, page.data()), IoStatus::kIoError);
   EXPECT_EQ(Count(Counter::fetch_unavailable), 1u);
   remote_.FailGets(GetResult::kFound);
   EXPECT_EQ(Read(2), First(2)) << "the page is still there once the server is";
@@ -380,8 +379,7 @@ TEST_F(TierWriteback, WhatIsNoPageIsAnErrorAlsoWhereItsChecksumIsRight) {
   WriteBack(1);
   remote_.Truncate(0);
   Page page{};
-  Version version;
-  EXPECT_EQ(tier_->LoadWait(0, page.data(), &version), IoStatus::kIoError);
+  EXPECT_EQ(LoadWait(*tier_, 0, page.data()), IoStatus::kIoError);
   EXPECT_EQ(Count(Counter::decompress_fail), 1u);
   EXPECT_EQ(Count(Counter::fail_checksum), 0u);
 }
@@ -392,8 +390,7 @@ TEST_F(TierWriteback, APageOfAnotherSlotIsAnErrorNeverThatPage) {
   WriteBack(2);
   remote_.Swap(0, 1);
   Page page{};
-  Version version;
-  EXPECT_EQ(tier_->LoadWait(0, page.data(), &version), IoStatus::kIoError);
+  EXPECT_EQ(LoadWait(*tier_, 0, page.data()), IoStatus::kIoError);
   EXPECT_EQ(page, Page{});
   EXPECT_EQ(Count(Counter::fail_checksum), 1u);
 }
@@ -408,8 +405,7 @@ TEST_F(TierWriteback, AServerThatWentBackToAnOlderPageIsAnErrorNeverThatPage) {
   WriteBack(1);
   remote_.GoBack(0);
   Page page{};
-  Version version;
-  EXPECT_EQ(tier_->LoadWait(0, page.data(), &version), IoStatus::kIoError);
+  EXPECT_EQ(LoadWait(*tier_, 0, page.data()), IoStatus::kIoError);
   EXPECT_EQ(page, Page{});
   EXPECT_EQ(Count(Counter::fetch_missing), 1u);
   StoreKind(0, 3, PageKind::kCompressible);
@@ -421,7 +417,7 @@ TEST_F(TierWriteback, OneBadPageOfAFetchDoesNotSpoilTheOthers) {
   for (SlotIndex slot = 0; slot < 3; ++slot) StoreKind(slot, 1, PageKind::kCompressible);
   WriteBack(3);
   remote_.Damage(1);
-  TestFetch fetch({0, 1, 2});
+  AwaitedFetch fetch({0, 1, 2});
   tier_->Fetch(&fetch);
   EXPECT_EQ(fetch.Wait(), IoStatus::kIoError);
   EXPECT_EQ(fetch.pages[0], First(0));

@@ -370,18 +370,6 @@ class WaitedFetch final : public PageFetch {
 
 }  // namespace
 
-IoStatus Fetches::LoadWait(SlotIndex slot, std::byte* out, Version* version) {
-  SlotRecord record;
-  const Tier::LoadResult result = Load(slot, out, &record);
-  *version = record.version;
-  if (result == Tier::LoadResult::kDone) return IoStatus::kOk;
-  if (result == Tier::LoadResult::kIoError) return IoStatus::kIoError;
-  // May read a page that is newer than the version; then the slot's is higher, for good.
-  WaitedFetch fetch(slot, out);
-  Start(&fetch);
-  return fetch.Wait();
-}
-
 Tier::Explanation Fetches::Explain(SlotIndex slot) {
   SlotRecord record;
   Tier::Explanation explanation{};

@@ -44,8 +44,7 @@ class Fetches {
   Tier::LoadResult Load(SlotIndex slot, std::byte* out, SlotRecord* seen);
   /// See PageDevice::Fetch().
   void Start(PageFetch* fetch);
-  /// See PageDevice::LoadWait() and Tier::Explain().
-  IoStatus LoadWait(SlotIndex slot, std::byte* out, Version* version);
+  /// See Tier::Explain().
   Tier::Explanation Explain(SlotIndex slot);
   /// Returns when no thread adopts neighbours.
   void WaitForAdoptions();

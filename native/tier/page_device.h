@@ -1,12 +1,12 @@
-// What a frontend needs of a tier: operations on pages, none of which ever blocks on the network
-// but LoadWait(). Tier (tier.h) adds what its operators need.
+// What a frontend needs of a tier: operations on pages, none of which waits for room or for the
+// network. Tier (tier.h) adds what its operators need.
 //
 // Threads: any number may call. A store or load of one slot is atomic against every other operation
 // on that slot; requests of several pages are not atomic as a whole.
 //
-// A store that finds no room waits for it, without holding up anybody: see TryStore(). Until it is
-// over the slot holds what it held before. Of whole pages and trims of one slot the one that came
-// last wins: a store that waits is superseded by a later one's end, which counts as stored.
+// A store that finds no room waits for it and delays no other request: see TryStore(). Until it
+// ends the slot keeps its old page. Of stores and trims of one slot the last one wins: the end of a
+// later one supersedes a waiting store, which then counts as stored.
 #pragma once
 
 #include <array>
@@ -20,13 +20,12 @@
 
 namespace farswap::tier {
 
-/// Outcome of an operation on a page, to be told as an NBD error by the caller.
+/// Outcome of an operation on a page. The caller replies with the NBD error.
 enum class IoStatus : std::uint8_t {
   kOk,
-  kNoSpace,          // ENOSPC: no room in the pool or at a limit, and no writeback for store_wait
-  kIoError,          // EIO: the page exists, and cannot be had intact
-  kVersionMismatch,  // with an expected version only: somebody wrote the slot in between
-  kPending,          // TryStore() only, and no outcome yet: there is no room now
+  kNoSpace,  // ENOSPC: no room in the pool or at a limit, and no writeback for store_wait
+  kIoError,  // EIO: the page exists, but no intact copy could be read
+  kPending,  // TryStore() only, no outcome yet: the store waits for room
 };
 
 /// A store that waits for room in the tier, see PageDevice::TryStore(). The object and its memory
@@ -51,7 +50,6 @@ class PendingStore {
   std::byte* const memory_;
   // Set before it is in line: the object to be stored, which is in memory_.
   SlotIndex slot_ = 0;
-  std::optional<Version> expected_;
   Codec codec_ = Codec::kRaw;
   std::size_t object_bytes_ = 0;
   std::uint32_t checksum_ = 0;
@@ -72,30 +70,18 @@ class PageDevice {
   /// No fetch may be under way.
   virtual ~PageDevice() = default;
 
-  /// Keeps a copy of the page, without waiting. With `expected` (from LoadWait()) only if that
-  /// still is the slot's version, otherwise kVersionMismatch and nothing is done: for
-  /// read-modify-write.
+  /// Keeps a copy of the page, without waiting.
   ///
   /// kPending: there is no room now. The page was copied and is stored when there is, in the order
-  /// in which stores began to wait at the same limit; store->OnStored() tells, possibly before this
-  /// returns. Without a `store` nothing was done.
+  /// in which stores began to wait at the same limit; store->OnStored() gets the outcome, possibly
+  /// before this returns. Without a `store` nothing was done.
   ///
-  /// kNoSpace, here or there, also forgets what the slot held before, so that stale bytes can never
-  /// come back; with `expected` it does not.
-  virtual IoStatus TryStore(SlotIndex slot, const std::byte* page, std::optional<Version> expected,
-                            PendingStore* store) = 0;
+  /// kNoSpace, here or there, empties the slot, so that stale bytes never come back.
+  virtual IoStatus TryStore(SlotIndex slot, const std::byte* page, PendingStore* store) = 0;
 
   /// Takes back a store that waits: its page will not be kept, and the slot is left as it is.
   /// False: it does not wait any more, and OnStored() was called or will be.
   virtual bool CancelStore(PendingStore* store) = 0;
-
-  /// TryStore(), waiting for the outcome.
-  IoStatus Store(SlotIndex slot, const std::byte* page) {
-    return StoreWait(slot, page, std::nullopt);
-  }
-  IoStatus StoreIf(SlotIndex slot, const std::byte* page, Version expected) {
-    return StoreWait(slot, page, expected);
-  }
 
   enum class LoadResult : std::uint8_t { kDone, kRemote, kIoError };
   /// Copies the slot's page to out[kPageBytes] if it is local, same-filled or empty (zeros).
@@ -106,17 +92,10 @@ class PageDevice {
   /// before this returns, possibly on a thread of the RemoteStore.
   virtual void Fetch(PageFetch* fetch) = 0;
 
-  /// Load(), waiting for a remote page; tells a version, for StoreIf(): if the slot still has it
-  /// then, it is that of the page which was read.
-  virtual IoStatus LoadWait(SlotIndex slot, std::byte* out, Version* version) = 0;
-
   /// Forgets the pages of [first, first + count): they read as zeros. TRIM and WRITE_ZEROES.
   virtual void Invalidate(SlotIndex first, std::uint64_t count) = 0;
 
   virtual std::uint64_t slots() const = 0;
-
- private:
-  IoStatus StoreWait(SlotIndex slot, const std::byte* page, std::optional<Version> expected);
 };
 
 /// See PageDevice::Fetch(). The object must live until OnFetched(), which may destroy or reuse it.

@@ -60,20 +60,18 @@ Pages::Room StoreQueue::TakeRoom(GroupIndex group, std::size_t object_bytes) {
 }
 
 IoStatus StoreQueue::Wait(PendingStore* store, SlotIndex slot, const Compressed& object,
-                          std::optional<Version> expected, GroupIndex full) {
+                          GroupIndex full) {
   store->slot_ = slot;
-  store->expected_ = expected;
   store->codec_ = object.codec;
   store->object_bytes_ = object.bytes.size();
   store->checksum_ = PageChecksum(slot, object.codec, object.bytes);
   std::memcpy(store->memory_, object.bytes.data(), object.bytes.size());
   const auto lock = pages_.Lock(slot);
-  if (expected && pages_.Get(slot).version != *expected) return IoStatus::kVersionMismatch;
   CountWait(owners_.GroupOf(slot), full);
   store->sequence_ = owners_.SequenceOf(slot);
   if (Enter(store, full)) return IoStatus::kPending;
-  if (!expected) Supersede(slot);
-  return Refuse(slot, full, expected.has_value());
+  Supersede(slot);
+  return Refuse(slot, full);
 }
 
 void StoreQueue::CountWait(GroupIndex group, GroupIndex full) {
@@ -106,10 +104,9 @@ void StoreQueue::TakeOut(SlotIndex slot) {
   TakeOutFrom(BucketOf(slot), slot);
 }
 
-// A store with an expected version finds out by itself.
 void StoreQueue::TakeOutFrom(PendingStore** link, SlotIndex slot) {
   while (PendingStore* const store = *link) {
-    if (store->slot_ != slot || store->expected_) {
+    if (store->slot_ != slot) {
       link = &store->next_in_bucket_;
       continue;
     }
@@ -123,12 +120,10 @@ bool StoreQueue::SupersedeFreed(SlotIndex slot, std::uint32_t sequence) {
   return TakeOutFreed(slot, sequence);
 }
 
-// A store with an expected version finds out by itself.
 bool StoreQueue::TakeOutFreed(SlotIndex slot, std::uint32_t sequence) {
   bool any = false;
   for (PendingStore** link = BucketOf(slot); PendingStore* const store = *link;) {
-    const bool freed = store->slot_ == slot && !store->expected_ &&
-                       store->sequence_.value_or(sequence) != sequence;
+    const bool freed = store->slot_ == slot && store->sequence_.value_or(sequence) != sequence;
     if (freed) {
       LeaveSuperseded(link);
     } else {
@@ -248,10 +243,9 @@ bool StoreQueue::Serve(std::unique_lock<std::mutex>& lock, GroupIndex at, Pendin
     // Room that came another way than by writeback ends a shortage as well.
     if (room.entry != kNoEntry) lines_[at].full_since = Now();
     Leave(link);
-    if (!store->expected_) TakeOutFrom(link, slot);  // what came before it
+    TakeOutFrom(link, slot);  // what came before it
     lock.unlock();
-    status = room.entry != kNoEntry ? Keep(*store, room.entry)
-                                    : Refuse(slot, room.full, store->expected_.has_value());
+    status = room.entry != kNoEntry ? Keep(*store, room.entry) : Refuse(slot, room.full);
   }
   if (status == IoStatus::kOk) room_maker_->AfterAllocation(group);
   store->OnStored(status);
@@ -261,10 +255,6 @@ bool StoreQueue::Serve(std::unique_lock<std::mutex>& lock, GroupIndex at, Pendin
 
 // The slot's lock is held.
 IoStatus StoreQueue::Keep(const PendingStore& store, EntryRef entry) {
-  if (store.expected_ && pages_.Get(store.slot_).version != *store.expected_) {
-    pages_.Free(entry);
-    return IoStatus::kVersionMismatch;
-  }
   const Compressed object{store.codec_, {store.memory_, store.object_bytes_}};
   SlotRecord next = pages_.Fill(entry, object, store.checksum_, config_.boot_seconds());
   owners_.Attribute(store.slot_, &next);
@@ -272,12 +262,11 @@ IoStatus StoreQueue::Keep(const PendingStore& store, EntryRef entry) {
   return IoStatus::kOk;
 }
 
-// The old bytes of a whole page are stale now; those around a partial write are not. The slot's
-// lock is held.
-IoStatus StoreQueue::Refuse(SlotIndex slot, GroupIndex full, bool keep_old) {
+// The slot's old page is stale now. The slot's lock is held.
+IoStatus StoreQueue::Refuse(SlotIndex slot, GroupIndex full) {
   Group& group = pages_.groups().At(owners_.GroupOf(slot));
   group.Count(full == kRootGroup ? Counter::reject_reclaim_fail : Counter::reject_cgroup_limit);
-  if (!keep_old) pages_.Forget(slot, Counter::lost_failed_store, pages_.Get(slot).sequence);
+  pages_.Forget(slot, Counter::lost_failed_store, pages_.Get(slot).sequence);
   return IoStatus::kNoSpace;
 }
 

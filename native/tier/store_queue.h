@@ -10,7 +10,7 @@
 // others of their group, or of their size, wait go behind them.
 //
 // A store leaves its line
-//   - stored, when it fits; it is not asked for its slot's version unless it came with one;
+//   - stored, when it fits;
 //   - superseded, when a store that came later was stored in its slot or refused, or the slot was
 //     trimmed or freed by the kernel: its page was stored before that, as far as anybody can tell.
 //     A later store that only waits supersedes nothing, for it may be cancelled;
@@ -85,8 +85,7 @@ class StoreQueue final : public RoomListener {
   Pages::Room TakeRoom(GroupIndex group, std::size_t object_bytes);
   /// Puts a store that found no room into the line of `full`. kPending: it is in line; otherwise
   /// its outcome.
-  IoStatus Wait(PendingStore* store, SlotIndex slot, const Compressed& object,
-                std::optional<Version> expected, GroupIndex full);
+  IoStatus Wait(PendingStore* store, SlotIndex slot, const Compressed& object, GroupIndex full);
   /// The slot has a newer page than any that waits, or none. Its lock is held.
   void Supersede(SlotIndex slot) {
     if (AnyWaiting()) TakeOut(slot);
@@ -136,7 +135,7 @@ class StoreQueue final : public RoomListener {
   GroupIndex LineOf(GroupIndex group, std::size_t object_bytes);
   bool Enter(PendingStore* store, GroupIndex full);
   IoStatus Keep(const PendingStore& store, EntryRef entry);
-  IoStatus Refuse(SlotIndex slot, GroupIndex full, bool keep_old);
+  IoStatus Refuse(SlotIndex slot, GroupIndex full);
   void CountWait(GroupIndex group, GroupIndex full);
 
   void Run();

@@ -61,8 +61,7 @@ GroupIndex TierImpl::GroupHint(SlotIndex slot) {
   return owners_.GroupOf(slot);
 }
 
-IoStatus TierImpl::TryStore(SlotIndex slot, const std::byte* page, std::optional<Version> expected,
-                            PendingStore* store) {
+IoStatus TierImpl::TryStore(SlotIndex slot, const std::byte* page, PendingStore* store) {
   assert(slot < pages_.slots());
   SlotRecord next;
   if (const std::optional<std::uint64_t> fill = SameFilled(page)) {
@@ -74,20 +73,16 @@ IoStatus TierImpl::TryStore(SlotIndex slot, const std::byte* page, std::optional
     const Pages::Room room = stores_.TakeRoom(group, object.bytes.size());
     if (room.entry == kNoEntry) {
       if (store == nullptr) return IoStatus::kPending;
-      return stores_.Wait(store, slot, object, expected, room.full);
+      return stores_.Wait(store, slot, object, room.full);
     }
     const std::uint32_t checksum = PageChecksum(slot, object.codec, object.bytes);
     next = pages_.Fill(room.entry, object, checksum, config_.boot_seconds());
   }
   {
     const auto lock = pages_.Lock(slot);
-    if (expected && pages_.Get(slot).version != *expected) {
-      if (next.InPool()) pages_.Free(next.object.entry);
-      return IoStatus::kVersionMismatch;
-    }
     owners_.Attribute(slot, &next);
     pages_.Publish(slot, next);
-    if (!expected) stores_.Supersede(slot);
+    stores_.Supersede(slot);
   }
   if (next.InPool()) shrinker_.AfterAllocation(next.group);
   return IoStatus::kOk;

@@ -32,14 +32,10 @@ class TierImpl final : public Tier {
            std::unique_ptr<Pool> pool, std::unique_ptr<LockedMapping> arenas);
   ~TierImpl() override;
 
-  IoStatus TryStore(SlotIndex slot, const std::byte* page, std::optional<Version> expected,
-                    PendingStore* store) override;
+  IoStatus TryStore(SlotIndex slot, const std::byte* page, PendingStore* store) override;
   bool CancelStore(PendingStore* store) override { return stores_.Cancel(store); }
   LoadResult Load(SlotIndex slot, std::byte* out) override;
   void Fetch(PageFetch* fetch) override { fetches_.Start(fetch); }
-  IoStatus LoadWait(SlotIndex slot, std::byte* out, Version* version) override {
-    return fetches_.LoadWait(slot, out, version);
-  }
   void Invalidate(SlotIndex first, std::uint64_t count) override;
   std::uint64_t slots() const override { return pages_.slots(); }
 

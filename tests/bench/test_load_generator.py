@@ -57,8 +57,8 @@ def behind_its_back(server: Nbdkit, *commands: str) -> None:
 
 @pytest.mark.parametrize(
     ("options", "keys"),
-    [((), {}), ((), {"unaligned": 1}), (("--shared",), {"count": 256})],
-    ids=["own slots", "any alignment", "same slots"],
+    [((), {}), (("--shared",), {"count": 256})],
+    ids=["own slots", "same slots"],
 )
 def test_right_server_passes_under_every_kind_of_load(
     server: Nbdkit, options: tuple[str, ...], keys: dict[str, str | int]

@@ -25,7 +25,6 @@ def cluster() -> Iterator[LocalCluster]:
     [
         Leg("own", 700_000, 1),
         Leg("shared", 350_000, 1, options=("--shared",), seed=2),
-        Leg("unaligned", 200_000, 0, keys=(("unaligned", 1),), seed=3),
     ],
     ids=lambda leg: leg.name,
 )

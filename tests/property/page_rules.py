@@ -8,7 +8,7 @@ from array import array
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, precondition, rule
 from property.native_tier import RecordedTier, load_native_tier
-from property.plain_tier import EMPTY, ROOT, PageKind, PlainFetch, PlainTier, is_same_filled
+from property.plain_tier import EMPTY, ROOT, PageKind, PlainFetch, PlainTier
 
 native = load_native_tier()
 
@@ -111,36 +111,6 @@ class PageRules(RuleBasedStateMachine):
         """The word was not raised: the programs are gone, or were not there."""
         self.store(slot, [self.stamp(kind)])
 
-    @rule(slot=slots, kind=kinds, cgroup=charged, change=st.sampled_from(["", "store", "trim"]))
-    def store_if_unchanged(self, slot: int, kind: PageKind, cgroup: int, change: str) -> None:
-        if self.held == ALL:
-            return
-        before = self.plain.stamps[slot]
-        status, version, right = self.tier.load_wait(slot, before)
-        if status == native.IoStatus.IO_ERROR:
-            assert self.gets_fail
-            return
-        assert right
-        if change == "store":
-            self.store_page(slot, kind, cgroup)
-        elif change == "trim":
-            self.trim(slot, 1)
-        changed = change == "store" or (change == "trim" and before != EMPTY)
-        stamp = self.stamp(kind)
-        self.plain.write_words(slot, 1, cgroup)
-        self.publish_words(slot, 1)
-        status = self.tier.store_if(slot, stamp, version)
-        if status == native.IoStatus.OK:
-            assert not changed
-            self.plain.put(slot, stamp)
-        elif status == native.IoStatus.NO_SPACE:
-            self.expect_refusal_is_due(slot)
-        else:
-            assert status == native.IoStatus.CHANGED
-            assert changed
-            if not is_same_filled(stamp):
-                self.plain.hint(slot)
-
     @rule(first=slots, count=st.one_of(counts, st.just(1), st.just(1000)))
     def trim(self, first: int, count: int) -> None:
         first, count = self.clip(first, count)
@@ -225,7 +195,7 @@ class PageRules(RuleBasedStateMachine):
     @precondition(lambda self: self.held != ALL)
     @rule(slot=slots)
     def load_wait(self, slot: int) -> None:
-        status, _, right = self.tier.load_wait(slot, self.plain.stamps[slot])
+        status, right = self.tier.load_wait(slot, self.plain.stamps[slot])
         if status == native.IoStatus.IO_ERROR:
             assert self.gets_fail
             assert self.plain.may_leave[slot]

@@ -199,7 +199,7 @@ class TierMachine(GroupRules):
         slots = self.remote_slots(cgroup)
         self.fail_gets(failure)
         for slot in slots[:4]:
-            status, _, _ = self.tier.load_wait(slot, self.plain.stamps[slot])
+            status, _ = self.tier.load_wait(slot, self.plain.stamps[slot])
             assert status == native.IoStatus.IO_ERROR
         self.fail_gets(None)
         for slot in slots[:4]:

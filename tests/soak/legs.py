@@ -46,13 +46,12 @@ class SoakError(Exception):
 
 @dataclass(frozen=True)
 class Leg:
-    """One load: `options` are the load generator's, `keys` further keys of its phase."""
+    """One load; `options` are the load generator's."""
 
     name: str
     page_ops: int
     server_kills: int
     options: tuple[str, ...] = ()
-    keys: tuple[tuple[str, str | int], ...] = ()
     seed: int = 1
 
 
@@ -88,7 +87,7 @@ def run_leg(
 
     phases = [
         phase("blank", mix="zero", order="once", size="256k"),
-        phase("load", mix=MIX, size=REQUEST_BYTES, depth=DEPTH, ops=leg.page_ops, **dict(leg.keys)),
+        phase("load", mix=MIX, size=REQUEST_BYTES, depth=DEPTH, ops=leg.page_ops),
         phase("check", mix="read", order="once-random", size="16k", depth=DEPTH),
     ]
     with LoadSession(

@@ -5,7 +5,6 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
-#include <algorithm>
 #include <cerrno>
 #include <cstring>
 
@@ -109,16 +108,13 @@ Corpus::Stamp Corpus::StampOf(std::uint64_t slot, std::uint32_t generation) {
   return Stamp{kStampMagic | (slot & kSlotMask), generation};
 }
 
-void Corpus::Copy(std::uint64_t slot, std::uint32_t generation, std::size_t begin,
-                  std::size_t length, std::byte* out) const {
+void Corpus::Copy(std::uint64_t slot, std::uint32_t generation, std::byte* out) const {
   const std::size_t index = IndexOf(slot, generation);
-  std::memcpy(out, bytes_ + index * kPageBytes + begin, length);
-  if (pure_ || repeated_[index] || begin >= sizeof(Stamp)) {
-    return;
+  std::memcpy(out, bytes_ + index * kPageBytes, kPageBytes);
+  if (!pure_ && !repeated_[index]) {
+    const Stamp stamp = StampOf(slot, generation);
+    std::memcpy(out, &stamp, sizeof(stamp));
   }
-  const Stamp stamp = StampOf(slot, generation);
-  std::memcpy(out, reinterpret_cast<const std::byte*>(&stamp) + begin,
-              std::min(length, sizeof(stamp) - begin));
 }
 
 bool Corpus::Matches(std::uint64_t slot, std::uint32_t generation, const std::byte* page) const {

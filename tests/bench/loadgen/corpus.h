@@ -31,9 +31,8 @@ class Corpus {
   Corpus(const Corpus&) = delete;
   Corpus& operator=(const Corpus&) = delete;
 
-  /// Copies bytes [begin, begin + length) of the page that the slot holds in this generation (> 0).
-  void Copy(std::uint64_t slot, std::uint32_t generation, std::size_t begin, std::size_t length,
-            std::byte* out) const;
+  /// Copies the page that the slot holds in this generation (> 0).
+  void Copy(std::uint64_t slot, std::uint32_t generation, std::byte* out) const;
   /// Whether these bytes are the whole page of that generation; generation 0 is the zero page.
   bool Matches(std::uint64_t slot, std::uint32_t generation, const std::byte* page) const;
   /// What the stamp of a page says, in words, to explain a mismatch.

@@ -41,18 +41,11 @@ class ExclusiveHistory final : public History {
   static constexpr std::uint8_t kInFlight = kReadersMask | kWriting;
   static constexpr std::uint8_t kUnsure = kMaybeZero | kUnknown;
 
-  struct Piece {  // the part of a request within one page
-    std::uint64_t slot;
-    std::size_t begin;
-    std::size_t length;
-  };
-  static Piece PieceAt(const Request& request, std::uint64_t slot);
-
   void FillShadow(const Request& request);
   void EndWrite(const Request& request, std::uint32_t error);
   void EndRead(const Request& request, const std::byte* bytes, Findings* findings);
-  void CheckPiece(const Piece& piece, const std::byte* bytes, Findings* findings);
-  void Report(const Piece& piece, const std::byte* bytes, Findings* findings) const;
+  void CheckPage(std::uint64_t slot, const std::byte* bytes, Findings* findings);
+  void Report(std::uint64_t slot, const std::byte* bytes, Findings* findings) const;
 
   std::byte* shadow_;
   std::uint64_t slots_;
@@ -60,13 +53,6 @@ class ExclusiveHistory final : public History {
   std::vector<std::uint32_t> generations_;
   std::vector<std::uint8_t> slot_flags_;
 };
-
-ExclusiveHistory::Piece ExclusiveHistory::PieceAt(const Request& request, std::uint64_t slot) {
-  const std::uint64_t page = slot * kPageBytes;
-  const std::uint64_t begin = std::max(request.offset, page);
-  const std::uint64_t end = std::min(request.offset + request.length, page + kPageBytes);
-  return Piece{slot, static_cast<std::size_t>(begin - page), static_cast<std::size_t>(end - begin)};
-}
 
 bool ExclusiveHistory::Begin(std::uint32_t /*worker*/, Request* request) {
   if (request->op == Op::kFlush) {
@@ -96,9 +82,7 @@ void ExclusiveHistory::FillShadow(const Request& request) {
     return;
   }
   for (std::uint64_t slot = request.first_slot(); slot < request.end_slot(); ++slot) {
-    const Piece piece = PieceAt(request, slot);
-    corpus_->Copy(slot, ++generations_[slot], piece.begin, piece.length,
-                  shadow_ + slot * kPageBytes + piece.begin);
+    corpus_->Copy(slot, ++generations_[slot], shadow_ + slot * kPageBytes);
   }
 }
 
@@ -121,15 +105,9 @@ void ExclusiveHistory::End(std::uint32_t /*worker*/, Request* request, std::uint
 
 void ExclusiveHistory::EndWrite(const Request& request, std::uint32_t error) {
   for (std::uint64_t slot = request.first_slot(); slot < request.end_slot(); ++slot) {
-    const bool whole = PieceAt(request, slot).length == kPageBytes;
-    auto flags = static_cast<std::uint8_t>(slot_flags_[slot] & ~kWriting);
-    if (whole) {
-      flags = static_cast<std::uint8_t>(flags & ~kUnsure);
-    } else if ((flags & kMaybeZero) != 0) {
-      flags = static_cast<std::uint8_t>((flags & ~kMaybeZero) | kUnknown);
-    }
+    auto flags = static_cast<std::uint8_t>(slot_flags_[slot] & ~(kWriting | kUnsure));
     if (error != 0) {
-      flags |= whole && request.op == Op::kWrite ? kMaybeZero : kUnknown;
+      flags |= request.op == Op::kWrite ? kMaybeZero : kUnknown;
     }
     slot_flags_[slot] = flags;
   }
@@ -145,48 +123,36 @@ void ExclusiveHistory::EndRead(const Request& request, const std::byte* bytes, F
     return;
   }
   for (std::uint64_t slot = request.first_slot(); slot < request.end_slot(); ++slot) {
-    const Piece piece = PieceAt(request, slot);
-    CheckPiece(piece, bytes + (slot * kPageBytes + piece.begin - request.offset), findings);
+    CheckPage(slot, bytes + (slot - request.first_slot()) * kPageBytes, findings);
   }
 }
 
-void ExclusiveHistory::CheckPiece(const Piece& piece, const std::byte* bytes, Findings* findings) {
-  std::uint8_t& flags = slot_flags_[piece.slot];
-  std::byte* expected = shadow_ + piece.slot * kPageBytes + piece.begin;
-  const bool whole = piece.length == kPageBytes;
-  const auto settle = [&] { flags = static_cast<std::uint8_t>(flags & ~kUnsure); };
+void ExclusiveHistory::CheckPage(std::uint64_t slot, const std::byte* bytes, Findings* findings) {
+  std::uint8_t& flags = slot_flags_[slot];
+  std::byte* expected = shadow_ + slot * kPageBytes;
   if ((flags & kUnknown) != 0) {
     ++findings->unknown_pages;
-    if (whole) {
-      std::memcpy(expected, bytes, piece.length);
-      settle();
-    }
-  } else if (std::memcmp(bytes, expected, piece.length) == 0) {
+    std::memcpy(expected, bytes, kPageBytes);
+  } else if (std::memcmp(bytes, expected, kPageBytes) == 0) {
     ++findings->verified_pages;
-    if (whole) {
-      settle();
-    }
-  } else if ((flags & kMaybeZero) != 0 && IsZero(bytes, piece.length)) {
+  } else if ((flags & kMaybeZero) != 0 && IsZero(bytes, kPageBytes)) {
     ++findings->zeros_after_failure;
-    std::memset(shadow_ + piece.slot * kPageBytes, 0, kPageBytes);
-    settle();
+    std::memset(expected, 0, kPageBytes);
   } else {
-    Report(piece, bytes, findings);
+    Report(slot, bytes, findings);
+    return;
   }
+  flags = static_cast<std::uint8_t>(flags & ~kUnsure);
 }
 
-void ExclusiveHistory::Report(const Piece& piece, const std::byte* bytes,
+void ExclusiveHistory::Report(std::uint64_t slot, const std::byte* bytes,
                               Findings* findings) const {
-  const std::byte* expected = shadow_ + piece.slot * kPageBytes + piece.begin;
-  const auto differ = std::mismatch(bytes, bytes + piece.length, expected);
-  std::string message =
-      "slot " + std::to_string(piece.slot) + " generation " +
-      std::to_string(generations_[piece.slot]) + ": byte " +
-      std::to_string(piece.begin + static_cast<std::size_t>(differ.first - bytes)) + " is wrong";
-  if (piece.length == kPageBytes) {
-    message += "; got " + corpus_->Describe(bytes) + ", expected " + corpus_->Describe(expected);
-  }
-  findings->AddMismatch(std::move(message));
+  const std::byte* expected = shadow_ + slot * kPageBytes;
+  const auto differ = std::mismatch(bytes, bytes + kPageBytes, expected);
+  findings->AddMismatch("slot " + std::to_string(slot) + " generation " +
+                        std::to_string(generations_[slot]) + ": byte " +
+                        std::to_string(differ.first - bytes) + " is wrong; got " +
+                        corpus_->Describe(bytes) + ", expected " + corpus_->Describe(expected));
 }
 
 }  // namespace

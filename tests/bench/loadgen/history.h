@@ -1,10 +1,8 @@
 // What the device must hold: the write history that every read is checked against.
 //
 // A worker calls Begin() before it sends a request and End() when the reply is there. Two kinds:
-// - ExclusiveHistory: connections own disjoint slots, and nothing is sent that overlaps a request
-// in
-//   flight; the expected bytes are known at every moment (a shadow of the device), at any
-//   alignment.
+// - ExclusiveHistory: connections own disjoint slots, and no request overlaps another in flight;
+//   the expected bytes are known at every moment (a shadow of the device).
 // - SharedHistory: all connections use the same slots at once; a page read may be any of the values
 //   that its slot can have held between the request and the reply.
 //

@@ -72,25 +72,12 @@ std::uint64_t OpSource::DrawPages() {
   return std::clamp(low + random_.Below(low), phase_.request_pages_min, phase_.request_pages_max);
 }
 
-Draft OpSource::DrawUnaligned(Op op, const Extent& extent) {
-  const std::uint64_t begin = extent.begin * kPageBytes;
-  const std::uint64_t end = extent.end * kPageBytes;
-  const std::uint64_t length_max = std::min(phase_.request_pages_max * kPageBytes, end - begin);
-  const std::uint64_t length = 1 + random_.Below(length_max);
-  const std::uint64_t offset = begin + random_.Below(end - begin - length + 1);
-  return Draft{op, offset, static_cast<std::uint32_t>(length)};
-}
-
 Draft OpSource::DrawRandom() {
   const Op op = DrawOp();
   if (op == Op::kFlush) {
     return Draft{op, 0, 0};
   }
   const Extent& extent = extents_[static_cast<std::size_t>(random_.Below(extents_.size()))];
-  // The bytes of a partly trimmed page would be the server's choice: trims stay aligned.
-  if (phase_.unaligned && op != Op::kTrim) {
-    return DrawUnaligned(op, extent);
-  }
   const std::uint64_t room = extent.end - extent.begin;
   const std::uint64_t pages = std::min(DrawPages(), room);
   const std::uint64_t slot = extent.begin + random_.Below(room - pages + 1);

@@ -40,7 +40,6 @@ class OpSource {
   Op DrawOp();
   std::uint64_t DrawPages();
   Draft DrawRandom();
-  Draft DrawUnaligned(Op op, const Extent& extent);
   void PlanOnce(const History& history);
 
   const Phase& phase_;

@@ -118,8 +118,6 @@ Outcome ParsePhaseNumber(std::string_view key, std::string_view text, Phase* pha
     phase->first_slot = value;
   } else if (key == "count") {
     phase->slot_count = value;
-  } else if (key == "unaligned") {
-    phase->unaligned = value != 0;
   } else if (key == "skip_repeated") {
     phase->skip_repeated = value != 0;
   } else if (key == "fua") {
@@ -140,9 +138,8 @@ Outcome ValidatePhase(const Phase& phase) {
   if (!once && phase.page_ops == 0 && phase.seconds == 0) {
     return Error{"phase " + phase.name + ": needs ops or milliseconds"};
   }
-  if (phase.order != Order::kRandom &&
-      (phase.request_pages_min != phase.request_pages_max || phase.unaligned)) {
-    return Error{"phase " + phase.name + ": only order=random has a range of sizes or unaligned"};
+  if (phase.order != Order::kRandom && phase.request_pages_min != phase.request_pages_max) {
+    return Error{"phase " + phase.name + ": only order=random has a range of sizes"};
   }
   return std::monostate{};
 }
@@ -231,8 +228,8 @@ Outcome Validate(const Options& options) {
     if (phase.connections > options.connections) {
       return Error{"phase " + phase.name + " uses more connections than there are"};
     }
-    if (options.shared && (phase.unaligned || phase.skip_repeated)) {
-      return Error{"--shared knows no unaligned and no skip_repeated"};
+    if (options.shared && phase.skip_repeated) {
+      return Error{"--shared excludes skip_repeated"};
     }
   }
   return std::monostate{};
@@ -248,7 +245,7 @@ const char* const kUsage =
     "  --seed N  --stall-ms N  --progress-ms N\n"
     "keys of a phase: mix=read:60/write:30/trim:5/zero:5/flush:1  size=4k|4k-128k  depth=64\n"
     "  order=random|sequential|once|once-random  ops=PAGES  milliseconds=N  first=SLOT\n"
-    "  count=SLOTS  connections=N  unaligned=1  skip_repeated=1  fua=1  wait=1\n"
+    "  count=SLOTS  connections=N  skip_repeated=1  fua=1  wait=1\n"
     "exit code: 0 every byte was right, 1 a wrong byte, 2 usage, 3 a stall, 4 connection lost\n";
 
 Result<Options> ParseOptions(int argc, char** argv) {

@@ -24,7 +24,6 @@ struct Phase {
   Order order = Order::kRandom;
   std::uint64_t request_pages_min = 1;
   std::uint64_t request_pages_max = 1;
-  bool unaligned = false;         // any byte offset and length (exclusive slots only)
   bool skip_repeated = false;     // leave out slots of one repeated word (not order=random)
   bool fua = false;               // every write, trim and zero with FUA
   bool wait = false;              // begin only after a line on standard input

@@ -94,7 +94,7 @@ bool SharedHistory::Begin(std::uint32_t worker, Request* request) {
   }
   for (std::uint64_t slot = request->first_slot(); slot < request->end_slot(); ++slot) {
     if (request->op == Op::kWrite) {
-      corpus_->Copy(slot, request->generation, 0, kPageBytes,
+      corpus_->Copy(slot, request->generation,
                     request->buffer.data() + (slot - request->first_slot()) * kPageBytes);
     }
     const std::lock_guard<std::mutex> guard(LockOf(slot));

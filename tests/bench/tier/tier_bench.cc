@@ -26,6 +26,7 @@
 #include <utility>
 #include <vector>
 
+#include "tests/awaited_io.h"
 #include "tests/stamped_page.h"
 #include "tier/codec.h"
 #include "tier/tier.h"
@@ -102,7 +103,7 @@ std::unique_ptr<Tier> MakeTier(std::uint64_t slots, std::uint64_t pool_bytes, Re
 void Store(Tier* tier, SlotIndex slot, PageKind kind) {
   Page page;
   FillNumbered(kind, slot, page.data());
-  Require(tier->Store(slot, page.data()) == IoStatus::kOk, "a store was refused");
+  Require(StoreWait(*tier, slot, page.data()) == IoStatus::kOk, "a store was refused");
 }
 
 template <typename Condition>
@@ -175,7 +176,7 @@ int MeasureMemory(std::uint64_t slots, std::uint64_t pages, bool remote) {
   Page page;
   for (std::uint64_t slot = 0; slot < pages; ++slot) {
     FillSmall(slot, &page);
-    Require(tier->Store(static_cast<SlotIndex>(slot), page.data()) == IoStatus::kOk,
+    Require(StoreWait(*tier, static_cast<SlotIndex>(slot), page.data()) == IoStatus::kOk,
             "a store was refused");
   }
   TierStats stats = tier->Stats();
@@ -232,7 +233,7 @@ std::uint64_t StoreFor(Side* side, const std::vector<Page>& pages, unsigned seed
     const SlotWord sequence = SequenceOf(side->words[slot].load(std::memory_order_relaxed)) + 1;
     const SlotWord cgroup = 1 + slot / 8 % kGroups;
     side->words[slot].store(cgroup << 32 | (sequence & 0x7fffffff) << 1);
-    side->tier->Store(slot, pages[random() % pages.size()].data());
+    StoreWait(*side->tier, slot, pages[random() % pages.size()].data());
     ++stores;
   }
   return stores;
