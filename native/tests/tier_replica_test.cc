@@ -27,7 +27,7 @@ class TierReplicas : public TierFixture {
     ASSERT_TRUE(tier_->SetPacking(true).ok());
     for (SlotIndex slot = 0; slot < kBundleSlots; ++slot) {
       const Page page = PageLikeItsNeighbours(slot, generation);
-      ASSERT_EQ(tier_->Store(slot, page.data()), IoStatus::kOk);
+      ASSERT_EQ(StoreWait(*tier_, slot, page.data()), IoStatus::kOk);
     }
     WriteBack(kBundleSlots);
     ASSERT_TRUE(remote_.Has(BundleKeyOf(0)));
@@ -37,7 +37,7 @@ class TierReplicas : public TierFixture {
   void ExpectBundle(std::uint32_t generation) {
     std::vector<SlotIndex> slots = {3, 3, 15, 15};
     for (SlotIndex slot = 0; slot < kBundleSlots; ++slot) slots.push_back(slot);
-    TestFetch fetch(slots);
+    AwaitedFetch fetch(slots);
     tier_->Fetch(&fetch);
     ASSERT_EQ(fetch.Wait(), IoStatus::kOk);
     for (std::size_t i = 0; i < slots.size(); ++i) {
@@ -52,7 +52,7 @@ TEST_F(TierReplicas, AReadGetsTheRightPageWhereverAnObjectIsDamagedOrMissing) {
   remote_.Damage(0);
   remote_.Truncate(1);
   remote_.Forget(2);
-  TestFetch fetch({0, 1, 2, 3});
+  AwaitedFetch fetch({0, 1, 2, 3});
   tier_->Fetch(&fetch);
   ASSERT_EQ(fetch.Wait(), IoStatus::kOk);
   for (SlotIndex slot = 0; slot < 4; ++slot) EXPECT_EQ(fetch.pages[slot], Sent(slot, 1));
@@ -92,8 +92,7 @@ TEST_F(TierReplicas, WhenAllAreRefusedTheReadFailsOnce) {
   Send(0, 2);
   remote_.GoBack(0);
   Page page{};
-  Version version;
-  EXPECT_EQ(tier_->LoadWait(0, page.data(), &version), IoStatus::kIoError);
+  EXPECT_EQ(LoadWait(*tier_, 0, page.data()), IoStatus::kIoError);
   EXPECT_EQ(page, Page{});
   EXPECT_EQ(Count(Counter::fetch_missing), 1u);
 }
