@@ -1,15 +1,14 @@
 // Bundles: the pages of neighbouring slots compressed together for memory servers.
 //
-// A bundle is an aligned group of 16 slots, 64 KiB of the device. A bundle object holds pages of
-// some of them, its members, as they were when it was made; it travels and rests as one object,
-// under a key of its own. All numbers are little-endian:
+// A bundle covers 16 aligned slots, 64 KiB of the device. It holds pages of some of them, its
+// members, as one object with a key of its own. All numbers are little-endian:
 //
 //   u16        members, one bit a slot of the bundle, not 0
 //   u16        0
 //   u32 * n    the members' versions, by slot
 //   bytes      one zstd frame of the members' pages, by slot: at most 3/4 of n pages
 //
-// What comes from a server is not trusted: ParseBundle() accepts exactly what is written above, and
+// Bundles from servers are not trusted: ParseBundle() accepts exactly this format, and
 // DecompressBundle() only a frame of exactly n pages.
 #pragma once
 
@@ -35,7 +34,7 @@ inline constexpr std::size_t kBundleBytesMax =
 /// Which slots of a bundle: bit i is its i-th.
 using BundleMembers = std::uint16_t;
 
-/// A bundle object that was looked at.
+/// A parsed bundle.
 struct BundleView {
   BundleMembers members = 0;
   std::array<Version, kBundleSlots> versions{};  // of the members, by their place in the bundle
@@ -45,8 +44,7 @@ struct BundleView {
   std::size_t count() const { return static_cast<std::size_t>(std::popcount(members)); }
 };
 
-/// Nothing if the bytes are no bundle object. Borrows them. Whether the frame decompresses is not
-/// looked at.
+/// Nothing if the bytes are no bundle. Borrows them, and does not decompress the frame.
 std::optional<BundleView> ParseBundle(std::span<const std::byte> bytes);
 
 /// The pages of a bundle in memory of the calling thread, until its next call.
@@ -66,16 +64,15 @@ class BundlePages {
   const std::byte* pages_;
 };
 
-/// Gets the calling thread's memory for DecompressBundle(), 160 KiB, and for pages, if it has none
-/// yet. Fails with a message.
+/// Maps the calling thread's memory for DecompressBundle(), 160 KiB, and for pages, once. Fails
+/// with a message.
 Outcome PrepareThreadForBundles();
 
-/// Nothing when the frame is not exactly the members' pages; nothing either when the thread's
-/// memory is still to be had, and cannot be.
+/// Nothing if the frame is not exactly the members' pages, or if the thread's memory cannot be
+/// mapped.
 std::optional<BundlePages> DecompressBundle(const BundleView& bundle);
 
-/// Makes bundle objects, one at a time: Begin(), Add() by ascending member, Finish(). For one
-/// thread.
+/// Makes bundles: Begin(), Add() by ascending member, Finish(). For one thread.
 class BundleWriter {
  public:
   /// Maps 2 MiB: enough for every level of zstd.
@@ -85,8 +82,8 @@ class BundleWriter {
   /// Adds the page of an object. False, and nothing was added, when the object is damaged.
   bool Add(std::size_t member, Version version, Codec codec, std::span<const std::byte> bytes);
   std::size_t count() const { return count_; }
-  /// The bundle object, until Begin(); nothing when it takes more than bytes_max or the pages
-  /// shrink by less than a quarter.
+  /// The bundle, until Begin(); nothing if it takes more than bytes_max or saves less than a
+  /// quarter.
   std::span<const std::byte> Finish(int level, std::size_t bytes_max);
 
  private:

@@ -1,9 +1,8 @@
 // From the id of a cgroup to the index of its group: open addressing in an array of 64-bit words,
 // id:32 | used:1 | index:16.
 //
-// Find() takes no lock. The other methods are for one thread at a time, which moves words about
-// when it erases one: a reader that passes meanwhile may miss an id that is there, and must look
-// again with whatever lock those hold.
+// Find() takes no lock. The other methods are for one thread at a time. Erase() moves words: a
+// reader may miss an id meanwhile, and must try again under the lock of that thread.
 #pragma once
 
 #include <atomic>

@@ -24,7 +24,7 @@ std::size_t Aligned(std::size_t bytes) {
   return (bytes + kAlignment - 1) / kAlignment * kAlignment;
 }
 
-// Of a context that takes pages at every level. The sizes do not rise with each level.
+// Of a context for every level. The sizes do not rise with the level.
 std::size_t CompressionContextBytes() {
   std::size_t bytes_max = 0;
   for (int level = 1; level <= Compressor::kZstdLevelMax; ++level) {
@@ -34,7 +34,7 @@ std::size_t CompressionContextBytes() {
   return Aligned(bytes_max);
 }
 
-// What one thread works with: off the stack, since our threads' stacks are small and locked.
+// Memory of one thread: off the stack, since our threads' stacks are small and locked.
 class Workspace {
  public:
   static Result<std::unique_ptr<Workspace>> Create() {
@@ -94,7 +94,7 @@ class Workspace {
 
 thread_local std::unique_ptr<Workspace> workspace_of_thread;
 
-// nullptr when memory cannot be had now.
+// nullptr: there is no memory now.
 Workspace* ThreadWorkspace() {
   if (workspace_of_thread == nullptr && !PrepareThreadForPages().ok()) return nullptr;
   return workspace_of_thread.get();

@@ -1,9 +1,9 @@
 // Pages to objects and back: same-filled detection, LZ4, zstd, raw.
 //
-// Each thread compresses and decompresses with memory of its own: one locked mapping of 400 KiB,
-// large enough for every compressor of the range below, so that a change of the compressor at run
-// time makes no thread allocate. It is mapped by PrepareThreadForPages(), which threads of the
-// store path call before they serve, and otherwise at the thread's first need.
+// Each thread has memory of its own for this: one locked mapping of 400 KiB, enough for every
+// compressor, so that a change of the compressor allocates nothing. PrepareThreadForPages() maps
+// it; threads of the store path call that before they serve, other threads map it at their first
+// need.
 #pragma once
 
 #include <cstddef>
@@ -30,10 +30,10 @@ struct Compressor {
   bool operator==(const Compressor&) const = default;
 };
 
-/// Tells what is wrong with a compressor that CompressPage() must not be given.
+/// Fails with a message if the compressor is out of range.
 Outcome Validate(const Compressor& compressor);
 
-/// Gets the calling thread's memory, if it has none yet. Fails with a message.
+/// Maps the calling thread's memory, once. Fails with a message.
 Outcome PrepareThreadForPages();
 
 /// The word that the whole page repeats, if it does. `page` needs no alignment.
@@ -48,16 +48,14 @@ struct Compressed {
                                      // page itself if kRaw
 };
 
-/// Compresses a page with a valid compressor, or leaves it raw when that gains less than a quarter.
+/// Compresses a page with a valid compressor; leaves it raw if that saves less than a quarter.
 Compressed CompressPage(const std::byte* page, const Compressor& compressor = {});
 
-/// The page of an intact object as a zstd object of that level that is at least an eighth smaller,
-/// for objects going cold; nothing if there is none, or if the object is one of zstd already. A raw
-/// page shrinks by a quarter or stays as it is.
+/// An intact object, compressed with zstd at that level. Nothing if it is zstd already, or would
+/// not be an eighth smaller (a raw page: a quarter).
 std::optional<Compressed> Recompress(Codec codec, std::span<const std::byte> bytes, int level);
 
-/// False when the bytes are not exactly one page under that codec. Never writes outside of the
-/// page.
+/// False: the bytes are not exactly one page of that codec. Never writes outside of the page.
 bool DecompressPage(Codec codec, std::span<const std::byte> bytes, std::byte* page);
 
 }  // namespace farswap::tier

@@ -1,5 +1,5 @@
-// One LRU of entries: a doubly linked list through the entries' headers, hot end to cold end.
-// Guarded by the mutex of the group that it belongs to; its size can be read without.
+// One LRU of entries: a doubly linked list through the entries' headers, hot end to cold end. The
+// mutex of its group guards it; its size can be read without.
 #pragma once
 
 #include <atomic>
@@ -38,7 +38,7 @@ class Lru {
     LinkBetween(to, colder, hotter);
   }
 
-  /// Takes all entries of another LRU in as the coldest ones, in their order.
+  /// Moves all entries of another LRU to the cold end, in their order.
   void SpliceCold(Lru* other) {
     if (other->coldest_ == kNoEntry) return;
     pool_->At(other->hottest_)->hotter = coldest_;
@@ -53,8 +53,8 @@ class Lru {
     EntryRef entry = kNoEntry;
     SlotIndex slot = kNoSlot;
   };
-  /// The coldest entry and its slot, as a hint: lock the slot, then see whether it still holds the
-  /// entry. (The slot's lock comes first in the lock order, so it cannot be taken from here.)
+  /// The coldest entry and its slot. May be stale: lock the slot, then check that it still holds
+  /// the entry. (The slot's lock comes first in the lock order.)
   Hint Coldest() const {
     if (coldest_ == kNoEntry) return {};
     return {coldest_, pool_->At(coldest_)->slot.load(std::memory_order_relaxed)};

@@ -1,4 +1,4 @@
-// The words of the field: slot, page, version, codec, and the object a page is kept and sent as.
+// Slot, page, version, codec, and the object that a page is kept and sent as.
 #pragma once
 
 #include <cstddef>
@@ -12,20 +12,20 @@ inline constexpr std::size_t kPageBytes = 4096;
 /// Index of a 4 KiB page on the device.
 using SlotIndex = std::uint32_t;
 
-/// A device has at most so many slots, 8 TiB. The numbers above are keys of bundles.
+/// Most slots of a device: 8 TiB. Higher numbers are keys of bundles.
 inline constexpr std::uint64_t kSlotsMax = std::uint64_t{1} << 31;
 
-/// Raised by every overwrite and trim of a slot, and when it is not known whether servers have the
-/// present one; what was started for an older one is dropped.
+/// Raised by every overwrite and trim of a slot, and by a writeback without an answer. Operations
+/// begun for an older version are dropped.
 using Version = std::uint32_t;
 
 /// Slots of one shard: the unit of placement on memory servers.
 inline constexpr SlotIndex kShardSlots = 4096;
 
-/// A bundle is an aligned group of slots whose pages may be kept as one object: see tier/bundle.h.
+/// Slots of a bundle, whose pages may be kept as one object: see bundle.h.
 inline constexpr SlotIndex kBundleSlots = 16;
 
-/// What memory servers keep an object under: a page's slot, or that of a bundle, which is not one.
+/// What servers keep an object under: a page's slot, or the key of a bundle, which is no slot.
 using ObjectKey = SlotIndex;
 inline constexpr ObjectKey BundleKeyOf(SlotIndex slot) { return 1u << 31 | slot / kBundleSlots; }
 inline constexpr bool IsBundleKey(ObjectKey key) { return key >> 31 != 0; }
@@ -34,9 +34,8 @@ inline constexpr SlotIndex FirstSlotOf(ObjectKey key) {
   return IsBundleKey(key) ? (key & ~(1u << 31)) * kBundleSlots : key;
 }
 
-/// What servers compare. Of a bundle it is a count of its own. Of a page it is the slot's version,
-/// below a count of how often that of any slot has begun anew: it does not go down when the slot's
-/// does.
+/// What servers compare: of a bundle a count of its own; of a page the slot's version, below a
+/// count of version wraps.
 using ObjectVersion = std::uint64_t;
 inline constexpr Version SlotVersionOf(ObjectVersion version) {
   return static_cast<Version>(version);

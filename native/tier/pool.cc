@@ -8,12 +8,12 @@
 namespace farswap::tier {
 namespace {
 
-// Smallest distance between two classes. Finer ones would leave more half-empty slabs than they
-// save in rounding.
+// Smallest distance between two classes. Finer classes lose more in half-empty slabs than they save
+// in rounding.
 constexpr std::size_t kClassStepBytes = 32;
 
-// A class helps out others down to 4/5 of its size. Smaller objects in larger entries would make a
-// full pool hold fewer and fewer pages.
+// A class also takes objects down to 4/5 of its size. With smaller ones a full pool would hold
+// fewer and fewer pages.
 constexpr std::size_t kHelpDivisor = 4;
 
 struct ClassTable {
@@ -24,8 +24,7 @@ struct ClassTable {
   std::array<std::uint8_t, (sizeof(Entry) + kPageBytes) / Pool::kAlignBytes + 1> by_units{};
 };
 
-// Each class is the largest size of which as many fit into a slab as of any smaller one down to the
-// class before: the slab's tail is never wasted where a larger class would fill it.
+// Each class is the largest size of which that many fit into a slab, so that no tail is wasted.
 constexpr ClassTable MakeClassTable() {
   ClassTable table;
   constexpr std::size_t kLargest = sizeof(Entry) + kPageBytes;

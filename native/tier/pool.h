@@ -1,13 +1,13 @@
 // Memory for entries: size-class slabs in one locked mapping that is allocated at start.
 //
-// A slab is kSlabBytes, which holds exactly eight uncompressed pages with their entries; it serves
-// one size class at a time and goes back to the free slabs when its last entry is freed. An entry
-// is a 16-byte header followed by the object's bytes. Entries are named by EntryRef, the offset in
-// units of 16 bytes, so that nothing in the mapping is a pointer. What describes the slabs is
-// behind them in the same mapping and counts to its size.
+//   mapping   │ slab 0 │ slab 1 │ … │ descriptors of the slabs │
+//   slab      │ entry │ entry │ … │          of one size class, until its last entry is freed
+//   entry     │ header, 16 bytes │ object │   named by EntryRef: no pointers in the mapping
 //
-// Thread-safe. Lock order: a class's mutex, then the mutex of the free slabs. Neither is ever held
-// while anything else is locked; callers may hold a slot's lock.
+// A slab holds exactly eight uncompressed pages with their headers.
+//
+// Thread-safe. Lock order: a class's mutex, then the mutex of the free slabs; nothing else is
+// locked while they are held.
 #pragma once
 
 #include <array>
@@ -36,7 +36,7 @@ struct Entry {
   EntryRef hotter;
   std::atomic<SlotIndex> slot;  // kNoSlot while free or not published yet
 
-  /// Time is kept in these, and starts anew after 48 days.
+  /// The unit of time, which wraps after 48 days.
   static constexpr std::uint32_t kTickSeconds = 4;
 
   void Describe(std::size_t object_bytes, std::uint32_t stored_boot_s) {
@@ -47,8 +47,8 @@ struct Entry {
   std::size_t object_bytes() const {
     return (length_and_time & ((1u << kLengthBits) - 1)) + std::size_t{1};
   }
-  /// Seconds since it was stored, to within a tick either way; 0 if that was after `now_boot_s`,
-  /// which another thread may have looked up earlier.
+  /// Seconds since it was stored, to within a tick; 0 if it was stored after `now_boot_s`, which
+  /// the caller may have read some time ago.
   std::uint32_t AgeSeconds(std::uint32_t now_boot_s) const {
     const std::uint32_t now = now_boot_s / kTickSeconds << kLengthBits;
     const std::uint32_t then = length_and_time >> kLengthBits << kLengthBits;
@@ -58,7 +58,7 @@ struct Entry {
 
   static constexpr unsigned kLengthBits = 12;  // 1..4096 bytes
   static constexpr std::uint32_t kTicksMax = 1u << (32 - kLengthBits);
-  static constexpr std::uint32_t kLateTicksMax = 16;  // a minute between a look-up and its use
+  static constexpr std::uint32_t kLateTicksMax = 16;  // a minute
   std::uint32_t length_and_time = 0;
 };
 static_assert(sizeof(Entry) == 16);
@@ -74,8 +74,8 @@ class Pool {
   /// A pool of at most `bytes_max` bytes, all of it allocated now.
   static Result<std::unique_ptr<Pool>> Create(std::uint64_t bytes_max);
 
-  /// An unpublished entry with room for an object of `object_bytes` (1..kObjectBytesMax), or
-  /// kNoEntry when there is no room. A slightly larger class helps out when its own is full.
+  /// An unpublished entry with room for an object of `object_bytes` (1..kObjectBytesMax), of its
+  /// own class or a slightly larger one; kNoEntry: there is no room.
   EntryRef Allocate(std::size_t object_bytes);
   void Free(EntryRef ref);
 

@@ -1,12 +1,12 @@
 // The slot table: the only truth about where each page of the device is.
 //
 // One 16-byte record per slot in one locked mapping, guarded by a striped lock. A record holds
-// offsets and no pointers, and is replaced as a whole by one 16-byte store (a single instruction),
-// after the bytes that it refers to are in place: whoever scans the mapping after the process died
-// at any instruction finds each record old or new, never torn.
+// offsets, no pointers. One 16-byte store, a single instruction, replaces it after the bytes that
+// it refers to are in place: a scan of the mapping after the process died at any instruction finds
+// each record old or new, never torn.
 //
-// Lock order: a slot's lock, then the tree of groups', a group's, the pool's. Nobody holds two
-// slots' locks.
+// Lock order: a slot's lock, then that of the tree of groups, a group's, the pool's. No thread
+// holds two slots' locks.
 #pragma once
 
 #include <emmintrin.h>
@@ -38,24 +38,23 @@ inline constexpr std::size_t kSlotStates = 6;
 
 const char* SlotStateName(SlotState state);
 
-/// Index of a group (groups.h); kRootGroup takes every page that belongs nowhere else.
+/// Index of a group (groups.h). Pages of no known cgroup belong to kRootGroup.
 using GroupIndex = std::uint16_t;
 inline constexpr GroupIndex kRootGroup = 0;
 
 struct alignas(16) SlotRecord {
   Version version = 0;
   GroupIndex group = kRootGroup;
-  /// Low bits of the slot word's sequence at the last store or free, or, of what came before the
-  /// words were in use, of their sequence then. That some higher bits are missing only makes one
-  /// free in 256 look like none, which leaks.
+  /// Low bits of the slot word's sequence at the last store or free (owner.h). With 8 bits one free
+  /// in 256 is missed, and its page kept.
   std::uint8_t sequence = 0;
   SlotState state : 3 = SlotState::kEmpty;
   std::uint8_t codec : 2 = 0;
-  std::uint8_t referenced : 1 = 0;  // read since it was stored: gets a second chance
-  /// Servers may hold an older page, to be discarded.
+  std::uint8_t referenced : 1 = 0;  // read since it was stored: has a second chance
+  /// Servers may hold an older page, to be discarded (stale.h).
   std::uint8_t stale_remote : 1 = 0;
-  /// The page is in the object of its bundle (bundle.h), which servers have or are being sent:
-  /// writing, remote, and always if clean. A bundle is made anew only when no slot of it has this.
+  /// The page is in a bundle (bundle.h) that servers have or are being sent: writing, remote, and
+  /// always if clean. No other bundle of these slots is made while one of them has this.
   std::uint8_t in_bundle : 1 = 0;
   union {
     struct {
@@ -88,19 +87,20 @@ class SlotTable {
   [[nodiscard]] std::unique_lock<std::mutex> Lock(SlotIndex slot) {
     return std::unique_lock(stripes_[slot / kLockSlots % kStripes].mutex);
   }
-  /// Returns when everybody who held a slot's lock at the time of the call has let go of it.
+  /// Returns when every lock that was held at the call was released.
   void WaitForHolders() {
     for (Stripe& stripe : stripes_) std::lock_guard lock(stripe.mutex);
   }
-  // All with the slot's lock held.
+  // With the slot's lock held:
+
   const SlotRecord& Get(SlotIndex slot) const { return records_[slot]; }
-  /// What the record refers to, and was written before, is in place before the record is.
+  /// Earlier writes, such as the bytes that the record refers to, are in place before the record.
   void Set(SlotIndex slot, const SlotRecord& record) {
     std::atomic_thread_fence(std::memory_order_release);
     _mm_store_si128(reinterpret_cast<__m128i*>(&records_[slot]),
                     _mm_load_si128(reinterpret_cast<const __m128i*>(&record)));
   }
-  /// Whether any slot of the slot's bundle has its page in the bundle's object.
+  /// Whether any slot next to this one, or this one, has its page in their bundle.
   bool AnyInBundle(SlotIndex slot) const {
     const SlotIndex first = slot / kBundleSlots * kBundleSlots;
     for (std::uint64_t s = first; s < BundleEnd(slot); ++s) {
@@ -108,7 +108,7 @@ class SlotTable {
     }
     return false;
   }
-  /// Behind the last slot of the slot's bundle; the device's last bundle may be shorter.
+  /// End of the slots that one bundle covers; the device's last bundle may be shorter.
   std::uint64_t BundleEnd(SlotIndex slot) const {
     return std::min<std::uint64_t>(std::uint64_t{slot} / kBundleSlots * kBundleSlots + kBundleSlots,
                                    slots_);

@@ -1,9 +1,8 @@
-// The local tier: a userspace zswap. Pages come in by TryStore(), are compressed and kept in a
-// locked pool, are read by Load() and Fetch(), forgotten by Invalidate(); the shrinker moves the
-// coldest to the RemoteStore. The slot table is the only truth about where a page is.
+// The local tier: a userspace zswap. TryStore() compresses a page into a locked pool, Load() and
+// Fetch() read it, Invalidate() drops it; the shrinker moves the coldest pages to the RemoteStore.
 //
-// Every page belongs to a group: the cgroup that it was charged to, as far as we are told, else the
-// root group. A group has an LRU, limits and counters of its own.
+// Every page belongs to a group: that of the cgroup that it was charged to, if known, else the root
+// group. A group has an LRU, limits and counters of its own.
 //
 // No method of the store path allocates memory, blocks in a system call under a lock, or logs.
 #pragma once
@@ -35,22 +34,22 @@ struct TierConfig {
   std::uint64_t pool_bytes_max = 0;             // [tier] pool_limit; at least 4 MiB
   std::uint32_t accept_threshold_percent = 90;  // 1..100
   /// How long stores may find no room, in the pool or at a group's limit, before they are refused
-  /// with kNoSpace: counted from the last moment the shrinker freed something there.
+  /// with kNoSpace: since writeback last freed something there.
   std::chrono::milliseconds store_wait{2000};
-  /// Spare an entry once that was read since it was stored. Off: a plain LRU, to compare with.
+  /// Spare an entry once that was read since it was stored. Off: a plain LRU, for comparison.
   bool second_chance = true;
-  /// The time that ages are measured by.
+  /// Clock of ages.
   std::uint32_t (*boot_seconds)() = &BootSeconds;
-  /// The time that store_wait is measured by.
+  /// Clock of store_wait and of back-off.
   std::chrono::steady_clock::time_point (*now)() = &std::chrono::steady_clock::now;
 };
 
 inline constexpr std::uint64_t kNoLimit = ~std::uint64_t{0};
 
-/// What is set for one cgroup; the limits hold for its descendants as well, all together.
+/// Settings of one cgroup; its limits count its descendants as well.
 struct GroupSettings {
-  /// Pool bytes, entries rounded to their size classes. Less than kGroupLimitMin counts as that:
-  /// a page is always in the pool for a while before a server has it.
+  /// Pool bytes, entries rounded to their size classes; at least kGroupLimitMin, since every page
+  /// is in the pool for a while.
   std::uint64_t pool_limit_bytes = kNoLimit;
   /// Off: entries stay in the pool. Holds for descendants whatever they say.
   bool writeback = true;
@@ -61,8 +60,8 @@ struct GroupSettings {
 };
 inline constexpr std::uint64_t kGroupLimitMin = std::uint64_t{256} << 10;
 
-/// Loads by the time they took: bucket i holds those under 2^i microseconds and not under 2^(i-1),
-/// the last one all others. Loads from the pool are sampled.
+/// Loads by duration: bucket i counts those under 2^i microseconds and not under 2^(i-1), the last
+/// one all others. Loads from the pool are sampled.
 struct LatencyStats {
   static constexpr std::size_t kBuckets = 24;
   std::array<std::uint64_t, kBuckets> buckets{};
@@ -83,7 +82,7 @@ struct GroupStats {
   LatencyStats remote_latency;
 };
 
-/// A writeback that somebody asked for.
+/// A writeback that an operator starts.
 struct WritebackJob {
   std::uint64_t bytes = 0;           // of pages, uncompressed
   CgroupId cgroup = kUnknownCgroup;  // with its descendants; kUnknownCgroup: all
@@ -102,8 +101,8 @@ class Tier : public PageDevice {
   /// array.
   virtual void UseSlotWords(const std::atomic<SlotWord>* words) = 0;
 
-  /// The kernel is said to have freed the slot: forgets its page if the slot's word says so now and
-  /// has changed since the page was stored. True: a page was forgotten.
+  /// Notice of a slot that the kernel freed: drops its page if the slot's word is FREE now and has
+  /// changed since the page was stored. True: a page was dropped.
   virtual bool OnSlotFree(SlotIndex slot) = 0;
 
   /// The cgroup of pages that no slot word attributes; kUnknownCgroup: the root group.
@@ -112,12 +111,11 @@ class Tier : public PageDevice {
   /// The cgroup's id of each slot's page; kUnknownCgroup for empty slots and the root group.
   virtual void OwnersOf(SlotIndex first, std::span<CgroupId> owners) = 0;
 
-  /// Puts a cgroup below another one that was placed before; parent kUnknownCgroup: below the root
-  /// group. False: the parent was not placed, the cgroup is elsewhere already, or there is no room
-  /// for another group.
+  /// Places a cgroup below a placed one; parent kUnknownCgroup: below the root group. False: the
+  /// parent was not placed, the cgroup is elsewhere already, or there is no room for another group.
   virtual bool PlaceCgroup(CgroupId id, CgroupId parent) = 0;
 
-  /// The cgroup is gone: its pages, also those that are still to come, belong to its parent.
+  /// The cgroup was removed: its pages, and those still to come, belong to its parent.
   virtual void RemoveCgroup(CgroupId id) = 0;
 
   /// False: there is no room for another group.
@@ -128,15 +126,14 @@ class Tier : public PageDevice {
 
   // --- Settings that change at run time
 
-  /// Of stores from now on, where no cgroup has its own.
+  /// Of later stores, unless a cgroup has its own.
   virtual void SetCompressor(const Compressor& compressor) = 0;
-  /// What entries are compressed with anew before they are sent; none: they are sent as they are.
+  /// Compressor of entries that are sent; none: they are sent as they are.
   virtual void SetRecompression(const std::optional<Compressor>& compressor) = 0;
-  /// Whether cold neighbours are sent as bundles (bundle.h), and taken into the pool with each
-  /// other when one of them is read. Bundles that servers have are read in any case. Fails with a
-  /// message when memory cannot be had.
+  /// Whether cold neighbours are sent as bundles (bundle.h). Bundles on servers are read in any
+  /// case. Fails with a message if memory cannot be allocated.
   virtual Outcome SetPacking(bool on) = 0;
-  /// At most what the tier was made with. The shrinker works until the pool is that small.
+  /// At most pool_bytes_max. The shrinker works until the pool is that small.
   virtual Outcome SetLimits(std::uint64_t pool_bytes, std::uint32_t accept_threshold_percent) = 0;
 
   // --- Observability
@@ -160,8 +157,8 @@ class Tier : public PageDevice {
 
   // --- Proactive writeback
 
-  /// Asks the shrinker to write back the coldest pages, whatever the pool holds. One job at a time:
-  /// a second one is refused (false) until the first is finished.
+  /// Starts to write back the coldest pages, whatever the pool holds. False: the job before has not
+  /// finished.
   virtual bool StartManualWriteback(const WritebackJob& job) = 0;
   virtual void CancelManualWriteback() = 0;
   struct ManualWriteback {
@@ -173,15 +170,14 @@ class Tier : public PageDevice {
   };
   virtual ManualWriteback ManualWritebackProgress() const = 0;
 
-  /// Asks the shrinker to look at `pages` of a cgroup's own coldest pages and to write back those
-  /// that are so old and were not read since they were stored or last spared, when it has nothing
-  /// more urgent; replaces what was asked before and not done yet.
+  /// Lets the shrinker examine `pages` of a cgroup's own coldest pages, and write back those that
+  /// are so old and were not read since they were stored or last spared, after all more urgent
+  /// work. Replaces the rest of an earlier request.
   virtual void WriteBackProactively(CgroupId id, std::uint64_t pages,
                                     std::uint32_t older_than_s) = 0;
 
-  /// Ends the shrinker: nothing is written back any more, and stores that find no room fail at
-  /// once. Waits until the RemoteStore has given back every PutBatch. Idempotent; the destructor
-  /// calls it.
+  /// Ends writeback: stores that find no room fail at once. Waits until the RemoteStore has given
+  /// back every PutBatch. Idempotent; the destructor calls it.
   virtual void StopWriteback() = 0;
 };
 
