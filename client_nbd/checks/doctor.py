@@ -1,6 +1,6 @@
-"""All that can be checked about a running host, for `status` (briefly) and `doctor` (at length).
+"""Checks of a running host, for `status` (the quick ones) and `doctor` (all).
 
-Both block: files of the kernel, the engine's locks, the resolver. Call them from worker threads.
+They block: files of the kernel, the engine's locks, the resolver. Call them from worker threads.
 """
 
 from __future__ import annotations
@@ -20,18 +20,22 @@ if TYPE_CHECKING:
 
 
 class Doctor:
-    """Of one daemon."""
+    """The checks of one daemon."""
 
     def __init__(self, host: RunningHost) -> None:
         self._host = host
 
     def problems(self) -> list[Finding]:
-        """What is wrong as far as it can be seen at one glance."""
+        """Problems that the quick checks find."""
         return findings.problems(self._glance())
 
     def examine(self) -> list[Finding]:
-        """Every check, with those that are ok; takes a second when the books do not balance."""
-        return [*self._glance(), *self._places_of_servers(), *tier_checks.balance(self._books)]
+        """All checks, including ok ones; takes a second if the accounting differs."""
+        return [
+            *self._glance(),
+            *self._places_of_servers(),
+            *tier_checks.accounting(self._accounts),
+        ]
 
     def _glance(self) -> list[Finding]:
         host = self._host
@@ -62,13 +66,13 @@ class Doctor:
             for address in host.config.cluster.servers
         ]
 
-    def _books(self) -> tier_checks.Books:
+    def _accounts(self) -> tier_checks.Accounts:
         host = self._host
-        return tier_checks.books(host.engine.stats(), host.engine.cgroups(), host.groups.path_of)
+        return tier_checks.accounts(host.engine.stats(), host.engine.cgroups(), host.groups.path_of)
 
 
 def _resolved(address: Address) -> list[str]:
-    """The IP addresses of a server; none when its name is not known."""
+    """IP addresses of a server; none if its name is unknown."""
     if address.is_unix:
         return []
     try:

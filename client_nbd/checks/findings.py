@@ -1,8 +1,7 @@
-"""What an operator should know: protections that were refused, settings that fight with us.
+"""Findings for operators: refused protections, harmful settings.
 
-Findings of the start are made once, said in the log, and shown by `farswapctl status` as long as
-the daemon lives. Those of the machine's state are looked up every time: see kernel.py and tier.py
-here, whose checks also tell what is in order, for `farswapctl doctor`.
+Findings of the start are made once, logged, and shown by `farswapctl status`. Those of the
+machine's state are made at each request (kernel.py, tier.py), also if ok, for `farswapctl doctor`.
 """
 
 from __future__ import annotations
@@ -21,7 +20,7 @@ Level = Literal["ok", "warning", "error"]
 
 @dataclass(frozen=True, slots=True)
 class Finding:
-    """`subject` is a short stable name, `message` a sentence, `remedy` what to do, if anything."""
+    """`subject` is a short stable name, `message` a sentence, `remedy` what to do, or ""."""
 
     level: Level
     subject: str
@@ -30,18 +29,18 @@ class Finding:
 
 
 def of_start(config: HostConfig, protections: Sequence[ReclaimProtection] | None) -> list[Finding]:
-    """What is wrong already before anything runs; `protections` as of of_protections()."""
+    """Problems at the start; `protections` as in of_protections()."""
     return [*problems(of_protections(protections, swapping=False)), *of_configuration(config)]
 
 
 def of_protections(report: Sequence[ReclaimProtection] | None, *, swapping: bool) -> list[Finding]:
-    """What the engine asked the kernel for, so as never to wait for its own device.
+    """Protections against waiting for the daemon's own device.
 
-    `report` is None where it did not ask; `swapping`: the machine swaps to this daemon.
+    `report` is None without reclaim.protect; `swapping`: the machine swaps to this daemon.
     """
     level: Level = "error" if swapping else "warning"
     if report is None:
-        message = "reclaim.protect is false: this daemon can be swapped out, so do not swap to it"
+        message = "reclaim.protect is false: this daemon can be swapped out; do not swap to it"
         return [Finding(level, "reclaim", message, "set it to true and restart the daemon")]
     return [
         Finding("ok", protection.subject, "granted")
@@ -52,9 +51,9 @@ def of_protections(report: Sequence[ReclaimProtection] | None, *, swapping: bool
 
 
 def of_configuration(config: HostConfig) -> list[Finding]:
-    """Settings that are allowed and seldom wanted."""
+    """Settings that are allowed but risky."""
     found = [
-        Finding("warning", "nbd.listen", f"{address} can be reached from other machines, in clear")
+        Finding("warning", "nbd.listen", f"{address} accepts other machines, unencrypted")
         for address in config.nbd.listen
         if not address.is_local
     ]
@@ -63,29 +62,33 @@ def of_configuration(config: HostConfig) -> list[Finding]:
             Finding(
                 "warning",
                 "admin.listen",
-                f"{config.admin.listen} lets other machines operate this daemon",
+                f"{config.admin.listen} allows other machines to operate this daemon",
             )
         )
     if not config.cluster.servers:
         found.append(
-            Finding("warning", "cluster.servers", "no memory server: the pool is all there is")
+            Finding(
+                "warning",
+                "cluster.servers",
+                "no memory server is configured: pages stay in the pool",
+            )
         )
     return found
 
 
 def of_stop(waits_for: str) -> list[Finding]:
-    """A daemon that was told to stop and goes on serving; `waits_for` is empty where it was not."""
+    """A stop that waits; `waits_for` is empty if there is none."""
     if not waits_for:
         return []
-    message = f"the daemon is to stop, and goes on serving: {waits_for}"
-    return [Finding("warning", "stop", message, "the daemon tries again by itself")]
+    message = f"the daemon has a request to stop, but still serves: {waits_for}"
+    return [Finding("warning", "stop", message, "wait: the daemon tries again by itself")]
 
 
 def of_groups(problems: Mapping[str, str]) -> list[Finding]:
-    """`problems` as of CgroupGroups.problems()."""
+    """`problems` as from CgroupGroups.problems()."""
     return [Finding("warning", subject, message) for subject, message in problems.items()]
 
 
 def problems(checks: Iterable[Finding]) -> list[Finding]:
-    """Those that are not ok."""
+    """Findings that are not ok."""
     return [finding for finding in checks if finding.level != "ok"]

@@ -1,7 +1,7 @@
-"""What of the kernel's settings helps or harms a machine that swaps to us.
+"""Checks of the kernel's settings on a machine that swaps to this daemon.
 
-Each check looks at one thing and returns one finding, also when all is well. They read files and
-change nothing. `farswapctl doctor` shows them all, `farswapctl status` those that are not ok.
+Each check returns one finding, also if it is ok. Checks read files and change nothing. `farswapctl
+doctor` shows all findings, `farswapctl status` those that are not ok.
 """
 
 from __future__ import annotations
@@ -23,30 +23,30 @@ if TYPE_CHECKING:
     from farswap.client_nbd.kernel.tables import SwapArea
     from farswap.common.address import Address
 
-# Shorter than any restart by hand: programs would die of EIO before somebody is there.
+# Shorter than a manual restart: programs would get EIO before it.
 _DEAD_CONNECTION_TIMEOUT_S_MIN = 600
-# Above that share, and that size, pages that the kernel has given up are a waste worth a word.
+# Freed pages above this share and this number are a finding.
 _STALE_SHARE = 0.25
 _STALE_PAGES_MIN = 16_384
 
 
 class Device(Protocol):
-    """What of attach.KernelDevice is looked at."""
+    """The part of attach.KernelDevice that is checked."""
 
     def device(self) -> str:
-        """The attached device, or an empty string."""
+        """The attached device, or ""."""
 
     @property
     def connection_count(self) -> int:
-        """Sockets between it and us."""
+        """Number of sockets between device and daemon."""
 
     @property
     def dead_connection_timeout_s(self) -> int:
-        """How long it waits for a daemon that died."""
+        """How long it waits for a restart of a dead daemon."""
 
 
 def of_kernel(files: KernelFiles, device: Device, use: Use) -> list[Finding]:
-    """zswap, the attached device if there is one, and the swap areas by which we are swapped to."""
+    """Checks zswap, the attached device, and the swap areas on this daemon's devices."""
     found = [zswap(files)]
     attached = device.device()
     if attached:
@@ -60,19 +60,21 @@ def of_kernel(files: KernelFiles, device: Device, use: Use) -> list[Finding]:
 
 
 def swap(use: Use) -> list[Finding]:
-    """Whether it is known who swaps to us."""
+    """Whether all users of this daemon's devices are known."""
     subject = "swap"
     if use.doubts:
-        message = f"it is not certain who swaps to this daemon: {'; '.join(use.doubts)}"
-        remedy = "swapoff the areas that are named, or make their paths visible to the daemon"
-        return [Finding("warning", subject, message, f"{remedy}; until then it does not stop")]
+        message = f"unknown whether the machine swaps to this daemon: {'; '.join(use.doubts)}"
+        remedy = "swapoff these areas, or make their paths visible to the daemon"
+        return [
+            Finding("warning", subject, message, f"{remedy}; until then the daemon does not stop")
+        ]
     if use.numbers and not use.areas:
         return [Finding("ok", subject, "the machine does not swap to this daemon's devices")]
     return []
 
 
 def stacking(use: Use) -> list[Finding]:
-    """Swap on a device that is stacked on ours."""
+    """Swap on a device stacked on this daemon's."""
     if not use.stacked:
         return []
     names = ", ".join(area.name for area in use.stacked)
@@ -85,14 +87,14 @@ def stacking(use: Use) -> list[Finding]:
 
 
 def zswap(files: KernelFiles) -> Finding:
-    """The kernel's own compressed pool in front of ours."""
+    """The kernel's compressed pool in front of this one."""
     if not files.zswap_enabled():
         return Finding("ok", "zswap", "the kernel's zswap is off")
     return Finding(
         "warning",
         "zswap",
-        "the kernel's zswap is on: pages are compressed twice, and only its coldest reach us",
-        "echo N > /sys/module/zswap/parameters/enabled; zswap.enabled=0 for the next boot",
+        "the kernel's zswap is on: pages are compressed twice, and only its coldest arrive here",
+        "echo N > /sys/module/zswap/parameters/enabled; for the next boot, zswap.enabled=0",
     )
 
 
@@ -106,19 +108,19 @@ def _of_device(files: KernelFiles, device: Device, index: int) -> list[Finding]:
 
 
 def connections(count: int) -> Finding:
-    """More than one makes the driver cut live sockets off."""
+    """With more than one, the driver disconnects live sockets."""
     if count == 1:
         return Finding("ok", "connections", "one connection to the kernel")
     return Finding(
         "warning",
         "connections",
-        f"{count} connections to the kernel: it cuts off all but the last when a request is slow",
+        f"{count} connections to the kernel: a slow request disconnects all but the last",
         "detach, and attach with --connections 1",
     )
 
 
 def io_timeout(timeout_ms: int | None) -> Finding:
-    """The block layer's, after which requests of a dead daemon go to its successor."""
+    """Request timeout of the block layer, after which a restarted daemon gets old requests."""
     subject = "io_timeout"
     if timeout_ms == IO_TIMEOUT_MS:
         return Finding("ok", subject, f"the device's request timeout is {timeout_ms} ms")
@@ -126,45 +128,49 @@ def io_timeout(timeout_ms: int | None) -> Finding:
     return Finding(
         "warning",
         subject,
-        f"the device's request timeout is {what}: requests of a daemon that died wait as long "
-        "before the next daemon gets them",
+        f"the device's request timeout is {what}: a restarted daemon gets requests of a dead one "
+        "only then",
         f"echo {IO_TIMEOUT_MS} > /sys/block/nbdN/queue/io_timeout; attach does so",
     )
 
 
 def dead_connection_timeout(timeout_s: int) -> Finding:
-    """The driver's, after which programs get EIO."""
+    """Timeout of the driver, after which programs get EIO."""
     subject = "dead_connection_timeout"
-    message = f"programs wait {timeout_s} s for a daemon that died, then fail"
+    message = f"programs wait {timeout_s} s for a restart of a dead daemon, then get EIO"
     if timeout_s >= _DEAD_CONNECTION_TIMEOUT_S_MIN:
         return Finding("ok", subject, message)
     return Finding("warning", subject, message, "attach with a longer dead connection timeout")
 
 
 def discard_support(bytes_max: int | None) -> Finding:
-    """Whether the device takes TRIM at all."""
+    """Whether the device supports TRIM."""
     if bytes_max:
-        return Finding("ok", "trim", "the device takes TRIM")
+        return Finding("ok", "trim", "the device supports TRIM")
     return Finding(
         "warning",
         "trim",
-        "the device takes no TRIM: pages that the kernel gave up stay in the pool",
-        "detach and attach again; something else set its discard_max_bytes to 0",
+        "the device does not support TRIM: pages that the kernel has freed stay in the pool",
+        "detach and attach again: another program set its discard_max_bytes to 0",
     )
 
 
 def priority(area: SwapArea, areas: Iterable[SwapArea]) -> Finding:
-    """Who is swapped to first."""
+    """Priority of the area among all swap areas."""
     higher = [other.name for other in areas if other.priority > area.priority]
     if not higher:
-        return Finding("ok", "swap_priority", f"{area.name} has the highest, {area.priority}")
+        return Finding(
+            "ok", "swap_priority", f"{area.name} has the highest priority, {area.priority}"
+        )
     remedy = f"swapoff {area.name}, then swapon --priority N {area.name} with a higher N"
-    message = f"the machine swaps to {', '.join(higher)} before {area.name} ({area.priority})"
+    message = (
+        f"the machine swaps to {', '.join(higher)} before {area.name} (priority {area.priority})"
+    )
     return Finding("warning", "swap_priority", message, remedy)
 
 
 def hibernation(area: SwapArea, to: str | None, number: tuple[int, int] | None) -> Finding:
-    """Whether the kernel may write its image to us, after it has frozen this daemon."""
+    """Whether the kernel may write its image to this device, after it has frozen the daemon."""
     subject = "hibernation"
     if to is None:
         return Finding("ok", subject, "this machine does not hibernate")
@@ -173,14 +179,14 @@ def hibernation(area: SwapArea, to: str | None, number: tuple[int, int] | None) 
     return Finding(
         "warning",
         subject,
-        f"the machine may hibernate to {area.path}, which nobody serves while it does: it hangs",
-        "name another device in /sys/power/resume, or systemctl mask hibernate.target "
+        f"the machine may hibernate to {area.path}, and would hang: the daemon is frozen by then",
+        "set another device in /sys/power/resume, or systemctl mask hibernate.target "
         "hybrid-sleep.target suspend-then-hibernate.target",
     )
 
 
 def discard(use: Use, stats: Mapping[str, int], held_pages: int, *, free_hook: bool) -> Finding:
-    """Whether swap slots that the kernel frees reach us; seen by what piles up when not."""
+    """Whether freed slots are reported; if not, freed pages pile up."""
     subject = "discard"
     if not use.areas:
         return Finding("ok", subject, "the machine does not swap to this daemon's device")
@@ -190,58 +196,58 @@ def discard(use: Use, stats: Mapping[str, int], held_pages: int, *, free_hook: b
     if seen and (free_hook or not wasted):
         return Finding("ok", subject, f"freed pages are reported: {seen} so far")
     if not wasted:
-        return Finding("ok", subject, "no page was reported free so far; few are held in vain")
-    message = f"{stale} of {held_pages} pages are held that the kernel no longer uses"
+        return Finding("ok", subject, "no freed page was reported so far; few are held")
+    message = f"{stale} of {held_pages} pages held were freed by the kernel"
     if seen:
-        message += ": TRIM tells of wholly free clusters only"
-        return Finding("warning", subject, message, "see the check of early frees")
+        message += ": TRIM reports only wholly free clusters"
+        return Finding("warning", subject, message, "see the check early_frees")
     name = use.areas[0].name
     remedy = f"swapoff {name}, then swapon --discard=pages {name}"
-    return Finding("warning", subject, f"{message}; swap is on without discard", remedy)
+    return Finding("warning", subject, f"{message}: swap is on without discard", remedy)
 
 
 def attribution(state: AttributionState, *, expected: bool) -> list[Finding]:
-    """Whether it is known whose pages are swapped out, and which ones the kernel gives up.
+    """The source of attribution and of free notifications.
 
-    `expected`: there is a device whose pages could be known.
+    `expected`: there is a device for which BPF could be used.
     """
     subject = "attribution"
     if state.source == "bpf":
         known = f"{state.pages - state.unattributed} of {state.pages} pages swapped to"
         found = Finding("ok", subject, f"the cgroup is known of {known} {state.device}")
         return [found, _early_frees(state)]
-    whose = "one cgroup's" if state.source == "label" else "the root cgroup's"
-    message = f"all pages are taken to be {whose}: {state.problem}"
+    owner = "one cgroup" if state.source == "label" else "the root cgroup"
+    message = f"all pages count for {owner}: {state.problem}"
     if not expected:
         return [Finding("ok", subject, message)]
-    remedy = "limits of cgroups hold only with BPF: as root, on a kernel of 6.1 or later with BTF"
+    remedy = "limits of cgroups need BPF: root, and a kernel of 6.1 or later with BTF"
     return [Finding("warning", subject, message, remedy)]
 
 
 def _early_frees(state: AttributionState) -> Finding:
     subject = "early_frees"
     if state.free_hook:
-        return Finding("ok", subject, f"{state.free_hook} tells of each page that is given up")
+        return Finding("ok", subject, f"{state.free_hook} reports each freed page")
     why = f": {state.problem}" if state.problem else ", as configured"
     level: Level = "warning" if state.problem else "ok"
-    return Finding(level, subject, f"TRIM alone tells of pages that are given up{why}")
+    return Finding(level, subject, f"only TRIM reports freed pages{why}")
 
 
 def server_place(
     server: Address, resolved: Iterable[str], local: set[str], *, swapping: bool
 ) -> Finding:
-    """Whether a memory server takes from the memory that it is to relieve.
+    """Whether a memory server is on this machine, whose memory it would use.
 
-    `resolved`: the IP addresses that the server's host name stands for; none: unknown.
+    `resolved`: IP addresses of the server; empty if unknown.
     """
     subject = "server_place"
     is_ours = server.is_local or not local.isdisjoint(resolved)
     if not is_ours:
         return Finding("ok", subject, f"{server} is another machine")
-    effect = "swapping takes the memory that it frees" if swapping else "its pages take memory here"
+    effect = "swapped pages stay in its memory" if swapping else "its pages use this memory"
     return Finding(
         "warning",
         subject,
-        f"{server} is on this very machine: {effect}",
-        "use memory servers on other machines, which do not swap to this one",
+        f"{server} is on this machine: {effect}",
+        "use memory servers on other machines",
     )

@@ -1,4 +1,4 @@
-"""What the states of the memory servers mean to an operator."""
+"""Findings about the states of memory servers."""
 
 from __future__ import annotations
 
@@ -15,23 +15,23 @@ _FULL_SHARE = 0.9
 _SUBJECT = "server"
 
 _TAKE_OVER = (
-    "stop the daemon there and restart this one, or give one of the two hosts a device.host_id of "
-    "its own; `farswap-host --take-over` takes the volume, and the other host loses the pages that "
-    "it keeps on servers"
+    "stop the daemon there and restart this one, or give one of the two hosts another "
+    "device.host_id; `farswap-host --take-over` takes the volume, and the other host loses its "
+    "pages on servers"
 )
 
 
 def servers(known: Iterable[MemoryServer]) -> list[Finding]:
-    """Of each memory server, whether it is there, is ours to use, and has room."""
+    """Whether each memory server is connected, usable by this host, and has room."""
     return [finding for server in known for finding in (_state(server), *_losses(server))]
 
 
 def alarm(known: Sequence[MemoryServer]) -> str:
-    """What `status` leads with; empty when this host has its volume to itself."""
+    """First line of `status`; empty if no other host has this host's volume."""
     for state, meaning in (
         (
             "fenced",
-            "FENCED: {owner} took this volume over; pages only on {where} are lost",
+            "FENCED: {owner} took over this volume; pages only on {where} are lost",
         ),
         ("already_open", "ALREADY OPEN: {owner} has this volume; this daemon does not use {where}"),
     ):
@@ -57,7 +57,7 @@ def _state(server: MemoryServer) -> Finding:
         why = f": {server.last_error}" if server.last_error else ""
         away = f"no answer from {server.address} for {server.disconnected_ms // 1000} s{why}"
         if server.shards:
-            away += "; pages that are only there cannot be read"
+            away += "; pages that are only there are unreadable"
         return Finding("error", _SUBJECT, away, "start farswap-server there, or fix the network")
     if server.used_bytes > server.capacity_bytes * _FULL_SHARE:
         share = 100 * server.used_bytes // max(1, server.capacity_bytes)
@@ -67,11 +67,11 @@ def _state(server: MemoryServer) -> Finding:
 
 
 def _of_owner(server: MemoryServer) -> Finding | None:
-    """Another host has the volume on this server."""
+    """A finding if another host has the volume on this server."""
     if server.state == "fenced":
         lost = "; pages that are only there are lost" if server.shards else ""
-        message = f"{_owner(server)} took the volume over on {server.address}{lost}"
-        remedy = "two daemons with one host id and device: find the other; " + _TAKE_OVER
+        message = f"{_owner(server)} took over the volume on {server.address}{lost}"
+        remedy = "two daemons have one host id and device: find the other; " + _TAKE_OVER
         return Finding("error", _SUBJECT, message, remedy)
     if server.state == "already_open":
         message = (
@@ -82,17 +82,17 @@ def _of_owner(server: MemoryServer) -> Finding | None:
         return Finding("error", _SUBJECT, message, _TAKE_OVER)
     if server.state == "waiting":
         message = f"{server.address} is not used yet: {_owner(server)} has this volume"
-        remedy = "wait half a minute: an owner that died is forgotten in that time"
+        remedy = "wait half a minute: the lease of a dead owner ends by then"
         return Finding("warning", _SUBJECT, message, remedy)
     return None
 
 
 def _of_identity(server: MemoryServer) -> Finding | None:
-    """The server is used by another name, or a copy of it is."""
+    """A finding if the server is used under another name, or a copy of it is."""
     if server.state == "duplicate":
         remedy = "list each server once in cluster.servers"
     elif server.state == "clone":
-        remedy = "give the copied server an empty store.path, or take it out of cluster.servers"
+        remedy = "give the copied server an empty store.path, or remove it from cluster.servers"
     else:
         return None
     return Finding("error", _SUBJECT, f"{server.address} is not used: {server.last_error}", remedy)
@@ -102,17 +102,16 @@ def _losses(server: MemoryServer) -> list[Finding]:
     found: list[Finding] = []
     if server.lost_shards:
         message = (
-            f"{server.address} has another store than before: the pages of {server.lost_shards} "
-            "shards are lost, and reads of them fail with EIO"
+            f"{server.address} has another store than before: pages of {server.lost_shards} shards "
+            "are lost, and reads of them fail with EIO"
         )
-        remedy = "bring the former store back, or restart the programs that had pages there"
+        remedy = "restore the former store, or restart the programs that had pages there"
         found.append(Finding("error", _SUBJECT, message, remedy))
     if server.unclean_restarts:
         message = (
             f"the machine of {server.address} went down {server.unclean_restarts} times without "
-            "closing its store: pages that it had acknowledged may be missing, and reads of those "
-            "fail with EIO"
+            "closing its store: acknowledged pages may be missing; reads of those fail with EIO"
         )
-        remedy = "see fetch_missing in `farswapctl tier show`: it counts them as they are read"
+        remedy = "see fetch_missing in `farswapctl tier show`, which counts reads of missing pages"
         found.append(Finding("warning", _SUBJECT, message, remedy))
     return found

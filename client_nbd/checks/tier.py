@@ -1,8 +1,8 @@
-"""Whether the tier's books balance, and what its counters say.
+"""Accounting of the tier's pages, and failures that its counters show.
 
-The books: every page that was put and has not left since is held, in exactly one state. They are
-read while pages move, so that a reading may be off by what moved during it; a difference is wrong
-only if it is larger than that in every reading.
+Accounting: each page that was stored and not dropped since is held, in exactly one state. Readings
+are taken while pages move, and may be off by the number that moved meanwhile. A difference is an
+error only if it is larger than that in every reading.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from farswap.client_nbd.checks.findings import Level
     from farswap.native import CgroupRecord
 
-# Where a page is that the tier holds: each is in exactly one of them.
+# States of the pages that the tier holds; each is in exactly one.
 STATES = (
     "same_filled_pages",
     "local_pages",
@@ -31,62 +31,62 @@ STATES = (
 _READINGS = 6
 _READING_INTERVAL_S = 0.05
 
-# Counters that are 0 where all is well, with how bad they are, what they mean and what to do.
+# Counters of failures, with level, meaning and remedy.
 _FAILURES: tuple[tuple[str, Level, str, str], ...] = (
     (
         "fail_checksum",
         "error",
-        "pages came damaged from the pool or a server; who wanted them got EIO",
+        "pages from the pool or a server were damaged; reads of them failed with EIO",
         "look for failing memory in this machine and in the servers",
     ),
     (
         "decompress_fail",
         "error",
-        "pages did not decompress; who wanted them got EIO",
+        "pages failed to decompress; reads of them failed with EIO",
         "look for failing memory in this machine and in the servers",
     ),
     (
         "fetch_missing",
         "error",
-        "pages were not on the server that had acknowledged them; who wanted them got EIO",
-        "see whether a server lost its store, or another host uses the same host id and device",
+        "acknowledged pages were missing on their server; reads of them failed with EIO",
+        "check whether a server lost its store, or another host has the same host id and device",
     ),
     (
         "fetch_unavailable",
         "warning",
-        "pages could not be fetched in time; who wanted them got EIO",
-        "see `farswapctl status` for servers that are away; cluster.fetch_wait is the time",
+        "pages were not fetched within cluster.fetch_wait; reads of them failed with EIO",
+        "see `farswapctl status` for unreachable servers",
     ),
     (
         "writeback_failed_rejected",
         "warning",
-        "pages were sent to a memory server that could not keep them; they stayed in the pool",
-        "look at puts_io_error in `farswapctl server show` of each: its disk is failing",
+        "a memory server failed to store pages; they stay in the pool",
+        "see puts_io_error in `farswapctl server show` of each: its disk is failing",
     ),
     (
         "writeback_failed_full",
         "warning",
-        "pages were refused by memory servers that are full; they stayed in the pool",
-        "look at `used` and `disk` in `farswapctl server show` of each",
+        "full memory servers refused pages; they stay in the pool",
+        "see `used` and `disk` in `farswapctl server show` of each, and raise store.capacity",
     ),
     (
         "reject_reclaim_fail",
         "warning",
-        "stores were refused: the pool was full and nothing could be written back in time",
-        "give the servers more capacity, or the pool more memory",
+        "stores were refused: the pool was full, and writeback made no progress",
+        "raise store.capacity of the servers, or tier.pool_limit",
     ),
     (
         "reject_cgroup_limit",
         "warning",
-        "stores were refused: a cgroup was at its limit and its pages could not be written back",
-        "see `farswapctl cgroup list`: raise its limit, or let its pages go to the servers",
+        "stores were refused: a cgroup was at its limit, and its writeback made no progress",
+        "see `farswapctl cgroup list`: raise the cgroup's limit, or enable its writeback",
     ),
 )
 
 
 @dataclass(frozen=True, slots=True)
-class Ledger:
-    """Pages of one group by its counters and by its states; `moved` grows whenever either does."""
+class Account:
+    """Pages of one group, by its counters and by their states; `moved` grows with each change."""
 
     name: str
     counted: int
@@ -94,21 +94,21 @@ class Ledger:
     moved: int
 
 
-Books = dict[int, Ledger]
+Accounts = dict[int, Account]
 
-# Keys of the ledgers that are no cgroup's.
+# Keys of accounts that are not a cgroup's.
 _TOTAL, _TOGETHER = -1, -2
 
 
-def books(
+def accounts(
     stats: Mapping[str, int],
     records: Sequence[CgroupRecord],
     path_of: Callable[[int], str] = str,
-) -> Books:
-    """Of the tier, of each group, and of all groups together against the tier."""
-    total = _ledger("the tier", stats, held(stats))
+) -> Accounts:
+    """Accounts of the tier, of each group, and of the sum of all groups against the tier."""
+    total = _account("the tier", stats, held(stats))
     groups = {
-        record.id: _ledger(
+        record.id: _account(
             f"cgroup {path_of(record.id) or record.id}",
             record.counters,
             held(states(record)),
@@ -116,17 +116,17 @@ def books(
         for record in records
     }
     sum_of_groups = sum(group.held for group in groups.values())
-    together = Ledger("all cgroups together", total.held, sum_of_groups, total.moved)
+    together = Account("all cgroups together", total.held, sum_of_groups, total.moved)
     return {_TOTAL: total, _TOGETHER: together, **groups}
 
 
 def held(stats: Mapping[str, int]) -> int:
-    """Pages in any state."""
+    """Number of pages in any state."""
     return sum(stats[state] for state in STATES)
 
 
 def stored(stats: Mapping[str, int]) -> int:
-    """Pages in memory, what zswap calls its stored_pages: same-filled ones are among them."""
+    """Pages in memory, including same-filled ones, as zswap's stored_pages."""
     return held(stats) - stats["remote_pages"]
 
 
@@ -135,7 +135,7 @@ def states(record: CgroupRecord) -> dict[str, int]:
     return {state: getattr(record, state) for state in STATES}
 
 
-def _ledger(name: str, counters: Mapping[str, int], pages: int) -> Ledger:
+def _account(name: str, counters: Mapping[str, int], pages: int) -> Account:
     gone = sum(
         value
         for counter, value in counters.items()
@@ -147,42 +147,42 @@ def _ledger(name: str, counters: Mapping[str, int], pages: int) -> Ledger:
         if counter.startswith("writeback_") and not counter.endswith("_bytes")
     )
     put = counters["stores"]
-    return Ledger(name, put - gone, pages, put + gone + written)
+    return Account(name, put - gone, pages, put + gone + written)
 
 
-def balance(read: Callable[[], Books]) -> list[Finding]:
-    """Reads the books until they explain themselves, a few times at most."""
-    suspects: Books = {}
+def accounting(read: Callable[[], Accounts]) -> list[Finding]:
+    """Compares accounts, up to a few times, until each difference is explained."""
+    suspects: Accounts = {}
     for reading in range(_READINGS):
         if reading:
             time.sleep(_READING_INTERVAL_S)
         before, now, after = read(), read(), read()
         wrong = {
-            key: ledger
-            for key, ledger in now.items()
+            key: account
+            for key, account in now.items()
             if key in before
             and key in after
-            and abs(ledger.counted - ledger.held) > after[key].moved - before[key].moved
+            and abs(account.counted - account.held) > after[key].moved - before[key].moved
         }
         suspects = {key: wrong[key] for key in (suspects if reading else wrong) if key in wrong}
         if not suspects:
             break
     if not suspects:
         groups = sum(key >= 0 for key in now)
-        return [Finding("ok", "books", f"pages add up, in total and in each of {groups} cgroups")]
+        return [Finding("ok", "accounting", f"pages add up, in total and in {groups} cgroups")]
     return [
         Finding(
             "error",
-            "books",
-            f"{ledger.name}: {ledger.counted} pages by its counters, {ledger.held} by their states",
-            "a bug of farswap: report it with the output of `farswapctl tier show --by-cgroup`",
+            "accounting",
+            f"{account.name}: {account.counted} pages by counters, {account.held} by states",
+            "a bug in farswap: report it with the output of `farswapctl tier show --by-cgroup`",
         )
-        for ledger in suspects.values()
+        for account in suspects.values()
     ]
 
 
 def failures(stats: Mapping[str, int]) -> list[Finding]:
-    """What must not happen and did, since the daemon's start."""
+    """Failures since the daemon's start."""
     found = [
         Finding(level, name, f"{stats[name]} since the start: {meaning}", remedy)
         for name, level, meaning, remedy in _FAILURES

@@ -1,4 +1,4 @@
-"""Logs what happens between this host and its memory servers, once, when it happens."""
+"""Logs changes of the memory servers' states."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ _log = log.logger("servers")
 
 
 class ServerWatch:
-    """look() is called again and again, by one thread at a time."""
+    """look() runs periodically, in one thread at a time."""
 
     def __init__(self, engine: HostEngine) -> None:
         self._engine = engine
-        # By address: state and losses, when it was last looked at.
+        # By address: last state and losses.
         self._seen: dict[str, tuple[str, int, int]] = {}
 
     def look(self) -> None:
@@ -26,7 +26,7 @@ class ServerWatch:
         for server in self._engine.servers():
             now = (server.state, server.lost_shards, server.unclean_restarts)
             before = self._seen.get(server.address, ("connecting", 0, 0))
-            # The first attempts to connect are nothing to report; later ones are, as "away".
+            # The first attempts to connect are not reported.
             if now != before:
                 _report(server)
             self._seen[server.address] = now
@@ -37,5 +37,5 @@ def _report(server: MemoryServer) -> None:
     if server.owner_name:
         fields |= {"owner": server.owner_name, "owner_address": server.owner_address}
     for finding in server_checks.servers([server]):
-        say = {"ok": _log.info, "warning": _log.warning, "error": _log.error}[finding.level]
-        say(finding.message, **fields)
+        write = {"ok": _log.info, "warning": _log.warning, "error": _log.error}[finding.level]
+        write(finding.message, **fields)

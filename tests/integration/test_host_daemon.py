@@ -134,7 +134,7 @@ def test_a_daemon_whose_volume_another_one_has_opened_stops_asking_and_says_so(
         for of in json.loads(host.ctl("doctor", "-o", "json").stdout)["checks"]
         if of["subject"] == "server"
     ]
-    assert "took the volume over on" in found[0]["message"]
+    assert "took over the volume on" in found[0]["message"]
     assert "pages that are only there are lost" in found[0]["message"]
     assert server.ask("server", "show")["counters"]["opens"] == 2
 

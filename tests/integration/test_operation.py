@@ -26,10 +26,10 @@ if TYPE_CHECKING:
     from fleet import Fleet
 
 
-def test_the_doctor_finds_the_books_in_order_and_a_server_that_died(fleet: Fleet) -> None:
+def test_the_doctor_finds_the_accounting_right_and_a_server_that_died(fleet: Fleet) -> None:
     host, server = fleet
     checks = {check["subject"]: check for check in host.ask("doctor")["checks"]}
-    assert checks["books"]["level"] == "ok"
+    assert checks["accounting"]["level"] == "ok"
     assert checks["server_place"]["level"] == "warning"
     assert checks["failures"]["level"] == "ok"
     server.kill()
@@ -85,7 +85,7 @@ def test_a_memory_server_whose_disk_is_full_is_told_of_and_costs_no_page(
             assert "short of its target: the memory servers are full" in done.stderr
             checks = {check["subject"]: check for check in host.ask("doctor")["checks"]}
             assert checks["writeback_failed_full"]["level"] == "warning"
-            assert checks["books"]["level"] == "ok"
+            assert checks["accounting"]["level"] == "ok"
             while "the disk is full or failing" not in server.log():
                 time.sleep(0.1)
             subprocess.run(["mount", "-o", "remount,size=1g", str(disk)], check=True)
@@ -117,7 +117,7 @@ def test_the_doctor_is_not_misled_by_pages_that_move(fleet: Fleet) -> None:
         try:
             for _ in range(3):
                 checks = {check["subject"]: check for check in host.ask("doctor")["checks"]}
-                assert checks["books"]["level"] == "ok", checks["books"]
+                assert checks["accounting"]["level"] == "ok", checks["accounting"]
         finally:
             done.set()
         for thread in churning:
@@ -175,7 +175,7 @@ def test_neighbours_are_packed_on_their_way_to_the_server_and_come_back_together
         assert client.read(520 * PAGE_BYTES, PAGE_BYTES) == page(520, 10)
         assert client.read(521 * PAGE_BYTES, PAGE_BYTES) == page(521, 9)
     checks = {check["subject"]: check for check in host.ask("doctor")["checks"]}
-    assert checks["books"]["level"] == "ok", checks["books"]
+    assert checks["accounting"]["level"] == "ok", checks["accounting"]
 
 
 def stores_told(shown: list[dict]) -> float:

@@ -113,7 +113,7 @@ def test_take_over_fences_the_first_host_which_says_so(
         assert time.monotonic() < deadline, alarm
         time.sleep(0.05)
     assert first.ctl("status").stdout.startswith("FENCED: ")
-    assert "took the volume over" in first.log()
+    assert "took over the volume" in first.log()
     second.stop()
     second.start()
     wait_for_state(second, "active")

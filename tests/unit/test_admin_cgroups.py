@@ -158,12 +158,12 @@ class TestDoctor:
         self, fleet: Fleet, capfd: pytest.CaptureFixture[str], form: str
     ) -> None:
         kept = list(fleet.host.checks)
-        fleet.host.checks.append(finding("LEVEL_ERROR", "books", "do not add up"))
+        fleet.host.checks.append(finding("LEVEL_ERROR", "accounting", "do not add up"))
         code, out, err = run(capfd, "doctor", "-o", form)
         fleet.host.checks[:] = kept
         assert code == 1
         assert "do not add up" in out
-        assert err == "farswapctl: errors found: books\n"
+        assert err == "farswapctl: errors found: accounting\n"
 
 
 class TestTop:

@@ -379,7 +379,7 @@ async def test_the_doctor_tells_all_checks(running: Running) -> None:
     report = await running.call("Doctor", pb.DoctorRequest())
     levels = {check.subject: check.level for check in report.checks}
     assert levels["memlock"] == pb.Finding.LEVEL_WARNING
-    assert levels["zswap"] == levels["books"] == pb.Finding.LEVEL_OK
+    assert levels["zswap"] == levels["accounting"] == pb.Finding.LEVEL_OK
 
 
 async def test_attribution_moves_to_another_device_only_if_the_request_says_so(

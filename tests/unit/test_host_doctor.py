@@ -1,4 +1,4 @@
-"""What the doctor checks: the kernel's settings on fixture trees, the tier's books, the servers."""
+"""What the doctor checks: the kernel's settings on fixture trees, accounting, the servers."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from farswap.client_nbd.attribution import AttributionState
 from farswap.client_nbd.checks import findings
 from farswap.client_nbd.checks import kernel as kernel_checks
 from farswap.client_nbd.checks import tier as tier_checks
-from farswap.client_nbd.checks.tier import STATES, Ledger
+from farswap.client_nbd.checks.tier import STATES, Account
 from farswap.client_nbd.kernel import device_use
 from farswap.client_nbd.kernel.device_use import Use
 from farswap.client_nbd.kernel.files import KernelFiles
@@ -97,7 +97,7 @@ def test_a_doubt_about_swap_is_told(root: Path) -> None:
     (root / "proc/swaps").write_text("Filename Type Size Used Priority\nnonsense\n")
     (problem,) = findings.problems(of_kernel(root))
     assert (problem.level, problem.subject) == ("warning", "swap")
-    assert "not certain" in problem.message
+    assert "unknown whether" in problem.message
 
 
 def test_a_device_that_is_not_swapped_to_is_told_of(root: Path) -> None:
@@ -118,7 +118,7 @@ def test_without_a_device_nothing_is_said_of_it(root: Path) -> None:
         ("sys/module/zswap/parameters/enabled", "Y", "zswap", "twice"),
         ("sys/block/nbd0/queue/io_timeout", "30000", "io_timeout", "30000 ms"),
         ("sys/block/nbd0/queue/io_timeout", "", "io_timeout", "unknown"),
-        ("sys/block/nbd0/queue/discard_max_bytes", "0", "trim", "no TRIM"),
+        ("sys/block/nbd0/queue/discard_max_bytes", "0", "trim", "not support TRIM"),
         ("proc/swaps", SWAPS + "/swapfile file 4 0 101\n", "swap_priority", "/swapfile before"),
     ],
 )
@@ -194,8 +194,8 @@ def test_discard_is_judged_by_what_piles_up(
         ("bpf", "swap_entries_free", "", True, ["ok", "ok"], "98 of 100 pages"),
         ("bpf", "", "no hook", True, ["ok", "warning"], "98 of 100 pages"),
         ("bpf", "", "", True, ["ok", "ok"], "98 of 100 pages"),
-        ("root", "", "not permitted", True, ["warning"], "root cgroup's: not permitted"),
-        ("label", "", "not permitted", True, ["warning"], "one cgroup's: not permitted"),
+        ("root", "", "not permitted", True, ["warning"], "root cgroup: not permitted"),
+        ("label", "", "not permitted", True, ["warning"], "one cgroup: not permitted"),
         ("root", "", "no device", False, ["ok"], "no device"),
     ],
 )
@@ -238,7 +238,7 @@ def test_what_the_kernel_refused_is_an_error_once_it_swaps_to_us() -> None:
     assert findings.of_protections(None, swapping=True)[0].level == "error"
 
 
-class TestBooks:
+class TestAccounting:
     def stats(self, **changed: int) -> dict[str, int]:
         return {
             "stores": 100,
@@ -262,37 +262,39 @@ class TestBooks:
         return record(0, counters=counters, **(pages | changed))
 
     def test_what_adds_up_is_ok_at_the_first_reading(self) -> None:
-        (found,) = tier_checks.balance(lambda: tier_checks.books(self.stats(), [self.group()]))
+        (found,) = tier_checks.accounting(
+            lambda: tier_checks.accounts(self.stats(), [self.group()])
+        )
         assert found.level == "ok"
-        assert "each of 1 cgroups" in found.message
+        assert "in 1 cgroups" in found.message
 
     def test_a_page_too_few_is_an_error_that_names_the_group(self) -> None:
         group = self.group(local_pages=19)
-        found = tier_checks.balance(
-            lambda: tier_checks.books(self.stats(), [group], lambda _: "/build")
+        found = tier_checks.accounting(
+            lambda: tier_checks.accounts(self.stats(), [group], lambda _: "/build")
         )
         assert [finding.level for finding in found] == ["error", "error"]
         assert "all cgroups together" in found[0].message
-        assert "cgroup /build: 70 pages by its counters, 69 by their states" in found[1].message
+        assert "cgroup /build: 70 pages by counters, 69 by states" in found[1].message
 
     def test_a_difference_within_what_moved_meanwhile_is_none(self) -> None:
         moved = itertools.count()
-        (found,) = tier_checks.balance(lambda: {0: Ledger("busy", 10, 9, next(moved))})
+        (found,) = tier_checks.accounting(lambda: {0: Account("busy", 10, 9, next(moved))})
         assert found.level == "ok"
 
     def test_a_larger_one_that_stays_is_an_error(self) -> None:
         moved = itertools.count()
-        (found,) = tier_checks.balance(lambda: {0: Ledger("busy", 10, 7, next(moved))})
+        (found,) = tier_checks.accounting(lambda: {0: Account("busy", 10, 7, next(moved))})
         assert found.level == "error"
 
     def test_one_good_reading_is_enough(self) -> None:
         readings = itertools.chain([9] * 6, itertools.repeat(10))
-        (found,) = tier_checks.balance(lambda: {0: Ledger("late", 10, next(readings), 0)})
+        (found,) = tier_checks.accounting(lambda: {0: Account("late", 10, next(readings), 0)})
         assert found.level == "ok"
 
     def test_a_group_that_goes_away_is_let_go(self) -> None:
-        readings = itertools.chain([{0: Ledger("gone", 10, 9, 0)}] * 3, itertools.repeat({}))
-        (found,) = tier_checks.balance(lambda: next(readings))
+        readings = itertools.chain([{0: Account("gone", 10, 9, 0)}] * 3, itertools.repeat({}))
+        (found,) = tier_checks.accounting(lambda: next(readings))
         assert found.level == "ok"
 
 

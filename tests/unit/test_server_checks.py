@@ -22,7 +22,7 @@ def away(state: str = "away", **changed: object) -> dict[str, object]:
         ({"used_bytes": 95}, "warning", "95 % full"),
         (away(disconnected_ms=5000), "error", "no answer from 10.0.0.7:7070 for 5 s"),
         (away(shards=1, last_error="refused"), "error", "refused; pages"),
-        (away("fenced", shards=1, **OWNER), "error", "host web2 (10.0.0.12) took the volume over"),
+        (away("fenced", shards=1, **OWNER), "error", "host web2 (10.0.0.12) took over the volume"),
         (away("fenced", shards=1), "error", "pages that are only there are lost"),
         (away("already_open", **OWNER), "error", "host web2 (10.0.0.12) has this volume"),
         (away("already_open"), "error", "another server names an owner"),
@@ -42,7 +42,7 @@ def test_each_state_of_a_server_is_told_apart(changed: dict, level: str, word: s
 def test_who_has_the_volume_instead_is_told_with_the_way_to_take_it_over(state: str) -> None:
     (found,) = server_checks.servers([memory_server(**away(state, **OWNER))])
     assert "--take-over" in found.remedy
-    assert "loses the pages" in found.remedy
+    assert "loses its pages" in found.remedy
 
 
 def test_what_a_server_lost_is_reported_also_while_it_is_connected() -> None:
@@ -70,7 +70,7 @@ def test_the_alarm_names_the_owner_and_every_server_that_it_concerns() -> None:
     )
     fenced = [*known, memory_server(address="c:1", state="fenced")]
     assert server_checks.alarm(fenced) == (
-        "FENCED: another host took this volume over; pages only on c:1 are lost"
+        "FENCED: another host took over this volume; pages only on c:1 are lost"
     )
 
 
@@ -89,7 +89,7 @@ def test_a_change_is_logged_when_it_is_seen_and_once() -> None:
     assert logged() == [("info", "10.0.0.7:7070 is connected")]
     engine.server_list = [memory_server(**away("fenced", **OWNER))]
     assert logged() == [
-        ("error", "host web2 (10.0.0.12) took the volume over on 10.0.0.7:7070"),
+        ("error", "host web2 (10.0.0.12) took over the volume on 10.0.0.7:7070"),
     ]
     assert not logged()
     engine.server_list = [memory_server(lost_shards=2)]

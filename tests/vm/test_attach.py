@@ -34,7 +34,7 @@ def test_attached_device_swaps_and_is_let_go_empty(host_guest: HostGuest) -> Non
     report = host_guest.answer("doctor")
     checks = {check["subject"]: check for check in report["checks"]}
     kernel = {"io_timeout", "trim", "swap_priority", "zswap", "attribution", "early_frees"}
-    for subject in kernel | {"memlock", "io_flusher", "server", "server_place", "books"}:
+    for subject in kernel | {"memlock", "io_flusher", "server", "server_place", "accounting"}:
         assert checks[subject]["level"] == "ok", checks[subject]
     detached = host_guest.answer("status-detached")
     assert detached["device"]["attached"] == ""
