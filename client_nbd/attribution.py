@@ -1,19 +1,18 @@
-"""Where the engine learns whose page it stores, and which pages the kernel has given up.
+"""Attribution of pages to cgroups, and free notifications: starts the best available source.
 
-Three sources, the best that is to be had, each the fallback of the one before:
+The sources, best first:
 
 1. `bpf`: programs in the running kernel, for one block device that swaps to this daemon: the
-   kernel device that is attached here, or another one that the configuration or an operator names
-   (a loop device over a FUSE mount of the export, an nbd device of a client of this machine's).
-2. `label`: all pages belong to the cgroup that the configuration names.
-3. `root`: all pages are the root group's.
+   attached kernel device, or one that the configuration or an operator names (a loop device over a
+   FUSE mount of the export, an nbd device of a client on this machine).
+2. `label`: all pages belong to the cgroup in the configuration.
+3. `root`: all pages belong to the root group.
 
-The engine falls back by itself whenever the programs are not in the kernel; here it is told to try,
-and which cgroup the label is. Nothing fails for a lack of attribution: what is
-missing is said by `state()` and in the log.
+Without the programs the engine falls back by itself. A missing source is never an error: `state()`
+and the log report it.
 
-`start()` and `stop()` block for a tenth of a second: call them from worker threads. A lock makes
-them exclude each other; `state()` needs none.
+`start()` and `stop()` block for a tenth of a second, and exclude each other by a lock: call them
+from worker threads. `state()` takes no lock.
 """
 
 from __future__ import annotations
@@ -37,7 +36,7 @@ _log = log.logger("attribution")
 
 
 class Engine(Protocol):
-    """What of the native engine is used here."""
+    """The part of the native engine used here."""
 
     def attribute(
         self,
@@ -49,22 +48,22 @@ class Engine(Protocol):
         """Loads the programs for the device of this major and minor number."""
 
     def attribution(self) -> EngineAttribution:
-        """What is in use now."""
+        """The source in use."""
 
     def stop_attribution(self) -> None:
-        """Takes the programs out."""
+        """Removes the programs."""
 
     def set_label(self, id: int, /) -> None:  # noqa: A002 - the native name
-        """All pages that nothing else attributes belong to this cgroup."""
+        """Sets the cgroup of pages that BPF does not attribute."""
 
 
 @dataclass(frozen=True, slots=True)
 class AttributionState:
-    """`problem` says why a better source, or the free hook, is not in use; "" when nothing is."""
+    """`problem`: why a better source, or the free hook, is not in use; "" if none."""
 
     source: str  # "bpf", "label", "root"
-    device: str  # that the programs watch; "" without them
-    free_hook: str  # the kernel's function by which freed slots are told; "" when they are not
+    device: str  # watched by the programs; "" without them
+    free_hook: str  # the hooked kernel function that frees slots; "" if none
     problem: str
     events: int
     pages: int
@@ -73,7 +72,7 @@ class AttributionState:
 
 
 class Attribution:
-    """One engine's. `id_of` gives the id of a cgroup path, or raises NotFoundError."""
+    """Attribution of one engine. `id_of` returns a cgroup's id, or raises NotFoundError."""
 
     def __init__(
         self,
@@ -95,10 +94,9 @@ class Attribution:
         self._label = 0
 
     def start(self, device: str, *, replace: bool = True) -> AttributionState:
-        """Attributes what the kernel swaps out to `device` from now on, as far as it lets us.
+        """Attributes pages swapped out to `device` from now on, if the kernel allows it.
 
-        Programs watch one device. Raises NotPossibleError where that is another one, whose pages
-        would be nobody's from then on, and `replace` is not set.
+        Programs watch one device. Raises NotPossibleError if that is another one, unless `replace`.
         """
         with self._lock:
             return self._start(device, replace=replace)
@@ -107,25 +105,25 @@ class Attribution:
         number = self._files.device_number(device)
         if number is None:
             return self._refuse(device, "not a block device of this machine")
-        # Also where its pages cannot be attributed: the machine may swap to it.
+        # Also without attribution: the machine may swap to it.
         self._devices.add(device, number)
         if self._files.device_offset_bytes(number) > 0:
-            # Its slots are others to the kernel: those that it frees are in use here.
-            return self._refuse(device, "a part of a disk or file: name the whole")
+            # The kernel numbers its slots differently: freed ones may be in use here.
+            return self._refuse(device, "a part of a disk or file; name the whole device")
         watched = self.state().device
         if watched not in ("", device):
             if not replace:
                 raise NotPossibleError(
-                    f"the pages of {watched} are attributed, and only those of one device can be: "
-                    f"--replace gives them up for those of {device}"
+                    f"{watched} is attributed, and only one device can be: --replace ends that "
+                    f"and attributes {device}"
                 )
-            _log.warning("attribution is taken from a device", device=watched, by=device)
+            _log.warning("attribution moves to another device", device=watched, by=device)
         section = self._section
         self._engine.attribute(number, section.pin_directory, section.free_notifications)
         self._device, self._missing = device, ""
         state = self.state()
-        say = _log.warning if state.problem else _log.info
-        say(
+        write = _log.warning if state.problem else _log.info
+        write(
             "attribution",
             device=device,
             source=state.source,
@@ -136,27 +134,27 @@ class Attribution:
 
     @property
     def device(self) -> str:
-        """That swaps to this daemon, whether or not programs watch it; "" when none is known."""
+        """The device that swaps to this daemon, or ""."""
         return self._device or self._section.device or ""
 
     def _refuse(self, device: str, problem: str) -> AttributionState:
-        """Changes nothing. Whoever named the device knows which it is; the status says it."""
+        """Only records the problem for status."""
         if not self._device:
             self._missing = f"{device}: {problem}"
         return replace(self.state(), problem=problem)
 
     def stop(self) -> None:
-        """Nobody swaps to us any more, as far as we know."""
+        """Ends attribution of the device."""
         with self._lock:
             self._engine.stop_attribution()
             self._device = ""
 
     def state(self) -> AttributionState:
-        """Looked up now; waits for nobody."""
+        """The current state. Never blocks."""
         found = self._engine.attribution()
         problems = [text for text in (found.problem, self._missing, self._label_missing) if text]
         if not problems and not self._device:
-            problems = ["no device that swaps to this daemon is known: attach one, or name it"]
+            problems = ["no device of this daemon is known: attach one, or name it"]
         return AttributionState(
             source=found.source,
             device=self._device if found.source == "bpf" else "",
@@ -169,12 +167,12 @@ class Attribution:
         )
 
     def look(self) -> None:
-        """Sets going what the configuration names, if it is there by now. Call it periodically."""
+        """Starts the sources in the configuration, once they exist. Call it periodically."""
         section = self._section
         if section.cgroup is not None:
             self._look_for_label(section.cgroup)
         with self._lock:
-            # An attached device is the better known one.
+            # An attached device has precedence.
             if section.device is None or self._device:
                 return
             if self._files.device_number(section.device) is not None:
@@ -184,7 +182,7 @@ class Attribution:
         try:
             id_ = self._id_of(path)
         except NotFoundError:
-            self._label_missing = f"there is no cgroup {path}"
+            self._label_missing = f"no cgroup {path}"
             return
         self._label_missing = ""
         if id_ != self._label:

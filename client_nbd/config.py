@@ -1,4 +1,4 @@
-"""host.toml: every key of farswap-host with its type, default and range.
+"""Keys of host.toml, with type, default and range.
 
 Keys that this version knows and cannot serve yet (`tier.state`, `cluster.etcd`, more than one
 replica) are refused with that reason, never ignored.
@@ -92,7 +92,7 @@ class DeviceSection(Section, frozen=True):
 
 
 class NbdSection(Section, frozen=True):
-    """[nbd]: where NBD clients connect. An empty list leaves the kernel device alone."""
+    """[nbd]: listen addresses for NBD clients; if empty, only the kernel device is served."""
 
     listen: list[Address]
     allow_remote: bool = False
@@ -114,7 +114,7 @@ class TierSection(Section, frozen=True):
 
 
 class ClusterSection(Section, frozen=True):
-    """[cluster]: the memory servers. With none, the pool is all there is."""
+    """[cluster]: the memory servers. Without any, pages stay in the pool."""
 
     servers: list[Address] = msgspec.field(default_factory=list)
     etcd: Unavailable | None = None
@@ -123,7 +123,7 @@ class ClusterSection(Section, frozen=True):
 
 
 class CgroupsSection(Section, frozen=True):
-    """[cgroups]: where the machine's cgroups are; without `root`, that is found out."""
+    """[cgroups]: mount point of the cgroup tree; detected without `root`."""
 
     root: Annotated[str, msgspec.Meta(pattern="^/")] | None = None
     watch: bool = True
@@ -140,7 +140,7 @@ class ShrinkerSection(Section, frozen=True):
 
 
 class AttributionSection(Section, frozen=True):
-    """[attribution]: whose page is stored. An attached kernel device needs nothing said here."""
+    """[attribution]: sources besides the attached kernel device."""
 
     device: Annotated[str, msgspec.Meta(pattern="^/dev/")] | None = None
     cgroup: Annotated[str, msgspec.Meta(pattern="^/.")] | None = None
@@ -149,14 +149,14 @@ class AttributionSection(Section, frozen=True):
 
 
 class AdminSection(Section, frozen=True):
-    """[admin]: where farswapctl connects."""
+    """[admin]: address for farswapctl."""
 
     listen: Address = HOST_ADMIN
     keepalive: Keepalive = KEEPALIVE_DEFAULT
 
 
 class MetricsSection(config_sections.MetricsSection, frozen=True):
-    """[metrics]: also how many cgroups have series of their own."""
+    """[metrics]: address, and number of cgroups with series."""
 
     cgroups_max: Annotated[int, msgspec.Meta(ge=1, le=10_000)] = 100
 
@@ -189,12 +189,12 @@ class HostConfig(Section, frozen=True):
 
     @property
     def locked_bytes(self) -> int:
-        """What pool and slot table take of the machine's memory from the start."""
+        """Memory of pool and slot table, allocated at start."""
         return self.tier.pool_limit + self.slots * _SLOT_RECORD_BYTES
 
     @property
     def host_id(self) -> str:
-        """Configured, or this machine's; load() has made sure that there is one."""
+        """From the configuration or the machine; load() checks that there is one."""
         if self.device.host_id is None:
             raise AssertionError("load() fills in the host id")
         return self.device.host_id

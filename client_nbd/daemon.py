@@ -2,12 +2,12 @@
 
 Start: engine (pool and tables are allocated and touched), cgroups and attribution (known before the
 first page), NBD listener, kernel device (nothing attached yet), admin service, metrics, ready line.
-Stop: the reverse, but first it must be certain that the machine no longer swaps to us: see
-safe_stop.py. Where swap is a unit of systemd, that has been swapped off before we are told to stop.
+Stop: the reverse, once it is certain that the machine does not swap to this daemon (safe_stop.py).
+With a swap unit, systemd swaps off before it stops the daemon.
 
-`run()` is called with the process already fit for the reclaim path, which has to come before any
-thread. Nothing here forks or starts a program: a child would hold copies of our sockets, and a
-fork would duplicate locked memory.
+`run()` expects a process that is prepared for the reclaim path, which must precede any thread.
+Nothing here forks or starts a program: a child would have copies of the sockets, and a fork would
+duplicate locked memory.
 """
 
 from __future__ import annotations
@@ -63,7 +63,7 @@ _SERVERS_EVERY_S = 0.5
 
 
 def native_engine(config: HostConfig, *, take_over: bool = False) -> HostEngine:
-    """The real engine of `config`; `take_over`: displace a host that has the volume.
+    """The engine of `config`; `take_over`: displace a host that has the volume.
 
     Raises StartError.
     """
@@ -91,7 +91,7 @@ def run(
     make_engine: EngineFactory = native_engine,
     files: KernelFiles | None = None,
 ) -> None:
-    """Serves until a signal. Raises an error of farswap's tree when the start fails."""
+    """Serves until a signal. Raises an error of farswap's tree if the start fails."""
     log.configure(config.log.format)
     with volume_claims.claimed(config):
         lifecycle.run(_Host(config, protections, files or KernelFiles()).serve(make_engine))
@@ -119,7 +119,7 @@ class _Host:
         try:
             running = await self._start(make_engine, parts)
         except BaseException:
-            # No page is here yet: devices are attached and named by those who wait for us to run.
+            # No page is here yet: devices are attached and named only after the start.
             await parts.stop()
             raise
         safe = SafeStop(running)
@@ -168,14 +168,14 @@ class _Host:
         )
         ready = {"nbd": ",".join(address.with_scheme for address in listen)}
         ready |= await _serve_operators(running, parts)
-        # What lives until now lives for good: keep the collector, and its page faults, off it.
+        # Objects of the start live until the end: exclude them from garbage collection.
         gc.collect()
         gc.freeze()
         lifecycle.announce_ready(**ready, pid=os.getpid())
         return running
 
     async def _follow_cgroups(self, engine: HostEngine, parts: lifecycle.StopStack) -> CgroupGroups:
-        """Also starts what writes back ahead of need, which goes by cgroup."""
+        """Also starts proactive writeback, which works by cgroup."""
         cgroups, shrinker = self._config.cgroups, self._config.shrinker
         root = Path(cgroups.root) if cgroups.root else detect_root()
         tree = CgroupTree(root, watch=cgroups.watch)
@@ -210,26 +210,26 @@ class _Host:
 
 
 def _refuse_page_size(kernel_page_bytes: int) -> None:
-    """The kernel swaps whole pages of its own; a slot of the tier and of the protocol is 4 KiB."""
+    """The kernel swaps whole pages; a slot of tier and protocol is 4 KiB."""
     if kernel_page_bytes != PAGE_BYTES:
         raise StartError(
-            f"this kernel has pages of {kernel_page_bytes >> 10} KiB, and farswap keeps pages of "
-            f"{PAGE_BYTES >> 10} KiB only: boot a kernel with pages of that size"
+            f"this kernel has pages of {kernel_page_bytes >> 10} KiB, and farswap supports only "
+            f"{PAGE_BYTES >> 10} KiB: boot a kernel with pages of that size"
         )
 
 
 def _refuse_more_than_there_is(config: HostConfig, files: KernelFiles) -> None:
-    """Memory that cannot be had would be had by killing others: our own process is protected."""
+    """The OOM killer would kill other programs: this process is protected."""
     available = files.available_bytes()
     if available is not None and config.locked_bytes > available:
         raise StartError(
-            f"tier.pool_limit and the slot table take {config.locked_bytes >> 20} MiB of memory, "
-            f"and {available >> 20} MiB are available"
+            f"tier.pool_limit and the slot table need {config.locked_bytes >> 20} MiB of memory, "
+            f"but {available >> 20} MiB are available: lower tier.pool_limit or device.size"
         )
 
 
 async def _serve_operators(host: RunningHost, parts: lifecycle.StopStack) -> dict[str, str]:
-    """Starts admin service and metrics; returns where they listen, for the ready line."""
+    """Starts admin service and metrics; returns their addresses for the ready line."""
     doctor = Doctor(host)
     admin = RpcServer(host.config.admin.listen, host.config.admin.keepalive)
     service = admin_service.HostAdminService(host, doctor)

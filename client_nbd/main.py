@@ -1,4 +1,4 @@
-"""The command line of farswap-host: the daemon itself, and what it is told of its device.
+"""The command line of farswap-host: the daemon, and commands for its kernel device.
 
 Import order matters: the daemon makes its process fit for the reclaim path before any thread
 exists, so this module imports neither grpc nor the daemon's parts, and the branches that need
@@ -30,9 +30,8 @@ PROGRAM = "farswap-host"
 @click.option(
     "--take-over",
     is_flag=True,
-    help="Use the volume also if another host has it on the memory servers. That host loses all "
-    "pages that it keeps there: its programs that need one die. For one start; do not put it "
-    "into a unit file.",
+    help="Take the volume from another host that has it on the memory servers. That host loses its "
+    "pages there, and its programs that read them die. For one start only, not for unit files.",
 )
 @click.pass_context
 def command(
@@ -74,30 +73,39 @@ def _enter_reclaim_path(config: HostConfig) -> list[ReclaimProtection] | None:
     try:
         from farswap import native  # noqa: PLC0415 - not for a wrong configuration
     except ImportError as error:
-        raise StartError(f"the native core cannot be loaded: {error}") from error
+        raise StartError(f"failed to load the native core: {error}") from error
     return native.enter_reclaim_path() if config.reclaim.protect else None
 
 
 @command.command()
-@click.option("--device", required=True, metavar="/dev/nbdN", help="The kernel's nbd device.")
+@click.option("--device", required=True, metavar="/dev/nbdN", help="Kernel nbd device.")
 @click.option(
     "--connections",
     type=click.IntRange(1, 16),
     default=1,
     show_default=True,
-    help="Sockets to the daemon. More than one loses live ones when a request is slow.",
+    help="Number of sockets to the daemon. With more than one, a slow request disconnects some.",
 )
-@click.option("--swapon", is_flag=True, help="Make a swap area if there is none, and use it.")
-@click.option("--priority", type=click.IntRange(0, 32767), help="Of the swap area; needs --swapon.")
+@click.option(
+    "--swapon", is_flag=True, help="Whether to swap on the device; makes a swap area if missing."
+)
+@click.option(
+    "--priority", type=click.IntRange(0, 32767), help="Priority of the swap area; needs --swapon."
+)
 @click.option(
     "--discard",
     type=click.Choice(["pages", "once", "both"]),
     is_flag=False,
     flag_value="pages",
-    help="Tell the daemon of freed pages (pages, the default), at swapon (once), or both.",
+    help="When to discard: freed pages (pages, the default), at swapon (once), or both.",
 )
-@click.option("--host", metavar="ADDR", help="The daemon's admin address.")
-@click.option("--config", type=click.Path(path_type=Path), metavar="FILE", help="To find it in.")
+@click.option("--host", metavar="ADDR", help="Admin address of the daemon.")
+@click.option(
+    "--config",
+    type=click.Path(path_type=Path),
+    metavar="FILE",
+    help="Config file with the admin address.",
+)
 @click.pass_obj
 def attach(
     parent: tuple[Path | None, tuple[str, ...]],
@@ -110,10 +118,10 @@ def attach(
     host: str | None,
     config: Path | None,
 ) -> None:
-    """Bind a kernel nbd device to the running daemon, and swap to it.
+    """Attach a kernel nbd device to the running daemon, and swap to it.
 
-    The daemon does the binding; this program makes and enables the swap area. When a step fails,
-    those before it are undone.
+    The daemon attaches it; this program makes and enables the swap area. If a step fails, earlier
+    ones are undone.
 
     \b
     Examples:
@@ -133,9 +141,14 @@ def attach(
 
 
 @command.command()
-@click.option("--device", metavar="/dev/nbdN", help="Default: the one that is attached.")
-@click.option("--host", metavar="ADDR", help="The daemon's admin address.")
-@click.option("--config", type=click.Path(path_type=Path), metavar="FILE", help="To find it in.")
+@click.option("--device", metavar="/dev/nbdN", help="Kernel nbd device. Default: the attached one.")
+@click.option("--host", metavar="ADDR", help="Admin address of the daemon.")
+@click.option(
+    "--config",
+    type=click.Path(path_type=Path),
+    metavar="FILE",
+    help="Config file with the admin address.",
+)
 @click.pass_obj
 def detach(
     parent: tuple[Path | None, tuple[str, ...]],
@@ -144,10 +157,10 @@ def detach(
     host: str | None,
     config: Path | None,
 ) -> None:
-    """Swapoff, forget the device's pages, and unbind it.
+    """Swap off, drop the device's pages, and detach it.
 
-    Ctrl-C during swapoff stops it; the device then stays in use. Refused while another device, a
-    file system or a program holds the device: the error names it.
+    Ctrl-C stops swapoff; the device then stays in use. Fails while another device, a file system or
+    a program uses the device, and names it.
 
     \b
     Examples:
@@ -160,10 +173,17 @@ def detach(
 
 
 @command.command()
-@click.option("--device", required=True, metavar="/dev/loopN", help="That the kernel swaps on.")
-@click.option("--replace", is_flag=True, help="Also if that ends it for another device.")
-@click.option("--host", metavar="ADDR", help="The daemon's admin address.")
-@click.option("--config", type=click.Path(path_type=Path), metavar="FILE", help="To find it in.")
+@click.option(
+    "--device", required=True, metavar="/dev/loopN", help="Block device the kernel swaps to."
+)
+@click.option("--replace", is_flag=True, help="Whether to replace the current device.")
+@click.option("--host", metavar="ADDR", help="Admin address of the daemon.")
+@click.option(
+    "--config",
+    type=click.Path(path_type=Path),
+    metavar="FILE",
+    help="Config file with the admin address.",
+)
 @click.pass_obj
 def attribute(
     parent: tuple[Path | None, tuple[str, ...]],
@@ -173,12 +193,11 @@ def attribute(
     host: str | None,
     config: Path | None,
 ) -> None:
-    """Tell the daemon which block device its export is behind.
+    """Name the block device that is backed by the daemon's export.
 
-    For a loop device over nbdfuse, or an nbd device of nbd-client, before swapon. From then on the
-    daemon learns from the kernel which cgroup each page belongs to, and swaps it off before it
-    stops. An attached device needs no such word. It is one device at a time: another one takes the
-    place of the first with --replace alone.
+    For a loop device over nbdfuse, or an nbd device of nbd-client, before swapon. The daemon then
+    attributes its pages to cgroups, and swaps it off before it stops. Attached devices need no
+    name. One device at a time; --replace changes it.
 
     \b
     Example:
@@ -192,7 +211,7 @@ def attribute(
 def _admin_address(
     parent: tuple[Path | None, tuple[str, ...]], host: str | None, config: Path | None
 ) -> Address:
-    """--host, else what the configuration says, else $FARSWAP_HOST, else the default."""
+    """--host, else the configuration's, else $FARSWAP_HOST, else the default."""
     path, overrides = config or parent[0], parent[1]
     if host is None and path is not None:
         return host_config.load(path, overrides).admin.listen

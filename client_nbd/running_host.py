@@ -1,4 +1,4 @@
-"""What a running daemon is made of, for those who look at it: admin service, doctor, metrics."""
+"""Parts of a running daemon, for admin service, doctor and metrics."""
 
 from __future__ import annotations
 

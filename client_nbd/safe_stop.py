@@ -1,16 +1,15 @@
-"""When the daemon may stop: once it is certain that nothing swaps to it, and not before.
+"""Stops the daemon only when it is certain that nothing swaps to it.
 
-A signal asks for it. Then, in a thread of its own, since each step may block or fail:
+After a signal, in a thread, since each step may block or fail:
 
-1. no more devices are attached or named (StopGate);
-2. the machine swaps off what is on our devices, or stacked on them, where its memory can take it;
-3. the devices are opened exclusively, so that nobody can swap to them from now on;
-4. another look finds no swap area, and nothing that leaves a doubt.
+1. refuse to attach or name more devices (StopGate);
+2. swap off areas on this daemon's devices, or stacked on them, if memory has room for their pages;
+3. open the devices exclusively, so that no one can swap to them from now on;
+4. check again that there is no swap area, and no doubt.
 
-Whatever goes wrong, of any kind, the daemon goes on serving, says why once, and tries again: by
-itself, and at each further signal. Nothing but SIGKILL ends it before, and that loses the pages
-that are swapped out to it. A client of the NBD socket that nobody named as a device may also pass
-on swap (a loop device over FUSE, a virtual machine's disk); that cannot be seen from here.
+After any failure the daemon goes on serving, logs the reason once, and tries again, by itself and
+at each further signal. Only SIGKILL ends it earlier, which loses the pages swapped to it. Swap by
+an unnamed client of the NBD socket (a loop device over FUSE, a VM's disk) is invisible.
 """
 
 from __future__ import annotations
@@ -39,48 +38,48 @@ if TYPE_CHECKING:
         """lifecycle.StopSignals, or a test's."""
 
         async def wait(self) -> str:
-            """The name of the next signal."""
+            """Name of the next signal."""
 
 
 R = TypeVar("R")
 
 _log = log.logger("host")
 
-# Of tries to stop; the first ones come quickly, as a table may just have been changing.
+# Intervals of tries; short at first, as a table may just have been changing.
 _RETRY_S = 1.0
 _RETRY_S_MAX = 30.0
-# While a try goes on, systemd is asked for this much more time, again and again.
+# During a try, systemd's timeout is extended by this much at each report.
 _REPORT_S = 5.0
 _EXTENSION_US = 60_000_000
-# What must be left of the machine's memory when all pages are home.
+# Memory that must be left after all pages are swapped in.
 _SPARE_BYTES = 64 << 20
 
-_FORCE = "SIGKILL ends the daemon at once; programs lose the pages that they swapped to it"
+_FORCE = "SIGKILL ends the daemon at once; programs lose their swapped pages"
 
 
 class StopGate:
-    """Lets no device become ours once the daemon is to stop. Threads: any."""
+    """Refuses new devices once the daemon stops. Threads: any."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
         self._closed = False
-        self.waits_for = ""  # why the daemon has not stopped; "": it need not
+        self.waits_for = ""  # why a requested stop waits; "": none
 
     def admit(self, act: Callable[P, R], *arguments: P.args, **options: P.kwargs) -> R:
-        """Calls `act`, which makes a device ours. Raises BusyError where it is too late."""
+        """Calls `act`, which adds a device. Raises BusyError during a stop."""
         with self._lock:
             if self._closed:
-                raise BusyError("the daemon is about to stop: it takes no more devices")
+                raise BusyError("the daemon is about to stop, and accepts no more devices")
             return act(*arguments, **options)
 
     def close(self) -> None:
-        """Returns when no such call is under way."""
+        """Returns when no such call is in progress."""
         with self._lock:
             self._closed = True
 
 
 class NotSafeError(Exception):
-    """Why the daemon must not stop yet. `details` change while the reason stays."""
+    """Reason not to stop. `details` may change while the reason stays."""
 
     def __init__(self, reason: str, **details: object) -> None:
         super().__init__(reason)
@@ -88,7 +87,7 @@ class NotSafeError(Exception):
 
 
 class SafeStop:
-    """Of one daemon, once."""
+    """The stop of one daemon."""
 
     def __init__(self, host: RunningHost) -> None:
         self._host = host
@@ -96,7 +95,7 @@ class SafeStop:
         self._claims: dict[Number, int] = {}
 
     async def wait(self, signals: Signals) -> None:
-        """Returns when a signal has come and nothing can swap to the daemon any more."""
+        """Returns after a signal, when nothing can swap to the daemon."""
         _quietly(_log.info, "stopping", signal=await signals.wait())
         rest_s = _RETRY_S
         while (error := await self._try()) is not None:
@@ -107,12 +106,12 @@ class SafeStop:
             rest_s = min(2 * rest_s, _RETRY_S_MAX)
 
     def release(self) -> None:
-        """Lets others open the devices again."""
+        """Closes the devices."""
         while self._claims:
             os.close(self._claims.popitem()[1])
 
     async def _try(self) -> BaseException | None:
-        """Why it is not safe to stop; None: it is."""
+        """Why it is not safe to stop, or None."""
         going = asyncio.create_task(asyncio.to_thread(self._why_not))
         while not (await asyncio.wait([going], timeout=_REPORT_S))[0]:
             _quietly(self._report)
@@ -126,7 +125,7 @@ class SafeStop:
             _log.info("still stopping", doing=self._doing)
 
     def _say(self, error: BaseException) -> None:
-        """Once per reason."""
+        """Logs each reason once."""
         reason = text.utf8(str(error) or repr(error))
         if reason == self._host.gate.waits_for:
             return
@@ -146,12 +145,12 @@ class SafeStop:
         connected = [connection.peer for connection in self._host.engine.connections()]
         peers = [peer for peer in connected if not peer.startswith("kernel ")]
         if peers:
-            _log.warning("clients are connected that may hold what is stored here", peers=peers)
+            _log.warning("connected clients may have data here", peers=peers)
 
     # --- In the thread
 
     def _why_not(self) -> BaseException | None:
-        """Whatever kind of error it is: nothing but a proof ends the daemon."""
+        """Returns any error: only a proof ends the daemon."""
         try:
             self._prove()
             _quietly(self._name_clients)
@@ -163,13 +162,13 @@ class SafeStop:
         """Raises NotSafeError, or any other error, unless it is safe to stop."""
         self._doing = "waiting for a device that is being attached"
         self._host.gate.close()
-        self._doing = "looking at what swaps to this daemon"
+        self._doing = "checking what swaps to this daemon"
         areas = self._host.devices.use().areas
         failure = self._swap_off(areas) if areas else ""
         self._doing = "making sure that nothing swaps to this daemon"
         try:
             for number in self._host.devices.use().numbers:
-                # What cannot be opened is looked up all the same.
+                # Devices that cannot be opened are still checked.
                 with contextlib.suppress(OSError):
                     self._claims[number] = self._host.files.claim(number)
             _refuse_unless_unused(self._host.devices.use(self._claims), failure)
@@ -178,16 +177,16 @@ class SafeStop:
             raise
 
     def _swap_off(self, areas: Sequence[SwapArea]) -> str:
-        """Why an area could not be swapped off; "": nothing went wrong."""
+        """Swaps off. Returns why an area failed, or ""."""
         used = sum(area.used_bytes for area in areas)
         available = self._host.files.available_bytes()
         if available is None:
-            raise NotSafeError("/proc/meminfo does not say how much memory is available")
+            raise NotSafeError("/proc/meminfo does not show how much memory is available")
         if available < used + _SPARE_BYTES:
             # Short of memory in swapoff(2), the kernel kills the caller first, whatever its
-            # oom_score_adj (mm/oom_kill.c: oom_task_origin): us, with the pages still out.
+            # oom_score_adj (mm/oom_kill.c: oom_task_origin): this daemon, with the pages.
             raise NotSafeError(
-                "the machine's memory cannot hold the pages that are swapped to this daemon",
+                "memory has no room for the pages that are swapped to this daemon",
                 swapped_mib=used >> 20,
                 available_mib=available >> 20,
             )
@@ -203,15 +202,15 @@ class SafeStop:
 
 
 def _refuse_unless_unused(use: Use, failure: str) -> None:
-    """`failure`: of swapoff; it does not matter where the area is gone all the same."""
+    """`failure`: of swapoff; ignored if the area is gone."""
     if use.areas:
         names = ", ".join(area.name for area in use.areas)
         raise NotSafeError(failure or f"the machine swaps to {names} again")
     if use.doubts:
-        raise NotSafeError(f"it is not certain that nothing swaps to this daemon: {use.doubts[0]}")
+        raise NotSafeError(f"unknown whether the machine swaps to this daemon: {use.doubts[0]}")
 
 
 def _quietly(act: Callable[P, object], *arguments: P.args, **options: P.kwargs) -> None:
-    """What only tells people must not decide over their pages."""
+    """Ignores errors of logging and reporting: they must not end the daemon."""
     with contextlib.suppress(Exception):
         act(*arguments, **options)

@@ -1,6 +1,6 @@
-"""The tier's settings while the daemon runs: those of the configuration, until they are changed.
+"""Settings of the running tier: those of the configuration, until they are changed.
 
-Changes live until the daemon ends. Calls block for the engine's locks: make them from a worker
+Changes last until the daemon exits. Calls block for the engine's locks: make them from a worker
 thread.
 """
 
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 
 class TierSettings:
-    """The one who sets them in the engine, which does not tell all of them."""
+    """Sets them in the engine, and remembers those that it does not report."""
 
     def __init__(self, engine: HostEngine, configured: TierSection) -> None:
         """`engine` was made with the configured limits; the compressors are set here."""

@@ -1,21 +1,17 @@
-"""That no two daemons of one machine use the same volume of a memory server.
+"""Claims on volumes: no two daemons of one machine use the same volume of a memory server.
 
-A volume is a device of a host, kept by one server. To open it with a new incarnation makes garbage
-of the pages that are there, and fences whoever had it open. A second daemon, started by mistake
-from the same configuration or from a copy of it, would do so before it finds its addresses in use,
-and programs would die of the pages that the first one has lost: the server keeps the two apart, but
-in favour of the wrong one. So each volume is claimed before anything is opened.
+Opening a volume with a new incarnation makes its pages garbage, and fences the daemon that had it
+open. A second daemon, started by mistake with the same configuration, would do so before it finds
+its addresses in use. So each volume is claimed before anything is opened.
 
-The kernel has no name that is one machine's, whatever its namespaces. So a claim is two things that
-the kernel gives to one process at a time and takes back however that ends:
+The kernel has no machine-wide names across namespaces. So a claim is two things that the kernel
+gives to one process at a time, and frees at its end:
 
-- the name of an abstract unix socket, unix(7), to which nobody connects: one in a network
-  namespace, whatever files its processes see. Attaching needs the machine's first one.
-- a lock on a byte of a file in the runtime directory: one in all that see the same /run, whatever
-  their networks. Whoever may not write there has the name alone, which the log says.
+- the name of an abstract unix socket, unix(7), unique in a network namespace;
+- a lock on a byte of a file in the runtime directory, unique among processes with the same /run.
+  Without write permission there, the log warns, and only the name counts.
 
-Containers with a network and a /run of their own each are told apart by nothing here: give each a
-device.host_id of its own.
+Containers that have separate networks and /run need different device.host_ids.
 """
 
 from __future__ import annotations
@@ -48,7 +44,7 @@ _FLOCK = struct.Struct("@hhqqi0q")
 
 @contextlib.contextmanager
 def claimed(config: HostConfig, runtime_directory: Path = RUNTIME_DIRECTORY) -> Iterator[None]:
-    """The volumes of `config` are ours in between. Raises StartError."""
+    """Claims the volumes of `config`. Raises StartError."""
     with contextlib.ExitStack() as claims:
         lock_file = _lock_file(runtime_directory, claims) if config.cluster.servers else None
         for server in config.cluster.servers:
@@ -60,18 +56,18 @@ def claimed(config: HostConfig, runtime_directory: Path = RUNTIME_DIRECTORY) -> 
                     ours = ours and _lock(lock_file, digest.digest())
             except OSError as error:
                 raise StartError(
-                    f"the volume {volume} on {server} cannot be claimed: {error.strerror}"
+                    f"failed to claim the volume {volume} on {server}: {error.strerror}"
                 ) from error
             if not ours:
                 raise StartError(
                     f"another farswap-host of this machine has the volume {volume} on {server}: "
-                    "stop it, or give this one a device.name of its own"
+                    "stop it, or give this one another device.name"
                 )
         yield
 
 
 def _bind(name: str, claims: contextlib.ExitStack) -> bool:
-    """False: another process has the name."""
+    """False if another process has the name."""
     claim = claims.enter_context(socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM))
     try:
         claim.bind(b"\0farswap-volume-" + name.encode())
@@ -83,13 +79,13 @@ def _bind(name: str, claims: contextlib.ExitStack) -> bool:
 
 
 def _lock_file(directory: Path, claims: contextlib.ExitStack) -> int | None:
-    """A descriptor; None where we may not write there."""
+    """A descriptor; None without permission to write."""
     try:
         directory.mkdir(mode=0o755, exist_ok=True)
         lock_file = os.open(directory / _LOCK_FILE, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
     except OSError as error:
         _log.warning(
-            "another daemon for the same volumes is found in this network namespace alone",
+            "other daemons for the same volumes are recognized only in this network namespace",
             problem=f"{directory / _LOCK_FILE}: {error.strerror}",
         )
         return None
@@ -98,7 +94,7 @@ def _lock_file(directory: Path, claims: contextlib.ExitStack) -> int | None:
 
 
 def _lock(lock_file: int, digest: bytes) -> bool:
-    """False: another process has the byte, whose number is what an offset holds of the digest."""
+    """False if another process has the byte, at an offset from the digest."""
     at = int.from_bytes(digest[:8], "big") >> 2
     wanted = _FLOCK.pack(fcntl.F_WRLCK, os.SEEK_SET, at, 1, 0)
     try:

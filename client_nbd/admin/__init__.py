@@ -1,1 +1,1 @@
-"""What the daemon shows: the HostAdmin service and its metrics."""
+"""The HostAdmin service and metrics."""

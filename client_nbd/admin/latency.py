@@ -1,4 +1,4 @@
-"""The engine's histograms of load times, put together over cgroups."""
+"""The engine's histograms of load times, summed over cgroups."""
 
 from __future__ import annotations
 

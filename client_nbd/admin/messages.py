@@ -1,6 +1,6 @@
-"""What the HostAdmin service answers, from what the daemon's parts know.
+"""Answers of the HostAdmin service, from the daemon's parts.
 
-Pure but for the questions to the parts, which may wait for locks: call from worker threads.
+Calls to the parts may wait for locks: call from worker threads.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from farswap.client_nbd.running_host import RunningHost
     from farswap.native import MemoryServer
 
-# Values of the engine's stats() that are no counters; each is a field of TierStatus.
+# Values of the engine's stats() that are not counters; each is a field of TierStatus.
 _GAUGES = (
     "pool_limit_bytes",
     "pool_used_bytes",
@@ -47,7 +47,7 @@ _LEVELS = {
 
 
 def device_status(host: RunningHost) -> pb.DeviceStatus:
-    """The export, who is connected to it, and the kernel's side."""
+    """The export, its connections, and the kernel device."""
     attached = host.device.device()
     use = host.devices.use()
     return pb.DeviceStatus(
@@ -74,15 +74,15 @@ def device_status(host: RunningHost) -> pb.DeviceStatus:
 
 
 def attribution_status(state: AttributionState) -> pb.AttributionStatus:
-    """Which source says whose pages are, and why."""
+    """The source of attribution, and its limitation."""
     return pb.AttributionStatus(**dataclasses.asdict(state))
 
 
 def tier_status(host: RunningHost) -> pb.TierStatus:
-    """Gauges, settings in force, every counter, load times over all cgroups."""
+    """Gauges, settings, counters, and load times of all cgroups."""
     stats = host.engine.stats()
     gauges = {name: stats.pop(name) for name in _GAUGES}
-    # Whether the shrinker runs just now is of no use to who sees it later.
+    # Too short-lived to report.
     stats.pop("shrinking", None)
     return pb.TierStatus(
         **gauges,
@@ -100,7 +100,7 @@ def tier_status(host: RunningHost) -> pb.TierStatus:
 
 
 def cgroup_status(view: GroupView) -> pb.CgroupStatus:
-    """One cgroup that the tier knows, with its settings in force."""
+    """One cgroup of the tier, with its settings."""
     record = view.record
     by_state = states(record)
     return pb.CgroupStatus(
@@ -126,7 +126,7 @@ def cgroup_status(view: GroupView) -> pb.CgroupStatus:
 
 
 def cgroup_settings(settings: Settings) -> pb.CgroupSettings:
-    """What holds, and where it comes from."""
+    """Settings and their sources."""
     compressor = settings.compressor
     return pb.CgroupSettings(
         pool_limit_bytes=settings.pool_limit,
@@ -141,7 +141,7 @@ def cgroup_settings(settings: Settings) -> pb.CgroupSettings:
 
 
 def kept_from_servers(views: Sequence[GroupView], path: str) -> str:
-    """Why pages that are in the pool, of `path` and below it, may not leave it; "": all may."""
+    """Why pages of `path` and below may not leave the pool; "" if all may."""
     below = path.rstrip("/") + "/"
     holding = [
         view
@@ -177,7 +177,7 @@ def counters(values: Mapping[str, int]) -> list[types_pb2.Counter]:
 
 
 def server_status(server: MemoryServer) -> pb.MemoryServerStatus:
-    """A memory server as seen from here."""
+    """A memory server, as seen by this host."""
     return pb.MemoryServerStatus(
         address=server.address,
         state=server.state,

@@ -1,4 +1,4 @@
-"""What farswap-host tells Prometheus: a collector over the engine's own counters and histograms.
+"""Metrics of farswap-host: a collector over the engine's counters and histograms.
 
 Totals are families of their own beside those by cgroup, so that neither is counted twice in a
 sum. Cgroups come and go by the thousand, and each costs about a hundred series: see ShownCgroups.
@@ -25,39 +25,47 @@ if TYPE_CHECKING:
     from farswap.native import CgroupRecord
     from prometheus_client import Metric
 
-# Values of the engine's stats() that are no counters.
+# Values of the engine's stats() that are not counters.
 _GAUGES = {
-    "pool_limit_bytes": "The most that the pool may take.",
-    "pool_used_bytes": "Memory of the pool's slabs in use.",
-    "pool_entry_bytes": "Bytes of entries, rounded to their size classes.",
-    "pool_payload_bytes": "Bytes of entries themselves.",
+    "pool_limit_bytes": "Limit of the pool.",
+    "pool_used_bytes": "Memory of slabs in use.",
+    "pool_entry_bytes": "Bytes of entries, rounded up to their size classes.",
+    "pool_payload_bytes": "Bytes of entries, not rounded.",
     "metadata_bytes": "Memory of the slot table.",
-    "raw_pages": "Of the pages in the pool, those kept uncompressed.",
+    "raw_pages": "Uncompressed pages in the pool.",
 }
-# Nor are these: told in another form, and of no use to who sees it later.
+# Not exported: one has another form, the other is too short-lived.
 _LEFT_OUT = ("accept_threshold_percent", "shrinking")
 
-# Of each cgroup; None: it has none.
+# Gauges of each cgroup; None: not set.
 _CGROUP_GAUGES: tuple[tuple[str, str, Callable[[CgroupRecord], int | None]], ...] = (
-    ("pool_bytes", "Pool memory of its pages.", lambda of: of.pool_bytes),
-    ("tree_pool_bytes", "The same with all below it.", lambda of: of.tree_pool_bytes),
-    ("pool_limit_bytes", "Limit of that, where it has one.", lambda of: of.pool_limit_bytes),
-    ("tree_remote_pages", "On servers, with all below it.", lambda of: of.tree_remote_pages),
-    ("remote_pages_max", "Limit of that, where it has one.", lambda of: of.remote_pages_max),
+    ("pool_bytes", "Pool memory of the cgroup's pages.", lambda of: of.pool_bytes),
+    (
+        "tree_pool_bytes",
+        "Pool memory of the cgroup and its descendants.",
+        lambda of: of.tree_pool_bytes,
+    ),
+    ("pool_limit_bytes", "Limit of tree_pool_bytes, if set.", lambda of: of.pool_limit_bytes),
+    (
+        "tree_remote_pages",
+        "Pages on servers of the cgroup and its descendants.",
+        lambda of: of.tree_remote_pages,
+    ),
+    ("remote_pages_max", "Limit of tree_remote_pages, if set.", lambda of: of.remote_pages_max),
 )
 
 _ATTRIBUTION = {
-    "pages": "Pages swapped out since the BPF programs are in the kernel.",
-    "unattributed": "Of these, pages whose cgroup the kernel did not know.",
-    "events": "Notices of freed slots.",
-    "ring_full": "Notices that found no room, made up for within a second.",
+    "pages": "Pages swapped out since the BPF programs were loaded.",
+    "unattributed": "Pages swapped out without a known cgroup.",
+    "events": "Free notifications.",
+    "ring_full": "Free notifications dropped by the full ring, recovered within a second.",
 }
 
 _RECENT_S = 600.0
 
 
 class ShownCgroups:
-    """Which cgroups have series of their own.
+    """Selection of the cgroups that have series.
 
     Those that hold pages or did anything in the last ten minutes, at most `most` of them, the
     largest first; the root always.
@@ -69,7 +77,7 @@ class ShownCgroups:
         self._active: dict[int, tuple[int, float]] = {}
 
     def choose(self, views: Sequence[GroupView], now_s: float) -> dict[str, CgroupRecord]:
-        """By their labels: the path, or #id where there is none."""
+        """Records by label: the path, or #id without one."""
         active: dict[int, tuple[int, float]] = {}
         for view in views:
             done = sum(view.record.counters.values())
@@ -91,12 +99,12 @@ class ShownCgroups:
 
 
 class HostMetrics(Collector):
-    """Collected at every scrape, one at a time, on a thread that may wait."""
+    """Collected at every scrape, on a thread that may wait."""
 
     def __init__(
         self, host: RunningHost, doctor: Doctor, cgroups_max: int, meanings: Mapping[str, str]
     ) -> None:
-        """`meanings`: of the engine's counters, in words."""
+        """`meanings`: help texts of the engine's counters."""
         self._host = host
         self._meanings = meanings
         self._doctor = doctor
@@ -113,7 +121,7 @@ class HostMetrics(Collector):
         levels = Counter(finding.level for finding in self._doctor.problems())
         yield metrics.gauges(
             "farswap_findings",
-            "What is wrong with this host, see farswapctl doctor.",
+            "Problems of this host; see farswapctl doctor.",
             ["level"],
             [([level], levels[level]) for level in ("warning", "error")],
         )
@@ -124,13 +132,13 @@ class HostMetrics(Collector):
             yield metrics.gauge(f"farswap_tier_{name}", meaning, stats[name])
         yield metrics.gauges(
             "farswap_tier_pages",
-            "Pages by where they are.",
+            "Pages by state.",
             ["state"],
             [([state.removesuffix("_pages")], stats[state]) for state in STATES],
         )
         yield metrics.gauge(
             "farswap_tier_accept_threshold_ratio",
-            "Share of the limit down to which a full pool is shrunk.",
+            "Share of its limit to which a full pool is shrunk.",
             stats["accept_threshold_percent"] / 100,
         )
         others = {*_GAUGES, *STATES, *_LEFT_OUT}
@@ -142,13 +150,13 @@ class HostMetrics(Collector):
         shown = self._cgroups.choose(views, time.monotonic())
         yield metrics.gauges(
             "farswap_cgroups",
-            "Cgroups that have pages or settings, and those of them that have series here.",
+            "Cgroups with pages or settings, by whether they have series here.",
             ["shown"],
             [(["true"], len(shown)), (["false"], len(views) - len(shown))],
         )
         yield metrics.gauges(
             "farswap_cgroup_pages",
-            "Pages by where they are.",
+            "Pages by state.",
             ["cgroup", "state"],
             [
                 ([label, state.removesuffix("_pages")], pages)
@@ -175,13 +183,21 @@ class HostMetrics(Collector):
     def _servers(self) -> Iterator[Metric]:
         known = self._host.engine.servers()
         for name, meaning, values in (
-            ("connected", "1 when it answers.", [int(it.connected) for it in known]),
-            ("capacity_bytes", "What it accepts in all.", [it.capacity_bytes for it in known]),
-            ("used_bytes", "What it holds, of all hosts.", [it.used_bytes for it in known]),
-            ("shards", "Shards of our device that it has.", [it.shards for it in known]),
+            ("connected", "1 if the server is connected.", [int(it.connected) for it in known]),
+            (
+                "capacity_bytes",
+                "Bytes that the server accepts.",
+                [it.capacity_bytes for it in known],
+            ),
+            (
+                "used_bytes",
+                "Bytes that the server has, of all hosts.",
+                [it.used_bytes for it in known],
+            ),
+            ("shards", "Shards of this device on the server.", [it.shards for it in known]),
             (
                 "disconnected_seconds",
-                "Since when it does not answer; 0 when it does.",
+                "Time since the connection was lost; 0 if connected.",
                 [it.disconnected_ms / 1000 for it in known],
             ),
         ):
@@ -193,7 +209,7 @@ class HostMetrics(Collector):
             )
         yield metrics.gauges(
             "farswap_memory_server_state",
-            "1: how the server stands to this host.",
+            "1 for the current state of the server.",
             ["server", "state"],
             [([it.address, it.state], 1) for it in known],
         )
@@ -209,23 +225,23 @@ class HostMetrics(Collector):
         attached = host.device.device()
         connections = host.engine.connections()
         yield metrics.gauge(
-            "farswap_device_size_bytes", "What can be swapped out.", host.config.device.size
+            "farswap_device_size_bytes", "Size of the device.", host.config.device.size
         )
         yield metrics.gauge(
-            "farswap_device_attached", "1 when a kernel device is attached.", int(bool(attached))
+            "farswap_device_attached", "1 if a kernel device is attached.", int(bool(attached))
         )
         yield metrics.gauge(
             "farswap_device_swap_used_bytes",
-            "What the kernel has swapped to this daemon.",
+            "Bytes that the kernel has swapped to this daemon.",
             host.devices.use().used_bytes,
         )
-        yield metrics.gauge("farswap_nbd_connections", "NBD clients served.", len(connections))
+        yield metrics.gauge("farswap_nbd_connections", "Connected NBD clients.", len(connections))
 
     def _attribution(self) -> Iterator[Metric]:
         state = self._host.attribution.state()
         yield InfoMetricFamily(
             "farswap_attribution",
-            "How it is known whose pages there are.",
+            "Source of attribution in use.",
             {"source": state.source, "device": state.device, "free_hook": state.free_hook},
         )
         yield from metrics.counters(
@@ -243,7 +259,7 @@ def _pages(record: CgroupRecord) -> int:
 def _load_times(
     records: Sequence[CgroupRecord], shown: Mapping[str, CgroupRecord]
 ) -> Iterator[Metric]:
-    meaning = "How long pages took to be read, by where they were; of local ones, a sample."
+    meaning = "Load time of pages by place; of local pages, a sample."
     yield metrics.histogram(
         "farswap_tier_load_duration_seconds",
         meaning,

@@ -1,4 +1,4 @@
-"""The HostAdmin service: protocol messages in and out, and nothing but that.
+"""The HostAdmin service: only translation to and from protocol messages.
 
 Protobuf types stop here and in admin_messages. What can wait (the engine's locks, a memory
 server, netlink) runs in worker threads, so that the event loop always answers.
@@ -36,10 +36,10 @@ SERVICE_NAME = pb.DESCRIPTOR.services_by_name["HostAdmin"].full_name
 
 # Well under the 200 ms that the protocol promises between two reports.
 _PROGRESS_INTERVAL_S = 0.1
-# A job that moves nothing for so long is ended: who asked for it wants to know.
+# A job without progress for this long ends, and the operator is informed.
 WRITEBACK_STALL_S = 10.0
 _STALLED = f"memory servers took no page for {WRITEBACK_STALL_S:.0f} s, see `farswapctl doctor`"
-# What the engine says when it finds none that may.
+# The engine's reason when no page may be written back.
 _NO_MORE = "no more entries to write back"
 # An answer of them stays far below gRPC's limit.
 _OWNERS_MAX = 1 << 16
@@ -54,7 +54,7 @@ _CGROUP_SETTINGS = {
 
 
 class HostAdminService(host_admin_pb2_grpc.HostAdminServicer):
-    """One daemon's."""
+    """The service of one daemon."""
 
     def __init__(self, host: RunningHost, doctor: Doctor) -> None:
         self._host = host
@@ -63,7 +63,7 @@ class HostAdminService(host_admin_pb2_grpc.HostAdminServicer):
     async def Status(  # noqa: N802 - named by the protocol
         self, request: pb.HostStatusRequest, context: _Context
     ) -> pb.HostStatus:
-        """Everything at once; waits for nobody."""
+        """The whole status, without blocking."""
         return await asyncio.to_thread(self._status)
 
     async def Doctor(  # noqa: N802
@@ -119,7 +119,7 @@ class HostAdminService(host_admin_pb2_grpc.HostAdminServicer):
         if not await asyncio.to_thread(
             engine.start_writeback, request.bytes, cgroup, request.older_than_s
         ):
-            raise BusyError("a writeback is under way already")
+            raise BusyError("another writeback job is running")
         ended = stalled = False
         moved_bytes, moved_at = 0, time.monotonic()
         try:
@@ -143,7 +143,7 @@ class HostAdminService(host_admin_pb2_grpc.HostAdminServicer):
                 engine.cancel_writeback()
 
     async def _why(self, progress: WritebackProgress, request: pb.WritebackRequest) -> str:
-        """What the engine says of a job's end, and what it takes for granted there."""
+        """The engine's reason for the end of a job, with more detail."""
         if progress.stopped_because != _NO_MORE:
             return progress.stopped_because
         views = await asyncio.to_thread(self._host.groups.views)
@@ -155,7 +155,7 @@ class HostAdminService(host_admin_pb2_grpc.HostAdminServicer):
     async def ExplainSlot(  # noqa: N802
         self, request: pb.ExplainSlotRequest, context: _Context
     ) -> pb.SlotExplanation:
-        """Reads the page, also from a memory server, to see that it is intact."""
+        """Reads the page, also from a memory server, to verify it."""
         if request.slot >= self._host.config.slots:
             raise InvalidArgumentError(
                 f"slot {request.slot} is out of range: the device has slots "
@@ -219,7 +219,7 @@ class HostAdminService(host_admin_pb2_grpc.HostAdminServicer):
         return pb.SlotOwnersResponse(cgroup_ids=owners)
 
     def _cgroup(self, path: str) -> pb.CgroupStatus:
-        """Also of one that the tier does not know, as it has no pages. Raises NotFoundError."""
+        """A cgroup's status, also without pages in the tier. Raises NotFoundError."""
         groups = self._host.groups
         for view in groups.views():
             if view.path == path:
@@ -243,7 +243,7 @@ class HostAdminService(host_admin_pb2_grpc.HostAdminServicer):
 
 
 def _given(request: Message, field: str, parse: Callable[[Any], Value]) -> Value | None:
-    """None where the request does not say. Raises InvalidArgumentError."""
+    """None if the request has none. Raises InvalidArgumentError."""
     return _parsed(parse, getattr(request, field)) if request.HasField(field) else None
 
 
@@ -268,7 +268,7 @@ def _cgroup_change(request: pb.SetCgroupRequest) -> GroupChange:
         if field not in _CGROUP_SETTINGS:
             raise InvalidArgumentError(f"a cgroup has no setting {field}")
         if request.HasField(field):
-            raise InvalidArgumentError(f"{field} is both set and left to its default")
+            raise InvalidArgumentError(f"{field} is both set and reset to its default")
         changed[_CGROUP_SETTINGS[field]] = None
     if not changed:
         raise InvalidArgumentError("no setting was given")

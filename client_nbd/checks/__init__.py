@@ -1,1 +1,1 @@
-"""What an operator should know: checks of the kernel, the tier and the memory servers."""
+"""Findings for operators: checks of the kernel, the tier and the memory servers."""

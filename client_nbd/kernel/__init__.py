@@ -1,1 +1,1 @@
-"""All that farswap-host does to the running kernel: its files, the nbd driver, swap on and off."""
+"""Access to the running kernel: its files, the nbd driver, swapon and swapoff."""

@@ -1,17 +1,17 @@
-"""The kernel's nbd device that this daemon serves: binding it, and letting it go.
+"""Attaches and detaches the kernel's nbd device.
 
-The kernel and the engine talk over socketpairs: our ends go to the engine's threads, the
-kernel's to the driver by netlink, after which our copies of the kernel's ends are closed, so
-that each side sees the other's end. What was found safe for a device that the machine swaps to
-(stalls of 1 to 3 s when a daemon dies, and no live but slow server ever cut off):
+Kernel and engine are connected by socketpairs. One end goes to the engine's threads, the other to
+the driver by netlink; the daemon then closes its copy of the latter, so that each side sees the end
+of the other. Safe settings for a swap device (a dead daemon stalls it for 1 to 3 s, and a slow one
+is never disconnected):
 
-- one connection: with more, the driver cuts off all but the last whose requests are slow;
-- TIMEOUT 0, and the block layer's own request timeout lowered to 1 s *after* CONNECT, which
-  sets it to 30 s: requests of a dead connection are then given to its successor within a second;
-- a long dead connection timeout: when it ends, applications get EIO and die.
+- one connection: with more, a slow request disconnects all but the last;
+- TIMEOUT 0, and the block layer's request timeout set to 1 s *after* CONNECT, which sets it to
+  30 s: a restarted daemon then gets the requests of the dead one within a second;
+- a long dead connection timeout: at its end programs get EIO and die.
 
-All methods block (netlink, waiting for threads): call them from a worker thread. A lock makes
-attach and detach exclude each other; reading `device` needs none.
+All methods block: call them from a worker thread. A lock makes attach and detach exclude each
+other; reading `device` takes no lock.
 """
 
 from __future__ import annotations
@@ -38,22 +38,21 @@ if TYPE_CHECKING:
 
 _log = log.logger("attach")
 
-# A daemon that crashed at night is restarted the next day, and the machine's applications then
-# go on where they were. Longer only helps where nobody looks after a machine that stands still.
+# Time for an operator to restart a crashed daemon; programs then continue.
 DEAD_CONNECTION_TIMEOUT_S = 86_400
 DEAD_CONNECTION_TIMEOUT_S_MAX = 10 * 365 * 86_400
 
 CONNECTIONS_MAX = 16
 IO_TIMEOUT_MS = 1000
 
-# Nothing to flush: a write is acknowledged when it is where all writes end.
+# No flush: the daemon acknowledges a write when it is stored.
 _FLAGS = netlink.FLAG_HAS_FLAGS | netlink.FLAG_SEND_TRIM
 
 _DETACH_WAIT_MS = 5000
 
 
 class Engine(Protocol):
-    """What of the native engine is used here."""
+    """The part of the native engine used here."""
 
     def serve(self, fd: int, initial: bytes, peer: str, /) -> int:
         """Takes over the socket; returns the connection's id."""
@@ -69,20 +68,20 @@ class Attribution(Protocol):
     """attribution.Attribution, or a test's."""
 
     def start(self, device: str, /) -> object:
-        """The kernel may swap to `device` from now on."""
+        """Starts attribution of `device`."""
 
     def stop(self) -> None:
-        """It no longer does."""
+        """Ends attribution."""
 
 
 class Driver(Protocol):
     """netlink.NbdNetlink, or a test's."""
 
     def __enter__(self) -> Self:
-        """Opens the conversation."""
+        """Opens the socket."""
 
     def __exit__(self, *exception: object) -> None:
-        """Ends it."""
+        """Closes it."""
 
     def connect(self, body: bytes, /) -> None:
         """See NbdNetlink."""
@@ -95,7 +94,7 @@ class Driver(Protocol):
 
 
 class KernelDevice:
-    """At most one attached device at a time: the engine has one export."""
+    """The attached device, at most one: the engine has one export."""
 
     def __init__(
         self,
@@ -119,23 +118,23 @@ class KernelDevice:
 
     @property
     def dead_connection_timeout_s(self) -> int:
-        """What the attached device was given; the kernel does not tell it."""
+        """Set at attach; the kernel does not report it."""
         return self._dead_connection_timeout_s
 
     @property
     def connection_count(self) -> int:
-        """Of the attached device."""
+        """Connections of the attached device."""
         return len(self._connection_ids)
 
     def device(self) -> str:
-        """The attached device, "" for none: also when the kernel let it go by itself."""
+        """The attached device; "" if none, or if the kernel has ended it."""
         ids = self._connection_ids
         if self._device and all(self._engine.wait_connection(id_, 0) for id_ in ids):
             return ""
         return self._device
 
     def attach(self, device: str, connections: int, dead_connection_timeout_s: int) -> str:
-        """Binds `device`; returns it. Zeros stand for the defaults.
+        """Attaches `device`; returns it. Zeros stand for the defaults.
 
         Raises InvalidArgumentError, NotPossibleError, BusyError. A failure leaves nothing behind.
         """
@@ -148,7 +147,7 @@ class KernelDevice:
         )
         with self._exclusive():
             if self.device():
-                raise NotPossibleError(f"{self._device} is attached already")
+                raise NotPossibleError(f"{self._device} is already attached; detach it first")
             number = self._files.nbd_number(index)
             with self._driver() as driver:
                 self._refuse_if_in_use(driver, device, index, number)
@@ -159,18 +158,18 @@ class KernelDevice:
                     driver.disconnect(index)
                     self._end(ids)
                     raise NotPossibleError(
-                        f"{device}: the request timeout cannot be set: {error.strerror}"
+                        f"{device}: failed to set the request timeout: {error.strerror}"
                     ) from error
             self._dead_connection_timeout_s = timeout_s
             self._devices.add(device, number)
-            # Nobody swaps to it yet: no page comes that is not attributed.
+            # Before swapon, so that every page is attributed.
             self._attribution.start(device)
             self._device, self._connection_ids = device, ids
         _log.info("attached", device=device, connections=count, dead_timeout_s=timeout_s)
         return device
 
     def detach(self, device: str) -> None:
-        """Unbinds it. Raises NotPossibleError unless it is certain that nothing uses it."""
+        """Detaches it. Raises NotPossibleError unless it is certain that nothing uses it."""
         number = self._files.nbd_number(kernel_files.nbd_index(device))
         with self._exclusive():
             if self.device() != device:
@@ -179,7 +178,7 @@ class KernelDevice:
                 self._let_go(device)
 
     def let_go(self) -> None:
-        """Unbinds the attached device, if any, also while it is open: no swap is on it."""
+        """Detaches the device, if any, also while it is open. No swap may be on it."""
         with self._exclusive():
             if device := self.device():
                 self._let_go(device)
@@ -248,7 +247,7 @@ class KernelDevice:
         except OSError as error:
             if error.errno == errno.ENOENT:
                 raise NotPossibleError(
-                    "the kernel's nbd driver is not there: load it with `modprobe nbd`"
+                    "the kernel's nbd driver is not loaded: run `modprobe nbd`"
                 ) from error
             raise NotPossibleError(f"netlink: {_why(error)}") from error
         with driver:
@@ -257,14 +256,14 @@ class KernelDevice:
     @contextlib.contextmanager
     def _exclusive(self) -> Iterator[None]:
         if not self._lock.acquire(blocking=False):
-            raise BusyError("another attach or detach is under way")
+            raise BusyError("another attach or detach is running")
         try:
             yield
         finally:
             self._lock.release()
 
     def _end(self, ids: Sequence[int]) -> None:
-        """The connections end by the driver's NBD_CMD_DISC, or by us when it sends none."""
+        """Waits for the driver's NBD_CMD_DISC, else closes the connections."""
         for id_ in ids:
             if not self._engine.wait_connection(id_, _DETACH_WAIT_MS):
                 self._engine.close_connection(id_)

@@ -1,20 +1,20 @@
-"""Who uses a block device: the one answer to "does the machine swap to us?".
+"""Users of a block device: whether the machine swaps to this daemon.
 
-The kernel knows devices by their numbers; paths are only nodes for them, of which there may be
-several, renamed or deleted ones. And what is swapped on need not be the device itself:
+The kernel identifies devices by number; a device may have several nodes, renamed or deleted ones.
+A swap area may be on the device, or on something stacked on it:
 
     /dev/dm-0, /dev/md0, /dev/nbd0p1     its holders and partitions, in sysfs
     /dev/loop1, /dev/zram0               its path stands in their backing_file, backing_dev
     /mnt/swapfile                        a file of a file system on it
     /dev/loop2 on /mnt/image             and so on, to any depth
 
-look() collects the numbers of all that is stacked on the devices asked about, and compares them
-with the number behind each line of /proc/swaps. The answer has three values: swap is on (`areas`),
-it is not, or it cannot be told (`doubts` says why). Only the second allows to let a device go.
+look() collects the numbers of all devices stacked on the given ones, and compares them with the
+number behind each line of /proc/swaps. The result is one of three: swap is on (`areas`), it is off,
+or unknown (`doubts` says why). A device may be detached only if it is off.
 
-A path that leads nowhere (deleted, or of another mount namespace) is decided by the devices: the
-kernel lets nobody open a device exclusively while it is swapped on, mounted, or held. A loop device
-alone holds nothing exclusively, so one whose backing file leads nowhere stays a doubt.
+For an unreachable path (deleted, or in another mount namespace) the devices decide: the kernel
+refuses an exclusive open while a device is swapped on, mounted or held. Only loop devices hold
+nothing exclusively: one with an unreachable backing file stays a doubt.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ _OF_SERVERS = frozenset({"9p", "afs", "ceph", "cifs", "nfs", "nfs4", "smb3"})
 
 @dataclass(frozen=True, slots=True)
 class Use:
-    """Of some devices, all together."""
+    """Users of some devices, together."""
 
     own: tuple[SwapArea, ...] = ()  # on the devices themselves
     stacked: tuple[SwapArea, ...] = ()  # on what is stacked on them
@@ -54,12 +54,12 @@ class Use:
 
     @property
     def areas(self) -> tuple[SwapArea, ...]:
-        """By which the machine swaps to the devices."""
+        """All swap areas on the devices."""
         return self.own + self.stacked
 
     @property
     def used_bytes(self) -> int:
-        """What is swapped out there."""
+        """Bytes swapped out there."""
         return sum(area.used_bytes for area in self.areas)
 
     def refuse(self, device: str) -> None:
@@ -67,21 +67,21 @@ class Use:
         names = ", ".join(area.name for area in self.stacked)
         if names:
             raise NotPossibleError(
-                f"{device} is swapped to by {names}, stacked on it: swapoff that, take it off "
+                f"{device} is used by swap on {names}, stacked on it: swapoff that, remove it from "
                 f"{device}, then try again"
             )
         if self.own:
-            raise NotPossibleError(f"{device} is an active swap area: swapoff comes first")
+            raise NotPossibleError(f"{device} is an active swap area: swapoff first")
         if self.doubts:
-            raise NotPossibleError(f"it is not certain that {device} is unused: {self.doubts[0]}")
+            raise NotPossibleError(f"unknown whether {device} is unused: {self.doubts[0]}")
         if self.holders:
             raise NotPossibleError(f"{device} is in use: {', '.join(self.holders)} is on it")
 
 
 class ExportDevices:
-    """The block devices that are known to be behind the export. Threads: any.
+    """Block devices known to be backed by the export. Threads: any.
 
-    One that was named stays known, whatever else is named later: it may be swapped on.
+    A named device stays known when others are named: it may be swapped on.
     """
 
     def __init__(self, files: KernelFiles) -> None:
@@ -89,34 +89,34 @@ class ExportDevices:
         self._numbers: dict[str, Number] = {}
 
     def add(self, device: str, number: Number) -> None:
-        """The kernel may swap to it from now on."""
+        """Adds a device that the kernel may swap to."""
         self._numbers[device] = number
 
     def drop(self, device: str) -> None:
-        """It has been let go, unused."""
+        """Removes a device that was detached unused."""
         self._numbers.pop(device, None)
 
     def use(self, claimed: Collection[Number] = ()) -> Use:
-        """Looked up now."""
+        """The current users."""
         return look(self._files, tuple(self._numbers.values()), claimed)
 
 
 def look(files: KernelFiles, devices: Iterable[Number], claimed: Collection[Number] = ()) -> Use:
-    """Who uses these devices now. `claimed`: those that this process has open exclusively."""
+    """Current users of these devices. `claimed`: those open exclusively in this process."""
     roots = frozenset(devices)
     if not roots:
         return Use()
     try:
         return _look(files, roots, claimed)
     except (OSError, ValueError) as error:
-        return Use(doubts=(f"the kernel's tables cannot be read: {error}",), numbers=roots)
+        return Use(doubts=(f"failed to read the kernel's tables: {error}",), numbers=roots)
 
 
 @contextlib.contextmanager
 def unused(
     files: KernelFiles, device: str, number: Number, flags: int = os.O_RDONLY
 ) -> Iterator[int]:
-    """Keeps others from swapping to an unused device, mounting or holding it; its descriptor.
+    """Opens an unused device exclusively, which prevents swap, mounts and holders.
 
     Raises NotPossibleError unless it is certain that nothing uses it.
     """
@@ -124,8 +124,8 @@ def unused(
     try:
         descriptor = files.claim(number, flags)
     except OSError as error:
-        why = "something holds it" if error.errno == errno.EBUSY else error.strerror
-        raise NotPossibleError(f"{device} cannot be opened for this alone: {why}") from error
+        why = "in use" if error.errno == errno.EBUSY else error.strerror
+        raise NotPossibleError(f"failed to open {device} exclusively: {why}") from error
     try:
         look(files, [number], [number]).refuse(device)
         yield descriptor
@@ -134,7 +134,7 @@ def unused(
 
 
 def _look(files: KernelFiles, roots: frozenset[Number], claimed: Collection[Number]) -> Use:
-    # The areas first: one that is gone by the time the rest is read was none of ours any more.
+    # Areas first: an area that ends before the rest is read is irrelevant.
     areas = files.swap_areas()
     mounts = files.mounts()
     above: dict[Number, list[Number]] = {}
@@ -162,10 +162,10 @@ def _look(files: KernelFiles, roots: frozenset[Number], claimed: Collection[Numb
         elif not area.is_file:
             swapped_on.add(at)
         if at in perhaps - stack:
-            what = "a device whose backing file cannot be looked up"
+            what = "a device with an unreachable backing file"
             doubts.append(f"{area.name} is a swap area on {what}")
     if unresolved and any(_is_held(files, number) for number in stack - swapped_on - set(claimed)):
-        doubts += [f"the swap area {area.name} cannot be looked up" for area in unresolved]
+        doubts += [f"the swap area {area.name} is unreachable" for area in unresolved]
     points = [text.utf8(mount.point) for mount in mounts if mount.number in stack]
     return Use(
         own=tuple(own),
@@ -180,7 +180,7 @@ def _look(files: KernelFiles, roots: frozenset[Number], claimed: Collection[Numb
 def _stack(
     files: KernelFiles, roots: Iterable[Number], above: Mapping[Number, Sequence[Number]]
 ) -> frozenset[Number]:
-    """The devices with all that is stacked on them."""
+    """The devices and all devices stacked on them."""
     found: set[Number] = set()
     unseen = list(roots)
     while unseen:
@@ -194,9 +194,9 @@ def _stack(
 def _number_behind(
     files: KernelFiles, mounts: Sequence[Mount], path: str, *, is_file: bool | None = None
 ) -> Number | None:
-    """Of the block device that a path names, or that the file there is on. None: cannot be told.
+    """Number of the block device at a path, or of the one that its file is on. None: unknown.
 
-    `is_file`: what the kernel says that it is.
+    `is_file`: the kernel's kind of the area.
     """
     mount = _mount_of(mounts, path)
     if mount is None or path.endswith(_DELETED):
@@ -208,7 +208,7 @@ def _number_behind(
     except OSError:
         return None
     if is_file is not None and is_file == is_device:
-        return None  # another file has taken the place
+        return None  # replaced by another file
     # A file system without a device of its own number may be on any: btrfs, overlay.
     unnumbered = number[0] == 0 and mount.kind not in _OF_MEMORY
     return None if unnumbered and not is_device else number
@@ -226,7 +226,7 @@ def _mount_of(mounts: Sequence[Mount], path: str) -> Mount | None:
 
 
 def _is_held(files: KernelFiles, number: Number) -> bool:
-    """Something has it open exclusively, or that cannot be told."""
+    """Whether it is open exclusively, or that is unknown."""
     try:
         os.close(files.claim(number))
     except OSError as error:

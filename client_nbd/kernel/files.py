@@ -1,4 +1,4 @@
-"""All that farswap-host reads and writes in /proc, /sys and /dev, and the two swap system calls.
+"""Access of farswap-host to /proc, /sys and /dev, and the two swap system calls.
 
 The root directory is a parameter, so that tests run on a fixture tree. System calls that change
 the machine (swapon, swapoff, discard) are functions of their own, so that tests put others in
@@ -35,7 +35,7 @@ _SWAP_FLAG_DISCARD_PAGES = 0x40000
 
 _SECTOR_BYTES = 512  # of sysfs, whatever the device's
 
-# What reading a file of sysfs gives that is not there, or goes away just now.
+# Errors of reading a file of sysfs that is missing or vanishes.
 _ABSENT = (errno.ENOENT, errno.ENOTDIR, errno.ENODEV, errno.ENXIO)
 
 Discard = Literal["pages", "once", "both"]
@@ -54,7 +54,7 @@ class KernelFiles:
         self._root = root
 
     def swap_areas(self) -> list[SwapArea]:
-        """The active swap areas. Raises OSError, ValueError where the table cannot be read."""
+        """Active swap areas. Raises OSError, ValueError."""
         try:
             table = (self._root / "proc/swaps").read_bytes()
         except FileNotFoundError:
@@ -64,7 +64,7 @@ class KernelFiles:
         return tables.swap_areas(table)
 
     def mounts(self) -> list[Mount]:
-        """Those of our mount namespace. Raises OSError, ValueError."""
+        """Mounts of this mount namespace. Raises OSError, ValueError."""
         return tables.mounts((self._root / "proc/self/mountinfo").read_bytes())
 
     def has_block_device(self, device: str) -> bool:
@@ -95,7 +95,7 @@ class KernelFiles:
         return number if is_device else None
 
     def nbd_number(self, index: int) -> Number:
-        """Whatever its node is called. Raises NotPossibleError where there is no such device."""
+        """Device number of nbdN, by sysfs. Raises NotPossibleError if it does not exist."""
         try:
             return tables.number((self._root / f"sys/block/nbd{index}/dev").read_bytes())
         except (OSError, ValueError) as error:
@@ -207,11 +207,11 @@ class KernelFiles:
         return None
 
     def memory_stall_us(self) -> int | None:
-        """How long some task has waited for memory, ever; None where PSI is not kept."""
+        """Total time that tasks have waited for memory; None without PSI."""
         return tables.stall_us(self._bytes("proc/pressure/memory"))
 
     def zswap_enabled(self) -> bool:
-        """The kernel would compress pages before it swaps them to us."""
+        """Whether the kernel compresses pages before it swaps them out."""
         return self._bytes("sys/module/zswap/parameters/enabled").strip() in (b"Y", b"1")
 
     def _bytes(self, path: str) -> bytes:
@@ -256,7 +256,7 @@ def swapoff(device: str) -> None:
 
 
 def discard_all(descriptor: int, size_bytes: int) -> None:
-    """Tells the device that none of its pages is needed any more. Raises OSError."""
+    """Discards all pages of the device. Raises OSError."""
     fcntl.ioctl(descriptor, _BLKDISCARD, struct.pack("=QQ", 0, size_bytes))
 
 

@@ -1,9 +1,9 @@
-"""`farswap-host attach`, `detach` and `attribute`: the short-lived process beside the daemon.
+"""`farswap-host attach`, `detach` and `attribute`: short-lived processes beside the daemon.
 
-It may do what the daemon must not: start mkswap, wait for the kernel's swapoff, draw a progress
-bar. Attach: the daemon binds the device, then we make a swap area unless there is one, then
-swapon(2); a step that fails undoes those before it. Detach: swapoff(2), then the whole device is
-discarded (the kernel does not do so), then the daemon unbinds it.
+They do what the daemon must not: start mkswap, wait for swapoff, draw a progress bar. Attach: the
+daemon attaches the device, then mkswap if needed, then swapon(2); a failure undoes earlier steps.
+Detach: swapoff(2), then a discard of the whole device, which the kernel omits, then the daemon
+detaches it.
 """
 
 from __future__ import annotations
@@ -60,11 +60,11 @@ def attach(
     swap: SwapOptions | None,
     files: KernelFiles | None = None,
 ) -> None:
-    """Raises an error of farswap's tree; what was done is then undone."""
+    """Raises an error of farswap's tree, after undoing earlier steps."""
     files = files or KernelFiles()
     index = kernel_files.nbd_index(device)
     if files.device_number(device) != files.nbd_number(index):
-        # mkswap would write to another device than the one that the daemon binds.
+        # Else mkswap would write to another device than the attached one.
         raise NotPossibleError(f"{device} is not the node of the kernel's nbd{index}: remove it")
     client, stub = _connect(address)
     answer = client.call(stub.Attach, pb.AttachRequest(device=device, connections=connections))
@@ -101,8 +101,8 @@ def detach(address: Address, device: str | None, files: KernelFiles | None = Non
         try:
             kernel_files.discard_all(descriptor, status.size_bytes)
         except OSError as error:
-            # Its pages then stay in pool and servers until they are overwritten.
-            cli.say(f"{device}: not discarded: {error.strerror}")
+            # Its pages stay in pool and servers until they are overwritten.
+            cli.say(f"{device}: failed to discard: {error.strerror}")
     client.call(stub.Detach, pb.DetachRequest(device=device))
     print(f"{device}: detached")
 
@@ -132,7 +132,9 @@ def _make_swap_area(device: str, node: Path) -> None:
     if head[PAGE_BYTES - len(_SIGNATURE) : PAGE_BYTES] == _SIGNATURE:
         return
     if any(head):
-        raise NotPossibleError(f"{device} holds data that is no swap area; run mkswap yourself")
+        raise NotPossibleError(
+            f"{device} has data that is not a swap area; run mkswap by hand to overwrite it"
+        )
     try:
         made = subprocess.run(
             ["mkswap", node],
@@ -148,7 +150,7 @@ def _make_swap_area(device: str, node: Path) -> None:
 
 
 def _swapoff(area: SwapArea, files: KernelFiles) -> None:
-    """swapoff(2) in a thread, with its progress; Ctrl-C makes the kernel stop it."""
+    """swapoff(2) in a thread, with progress; Ctrl-C stops it."""
     failed: list[OSError] = []
 
     def work() -> None:
@@ -158,7 +160,7 @@ def _swapoff(area: SwapArea, files: KernelFiles) -> None:
             failed.append(error)
 
     worker = threading.Thread(target=work, name="swapoff")
-    # A signal to the thread interrupts its system call; the handler itself has nothing to do.
+    # A signal to the thread interrupts its system call.
     signal.signal(signal.SIGUSR1, lambda _number, _frame: None)
     worker.start()
     try:
@@ -168,7 +170,7 @@ def _swapoff(area: SwapArea, files: KernelFiles) -> None:
             signal.pthread_kill(worker.ident, signal.SIGUSR1)
             worker.join(_POLL_S)
     except OSError:
-        pass  # the terminal is gone, which is no reason to stop
+        pass  # the terminal is gone; go on
     worker.join()
     if failed:
         raise NotPossibleError(f"swapoff {area.name}: {failed[0].strerror}")

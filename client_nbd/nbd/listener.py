@@ -49,10 +49,10 @@ class Engine(Protocol):
     """What the listener needs of the native engine."""
 
     def serve(self, fd: int, initial: bytes, peer: str, /) -> int:
-        """Owns `fd` whatever happens. Raises RuntimeError."""
+        """Takes over `fd` in any case. Raises RuntimeError."""
 
     def connections(self) -> Sequence[object]:
-        """Those being served."""
+        """Connections being served."""
 
 
 class NbdListener:
@@ -80,7 +80,7 @@ class NbdListener:
         self._negotiating: set[asyncio.Task[None]] = set()
 
     async def start(self, addresses: Sequence[Address]) -> list[Address]:
-        """Listens on all of them, and tells the real addresses. Raises BindError: then on none."""
+        """Listens on all of them; returns the real addresses. On BindError it listens on none."""
         try:
             real = [await self._listen(address) for address in addresses]
         except BaseException:
@@ -122,7 +122,7 @@ class NbdListener:
                 client, _ = await loop.sock_accept(listening)
             except OSError as error:
                 self._handshakes.release()
-                _log.warning("cannot accept a client", error=error.strerror)
+                _log.warning("failed to accept a client", error=error.strerror)
                 await asyncio.sleep(_ACCEPT_RETRY_S)
                 continue
             except asyncio.CancelledError:
@@ -137,7 +137,7 @@ class NbdListener:
         self._negotiating.discard(task)
         self._handshakes.release()
         if not task.cancelled() and (error := task.exception()) is not None:
-            _log.error("a bug in the handshake", exc_info=error)
+            _log.error("internal error in the handshake", exc_info=error)
 
     # --- One client
 
@@ -162,7 +162,11 @@ class NbdListener:
 
     def _hand_over(self, client: socket.socket, initial: bytes, peer: str) -> None:
         if len(self._engine.connections()) >= self._connections_max:
-            _log.warning("too many clients", peer=peer, connections_max=self._connections_max)
+            _log.warning(
+                "refusing client: nbd.connections_max is reached",
+                peer=peer,
+                connections_max=self._connections_max,
+            )
             return
         client.settimeout(None)
         if client.family != socket.AF_UNIX:
@@ -170,7 +174,7 @@ class NbdListener:
         try:
             connection = self._engine.serve(client.detach(), initial, peer)
         except RuntimeError as error:
-            _log.error("client cannot be served", peer=peer, error=str(error))
+            _log.error("failed to serve a client", peer=peer, error=str(error))
             return
         _log.info("client connected", peer=peer, connection=connection)
 
@@ -178,13 +182,13 @@ class NbdListener:
 async def _converse(
     client: socket.socket, handshake: Handshake
 ) -> Negotiated | Aborted | Violation:
-    """Talks until the handshake's last event. Raises OSError when the client leaves."""
+    """Runs the handshake to its last event. Raises OSError if the client leaves."""
     loop = asyncio.get_running_loop()
     while True:
         event = handshake.next_event()
         answer = handshake.data_to_send()
         if answer:
-            # A client may say goodbye and not wait for the answer.
+            # A client may abort without waiting for the answer.
             quiet = contextlib.suppress(OSError) if event == Aborted() else contextlib.nullcontext()
             with quiet:
                 await loop.sock_sendall(client, answer)

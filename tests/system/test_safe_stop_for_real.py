@@ -49,8 +49,8 @@ def host(tmp_path: Path, short_path: Path, monkeypatch: pytest.MonkeyPatch) -> I
     ("fault", "reason"),
     [
         ("swapoff", "Cannot allocate memory"),
-        ("unreadable", "not certain"),
-        ("short", "memory cannot hold"),
+        ("unreadable", "unknown whether"),
+        ("short", "memory has no room"),
     ],
 )
 def test_the_daemon_serves_on_until_it_can_stop(

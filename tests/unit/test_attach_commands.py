@@ -164,7 +164,7 @@ def test_other_data_is_never_overwritten_and_the_device_let_go(machine: Machine)
         file.seek(65536)
         file.write(b"_BHRfS_M")
     before = machine.node.read_bytes()
-    with pytest.raises(NotPossibleError, match="holds data that is no swap area"):
+    with pytest.raises(NotPossibleError, match="has data that is not a swap area"):
         machine.attach(SwapOptions(None, None))
     assert machine.node.read_bytes() == before
     assert machine.events == [f"attach {DEVICE} 1", f"detach {DEVICE}"]
@@ -219,7 +219,7 @@ def test_detach_leaves_alone_what_is_stacked_on_the_device(machine: Machine) -> 
     machine.daemon.attached = DEVICE
     machine.files.add_device("loop1", (7, 1), backing=DEVICE)
     machine.files.swaps("/dev/loop1 partition 8188 4096 -2")
-    with pytest.raises(NotPossibleError, match="swapped to by /dev/loop1"):
+    with pytest.raises(NotPossibleError, match="used by swap on /dev/loop1"):
         machine.detach()
     machine.files.swaps()
     with pytest.raises(NotPossibleError, match="/dev/loop1 is on it"):
@@ -243,7 +243,7 @@ def test_a_refused_discard_is_told_and_does_not_keep_the_device(
     machine.discard_error = OSError(errno.EOPNOTSUPP, "Operation not supported")
     machine.detach()
     assert machine.events[-1] == f"detach {DEVICE}"
-    assert "not discarded: Operation not supported" in capsys.readouterr().err
+    assert "failed to discard: Operation not supported" in capsys.readouterr().err
 
 
 def test_detach_goes_on_when_stderr_is_gone(

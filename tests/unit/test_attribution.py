@@ -52,7 +52,7 @@ def test_an_attached_device_needs_no_configuration() -> None:
 
 
 def test_without_a_device_the_reason_is_told() -> None:
-    assert "no device that swaps to this daemon" in Machine().attribution.state().problem
+    assert "no device of this daemon" in Machine().attribution.state().problem
     state = Machine(device="/dev/loop7").attribution.state()
     assert state.problem == "/dev/loop7 does not exist"
 
@@ -72,7 +72,7 @@ def test_a_second_device_takes_the_place_of_the_first_only_if_told_to() -> None:
     machine.devices |= {"/dev/loop7": (7, 7), "/dev/loop8": (7, 8)}
     start = machine.attribution.start
     start("/dev/loop7", replace=False)
-    with pytest.raises(NotPossibleError, match="pages of /dev/loop7"):
+    with pytest.raises(NotPossibleError, match="/dev/loop7 is attributed"):
         start("/dev/loop8", replace=False)
     assert machine.attribution.state().device == "/dev/loop7"
     assert start("/dev/loop7", replace=False).device == "/dev/loop7"
@@ -134,7 +134,7 @@ def test_an_attached_device_goes_before_the_configured_one() -> None:
 def test_the_label_follows_its_cgroup() -> None:
     machine = Machine(cgroup="/vm1")
     machine.attribution.look()
-    assert "there is no cgroup /vm1" in machine.attribution.state().problem
+    assert "no cgroup /vm1" in machine.attribution.state().problem
     for id_ in (11, 12):
         machine.cgroups["/vm1"] = id_
         machine.attribution.look()

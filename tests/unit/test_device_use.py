@@ -140,7 +140,7 @@ def test_a_path_that_leads_nowhere_is_ours_only_if_the_device_is_held(
     use = device_use.look(machine, [NBD0])
     assert use.doubts
     assert not use.areas
-    with pytest.raises(NotPossibleError, match="not certain"):
+    with pytest.raises(NotPossibleError, match="unknown whether"):
         use.refuse("/dev/nbd0")
     # Swap on the device itself is what holds it.
     machine.swaps(line.format(path), AREA.format("/dev/nbd0"))
@@ -202,7 +202,7 @@ def test_an_unused_device_is_kept_from_others(machine: FakeMachine) -> None:
 def test_a_device_that_something_holds_is_not_unused(machine: FakeMachine) -> None:
     machine.held.add(NBD0)
     with (
-        pytest.raises(NotPossibleError, match="something holds it"),
+        pytest.raises(NotPossibleError, match="exclusively: in use"),
         device_use.unused(machine, "/dev/nbd0", NBD0),
     ):
         pass

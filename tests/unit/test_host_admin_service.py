@@ -177,7 +177,7 @@ async def test_a_second_writeback_is_refused_and_does_not_disturb_the_first(
     def two() -> None:
         first = running.client.stream(running.stub.Writeback, request)
         next(first)
-        with pytest.raises(errors.BusyError, match="under way already"):
+        with pytest.raises(errors.BusyError, match="another writeback job is running"):
             next(running.client.stream(running.stub.Writeback, request))
         assert not running.engine.writeback_cancelled.is_set()
         assert not next(first).finished
@@ -305,7 +305,7 @@ async def test_settings_of_a_cgroup_are_set_and_given_back(running: Running) -> 
         (pb.SetCgroupRequest(path="/build", compressor="gzip"), "not a compressor"),
         (
             pb.SetCgroupRequest(path="/build", writeback=True, defaults=["writeback"]),
-            "both set and left",
+            "both set and reset",
         ),
     ],
 )

@@ -104,7 +104,7 @@ async def test_swapoff_is_not_tried_where_the_kernel_would_kill_us_for_it(host: 
     host.swap_on(active=True)
     host.machine.memory_available(32)
     os.kill(os.getpid(), signal.SIGTERM)
-    assert "memory cannot hold the pages" in await until_it_says_why_not(host)
+    assert "memory has no room for the pages" in await until_it_says_why_not(host)
     assert host.events == []
     assert not task.done()
     host.machine.memory_available(512)
@@ -119,7 +119,7 @@ async def test_a_daemon_that_could_not_stop_tries_again_by_itself(host: Host) ->
     mounts = host.root / "proc/self/mountinfo"
     mounts.rename(host.root / "away")
     os.kill(os.getpid(), signal.SIGTERM)
-    assert "not certain" in await until_it_says_why_not(host)
+    assert "unknown whether" in await until_it_says_why_not(host)
     assert host.events == []
     (host.root / "away").rename(mounts)
     await asyncio.wait_for(task, HANG_GUARD_S)
@@ -172,7 +172,7 @@ async def test_a_limit_that_is_written_does_not_wait_for_the_next_look(
 async def test_a_pool_that_the_machine_has_no_room_for_starts_nothing(host: Host) -> None:
     host.machine.memory_available(4)  # the pool alone
     task = await host.start()
-    with pytest.raises(StartError, match="take 4 MiB of memory, and 4 MiB are available"):
+    with pytest.raises(StartError, match="need 4 MiB of memory, but 4 MiB are available"):
         await task
     assert host.events == []
     assert not (host.root / "nbd").exists()

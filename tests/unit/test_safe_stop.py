@@ -214,7 +214,7 @@ async def test_a_reason_is_logged_once_and_the_next_one_too(
     run.signals.put_nowait("SIGTERM")
     await asyncio.wait_for(run.wait(), HANG_GUARD_S)
     assert tried == 6
-    assert ["memory cannot hold" in reasons[0], "/proc/meminfo" in reasons[1]] == [True, True]
+    assert ["memory has no room" in reasons[0], "/proc/meminfo" in reasons[1]] == [True, True]
     assert len(reasons) == 2
 
 

@@ -78,7 +78,7 @@ def test_without_the_directory_the_name_is_claimed_and_that_is_said(
     with volume_claims.claimed(config("a"), nowhere):
         assert "another farswap-host" in refused(config("a"), nowhere)
     logged = capsys.readouterr()
-    assert "in this network namespace alone" in logged.out + logged.err
+    assert "only in this network namespace" in logged.out + logged.err
 
 
 def test_what_else_fails_is_not_called_another_daemon(
@@ -89,5 +89,6 @@ def test_what_else_fails_is_not_called_another_daemon(
 
     monkeypatch.setattr(socket.socket, "bind", fail)
     message = refused(config("a"), tmp_path)
-    assert "10.0.0.7:7070 cannot be claimed: No buffer space available" in message
+    assert "failed to claim the volume" in message
+    assert "on 10.0.0.7:7070: No buffer space available" in message
     assert "another" not in message

@@ -57,5 +57,5 @@ def test_a_device_that_another_is_stacked_on_is_not_detached(host_guest: HostGue
     checks = {check["subject"]: check for check in host_guest.answer("doctor")["checks"]}
     assert checks["stacking"]["level"] == "warning"
     refusals = (host_guest.shared / "refusals").read_text()
-    for refusal in ("swapped to by /dev/loop0", "/dev/loop0 is on it", "something holds it"):
+    for refusal in ("used by swap on /dev/loop0", "/dev/loop0 is on it", "exclusively: in use"):
         assert refusal in refusals
