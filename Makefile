@@ -27,7 +27,7 @@ REQUIREMENTS := $(VENV)/.requirements
 INSTALLED := $(VENV)/.installed-$(BUILD)
 NATIVE_SOURCES := $(shell find native proto -type f -not -path 'native/tests/*' -not -path 'native/fuzz/*')
 PYTHON_SOURCES := $(shell find admin client_nbd common server -name '*.py' -type f 2>/dev/null)
-OUR_CPP := $(shell find native tests -name '*.cc' -o -name '*.h' -o -name '*.c' | sort)
+OUR_CPP := $(shell find native tests tools -name '*.cc' -o -name '*.h' -o -name '*.c' | sort)
 
 TYPE_release := RelWithDebInfo
 TYPE_debug := Debug
@@ -169,15 +169,15 @@ lint-house: $(REQUIREMENTS)
 ##@ Demonstrations and measurements
 .PHONY: demo
 demo: setup loadgen ## write 256 MiB of real pages, read them back from memory servers, then swap
-	PYTHONPATH=tests $(PY) -m demo
+	PYTHONPATH=tools $(PY) -m demo
 
 .PHONY: bench
 bench: setup programs ## measure against peers in the same run
-	PYTHONPATH=tests $(PY) -m bench
+	PYTHONPATH=tools $(PY) -m bench
 
 .PHONY: soak
 soak: setup loadgen ## verify 10 million page operations while the memory server is killed ten times, then full disks
-	PYTHONPATH=tests $(PY) -m soak
+	PYTHONPATH=tools $(PY) -m soak
 
 ##@ Cleaning
 .PHONY: clean

@@ -13,8 +13,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
 import pytest
-from daemons import Daemon, HostDaemon, MemoryServer, Sections, require_native
-from system.real_swap import missing_requirement
+from daemons import Daemon, HostDaemon, MemoryServer, Sections
+from requirements import require_native
+from swap.real_swap import missing_requirement
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence

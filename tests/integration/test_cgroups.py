@@ -11,7 +11,6 @@ import time
 from typing import TYPE_CHECKING
 
 import pytest
-from daemons import require_native
 from farswap.client_nbd.cgroups.groups import CgroupGroups, GroupChange
 from farswap.client_nbd.cgroups.pressure import AheadPolicy
 from farswap.client_nbd.cgroups.proactive import AheadShrinker
@@ -19,6 +18,7 @@ from farswap.client_nbd.cgroups.tree import CgroupTree
 from farswap.client_nbd.kernel.files import KernelFiles
 from hang_guard import HANG_GUARD_S
 from nbd_client import NbdClient
+from requirements import require_native
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator

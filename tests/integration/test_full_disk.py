@@ -9,10 +9,10 @@ import time
 from typing import TYPE_CHECKING
 
 import pytest
-from daemons import require_native
 from farswap.v1 import page_store_pb2 as pb
 from hang_guard import HANG_GUARD_S
 from page_client import PageClient, make_object, page_content
+from requirements import require_native
 from soak.full_disk import run_full_disk, small_disk
 
 if TYPE_CHECKING:

@@ -14,9 +14,10 @@ from typing import TYPE_CHECKING
 
 import grpc
 import pytest
-from daemons import HostDaemon, require_native, run_program, toml
+from daemons import HostDaemon, run_program, toml
 from farswap.v1 import page_store_pb2, page_store_pb2_grpc
 from hang_guard import HANG_GUARD_S
+from requirements import require_native
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

@@ -8,12 +8,13 @@ from typing import TYPE_CHECKING
 
 import grpc
 import pytest
-from daemons import MemoryServer, require_native, run_program, toml
+from daemons import MemoryServer, run_program, toml
 from farswap.v1 import server_admin_pb2, server_admin_pb2_grpc
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
 from hang_guard import HANG_GUARD_S
 from page_client import PageClient, make_object
+from requirements import require_native
 
 if TYPE_CHECKING:
     import subprocess

@@ -5,7 +5,7 @@ from collections.abc import Iterator
 import pytest
 from bench.local_cluster import LocalCluster
 from bench.programs import MissingProgramError, native_program
-from daemons import require_native
+from requirements import require_native
 from soak.legs import Leg, run_leg, soak_cluster
 
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from daemons import run_program
 from hang_guard import HANG_GUARD_S
-from system.real_swap import MemoryCgroup, PageVerifier, SwapOnLoop
+from swap.real_swap import MemoryCgroup, PageVerifier, SwapOnLoop
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator

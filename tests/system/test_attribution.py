@@ -7,8 +7,9 @@ from typing import TYPE_CHECKING
 
 import pytest
 from bench.local_cluster import LocalCluster
-from daemons import require_native, run_program
-from system.real_swap import (
+from daemons import run_program
+from requirements import require_native
+from swap.real_swap import (
     MemoryCgroup,
     PageVerifier,
     SwapOnLoop,

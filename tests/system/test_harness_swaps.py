@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 from hang_guard import HANG_GUARD_S
-from system.real_swap import (
+from swap.real_swap import (
     MemoryCgroup,
     PageVerifier,
     SwapOnLoop,

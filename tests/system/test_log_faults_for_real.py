@@ -7,8 +7,9 @@ import os
 from typing import TYPE_CHECKING
 
 import pytest
-from daemons import HostDaemon, require_native
-from system.real_swap import run
+from daemons import HostDaemon
+from requirements import require_native
+from swap.real_swap import run
 from system.swapped_out import swapped_out
 
 if TYPE_CHECKING:

@@ -6,8 +6,8 @@ from typing import TYPE_CHECKING
 
 import pytest
 from bench.local_cluster import LocalCluster
-from daemons import require_native
-from system.real_swap import (
+from requirements import require_native
+from swap.real_swap import (
     MemoryCgroup,
     PageVerifier,
     SwapOnLoop,

@@ -9,8 +9,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
-from daemons import HostDaemon, require_native
-from system.real_swap import run, swap_areas
+from daemons import HostDaemon
+from requirements import require_native
+from swap.real_swap import run, swap_areas
 from system.swapped_out import MIB, swapped_out, until
 
 if TYPE_CHECKING:

@@ -7,9 +7,9 @@ from typing import TYPE_CHECKING
 
 import pytest
 from bench.local_cluster import LocalCluster
-from daemons import require_native
 from farswap.client_nbd.kernel.files import KernelFiles
-from system.real_swap import MemoryCgroup, PageVerifier, SwapOnLoop
+from requirements import require_native
+from swap.real_swap import MemoryCgroup, PageVerifier, SwapOnLoop
 
 if TYPE_CHECKING:
     from pathlib import Path

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 from bench.programs import MissingProgramError, native_program
-from system.real_swap import PageVerifier, build_program
+from swap.real_swap import PageVerifier, build_program
 from vm.guest import Guest, system_program
 from vm.host_guest import HostGuest
 from vm.kernel import Kernel, KernelUnavailableError, debian_kernel

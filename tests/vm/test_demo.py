@@ -9,13 +9,13 @@ from typing import TYPE_CHECKING
 
 import pytest
 from bench.programs import MissingProgramError, native_program
-from daemons import require_native
-from vm.guest import TEST_TIMEOUT_S
+from requirements import require_native
+from vm.guest import SCRIPTS, TEST_TIMEOUT_S
 
 if TYPE_CHECKING:
     from vm.guest import Guest
 
-TESTS = Path(__file__).resolve().parents[1]
+TOOLS = Path(__file__).resolve().parents[2] / "tools"
 pytestmark = [pytest.mark.vm, pytest.mark.root, pytest.mark.timeout(TEST_TIMEOUT_S)]
 
 
@@ -29,10 +29,10 @@ def test_demonstration_swaps_by_the_nbd_driver(guest: Guest, tmp_path: Path) -> 
     shared.mkdir()
     guest.memory_mib = 1536
     run = guest.run_overlay(
-        TESTS / "demo" / "guest_demo",
+        SCRIPTS / "demo",
         shared=shared,
         programs=Path(sys.executable).parent,
-        tests=TESTS,
+        tools=TOOLS,
         natives=natives,
         pythonpath=os.environ.get("PYTHONPATH", ""),
     )

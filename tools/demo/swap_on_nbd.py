@@ -14,7 +14,7 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Self
 
-from system.real_swap import memory_cgroup_root, run
+from swap.real_swap import memory_cgroup_root, run
 
 if TYPE_CHECKING:
     from bench.local_cluster import LocalCluster
@@ -47,7 +47,7 @@ def free_device() -> Path | None:
 
 
 class SwapOnNbd:
-    """A swap area on the cluster's host; the like of system.real_swap.SwapOnLoop."""
+    """A swap area on the cluster's host; the like of swap.real_swap.SwapOnLoop."""
 
     device: str
     swapoff_seconds: float

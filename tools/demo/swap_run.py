@@ -13,8 +13,8 @@ from typing import TYPE_CHECKING
 from demo import swap_on_nbd
 from demo.pages_run import DemoError
 from demo.swap_on_nbd import SwapOnNbd
-from system import real_swap
-from system.real_swap import MemoryCgroup, PageVerifier, SwapOnLoop
+from swap import real_swap
+from swap.real_swap import MemoryCgroup, PageVerifier, SwapOnLoop
 
 if TYPE_CHECKING:
     import subprocess
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
     from bench.local_cluster import LocalCluster
     from demo.interrupts import Interrupts
-    from system.real_swap import VerifierResult
+    from swap.real_swap import VerifierResult
 
 MIB = 1 << 20
 VERIFY_DEADLINE_S = 100

@@ -13,7 +13,7 @@ class MissingProgramError(Exception):
 
 
 def native_program(name: str, part: str = "bench") -> Path:
-    """Returns a program of the newest build; of tests/bench also from $FARSWAP_BENCH_PROGRAMS.
+    """Returns a program of the newest build; of tools/bench also from $FARSWAP_BENCH_PROGRAMS.
 
     `part` is where the build keeps it: "bench", or "tests" for those of native/tests.
     """

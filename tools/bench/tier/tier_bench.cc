@@ -326,7 +326,7 @@ int Run(const std::vector<std::string>& words) {
                          std::chrono::milliseconds(number(3)));
   }
   if (command == "fairness" && words.size() == 1) return MeasureFairness();
-  std::fprintf(stderr, "usage: see the head of tests/bench/tier/tier_bench.cc\n");
+  std::fprintf(stderr, "usage: see the head of tools/bench/tier/tier_bench.cc\n");
   return 2;
 }
 

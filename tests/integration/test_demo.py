@@ -9,11 +9,11 @@ from pathlib import Path
 
 import pytest
 from bench.programs import MissingProgramError, native_program
-from daemons import require_native
 from hang_guard import HANG_GUARD_S
-from system.real_swap import memory_cgroup_root
+from requirements import require_native
+from swap.real_swap import memory_cgroup_root
 
-TESTS = Path(__file__).resolve().parents[1]
+TOOLS = Path(__file__).resolve().parents[2] / "tools"
 SMALL = ["--mib", "24", "--pool-mib", "4", "--swap-mib", "48"]
 STAGES_WITHOUT_SWAP = [
     "start a memory server and a host daemon",
@@ -70,7 +70,7 @@ def _processes_naming(directory: Path) -> list[str]:
 
 
 def start(directory: Path, *arguments: str) -> subprocess.Popen[str]:
-    path = os.pathsep.join([str(TESTS), *filter(None, [os.environ.get("PYTHONPATH")])])
+    path = os.pathsep.join([str(TOOLS), *filter(None, [os.environ.get("PYTHONPATH")])])
     return subprocess.Popen(
         [sys.executable, "-m", "demo", *SMALL, *arguments],
         stdout=subprocess.PIPE,

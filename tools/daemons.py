@@ -6,7 +6,6 @@ addresses have port 0; the ready line has the real one, which a restart then kee
 
 from __future__ import annotations
 
-import importlib.util
 import json
 import os
 import re
@@ -18,7 +17,6 @@ import time
 from abc import ABC, abstractmethod
 from typing import TYPE_CHECKING, Any
 
-import pytest
 from hang_guard import HANG_GUARD_S
 
 if TYPE_CHECKING:
@@ -26,13 +24,6 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 Sections = dict[str, dict[str, object]]
-
-
-def require_native() -> None:
-    if importlib.util.find_spec("farswap") is None:
-        pytest.skip("needs farswap installed: make setup")
-    if importlib.util.find_spec("farswap.native") is None:
-        pytest.skip("needs the native core, farswap.native: make setup")
 
 
 def toml(sections: Sections) -> str:
@@ -124,7 +115,9 @@ class Daemon(ABC):
             while not text.endswith(b"\n"):
                 if not selector.select(max(0.0, deadline - time.monotonic())):
                     self.kill()
-                    pytest.fail(f"{self.name} was not ready in {HANG_GUARD_S} s\n{self.log()}")
+                    raise RuntimeError(
+                        f"{self.name} was not ready in {HANG_GUARD_S} s\n{self.log()}"
+                    )
                 piece = os.read(self._process.stdout.fileno(), 4096)
                 if not piece:
                     break
@@ -147,7 +140,7 @@ class Daemon(ABC):
             self._process.wait(timeout_s)
         except subprocess.TimeoutExpired:
             self.kill()
-            pytest.fail(f"{self.name} did not stop in {timeout_s} s\n{self.log()}")
+            raise RuntimeError(f"{self.name} did not stop in {timeout_s} s\n{self.log()}") from None
         return self._reap(timeout_s)
 
     def restart(self) -> None:

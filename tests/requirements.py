@@ -1,0 +1,14 @@
+"""What tests need of the machine they run on; where it is missing, they skip and say so."""
+
+from __future__ import annotations
+
+import importlib.util
+
+import pytest
+
+
+def require_native() -> None:
+    if importlib.util.find_spec("farswap") is None:
+        pytest.skip("needs farswap installed: make setup")
+    if importlib.util.find_spec("farswap.native") is None:
+        pytest.skip("needs the native core, farswap.native: make setup")
