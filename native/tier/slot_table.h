@@ -9,6 +9,9 @@
 // holds two slots' locks.
 #pragma once
 
+#ifndef __x86_64__
+#error "x86-64 only: SlotTable::Set() needs a 16-byte store in one instruction"
+#endif
 #include <emmintrin.h>
 
 #include <algorithm>
