@@ -54,7 +54,7 @@ _TRANSMISSION_FLAGS = (
 # Pages: native/nbd/parser.cc refuses anything else. The maximum is kPayloadBytesMax of
 # native/nbd/wire.h.
 _BLOCK_BYTES = 4096
-PAYLOAD_BYTES_MAX = 32 << 20
+PAYLOAD_BYTES_MAX = 2 << 20
 
 
 @dataclass(frozen=True)

@@ -2,7 +2,6 @@
 
 #include <fcntl.h>
 #include <poll.h>
-#include <sys/mman.h>
 #include <sys/socket.h>
 #include <unistd.h>
 
@@ -28,25 +27,6 @@ namespace {
 SlotIndex SlotAt(std::uint64_t offset) { return static_cast<SlotIndex>(offset / kPageBytes); }
 
 std::size_t PageCount(const Request& request) { return request.length / kPageBytes; }
-
-/// Memory of one READ that is larger than the reply buffer. There is at most one a connection.
-class Staging {
- public:
-  explicit Staging(std::size_t bytes)
-      : bytes_(bytes),
-        data_(mmap(nullptr, bytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0)) {}
-  ~Staging() {
-    if (ok()) munmap(data_, bytes_);
-  }
-  Staging(const Staging&) = delete;
-  Staging& operator=(const Staging&) = delete;
-  bool ok() const { return data_ != MAP_FAILED; }
-  std::byte* data() const { return static_cast<std::byte*>(data_); }
-
- private:
-  const std::size_t bytes_;
-  void* const data_;
-};
 
 }  // namespace
 
@@ -188,14 +168,15 @@ bool Connection::HandleRequest(const Request& request) {
 
 bool Connection::Read(const Request& request) {
   const std::size_t bytes = kSimpleReplyBytes + request.length;
-  if (bytes > kReplyBytes) return ReadStaged(request);
   if (reply_end_ + bytes > kReplyBytes && !FlushReplies()) return false;
   std::byte* const data = reply_ + reply_end_ + kSimpleReplyBytes;
   for (std::size_t i = 0; i < PageCount(request); ++i) {
     const std::size_t done = i * kPageBytes;
     const auto result = tier_->Load(SlotAt(request.offset + done), data + done);
     if (result == PageDevice::LoadResult::kIoError) return Reply(WireError::kIo, request.cookie);
-    if (result == PageDevice::LoadResult::kRemote) return ReadParked(request, i, data);
+    if (result != PageDevice::LoadResult::kRemote) continue;
+    return PageCount(request) <= ParkedRequest::kPagesMax ? ReadParked(request, i, data)
+                                                          : ReadLarge(request, i, data);
   }
   PutSimpleReply(data - kSimpleReplyBytes, WireError::kNone, request.cookie);
   reply_end_ += bytes;
@@ -207,7 +188,6 @@ bool Connection::Read(const Request& request) {
 bool Connection::ReadParked(const Request& request, std::size_t first_remote,
                             const std::byte* produced) {
   const std::size_t page_count = PageCount(request);
-  if (page_count > ParkedRequest::kPagesMax) return ReadStaged(request);
   ParkedRequest* read = replies_->TryPark(page_count);
   if (read == nullptr) {
     if (!FlushReplies()) return false;  // leaves the bytes at `produced` as they are
@@ -248,42 +228,38 @@ bool Connection::ReadParked(const Request& request, std::size_t first_remote,
   return true;
 }
 
-/// A read that neither fits the reply buffer nor may be parked: put together in memory of its own,
-/// while the requests behind it wait.
-bool Connection::ReadStaged(const Request& request) {
-  if (!FlushReplies()) return false;
-  const Staging staging((PageCount(request) + 1) * kPageBytes);
-  if (!staging.ok()) return Reply(WireError::kNoMemory, request.cookie);
-  std::byte* const pages = staging.data() + kPageBytes;
-  if (!LoadStaged(request, pages)) return Reply(WireError::kIo, request.cookie);
-  std::byte* const message = pages - kSimpleReplyBytes;
+/// Goes on with a read that is too large to be parked: fetches its pages from `first_remote` on
+/// into the reply buffer, at `data`, while the requests behind it wait. Earlier replies are sent
+/// first.
+bool Connection::ReadLarge(const Request& request, std::size_t first_remote, std::byte* data) {
+  if (!FlushReplies()) return false;  // leaves the bytes at `data` as they are
+  if (!FetchLarge(request, first_remote, data)) return Reply(WireError::kIo, request.cookie);
+  std::byte* const message = data - kSimpleReplyBytes;
   PutSimpleReply(message, WireError::kNone, request.cookie);
   return replies_->Send({message, kSimpleReplyBytes + request.length});
 }
 
-/// False: a page cannot be had.
-bool Connection::LoadStaged(const Request& request, std::byte* pages) {
-  const SlotIndex first = SlotAt(request.offset);
-  const std::size_t page_count = PageCount(request);
+/// False: a page cannot be read.
+bool Connection::FetchLarge(const Request& request, std::size_t first_remote, std::byte* data) {
   bool intact = true;
   ReadFetch* fetch = nullptr;
-  for (std::size_t i = 0; intact && i < page_count; ++i) {
-    const auto slot = static_cast<SlotIndex>(first + i);
-    std::byte* const page = pages + i * kPageBytes;
+  for (std::size_t i = first_remote; intact && i < PageCount(request); ++i) {
+    const auto slot = static_cast<SlotIndex>(SlotAt(request.offset) + i);
+    std::byte* const page = data + i * kPageBytes;
     const auto result = tier_->Load(slot, page);
     if (result == PageDevice::LoadResult::kIoError) intact = false;
     if (result != PageDevice::LoadResult::kRemote) continue;
     if (fetch != nullptr &&
         (fetch->page_count == tier::PageFetch::kPagesMax ||
          fetch->page_slots[0] / tier::kShardSlots != slot / tier::kShardSlots)) {
-      replies_->SubmitStaged(tier_, std::exchange(fetch, nullptr));
+      replies_->SubmitLarge(tier_, std::exchange(fetch, nullptr));
     }
     if (fetch == nullptr) fetch = replies_->TakeFetch(nullptr);
     fetch->page_slots[fetch->page_count] = slot;
     fetch->page_outputs[fetch->page_count++] = page;
   }
-  if (fetch != nullptr) replies_->SubmitStaged(tier_, fetch);
-  return replies_->WaitStaged() == IoStatus::kOk && intact;
+  if (fetch != nullptr) replies_->SubmitLarge(tier_, fetch);
+  return replies_->WaitLarge() == IoStatus::kOk && intact;
 }
 
 // --- WRITE, TRIM, WRITE_ZEROES ------------------------------------------------------------------

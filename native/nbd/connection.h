@@ -4,7 +4,7 @@
 // it, and sends all replies at once: pages are compressed straight from the receive buffer and
 // decompressed straight into the reply buffer. With nothing parked that makes one recv() and one
 // send() a batch and nothing else; with requests parked (see reply_stream.h) it polls before it
-// receives. Neither stores nor reads up to the size of the reply buffer allocate memory.
+// receives. No request allocates memory.
 //
 // A WRITE is stored page by page as its payload arrives. A page that finds no room is parked and
 // delays no later request; the WRITE is answered when it is stored. After a store failed, the rest
@@ -37,8 +37,9 @@ class Connection {
   /// Received at once, at most. Larger than any socket buffer in use, so that a full one is emptied
   /// by one system call.
   static constexpr std::size_t kReceiveBytes = std::size_t{1} << 20;
-  /// Replies sent at once, at most: a READ of 1 MiB fits.
-  static constexpr std::size_t kReplyBytes = (std::size_t{1} << 20) + 4096;
+  /// Replies sent at once, at most: the largest READ fits.
+  static constexpr std::size_t kReplyBytes = kPayloadBytesMax + tier::kPageBytes;
+
   /// Owns the socket, which is a stream whose handshake is done, also when it fails. `initial` is
   /// what the client has sent behind its handshake.
   static Result<std::unique_ptr<Connection>> Create(tier::PageDevice* tier,
@@ -73,8 +74,8 @@ class Connection {
 
   bool Read(const Request& request);
   bool ReadParked(const Request& request, std::size_t first_remote, const std::byte* produced);
-  bool ReadStaged(const Request& request);
-  bool LoadStaged(const Request& request, std::byte* pages);
+  bool ReadLarge(const Request& request, std::size_t first_remote, std::byte* data);
+  bool FetchLarge(const Request& request, std::size_t first_remote, std::byte* data);
   bool WritePayload(const Step& step);
   tier::IoStatus StorePage(tier::SlotIndex slot, const std::byte* page);
   tier::IoStatus StoreRange(std::uint64_t offset, std::span<const std::byte> bytes);

@@ -17,7 +17,7 @@ constexpr Refusal kFlushWithRange{WireError::kInvalid, "FLUSH takes no offset an
 constexpr Refusal kNoLength{WireError::kInvalid, "length is zero"};
 constexpr Refusal kUnaligned{WireError::kInvalid,
                              "offset or length is not a multiple of 4096 bytes"};
-constexpr Refusal kTooLong{WireError::kInvalid, "payload over the announced maximum of 32 MiB"};
+constexpr Refusal kTooLong{WireError::kInvalid, "payload over the announced maximum of 2 MiB"};
 constexpr Refusal kBeyondEnd{WireError::kInvalid, "range reaches beyond the end of the export"};
 constexpr Refusal kNoRoomBeyondEnd{WireError::kNoSpace,
                                    "written range reaches beyond the end of the export"};

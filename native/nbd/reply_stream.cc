@@ -67,7 +67,7 @@ Result<std::unique_ptr<ReplyStream>> ReplyStream::Create(int socket,
 }
 
 ReplyStream::~ReplyStream() {
-  assert(parked_.load() == 0 && staged_left_ == 0);
+  assert(parked_.load() == 0 && large_left_ == 0);
   if (wake_fd_ >= 0) close(wake_fd_);
 }
 
@@ -146,18 +146,18 @@ void ReplyStream::Submit(tier::PageDevice* tier, ParkedRequest* read,
   for (ReadFetch* fetch : fetches) tier->Fetch(fetch);
 }
 
-void ReplyStream::SubmitStaged(tier::PageDevice* tier, ReadFetch* fetch) {
+void ReplyStream::SubmitLarge(tier::PageDevice* tier, ReadFetch* fetch) {
   {
     const std::lock_guard lock(mutex_);
-    ++staged_left_;
+    ++large_left_;
   }
   tier->Fetch(fetch);
 }
 
-IoStatus ReplyStream::WaitStaged() {
+IoStatus ReplyStream::WaitLarge() {
   std::unique_lock lock(mutex_);
-  changed_.wait(lock, [&] { return staged_left_ == 0; });
-  return std::exchange(staged_status_, IoStatus::kOk);
+  changed_.wait(lock, [&] { return large_left_ == 0; });
+  return std::exchange(large_status_, IoStatus::kOk);
 }
 
 // --- Completion ---------------------------------------------------------------------------------
@@ -170,8 +170,8 @@ void ReplyStream::OnFetchDone(ReadFetch* fetch, IoStatus status) {
   fetch->next_ = std::exchange(free_fetches_, fetch);
   changed_.notify_all();
   if (read == nullptr) {
-    if (status != IoStatus::kOk) staged_status_ = status;
-    --staged_left_;
+    if (status != IoStatus::kOk) large_status_ = status;
+    --large_left_;
     return;
   }
   if (status != IoStatus::kOk) read->status_ = status;
@@ -291,7 +291,7 @@ void ReplyStream::Wake() {
 void ReplyStream::WaitUntilIdle() {
   std::unique_lock lock(mutex_);
   for (;;) {  // ends with the deadline of the fetches
-    changed_.wait(lock, [&] { return stuck_ || (parked_ == 0 && staged_left_ == 0 && !sending_); });
+    changed_.wait(lock, [&] { return stuck_ || (parked_ == 0 && large_left_ == 0 && !sending_); });
     if (!stuck_) return;
     lock.unlock();
     Send({});

@@ -75,7 +75,7 @@ class ReadFetch final : public tier::PageFetch {
  private:
   friend class ReplyStream;
   ReplyStream* stream_ = nullptr;
-  ParkedRequest* read_ = nullptr;  // nullptr: a staged read's
+  ParkedRequest* read_ = nullptr;  // nullptr: a large read's
   ReadFetch* next_ = nullptr;      // in the free list
 };
 
@@ -121,15 +121,16 @@ class ReplyStream {
   /// Gives back a read that was not submitted.
   void Unpark(ParkedRequest* read);
 
-  /// An empty fetch for `read` (nullptr: for the staged read), to be handed to Submit(). Waits for
+  /// An empty fetch for `read` (nullptr: for a large read), to be handed to Submit(). Waits for
   /// one to become free: never hold more than two that are not submitted.
   ReadFetch* TakeFetch(ParkedRequest* read);
   /// Starts the fetches of one parked read; its reply is sent when the last of them is done.
   void Submit(tier::PageDevice* tier, ParkedRequest* read, std::span<ReadFetch* const> fetches);
-  /// Starts a fetch of the staged read.
-  void SubmitStaged(tier::PageDevice* tier, ReadFetch* fetch);
-  /// Waits for every fetch of the staged read; tells the worst of their outcomes.
-  tier::IoStatus WaitStaged();
+  /// Starts a fetch of the large read: one of more pages than may be parked, of which there is one
+  /// at a time.
+  void SubmitLarge(tier::PageDevice* tier, ReadFetch* fetch);
+  /// Waits for every fetch of the large read, and returns the worst of their outcomes.
+  tier::IoStatus WaitLarge();
 
   /// Takes what a WRITE needs to park a page, itself and a store, each only if it is nullptr and
   /// there is one. What is not used is for the next WRITE.
@@ -205,8 +206,8 @@ class ReplyStream {
   ReadFetch* free_fetches_ = nullptr;
   std::array<std::byte*, kParkedPages> free_pages_;
   std::size_t free_page_count_ = 0;
-  std::size_t staged_left_ = 0;
-  tier::IoStatus staged_status_ = tier::IoStatus::kOk;
+  std::size_t large_left_ = 0;
+  tier::IoStatus large_status_ = tier::IoStatus::kOk;
   // Written under the mutex; raised by the connection's thread alone, which may therefore believe a
   // zero that it reads without.
   std::atomic<std::size_t> parked_{0};

@@ -22,9 +22,8 @@ inline constexpr std::size_t kRequestBytes = 28;
 /// magic:32 error:32 cookie:64, then the data of a successful READ
 inline constexpr std::size_t kSimpleReplyBytes = 16;
 
-/// Largest READ or WRITE: what the handshake announces as maximum block size, and what the protocol
-/// asks every server to take ("Block sizes").
-inline constexpr std::uint32_t kPayloadBytesMax = std::uint32_t{32} << 20;
+/// Largest READ or WRITE, which the handshake announces as the maximum payload ("Block sizes").
+inline constexpr std::uint32_t kPayloadBytesMax = std::uint32_t{2} << 20;
 
 // --- Values -------------------------------------------------------------------------------------
 

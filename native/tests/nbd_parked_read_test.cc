@@ -54,7 +54,9 @@ TEST(ParkedRead, MixesLocalEmptyAndRemotePages) {
 TEST(ParkedRead, AnswersManyMoreThanThePoolsHold) {
   Server server(4096);
   const Bytes bytes = RandomBytes(4096 * kPage, 1);
-  server.client.Write(0, bytes);
+  for (std::size_t i = 0; i < 4096; i += 512) {
+    server.client.Write(i * kPage, Part(bytes, i * kPage, 512 * kPage));
+  }
   server.tier.SetRemote(0, 4096);
   server.tier.HoldFetches(true);
   Bytes batch;
@@ -105,9 +107,9 @@ TEST(ParkedRead, StopsParsingWhenThePoolIsEmpty) {
 TEST(ParkedRead, CompletionsNeverWaitForAClientThatDoesNotRead) {
   Server server(1024);
   Server other(64);
-  const Bytes bytes = RandomBytes(1024 * kPage, 1);
+  const Bytes bytes = RandomBytes(512 * kPage, 1);
   server.client.Write(0, bytes);
-  server.tier.SetRemote(0, 1024);
+  server.tier.SetRemote(0, 512);
   server.tier.HoldFetches(true);
   std::map<std::uint64_t, std::size_t> lengths;
   Bytes batch;
@@ -127,11 +129,11 @@ TEST(ParkedRead, CompletionsNeverWaitForAClientThatDoesNotRead) {
 }
 
 TEST(ParkedRead, ThatFailsIsAnErrorOfThatRequestAlone) {
-  Server server(2048);
-  server.tier.SetRemote(0, 2048);
+  Server server(512);
+  server.tier.SetRemote(0, 512);
   server.tier.FailLoads(7);
   EXPECT_EQ(server.client.Do(Command::kRead, 0, 16 * kPage), kEio);
-  EXPECT_EQ(server.client.Do(Command::kRead, 0, 2048 * kPage), kEio);
+  EXPECT_EQ(server.client.Do(Command::kRead, 0, 512 * kPage), kEio);
   EXPECT_EQ(server.client.Read(8 * kPage, 16 * kPage), Bytes(16 * kPage));
   EXPECT_EQ(server.errors(), 2u);
 }
@@ -144,17 +146,26 @@ TEST(ParkedRead, LocalPageThatIsDamagedBehindARemoteOneFailsTheRead) {
   EXPECT_EQ(server.client.Read(0, 2 * kPage), Bytes(2 * kPage));
 }
 
-TEST(ParkedRead, LargeReadsOfRemotePagesAreStaged) {
-  constexpr std::uint32_t kPages = 3 * tier::kShardSlots / 2;
+// The first 100 pages of the read are here, and the next shard begins in it.
+TEST(ParkedRead, TooLargeToBeParkedHoldsUpLaterRequestsAlone) {
+  constexpr std::uint32_t kPages = kPayloadBytesMax / kPage;
+  constexpr tier::SlotIndex kFirst = tier::kShardSlots - 256;
   Server server(2 * tier::kShardSlots);
-  const Bytes bytes = RandomBytes(std::size_t{kPages} * kPage, 1);
-  for (std::uint32_t i = 0; i < kPages; i += 2048) {
-    server.client.Write(std::uint64_t{i} * kPage,
-                        Part(bytes, std::size_t{i} * kPage, 2048 * kPage));
-  }
-  server.tier.SetRemote(100, kPages - 200);
-  EXPECT_TRUE(Same(server.client.Read(0, kPages * kPage), bytes));
-  EXPECT_EQ(server.client.Read(99 * kPage, 60 * kPage), Part(bytes, 99 * kPage, 60 * kPage));
+  const Bytes bytes = RandomBytes(kPayloadBytesMax, 1);
+  server.client.Write(std::uint64_t{kFirst} * kPage, bytes);
+  server.tier.SetRemote(kFirst + 100, kPages - 150);
+  server.tier.HoldFetches(true);
+  Bytes batch = RequestBytes(Command::kFlush, 1, 0, 0);
+  Append(batch, RequestBytes(Command::kRead, 2, std::uint64_t{kFirst} * kPage, kPayloadBytesMax));
+  Append(batch, RequestBytes(Command::kFlush, 3, 0, 0));
+  server.client.Send(batch);
+  EXPECT_EQ(server.client.ReceiveReply().cookie, 1u);
+  server.tier.AwaitHeldFetches(6);
+  EXPECT_FALSE(server.client.AnythingToReceive(10));
+  server.tier.HoldFetches(false);
+  EXPECT_EQ(server.client.ReceiveReply().cookie, 2u);
+  EXPECT_TRUE(Same(server.client.Receive(kPayloadBytesMax), bytes));
+  EXPECT_EQ(server.client.ReceiveReply().cookie, 3u);
 }
 
 TEST(ParkedRead, IsAnsweredAfterDisconnect) {

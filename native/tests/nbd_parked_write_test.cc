@@ -109,16 +109,20 @@ TEST_F(ParkedWrite, ThatIsRefusedLeavesNoneOfItsOlderPages) {
   EXPECT_EQ(Slots(3, 3), Bytes(3 * kPage)) << "refused, and what came behind";
 }
 
-TEST_F(ParkedWrite, LargerThanItsMemoryIsStoredWhole) {
-  constexpr std::uint32_t kPages = ReplyStream::kParkedStores + 100;
-  tier_.HoldStores(0, kPages, true);
-  const Bytes pages = RandomBytes(kPages * kPage, 1);
-  std::thread sender([&] { SendWrite(77, 0, pages); });
+TEST_F(ParkedWrite, BeyondTheirMemoryIsStoredWhole) {
+  constexpr std::uint32_t kPages = ReplyStream::kParkedStores - 100;
+  tier_.HoldStores(0, 2 * kPages, true);
+  const Bytes pages = RandomBytes(2 * kPages * kPage, 1);
+  std::thread sender([&] {
+    SendWrite(77, 0, Part(pages, 0, kPages));
+    SendWrite(78, kPages, Part(pages, kPages, kPages));
+  });
   tier_.AwaitHeldStores(ReplyStream::kParkedStores);
-  tier_.HoldStores(0, kPages, false);
+  tier_.HoldStores(0, 2 * kPages, false);
   sender.join();
-  EXPECT_EQ(server_.client.ReceiveReply().cookie, 77u);
-  EXPECT_EQ(Slots(0, kPages), pages);
+  EXPECT_EQ(server_.client.ReceiveReads({{77, 0}, {78, 0}}).size(), 2u);
+  EXPECT_EQ(Slots(0, kPages), Part(pages, 0, kPages));
+  EXPECT_EQ(Slots(kPages, kPages), Part(pages, kPages, kPages));
 }
 
 TEST_F(ParkedWrite, OnlyWhatMustWaitWaitsWhenTheirMemoryIsFull) {

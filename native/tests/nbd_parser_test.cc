@@ -179,7 +179,7 @@ INSTANTIATE_TEST_SUITE_P(
         Judgement{"OddTrim", {0, Command::kTrim, 0, 0, kPage / 2}, kInvalid, "multiple"},
         Judgement{"OddZeroes", {0, Command::kWriteZeroes, 0, 1, kPage}, kInvalid, "multiple"},
         Judgement{
-            "LongRead", {0, Command::kRead, 0, 0, kPayloadBytesMax + kPage}, kInvalid, "32 MiB"},
+            "LongRead", {0, Command::kRead, 0, 0, kPayloadBytesMax + kPage}, kInvalid, "2 MiB"},
         Judgement{"ReadBeyond",
                   {0, Command::kRead, 0, kExportBytes - kPage, 2 * kPage},
                   kInvalid,

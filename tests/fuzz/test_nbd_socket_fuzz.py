@@ -144,14 +144,14 @@ def bytes_out_of_step(client: NbdClient, source: random.Random) -> None:
 
 def write_cut_off(client: NbdClient, source: random.Random) -> None:
     client.negotiate()
-    length = source.choice([PAGE, 1 << 20, 32 << 20, (32 << 20) + 1])
+    length = source.choice([PAGE, 1 << 20, 2 << 20, (2 << 20) + PAGE, 32 << 20])
     sent = source.randbytes(source.randrange(min(length, 200_000)))
     client.send(request(WRITE, BYSTANDER_BYTES, length) + sent)
 
 
 def reads_never_received(client: NbdClient, source: random.Random) -> None:
     client.negotiate()
-    length = source.choice([PAGE, 128 << 10, 1 << 20, 32 << 20])
+    length = source.choice([PAGE, 128 << 10, 1 << 20, 2 << 20])
     client.send(request(READ, source.randrange(8) * PAGE, length) * source.randrange(1, 100))
 
 

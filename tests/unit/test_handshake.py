@@ -104,7 +104,7 @@ def test_info_answers_what_is_asked_and_goes_on() -> None:
     assert [data for _, _, data in replies[1:4]] == [
         b"\0\1swap0",
         b"\0\2a swap device",
-        struct.pack(">HIII", 3, 4096, 4096, 32 << 20),
+        struct.pack(">HIII", 3, 4096, 4096, 2 << 20),
     ]
 
 
