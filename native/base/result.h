@@ -1,10 +1,11 @@
 // Results with an error message. Native code throws no exceptions across bind/.
 #pragma once
 
-#include <cassert>
 #include <string>
 #include <utility>
 #include <variant>
+
+#include "base/check.h"
 
 namespace farswap {
 
@@ -22,11 +23,11 @@ class [[nodiscard]] Result {
 
   bool ok() const { return std::holds_alternative<T>(state_); }
   T& value() {
-    assert(ok());
+    FARSWAP_CHECK(ok());
     return *std::get_if<T>(&state_);
   }
   const Error& error() const {
-    assert(!ok());
+    FARSWAP_CHECK(!ok());
     return *std::get_if<Error>(&state_);
   }
 

@@ -7,12 +7,12 @@
 
 #include <algorithm>
 #include <array>
-#include <cassert>
 #include <cerrno>
 #include <cstring>
 #include <string>
 #include <utility>
 
+#include "base/check.h"
 #include "tier/codec.h"
 
 namespace farswap::nbd {
@@ -160,7 +160,7 @@ bool Connection::HandleRequest(const Request& request) {
       // and there is nothing to bring nearer ahead of time.
       return Reply(WireError::kNone, request.cookie);
   }
-  assert(false && "validated");
+  FARSWAP_CHECK(false && "validated");
   return false;
 }
 

@@ -1,16 +1,17 @@
 #include "nbd/connection_set.h"
 
-#include <cassert>
 #include <system_error>
 #include <utility>
 
+#include "base/check.h"
 #include "base/thread.h"
 
 namespace farswap::nbd {
 
 ConnectionSet::ConnectionSet(tier::PageDevice* tier, std::uint64_t export_bytes)
     : tier_(tier), export_bytes_(export_bytes) {
-  assert((export_bytes + tier::kPageBytes - 1) / tier::kPageBytes <= tier->slots());
+  FARSWAP_CHECK(export_bytes % tier::kPageBytes == 0);
+  FARSWAP_CHECK(export_bytes / tier::kPageBytes <= tier->slots());
 }
 
 ConnectionSet::~ConnectionSet() { Stop(); }

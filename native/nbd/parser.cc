@@ -1,9 +1,9 @@
 #include "nbd/parser.h"
 
 #include <algorithm>
-#include <cassert>
 #include <cstring>
 
+#include "base/check.h"
 #include "tier/page.h"
 
 namespace farswap::nbd {
@@ -109,7 +109,7 @@ Step RequestParser::NextHeader(std::span<const std::byte> bytes) {
 }
 
 Step RequestParser::NextPayload(std::span<const std::byte> bytes) {
-  assert(remaining_ > 0);
+  FARSWAP_CHECK(remaining_ > 0);
   const std::size_t pages = std::min<std::size_t>(bytes.size(), remaining_) / tier::kPageBytes;
   const std::size_t take = pages * tier::kPageBytes;
   if (take == 0) return {};

@@ -6,10 +6,11 @@
 #include <unistd.h>
 
 #include <algorithm>
-#include <cassert>
 #include <cerrno>
 #include <cstring>
 #include <utility>
+
+#include "base/check.h"
 
 namespace farswap::nbd {
 
@@ -67,7 +68,7 @@ Result<std::unique_ptr<ReplyStream>> ReplyStream::Create(int socket,
 }
 
 ReplyStream::~ReplyStream() {
-  assert(parked_.load() == 0 && large_left_ == 0);
+  FARSWAP_CHECK(parked_.load() == 0 && large_left_ == 0);
   if (wake_fd_ >= 0) close(wake_fd_);
 }
 
@@ -90,7 +91,7 @@ ParkedRequest* ReplyStream::TakeRequest(ParkedRequest** free_list) {
 }
 
 ParkedRequest* ReplyStream::TryPark(std::size_t page_count) {
-  assert(page_count > 0 && page_count <= ParkedRequest::kPagesMax);
+  FARSWAP_CHECK(page_count > 0 && page_count <= ParkedRequest::kPagesMax);
   const std::lock_guard lock(mutex_);
   if (!HasRoom(page_count)) return nullptr;
   ParkedRequest* read = TakeRequest(&free_reads_);
@@ -207,7 +208,7 @@ void ReplyStream::StopSending() {
 
 /// Sends until the queue is empty or (not blocking) stuck. For the sender; called and left locked.
 void ReplyStream::SendQueue(std::unique_lock<std::mutex>& lock, bool blocking) {
-  assert(sending_);
+  FARSWAP_CHECK(sending_);
   while (queue_head_ != nullptr) {
     ParkedRequest* const request = queue_head_;
     const bool drop = gone_;

@@ -1,8 +1,8 @@
 #include "remote/completions.h"
 
-#include <cassert>
 #include <utility>
 
+#include "base/check.h"
 #include "base/thread.h"
 #include "remote/get_answers.h"
 
@@ -31,7 +31,7 @@ void Completions::Finish(PutPart* part) {
 }
 
 void Completions::Finish(tier::RemoteFetch* fetch, tier::GetResult result) {
-  assert(result == tier::GetResult::kNotFound || result == tier::GetResult::kUnavailable);
+  FARSWAP_CHECK(result == tier::GetResult::kNotFound || result == tier::GetResult::kUnavailable);
   const std::lock_guard lock(mutex_);
   tier::RemoteFetch*& list = result == tier::GetResult::kNotFound ? not_found_ : unavailable_;
   fetch->next = std::exchange(list, fetch);

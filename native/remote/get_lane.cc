@@ -1,9 +1,9 @@
 #include "remote/get_lane.h"
 
 #include <algorithm>
-#include <cassert>
 #include <utility>
 
+#include "base/check.h"
 #include "remote/get_answers.h"
 #include "remote/wire.h"
 
@@ -33,7 +33,7 @@ void AnswerFrom(const v1::GetResponse& answer, RemoteFetch* fetch) {
 GetLane::GetLane(std::chrono::milliseconds fetch_wait, LaneObserver* observer)
     : fetch_wait_(fetch_wait), observer_(observer) {}
 
-GetLane::~GetLane() { assert(!queue_.oldest() && !stream_); }
+GetLane::~GetLane() { FARSWAP_CHECK(!queue_.oldest() && !stream_); }
 
 bool GetLane::Get(RemoteFetch* fetch, MemberIndex member) {
   GetStream* ready = nullptr;
@@ -53,7 +53,7 @@ bool GetLane::Get(RemoteFetch* fetch, MemberIndex member) {
 void GetLane::Rebind(MemberIndex member) {
   {
     const std::lock_guard lock(mutex_);
-    assert(!stream_);
+    FARSWAP_CHECK(!stream_);
     member_ = member;
   }
   AnswerList(TakeExpired(kNever), GetResult::kNotFound);
@@ -66,7 +66,7 @@ void GetLane::Open(v1::PageStore::Stub* stub, rpc::CompletionThreads* completion
   GetStream* const opened = stream.get();
   {
     const std::lock_guard lock(mutex_);
-    assert(!stream_ && !closed_);
+    FARSWAP_CHECK(!stream_ && !closed_);
     volume_ = volume;
     stream_ = std::move(stream);
   }
@@ -92,7 +92,7 @@ std::string GetLane::Detach() {
 void GetLane::Close() {
   {
     const std::lock_guard lock(mutex_);
-    assert(!stream_);
+    FARSWAP_CHECK(!stream_);
     closed_ = true;
   }
   AnswerList(TakeExpired(kNever), GetResult::kUnavailable);

@@ -1,8 +1,7 @@
 #include "remote/heartbeat_lane.h"
 
-#include <cassert>
-
 #include "base/boot_clock.h"
+#include "base/check.h"
 #include "remote/put_lane.h"
 #include "remote/wire.h"
 
@@ -10,7 +9,7 @@ namespace farswap::remote {
 
 void HeartbeatLane::Open(v1::PageStore::Stub* stub, rpc::CompletionThreads* completions,
                          OpenedVolume volume) {
-  assert(!stream_);
+  FARSWAP_CHECK(!stream_);
   SessionStream::Owner* const owner = this;
   volume_ = volume;
   due_ = {};

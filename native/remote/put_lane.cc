@@ -1,9 +1,9 @@
 #include "remote/put_lane.h"
 
 #include <algorithm>
-#include <cassert>
 #include <utility>
 
+#include "base/check.h"
 #include "remote/wire.h"
 
 namespace farswap::remote {
@@ -18,7 +18,7 @@ PutLane::PutLane(std::chrono::milliseconds put_wait, std::chrono::milliseconds o
       observer_(observer),
       detached_at_(Clock::now()) {}
 
-PutLane::~PutLane() { assert(!queue_.oldest() && !answered_ && !stream_); }
+PutLane::~PutLane() { FARSWAP_CHECK(!queue_.oldest() && !answered_ && !stream_); }
 
 bool PutLane::Put(PutPart* part) {
   {
@@ -33,7 +33,7 @@ bool PutLane::Put(PutPart* part) {
 }
 
 void PutLane::Rebind(MemberIndex member) {
-  assert(!stream_);
+  FARSWAP_CHECK(!stream_);
   {
     const std::lock_guard lock(mutex_);
     member_ = member;
@@ -45,7 +45,7 @@ void PutLane::Rebind(MemberIndex member) {
 
 void PutLane::Open(v1::PageStore::Stub* stub, rpc::CompletionThreads* completions,
                    OpenedVolume volume) {
-  assert(!stream_);
+  FARSWAP_CHECK(!stream_);
   PutStream::Owner* const owner = this;
   volume_ = volume;
   stream_ = std::make_unique<PutStream>(owner, completions);
@@ -86,7 +86,7 @@ std::string PutLane::Detach() {
 }
 
 void PutLane::Close() {
-  assert(!stream_);
+  FARSWAP_CHECK(!stream_);
   {
     const std::lock_guard lock(mutex_);
     closed_ = true;

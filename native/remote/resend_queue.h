@@ -4,9 +4,9 @@
 // caller locks.
 #pragma once
 
-#include <cassert>
 #include <cstddef>
 
+#include "base/check.h"
 #include "remote/lane.h"
 
 namespace farswap::remote {
@@ -33,7 +33,7 @@ class ResendQueue {
 
   /// The oldest unsent item has been sent.
   void MarkSent() {
-    assert(unsent_);
+    FARSWAP_CHECK(unsent_);
     unsent_->sent = true;
     unsent_ = unsent_->newer;
     ++sent_count_;

@@ -5,10 +5,10 @@
 #include <zstd.h>
 
 #include <algorithm>
-#include <cassert>
 #include <cstring>
 #include <utility>
 
+#include "base/check.h"
 #include "tier/codec.h"
 
 namespace farswap::tier {
@@ -86,7 +86,7 @@ Result<std::unique_ptr<BundleWriter>> BundleWriter::Create() {
 BundleWriter::BundleWriter(std::unique_ptr<LockedMapping> memory)
     : memory_(std::move(memory)),
       context_(ZSTD_initStaticCCtx(memory_->data() + kContextAt, memory_->bytes() - kContextAt)) {
-  assert(context_ != nullptr);
+  FARSWAP_CHECK(context_ != nullptr);
 }
 
 void BundleWriter::Begin() {
@@ -96,7 +96,7 @@ void BundleWriter::Begin() {
 
 bool BundleWriter::Add(std::size_t member, Version version, Codec codec,
                        std::span<const std::byte> bytes) {
-  assert(member < kBundleSlots && members_ >> member == 0);
+  FARSWAP_CHECK(member < kBundleSlots && members_ >> member == 0);
   if (!DecompressPage(codec, bytes, memory_->data() + count_ * kPageBytes)) return false;
   members_ = static_cast<BundleMembers>(members_ | 1u << member);
   versions_[count_++] = version;
@@ -104,7 +104,7 @@ bool BundleWriter::Add(std::size_t member, Version version, Codec codec,
 }
 
 std::span<const std::byte> BundleWriter::Finish(int level, std::size_t bytes_max) {
-  assert(count_ > 0);
+  FARSWAP_CHECK(count_ > 0);
   const std::size_t header_bytes = HeaderBytes(count_);
   bytes_max = std::min(bytes_max, header_bytes + FrameBytesMax(count_));
   if (bytes_max <= header_bytes) return {};

@@ -7,12 +7,12 @@
 
 #include <algorithm>
 #include <array>
-#include <cassert>
 #include <cstring>
 #include <memory>
 #include <string>
 #include <utility>
 
+#include "base/check.h"
 #include "base/locked_mapping.h"
 
 namespace farswap::tier {
@@ -49,7 +49,7 @@ class Workspace {
     std::unique_ptr<Workspace> workspace(new Workspace);
     workspace->compression_ = ZSTD_initStaticCCtx(compression, compression_bytes);
     workspace->decompression_ = ZSTD_initStaticDCtx(decompression, decompression_bytes);
-    assert(workspace->compression_ != nullptr && workspace->decompression_ != nullptr);
+    FARSWAP_CHECK(workspace->compression_ != nullptr && workspace->decompression_ != nullptr);
     workspace->memory_ = std::move(memory.value());
     return workspace;
   }
@@ -148,7 +148,7 @@ void FillPage(std::byte* page, std::uint64_t word) {
 }
 
 Compressed CompressPage(const std::byte* page, const Compressor& compressor) {
-  assert(Validate(compressor).ok());
+  FARSWAP_CHECK(compressor.level >= 1);
   Workspace* const workspace = ThreadWorkspace();
   if (workspace == nullptr) return {Codec::kRaw, {page, kPageBytes}};
   const std::size_t length =

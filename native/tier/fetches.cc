@@ -2,10 +2,10 @@
 
 #include <array>
 #include <bit>
-#include <cassert>
 #include <chrono>
 #include <cstring>
 
+#include "base/check.h"
 #include "tier/bundle.h"
 #include "tier/codec.h"
 
@@ -65,7 +65,7 @@ struct Fetches::Neighbours {
 // --- Pages that are here ------------------------------------------------------------------------
 
 Tier::LoadResult Fetches::Load(SlotIndex slot, std::byte* out, SlotRecord* seen) {
-  assert(slot < pages_.slots());
+  FARSWAP_CHECK(slot < pages_.slots());
   // Reading the clock costs a tenth of a load.
   constexpr std::uint32_t kSampled = 16;
   thread_local std::uint32_t loads = 0;
@@ -114,7 +114,7 @@ Tier::LoadResult Fetches::LoadDamaged(SlotIndex slot, SlotRecord* seen) {
 // --- A fetch ------------------------------------------------------------------------------------
 
 void Fetches::Start(PageFetch* fetch) {
-  assert(fetch->page_count >= 1 && fetch->page_count <= PageFetch::kPagesMax);
+  FARSWAP_CHECK(fetch->page_count >= 1 && fetch->page_count <= PageFetch::kPagesMax);
   fetch->fetches_ = this;
   fetch->status_ = IoStatus::kOk;
   fetch->waited_ = false;

@@ -1,9 +1,10 @@
 #include "tier/pool.h"
 
 #include <algorithm>
-#include <cassert>
 #include <cstring>
 #include <new>
+
+#include "base/check.h"
 
 namespace farswap::tier {
 namespace {
@@ -95,7 +96,7 @@ std::size_t Pool::EntryBytesOf(EntryRef ref) const {
 }
 
 EntryRef Pool::Allocate(std::size_t object_bytes) {
-  assert(object_bytes >= 1 && object_bytes <= kObjectBytesMax);
+  FARSWAP_CHECK(object_bytes >= 1 && object_bytes <= kObjectBytesMax);
   const std::size_t own = ClassOf(object_bytes);
   EntryRef ref = AllocateFrom(own, true);
   const std::size_t wasteful = kClasses.bytes[own] + kClasses.bytes[own] / kHelpDivisor;

@@ -1,10 +1,10 @@
 #include "tier/tier.h"
 
-#include <cassert>
 #include <string>
 #include <utility>
 
 #include "base/boot_clock.h"
+#include "base/check.h"
 #include "tier/codec.h"
 #include "tier/tier_impl.h"
 
@@ -62,7 +62,7 @@ GroupIndex TierImpl::GroupHint(SlotIndex slot) {
 }
 
 IoStatus TierImpl::TryStore(SlotIndex slot, const std::byte* page, PendingStore* store) {
-  assert(slot < pages_.slots());
+  FARSWAP_CHECK(slot < pages_.slots());
   SlotRecord next;
   if (const std::optional<std::uint64_t> fill = SameFilled(page)) {
     next.state = SlotState::kSameFilled;
@@ -94,7 +94,7 @@ Tier::LoadResult TierImpl::Load(SlotIndex slot, std::byte* out) {
 }
 
 void TierImpl::Invalidate(SlotIndex first, std::uint64_t count) {
-  assert(first + count <= pages_.slots());
+  FARSWAP_CHECK(first + count <= pages_.slots());
   for (std::uint64_t index = first; index < first + count; ++index) {
     const auto slot = static_cast<SlotIndex>(index);
     const auto lock = pages_.Lock(slot);
@@ -105,7 +105,7 @@ void TierImpl::Invalidate(SlotIndex first, std::uint64_t count) {
 }
 
 bool TierImpl::OnSlotFree(SlotIndex slot) {
-  assert(slot < pages_.slots());
+  FARSWAP_CHECK(slot < pages_.slots());
   const auto lock = pages_.Lock(slot);
   const std::optional<std::uint32_t> freed_at = owners_.FreedAt(slot);
   const bool superseded = freed_at && stores_.SupersedeFreed(slot, *freed_at);
@@ -113,7 +113,7 @@ bool TierImpl::OnSlotFree(SlotIndex slot) {
 }
 
 void TierImpl::OwnersOf(SlotIndex first, std::span<CgroupId> owners) {
-  assert(first + owners.size() <= pages_.slots());
+  FARSWAP_CHECK(first + owners.size() <= pages_.slots());
   for (std::size_t i = 0; i < owners.size(); ++i) {
     const auto slot = static_cast<SlotIndex>(first + i);
     const auto lock = pages_.Lock(slot);

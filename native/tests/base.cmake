@@ -1,0 +1,3 @@
+farswap_test(base_test
+  SOURCES base_check_test.cc
+  LIBRARIES farswap_base)
