@@ -1,6 +1,6 @@
 """The client's side of NBD, byte by byte, for tests that must also say what no library would.
 
-Speaks over a blocking socket; every receive has the socket's timeout.
+Uses a blocking socket; every receive has the socket's timeout.
 """
 
 from __future__ import annotations

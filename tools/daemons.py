@@ -37,7 +37,7 @@ def toml(sections: Sections) -> str:
 def run_program(
     module: str, *args: str, by: Sequence[str] = ()
 ) -> subprocess.CompletedProcess[str]:
-    """Runs one of our programs, by another one if so, to its end, whatever that is."""
+    """Runs one of farswap's programs, maybe by another one, to its end."""
     return subprocess.run(
         [*by, sys.executable, "-m", module, *args],
         capture_output=True,

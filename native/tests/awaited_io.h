@@ -70,7 +70,7 @@ inline IoStatus StoreWait(PageDevice& tier, SlotIndex slot, const std::byte* pag
   return status == IoStatus::kPending ? store.Wait() : status;
 }
 
-/// The page wherever it is; zeros if it cannot be read.
+/// The page, from pool or servers; zeros if it cannot be read.
 inline IoStatus LoadWait(PageDevice& tier, SlotIndex slot, std::byte* out) {
   AwaitedFetch fetch({slot});
   tier.Fetch(&fetch);

@@ -43,7 +43,7 @@ class MemoryRemote final : public RemoteStore {
   void FailGets(GetResult result, std::size_t after = 0);
   void SetWritable(bool writable);
   /// From now on, a second server keeps what is put too, and answers when the first one's
-  /// object is refused. Whatever is done to objects is done to those of the first.
+  /// object is refused. Changes of objects apply to those of the first.
   void SetReplicated(bool replicated);
   void RefuseDiscards(bool refuse, SlotIndex end = kSlotsMax);  // of slots below the end
   void HoldDiscards();  // they are taken, and done when they are released
@@ -61,8 +61,7 @@ class MemoryRemote final : public RemoteStore {
   void Truncate(ObjectKey key);
   void Swap(ObjectKey one, ObjectKey other);  // each is answered as the other
   void Forget(ObjectKey key);
-  /// What is kept under a key now comes back when it is told to: a server that lost what it had
-  /// acknowledged since.
+  /// GoBack() restores the object that the key has now: a server that lost later acknowledged ones.
   void Remember(ObjectKey key);
   void GoBack(ObjectKey key);
 

@@ -115,7 +115,7 @@ class Client {
     return {LoadBigEndian<std::uint32_t>(bytes.data() + 4),
             LoadBigEndian<std::uint64_t>(bytes.data() + 8)};
   }
-  /// Receives replies to READs in any order, data by cookie. `lengths` tells what was asked for.
+  /// Receives replies to READs in any order, data by cookie. `lengths`: of the requests.
   std::map<std::uint64_t, Bytes> ReceiveReads(std::map<std::uint64_t, std::size_t> lengths) {
     std::map<std::uint64_t, Bytes> data;
     while (data.size() < lengths.size() && !testing::Test::HasFailure()) {

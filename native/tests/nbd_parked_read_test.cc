@@ -120,7 +120,7 @@ TEST(ParkedRead, CompletionsNeverWaitForAClientThatDoesNotRead) {
   server.client.Send(batch);
   server.tier.AwaitHeldFetches(16);
   server.tier.HoldFetches(false);
-  // The completion thread gets through all of them though nobody receives: it then serves this one.
+  // The completion thread finishes all of them though no client receives: it then serves this one.
   while (server.tier.HeldFetches() > 0) std::this_thread::yield();
   const auto data = server.client.ReceiveReads(lengths);
   for (std::uint64_t i = 0; i < 16; ++i) {

@@ -90,13 +90,13 @@ void ChaosProxy::Run() {
     PollOnce();
     const unsigned commands = commands_.exchange(0);
     if (commands == 0) continue;
-    Obey(commands);
+    Apply(commands);
     ++obeyed_;
     obeyed_.notify_all();
   }
 }
 
-void ChaosProxy::Obey(unsigned commands) {
+void ChaosProxy::Apply(unsigned commands) {
   for (const auto& connection : connections_) {
     for (Pipe& pipe : connection->pipes) {
       if (commands & kHalfClose) shutdown(pipe.to, SHUT_WR);

@@ -26,7 +26,7 @@ class ChaosProxy {
 
   /// Resets every connection of this moment.
   void Cut() { Ask(kCut); }
-  /// Tells both ends of every connection of this moment that nothing more will come, once.
+  /// Shuts down sending to both ends of every current connection, once.
   void HalfClose() { Ask(kHalfClose); }
   /// While set, no bytes are read: a partition, or a server that hangs.
   void Stall(bool stalled);
@@ -59,7 +59,7 @@ class ChaosProxy {
   void Ask(unsigned command);
   void Wake();
   void Run();
-  void Obey(unsigned commands);
+  void Apply(unsigned commands);
   void Accept();
   void Pump(Pipe* pipe, short events, bool* dead);
   bool Flush(Pipe* pipe);

@@ -1,6 +1,5 @@
-// A memory server for tests: the page protocol over a map in memory, that misbehaves when it is
-// told to. Real gRPC on a loopback port that it keeps across Stop() and Start(), as its pages are
-// kept.
+// A memory server for tests: the page protocol over a map in memory, with faults on request. Real
+// gRPC on a loopback port; port and pages survive Stop() and Start().
 #pragma once
 
 #include <grpcpp/server.h>

@@ -8,7 +8,7 @@
 // Every page that is stored is compared with its slot's word: a page stamped with SEED (see
 // tests/system/stamped_pages.h) belongs to the cgroup of that id. --rule says what happens when the
 // kernel is said to have freed a slot: "safe" asks the tier, as the product does; "naive" forgets
-// the slot's page, whatever is there by now, which loses pages; "none" asks for no notice.
+// the slot's current page, which loses pages; "none" asks for no notice.
 // --slow-us is what each notice waits before it is looked at, as it would in a busy daemon.
 //
 // Prints "ready" when the device is there; one JSON object at each SIGUSR1; ends at SIGTERM.

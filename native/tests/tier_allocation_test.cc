@@ -107,7 +107,7 @@ TEST_F(Allocation, AnotherCompressorNeedsNone) {
   EXPECT_EQ(counted, 0u);
 }
 
-// While anybody else allocates, and so may be waiting for memory that the kernel has to swap out
+// While another thread allocates, and so may be waiting for memory that the kernel has to swap out
 // first, a thread does what stores do.
 class StoresMeanwhile {
  public:

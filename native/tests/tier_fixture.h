@@ -144,7 +144,7 @@ class TierFixture : public ::testing::Test {
     return StoreWait(*tier_, slot, MakePage(slot, generation, kind).data());
   }
 
-  /// The page wherever it is.
+  /// The page, from pool or servers.
   Page Read(SlotIndex slot) {
     Page page{};
     EXPECT_EQ(LoadWait(*tier_, slot, page.data()), IoStatus::kOk) << "slot " << slot;

@@ -108,7 +108,7 @@ class ModelTier {
     return ToBytes(statuses);
   }
 
-  /// Reads wherever the page is: (status, whether it is the stamp's).
+  /// Reads from pool or servers: (status, whether it is the stamp's page).
   std::pair<IoStatus, bool> LoadWait(SlotIndex slot, Stamp stamp) {
     Page page{};
     const IoStatus status = tier::LoadWait(*tier_, slot, page.data());

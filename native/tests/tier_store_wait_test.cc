@@ -286,7 +286,7 @@ TEST_P(StoreWait, IsNotSupersededByWhatHappensToAnotherSlot) {
   Fill();
   AwaitedStore store;
   Wait(kFirstNew, &store);
-  // Whatever slots the queue keeps beside it.
+  // With any other slots in the queue.
   for (SlotIndex slot = kFirstNew % 64; slot < 16384; slot += 64) {
     if (slot >= end_ && slot != kFirstNew) tier_->Invalidate(slot, 1);
   }

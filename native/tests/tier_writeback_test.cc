@@ -166,7 +166,7 @@ TEST_F(TierWriteback, ReadAfterFailedWritebackReturnsNewestBytes) {
 }
 
 // The server keeps the page, but its answer is lost. In any later state of the slot, the server
-// keeps no more than what the tier knows of.
+// keeps no more than the tier expects.
 TEST_F(TierWriteback, APageWhoseAcknowledgementWasLostIsDiscardedWithItsSlot) {
   Start();
   const auto lose_acknowledgement = [this](SlotIndex slot) {

@@ -1,6 +1,6 @@
 """Hostile clients on the sockets of a real daemon, while another client verifies its pages.
 
-Each attack is one connection's worth of bytes, drawn from a seed. Whatever it is, the daemon must
+Each attack is one connection's worth of bytes, drawn from a seed. In any case the daemon must
 live, close the connection, and serve the bystander right.
 """
 

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from daemons import HostDaemon
 
 DEVICE_BYTES = 64 << 20
-# nbdsh runs whatever python3 comes first, and its module belongs to the system's.
+# nbdsh runs the first python3 in PATH, and its module is the system's.
 SYSTEM_PATH = "/usr/sbin:/usr/bin:/sbin:/bin"
 
 

@@ -204,7 +204,7 @@ def test_top_tells_what_happens_and_ends_by_ctrl_c(fleet: Fleet) -> None:
             client.read(number * PAGE_BYTES, PAGE_BYTES)
             client.write(number * PAGE_BYTES, page(number))
         shown = []
-        while stores_told(shown) < 99:  # what is told is rounded
+        while stores_told(shown) < 99:  # which is rounded
             shown.append(json.loads(top.stdout.readline()))
         top.send_signal(signal.SIGINT)
         _, err = top.communicate(timeout=HANG_GUARD_S)

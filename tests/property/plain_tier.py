@@ -152,7 +152,7 @@ class PlainTier:
                 self._note_earlier_sequence(slot)
 
     def _note_earlier_sequence(self, slot: int) -> None:
-        """The next write that is seen is told from what the slot had, or had not."""
+        """The next write that is seen differs from the slot's earlier state."""
         seen = self._sequence(slot) - (0 if self.words[slot] & 1 else 1)
         self.kept[slot] = seen & KEPT_SEQUENCE_MASK
 

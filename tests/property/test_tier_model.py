@@ -1,4 +1,4 @@
-"""The native tier does what a plain model of it does, whatever is done to it in whatever order.
+"""The native tier does what a plain model of it does, for random operations in random order.
 
 `make test` runs a few thousand steps, the same ones each time; `make model` runs a hundred thousand
 new ones (FARSWAP_MODEL_STEPS).

@@ -1,9 +1,9 @@
 """The state machine: each rule does one thing to the native tier and to the plain one.
 
 The native tier works on by itself: its shrinker writes pages back when it sees fit, to a remote
-store that rules hold, make fail and let go. So where a page is cannot be foretold, but everything
-else can: what it contains, whom it belongs to, whether it may have left the pool at all, and what
-must hold of the counts at any moment or once everything has come to rest.
+store that rules hold, make fail and release. So the place of a page is unknown, but the rest is
+known: its contents, its owner, whether it may have left the pool, and the counts, at any moment or
+when all is at rest.
 """
 
 from __future__ import annotations
@@ -311,7 +311,7 @@ class TierMachine(GroupRules):
         self.leave_nothing_behind()
 
     def leave_nothing_behind(self) -> None:
-        """When all pages are forgotten, the remote store keeps no object, whatever happened."""
+        """When all pages are forgotten, the remote store keeps no object."""
         self.tier.cancel_writeback()
         self.trim(0, SLOTS)
         assert self.eventually(lambda: self.tier.remote_objects() == 0)

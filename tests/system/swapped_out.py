@@ -1,4 +1,4 @@
-"""A program of which 50 MiB are swapped out to a host daemon, whatever is then done to that."""
+"""A program with 50 MiB swapped out to a host daemon, for tests of the daemon."""
 
 from __future__ import annotations
 

@@ -38,20 +38,20 @@ CPP_LAYERS = {
     "store": {"base", "tier", "rpc"},
     "bind": {"base", "tier", "bpf", "nbd", "remote", "store"},
 }
-# What decides goes by a clock that only goes forward. Deadlines and alarms of gRPC do not, since
-# its timers wait until a time of the wall clock: the caller waits by its own clock, then cancels.
+# Decisions use monotonic clocks. gRPC's deadlines and alarms follow the wall clock: the caller waits
+# by its own clock, then cancels.
 WALL_CLOCK = re.compile(
     r"system_clock|high_resolution_clock|CLOCK_REALTIME|gettimeofday|set_deadline\(|grpc::Alarm"
     r"|\btime\.(time|time_ns|localtime|gmtime|strftime)\(|\bdatetime\b|\bst_[acm]time|TimeStamper"
 )
-# Where it is used, and what for.
+# Files that use it, and why.
 WALL_CLOCK_USES = {
     "admin/top.py": "when an interval ended, for people",
     "common/log.py": "when a line was logged, for people",
     "native/store/page_service.cc": "an alarm that goes off at once",
     "tools/bench/programs.py": "which build is the newest",
 }
-# Written apart, so that this file obeys its own rule.
+# Split, so that this file does not match itself.
 UNFINISHED = re.compile(r"\b(" + "|".join(["TO" + "DO", "FIX" + "ME", "XX" + "X"]) + r")\b")
 DEVELOPER_PATH = re.compile(r"""(?<![\w.])/((work|root)/|home/\w)""")
 INCLUDE = re.compile(r'^#include "([a-z_]+)/', re.MULTILINE)

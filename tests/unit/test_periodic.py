@@ -1,4 +1,4 @@
-"""Functions that run again and again beside the event loop, whatever happens to them."""
+"""Functions that run periodically beside the event loop, also after failures."""
 
 from __future__ import annotations
 

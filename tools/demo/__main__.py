@@ -3,7 +3,7 @@
 A memory server and a host daemon; 256 MiB of pages of ordinary programs written through NBD on two
 connections into a pool of 48 MiB, so that most go on to the memory server; all read back in random
 order and compared; then, where the machine allows, real swap. Ends with `demo: OK`, or with the
-reason and another exit code. Whatever happens, also Ctrl-C: swapoff, loop device and mount undone,
+reason and another exit code. In any case, also on Ctrl-C: swapoff, loop device and mount undone,
 cgroup removed, daemons stopped.
 """
 

@@ -1,4 +1,4 @@
-// A client's side of an NBD connection up to transmission: connects, speaks the fixed newstyle
+// A client's side of an NBD connection up to transmission: connects, does the fixed newstyle
 // handshake with NBD_OPT_GO, and hands out the socket. The protocol's numbers that the load
 // generator needs are here too (github.com/NetworkBlockDevice/nbd, doc/proto.md).
 #pragma once

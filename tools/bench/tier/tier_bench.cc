@@ -1,5 +1,5 @@
 // Figures of the local tier by itself, without sockets and servers. Each command prints one JSON
-// object; bench/tier_figures.py knows what is to be made of it.
+// object; bench/tier_figures.py evaluates it.
 //
 //   farswap-tier-bench scan second-chance|plain
 //       a small hot set that is read now and then, while 20 times the pool is stored once
