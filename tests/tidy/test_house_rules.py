@@ -38,8 +38,8 @@ CPP_LAYERS = {
     "store": {"base", "tier", "rpc"},
     "bind": {"base", "tier", "bpf", "nbd", "remote", "store"},
 }
-# Decisions use monotonic clocks. gRPC's deadlines and alarms follow the wall clock: the caller waits
-# by its own clock, then cancels.
+# Decisions use monotonic clocks. gRPC's deadlines and alarms follow the wall clock: the caller
+# waits by its own clock, then cancels.
 WALL_CLOCK = re.compile(
     r"system_clock|high_resolution_clock|CLOCK_REALTIME|gettimeofday|set_deadline\(|grpc::Alarm"
     r"|\btime\.(time|time_ns|localtime|gmtime|strftime)\(|\bdatetime\b|\bst_[acm]time|TimeStamper"

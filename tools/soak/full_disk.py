@@ -1,7 +1,7 @@
 """A memory server whose disk is filled and freed at random, and that is killed at random.
 
-One thread puts, gets and discards pages by the page protocol, and remembers for each page
-which version was acknowledged last. Another writes to the server's disk until 0 to 4 MiB are left, frees
+One thread puts, gets and discards pages by the page protocol, and remembers the last
+acknowledged version of each. Another writes to the server's disk until 0 to 4 MiB are left, frees
 some or all of it, and sends the server SIGKILL, also while the disk is full.
 
 Right means that the server never ends by itself, starts on a full disk, answers every fetch of an
