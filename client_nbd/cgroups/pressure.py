@@ -1,26 +1,23 @@
-"""How many pages of each group go to the memory servers ahead of need. Policy, without I/O.
+"""How many pages of each group go to the memory servers proactively. Policy, without I/O.
 
-Once a second it is told how long tasks have waited for memory (PSI) and what each group holds, and
-answers with a number of pages to write back for each group. Without pressure, and without an age
-to go by, that is none.
+Once a second it gets the time that tasks waited for memory (PSI) and the state of each group, and
+returns a number of pages to write back for each group: none without pressure, unless an age is set.
 
 *Pressure* is the share of the last time in which some task waited for memory: of the machine for
-every group, and of a group's own cgroup for that group. A read that waits for a page of a memory
-server is such a wait, and one that our own writeback brought about; that time is taken off, or
-else writing back would breed the pressure that it answers. The kernel adds to PSI's totals every
-two seconds only, so what could not be taken off yet is kept for as long.
+every group, and of a group's own cgroup for that group.
 
-*Need* is pressure times how much of the room above its low mark the pool, or the group's limit, has
-lost lately. The pool is locked memory, so that a page which leaves it helps nobody but a store that
-would find no room. PSI alone does not tell: the tasks of a cgroup that thrashes between its memory
-limit and our pool wait all the time, for reads from the pool that would only take longer from a
-server. But as much comes back as goes out, the pool does not fill, and there is no need.
+*Need* is pressure times the room above its low mark that the pool, or the group's limit, has lost
+lately. The pool is locked memory, so a page that leaves it helps only a store that would find no
+room. PSI alone does not tell: tasks of a cgroup that thrashes between its memory limit and the pool
+wait all the time, for reads that would only take longer from a server. But as much returns as
+leaves, the pool does not fill, and there is no need.
 
-As zswap's shrinker does (mm/zswap.c, zswap_shrinker_count), a group's pages count for the less
-the better they compress, since fewer bytes come of moving them out; and pages that had to be
-brought back from the servers lately protect as many from being sent (nr_disk_swapins there). A
-group that gets back more than it would send is left alone: it is warm. What is asked for is, as
-there, how many pages to look at: the tier spares those that were read from the pool.
+As in zswap's shrinker (mm/zswap.c, zswap_shrinker_count), pages count for less the better they
+compress, since moving them out frees fewer bytes; and pages that were read back from servers lately
+protect as many from being sent (nr_disk_swapins there). A group that gets back more than it would
+send is warm and sends nothing, so reads of pages sent too early end the pressure that they cause.
+The number returned is, as there, that of pages to look at: the tier spares those that were read
+from the pool. ARCHITECTURE.md compares this policy with zswap's.
 """
 
 from __future__ import annotations
@@ -43,8 +40,6 @@ _LOW_MARK = 0.8
 _ROOM = 1.0 - _LOW_MARK
 # In which a page brought back loses half of its protection, and a gain of fullness half its weight.
 _HALF_LIFE_S = 10.0
-# Two of the periods in which the kernel adds to PSI's totals.
-_UNSETTLED_US_MAX = 4_000_000
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,7 +51,6 @@ class HostSample:
     """
 
     stall_us: int | None  # None: the kernel keeps no PSI
-    remote_wait_us: int
     pool_fullness: float
 
 
@@ -66,7 +60,6 @@ class GroupSample:
 
     id: int
     stall_us: int | None  # of its cgroup; None: unknown
-    remote_wait_us: int
     loads_remote: int
     local_pages: int
     pool_bytes: int  # that these take
@@ -88,20 +81,13 @@ class _Stalls:
     """Pressure from totals. The first sample of a series has none."""
 
     stall_us: int | None = None
-    remote_wait_us: int = 0
-    unsettled_us: int = 0  # of remote waits that PSI may not tell of yet
 
-    def pressure(self, elapsed_s: float, stall_us: int | None, remote_wait_us: int) -> float:
+    def pressure(self, elapsed_s: float, stall_us: int | None) -> float:
         """Share of the time, 0 to 1, since the sample before."""
         known_before, self.stall_us = self.stall_us, stall_us
-        waited = max(0, remote_wait_us - self.remote_wait_us)
-        self.remote_wait_us = remote_wait_us
         if known_before is None or stall_us is None:
             return 0.0
-        stalled = max(0, stall_us - known_before)
-        own = self.unsettled_us + waited
-        self.unsettled_us = min(max(0, own - stalled), _UNSETTLED_US_MAX)
-        share = (stalled - own) / (elapsed_s * 1e6)
+        share = (stall_us - known_before) / (elapsed_s * 1e6)
         return min(share, 1.0) if share >= _STALL_SHARE_MIN else 0.0
 
 
@@ -136,7 +122,7 @@ class _Group:
 
 
 class AheadPolicy:
-    """Remembers what it was told last. `older_than_s` 0: age alone moves nothing."""
+    """Keeps the last samples. `older_than_s` 0: age alone moves nothing."""
 
     def __init__(self, *, ahead: bool, older_than_s: int) -> None:
         self._ahead = ahead
@@ -154,14 +140,14 @@ class AheadPolicy:
         """
         self._pool = self._pool or _Filling(host.pool_fullness)
         pool_lost = self._pool.room_lost(elapsed_s, host.pool_fullness)
-        host_need = pool_lost * self._host.pressure(elapsed_s, host.stall_us, host.remote_wait_us)
+        host_need = pool_lost * self._host.pressure(elapsed_s, host.stall_us)
         known = {sample.id: self._groups.get(sample.id) or _seen_first(sample) for sample in groups}
         self._groups = known
         shrinks: list[Shrink] = []
         for sample in groups:
             group = known[sample.id]
             group.protect(elapsed_s, sample)
-            pressure = group.stalls.pressure(elapsed_s, sample.stall_us, sample.remote_wait_us)
+            pressure = group.stalls.pressure(elapsed_s, sample.stall_us)
             limit_lost = group.limit.room_lost(elapsed_s, sample.limit_fullness)
             need = max(host_need, pressure * max(pool_lost, limit_lost))
             if sample.writeback:

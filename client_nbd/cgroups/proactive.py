@@ -47,7 +47,6 @@ class AheadShrinker:
         accept = stats["accept_threshold_percent"] / 100
         host = HostSample(
             stall_us=self._files.memory_stall_us(),
-            remote_wait_us=stats["remote_wait_us"],
             pool_fullness=_fullness(stats["pool_entry_bytes"], stats["pool_limit_bytes"], accept),
         )
         by_id = {record.id: record for record in records}
@@ -62,7 +61,6 @@ class AheadShrinker:
         return GroupSample(
             id=record.id,
             stall_us=self._tree.stall_us(record.id),
-            remote_wait_us=counters["remote_wait_us"],
             loads_remote=counters["loads_remote"],
             local_pages=record.local_pages,
             pool_bytes=record.pool_bytes,

@@ -28,7 +28,6 @@ class Engine(GroupModel):
             "pool_entry_bytes": 40,
             "pool_limit_bytes": 100,
             "accept_threshold_percent": 50,
-            "remote_wait_us": 0,
         }
         self.shrinks: list[tuple[int, int, int]] = []
 
@@ -130,13 +129,6 @@ def test_a_limit_of_an_ancestor_counts_where_the_pool_is_empty(machine: Machine)
     machine.cgroup_stalls("a/b", SECOND_US // 5)
     assert machine.second() == [(machine.id, 24, 0)]
     machine.host_stalls(SECOND_US)
-    assert machine.second() == []
-
-
-def test_waits_for_servers_are_taken_off(machine: Machine) -> None:
-    machine.pool_fills()
-    machine.host_stalls(SECOND_US // 5)
-    machine.engine.gauges["remote_wait_us"] = SECOND_US // 5
     assert machine.second() == []
 
 
