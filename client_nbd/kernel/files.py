@@ -1,8 +1,7 @@
 """Access of farswap-host to /proc, /sys and /dev, and the two swap system calls.
 
-The root directory is a parameter, so that tests run on a fixture tree. System calls that change
-the machine (swapon, swapoff, discard) are functions of their own, so that tests put others in
-their place.
+The root directory is a parameter, so that tests use a fixture tree. System calls that change the
+machine (swapon, swapoff, discard) are separate functions, so that tests can replace them.
 """
 
 from __future__ import annotations
@@ -68,16 +67,16 @@ class KernelFiles:
         return tables.mounts((self._root / "proc/self/mountinfo").read_bytes())
 
     def has_block_device(self, device: str) -> bool:
-        """Both the kernel's object and the node to open it by are there."""
+        """Whether both the kernel's object and its node exist."""
         name = Path(device).name
         return (self._root / "sys/block" / name).exists() and self.node(device).exists()
 
     def node(self, device: str) -> Path:
-        """Where to open `device` ("/dev/nbd0")."""
+        """Path of the node of `device` ("/dev/nbd0")."""
         return self._root / device.lstrip("/")
 
     def look_up(self, path: str) -> tuple[Number, bool]:
-        """The number of a block device, and True; else of the device that a file is on, and False.
+        """The number of a block device, and True; for a file, that of its device, and False.
 
         Raises OSError.
         """
@@ -87,7 +86,7 @@ class KernelFiles:
         return (os.major(number), os.minor(number)), is_device
 
     def device_number(self, device: str) -> Number | None:
-        """Of a block device; None when `device` is none."""
+        """Number of a block device; None for anything else."""
         try:
             number, is_device = self.look_up(device)
         except OSError:
@@ -104,7 +103,7 @@ class KernelFiles:
             ) from error
 
     def device_path(self, number: Number) -> str:
-        """The usual node of a block device, "/dev/loop1"; its number where it has no name."""
+        """The usual node of a block device, "/dev/loop1", else its number."""
         for field in tables.rows(self._bytes(f"{_directory(number)}/uevent")):
             if field[0].startswith(b"DEVNAME="):
                 return f"/dev/{tables.name(field[0]).removeprefix('DEVNAME=')}"
@@ -114,7 +113,7 @@ class KernelFiles:
         """Partitions of a device, and devices that hold it: device mapper, md. Raises OSError."""
         directory = self._root / _directory(number)
         if not directory.exists():
-            directory.parent.stat()  # or nothing is known
+            directory.parent.stat()  # raises if unknown
             return []
         parts = [entry for entry in directory.iterdir() if (entry / "partition").exists()]
         return [
@@ -123,7 +122,7 @@ class KernelFiles:
         ]
 
     def backings(self) -> list[tuple[Number, str]]:
-        """Loop and zram devices, with the path behind them. Raises OSError."""
+        """Loop and zram devices, with their backing paths. Raises OSError."""
         found = []
         for block in (self._root / "sys/block").iterdir():
             for name in ("loop/backing_file", "backing_dev"):
@@ -139,9 +138,9 @@ class KernelFiles:
         return found
 
     def claim(self, number: Number, flags: int = os.O_RDONLY) -> int:
-        """A descriptor of the device, with which nobody else can swap to it, mount or hold it.
+        """Opens the device exclusively, which prevents swap, mounts and holders.
 
-        Raises OSError: EBUSY while somebody does so, ENXIO where there is no such device.
+        Raises OSError: EBUSY if it is swapped to, mounted or held; ENXIO if it does not exist.
         """
         if not (self._root / _directory(number)).exists():
             raise OSError(errno.ENXIO, os.strerror(errno.ENXIO))
@@ -153,15 +152,13 @@ class KernelFiles:
         return descriptor
 
     def device_offset_bytes(self, number: Number) -> int:
-        """Where it begins on the disk or file that it is a part of: a partition, or a loop device
-        with an offset. 0: it is a whole.
-        """
+        """Start of a partition on its disk, or of a loop device in its file; else 0."""
         directory = _directory(number)
         sectors = self._number(f"{directory}/start") or 0
         return sectors * _SECTOR_BYTES + (self._number(f"{directory}/loop/offset") or 0)
 
     def nbd_owner_pid(self, index: int) -> int | None:
-        """The process that a connected nbd device belongs to; the file exists only then."""
+        """The process of a connected nbd device; None if not connected."""
         return self._number(f"sys/block/nbd{index}/pid")
 
     def set_io_timeout(self, index: int, timeout_ms: int) -> None:
@@ -170,15 +167,15 @@ class KernelFiles:
         path.write_text(str(timeout_ms))
 
     def io_timeout_ms(self, index: int) -> int | None:
-        """What the block layer lets a request take; None: unknown."""
+        """Request timeout of the block layer; None: unknown."""
         return self._number(f"sys/block/nbd{index}/queue/io_timeout")
 
     def discard_bytes_max(self, index: int) -> int | None:
-        """The largest discard that the device takes, 0 for none; None: unknown."""
+        """Maximum discard of the device, 0 if unsupported; None: unknown."""
         return self._number(f"sys/block/nbd{index}/queue/discard_max_bytes")
 
     def hibernates_to(self) -> str | None:
-        """Device number ("MAJOR:MINOR") that a hibernation image goes to; None: there is none.
+        """Device number ("MAJOR:MINOR") for hibernation images; None without hibernation.
 
         "0:0" is the swap area that was activated first (kernel/power/swap.c, swsusp_swap_check).
         """
@@ -188,7 +185,7 @@ class KernelFiles:
         return self._bytes("sys/power/resume").decode().strip() or None
 
     def local_addresses(self) -> set[str]:
-        """The IP addresses of this machine, canonical, in the network namespace of this process."""
+        """IP addresses of this machine, canonical, in this process's network namespace."""
         found = set()
         leaf = b""
         for fields in tables.rows(self._bytes("proc/net/fib_trie")):
@@ -200,7 +197,7 @@ class KernelFiles:
         return found
 
     def available_bytes(self) -> int | None:
-        """MemAvailable of proc(5): what programs can have without swapping; None: unknown."""
+        """MemAvailable of proc(5), available without swapping; None: unknown."""
         for key, *values in tables.rows(self._bytes("proc/meminfo")):
             if key == b"MemAvailable:" and values[1:] == [b"kB"]:
                 return int(values[0]) << 10
@@ -215,7 +212,7 @@ class KernelFiles:
         return self._bytes("sys/module/zswap/parameters/enabled").strip() in (b"Y", b"1")
 
     def _bytes(self, path: str) -> bytes:
-        """Empty for a file that is not there."""
+        """Contents of a file, empty if missing."""
         try:
             return (self._root / path).read_bytes()
         except OSError:
@@ -250,7 +247,7 @@ def swapon(device: str, priority: int | None, discard: Discard | None) -> None:
 
 
 def swapoff(device: str) -> None:
-    """swapoff(2): reads every page of the area back, so it may take minutes. Raises OSError."""
+    """swapoff(2): reads all pages back, which may take minutes. Raises OSError."""
     if _libc.swapoff(os.fsencode(device)):
         _raise_errno(device)
 
@@ -260,7 +257,7 @@ def discard_all(descriptor: int, size_bytes: int) -> None:
     fcntl.ioctl(descriptor, _BLKDISCARD, struct.pack("=QQ", 0, size_bytes))
 
 
-# A foreign call by ctypes lets other threads run, which matters for minutes of swapoff.
+# ctypes releases the GIL during the call, which may take minutes.
 _libc = ctypes.CDLL(None, use_errno=True)
 
 

@@ -4,8 +4,8 @@ Two rings. The functions of the first are sans-IO: they turn requests into bytes
 values (netlink(7); linux/genetlink.h; linux/nbd-netlink.h). `NbdNetlink` is the thin second
 ring: one socket, one request at a time, blocking with a deadline. Call it from a worker thread.
 
-Our own code and not pyroute2: this is three commands of one family, and that package brings a
-framework with threads of its own into a daemon that is in the reclaim path.
+Not pyroute2: only three commands of one family are needed, and that package brings a framework with
+threads into a daemon in the reclaim path.
 """
 
 from __future__ import annotations
@@ -60,7 +60,7 @@ FLAG_HAS_FLAGS = 1 << 0
 FLAG_SEND_TRIM = 1 << 5
 FLAG_CAN_MULTI_CONN = 1 << 8
 
-# CONNECT answers after the driver has started the device; that is no I/O, and fast.
+# CONNECT answers after the driver has started the device, without I/O.
 _DEADLINE_S = 10.0
 _RECEIVE_BYTES = 1 << 16
 
@@ -80,7 +80,7 @@ def attribute(kind: int, payload: bytes) -> bytes:
 
 
 def attributes(data: bytes) -> Iterator[tuple[int, bytes]]:
-    """(type, payload) of each attribute. Raises ValueError for bytes that are none."""
+    """(type, payload) of each attribute. Raises ValueError for invalid bytes."""
     at = 0
     while at < len(data):
         if len(data) - at < _ATTRIBUTE_HEADER.size:
@@ -93,7 +93,7 @@ def attributes(data: bytes) -> Iterator[tuple[int, bytes]]:
 
 
 def messages(data: bytes) -> Iterator[Message]:
-    """The messages of one datagram. Raises ValueError for bytes that are none."""
+    """The messages of one datagram. Raises ValueError for invalid bytes."""
     at = 0
     while at < len(data):
         if len(data) - at < _MESSAGE_HEADER.size:
@@ -106,7 +106,7 @@ def messages(data: bytes) -> Iterator[Message]:
 
 
 def request(family: int, command: int, version: int, sequence: int, body: bytes) -> bytes:
-    """A generic netlink request that asks for an acknowledgement."""
+    """A generic netlink request with acknowledgement."""
     generic = _GENERIC_HEADER.pack(command, version, 0) + body
     flags = _NLM_F_REQUEST | _NLM_F_ACK
     size = _MESSAGE_HEADER.size + len(generic)
@@ -183,7 +183,7 @@ def connected_by_index(body: bytes) -> dict[int, bool]:
 
 
 class NbdNetlink:
-    """A conversation with the driver. All methods raise OSError; ENOENT: no driver is loaded."""
+    """A socket to the driver. Methods raise OSError; ENOENT: the driver is not loaded."""
 
     def __init__(self) -> None:
         self._socket = socket.socket(
@@ -193,7 +193,7 @@ class NbdNetlink:
         try:
             self._socket.settimeout(_DEADLINE_S)
             self._socket.bind((0, 0))
-            # The kernel answers, or refuses with ENOENT: an acknowledgement alone is impossible.
+            # The kernel answers, or refuses with ENOENT; it never only acknowledges.
             (answer,) = self._call(_GENL_ID_CTRL, _CTRL_CMD_GETFAMILY, 1, get_family_body("nbd"))
             self._family = family_id(answer)
         except BaseException:
@@ -211,16 +211,16 @@ class NbdNetlink:
         self._call(self._family, _NBD_CMD_CONNECT, _NBD_VERSION, body)
 
     def disconnect(self, index: int) -> None:
-        """The driver sends NBD_CMD_DISC on every socket and gives the device up."""
+        """The driver sends NBD_CMD_DISC on every socket and releases the device."""
         self._call(self._family, _NBD_CMD_DISCONNECT, _NBD_VERSION, index_body(index))
 
     def is_connected(self, index: int) -> bool:
-        """The device has a server now."""
+        """Whether the device has a server."""
         answers = self._call(self._family, _NBD_CMD_STATUS, _NBD_VERSION, index_body(index))
         return any(connected_by_index(body).get(index, False) for body in answers)
 
     def _call(self, family: int, command: int, version: int, body: bytes) -> list[bytes]:
-        """Attributes of the answers that came before the acknowledgement."""
+        """Attributes of the answers before the acknowledgement."""
         self._sequence += 1
         self._socket.send(request(family, command, version, self._sequence, body))
         answers: list[bytes] = []

@@ -1,9 +1,9 @@
 r"""Parsers of the kernel's tables: /proc/swaps, mountinfo and their like. Pure; proc(5).
 
-A table is bytes. A newline ends a line, blanks and tabs separate fields, and nothing else does: the
-name of a file may hold any other byte, also those that Unicode takes for white space. The kernel
-writes white space and backslashes in a name as a backslash and three octal digits. Names become
-`str` by os.fsdecode(), so that they can be opened; text.utf8() makes them fit to be shown.
+A table is bytes. Only a newline ends a line, and only blanks and tabs separate fields: file names
+may have any other byte, including Unicode white space. The kernel writes white space and
+backslashes in a name as a backslash and three octal digits. os.fsdecode() makes names `str`,
+so that they can be opened; text.utf8() makes them printable.
 
 No other module splits the lines of such a file.
 """
@@ -41,7 +41,7 @@ class SwapArea:
 
     @property
     def name(self) -> str:
-        """The path, to be shown."""
+        """The path, printable."""
         return text.utf8(self.path)
 
 
@@ -56,7 +56,7 @@ class Mount:
 
 
 def rows(table: bytes) -> Iterator[list[bytes]]:
-    """The fields of each line that has any."""
+    """The fields of each line that is not empty."""
     for line in table.split(b"\n"):
         fields = [field for field in _SEPARATORS.split(line) if field]
         if fields:
@@ -64,18 +64,18 @@ def rows(table: bytes) -> Iterator[list[bytes]]:
 
 
 def name(field: bytes) -> str:
-    """The file name that a field stands for."""
+    """The file name in a field."""
     return os.fsdecode(_ESCAPE.sub(lambda match: bytes([int(match[1], 8)]), field))
 
 
 def number(field: bytes) -> Number:
-    """Of b"43:0". Raises ValueError."""
+    """(43, 0) of b"43:0". Raises ValueError."""
     major, minor = field.split(b":")
     return int(major), int(minor)
 
 
 def swap_areas(table: bytes) -> list[SwapArea]:
-    """Of /proc/swaps, whose sizes are in KiB. Raises ValueError."""
+    """Areas of /proc/swaps, whose sizes are in KiB. Raises ValueError."""
     areas = []
     for path, kind, size, used, priority in list(rows(table))[1:]:
         area = SwapArea(
@@ -86,7 +86,7 @@ def swap_areas(table: bytes) -> list[SwapArea]:
 
 
 def mounts(table: bytes) -> list[Mount]:
-    """Of mountinfo, in its order: a later mount hides earlier ones. Raises ValueError."""
+    """Mounts of mountinfo, in its order: a later one hides earlier ones. Raises ValueError."""
     found = []
     for line in filter(None, table.split(b"\n")):
         # One blank apart, so that an empty source counts as a field.

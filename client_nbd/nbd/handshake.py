@@ -8,20 +8,19 @@ Theory of operation. A Handshake owns one connection's negotiation and no socket
         if isinstance(event, NeedData): handshake.receive_data(receive())
         else: break
 
-and gets, as its last event, one of
+The last event is one of
 
-    Negotiated(initial)  the transmission phase has begun; `initial` are the bytes of it that came
-                         along, to be handed on with the socket
-    Aborted()            the client has said goodbye: close
-    Violation(reason)    the client broke the protocol, or our limits, in a way that it cannot be
-                         told: close
+    Negotiated(initial)  the transmission phase has begun; pass on `initial`, its first bytes, with
+                         the socket
+    Aborted()            the client ended the negotiation: close
+    Violation(reason)    the client broke the protocol or a limit, and no answer is possible: close
 
 The states are those of the protocol: client flags, then options, each a header and its data, until
-one of them ends the haggling. An option that we do not know or that is malformed is answered with
-an error and changes nothing. What a client can make us keep, skip, answer and send is bounded by
-the constants below; time is bounded by the user.
+one of them ends the negotiation. Unknown and malformed options are answered with an error and
+change nothing. The constants below bound the bytes and answers per client; the user bounds the
+time.
 
-There is one export. The empty name, which the protocol reserves for a default, means it too.
+There is one export. The empty name, the protocol's default, means it too.
 """
 
 from __future__ import annotations
@@ -32,12 +31,11 @@ from dataclasses import dataclass
 from farswap.client_nbd.nbd import wire
 from farswap.client_nbd.nbd.wire import HandshakeFlag, Info, Option, Reply, TransmissionFlag
 
-# Data of one option that we look at. A GO with the longest name and every information request
-# there could be is far smaller.
+# Maximum data of one option. A GO with the longest name and all requests is far smaller.
 OPTION_BYTES_MAX = 64 << 10
-# Data of one option that we skip to answer ERR_TOO_BIG. Beyond it we hang up.
+# Maximum data of one option that is skipped and answered ERR_TOO_BIG. Beyond it: Violation.
 OPTION_SKIPPED_BYTES_MAX = 1 << 20
-# Options that one client may send. libnbd sends about ten.
+# Maximum options per client. libnbd sends about ten.
 OPTIONS_MAX = 64
 
 _OFFERED = HandshakeFlag.FIXED_NEWSTYLE | HandshakeFlag.NO_ZEROES
@@ -59,7 +57,7 @@ PAYLOAD_BYTES_MAX = 2 << 20
 
 @dataclass(frozen=True)
 class Export:
-    """What clients may ask for. `description` is for people."""
+    """The export. `description` is for people."""
 
     name: str
     bytes: int
@@ -68,7 +66,7 @@ class Export:
 
 @dataclass(frozen=True)
 class NeedData:
-    """Nothing more happens without more bytes of the client."""
+    """More bytes from the client are needed."""
 
 
 @dataclass(frozen=True)
@@ -80,12 +78,12 @@ class Negotiated:
 
 @dataclass(frozen=True)
 class Aborted:
-    """The client ended the haggling by NBD_OPT_ABORT."""
+    """The client ended the negotiation by NBD_OPT_ABORT."""
 
 
 @dataclass(frozen=True)
 class Violation:
-    """There is no way on. `reason` is for the log."""
+    """The connection must be closed. `reason` is for the log."""
 
     reason: str
 
@@ -125,17 +123,17 @@ class Handshake:
         self._last_event: Event = NeedData()
 
     def receive_data(self, data: bytes) -> None:
-        """Takes bytes of the client. Not after the last event."""
+        """Adds bytes from the client. Not after the last event."""
         self._received += data
 
     def data_to_send(self) -> bytes:
-        """What is to be sent now; each byte is returned once."""
+        """Bytes to send; each is returned once."""
         data = bytes(self._to_send)
         self._to_send.clear()
         return data
 
     def next_event(self) -> Event:
-        """Handles what was received. The last event is returned again and again."""
+        """Handles received bytes. Returns the last event repeatedly."""
         while self._state is not _State.ENDED:
             event = self._advance()
             if isinstance(event, NeedData):
@@ -146,7 +144,7 @@ class Handshake:
         return self._last_event
 
     def _advance(self) -> Event | None:
-        """One step. None: there may be more to do with what is there."""
+        """One step. None: call it again."""
         match self._state:
             case _State.CLIENT_FLAGS:
                 return self._read_client_flags()

@@ -1,12 +1,12 @@
 """Accepts NBD clients: asyncio around the sans-IO handshake, then native threads get the socket.
 
-One task per listening socket accepts; one task per client negotiates, under a deadline. Clients in
-their handshake are bounded (further ones wait in the backlog), and so are clients in all (further
-ones are hung up on). What a client does wrong costs it its connection and a line in the log, and
-nobody else anything.
+One task per listening socket accepts; one task per client negotiates, under a deadline. The number
+of clients in their handshake is bounded (further ones wait in the backlog), and so is the number of
+all clients (further ones are disconnected). A client's error ends its connection and is logged;
+other clients are not affected.
 
-Sockets are raw and non-blocking until the handshake is done, so that not one byte of the
-transmission phase is read by anybody but us. The engine owns the descriptor from then on.
+Sockets are raw and non-blocking during the handshake, so that no library reads bytes of the
+transmission phase. The engine owns the descriptor from then on.
 """
 
 from __future__ import annotations
