@@ -99,7 +99,7 @@ class _State(enum.Enum):
     ENDED = enum.auto()
 
 
-class _Refusal(Exception):  # noqa: N818 - an answer, not an error of ours
+class _OptionError(Exception):
     """An option is answered with an error reply."""
 
     def __init__(self, reply: Reply, message: str) -> None:
@@ -223,8 +223,8 @@ class Handshake:
                     return self._info_or_go(data)
                 case _:
                     self._answer(Reply.ERR_UNSUP, b"unsupported option")
-        except _Refusal as refusal:
-            self._answer(refusal.reply, str(refusal).encode())
+        except _OptionError as error:
+            self._answer(error.reply, str(error).encode())
         return None
 
     # --- Options
@@ -243,7 +243,7 @@ class Handshake:
 
     def _list(self, data: bytes) -> None:
         if data:
-            raise _Refusal(Reply.ERR_INVALID, "LIST takes no data")
+            raise _OptionError(Reply.ERR_INVALID, "LIST takes no data")
         description = self._export.description.encode()
         self._answer(Reply.SERVER, wire.LENGTH.pack(len(self._name)) + self._name + description)
         self._answer(Reply.ACK)
@@ -251,7 +251,7 @@ class Handshake:
     def _info_or_go(self, data: bytes) -> Event | None:
         name, requested = _parse_info(data)
         if not self._is_export(name):
-            raise _Refusal(Reply.ERR_UNKNOWN, f"unknown export {_shown(name)}")
+            raise _OptionError(Reply.ERR_UNKNOWN, f"unknown export {_shown(name)}")
         self._answer(
             Reply.INFO,
             wire.INFO_EXPORT.pack(Info.EXPORT, self._export.bytes, _TRANSMISSION_FLAGS),
@@ -285,19 +285,19 @@ class Handshake:
 
 
 def _parse_info(data: bytes) -> tuple[bytes, set[int]]:
-    """Export name and requested information types of INFO and GO. Raises _Refusal."""
+    """Export name and requested information types of INFO and GO. Raises _OptionError."""
     if len(data) < wire.LENGTH.size + wire.INFO_TYPE.size:
-        raise _Refusal(Reply.ERR_INVALID, "too short for a name and a number of requests")
+        raise _OptionError(Reply.ERR_INVALID, "too short for a name and a number of requests")
     (name_bytes,) = wire.LENGTH.unpack_from(data)
     count_at = wire.LENGTH.size + name_bytes
     types_at = count_at + wire.INFO_TYPE.size
     if types_at > len(data):
-        raise _Refusal(Reply.ERR_INVALID, "the name is longer than the option")
+        raise _OptionError(Reply.ERR_INVALID, "the name is longer than the option")
     if name_bytes > wire.NAME_BYTES_MAX:
-        raise _Refusal(Reply.ERR_TOO_BIG, f"a name is at most {wire.NAME_BYTES_MAX} bytes")
+        raise _OptionError(Reply.ERR_TOO_BIG, f"a name is at most {wire.NAME_BYTES_MAX} bytes")
     (count,) = wire.INFO_TYPE.unpack_from(data, count_at)
     if len(data) != types_at + count * wire.INFO_TYPE.size:
-        raise _Refusal(Reply.ERR_INVALID, "the number of requests does not match the length")
+        raise _OptionError(Reply.ERR_INVALID, "the number of requests does not match the length")
     requested = {type_ for (type_,) in wire.INFO_TYPE.iter_unpack(data[types_at:])}
     return data[wire.LENGTH.size : count_at], requested
 

@@ -1,4 +1,4 @@
-// The request parser on any bytes: whole and in two pieces it must yield the same steps, consume
+// The request parser on any bytes: whole and in two pieces it must yield the same events, consume
 // what it says and nothing more, and never let an illegal request through.
 //
 // Input: two bytes that say where the stream is split, then the stream.
@@ -21,40 +21,40 @@ void Check(bool holds) {
 
 /// All that a stream means, without the boundaries of payload pieces.
 struct Meaning {
-  std::vector<std::uint64_t> steps;  // kind, cookie, offset, length of each, payload apart
+  std::vector<std::uint64_t> events;  // kind, cookie, offset, length of each, payload apart
   std::vector<std::byte> payload;
 
   bool operator==(const Meaning&) const = default;
 };
 
-void Note(const Step& step, Meaning* meaning) {
-  if (step.kind == StepKind::kPayload) {
-    Check(!step.payload.empty() && step.payload.size() == step.consumed);
-    Check(step.offset + step.payload.size() <= kExportBytes);
-    Check(step.offset % tier::kPageBytes == 0 && step.payload.size() % tier::kPageBytes == 0);
-    meaning->payload.insert(meaning->payload.end(), step.payload.begin(), step.payload.end());
+void Note(const ParserEvent& event, Meaning* meaning) {
+  if (event.kind == ParserEventKind::kPayload) {
+    Check(!event.payload.empty() && event.payload.size() == event.consumed);
+    Check(event.offset + event.payload.size() <= kExportBytes);
+    Check(event.offset % tier::kPageBytes == 0 && event.payload.size() % tier::kPageBytes == 0);
+    meaning->payload.insert(meaning->payload.end(), event.payload.begin(), event.payload.end());
     return;
   }
-  if (step.kind == StepKind::kRequest) {
-    Check(ValidateRequest(step.request, kExportBytes) == nullptr);
+  if (event.kind == ParserEventKind::kRequest) {
+    Check(ValidateRequest(event.request, kExportBytes) == nullptr);
   }
-  if (step.kind == StepKind::kRefused) Check(step.refusal->error != WireError::kNone);
-  meaning->steps.insert(meaning->steps.end(),
-                        {static_cast<std::uint64_t>(step.kind), step.request.cookie,
-                         step.request.offset, step.request.length});
+  if (event.kind == ParserEventKind::kRefused) Check(event.refusal->error != WireError::kNone);
+  meaning->events.insert(meaning->events.end(),
+                         {static_cast<std::uint64_t>(event.kind), event.request.cookie,
+                          event.request.offset, event.request.length});
 }
 
 /// Parses what there is; the number of bytes consumed.
 std::size_t Parse(RequestParser* parser, std::span<const std::byte> bytes, Meaning* meaning) {
   std::size_t done = 0;
-  for (;;) {  // ends: every step but the last consumes bytes
-    const Step step = parser->Next(bytes.subspan(done));
-    Check(step.consumed <= bytes.size() - done);
-    done += step.consumed;
-    if (step.kind == StepKind::kNeedBytes) return done;
-    Note(step, meaning);
-    if (step.kind == StepKind::kBroken) return bytes.size();
-    Check(step.consumed > 0);
+  for (;;) {  // ends: every event but the last consumes bytes
+    const ParserEvent event = parser->Next(bytes.subspan(done));
+    Check(event.consumed <= bytes.size() - done);
+    done += event.consumed;
+    if (event.kind == ParserEventKind::kNeedBytes) return done;
+    Note(event, meaning);
+    if (event.kind == ParserEventKind::kBroken) return bytes.size();
+    Check(event.consumed > 0);
   }
 }
 
@@ -72,8 +72,9 @@ void FuzzParser(std::span<const std::byte> input) {
   Meaning pieces;
   RequestParser piecewise(kExportBytes);
   const std::size_t done = Parse(&piecewise, stream.first(split), &pieces);
-  const bool broken = !pieces.steps.empty() && pieces.steps[pieces.steps.size() - 4] ==
-                                                   static_cast<std::uint64_t>(StepKind::kBroken);
+  const bool broken =
+      !pieces.events.empty() && pieces.events[pieces.events.size() - 4] ==
+                                    static_cast<std::uint64_t>(ParserEventKind::kBroken);
   if (!broken) Parse(&piecewise, stream.subspan(done), &pieces);
   Check(whole == pieces);
 }

@@ -114,27 +114,28 @@ bool Connection::Reply(WireError error, std::uint64_t cookie) {
 // --- Requests -----------------------------------------------------------------------------------
 
 bool Connection::HandleReceived() {
-  for (;;) {  // ends: every step but the last consumes bytes
-    const Step step = parser_.Next({received_ + received_begin_, received_end_ - received_begin_});
-    received_begin_ += step.consumed;
+  for (;;) {  // ends: every event but the last consumes bytes
+    const ParserEvent event =
+        parser_.Next({received_ + received_begin_, received_end_ - received_begin_});
+    received_begin_ += event.consumed;
     bool open = true;
-    switch (step.kind) {
-      case StepKind::kNeedBytes:
+    switch (event.kind) {
+      case ParserEventKind::kNeedBytes:
         return true;
-      case StepKind::kBroken:
+      case ParserEventKind::kBroken:
         last_refusal_.store("bad request magic", std::memory_order_relaxed);
         return false;
-      case StepKind::kRequest:
+      case ParserEventKind::kRequest:
         requests_.fetch_add(1, std::memory_order_relaxed);
-        open = HandleRequest(step.request);
+        open = HandleRequest(event.request);
         break;
-      case StepKind::kPayload:
-        open = WritePayload(step);
+      case ParserEventKind::kPayload:
+        open = WritePayload(event);
         break;
-      case StepKind::kRefused:
+      case ParserEventKind::kRefused:
         requests_.fetch_add(1, std::memory_order_relaxed);
-        last_refusal_.store(step.refusal->reason, std::memory_order_relaxed);
-        open = Reply(step.refusal->error, step.request.cookie);
+        last_refusal_.store(event.refusal->reason, std::memory_order_relaxed);
+        open = Reply(event.refusal->error, event.request.cookie);
         break;
     }
     if (!open) return false;
@@ -183,7 +184,7 @@ bool Connection::Read(const Request& request) {
   return true;
 }
 
-/// Goes on with a read whose page `first_remote` is on a memory server; the pages before it are at
+/// Continues a read whose page `first_remote` is on a memory server; the pages before it are at
 /// `produced`, in the reply buffer.
 bool Connection::ReadParked(const Request& request, std::size_t first_remote,
                             const std::byte* produced) {
@@ -228,7 +229,7 @@ bool Connection::ReadParked(const Request& request, std::size_t first_remote,
   return true;
 }
 
-/// Goes on with a read that is too large to be parked: fetches its pages from `first_remote` on
+/// Continues a read that is too large to be parked: fetches its pages from `first_remote` on
 /// into the reply buffer, at `data`, while the requests behind it wait. Earlier replies are sent
 /// first.
 bool Connection::ReadLarge(const Request& request, std::size_t first_remote, std::byte* data) {
@@ -264,22 +265,22 @@ bool Connection::FetchLarge(const Request& request, std::size_t first_remote, st
 
 // --- WRITE, TRIM, WRITE_ZEROES ------------------------------------------------------------------
 
-bool Connection::WritePayload(const Step& step) {
+bool Connection::WritePayload(const ParserEvent& event) {
   if (write_status_ == IoStatus::kOk) {
-    write_status_ = StoreRange(step.offset, step.payload);
+    write_status_ = StoreRange(event.offset, event.payload);
   } else {
-    Forget(step.offset, step.payload.size());
+    Forget(event.offset, event.payload.size());
   }
-  if (!step.last) return true;
+  if (!event.last) return true;
   if (!std::exchange(write_parked_, false)) {
-    return Reply(ErrorOf(write_status_), step.request.cookie);
+    return Reply(ErrorOf(write_status_), event.request.cookie);
   }
-  replies_->SubmitWrite(std::exchange(write_, nullptr), step.request.cookie, write_status_);
+  replies_->SubmitWrite(std::exchange(write_, nullptr), event.request.cookie, write_status_);
   return true;
 }
 
-/// From the first page on that is refused, or comes after a parked one was, the older pages are
-/// forgotten: none of a failed write's slots may bring back what it held before (parked_write.cc).
+/// From the first refused page on, or once a parked one was refused, the slots are emptied: none of
+/// a failed write's slots may bring back its old page (parked_write.cc).
 IoStatus Connection::StoreRange(std::uint64_t offset, std::span<const std::byte> bytes) {
   for (; !bytes.empty(); offset += kPageBytes, bytes = bytes.subspan(kPageBytes)) {
     IoStatus status = write_parked_ ? replies_->StatusOf(write_) : IoStatus::kOk;

@@ -13,9 +13,9 @@
 // sent first.
 //
 // Requests are answered in any order, as the protocol allows. A connection that ends (DISC, end of
-// stream, lost step) first answers what it has accepted, but for writes that wait for room: their
-// pages are taken back, and they are not answered. When Run() returns no page of the connection can
-// be stored any more, over a newer one that came by another connection.
+// stream, bad magic) first answers what it has accepted, except writes that wait for room: their
+// stores are cancelled, and they are not answered. After Run() no page of the connection is stored,
+// so none replaces a newer one of another connection.
 #pragma once
 
 #include <atomic>
@@ -49,7 +49,7 @@ class Connection {
   Connection(const Connection&) = delete;
   Connection& operator=(const Connection&) = delete;
 
-  /// Serves the client until it leaves, is shut down or loses step. Call once.
+  /// Serves the client until it leaves, is shut down or sends a bad magic. Call once.
   void Run();
   /// Makes Run() return soon. From any thread.
   void Shutdown();
@@ -76,7 +76,7 @@ class Connection {
   bool ReadParked(const Request& request, std::size_t first_remote, const std::byte* produced);
   bool ReadLarge(const Request& request, std::size_t first_remote, std::byte* data);
   bool FetchLarge(const Request& request, std::size_t first_remote, std::byte* data);
-  bool WritePayload(const Step& step);
+  bool WritePayload(const ParserEvent& event);
   tier::IoStatus StorePage(tier::SlotIndex slot, const std::byte* page);
   tier::IoStatus StoreRange(std::uint64_t offset, std::span<const std::byte> bytes);
   void Forget(std::uint64_t offset, std::uint64_t length);
@@ -92,8 +92,8 @@ class Connection {
   std::size_t received_end_ = 0;
   std::byte* reply_ = nullptr;  // [0, reply_end_) is to be sent
   std::size_t reply_end_ = 0;
-  // Of the WRITE whose payload comes in: what became of its pages but for those that are parked,
-  // whether any is, and what it takes to park it and another one, if there is that.
+  // Of the WRITE whose payload arrives: the outcome of its pages that are not parked, whether any
+  // page is parked, and the memory to park it and another page, if there is any.
   tier::IoStatus write_status_ = tier::IoStatus::kOk;
   bool write_parked_ = false;
   ParkedRequest* write_ = nullptr;

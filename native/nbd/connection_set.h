@@ -1,8 +1,8 @@
-// All connections of one export: they share the tier, and with it one truth about every page. Each
-// is served by a thread of its own, named fs-nbd-<id>, which ends with it.
+// All connections of one export: they share the tier, and with it each page. A thread of its own,
+// named fs-nbd-<id>, serves each connection and ends with it.
 //
-// Stopping takes as long as the slowest fetch that a connection has parked. Who wants it quick
-// calls CloseAll(), then stops the RemoteStore (which fails the fetches), then Stop().
+// Stop() takes as long as the slowest fetch that a connection has parked. To stop at once, call
+// CloseAll(), then stop the RemoteStore (which fails the fetches), then call Stop().
 #pragma once
 
 #include <chrono>
@@ -31,8 +31,8 @@ class ConnectionSet {
   ConnectionSet(const ConnectionSet&) = delete;
   ConnectionSet& operator=(const ConnectionSet&) = delete;
 
-  /// Starts to serve a stream socket whose handshake is done; `initial` is what the client has sent
-  /// behind it, `peer` its name for the operator. Owns the socket also when it fails. Returns the
+  /// Serves a stream socket after its handshake; `initial` has the bytes that the client has sent
+  /// behind it, `peer` its name for the operator. Owns the socket also on failure. Returns the
   /// connection's id; ids count from 1 and are never used again.
   Result<std::uint64_t> Serve(int socket, std::span<const std::byte> initial, std::string peer);
 
@@ -74,7 +74,7 @@ class ConnectionSet {
   bool stopping_ = false;
   std::uint64_t next_id_ = 1;
   std::map<std::uint64_t, Served> served_;
-  std::vector<std::thread> ended_threads_;  // to be joined by whoever comes next
+  std::vector<std::thread> ended_threads_;  // the next Serve() or Stop() joins them
 };
 
 }  // namespace farswap::nbd

@@ -1,9 +1,9 @@
-// The writes among parked requests: whole pages that the tier keeps until there is room for them.
+// The writes among parked requests: pages that the tier keeps until there is room for them.
 //
-// Each page of a WRITE is stored, superseded by something newer, or refused, in any order and by
-// itself. The tier forgets what the slot of a refused page held; the connection forgets that of the
-// pages that come in after a refusal is known. So when the WRITE is answered with an error, each of
-// its slots holds its new page, nothing, or what came later; never what it held before.
+// Each page of a WRITE is stored, superseded by a newer one, or refused, in any order. The tier
+// empties the slot of a refused page; the connection empties those of the pages that arrive after a
+// refusal. So when the reply is an error, each slot of the WRITE holds its new page, nothing, or
+// what came later; never what it held before.
 #include <utility>
 
 #include "nbd/reply_stream.h"
@@ -56,7 +56,7 @@ void ReplyStream::SubmitWrite(ParkedRequest* write, std::uint64_t cookie, IoStat
 
 void ParkedStore::OnStored(IoStatus status) { stream_->OnStoreDone(this, status); }
 
-// The connection's thread may not have said Parked() yet.
+// The connection's thread may not have called Parked() yet.
 void ReplyStream::OnStoreDone(ParkedStore* store, IoStatus status) {
   std::unique_lock lock(mutex_);
   ParkedRequest* const write = store->write_;
@@ -71,7 +71,7 @@ void ReplyStream::FreeStore(ParkedStore* store) {
   changed_.notify_all();
 }
 
-// A store that is being done meanwhile finishes its part as ever, and answers nothing.
+// A store that completes meanwhile finishes its part; its request is not answered.
 void ReplyStream::CancelWrites(tier::PageDevice* tier, ParkedRequest* incomplete) {
   if (!AnyParked()) return;
   if (incomplete != nullptr) {

@@ -9,18 +9,19 @@
 namespace farswap::nbd {
 namespace {
 
-constexpr Refusal kUnknownCommand{WireError::kInvalid, "unknown command"};
-constexpr Refusal kUnknownFlag{WireError::kInvalid, "unknown command flag"};
-constexpr Refusal kFlagOfWriteZeroes{WireError::kInvalid,
-                                     "NO_HOLE and FAST_ZERO belong to WRITE_ZEROES alone"};
-constexpr Refusal kFlushWithRange{WireError::kInvalid, "FLUSH takes no offset and no length"};
-constexpr Refusal kNoLength{WireError::kInvalid, "length is zero"};
-constexpr Refusal kUnaligned{WireError::kInvalid,
-                             "offset or length is not a multiple of 4096 bytes"};
-constexpr Refusal kTooLong{WireError::kInvalid, "payload over the announced maximum of 2 MiB"};
-constexpr Refusal kBeyondEnd{WireError::kInvalid, "range reaches beyond the end of the export"};
-constexpr Refusal kNoRoomBeyondEnd{WireError::kNoSpace,
-                                   "written range reaches beyond the end of the export"};
+constexpr RequestError kUnknownCommand{WireError::kInvalid, "unknown command"};
+constexpr RequestError kUnknownFlag{WireError::kInvalid, "unknown command flag"};
+constexpr RequestError kFlagOfWriteZeroes{WireError::kInvalid,
+                                          "NO_HOLE and FAST_ZERO belong to WRITE_ZEROES alone"};
+constexpr RequestError kFlushWithRange{WireError::kInvalid, "FLUSH takes no offset and no length"};
+constexpr RequestError kNoLength{WireError::kInvalid, "length is zero"};
+constexpr RequestError kUnaligned{WireError::kInvalid,
+                                  "offset or length is not a multiple of 4096 bytes"};
+constexpr RequestError kTooLong{WireError::kInvalid, "payload over the announced maximum of 2 MiB"};
+constexpr RequestError kBeyondEnd{WireError::kInvalid,
+                                  "range reaches beyond the end of the export"};
+constexpr RequestError kNoRoomBeyondEnd{WireError::kNoSpace,
+                                        "written range reaches beyond the end of the export"};
 
 bool InRange(const Request& request, std::uint64_t export_bytes) {
   return request.offset <= export_bytes && request.length <= export_bytes - request.offset;
@@ -28,7 +29,7 @@ bool InRange(const Request& request, std::uint64_t export_bytes) {
 
 }  // namespace
 
-const Refusal* ValidateRequest(const Request& request, std::uint64_t export_bytes) {
+const RequestError* ValidateRequest(const Request& request, std::uint64_t export_bytes) {
   const Command command = request.command;
   if (command > Command::kWriteZeroes) return &kUnknownCommand;
   if (command == Command::kDisconnect) return nullptr;  // has no reply to carry an error
@@ -51,7 +52,7 @@ const Refusal* ValidateRequest(const Request& request, std::uint64_t export_byte
   return nullptr;
 }
 
-Step RequestParser::Next(std::span<const std::byte> bytes) {
+ParserEvent RequestParser::Next(std::span<const std::byte> bytes) {
   switch (state_) {
     case State::kHeader:
       return NextHeader(bytes);
@@ -65,14 +66,14 @@ Step RequestParser::Next(std::span<const std::byte> bytes) {
   return Break();
 }
 
-Step RequestParser::Break() {
+ParserEvent RequestParser::Break() {
   state_ = State::kBroken;
-  Step step;
-  step.kind = StepKind::kBroken;
-  return step;
+  ParserEvent event;
+  event.kind = ParserEventKind::kBroken;
+  return event;
 }
 
-Step RequestParser::NextHeader(std::span<const std::byte> bytes) {
+ParserEvent RequestParser::NextHeader(std::span<const std::byte> bytes) {
   if (bytes.size() < kRequestBytes) return {};
   const std::byte* at = bytes.data();
   if (LoadBigEndian<std::uint32_t>(at) != kRequestMagic) return Break();
@@ -82,62 +83,62 @@ Step RequestParser::NextHeader(std::span<const std::byte> bytes) {
   request_.offset = LoadBigEndian<std::uint64_t>(at + 16);
   request_.length = LoadBigEndian<std::uint32_t>(at + 24);
 
-  Step step;
-  step.consumed = kRequestBytes;
-  step.request = request_;
+  ParserEvent event;
+  event.consumed = kRequestBytes;
+  event.request = request_;
   const bool payload_follows = request_.command == Command::kWrite && request_.length > 0;
-  step.refusal = ValidateRequest(request_, export_bytes_);
-  if (step.refusal == nullptr) {
-    step.kind = StepKind::kRequest;
+  event.refusal = ValidateRequest(request_, export_bytes_);
+  if (event.refusal == nullptr) {
+    event.kind = ParserEventKind::kRequest;
     if (payload_follows) {
       state_ = State::kPayload;
       payload_offset_ = request_.offset;
       remaining_ = request_.length;
     }
-    return step;
+    return event;
   }
   if (!payload_follows) {
-    step.kind = StepKind::kRefused;
-    return step;
+    event.kind = ParserEventKind::kRefused;
+    return event;
   }
   state_ = State::kSkip;
   remaining_ = request_.length;
-  refusal_ = step.refusal;
-  Step skipped = Skip(bytes.subspan(kRequestBytes));
+  refusal_ = event.refusal;
+  ParserEvent skipped = Skip(bytes.subspan(kRequestBytes));
   skipped.consumed += kRequestBytes;
   return skipped;
 }
 
-Step RequestParser::NextPayload(std::span<const std::byte> bytes) {
+ParserEvent RequestParser::NextPayload(std::span<const std::byte> bytes) {
   FARSWAP_CHECK(remaining_ > 0);
   const std::size_t pages = std::min<std::size_t>(bytes.size(), remaining_) / tier::kPageBytes;
   const std::size_t take = pages * tier::kPageBytes;
   if (take == 0) return {};
-  Step step;
-  step.kind = StepKind::kPayload;
-  step.consumed = take;
-  step.request = request_;
-  step.offset = payload_offset_;
-  step.payload = bytes.first(take);
+  ParserEvent event;
+  event.kind = ParserEventKind::kPayload;
+  event.consumed = take;
+  event.request = request_;
+  event.offset = payload_offset_;
+  event.payload = bytes.first(take);
   payload_offset_ += take;
   remaining_ -= static_cast<std::uint32_t>(take);
-  step.last = remaining_ == 0;
-  if (step.last) state_ = State::kHeader;
-  return step;
+  event.last = remaining_ == 0;
+  if (event.last) state_ = State::kHeader;
+  return event;
 }
 
-Step RequestParser::Skip(std::span<const std::byte> bytes) {
+ParserEvent RequestParser::Skip(std::span<const std::byte> bytes) {
   const std::size_t take = std::min<std::size_t>(bytes.size(), remaining_);
   remaining_ -= static_cast<std::uint32_t>(take);
-  Step step;
-  step.consumed = take;
-  step.request = request_;
+  ParserEvent event;
+  event.consumed = take;
+  event.request = request_;
   if (remaining_ == 0) {
     state_ = State::kHeader;
-    step.kind = StepKind::kRefused;
-    step.refusal = refusal_;
+    event.kind = ParserEventKind::kRefused;
+    event.refusal = refusal_;
   }
-  return step;
+  return event;
 }
 
 }  // namespace farswap::nbd

@@ -1,16 +1,14 @@
-// Parser of the transmission phase, sans-IO: bytes in, steps out. It owns no buffer and makes no
-// system call. A connection calls Next() on the bytes it has received until there is nothing left
-// to do without more of them:
+// Parser of the transmission phase, sans-IO: bytes in, events out. It owns no buffer and makes no
+// system call. A connection calls Next() on the bytes it has received until an event needs more:
 //
-//   kRequest    a legal request. After a WRITE its payload follows as kPayload steps.
+//   kRequest    a legal request. After a WRITE its payload follows as kPayload events.
 //   kPayload    whole pages of that payload. Fewer bytes than a page wait for the next Next().
-//   kRefused    an illegal request, its payload (if any) already skipped: reply `refusal->error`.
-//   kNeedBytes  call again with the unconsumed bytes and more behind them (a payload that is being
-//               skipped is consumed here).
-//   kBroken     the stream is out of step and cannot be followed any further: close it.
+//   kRefused    an illegal request, its payload (if any) skipped: reply `refusal->error`.
+//   kNeedBytes  call again with the unconsumed bytes and more behind them. Bytes of a payload that
+//               is being skipped are consumed.
+//   kBroken     the stream cannot be parsed any further: close it.
 //
-// Judging a request is ValidateRequest(), which has one reason per illegal input; whoever handles a
-// request may assume that it is legal.
+// ValidateRequest() has one reason per illegal input. Code that handles a request relies on it.
 #pragma once
 
 #include <cstddef>
@@ -30,48 +28,48 @@ struct Request {
 };
 
 /// Why a request is illegal, and the error that its reply carries.
-struct Refusal {
+struct RequestError {
   WireError error;
   const char* reason;
 };
 
 /// nullptr if the request is legal for an export of this size.
-const Refusal* ValidateRequest(const Request& request, std::uint64_t export_bytes);
+const RequestError* ValidateRequest(const Request& request, std::uint64_t export_bytes);
 
-enum class StepKind : std::uint8_t { kNeedBytes, kRequest, kPayload, kRefused, kBroken };
+enum class ParserEventKind : std::uint8_t { kNeedBytes, kRequest, kPayload, kRefused, kBroken };
 
-struct Step {
-  StepKind kind = StepKind::kNeedBytes;
-  bool last = false;                   // kPayload: the payload is complete
-  std::size_t consumed = 0;            // bytes at the front that are done with
-  const Refusal* refusal = nullptr;    // kRefused
-  Request request;                     // kRequest, kRefused
-  std::uint64_t offset = 0;            // kPayload: where it belongs on the device
-  std::span<const std::byte> payload;  // kPayload: borrowed from the input
+struct ParserEvent {
+  ParserEventKind kind = ParserEventKind::kNeedBytes;
+  bool last = false;                      // kPayload: the payload is complete
+  std::size_t consumed = 0;               // bytes at the front that are done with
+  const RequestError* refusal = nullptr;  // kRefused
+  Request request;                        // kRequest, kRefused
+  std::uint64_t offset = 0;               // kPayload: where it belongs on the device
+  std::span<const std::byte> payload;     // kPayload: borrowed from the input
 };
 
 class RequestParser {
  public:
   explicit RequestParser(std::uint64_t export_bytes) : export_bytes_(export_bytes) {}
 
-  /// `bytes` starts where the previous call's `consumed` ended. Every step but kNeedBytes and
+  /// `bytes` starts where the previous call's `consumed` ended. Every event but kNeedBytes and
   /// kBroken consumes something, so a loop over Next() ends.
-  Step Next(std::span<const std::byte> bytes);
+  ParserEvent Next(std::span<const std::byte> bytes);
 
  private:
   enum class State : std::uint8_t { kHeader, kPayload, kSkip, kBroken };
 
-  Step Break();
-  Step NextHeader(std::span<const std::byte> bytes);
-  Step NextPayload(std::span<const std::byte> bytes);
-  Step Skip(std::span<const std::byte> bytes);
+  ParserEvent Break();
+  ParserEvent NextHeader(std::span<const std::byte> bytes);
+  ParserEvent NextPayload(std::span<const std::byte> bytes);
+  ParserEvent Skip(std::span<const std::byte> bytes);
 
   const std::uint64_t export_bytes_;
   State state_ = State::kHeader;
-  Request request_;                   // whose payload is under way
-  std::uint64_t payload_offset_ = 0;  // kPayload: of its next byte, on the device
-  std::uint32_t remaining_ = 0;       // kPayload, kSkip: bytes of payload to come
-  const Refusal* refusal_ = nullptr;  // kSkip
+  Request request_;                        // whose payload is under way
+  std::uint64_t payload_offset_ = 0;       // kPayload: of its next byte, on the device
+  std::uint32_t remaining_ = 0;            // kPayload, kSkip: bytes of payload to come
+  const RequestError* refusal_ = nullptr;  // kSkip
 };
 
 }  // namespace farswap::nbd

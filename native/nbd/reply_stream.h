@@ -1,25 +1,30 @@
-// Everything that is sent on one connection: batches of replies from the connection's own thread,
-// and the replies of parked requests: reads of pages that were on memory servers, and writes of
-// pages that had to wait for room.
+// Everything that is sent on one connection.
 //
-// A parked request's last page is done on a thread of the RemoteStore or the tier, which serves
-// every connection and must never wait for one client. So the socket has at most one sender at a
-// time, chosen under a small mutex that is never held across a system call:
+//   connection's thread ── batch of replies ───────────────────────┐
+//          ▲                                                       ▼
+//          │ eventfd: queue is stuck              one sender at a time ──▶ socket
+//          │                                                       ▲
+//   completion (fetch done, page stored) ── parked requests ── queue
 //
-//   - A completion appends its request to the queue. If nobody is sending it becomes the sender and
+// A parked request is a READ of pages that were on memory servers, or a WRITE of pages that waited
+// for room. Its last page completes on a thread of the RemoteStore or the tier, which serves all
+// connections and must not wait for one client. The socket's sender is chosen under a small mutex
+// that is never held across a system call:
+//
+//   - A completion appends its request to the queue. Without a sender it becomes the sender and
 //     sends the queue without blocking. What the socket does not take stays queued ("stuck"), and
-//     the connection's thread is woken through an eventfd to send it, blocking.
-//   - The connection's thread waits for the sender to finish (which does not block), becomes the
-//     sender, sends the queue and then its batch, blocking, and again the queue until it is empty.
-//   - Whoever appends while somebody sends leaves it to them: the sender gives up its office only
+//     an eventfd wakes the connection's thread, which sends it, blocking.
+//   - The connection's thread waits until the sender ends (which does not block), becomes the
+//     sender, sends the queue and then its batch, blocking, and the queue again until it is empty.
+//   - A thread that appends while another sends leaves the queue to that one: a sender ends only
 //     with an empty queue or a stuck one.
 //
-// A reply that was sent in part stays at the head of the queue, so that nothing gets between its
-// bytes. After a failed send (the client is gone) replies are dropped as if they had been sent.
+// A reply that was sent in part stays at the head of the queue, so nothing gets between its bytes.
+// After a failed send (the client is gone) replies are dropped as if they had been sent.
 //
 // Parked requests, their pages, fetches and stores come from fixed pools, those of writes apart
-// from those of reads: parking allocates nothing, and when a pool is empty the connection's thread
-// stops reading requests that need it until something comes back. parked_write.cc has the writes.
+// from those of reads. Parking allocates nothing; while a pool is empty the connection's thread
+// reads no request that needs it. parked_write.cc has the writes.
 #pragma once
 
 #include <array>
@@ -39,7 +44,7 @@
 
 namespace farswap::nbd {
 
-/// What a client is told of an operation of the tier.
+/// The error of the reply, by the outcome of an operation of the tier.
 WireError ErrorOf(tier::IoStatus status);
 
 class ReplyStream;
@@ -137,16 +142,16 @@ class ReplyStream {
   void TakeForWrite(ParkedRequest** write, ParkedStore** store);
   /// The same, waiting until there are both.
   void AwaitForWrite(ParkedRequest** write, ParkedStore** store);
-  /// Says whose page the store has, before it goes to the tier.
+  /// Sets whose page the store has, before it goes to the tier.
   static void Assign(ParkedStore* store, ParkedRequest* write) { store->write_ = write; }
   /// The tier has kept the store; it may be done already.
   void Parked(ParkedRequest* write);
-  /// The worst of what has become of the write's parked pages so far.
+  /// The worst outcome of the write's parked pages so far.
   tier::IoStatus StatusOf(const ParkedRequest* write);
   /// The payload is complete, and `status` the outcome of what was not parked: the reply is sent
   /// when the last parked page is done.
   void SubmitWrite(ParkedRequest* write, std::uint64_t cookie, tier::IoStatus status);
-  /// Takes back the stores that wait in the tier. Their writes are not answered, nor is the one
+  /// Cancels the stores that wait in the tier. Their writes are not answered, nor is the one
   /// whose payload is not complete (nullptr: none). No page of the connection can be stored any
   /// more when WaitUntilIdle() has returned.
   void CancelWrites(tier::PageDevice* tier, ParkedRequest* incomplete);
@@ -155,9 +160,8 @@ class ReplyStream {
   bool AnyParked() const { return parked_.load(std::memory_order_acquire) > 0; }
   /// Readable when there is something stuck that the thread must Send({}).
   int wake_fd() const { return wake_fd_; }
-  /// Waits until no request is parked and no completion is on its way out of here, sending what is
-  /// stuck. Bounded by the deadline of the fetches and by the client's reading, once the writes are
-  /// cancelled.
+  /// Waits until no request is parked and no completion runs, sending what is stuck. Once the
+  /// writes are cancelled, the deadline of the fetches and the client's reading bound it.
   void WaitUntilIdle();
 
  private:
@@ -195,7 +199,7 @@ class ReplyStream {
   // the stream is its unlock, which WaitUntilIdle() relies on.
   std::mutex mutex_;
   std::condition_variable changed_;  // any of what follows
-  bool sending_ = false;             // somebody is the sender
+  bool sending_ = false;             // there is a sender
   bool stuck_ = false;               // the queue waits for the connection's thread
   bool gone_ = false;                // a send has failed
   ParkedRequest* queue_head_ = nullptr;
@@ -208,8 +212,8 @@ class ReplyStream {
   std::size_t free_page_count_ = 0;
   std::size_t large_left_ = 0;
   tier::IoStatus large_status_ = tier::IoStatus::kOk;
-  // Written under the mutex; raised by the connection's thread alone, which may therefore believe a
-  // zero that it reads without.
+  // Written under the mutex; only the connection's thread raises it, and may rely on a zero that it
+  // reads without.
   std::atomic<std::size_t> parked_{0};
 };
 

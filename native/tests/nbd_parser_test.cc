@@ -13,10 +13,10 @@ using tier::kPageBytes;
 constexpr std::uint64_t kExportBytes = 1 << 20;
 
 struct Seen {
-  StepKind kind;
+  ParserEventKind kind;
   std::uint64_t cookie;
   std::string reason;
-  Bytes payload;  // of the request's kPayload steps together
+  Bytes payload;  // of the request's kPayload events together
   std::uint64_t payload_offset;
 };
 
@@ -29,20 +29,20 @@ std::vector<Seen> Parse(const std::vector<std::span<const std::byte>>& pieces) {
     Append(waiting, piece);
     std::size_t done = 0;
     for (;;) {
-      const Step step = parser.Next(std::span(waiting).subspan(done));
-      done += step.consumed;
-      if (step.kind == StepKind::kNeedBytes) break;
-      if (step.kind == StepKind::kPayload) {
+      const ParserEvent event = parser.Next(std::span(waiting).subspan(done));
+      done += event.consumed;
+      if (event.kind == ParserEventKind::kNeedBytes) break;
+      if (event.kind == ParserEventKind::kPayload) {
         Seen& last = seen.back();
-        if (last.payload.empty()) last.payload_offset = step.offset;
-        EXPECT_EQ(step.offset, last.payload_offset + last.payload.size());
-        EXPECT_EQ(step.payload.size() % kPageBytes, 0u);
-        Append(last.payload, step.payload);
+        if (last.payload.empty()) last.payload_offset = event.offset;
+        EXPECT_EQ(event.offset, last.payload_offset + last.payload.size());
+        EXPECT_EQ(event.payload.size() % kPageBytes, 0u);
+        Append(last.payload, event.payload);
         continue;
       }
-      const std::string reason = step.refusal == nullptr ? "" : step.refusal->reason;
-      seen.push_back({step.kind, __builtin_bswap64(step.request.cookie), reason, {}, 0});
-      if (step.kind == StepKind::kBroken) return seen;
+      const std::string reason = event.refusal == nullptr ? "" : event.refusal->reason;
+      seen.push_back({event.kind, __builtin_bswap64(event.request.cookie), reason, {}, 0});
+      if (event.kind == ParserEventKind::kBroken) return seen;
     }
     waiting.erase(waiting.begin(), waiting.begin() + static_cast<std::ptrdiff_t>(done));
     EXPECT_LT(waiting.size(), kPageBytes) << "a piece is kept that could have been handled";
@@ -70,7 +70,8 @@ void ExpectMixedStream(const std::vector<Seen>& seen) {
   ASSERT_EQ(seen.size(), 7u);
   for (std::size_t i = 0; i < seen.size(); ++i) {
     EXPECT_EQ(seen[i].cookie, i + 1);
-    EXPECT_EQ(seen[i].kind, i == 2 || i == 5 ? StepKind::kRefused : StepKind::kRequest);
+    EXPECT_EQ(seen[i].kind,
+              i == 2 || i == 5 ? ParserEventKind::kRefused : ParserEventKind::kRequest);
   }
   EXPECT_TRUE(Same(seen[1].payload, kFirstPayload));
   EXPECT_EQ(seen[1].payload_offset, 8192u);
@@ -102,9 +103,10 @@ TEST(RequestParser, BreaksAtABadMagicAndStaysBroken) {
   Bytes stream = RequestBytes(Command::kRead, 1, 0, 4096);
   stream[0] = std::byte{0};
   RequestParser parser(kExportBytes);
-  EXPECT_EQ(parser.Next(std::span(stream).first(kRequestBytes - 1)).kind, StepKind::kNeedBytes);
-  EXPECT_EQ(parser.Next(stream).kind, StepKind::kBroken);
-  EXPECT_EQ(parser.Next(RequestBytes(Command::kRead, 1, 0, 4096)).kind, StepKind::kBroken);
+  EXPECT_EQ(parser.Next(std::span(stream).first(kRequestBytes - 1)).kind,
+            ParserEventKind::kNeedBytes);
+  EXPECT_EQ(parser.Next(stream).kind, ParserEventKind::kBroken);
+  EXPECT_EQ(parser.Next(RequestBytes(Command::kRead, 1, 0, 4096)).kind, ParserEventKind::kBroken);
 }
 
 TEST(RequestParser, SkipsThePayloadOfARefusedWriteOfAnySize) {
@@ -112,18 +114,18 @@ TEST(RequestParser, SkipsThePayloadOfARefusedWriteOfAnySize) {
   Bytes stream = RequestBytes(Command::kWrite, 1, 0, length);
   const Bytes zeros(std::size_t{1} << 20);
   RequestParser parser(std::uint64_t{1} << 40);
-  Step step = parser.Next(stream);
-  EXPECT_EQ(step.kind, StepKind::kNeedBytes);
-  EXPECT_EQ(step.consumed, kRequestBytes);
+  ParserEvent event = parser.Next(stream);
+  EXPECT_EQ(event.kind, ParserEventKind::kNeedBytes);
+  EXPECT_EQ(event.consumed, kRequestBytes);
   for (std::uint32_t left = length; left > 0;) {
-    ASSERT_EQ(step.kind, StepKind::kNeedBytes);
+    ASSERT_EQ(event.kind, ParserEventKind::kNeedBytes);
     const auto bytes = std::span(zeros).first(std::min<std::size_t>(left, zeros.size()));
-    step = parser.Next(bytes);
-    EXPECT_EQ(step.consumed, bytes.size());
+    event = parser.Next(bytes);
+    EXPECT_EQ(event.consumed, bytes.size());
     left -= static_cast<std::uint32_t>(bytes.size());
   }
-  ASSERT_EQ(step.kind, StepKind::kRefused);
-  EXPECT_EQ(step.refusal->error, WireError::kInvalid);
+  ASSERT_EQ(event.kind, ParserEventKind::kRefused);
+  EXPECT_EQ(event.refusal->error, WireError::kInvalid);
 }
 
 struct Judgement {
@@ -136,7 +138,7 @@ struct Judgement {
 class Validation : public testing::TestWithParam<Judgement> {};
 
 TEST_P(Validation, HasOneReasonPerIllegalInput) {
-  const Refusal* refusal = ValidateRequest(GetParam().request, kExportBytes);
+  const RequestError* refusal = ValidateRequest(GetParam().request, kExportBytes);
   if (GetParam().error == WireError::kNone) {
     EXPECT_EQ(refusal, nullptr);
     return;
