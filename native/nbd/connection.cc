@@ -36,10 +36,10 @@ Result<std::unique_ptr<Connection>> Connection::Create(PageDevice* tier, std::ui
                                                        int socket,
                                                        std::span<const std::byte> initial) {
   std::unique_ptr<Connection> connection(new Connection(tier, export_bytes, socket));
-  if (initial.size() > kReceiveBytes) return Error{"more bytes behind the handshake than fit"};
+  if (initial.size() > kReceiveBytes) return Error{"too many bytes after the handshake"};
   const int flags = fcntl(socket, F_GETFL);
   if (flags < 0 || fcntl(socket, F_SETFL, flags & ~O_NONBLOCK) < 0) {
-    return Error{std::string("making the socket blocking: ") + std::strerror(errno)};
+    return Error{std::string("failed to make the socket blocking: ") + std::strerror(errno)};
   }
   auto memory = LockedMapping::Create(kReceiveBytes + kReplyBytes, "nbd connection");
   if (!memory.ok()) return memory.error();
@@ -59,7 +59,7 @@ Connection::~Connection() { close(socket_); }
 void Connection::Shutdown() { shutdown(socket_, SHUT_RDWR); }
 
 void Connection::Run() {
-  // Here, where nothing is lost yet: a read that could not be decompressed would be an EIO.
+  // Now, before any page is stored: a later failure would be an EIO.
   if (!tier::PrepareThreadForPages().ok()) return;
   while (HandleReceived() && FlushReplies() && Receive()) {
   }
@@ -71,7 +71,7 @@ void Connection::Run() {
 // --- Receiving and sending ----------------------------------------------------------------------
 
 bool Connection::Receive() {
-  // What is left is the beginning of a request or of a page, so there is little to move.
+  // The rest is the start of a request or page, so little is moved.
   std::memmove(received_, received_ + received_begin_, received_end_ - received_begin_);
   received_end_ -= std::exchange(received_begin_, 0);
   if (replies_->AnyParked() && !WaitReadable()) return false;
@@ -84,7 +84,7 @@ bool Connection::Receive() {
   }
 }
 
-/// Waits for the client while requests are parked, and sends what their completions could not.
+/// Waits for the client while requests are parked, and sends replies that are stuck.
 bool Connection::WaitReadable() {
   std::array<pollfd, 2> waits{{{socket_, POLLIN, 0}, {replies_->wake_fd(), POLLIN, 0}}};
   for (;;) {  // ends with the connection: shutdown(2) makes the socket readable
@@ -157,8 +157,8 @@ bool Connection::HandleRequest(const Request& request) {
       return Reply(WireError::kNone, request.cookie);
     case Command::kFlush:
     case Command::kCache:
-      // A write is acknowledged when it is in the pool, which is all the persistence that swap has;
-      // and there is nothing to bring nearer ahead of time.
+      // A write is acknowledged when it is in the pool, which is all the persistence that swap
+      // needs, and there is nothing to cache.
       return Reply(WireError::kNone, request.cookie);
   }
   FARSWAP_CHECK(false && "validated");
@@ -240,7 +240,7 @@ bool Connection::ReadLarge(const Request& request, std::size_t first_remote, std
   return replies_->Send({message, kSimpleReplyBytes + request.length});
 }
 
-/// False: a page cannot be read.
+/// False if a page cannot be read.
 bool Connection::FetchLarge(const Request& request, std::size_t first_remote, std::byte* data) {
   bool intact = true;
   ReadFetch* fetch = nullptr;

@@ -1,16 +1,15 @@
 // One client in its transmission phase, served by one thread.
 //
-// The thread receives as much as there is into one large buffer, handles every complete request in
-// it, and sends all replies at once: pages are compressed straight from the receive buffer and
-// decompressed straight into the reply buffer. With nothing parked that makes one recv() and one
-// send() a batch and nothing else; with requests parked (see reply_stream.h) it polls before it
-// receives. No request allocates memory.
+// The thread receives all available bytes into one large buffer, handles every complete request in
+// it, and sends all replies at once. Pages are compressed from the receive buffer and decompressed
+// into the reply buffer. Without parked requests a batch is one recv() and one send(); with them
+// (reply_stream.h) the thread polls before it receives. No request allocates memory.
 //
 // A WRITE is stored page by page as its payload arrives. A page that finds no room is parked and
 // delays no later request; the WRITE is answered when it is stored. After a store failed, the rest
-// of the payload is received and dropped, then the error is replied. Two things wait: a read that
-// may not be parked, and whatever finds the memory for parked pages full. The replies before it are
-// sent first.
+// of the payload is received and dropped, then the error is replied. The thread waits only for a
+// read that is too large to be parked, and for memory of parked pages; it sends earlier replies
+// first.
 //
 // Requests are answered in any order, as the protocol allows. A connection that ends (DISC, end of
 // stream, bad magic) first answers what it has accepted, except writes that wait for room: their
@@ -34,14 +33,13 @@ namespace farswap::nbd {
 
 class Connection {
  public:
-  /// Received at once, at most. Larger than any socket buffer in use, so that a full one is emptied
-  /// by one system call.
+  /// Size of the receive buffer. Larger than socket buffers, so that one call empties a full one.
   static constexpr std::size_t kReceiveBytes = std::size_t{1} << 20;
-  /// Replies sent at once, at most: the largest READ fits.
+  /// Size of the reply buffer: the largest READ fits.
   static constexpr std::size_t kReplyBytes = kPayloadBytesMax + tier::kPageBytes;
 
-  /// Owns the socket, which is a stream whose handshake is done, also when it fails. `initial` is
-  /// what the client has sent behind its handshake.
+  /// Takes over the socket, a stream after its handshake, also on failure. `initial`: bytes that
+  /// the client sent after the handshake.
   static Result<std::unique_ptr<Connection>> Create(tier::PageDevice* tier,
                                                     std::uint64_t export_bytes, int socket,
                                                     std::span<const std::byte> initial);
@@ -51,20 +49,20 @@ class Connection {
 
   /// Serves the client until it leaves, is shut down or sends a bad magic. Call once.
   void Run();
-  /// Makes Run() return soon. From any thread.
+  /// Makes Run() return soon. Any thread.
   void Shutdown();
 
   std::uint64_t requests() const { return requests_.load(std::memory_order_relaxed); }
-  /// Requests that were answered with an error.
+  /// Number of requests answered with an error.
   std::uint64_t errors() const { return errors_.load(std::memory_order_relaxed); }
-  /// Why the latest illegal request was refused; "" if none was.
+  /// Reason of the latest refusal of an illegal request; "" if none.
   const char* last_refusal() const { return last_refusal_.load(std::memory_order_relaxed); }
 
  private:
   Connection(tier::PageDevice* tier, std::uint64_t export_bytes, int socket)
       : tier_(tier), socket_(socket), parser_(export_bytes) {}
 
-  // All false: the connection ends.
+  // All return false if the connection must end.
   bool HandleReceived();
   bool HandleRequest(const Request& request);
   bool Receive();
@@ -87,10 +85,10 @@ class Connection {
   std::unique_ptr<LockedMapping> memory_;  // the receive buffer, then the reply buffer
   std::unique_ptr<ReplyStream> replies_;
 
-  std::byte* received_ = nullptr;  // [received_begin_, received_end_) is not handled yet
+  std::byte* received_ = nullptr;  // [received_begin_, received_end_) is not yet handled
   std::size_t received_begin_ = 0;
   std::size_t received_end_ = 0;
-  std::byte* reply_ = nullptr;  // [0, reply_end_) is to be sent
+  std::byte* reply_ = nullptr;  // [0, reply_end_) is not yet sent
   std::size_t reply_end_ = 0;
   // Of the WRITE whose payload arrives: the outcome of its pages that are not parked, whether any
   // page is parked, and the memory to park it and another page, if there is any.

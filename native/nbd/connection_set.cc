@@ -22,7 +22,7 @@ Result<std::uint64_t> ConnectionSet::Serve(int socket, std::span<const std::byte
   if (!created.ok()) return created.error();
   std::unique_lock lock(mutex_);
   JoinEnded(lock);
-  if (stopping_) return Error{"the device is being stopped"};
+  if (stopping_) return Error{"the device is stopping"};
   const std::uint64_t id = next_id_++;
   Served& served = served_[id];
   served.peer = std::move(peer);
@@ -33,7 +33,7 @@ Result<std::uint64_t> ConnectionSet::Serve(int socket, std::span<const std::byte
                                 [this, id, connection] { ServeUntilEnd(id, connection); });
   } catch (const std::system_error& error) {
     served_.erase(id);
-    return Error{std::string("starting a thread for the connection: ") + error.what()};
+    return Error{std::string("failed to start a thread for the connection: ") + error.what()};
   }
   return id;
 }

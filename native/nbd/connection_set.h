@@ -25,7 +25,7 @@ namespace farswap::nbd {
 
 class ConnectionSet {
  public:
-  /// The tier is borrowed and must have a slot for every page of the export.
+  /// Borrows the tier, which must have a slot for every page of the export.
   ConnectionSet(tier::PageDevice* tier, std::uint64_t export_bytes);
   ~ConnectionSet();
   ConnectionSet(const ConnectionSet&) = delete;
@@ -41,16 +41,16 @@ class ConnectionSet {
     std::string peer;
     std::uint64_t requests;
     std::uint64_t errors;      // requests answered with an error
-    std::string last_refusal;  // why the latest illegal request was refused; empty: none was
+    std::string last_refusal;  // reason of the latest refusal of an illegal request, or ""
   };
-  /// The connections that are being served.
+  /// Connections being served.
   std::vector<Info> List();
 
-  /// Ends a connection; false if there is none of this id.
+  /// Ends a connection; false if the id is unknown.
   bool Close(std::uint64_t id);
   /// Ends all connections and refuses new ones, without waiting.
   void CloseAll();
-  /// Waits until the connection has ended and its socket is closed; false at the timeout.
+  /// Waits until the connection has ended and its socket is closed; false on timeout.
   bool Wait(std::uint64_t id, std::chrono::milliseconds timeout);
   /// CloseAll(), then waits for all. Idempotent.
   void Stop();
@@ -58,7 +58,7 @@ class ConnectionSet {
  private:
   struct Served {
     std::string peer;
-    std::unique_ptr<Connection> connection;  // nullptr: has ended, its socket is being closed
+    std::unique_ptr<Connection> connection;  // nullptr: has ended, closing its socket
     std::thread thread;
   };
 
@@ -69,7 +69,7 @@ class ConnectionSet {
   const std::uint64_t export_bytes_;
 
   std::mutex
-      mutex_;  // guards what follows; held while a thread is started, never while one is joined
+      mutex_;  // guards the members below; held while a thread starts, never while one is joined
   std::condition_variable ended_;
   bool stopping_ = false;
   std::uint64_t next_id_ = 1;

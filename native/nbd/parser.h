@@ -21,8 +21,8 @@ namespace farswap::nbd {
 
 struct Request {
   std::uint16_t flags = 0;
-  Command command{};         // any number, until validated
-  std::uint64_t cookie = 0;  // in the byte order of the wire
+  Command command{};         // any number until validated
+  std::uint64_t cookie = 0;  // in wire byte order
   std::uint64_t offset = 0;
   std::uint32_t length = 0;
 };

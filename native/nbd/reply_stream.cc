@@ -78,7 +78,7 @@ bool ReplyStream::HasRoom(std::size_t page_count) const {
   return free_reads_ != nullptr && free_page_count_ >= page_count;
 }
 
-/// Not from an empty list.
+/// The list must not be empty.
 ParkedRequest* ReplyStream::TakeRequest(ParkedRequest** free_list) {
   ParkedRequest* request = std::exchange(*free_list, (*free_list)->next_);
   request->page_count = 0;
@@ -103,7 +103,7 @@ ParkedRequest* ReplyStream::TryPark(std::size_t page_count) {
 }
 
 ParkedRequest* ReplyStream::Park(std::size_t page_count) {
-  for (;;) {  // ends: reads that are under way finish within the deadline of their fetches
+  for (;;) {  // ends: parked reads end within the deadline of their fetches
     ParkedRequest* read = TryPark(page_count);
     if (read != nullptr) return read;
     std::unique_lock lock(mutex_);
@@ -180,8 +180,8 @@ void ReplyStream::OnFetchDone(ReadFetch* fetch, IoStatus status) {
   FinishPart(lock, read);
 }
 
-/// Sends the reply if nothing of the request is left to be done. Its last access to the stream is
-/// the caller's unlock.
+/// Sends the reply if the request is complete. Its last access to the stream is the caller's
+/// unlock.
 void ReplyStream::FinishPart(std::unique_lock<std::mutex>& lock, ParkedRequest* request) {
   if (!request->submitted_ || request->parts_left_ > 0) return;
   if (request->dropped_) return Release(request);
@@ -206,7 +206,7 @@ void ReplyStream::StopSending() {
   changed_.notify_all();
 }
 
-/// Sends until the queue is empty or (not blocking) stuck. For the sender; called and left locked.
+/// Sends until the queue is empty or (not blocking) stuck. For the sender, with the mutex locked.
 void ReplyStream::SendQueue(std::unique_lock<std::mutex>& lock, bool blocking) {
   FARSWAP_CHECK(sending_);
   while (queue_head_ != nullptr) {
@@ -214,7 +214,7 @@ void ReplyStream::SendQueue(std::unique_lock<std::mutex>& lock, bool blocking) {
     const bool drop = gone_;
     lock.unlock();
     const SendOutcome outcome = drop ? SendOutcome::kGone : SendParked(request, blocking);
-    // While this thread is the sender nobody can find the stream idle, so it is still there.
+    // While this thread is the sender, the stream is not idle, so it still exists.
     if (outcome == SendOutcome::kWouldBlock) Wake();
     lock.lock();
     if (outcome == SendOutcome::kWouldBlock) {

@@ -49,8 +49,8 @@ WireError ErrorOf(tier::IoStatus status);
 
 class ReplyStream;
 
-/// A READ whose pages are not all here, or a WRITE whose pages have not all found room. Filled by
-/// the connection's thread, which submits it and then forgets it.
+/// A READ with remote pages, or a WRITE whose pages wait for room. The connection's thread fills
+/// and submits it.
 struct ParkedRequest {
   /// 128 KiB: in one shard or in two neighbours.
   static constexpr std::size_t kPagesMax = 32;
@@ -64,15 +64,15 @@ struct ParkedRequest {
   // Under the stream's mutex:
   std::int64_t parts_left_ = 0;  // fetches or stores; may be below zero until it is submitted
   bool submitted_ = false;       // all parts are known
-  bool parked_ = false;          // counts as such
+  bool parked_ = false;          // counts as parked
   bool dropped_ = false;         // is not answered
   tier::IoStatus status_ = tier::IoStatus::kOk;
   std::size_t sent_bytes_ = 0;           // the sender's
   ParkedRequest* next_ = nullptr;        // in the queue or the free list
-  ParkedRequest** free_list_ = nullptr;  // where it belongs
+  ParkedRequest** free_list_ = nullptr;  // where it returns
 };
 
-/// Some pages of one read, on their way from the memory servers.
+/// A fetch of pages of one read.
 class ReadFetch final : public tier::PageFetch {
  public:
   void OnFetched(tier::IoStatus status) override;
@@ -84,7 +84,7 @@ class ReadFetch final : public tier::PageFetch {
   ReadFetch* next_ = nullptr;      // in the free list
 };
 
-/// One page of a WRITE, on its way into the tier.
+/// A store of one page of a WRITE.
 class ParkedStore final : public tier::PendingStore {
  public:
   using PendingStore::PendingStore;
@@ -103,62 +103,61 @@ class ReplyStream {
   static constexpr std::size_t kParkedPages = 256;
   static constexpr std::size_t kFetches = kParkedReads + 16;
   static constexpr std::size_t kParkedWrites = 128;
-  static constexpr std::size_t kParkedStores = 512;  // pages of theirs
+  static constexpr std::size_t kParkedStores = 512;  // pages of parked writes
 
-  /// Borrows the socket. The counter is raised for every parked request that ends in an error.
+  /// Borrows the socket. Raises the counter for each parked request that ends in an error.
   static Result<std::unique_ptr<ReplyStream>> Create(int socket,
                                                      std::atomic<std::uint64_t>* errors);
-  /// Everything parked must have been waited for.
+  /// No request may be parked.
   ~ReplyStream();
   ReplyStream(const ReplyStream&) = delete;
   ReplyStream& operator=(const ReplyStream&) = delete;
 
-  // All that follows is for the connection's thread alone.
+  // Only for the connection's thread.
 
-  /// Sends the queue and then `batch`, waiting for the client as long as it takes; shutdown(2) ends
-  /// it. False: the client is gone.
+  /// Sends the queue, then `batch`. Blocks until the client has received them, or shutdown(2).
+  /// False if the client is gone.
   bool Send(std::span<const std::byte> batch);
 
-  /// A read with `page_count` pages of memory, or nullptr if the pools cannot provide it now.
+  /// A read with `page_count` pages of memory, or nullptr if the pools are empty.
   ParkedRequest* TryPark(std::size_t page_count);
-  /// The same, waiting until reads that are under way give back what it needs.
+  /// The same, waiting for reads to return what it needs.
   ParkedRequest* Park(std::size_t page_count);
-  /// Gives back a read that was not submitted.
+  /// Returns a read that was not submitted.
   void Unpark(ParkedRequest* read);
 
-  /// An empty fetch for `read` (nullptr: for a large read), to be handed to Submit(). Waits for
-  /// one to become free: never hold more than two that are not submitted.
+  /// An empty fetch for `read` (nullptr: for a large read), for Submit(). Waits for a free one:
+  /// never hold more than two that are not submitted.
   ReadFetch* TakeFetch(ParkedRequest* read);
-  /// Starts the fetches of one parked read; its reply is sent when the last of them is done.
+  /// Starts the fetches of one parked read, which is answered after the last of them.
   void Submit(tier::PageDevice* tier, ParkedRequest* read, std::span<ReadFetch* const> fetches);
-  /// Starts a fetch of the large read: one of more pages than may be parked, of which there is one
-  /// at a time.
+  /// Starts a fetch of the large read, which has too many pages to be parked. One at a time.
   void SubmitLarge(tier::PageDevice* tier, ReadFetch* fetch);
-  /// Waits for every fetch of the large read, and returns the worst of their outcomes.
+  /// Waits for all fetches of the large read, and returns their worst status.
   tier::IoStatus WaitLarge();
 
-  /// Takes what a WRITE needs to park a page, itself and a store, each only if it is nullptr and
-  /// there is one. What is not used is for the next WRITE.
+  /// Takes a request and a store to park a page of a WRITE, each if it is nullptr and there is one.
+  /// The next WRITE uses what is left.
   void TakeForWrite(ParkedRequest** write, ParkedStore** store);
-  /// The same, waiting until there are both.
+  /// The same, waiting for both.
   void AwaitForWrite(ParkedRequest** write, ParkedStore** store);
   /// Sets whose page the store has, before it goes to the tier.
   static void Assign(ParkedStore* store, ParkedRequest* write) { store->write_ = write; }
-  /// The tier has kept the store; it may be done already.
+  /// The tier has parked the store, and may have finished it already.
   void Parked(ParkedRequest* write);
   /// The worst outcome of the write's parked pages so far.
   tier::IoStatus StatusOf(const ParkedRequest* write);
-  /// The payload is complete, and `status` the outcome of what was not parked: the reply is sent
-  /// when the last parked page is done.
+  /// The payload is complete, and `status` is that of the pages that were not parked. The reply is
+  /// sent after the last parked page.
   void SubmitWrite(ParkedRequest* write, std::uint64_t cookie, tier::IoStatus status);
   /// Cancels the stores that wait in the tier. Their writes are not answered, nor is the one
   /// whose payload is not complete (nullptr: none). No page of the connection can be stored any
   /// more when WaitUntilIdle() has returned.
   void CancelWrites(tier::PageDevice* tier, ParkedRequest* incomplete);
 
-  /// Whether any request is parked: if not, nothing but the client can give the thread work.
+  /// Whether any request is parked. If not, only the client can make work for the thread.
   bool AnyParked() const { return parked_.load(std::memory_order_acquire) > 0; }
-  /// Readable when there is something stuck that the thread must Send({}).
+  /// Readable when the queue is stuck: call Send({}).
   int wake_fd() const { return wake_fd_; }
   /// Waits until no request is parked and no completion runs, sending what is stuck. Once the
   /// writes are cancelled, the deadline of the fetches and the client's reading bound it.
@@ -195,8 +194,8 @@ class ReplyStream {
   std::unique_ptr<std::array<ReadFetch, kFetches>> fetches_;
   std::deque<ParkedStore> stores_;
 
-  // Taken alone, never across a system call or a call of the tier. A completion's last access to
-  // the stream is its unlock, which WaitUntilIdle() relies on.
+  // Never held with another lock, or across a system call or a call of the tier. A completion's
+  // last access to the stream is its unlock, which WaitUntilIdle() relies on.
   std::mutex mutex_;
   std::condition_variable changed_;  // any of what follows
   bool sending_ = false;             // there is a sender

@@ -1,4 +1,4 @@
-// The NBD wire format of the transmission phase, and the one place that spells it.
+// The NBD wire format of the transmission phase.
 // Source: "The NBD protocol", https://github.com/NetworkBlockDevice/nbd/blob/master/doc/proto.md,
 // sections "Transmission" and "Values". All integers are big endian.
 #pragma once
@@ -69,8 +69,8 @@ inline void StoreBigEndian(std::byte* to, std::uint32_t value) {
   std::memcpy(to, &value, sizeof(value));
 }
 
-/// Writes kSimpleReplyBytes at `to`. The cookie is the client's and goes back as it came: it is
-/// kept in the byte order of the wire and never interpreted.
+/// Writes kSimpleReplyBytes at `to`. The client's cookie is kept in wire byte order and never
+/// interpreted.
 inline void PutSimpleReply(std::byte* to, WireError error, std::uint64_t cookie) {
   StoreBigEndian(to, kSimpleReplyMagic);
   StoreBigEndian(to + 4, static_cast<std::uint32_t>(error));

@@ -89,7 +89,7 @@ TEST(Connection, RefusesIllegalRequestsAndGoesOn) {
   EXPECT_EQ(server.client.Write(server.export_bytes, RandomBytes(kPage, 1)), kEnospc);
   EXPECT_EQ(server.client.Do(Command{99}, 0, kPage), kEinval);
   EXPECT_EQ(server.client.Do(Command::kRead, 0, kPayloadBytesMax + kPage), kEinval);
-  EXPECT_EQ(server.last_refusal(), "payload over the announced maximum of 2 MiB");
+  EXPECT_EQ(server.last_refusal(), "payload exceeds the announced maximum of 2 MiB");
   EXPECT_EQ(server.client.Write(0, Bytes(kPayloadBytesMax + kPage)), kEinval);
   EXPECT_EQ(server.errors(), 6u);
   EXPECT_EQ(server.client.Write(0, RandomBytes(kPage, 2)), kOk);
