@@ -17,11 +17,11 @@ constexpr RequestError kFlushWithRange{WireError::kInvalid, "FLUSH takes no offs
 constexpr RequestError kNoLength{WireError::kInvalid, "length is zero"};
 constexpr RequestError kUnaligned{WireError::kInvalid,
                                   "offset or length is not a multiple of 4096 bytes"};
-constexpr RequestError kTooLong{WireError::kInvalid, "payload over the announced maximum of 2 MiB"};
-constexpr RequestError kBeyondEnd{WireError::kInvalid,
-                                  "range reaches beyond the end of the export"};
+constexpr RequestError kTooLong{WireError::kInvalid,
+                                "payload exceeds the announced maximum of 2 MiB"};
+constexpr RequestError kBeyondEnd{WireError::kInvalid, "range exceeds the end of the export"};
 constexpr RequestError kNoRoomBeyondEnd{WireError::kNoSpace,
-                                        "written range reaches beyond the end of the export"};
+                                        "written range exceeds the end of the export"};
 
 bool InRange(const Request& request, std::uint64_t export_bytes) {
   return request.offset <= export_bytes && request.length <= export_bytes - request.offset;
