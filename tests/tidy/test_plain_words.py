@@ -10,6 +10,8 @@ from pathlib import Path
 from tests.tidy.test_house_rules import ROOT, WRITTEN, complain, place
 
 PLAIN_WORDS = {
+    "ahead of need": "proactively",
+    "as ever": "still",
     "at the most": "at most",
     "be old": "be stale",
     "bequeath": "reparent",
@@ -27,9 +29,12 @@ PLAIN_WORDS = {
     "herein": "here",
     "mend": "fix",
     "mends": "fixes",
+    "obeys": "applies",
     "of old": "earlier",
+    "sets going": "starts",
     "thereby": "so",
     "thereof": "of it",
+    "to be had": "available",
     "to last": "to keep",
     "why not more": "limitation",
 }
