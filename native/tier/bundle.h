@@ -50,16 +50,13 @@ std::optional<BundleView> ParseBundle(std::span<const std::byte> bytes);
 /// The pages of a bundle in memory of the calling thread, until its next call.
 class BundlePages {
  public:
+  BundlePages(BundleMembers members, const std::byte* pages) : members_(members), pages_(pages) {}
   const std::byte* Page(std::size_t member) const {
     const auto before = static_cast<unsigned>(members_) & ((1u << member) - 1);
     return pages_ + static_cast<std::size_t>(std::popcount(before)) * kPageBytes;
   }
-  BundleMembers members() const { return members_; }
 
  private:
-  friend std::optional<BundlePages> DecompressBundle(const BundleView& bundle);
-  BundlePages(BundleMembers members, const std::byte* pages) : members_(members), pages_(pages) {}
-
   BundleMembers members_;
   const std::byte* pages_;
 };

@@ -143,13 +143,12 @@ class Groups {
   /// A group with its mutex held.
   class Locked {
    public:
+    Locked(Group* group, std::unique_lock<std::mutex> lock)
+        : group_(group), lock_(std::move(lock)) {}
     Group* operator->() const { return group_; }
     Group& operator*() const { return *group_; }
 
    private:
-    friend class Groups;
-    Locked(Group* group, std::unique_lock<std::mutex> lock)
-        : group_(group), lock_(std::move(lock)) {}
     Group* group_;
     std::unique_lock<std::mutex> lock_;
   };

@@ -61,6 +61,7 @@ Charge Pages::ChargeOf(const SlotRecord& record) const {
 
 // Exact whenever no operation runs.
 void Pages::Count(Group& group, const SlotRecord& record, int by) {
+  if (record.state == SlotState::kEmpty) return;
   const auto delta = static_cast<std::uint64_t>(static_cast<std::int64_t>(by));
   group.pages_by_state[static_cast<std::size_t>(record.state)].fetch_add(delta,
                                                                          std::memory_order_relaxed);
@@ -72,44 +73,42 @@ void Pages::Count(Group& group, const SlotRecord& record, int by) {
   }
 }
 
-// A page is added (+1), at the hot end of its LRU, or removed (-1).
-void Pages::Account(const SlotRecord& record, int by) {
-  if (record.state == SlotState::kEmpty) return;
-  Count(groups_.Of(record), record, by);
-  if (record.state != SlotState::kSameFilled) Enlist(record, by);
-}
-
-// Charges the group of a page in the pool or on servers, and changes its LRU.
-void Pages::Enlist(const SlotRecord& record, int by) {
-  const auto group = groups_.Lock(record.group);
-  const Charge charge = ChargeOf(record);
-  if (by > 0) {
-    if (record.OnLru()) group->lru.AddHot(record.object.entry);
-    groups_.Add(group, charge);
-  } else {
-    if (record.OnLru()) group->lru.Remove(record.object.entry);
-    groups_.Add(group, Charge{} - charge);
+// In a group's counts, charges and LRU, one page takes the place of another; an empty record stands
+// for none. One charge, so that the group never looks smaller than it is.
+void Pages::Account(GroupIndex index, const SlotRecord& old, const SlotRecord& next,
+                    LruPlace place) {
+  if (!old.HasObject() && !next.HasObject()) {
+    Group& group = groups_.At(groups_.Resolve(index));
+    Count(group, next, +1);
+    Count(group, old, -1);
+    return;
   }
-}
-
-// The same page changes its state: step 2. One charge, so that the group never looks smaller than
-// it is. An entry that moves keeps its place on the LRU.
-void Pages::Change(SlotIndex slot, const SlotRecord& next, LruEnd end) {
-  const SlotRecord old = table_->Get(slot);
-  const auto group = groups_.Lock(old.group);
-  Count(*group, old, -1);
+  const auto group = groups_.Lock(index);
   Count(*group, next, +1);
+  Count(*group, old, -1);
   groups_.Add(group, ChargeOf(next) - ChargeOf(old));
-  if (old.OnLru() && next.OnLru()) {
+  if (place == LruPlace::kSame && old.OnLru()) {
     group->lru.Replace(old.object.entry, next.object.entry);
-  } else if (old.OnLru()) {
-    group->lru.Remove(old.object.entry);
-  } else if (next.OnLru() && end == LruEnd::kHot) {
+    return;
+  }
+  if (old.OnLru()) group->lru.Remove(old.object.entry);
+  if (!next.OnLru()) return;
+  if (place == LruPlace::kHot) {
     group->lru.AddHot(next.object.entry);
-  } else if (next.OnLru()) {
+  } else {
     group->lru.AddCold(next.object.entry);
   }
+}
+
+// Step 2, with all that follows from the record.
+void Pages::Change(SlotIndex slot, const SlotRecord& next, LruPlace place) {
+  const SlotRecord old = table_->Get(slot);
+  const bool replaces = old.state != SlotState::kEmpty && next.state != SlotState::kEmpty;
+  const bool moves = replaces && groups_.Resolve(old.group) != groups_.Resolve(next.group);
+  const GroupIndex group = next.state == SlotState::kEmpty ? old.group : next.group;
+  Account(group, moves ? SlotRecord{} : old, next, place);
   table_->Set(slot, next);
+  if (moves) Account(old.group, old, SlotRecord{}, place);
 }
 
 // --- Stores and trims ---------------------------------------------------------------------------
@@ -166,9 +165,7 @@ void Pages::Replace(SlotIndex slot, SlotRecord next) {
   next.version = NextVersion(old);
   next.stale_remote = old.stale_remote || page_stale ? 1 : 0;
   if (next.InPool()) pool_->At(next.object.entry)->slot.store(slot, std::memory_order_relaxed);
-  Account(next, +1);
-  table_->Set(slot, next);
-  Account(old, -1);
+  Change(slot, next);
   if (old.InPool()) {
     pool_->Free(old.object.entry);
     room_->RoomMade(groups_.Resolve(old.group));
@@ -267,7 +264,7 @@ bool Pages::Settle(SlotIndex slot, PutResult result, std::size_t sent_bytes, Cod
     Stay(&next, result);
     const bool rejected = result == PutResult::kRejected || result == PutResult::kSuperseded;
     // To the hot end: a page that a server rejects must not block all others.
-    Change(slot, next, rejected ? LruEnd::kHot : LruEnd::kCold);
+    Change(slot, next, rejected ? LruPlace::kHot : LruPlace::kCold);
     return false;
   }
   const EntryRef entry = next.object.entry;
@@ -317,7 +314,7 @@ void Pages::AdoptClean(SlotIndex slot, const SlotRecord& filled) {
   next.referenced = 0;
   next.object = filled.object;
   pool_->At(next.object.entry)->slot.store(slot, std::memory_order_relaxed);
-  Change(slot, next, LruEnd::kCold);
+  Change(slot, next, LruPlace::kCold);
   groups_.Of(next).Count(Counter::neighbours_adopted);
 }
 
@@ -353,7 +350,7 @@ bool Pages::Move(EntryRef from) {
   pool_->At(to)->CopyDescription(*pool_->At(from));
   pool_->At(to)->slot.store(slot, std::memory_order_relaxed);
   next.object.entry = to;
-  Change(slot, next);
+  Change(slot, next, LruPlace::kSame);
   pool_->Free(from);
   groups_.Of(next).Count(Counter::compactions);
   return true;

@@ -27,7 +27,6 @@
 #pragma once
 
 #include <atomic>
-#include <chrono>
 #include <cstddef>
 #include <cstdint>
 #include <memory>
@@ -146,12 +145,11 @@ class Pages {
   void Reparent(std::uint64_t first, std::uint64_t end);
 
  private:
-  enum class LruEnd : std::uint8_t { kHot, kCold };
+  enum class LruPlace : std::uint8_t { kHot, kCold, kSame };
 
   void Replace(SlotIndex slot, SlotRecord next);
-  void Change(SlotIndex slot, const SlotRecord& next, LruEnd end = LruEnd::kHot);
-  void Account(const SlotRecord& record, int by);
-  void Enlist(const SlotRecord& record, int by);
+  void Change(SlotIndex slot, const SlotRecord& next, LruPlace place = LruPlace::kHot);
+  void Account(GroupIndex group, const SlotRecord& old, const SlotRecord& next, LruPlace place);
   void Count(Group& group, const SlotRecord& record, int by);
   Charge ChargeOf(const SlotRecord& record) const;
   bool Settle(SlotIndex slot, PutResult result, std::size_t sent_bytes, Codec codec,

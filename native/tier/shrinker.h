@@ -17,9 +17,7 @@
 // Lock order: mutex_ comes after every other lock; the thread holds none while it works.
 #pragma once
 
-#include <array>
 #include <atomic>
-#include <chrono>
 #include <condition_variable>
 #include <cstdint>
 #include <mutex>

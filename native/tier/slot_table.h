@@ -71,6 +71,8 @@ struct alignas(16) SlotRecord {
     std::uint64_t fill = 0;  // same-filled
   };
 
+  /// In the pool or on servers.
+  bool HasObject() const { return state > SlotState::kSameFilled; }
   bool OnLru() const { return state == SlotState::kLocal || state == SlotState::kClean; }
   bool InPool() const { return OnLru() || state == SlotState::kWriting; }
 };
