@@ -18,7 +18,7 @@ using Clock = std::chrono::steady_clock;
 using Damage = std::optional<Counter>;
 
 // Turns an object into its page.
-Damage Verify(const PageObject& object, std::byte* out) {
+inline Damage Verify(const PageObject& object, std::byte* out) {
   if (PageChecksum(object.slot, object.codec, object.bytes) != object.checksum) {
     return Counter::fail_checksum;
   }
@@ -75,7 +75,7 @@ Tier::LoadResult Fetches::Load(SlotIndex slot, std::byte* out, SlotRecord* seen)
   const auto lock = pages_.Lock(slot);
   const SlotRecord& record = pages_.Get(slot);
   Group& group = pages_.groups().Of(record);
-  *seen = record;
+  if (seen != nullptr) *seen = record;
   switch (record.state) {
     case SlotState::kEmpty:
       FillPage(out, 0);
@@ -92,23 +92,19 @@ Tier::LoadResult Fetches::Load(SlotIndex slot, std::byte* out, SlotRecord* seen)
     case SlotState::kWriting: {
       if (const Damage damage = Verify(pages_.ObjectOf(slot), out)) {
         group.Count(*damage);
-        return LoadDamaged(slot, seen);
+        if (record.state != SlotState::kClean) return Tier::LoadResult::kIoError;
+        // Servers have the page: it is remote again.
+        pages_.DropClean(slot);
+        if (seen != nullptr) *seen = record;
+        return Tier::LoadResult::kRemote;
       }
-      pages_.NoteRead(slot);
+      if (!record.referenced) pages_.NoteRead(slot);
       group.Count(Counter::loads_local);
       break;
     }
   }
   if (sampled) group.local_latency.Add(Clock::now() - began);
   return Tier::LoadResult::kDone;
-}
-
-// Servers have what was clean: it is remote again. Any other page is lost. The slot's lock is held.
-Tier::LoadResult Fetches::LoadDamaged(SlotIndex slot, SlotRecord* seen) {
-  if (seen->state != SlotState::kClean) return Tier::LoadResult::kIoError;
-  pages_.DropClean(slot);
-  *seen = pages_.Get(slot);
-  return Tier::LoadResult::kRemote;
 }
 
 // --- A fetch ------------------------------------------------------------------------------------

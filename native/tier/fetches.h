@@ -40,7 +40,8 @@ class Fetches {
   Fetches(const TierConfig& config, RemoteStore* remote, Pages* pages)
       : config_(config), remote_(*remote), pages_(*pages) {}
 
-  /// See PageDevice::Load(). Also sets the record of what was read, or is to be fetched.
+  /// See PageDevice::Load(). Sets `seen`, if any, to the record of what was read or is to be
+  /// fetched.
   Tier::LoadResult Load(SlotIndex slot, std::byte* out, SlotRecord* seen);
   /// See PageDevice::Fetch().
   void Start(PageFetch* fetch);
@@ -58,7 +59,6 @@ class Fetches {
  private:
   struct Neighbours;
 
-  Tier::LoadResult LoadDamaged(SlotIndex slot, SlotRecord* seen);
   void Ask(PageFetch* fetch, std::size_t page, const SlotRecord& record);
   bool Settle(PageFetch* fetch, std::size_t page, bool intact, std::optional<Counter> damage);
   static bool HasChanged(PageFetch* fetch, std::size_t page, const SlotRecord& record,

@@ -23,17 +23,6 @@ namespace farswap::tier {
 Pages::Pages(std::unique_ptr<SlotTable> table, std::unique_ptr<Pool> pool, StaleObjects* stale)
     : table_(std::move(table)), pool_(std::move(pool)), stale_(stale), groups_(pool_.get()) {}
 
-PageObject Pages::ObjectOf(SlotIndex slot) const {
-  const SlotRecord& record = table_->Get(slot);
-  const EntryRef entry = record.object.entry;
-  return {slot,
-          ObjectVersionOf(record),
-          static_cast<Codec>(record.codec),
-          record.object.checksum,
-          0,
-          {pool_->Bytes(entry), pool_->At(entry)->object_bytes()}};
-}
-
 bool Pages::Intact(SlotIndex slot) const {
   const PageObject object = ObjectOf(slot);
   return PageChecksum(slot, object.codec, object.bytes) == object.checksum;
@@ -78,6 +67,7 @@ void Pages::Count(Group& group, const SlotRecord& record, int by) {
 void Pages::Account(GroupIndex index, const SlotRecord& old, const SlotRecord& next,
                     LruPlace place) {
   if (!old.HasObject() && !next.HasObject()) {
+    if (old.state == next.state) return;
     Group& group = groups_.At(groups_.Resolve(index));
     Count(group, next, +1);
     Count(group, old, -1);
@@ -103,12 +93,17 @@ void Pages::Account(GroupIndex index, const SlotRecord& old, const SlotRecord& n
 // Step 2, with all that follows from the record.
 void Pages::Change(SlotIndex slot, const SlotRecord& next, LruPlace place) {
   const SlotRecord old = table_->Get(slot);
-  const bool replaces = old.state != SlotState::kEmpty && next.state != SlotState::kEmpty;
-  const bool moves = replaces && groups_.Resolve(old.group) != groups_.Resolve(next.group);
-  const GroupIndex group = next.state == SlotState::kEmpty ? old.group : next.group;
-  Account(group, moves ? SlotRecord{} : old, next, place);
-  table_->Set(slot, next);
-  if (moves) Account(old.group, old, SlotRecord{}, place);
+  const bool moves = old.group != next.group && old.state != SlotState::kEmpty &&
+                     next.state != SlotState::kEmpty &&
+                     groups_.Resolve(old.group) != groups_.Resolve(next.group);
+  if (moves) {
+    Account(next.group, SlotRecord{}, next, place);
+    table_->Set(slot, next);
+    Account(old.group, old, SlotRecord{}, place);
+  } else {
+    Account(next.state == SlotState::kEmpty ? old.group : next.group, old, next, place);
+    table_->Set(slot, next);
+  }
 }
 
 // --- Stores and trims ---------------------------------------------------------------------------
@@ -183,7 +178,6 @@ void Pages::NoteSequence(SlotIndex slot, std::uint8_t sequence) {
 
 void Pages::NoteRead(SlotIndex slot) {
   SlotRecord record = table_->Get(slot);
-  if (record.referenced) return;
   if (record.state == SlotState::kClean) groups_.Of(record).Count(Counter::neighbour_hits);
   record.referenced = 1;
   table_->Set(slot, record);

@@ -87,7 +87,16 @@ class Pages {
   std::uint64_t BundleEnd(SlotIndex slot) const { return table_->BundleEnd(slot); }
 
   /// The object in the slot's entry. Its bytes are valid while the slot's lock is held.
-  PageObject ObjectOf(SlotIndex slot) const;
+  PageObject ObjectOf(SlotIndex slot) const {
+    const SlotRecord& record = table_->Get(slot);
+    const EntryRef entry = record.object.entry;
+    return {slot,
+            ObjectVersionOf(record),
+            static_cast<Codec>(record.codec),
+            record.object.checksum,
+            0,
+            {pool_->Bytes(entry), pool_->At(entry)->object_bytes()}};
+  }
   /// Whether its checksum matches. A damaged object must not be sent: recompression would give it a
   /// fresh checksum.
   bool Intact(SlotIndex slot) const;
@@ -111,7 +120,7 @@ class Pages {
   void Forget(SlotIndex slot, Counter reason, std::uint8_t sequence);
   /// Changes the record's sequence alone.
   void NoteSequence(SlotIndex slot, std::uint8_t sequence);
-  /// The page was read from its entry.
+  /// The page was read from its entry, the first time since it was stored or spared.
   void NoteRead(SlotIndex slot);
 
   // --- Writeback

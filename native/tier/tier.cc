@@ -88,11 +88,6 @@ IoStatus TierImpl::TryStore(SlotIndex slot, const std::byte* page, PendingStore*
   return IoStatus::kOk;
 }
 
-Tier::LoadResult TierImpl::Load(SlotIndex slot, std::byte* out) {
-  SlotRecord seen;
-  return fetches_.Load(slot, out, &seen);
-}
-
 void TierImpl::Invalidate(SlotIndex first, std::uint64_t count) {
   FARSWAP_CHECK(first + count <= pages_.slots());
   for (std::uint64_t index = first; index < first + count; ++index) {

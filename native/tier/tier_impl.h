@@ -34,7 +34,9 @@ class TierImpl final : public Tier {
 
   IoStatus TryStore(SlotIndex slot, const std::byte* page, PendingStore* store) override;
   bool CancelStore(PendingStore* store) override { return stores_.Cancel(store); }
-  LoadResult Load(SlotIndex slot, std::byte* out) override;
+  LoadResult Load(SlotIndex slot, std::byte* out) override {
+    return fetches_.Load(slot, out, nullptr);
+  }
   void Fetch(PageFetch* fetch) override { fetches_.Start(fetch); }
   void Invalidate(SlotIndex first, std::uint64_t count) override;
   std::uint64_t slots() const override { return pages_.slots(); }
