@@ -48,21 +48,19 @@ class PendingStore {
   static constexpr std::uint16_t kNotInLine = 0xffff;
 
   std::byte* const memory_;
-  // Set before it is in line: the object to be stored, which is in memory_.
+  // The object to be stored, in memory_. Set before the store enters a line.
   SlotIndex slot_ = 0;
   Codec codec_ = Codec::kRaw;
   std::size_t object_bytes_ = 0;
   std::uint32_t checksum_ = 0;
-  std::optional<std::uint32_t> sequence_;  // of the slot's word then, if there was one
-  // The queue's.
+  std::optional<std::uint32_t> sequence_;  // of the slot's word, if it has one
+  // Guarded by the queue's mutex.
   std::uint16_t line_ = kNotInLine;
   PendingStore* previous_ = nullptr;
   PendingStore* next_ = nullptr;
   PendingStore* next_in_bucket_ = nullptr;
 };
 
-/// Up to 64 pages of one shard to be read, some of which may be remote. The caller fills `slots`
-/// and `outputs` (each kPageBytes, exclusively the fetch's until OnFetched) and `count`.
 class PageFetch;
 
 class PageDevice {
@@ -79,8 +77,8 @@ class PageDevice {
   /// kNoSpace, here or there, empties the slot, so that stale bytes never come back.
   virtual IoStatus TryStore(SlotIndex slot, const std::byte* page, PendingStore* store) = 0;
 
-  /// Takes back a store that waits: its page will not be kept, and the slot is left as it is.
-  /// False: it does not wait any more, and OnStored() was called or will be.
+  /// Takes back a waiting store; the slot keeps its old page. False: it no longer waits, and
+  /// OnStored() was called or will be.
   virtual bool CancelStore(PendingStore* store) = 0;
 
   enum class LoadResult : std::uint8_t { kDone, kRemote, kIoError };
@@ -92,13 +90,15 @@ class PageDevice {
   /// before this returns, possibly on a thread of the RemoteStore.
   virtual void Fetch(PageFetch* fetch) = 0;
 
-  /// Forgets the pages of [first, first + count): they read as zeros. TRIM and WRITE_ZEROES.
+  /// Drops the pages of [first, first + count): they read as zeros. TRIM and WRITE_ZEROES.
   virtual void Invalidate(SlotIndex first, std::uint64_t count) = 0;
 
   virtual std::uint64_t slots() const = 0;
 };
 
-/// See PageDevice::Fetch(). The object must live until OnFetched(), which may destroy or reuse it.
+/// Up to 64 pages of one shard to be read, remote or not. The caller fills `page_count`,
+/// `page_slots` and `page_outputs` (each kPageBytes, used by the fetch alone until OnFetched()).
+/// The object must live until OnFetched(), which may destroy or reuse it.
 class PageFetch : private RemoteFetch {
  public:
   static constexpr std::size_t kPagesMax = RemoteFetch::kKeysMax;

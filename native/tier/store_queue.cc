@@ -9,7 +9,7 @@
 namespace farswap::tier {
 namespace {
 
-// Stores that find no room this far apart are not one shortage: each may wait anew.
+// Stores that find no room this far apart begin a new shortage.
 constexpr std::chrono::milliseconds kShortageGap{10000};
 
 }  // namespace
@@ -32,9 +32,9 @@ void StoreQueue::Stop() {
   if (thread.joinable()) thread.join();
 }
 
-// --- For stores, and for those who make room ----------------------------------------------------
+// --- Stores and room ----------------------------------------------------------------------------
 
-// The nearest line at or above a group that anybody stands in.
+// The nearest line at or above a group with stores in it.
 GroupIndex StoreQueue::LineAbove(GroupIndex group) const {
   while (lines_[group].stores.load() == 0) {
     if (group == kRootGroup) return kNoLine;
@@ -43,7 +43,7 @@ GroupIndex StoreQueue::LineAbove(GroupIndex group) const {
   return group;
 }
 
-// Whose line a new store has to stand in, though it might find room; kNoLine: in none.
+// The line that a new store must enter, though it might find room; kNoLine: none.
 GroupIndex StoreQueue::LineOf(GroupIndex group, std::size_t object_bytes) {
   const GroupIndex line = LineAbove(group);
   if (line != kRootGroup) return line;
@@ -79,7 +79,7 @@ void StoreQueue::CountWait(GroupIndex group, GroupIndex full) {
                                                      : Counter::cgroup_limit_hit);
 }
 
-// False: it is to be refused. The slot's lock is held.
+// False: the store is refused. The slot's lock is held.
 bool StoreQueue::Enter(PendingStore* store, GroupIndex full) {
   const std::lock_guard lock(mutex_);
   BeginToWait(full);
@@ -94,51 +94,32 @@ bool StoreQueue::Cancel(PendingStore* store) {
   const std::lock_guard lock(mutex_);
   if (store->line_ == kNoLine) return false;
   Leave(LinkTo(store->slot_, store));
-  // Those behind it may fit.
+  // Stores behind it may fit.
   WakeThread();
   return true;
 }
 
-void StoreQueue::TakeOut(SlotIndex slot) {
+bool StoreQueue::TakeOutAll(SlotIndex slot, std::optional<std::uint32_t> freed_at) {
   const std::lock_guard lock(mutex_);
-  TakeOutFrom(BucketOf(slot), slot);
+  return TakeOut(BucketOf(slot), slot, freed_at);
 }
 
-void StoreQueue::TakeOutFrom(PendingStore** link, SlotIndex slot) {
+// Supersedes stores of the slot, from `link` on; if it was freed, those whose word was another.
+bool StoreQueue::TakeOut(PendingStore** link, SlotIndex slot,
+                         std::optional<std::uint32_t> freed_at) {
+  bool any = false;
   while (PendingStore* const store = *link) {
-    if (store->slot_ != slot) {
+    const bool stays = freed_at && store->sequence_.value_or(*freed_at) == *freed_at;
+    if (store->slot_ != slot || stays) {
       link = &store->next_in_bucket_;
       continue;
     }
-    LeaveSuperseded(link);
-  }
-}
-
-bool StoreQueue::SupersedeFreed(SlotIndex slot, std::uint32_t sequence) {
-  if (!AnyWaiting()) return false;
-  const std::lock_guard lock(mutex_);
-  return TakeOutFreed(slot, sequence);
-}
-
-bool StoreQueue::TakeOutFreed(SlotIndex slot, std::uint32_t sequence) {
-  bool any = false;
-  for (PendingStore** link = BucketOf(slot); PendingStore* const store = *link;) {
-    const bool freed = store->slot_ == slot && store->sequence_.value_or(sequence) != sequence;
-    if (freed) {
-      LeaveSuperseded(link);
-    } else {
-      link = &store->next_in_bucket_;
-    }
-    any |= freed;
+    Leave(link);
+    store->next_ = std::exchange(superseded_, store);
+    WakeThread();
+    any = true;
   }
   return any;
-}
-
-void StoreQueue::LeaveSuperseded(PendingStore** link) {
-  PendingStore* const store = *link;
-  Leave(link);
-  store->next_ = std::exchange(superseded_, store);
-  WakeThread();
 }
 
 // With mutex_ held.
@@ -193,7 +174,7 @@ void StoreQueue::AnswerSuperseded(std::unique_lock<std::mutex>& lock) {
 
 void StoreQueue::ServeLine(std::unique_lock<std::mutex>& lock, GroupIndex at) {
   Sizes full;
-  // Ends: each store leaves the line, or is not tried again.
+  // Ends: each store leaves the line, or is skipped from then on.
   while (PendingStore* const store = NextInLine(at, full)) {
     const std::uint64_t progress = pages_.groups().At(at).progress.load();
     const std::size_t size = SizeOf(store->object_bytes_);
@@ -212,19 +193,19 @@ PendingStore* StoreQueue::NextInLine(GroupIndex at, const Sizes& full) const {
   return store;
 }
 
-// One attempt. False: the store stays where it is. Until both its slot and the queue are locked it
-// may be superseded or cancelled, and wait for another slot by then.
+// One attempt. False: the store stays where it is. Before both locks are held, it may have been
+// superseded or cancelled, and wait for another slot.
 bool StoreQueue::Serve(std::unique_lock<std::mutex>& lock, GroupIndex at, PendingStore* store) {
   const SlotIndex slot = store->slot_;
   lock.unlock();
-  IoStatus status;
+  IoStatus status = IoStatus::kOk;
   GroupIndex group;
   {
     const auto slot_lock = pages_.Lock(slot);
     group = owners_.GroupOf(slot);
     const std::optional<std::uint32_t> freed_at = owners_.FreedAt(slot);
     lock.lock();
-    if (freed_at) TakeOutFreed(slot, *freed_at);
+    if (freed_at) TakeOut(BucketOf(slot), slot, freed_at);
     PendingStore** const link = LinkTo(slot, store);
     if (*link == nullptr || store->slot_ != slot || store->line_ != at) return true;
     const Pages::Room room = pages_.TakeRoom(group, store->object_bytes_);
@@ -240,12 +221,16 @@ bool StoreQueue::Serve(std::unique_lock<std::mutex>& lock, GroupIndex at, Pendin
         return true;
       }
     }
-    // Room that came another way than by writeback ends a shortage as well.
-    if (room.entry != kNoEntry) lines_[at].full_since = Now();
+    // Any room ends a shortage.
+    if (room.entry != kNoEntry) lines_[at].full_since = config_.now();
     Leave(link);
-    TakeOutFrom(link, slot);  // what came before it
+    TakeOut(link, slot, std::nullopt);  // earlier stores
     lock.unlock();
-    status = room.entry != kNoEntry ? Keep(*store, room.entry) : Refuse(slot, room.full);
+    if (room.entry != kNoEntry) {
+      Keep(*store, room.entry);
+    } else {
+      status = Refuse(slot, room.full);
+    }
   }
   if (status == IoStatus::kOk) room_maker_->AfterAllocation(group);
   store->OnStored(status);
@@ -254,15 +239,14 @@ bool StoreQueue::Serve(std::unique_lock<std::mutex>& lock, GroupIndex at, Pendin
 }
 
 // The slot's lock is held.
-IoStatus StoreQueue::Keep(const PendingStore& store, EntryRef entry) {
+void StoreQueue::Keep(const PendingStore& store, EntryRef entry) {
   const Compressed object{store.codec_, {store.memory_, store.object_bytes_}};
   SlotRecord next = pages_.Fill(entry, object, store.checksum_, config_.boot_seconds());
   owners_.Attribute(store.slot_, &next);
   pages_.Publish(store.slot_, next);
-  return IoStatus::kOk;
 }
 
-// The slot's old page is stale now. The slot's lock is held.
+// Empties the slot: its old page is stale. The slot's lock is held.
 IoStatus StoreQueue::Refuse(SlotIndex slot, GroupIndex full) {
   Group& group = pages_.groups().At(owners_.GroupOf(slot));
   group.Count(full == kRootGroup ? Counter::reject_reclaim_fail : Counter::reject_cgroup_limit);
@@ -270,14 +254,12 @@ IoStatus StoreQueue::Refuse(SlotIndex slot, GroupIndex full) {
   return IoStatus::kNoSpace;
 }
 
-StoreQueue::Clock::time_point StoreQueue::Now() const { return config_.now(); }
-
 // --- Lines, with mutex_ held --------------------------------------------------------------------
 
-// A store finds no room there: one that goes on with a shortage has as little time left as others.
+// A store that joins a shortage has as little time left as the others.
 void StoreQueue::BeginToWait(GroupIndex at) {
   Line& line = lines_[at];
-  const auto now = Now();
+  const auto now = config_.now();
   const std::uint64_t progress = pages_.groups().At(at).progress.load();
   if (now - line.last_full > kShortageGap || line.progress_when_full != progress) {
     line.full_since = now;
@@ -292,10 +274,10 @@ StoreQueue::Clock::time_point StoreQueue::Deadline(GroupIndex at) const {
   return std::max(lines_[at].full_since, last_progress) + config_.store_wait;
 }
 
-// Where nothing may leave the pool, what could has perhaps just left it, or the limit is gone with
-// its cgroup: there is room, and whoever made it has another look taken.
+// If nothing may leave the pool, the last that could may just have left it, or the cgroup was
+// removed with its limit: then there is room, and RoomMade() follows.
 bool StoreQueue::MayWait(GroupIndex at, std::size_t object_bytes) const {
-  if (stopping_ || Now() >= Deadline(at)) return false;
+  if (stopping_ || config_.now() >= Deadline(at)) return false;
   return pages_.groups().MayMakeRoom(at) ||
          pages_.groups().OverLimit(at, Pool::EntryBytes(object_bytes), 100) != at;
 }
@@ -308,7 +290,7 @@ StoreQueue::Clock::time_point StoreQueue::NextDeadline() const {
   return next;
 }
 
-// What made room before the store was announced may have gone unnoticed: look again.
+// Wakes the thread: room made before the store was counted went unnoticed.
 void StoreQueue::Append(PendingStore* store, GroupIndex at) {
   Line& line = lines_[at];
   store->line_ = at;
@@ -333,7 +315,7 @@ void StoreQueue::Unlink(PendingStore* store) {
   store->line_ = kNoLine;
 }
 
-// What leads to the store, if it is in any line, or else to nothing.
+// The link to the store if it is in a line, else to nullptr.
 PendingStore** StoreQueue::LinkTo(SlotIndex slot, const PendingStore* store) {
   PendingStore** link = BucketOf(slot);
   while (*link != nullptr && *link != store) link = &(*link)->next_in_bucket_;

@@ -1,34 +1,31 @@
-// Where stores wait for room: at the limit of a group, or for memory of the pool.
+// Stores that wait for room: at the limit of a group, or for memory of the pool.
 //
-// A store that found no room stands in the line of the group whose limit it is, or in that of the
-// root group, which is the pool's. One thread goes along the lines whenever there may be more room
-// than before: writeback or compaction freed entries, a page was overwritten or trimmed, a limit or
-// the tree has changed, a store came into line. A line is served in order, up to the first store
-// that still does not fit; in the pool's line that is the first one of each size, since a page that
-// finds no memory of its size says nothing of smaller ones. So a look at all lines costs one failed
-// attempt for each, and whoever waits for one limit holds up nobody else. Stores that come while
-// others of their group, or of their size, wait go behind them.
+//   line of group A      store ─ store ─ store     first come, first served
+//   line of the pool     store ─ store             the same for each size (the root group's line)
+//
+// A store that finds no room enters the line of the group whose limit it hit. A thread serves all
+// lines whenever room may have been made: by writeback, compaction, an overwrite, a trim, a new
+// limit. In a line it stops at the first store that does not fit, in the pool's line at the first
+// of each size; so a round costs one failed attempt each, and stores at one limit delay no others.
+// A new store of that group, or of that size, enters the line behind them.
 //
 // A store leaves its line
 //   - stored, when it fits;
-//   - superseded, when a store that came later was stored in its slot or refused, or the slot was
-//     trimmed or freed by the kernel: its page was stored before that, as far as anybody can tell.
-//     A later store that only waits supersedes nothing, for it may be cancelled;
+//   - superseded, when a later store to its slot was stored or refused, or the slot was trimmed or
+//     freed: it counts as stored before that. A later store that still waits may be cancelled, and
+//     supersedes nothing;
 //   - refused, when writeback has freed nothing there for TierConfig::store_wait and no store there
-//     has found room in any other way, at once when nothing there may leave the pool, and at the
-//     end of writeback;
+//     has found other room; at once when nothing there may leave the pool, and after Stop();
 //   - cancelled.
-// All but the last are told by OnStored(), from the thread and without a lock. The first three are
-// decided under the lock of the store's slot, so that no page comes to a slot after a newer one.
+// The thread calls OnStored() for all but the last, without a lock. The first three are decided
+// under the lock of the store's slot, so that no page follows a newer one into a slot.
 //
-// That the kernel freed the slot is what its word says (slot_words.h), when a notice comes or it is
-// the store's turn: FREE, with another sequence than when the store came. The store's own write was
-// in the word by then, so
-//   - the word is FREE and has changed: the store's page was freed, or a later one was, and none
-//     has been written since. A page that is on its way here comes into line behind that;
-//   - FREE, and the same: the free may be that of the page before, of which the notice is late, if
-//     the kernel's hook missed the write. To keep a page that nobody needs is the lesser evil;
-//   - not FREE: the slot is in use, by the store's page or by a later one.
+// The slot's word (slot_words.h) shows that the kernel freed the slot. The store's own write is in
+// the word before the store is here. So a word that is
+//   - FREE, and has changed since: frees the store's page or a later one, and no write follows;
+//   - FREE, and has not: may be a late notice for the page before, if the kernel's hook missed the
+//     write. The store stays: a page too many does no harm;
+//   - not FREE: the slot is in use.
 //
 // Lock order: a slot's lock, then mutex_, then the pool's or the shrinker's.
 #pragma once
@@ -53,10 +50,10 @@
 
 namespace farswap::tier {
 
-/// What makes room for the stores that wait: the shrinker.
+/// Makes room for waiting stores: the shrinker.
 class RoomMaker {
  public:
-  /// Makes it look around: a store was tried and found no room.
+  /// A store was tried and found no room.
   virtual void Wake() = 0;
   /// A store of the group has taken an entry.
   virtual void AfterAllocation(GroupIndex group) = 0;
@@ -76,27 +73,29 @@ class StoreQueue final : public RoomListener {
   /// Called before any store.
   void WaitFor(RoomMaker* room_maker) { room_maker_ = room_maker; }
 
-  /// Refuses whatever waits and finds no room, and all who come, and ends the thread. Idempotent.
+  /// Refuses waiting and later stores that find no room, and ends the thread. Idempotent.
   void Stop();
 
   bool AnyWaiting() const { return waiting_.load() > 0; }
 
-  /// Takes room for a store, but not before those that wait for the same room.
+  /// Takes room for a store, unless others wait for the same room.
   Pages::Room TakeRoom(GroupIndex group, std::size_t object_bytes);
   /// Puts a store that found no room into the line of `full`. kPending: it is in line; otherwise
   /// its outcome.
   IoStatus Wait(PendingStore* store, SlotIndex slot, const Compressed& object, GroupIndex full);
-  /// The slot has a newer page than any that waits, or none. Its lock is held.
+  /// The slot was stored to or trimmed. Its lock is held.
   void Supersede(SlotIndex slot) {
-    if (AnyWaiting()) TakeOut(slot);
+    if (AnyWaiting()) TakeOutAll(slot, std::nullopt);
   }
-  /// The slot's word is FREE and has this sequence. False: none that waits was freed with it. The
+  /// The slot's word is FREE and has this sequence. True: a waiting store was freed with it. The
   /// slot's lock is held.
-  bool SupersedeFreed(SlotIndex slot, std::uint32_t sequence);
+  bool SupersedeFreed(SlotIndex slot, std::uint32_t sequence) {
+    return AnyWaiting() && TakeOutAll(slot, sequence);
+  }
   bool Cancel(PendingStore* store);
 
-  /// There may be room that was not there before, for stores of a group and in the pool, or for
-  /// anybody. Called after it was made, with any lock held that comes before mutex_.
+  /// Room was made for stores of a group and in the pool, or for any store. Called with any lock
+  /// held that comes before mutex_.
   void RoomMade(GroupIndex group) override {
     if (AnyWaiting() && LineAbove(group) != kNoLine) LookAgain();
   }
@@ -104,8 +103,8 @@ class StoreQueue final : public RoomListener {
     if (AnyWaiting()) LookAgain();
   }
 
-  /// Whether stores wait there, and writeback has freed nothing since one of them was tried: the
-  /// shrinker is to make room whatever the marks say.
+  /// Whether stores wait there, and writeback has freed nothing since one of them was tried: then
+  /// the shrinker makes room whatever the marks are.
   bool WantsRoom(GroupIndex group);
 
  private:
@@ -115,8 +114,8 @@ class StoreQueue final : public RoomListener {
     std::atomic<std::uint64_t> stores{0};
     PendingStore* first = nullptr;
     PendingStore* last = nullptr;
-    std::uint64_t tried_at_progress = kNever;  // of the group, what the last attempt may have seen
-    // A shortage: stores find no room there, writeback frees nothing and none that waits fits.
+    std::uint64_t tried_at_progress = kNever;  // the group's progress at the last attempt
+    // A shortage: stores find no room, writeback frees nothing and no waiting store fits.
     Clock::time_point full_since{};
     Clock::time_point last_full{};
     std::uint64_t progress_when_full = 0;
@@ -124,7 +123,6 @@ class StoreQueue final : public RoomListener {
 
   static constexpr std::uint64_t kNever = ~std::uint64_t{0};
 
-  Clock::time_point Now() const;
   static std::size_t SizeOf(std::size_t object_bytes) {
     return Pool::EntryBytes(object_bytes) / Pool::kAlignBytes;
   }
@@ -134,7 +132,7 @@ class StoreQueue final : public RoomListener {
 
   GroupIndex LineOf(GroupIndex group, std::size_t object_bytes);
   bool Enter(PendingStore* store, GroupIndex full);
-  IoStatus Keep(const PendingStore& store, EntryRef entry);
+  void Keep(const PendingStore& store, EntryRef entry);
   IoStatus Refuse(SlotIndex slot, GroupIndex full);
   void CountWait(GroupIndex group, GroupIndex full);
 
@@ -146,10 +144,8 @@ class StoreQueue final : public RoomListener {
   GroupIndex LineAbove(GroupIndex group) const;
   void LookAgain();
   void WakeThread();
-  void TakeOut(SlotIndex slot);
-  void TakeOutFrom(PendingStore** link, SlotIndex slot);
-  bool TakeOutFreed(SlotIndex slot, std::uint32_t sequence);
-  void LeaveSuperseded(PendingStore** link);
+  bool TakeOutAll(SlotIndex slot, std::optional<std::uint32_t> freed_at);
+  bool TakeOut(PendingStore** link, SlotIndex slot, std::optional<std::uint32_t> freed_at);
   bool MayWait(GroupIndex at, std::size_t object_bytes) const;
   void BeginToWait(GroupIndex at);
   Clock::time_point Deadline(GroupIndex at) const;
@@ -164,9 +160,9 @@ class StoreQueue final : public RoomListener {
   Pages& pages_;
   const SlotOwners& owners_;
   RoomMaker* room_maker_ = nullptr;
-  // Stores in all lines: read on every store and by whoever makes room. Sequentially consistent, as
-  // each line's, and as the bytes that the limits count: a store announces itself here before its
-  // next attempt, and who makes room does so before looking here; so one of them sees the other.
+  // Stores in all lines, read by every store and wherever room is made. Sequentially consistent, as
+  // each line's count and the bytes that limits count: a store counts itself before its next
+  // attempt, and room is made before this is read; so one of them sees the other.
   alignas(64) std::atomic<std::uint64_t> waiting_{0};
   alignas(64) std::atomic<bool> look_again_{false};
 
@@ -174,9 +170,9 @@ class StoreQueue final : public RoomListener {
   std::condition_variable wake_;
   std::vector<Line> lines_;                         // by group
   std::array<std::uint64_t, kSizes> pool_sizes_{};  // stores in the pool's line
-  bool shrinker_wanted_ = false;                    // some line was tried in vain anew
+  bool shrinker_wanted_ = false;                    // an attempt found no room
   std::array<PendingStore*, kBuckets> buckets_{};   // stores in any line, by slot, latest first
-  PendingStore* superseded_ = nullptr;              // to be told so
+  PendingStore* superseded_ = nullptr;              // OnStored() is due
   bool stopping_ = false;
   std::thread thread_;  // last
 };
