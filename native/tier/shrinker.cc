@@ -49,17 +49,11 @@ void Shrinker::Stop() {
 }
 
 void Shrinker::AfterAllocation(GroupIndex group) {
-  const Pool& pool = pages_.pool();
-  const std::uint64_t limit = pool.capacity_bytes();
-  const std::uint64_t bytes = pool.entry_bytes();
-  const bool over = bytes > HighBytes(limit) ||
-                    (bytes > AcceptBytes(limit) && pool.free_slabs() < ReserveSlabs());
   const std::uint32_t high_percent = (100 + pages_.accept_threshold_percent()) / 2;
-  if (!over &&
-      !(groups_.any_limited() && groups_.OverLimit(group, 0, high_percent) != Groups::kNoGroup)) {
-    return;
+  if (OverHighMark(pages_.pool().entry_bytes()) ||
+      (groups_.any_limited() && groups_.OverLimit(group, 0, high_percent) != Groups::kNoGroup)) {
+    Wake();
   }
-  Wake();
 }
 
 void Shrinker::Wake() {
@@ -115,21 +109,25 @@ std::uint32_t Shrinker::ReserveSlabs() const {
   return std::max(1u, pages_.pool().slab_limit() / 100);
 }
 
+bool Shrinker::OverHighMark(std::uint64_t bytes) const {
+  const Pool& pool = pages_.pool();
+  const std::uint64_t limit = pool.capacity_bytes();
+  return bytes > HighBytes(limit) ||
+         (bytes > AcceptBytes(limit) && pool.free_slabs() < ReserveSlabs());
+}
+
 WorkResult Shrinker::ShrinkPool() {
   const bool waiters = stores_.WantsRoom(kRootGroup);
   const Pool& pool = pages_.pool();
-  const std::uint64_t limit = pool.capacity_bytes();
-  const std::uint64_t accept = AcceptBytes(limit);
+  const std::uint64_t accept = AcceptBytes(pool.capacity_bytes());
   const std::uint64_t all_bytes = pool.entry_bytes();
   const std::uint64_t in_flight_bytes = writeback_.in_flight_bytes();
   const std::uint64_t bytes = all_bytes - std::min(all_bytes, in_flight_bytes);
-  const bool short_of_slabs = pool.free_slabs() < ReserveSlabs();
-  const bool over_limit = pool.used_slabs() > pool.slab_limit();
-  if (waiters || over_limit || bytes > HighBytes(limit) || (bytes > accept && short_of_slabs)) {
+  if (waiters || pool.used_slabs() > pool.slab_limit() || OverHighMark(bytes)) {
     shrinking_.store(true, std::memory_order_relaxed);
   }
   if (!shrinking()) return WorkResult::kNothingToDo;
-  if (short_of_slabs && CompactSlab()) return WorkResult::kWorked;
+  if (pool.free_slabs() < ReserveSlabs() && CompactSlab()) return WorkResult::kWorked;
   // A store that waits although the entries are under the threshold (no slab could be emptied for
   // its size) gets a little more at a time, not all that could be in flight.
   WorkResult result = WorkResult::kNothingToDo;

@@ -83,6 +83,7 @@ class Shrinker final : public RoomMaker, public Writeback::Listener {
     return limit * pages_.accept_threshold_percent() / 100;
   }
   std::uint32_t ReserveSlabs() const;
+  bool OverHighMark(std::uint64_t bytes) const;
 
   const TierConfig& config_;
   Pages& pages_;

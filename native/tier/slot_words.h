@@ -7,7 +7,6 @@
 // The word of a write is in place before the write reaches us.
 #pragma once
 
-#include <atomic>
 #include <cstdint>
 
 namespace farswap::tier {
