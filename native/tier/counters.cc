@@ -1,23 +1,23 @@
 #include "tier/counters.h"
 
 namespace farswap::tier {
+namespace {
 
-const char* CounterName(Counter counter) {
-  static constexpr const char* kNames[] = {
-#define FARSWAP_TIER_COUNTER(name, description) #name,
+constexpr struct {
+  const char* name;
+  const char* description;
+} kTexts[] = {
+#define FARSWAP_TIER_COUNTER(name, description) {#name, description},
 #include "tier/counters.inc"
 #undef FARSWAP_TIER_COUNTER
-  };
-  return kNames[static_cast<std::size_t>(counter)];
-}
+};
+
+}  // namespace
+
+const char* CounterName(Counter counter) { return kTexts[static_cast<std::size_t>(counter)].name; }
 
 const char* CounterDescription(Counter counter) {
-  static constexpr const char* kDescriptions[] = {
-#define FARSWAP_TIER_COUNTER(name, description) description,
-#include "tier/counters.inc"
-#undef FARSWAP_TIER_COUNTER
-  };
-  return kDescriptions[static_cast<std::size_t>(counter)];
+  return kTexts[static_cast<std::size_t>(counter)].description;
 }
 
 }  // namespace farswap::tier

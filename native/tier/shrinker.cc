@@ -267,9 +267,7 @@ WorkResult Shrinker::WriteBack(const Request& request) {
 // some had fewer to give, with more of the others. What a group owes beyond whole entries is its
 // deficit, so that many small batches are as fair as a large one.
 void Shrinker::Collect(Writeback::Batch* batch) {
-  FindSources(batch->request);
-  if (sources_.empty()) return;
-  const std::uint64_t wanted = EntriesWanted(batch->request) << kDeficitBits;
+  const std::uint64_t wanted = FindSources(batch->request) << kDeficitBits;
   for (const Source& source : sources_) {
     std::uint64_t& deficit = deficits_[source.group];
     deficit = std::min(deficit + wanted * source.entries / source_entries_, kDeficitMax);
@@ -285,13 +283,16 @@ void Shrinker::Collect(Writeback::Batch* batch) {
   }
 }
 
-void Shrinker::FindSources(const Request& request) {
+// Returns about how many entries the request wants, by their mean size.
+std::uint64_t Shrinker::FindSources(const Request& request) {
   sources_.clear();
   source_entries_ = 0;
+  std::uint64_t all_entries = 0;
   for (std::size_t i = 0; i < groups_.end(); ++i) {
     const auto index = static_cast<GroupIndex>(i);
-    if (!writeback_.HasEntries(index, request)) continue;
     const std::uint64_t entries = groups_.At(index).lru.size();
+    all_entries += entries;
+    if (!writeback_.HasEntries(index, request)) continue;
     sources_.push_back({index, entries});
     source_entries_ += entries;
   }
@@ -300,18 +301,10 @@ void Shrinker::FindSources(const Request& request) {
     return source.group > last_source_;
   });
   std::rotate(sources_.begin(), next, sources_.end());
-}
-
-// About how many entries the request wants, by their mean size.
-std::uint64_t Shrinker::EntriesWanted(const Request& request) const {
-  std::uint64_t entries = 0;
-  for (std::size_t i = 0; i < groups_.end(); ++i) {
-    entries += groups_.At(static_cast<GroupIndex>(i)).lru.size();
-  }
   const std::uint64_t mean_bytes =
-      pages_.pool().entry_bytes() / std::max<std::uint64_t>(entries, 1);
-  const std::uint64_t by_bytes = request.bytes_max / std::max<std::uint64_t>(mean_bytes, 1) + 1;
-  return std::min<std::uint64_t>(request.pages_max, by_bytes);
+      pages_.pool().entry_bytes() / std::max(all_entries, std::uint64_t{1});
+  return std::min<std::uint64_t>(request.pages_max,
+                                 request.bytes_max / std::max(mean_bytes, std::uint64_t{1}) + 1);
 }
 
 }  // namespace farswap::tier

@@ -72,8 +72,7 @@ class Shrinker final : public RoomMaker, public Writeback::Listener {
   WorkResult ShrinkProactively();
   WorkResult WriteBack(const Request& request);
 
-  void FindSources(const Request& request);
-  std::uint64_t EntriesWanted(const Request& request) const;
+  std::uint64_t FindSources(const Request& request);
   void Collect(Writeback::Batch* batch);
 
   std::uint64_t HighBytes(std::uint64_t limit) const {
