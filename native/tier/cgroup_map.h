@@ -32,7 +32,7 @@ class CgroupMap {
   }
   void Set(CgroupId id, GroupIndex index);
   void Erase(CgroupId id);
-  /// Lets all ids that lead to one group lead to another.
+  /// Redirects all ids of one group to another.
   void Redirect(GroupIndex from, GroupIndex to);
 
  private:

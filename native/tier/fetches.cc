@@ -202,7 +202,7 @@ Verdict Fetches::Judge(PageFetch* fetch, std::size_t index, const PageObject& ob
     }
   }
   if (bundle && bundle->pages && bundle->view.members != taken) {
-    bundle->view.frame = {};  // is gone by then
+    bundle->view.frame = {};  // not valid by then
     PutOff(
         {this, FirstSlotOf(asked.slot), bundle->view, *bundle->pages, taken, object.stored_boot_s});
   }
@@ -278,7 +278,7 @@ void Fetches::AdoptNeighbours() {
   Fetches* const fetches = put_off_->fetches;
   fetches->AdoptAll(*put_off_);
   put_off_.reset();
-  // Notified under the lock: the tier may be gone as soon as it is released.
+  // Notified under the lock: the tier may be destroyed as soon as it is released.
   const std::lock_guard lock(fetches->mutex_);
   if (--fetches->adoptions_ == 0) fetches->adopted_.notify_all();
 }

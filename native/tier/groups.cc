@@ -107,7 +107,7 @@ GroupIndex Groups::Add(CgroupId id) {
   return added == kNoGroup ? kRootGroup : added;
 }
 
-// Makes a group below the root group, and lets the id lead to it. kNoGroup: no room.
+// Makes a group of the id below the root group. kNoGroup: no room.
 GroupIndex Groups::AddLocked(CgroupId id) {
   if (free_.empty()) return kNoGroup;
   const GroupIndex index = free_.back();
@@ -309,7 +309,7 @@ void Groups::Refresh() {
   limited_ = limited;
 }
 
-// Lets the id of a removed group, and those of groups removed into it, lead to its parent.
+// Redirects the id of a removed group, and those of groups removed into it, to its parent.
 void Groups::ReparentId(CgroupId id, GroupIndex from, GroupIndex to) {
   by_id_.Redirect(from, to);
   CgroupId& oldest = removed_ids_[next_removed_id_];
@@ -322,7 +322,7 @@ void Groups::ReparentId(CgroupId id, GroupIndex from, GroupIndex to) {
 }
 
 // A charge that goes up from a child may pass this group while its parent changes: the parent gets
-// it either way, and nobody reads the sums of this group again.
+// it either way, and the sums of this group are not read again.
 bool Groups::Remove(CgroupId id) {
   std::lock_guard lock(mutex_);
   return RemoveLocked(id);

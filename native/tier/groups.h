@@ -160,7 +160,7 @@ class Groups {
   /// The group at or above `index` that `more_bytes` would put over its limit in percent; kNoGroup:
   /// none. Only a hint unless a slot's lock is held.
   GroupIndex OverLimit(GroupIndex index, std::uint64_t more_bytes, std::uint32_t percent) const;
-  /// Whether entries of the group may be sent to servers: nobody at or above it says no, or is at
+  /// Whether entries of the group may be sent to servers: none at or above it forbids that or is at
   /// its quota.
   bool MayWriteBack(GroupIndex index) const;
   /// Whether anything below a group can leave the pool at all.
@@ -218,7 +218,7 @@ class Groups {
   std::atomic<std::size_t> end_{1};
   std::atomic<std::size_t> limited_{0};
 
-  mutable std::mutex mutex_;  // the tree's: all below, and who is whose parent
+  mutable std::mutex mutex_;  // the tree's: guards all below, and which group is a parent
   std::vector<GroupIndex> free_;
   std::vector<GroupIndex> reparenting_;
   std::vector<CgroupId> removed_ids_;  // a ring, the oldest at next_removed_id_

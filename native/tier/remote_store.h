@@ -20,9 +20,8 @@ enum class PutResult : std::uint8_t {
   kUnavailable,  // no answer in time, no connection, or shutting down: it may or may not be kept
 };
 
-/// Objects (pages and bundles) on their way to the servers. Owned by whoever submits it, borrowed
-/// by the RemoteStore from Put() until OnPutDone(). `pages` borrow their bytes from the owner just
-/// as long.
+/// Objects (pages and bundles) to be put. The RemoteStore borrows the batch, and the bytes of its
+/// objects, from Put() until OnPutDone().
 class PutBatch {
  public:
   static constexpr std::size_t kPagesMax = 256;
@@ -73,7 +72,7 @@ class RemoteFetch {
   RemoteFetch* next = nullptr;  // for the RemoteStore's queues
 };
 
-/// An object that is not wanted any more, up to this version.
+/// A stale object, up to this version.
 struct DiscardItem {
   ObjectKey slot;
   ObjectVersion version;
@@ -83,18 +82,18 @@ struct DiscardItem {
 class RemoteStore {
  public:
   virtual ~RemoteStore() = default;
-  /// Sends the pages to their shards' servers; a shard without one gets one. Bounded in time.
+  /// Sends the objects to the servers of their shards; places new shards. Bounded in time.
   virtual void Put(PutBatch* batch) = 0;
   /// Asks the servers of the fetch's shard. Waits for a server that is away, bounded in time.
   virtual void Get(RemoteFetch* fetch) = 0;
-  /// Whether Discard() may be called for the slot's shard: not while its server has as much to
-  /// forget as can be kept in mind for it, as when it is away.
+  /// Whether Discard() may be called for the slot's shard: not while the queue of its server is
+  /// full, as when it is away.
   virtual bool TakesDiscards(SlotIndex slot) const = 0;
-  /// Tells the server of the items' shard, which is one, now or when it is back. Only after
-  /// TakesDiscards(), by one thread.
+  /// Discards objects of one shard, now or when its server is back. Only after TakesDiscards(), by
+  /// one thread.
   virtual void Discard(std::span<const DiscardItem> items) = 0;
   static constexpr std::size_t kDiscardsMax = 1024;  // of one call
-  /// Whether a Put() can be expected to succeed now: at least one server is connected.
+  /// Whether a Put() may succeed now: at least one server is connected.
   virtual bool Writable() const = 0;
 };
 

@@ -105,7 +105,7 @@ class SlotTable {
     _mm_store_si128(reinterpret_cast<__m128i*>(&records_[slot]),
                     _mm_load_si128(reinterpret_cast<const __m128i*>(&record)));
   }
-  /// Whether any slot next to this one, or this one, has its page in their bundle.
+  /// Whether any slot of the slot's bundle slots has its page in a bundle.
   bool AnyInBundle(SlotIndex slot) const {
     const SlotIndex first = slot / kBundleSlots * kBundleSlots;
     for (std::uint64_t s = first; s < BundleEnd(slot); ++s) {

@@ -1,10 +1,10 @@
-// Slot words: what somebody who sees the kernel's requests before us (bpf/) knows of each slot.
+// Slot words: owner and free state of each slot, from programs in the kernel (bpf/).
 //
 // One 64-bit word per slot, in an array that is shared with its only writer:
 //   bits 63..32  id of the cgroup that the page was charged to when it was written; 0: none
 //   bits 31..1   sequence, raised by every write and by every free of the slot
 //   bit 0        1: the kernel has freed the slot since that write
-// The word of a write is in place before the write reaches us.
+// The word of a write is in place before the write is here.
 #pragma once
 
 #include <cstdint>

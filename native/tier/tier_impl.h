@@ -1,6 +1,6 @@
 // The one implementation of Tier. A store is TryStore() in tier.cc; what it uses, from the bottom:
 //
-//   StaleObjects   objects that servers may hold and nobody needs
+//   StaleObjects   objects on servers that no slot needs
 //   Pages          slot table, pool and groups: every change of a slot's record
 //   SlotOwners     whose page a slot holds, and whether the kernel freed it
 //   Fetches        loads and reads of remote pages

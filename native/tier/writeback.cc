@@ -48,7 +48,7 @@ bool Writeback::HasEntries(GroupIndex index, const Request& request) const {
 }
 
 void Writeback::TakeColdest(Batch* batch, GroupIndex group, std::size_t pages) {
-  // Once around the LRU spares nobody twice; some more tries for entries that change meanwhile.
+  // A round of the LRU spares no entry twice. More tries are for entries that change meanwhile.
   std::uint64_t tries = 2 * groups_.At(group).lru.size() + pages;
   const std::size_t enough = batch->looked_at() + pages;
   while (batch->looked_at() < enough && !batch->full() && tries-- > 0) {
@@ -72,7 +72,7 @@ Writeback::Taken Writeback::Isolate(Batch* batch, SlotIndex slot, EntryRef entry
   const std::uint32_t age_s = pages_.pool().At(entry)->AgeSeconds(boot_s);
   if (age_s < batch->request.older_than_s) return Taken::kNoMore;
   if (record.state == SlotState::kClean) {
-    // No second chance: who read it has it.
+    // No second chance: its reader has the page.
     batch->dropped_bytes += pages_.DropClean(slot);
     groups_.ReportProgress(index, config_.now());
     return Taken::kYes;
@@ -169,7 +169,7 @@ void Writeback::Finish(Batch* batch) {
   }
   listener_->OnAnswered(answer);
   const std::lock_guard lock(mutex_);
-  // Notified under the lock: who waits may destroy this as soon as it is released.
+  // Notified under the lock: the waiter may destroy this as soon as it is released.
   if (--unanswered_ == 0) idle_.notify_all();
 }
 
