@@ -3,13 +3,9 @@
 namespace farswap::tier {
 
 void SlotOwners::UseWords(const std::atomic<SlotWord>* words) {
-  std::uint64_t slot = words != nullptr ? 0 : pages_.slots();
-  while (slot < pages_.slots()) {
-    const auto lock = pages_.Lock(static_cast<SlotIndex>(slot));
-    for (const std::uint64_t end = pages_.BundleEnd(static_cast<SlotIndex>(slot)); slot < end;
-         ++slot) {
-      NoteEarlierSequence(static_cast<SlotIndex>(slot), words[slot]);
-    }
+  if (words != nullptr) {
+    pages_.ForEach(0, pages_.slots(),
+                   [&](SlotIndex slot) { NoteEarlierSequence(slot, words[slot]); });
   }
   words_.store(words, std::memory_order_release);
   pages_.WaitForHolders();

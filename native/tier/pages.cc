@@ -360,36 +360,30 @@ void Pages::TakeStale(const StaleObjects::Chunk& chunk, std::vector<DiscardItem>
     if (!table_->AnyInBundle(first)) stale->push_back({BundleKeyOf(first), bundle_version_});
   }
   const auto end = std::min<std::uint64_t>(slots(), chunk.first + StaleObjects::kChunkSlots);
-  for (SlotIndex slot = chunk.first; slot < end; ++slot) {
-    const auto lock = table_->Lock(slot);
+  ForEach(chunk.first, end, [&](SlotIndex slot) {
     SlotRecord record = table_->Get(slot);
-    if (!record.stale_remote) continue;
+    if (!record.stale_remote) return;
     // The discard must not reach a page being written, which may have been sent before the last
     // version wrap.
     if (record.state == SlotState::kWriting && !record.in_bundle) {
       stale_->Mark(slot);
-      continue;
+      return;
     }
     // What servers have is older than the record; what they get later is not.
     stale->push_back({slot, ObjectVersionOf(record) - 1});
     record.stale_remote = 0;
     table_->Set(slot, record);
-  }
+  });
 }
 
 void Pages::Reparent(std::uint64_t first, std::uint64_t end) {
-  while (first < end) {
-    const auto lock = table_->Lock(static_cast<SlotIndex>(first));
-    for (const auto stop = std::min(end, BundleEnd(static_cast<SlotIndex>(first))); first < stop;
-         ++first) {
-      const auto slot = static_cast<SlotIndex>(first);
-      SlotRecord record = table_->Get(slot);
-      const GroupIndex now = groups_.Resolve(record.group);
-      if (now == record.group) continue;
-      record.group = now;
-      table_->Set(slot, record);
-    }
-  }
+  ForEach(first, end, [this](SlotIndex slot) {
+    SlotRecord record = table_->Get(slot);
+    const GroupIndex now = groups_.Resolve(record.group);
+    if (now == record.group) return;
+    record.group = now;
+    table_->Set(slot, record);
+  });
 }
 
 }  // namespace farswap::tier

@@ -81,6 +81,10 @@ class Pages {
   const Groups& groups() const { return groups_; }
 
   [[nodiscard]] std::unique_lock<std::mutex> Lock(SlotIndex slot) { return table_->Lock(slot); }
+  template <typename F>
+  void ForEach(std::uint64_t first, std::uint64_t end, F f) {
+    table_->ForEach(first, end, f);
+  }
   void WaitForHolders() { table_->WaitForHolders(); }
   const SlotRecord& Get(SlotIndex slot) const { return table_->Get(slot); }
   bool AnyInBundle(SlotIndex slot) const { return table_->AnyInBundle(slot); }

@@ -92,6 +92,17 @@ class SlotTable {
   [[nodiscard]] std::unique_lock<std::mutex> Lock(SlotIndex slot) {
     return std::unique_lock(stripes_[slot / kLockSlots % kStripes].mutex);
   }
+  /// Calls f(slot) for the slots [first, end), each with its lock held.
+  template <typename F>
+  void ForEach(std::uint64_t first, std::uint64_t end, F f) {
+    while (first < end) {
+      const auto slot = static_cast<SlotIndex>(first);
+      const auto lock = Lock(slot);
+      for (const auto stop = std::min(end, BundleEnd(slot)); first < stop; ++first) {
+        f(static_cast<SlotIndex>(first));
+      }
+    }
+  }
   /// Returns when every lock that was held at the call was released.
   void WaitForHolders() {
     for (Stripe& stripe : stripes_) std::lock_guard lock(stripe.mutex);

@@ -90,13 +90,11 @@ IoStatus TierImpl::TryStore(SlotIndex slot, const std::byte* page, PendingStore*
 
 void TierImpl::Invalidate(SlotIndex first, std::uint64_t count) {
   FARSWAP_CHECK(first + count <= pages_.slots());
-  for (std::uint64_t index = first; index < first + count; ++index) {
-    const auto slot = static_cast<SlotIndex>(index);
-    const auto lock = pages_.Lock(slot);
+  pages_.ForEach(first, first + count, [this](SlotIndex slot) {
     stores_.Supersede(slot);
     const SlotRecord& old = pages_.Get(slot);
     if (old.state != SlotState::kEmpty) pages_.Forget(slot, Counter::trims, old.sequence);
-  }
+  });
 }
 
 bool TierImpl::OnSlotFree(SlotIndex slot) {
@@ -109,11 +107,8 @@ bool TierImpl::OnSlotFree(SlotIndex slot) {
 
 void TierImpl::OwnersOf(SlotIndex first, std::span<CgroupId> owners) {
   FARSWAP_CHECK(first + owners.size() <= pages_.slots());
-  for (std::size_t i = 0; i < owners.size(); ++i) {
-    const auto slot = static_cast<SlotIndex>(first + i);
-    const auto lock = pages_.Lock(slot);
-    owners[i] = owners_.OwnerOf(slot);
-  }
+  pages_.ForEach(first, first + owners.size(),
+                 [&](SlotIndex slot) { owners[slot - first] = owners_.OwnerOf(slot); });
 }
 
 bool TierImpl::PlaceCgroup(CgroupId id, CgroupId parent) {
