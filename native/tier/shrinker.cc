@@ -292,7 +292,7 @@ std::uint64_t Shrinker::FindSources(const Request& request) {
     const auto index = static_cast<GroupIndex>(i);
     const std::uint64_t entries = groups_.At(index).lru.size();
     all_entries += entries;
-    if (!writeback_.HasEntries(index, request)) continue;
+    if (entries == 0 || !writeback_.HasEntries(index, request)) continue;
     sources_.push_back({index, entries});
     source_entries_ += entries;
   }
