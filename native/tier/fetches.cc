@@ -75,7 +75,6 @@ Tier::LoadResult Fetches::Load(SlotIndex slot, std::byte* out, SlotRecord* seen)
   const auto lock = pages_.Lock(slot);
   const SlotRecord& record = pages_.Get(slot);
   Group& group = pages_.groups().Of(record);
-  if (seen != nullptr) *seen = record;
   switch (record.state) {
     case SlotState::kEmpty:
       FillPage(out, 0);
@@ -86,6 +85,7 @@ Tier::LoadResult Fetches::Load(SlotIndex slot, std::byte* out, SlotRecord* seen)
       group.Count(Counter::loads_same_filled);
       break;
     case SlotState::kRemote:
+      if (seen != nullptr) *seen = record;
       return Tier::LoadResult::kRemote;
     case SlotState::kLocal:
     case SlotState::kClean:

@@ -40,8 +40,7 @@ class Fetches {
   Fetches(const TierConfig& config, RemoteStore* remote, Pages* pages)
       : config_(config), remote_(*remote), pages_(*pages) {}
 
-  /// See PageDevice::Load(). Sets `seen`, if any, to the record of what was read or is to be
-  /// fetched.
+  /// See PageDevice::Load(). Sets `seen`, if any, to the record of a page that is to be fetched.
   Tier::LoadResult Load(SlotIndex slot, std::byte* out, SlotRecord* seen);
   /// See PageDevice::Fetch().
   void Start(PageFetch* fetch);
