@@ -18,7 +18,8 @@ void AnswerFrom(const v1::GetResponse& answer, RemoteFetch* fetch) {
   const bool credible = answer.status() == v1::CALL_STATUS_OK &&
                         static_cast<std::size_t>(answer.results_size()) == fetch->count;
   if (!credible) {
-    AnswerAll(fetch, GetResult::kCorrupt);
+    const bool later = answer.status() == v1::CALL_STATUS_RETRY_AFTER;
+    AnswerAll(fetch, later ? GetResult::kUnavailable : GetResult::kCorrupt);
     return;
   }
   for (std::size_t index = 0; index < fetch->count; ++index) {

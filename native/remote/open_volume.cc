@@ -3,6 +3,7 @@
 #include <cstring>
 
 #include "base/boot_clock.h"
+#include "remote/discard_lane.h"
 #include "remote/lane.h"
 #include "tier/remote_store.h"
 
@@ -43,9 +44,13 @@ std::chrono::milliseconds LeaseOf(const v1::OpenVolumeResponse& response) {
 std::string ProblemOf(const v1::OpenVolumeResponse& response) {
   switch (static_cast<int>(response.status())) {
     case v1::OPEN_STATUS_OK:
-      if (response.batch_objects_max() < tier::PutBatch::kPagesMax) {
-        return "the server takes batches of " + std::to_string(response.batch_objects_max()) +
-               " pages, " + std::to_string(tier::PutBatch::kPagesMax) + " are needed";
+      if (response.put_objects_max() < tier::PutBatch::kPagesMax ||
+          response.get_keys_max() < tier::RemoteFetch::kKeysMax ||
+          response.discard_items_max() < DiscardLane::kBatchMax) {
+        return "the server takes too few objects in one request: " +
+               std::to_string(response.put_objects_max()) + " to put, " +
+               std::to_string(response.get_keys_max()) + " to get, " +
+               std::to_string(response.discard_items_max()) + " to discard";
       }
       return "";
     case v1::OPEN_STATUS_ALREADY_OPEN:

@@ -142,7 +142,8 @@ void PutLane::Answer(const v1::PutResponse& answer) {
   queue_.Remove(part);
   part->newer = std::exchange(answered_, part);
   if (!accepted || static_cast<std::size_t>(answer.results_size()) != part->count) {
-    part->results.fill(PutResult::kRejected);
+    const bool later = answer.status() == v1::CALL_STATUS_RETRY_AFTER;
+    part->results.fill(later ? PutResult::kUnavailable : PutResult::kRejected);
     return;
   }
   bool full = false;

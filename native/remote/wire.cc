@@ -53,7 +53,7 @@ namespace {
 
 bool WellFormed(const v1::Object& page, tier::ObjectKey wanted) {
   const std::size_t bytes = page.bytes().size();
-  if (page.key() != wanted) return false;
+  if (page.key() != wanted || page.has_seal()) return false;  // no key opens it here
   if (tier::IsBundleKey(wanted)) {
     return page.codec() == v1::CODEC_BUNDLE && bytes > 0 && bytes <= tier::kBundleBytesMax;
   }

@@ -79,7 +79,8 @@ ObjectRecord BorrowObject(const v1::Object& object) {
   ObjectRecord record;
   record.key = object.key();
   record.version = object.version();
-  record.codec = static_cast<std::uint32_t>(object.codec());
+  // Records have no seal: an object that has one counts as invalid.
+  record.codec = object.has_seal() ? 0 : static_cast<std::uint32_t>(object.codec());
   record.checksum = object.checksum();
   record.stored_boot_s = object.stored_boot_s();
   record.bytes = object.bytes();
@@ -129,9 +130,8 @@ class PageService::ServedStream final : public Call {
  public:
   using Stream = grpc::ServerAsyncReaderWriter<Response, Request>;
   using Answer = CallStatus (PageService::*)(const Request&, Response*);
-  using Accept = void (v1::PageStore::AsyncService::*)(grpc::ServerContext*, Stream*,
-                                                       grpc::CompletionQueue*,
-                                                       grpc::ServerCompletionQueue*, void*);
+  using Accept = void (Service::*)(grpc::ServerContext*, Stream*, grpc::CompletionQueue*,
+                                   grpc::ServerCompletionQueue*, void*);
 
   /// Waits for a stream of this method. Each stream that starts leaves another object waiting.
   static void Await(PageService* service, const Queue* on, Accept accept, Answer answer) {
@@ -225,9 +225,8 @@ class PageService::ServedCall final : public Call {
   using Writer = grpc::ServerAsyncResponseWriter<Response>;
   using Answer = grpc::Status (PageService::*)(const grpc::ServerContext&, const Request&,
                                                Response*);
-  using Accept = void (v1::PageStore::AsyncService::*)(grpc::ServerContext*, Request*, Writer*,
-                                                       grpc::CompletionQueue*,
-                                                       grpc::ServerCompletionQueue*, void*);
+  using Accept = void (Service::*)(grpc::ServerContext*, Request*, Writer*, grpc::CompletionQueue*,
+                                   grpc::ServerCompletionQueue*, void*);
 
   static void Await(PageService* service, const Queue* on, Accept accept, Answer answer) {
     auto* const call = new ServedCall(service, on, accept, answer);
@@ -265,6 +264,45 @@ class PageService::ServedCall final : public Call {
   grpc::ServerContext context_;
   Request request_;
   Writer writer_;
+  bool finishing_ = false;
+};
+
+// A call of a method that is not served: of this protocol or of any other.
+class PageService::UnservedCall final : public Call {
+ public:
+  static void Await(PageService* service, const Queue* on) {
+    auto* const call = new UnservedCall(service, on);
+    service->BeginCall();
+    call->Begin([&] {
+      service->unserved_.RequestCall(&call->context_, &call->stream_, on->queue, on->queue,
+                                     call->Tag());
+    });
+  }
+
+ private:
+  void Continue(bool ok) override {
+    if (finishing_ || !ok) {
+      PageService* const service = service_;
+      delete this;
+      service->EndCall();
+      return;
+    }
+    Await(service_, on_);
+    finishing_ = true;
+    const grpc::Status refused(grpc::StatusCode::UNIMPLEMENTED,
+                               context_.method() + " is not served by this memory server");
+    Begin([&] { stream_.Finish(refused, Tag()); });
+  }
+
+  UnservedCall(PageService* service, const Queue* on)
+      : service_(service), on_(on), stream_(&context_) {}
+
+  void* Tag() { return on_->threads->Tag(this); }
+
+  PageService* const service_;
+  const Queue* const on_;
+  grpc::GenericServerContext context_;
+  grpc::GenericServerAsyncReaderWriter stream_;
   bool finishing_ = false;
 };
 
@@ -326,10 +364,10 @@ void PageService::Register(grpc::ServerBuilder* builder) {
   add(&opens_, "fs-open", 1, false);
   add(&sessions_, "fs-session", 1, false);
   builder->RegisterService(&service_);
+  builder->RegisterAsyncGenericService(&unserved_);
 }
 
 void PageService::Start() {
-  using Service = v1::PageStore::AsyncService;
   ServedStream<v1::GetRequest, v1::GetResponse>::Await(this, &gets_, &Service::RequestGet,
                                                        &PageService::AnswerGet);
   ServedStream<v1::PutRequest, v1::PutResponse>::Await(this, &puts_, &Service::RequestPut,
@@ -342,6 +380,7 @@ void PageService::Start() {
       this, &opens_, &Service::RequestCloseVolume, &PageService::AnswerClose);
   ServedCall<v1::DiscardRequest, v1::DiscardResponse>::Await(this, &puts_, &Service::RequestDiscard,
                                                              &PageService::AnswerDiscard);
+  UnservedCall::Await(this, &opens_);
   ticker_ = std::make_unique<Ticker>(this);
 }
 
@@ -382,7 +421,9 @@ grpc::Status PageService::AnswerOpen(const grpc::ServerContext& context,
   response->set_epoch(opened.epoch);
   response->set_capacity_bytes(store_->capacity_bytes());
   response->set_used_bytes(store_->used_bytes());
-  response->set_batch_objects_max(kBatchObjectsMax);
+  response->set_put_objects_max(kBatchObjectsMax);
+  response->set_get_keys_max(kGetKeysMax);
+  response->set_discard_items_max(kDiscardItemsMax);
   response->set_protocol(kProtocolVersion);
   response->set_server_uuid(Bytes(store_->uuid()));
   response->set_run_id(Bytes(store_->run_id()));

@@ -12,6 +12,7 @@
 // no allocation. Private to store/ and tests.
 #pragma once
 
+#include <grpcpp/generic/async_generic_service.h>
 #include <grpcpp/server_builder.h>
 
 #include <condition_variable>
@@ -48,7 +49,16 @@ class PageService {
   class ServedStream;
   template <typename Request, typename Response>
   class ServedCall;
+  class UnservedCall;
   class Ticker;
+
+  // The methods that are served.
+  using Protocol = v1::PageStore;
+  using Service = Protocol::WithAsyncMethod_OpenVolume<
+      Protocol::WithAsyncMethod_Session<Protocol::WithAsyncMethod_Put<Protocol::WithAsyncMethod_Get<
+          Protocol::WithAsyncMethod_Discard<Protocol::WithAsyncMethod_CloseVolume<
+              Protocol::WithGenericMethod_ListShard<Protocol::WithGenericMethod_CopyShard<
+                  Protocol::WithGenericMethod_Describe<Protocol::Service>>>>>>>>>;
 
   struct Queue {
     grpc::ServerCompletionQueue* queue = nullptr;  // owned by the threads
@@ -80,7 +90,8 @@ class PageService {
   bool SetPhase(grpc::ServerContext* context, Phase phase);
 
   PageStore* store_;
-  v1::PageStore::AsyncService service_;
+  Service service_;
+  grpc::AsyncGenericService unserved_;
   Queue gets_;
   Queue puts_;
   Queue opens_;

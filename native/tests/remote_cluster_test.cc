@@ -240,11 +240,23 @@ TEST_F(ClusterTest, SessionWhoseVolumeIsUnknownAndHasASuccessorStopsForGood) {
 
 TEST_F(ClusterTest, ServerThatTakesTooSmallBatchesIsNotUsed) {
   FakeStore narrow;
-  narrow.Tell([](FakeStore::Script* script) { script->batch_objects_max = 16; });
+  narrow.Tell([](FakeStore::Script* script) { script->put_objects_max = 16; });
   const auto cluster = NewCluster(TestConfig({narrow.address()}));
   EXPECT_TRUE(Eventually([&] {
     return cluster->Servers()[0].last_error ==
-           "the server takes batches of 16 pages, 256 are needed";
+           "the server takes too few objects in one request: 16 to put, 64 to get, 4096 to discard";
+  }));
+  EXPECT_FALSE(cluster->Writable());
+}
+
+TEST_F(ClusterTest, ServerOfAnotherProtocolIsNotUsedAndBothVersionsAreNamed) {
+  FakeStore later;
+  later.Tell([](FakeStore::Script* script) { script->protocol = 3; });
+  const auto cluster = NewCluster(TestConfig({later.address()}));
+  EXPECT_TRUE(Eventually([&] {
+    return cluster->Servers()[0].last_error ==
+           "the server speaks version 3 of the page protocol, this host version 2: update the "
+           "older of the two";
   }));
   EXPECT_FALSE(cluster->Writable());
 }
@@ -422,6 +434,10 @@ const Garbage kGarbage[] = {
     {"StoreStatus",
      [](const Request&, Response* r) { r->mutable_results(0)->set_status(v1::OBJECT_STATUS_FULL); },
      GetResult::kCorrupt},
+    {"Sealed", [](const Request&, Response* r) { PageIn(r)->mutable_seal()->set_key_id(1); },
+     GetResult::kCorrupt},
+    {"RetryAfter", [](const Request&, Response* r) { r->set_status(v1::CALL_STATUS_RETRY_AFTER); },
+     GetResult::kUnavailable},
     {"IoError",
      [](const Request&, Response* r) {
        r->mutable_results(0)->set_status(v1::OBJECT_STATUS_IO_ERROR);

@@ -68,7 +68,7 @@ grpc::Status FakeStore::OpenVolume(grpc::ServerContext* context,
   std::unique_lock lock(mutex_);
   ++(request->probe() ? seen_.probes : seen_.opens);
   if (WasHeld(context, lock)) return grpc::Status::CANCELLED;
-  response->set_protocol(2);
+  response->set_protocol(script_.protocol);
   response->set_server_uuid(script_.uuid);
   response->set_run_id(run_id_);
   response->set_store_intact(!script_.unclean);
@@ -76,14 +76,19 @@ grpc::Status FakeStore::OpenVolume(grpc::ServerContext* context,
   response->set_state(script_.state);
   response->set_capacity_bytes(script_.capacity_bytes);
   response->set_used_bytes(script_.used_bytes);
-  response->set_batch_objects_max(script_.batch_objects_max);
+  response->set_put_objects_max(script_.put_objects_max);
+  response->set_get_keys_max(64);
+  response->set_discard_items_max(4096);
   const auto now = steady_clock::now();
   const bool owned = request->session_nonce() != nonce_ && now < alive_until_;
   if (owned) {
     response->mutable_owner()->set_host_name("other-host");
     response->mutable_owner()->set_address("192.0.2.1");
   }
-  response->set_status(script_.retired                  ? v1::OPEN_STATUS_FENCED
+  const bool speaks =
+      request->protocol_min() <= script_.protocol && script_.protocol <= request->protocol_max();
+  response->set_status(!speaks                          ? v1::OPEN_STATUS_PROTOCOL
+                       : script_.retired                ? v1::OPEN_STATUS_FENCED
                        : owned && !request->take_over() ? v1::OPEN_STATUS_ALREADY_OPEN
                                                         : v1::OPEN_STATUS_OK);
   if (request->probe() || response->status() != v1::OPEN_STATUS_OK) return grpc::Status::OK;

@@ -140,7 +140,9 @@ class ServiceTest : public ::testing::Test {
 TEST_F(ServiceTest, PagesComeBackOverStreamsAsTheyWereSent) {
   Host host(server_->port());
   ASSERT_TRUE(host.Open().ok());
-  EXPECT_EQ(host.volume().batch_objects_max(), 256u);
+  EXPECT_EQ(host.volume().put_objects_max(), 256u);
+  EXPECT_EQ(host.volume().get_keys_max(), 64u);
+  EXPECT_EQ(host.volume().discard_items_max(), 4096u);
   EXPECT_EQ(host.volume().capacity_bytes(), 64 * kMiB);
   grpc::ClientContext context;
   Host::Limit(&context);
@@ -246,6 +248,31 @@ TEST_F(ServiceTest, HostOfAnotherProtocolIsToldTheVersionsAlsoIfItSendsNone) {
   host.request().set_session_nonce(std::string(16, 'n'));
   ASSERT_TRUE(host.Open().ok());
   EXPECT_EQ(host.volume().status(), v1::OPEN_STATUS_OK);
+}
+
+TEST_F(ServiceTest, MethodsThatAreNotServedAreNamedInTheRefusal) {
+  Host host(server_->port());
+  grpc::ClientContext context;
+  Host::Limit(&context);
+  const auto copy = host.stub().CopyShard(&context, {});
+  v1::CopyShardResponse progress;
+  EXPECT_FALSE(copy->Read(&progress));
+  const grpc::Status refused = copy->Finish();
+  EXPECT_EQ(refused.error_code(), grpc::StatusCode::UNIMPLEMENTED);
+  EXPECT_EQ(refused.error_message(),
+            "/farswap.v1.PageStore/CopyShard is not served by this memory server");
+  EXPECT_TRUE(host.Open().ok());
+}
+
+TEST_F(ServiceTest, SealedObjectsAreRefusedAsTheirSealWouldBeLost) {
+  Host host(server_->port());
+  ASSERT_TRUE(host.Open().ok());
+  v1::PutRequest batch = host.Batch(1, 0, 2, 1);
+  batch.mutable_objects(0)->mutable_seal()->set_key_id(7);
+  const v1::PutResponse answer = host.PutOnce(batch);
+  ASSERT_EQ(answer.results_size(), 2);
+  EXPECT_EQ(answer.results(0), v1::OBJECT_STATUS_INVALID);
+  EXPECT_EQ(answer.results(1), v1::OBJECT_STATUS_OK);
 }
 
 TEST_F(ServiceTest, AnswerSaysWhichServerThisIsAndWhoOwnsTheVolume) {
