@@ -4,7 +4,7 @@
 #include <grpcpp/security/credentials.h>
 #include <grpcpp/support/channel_arguments.h>
 
-#include "rpc/target.h"
+#include "rpc/endpoint.h"
 
 namespace farswap::remote {
 
@@ -33,7 +33,7 @@ std::shared_ptr<grpc::Channel> NewChannel(const std::string& address,
   arguments.SetInt(GRPC_ARG_ENABLE_HTTP_PROXY, 0);
   arguments.SetInt(GRPC_ARG_ENABLE_RETRIES, 0);
   arguments.SetInt(GRPC_ARG_SERVICE_CONFIG_DISABLE_RESOLUTION, 1);
-  return grpc::CreateCustomChannel(rpc::Target(address), grpc::InsecureChannelCredentials(),
+  return grpc::CreateCustomChannel(rpc::EndpointOf(address), grpc::InsecureChannelCredentials(),
                                    arguments);
 }
 

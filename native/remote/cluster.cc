@@ -69,28 +69,6 @@ std::string HostName() {
   return ascii;
 }
 
-const char* NameOf(SessionState state) {
-  switch (state) {
-    case SessionState::kConnecting:
-      return "connecting";
-    case SessionState::kActive:
-      return "active";
-    case SessionState::kAway:
-      return "away";
-    case SessionState::kWaiting:
-      return "waiting";
-    case SessionState::kAlreadyOpen:
-      return "already_open";
-    case SessionState::kFenced:
-      return "fenced";
-    case SessionState::kDuplicate:
-      return "duplicate";
-    case SessionState::kClone:
-      return "clone";
-  }
-  return "";
-}
-
 }  // namespace
 
 class Cluster::State final : public SessionPeers {
@@ -118,7 +96,7 @@ class Cluster::State final : public SessionPeers {
           .outage_wait = config.outage_wait,
           .full_wait = config.full_wait,
       };
-      sessions_.push_back(std::make_unique<Session>(session, this, &completion_thread));
+      sessions_.push_back(Session::Create(session, this, &completion_thread));
     }
     for (const auto& session : sessions_) session->Start();
   }
@@ -134,8 +112,8 @@ class Cluster::State final : public SessionPeers {
   }
 
   const std::vector<std::unique_ptr<Session>>& sessions() const { return sessions_; }
-  /// The session of the shard's member; nullptr: it has none, or its store is gone.
-  Session* SessionOf(std::optional<MemberIndex> member) const {
+  /// Where the member is; nullptr: there is none, or its store is gone.
+  Target* TargetOf(std::optional<MemberIndex> member) const {
     const auto number = member ? members_.SessionOf(*member) : std::nullopt;
     return number ? sessions_[*number].get() : nullptr;
   }
@@ -219,7 +197,7 @@ void Cluster::Put(tier::PutBatch* batch) {
   for (std::size_t i = 0; i < batch->count; ++i) {
     const tier::ObjectKey key = batch->pages[i].slot;
     std::optional<MemberIndex> member = state_->map.MemberOf(key);
-    if (!state_->SessionOf(member)) member = candidates.Place(&state_->map, key, member);
+    if (!state_->TargetOf(member)) member = candidates.Place(&state_->map, key, member);
     if (!member) {
       batch->results[i] = candidates.problem();
       continue;
@@ -247,22 +225,22 @@ void Cluster::Put(tier::PutBatch* batch) {
 
 void Cluster::Get(tier::RemoteFetch* fetch) {
   const std::optional<MemberIndex> member = state_->map.MemberOf(fetch->keys[0]);
-  Session* const session = state_->SessionOf(member);
-  if (!session) {
+  Target* const target = state_->TargetOf(member);
+  if (!target) {
     state_->completions.Finish(fetch, GetResult::kNotFound);
-  } else if (!session->Get(fetch, *member)) {
+  } else if (!target->Get(fetch, *member)) {
     state_->completions.Finish(fetch, GetResult::kUnavailable);
   }
 }
 
 bool Cluster::TakesDiscards(tier::SlotIndex slot) const {
-  const Session* const session = state_->SessionOf(state_->map.MemberOf(slot));
-  return !session || session->TakesDiscards();
+  const Target* const target = state_->TargetOf(state_->map.MemberOf(slot));
+  return !target || target->TakesDiscards();
 }
 
 void Cluster::Discard(std::span<const tier::DiscardItem> items) {
-  Session* const session = state_->SessionOf(state_->map.MemberOf(items.front().slot));
-  if (session) session->Discard(items);
+  Target* const target = state_->TargetOf(state_->map.MemberOf(items.front().slot));
+  if (target) target->Discard(items);
 }
 
 bool Cluster::Writable() const {
@@ -273,7 +251,7 @@ bool Cluster::Writable() const {
 std::vector<Cluster::ServerInfo> Cluster::Servers() const {
   std::vector<ServerInfo> servers;
   for (std::size_t i = 0; i < state_->sessions().size(); ++i) {
-    const Session::Status status = state_->sessions()[i]->status();
+    const SessionStatus status = state_->sessions()[i]->status();
     const bool known = status.member != kNoMember;
     servers.push_back({
         .address = state_->members().AddressOf(i),

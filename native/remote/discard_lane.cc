@@ -74,10 +74,10 @@ void DiscardLane::Send() {
 }
 
 void DiscardLane::OnCompleted(bool) {
-  const auto refusal = status_.ok() ? RefusalOf(response_.status()) : std::nullopt;
-  const bool again = refusal || !status_.ok();
+  const auto loss = status_.ok() ? VolumeLossOf(response_.status()) : std::nullopt;
+  const bool again = loss || !status_.ok();
   // The observer first: once in_flight_ is zero, Detach() may return and the lane be gone.
-  if (refusal) observer_->OnLaneRefused(*refusal);
+  if (loss) observer_->OnVolumeLost(*loss);
   const std::lock_guard lock(mutex_);
   if (again) {
     retry_at_ = Clock::now() + kRetryAfter;

@@ -100,8 +100,8 @@ void GetLane::Close() {
 }
 
 void GetLane::OnAnswer(const v1::GetResponse& answer) {
-  if (const auto refusal = RefusalOf(answer.status())) {
-    observer_->OnLaneRefused(*refusal);
+  if (const auto loss = VolumeLossOf(answer.status())) {
+    observer_->OnVolumeLost(*loss);
     return;
   }
   RemoteFetch* const fetch = Claim(answer.request_id());

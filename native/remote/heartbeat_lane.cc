@@ -46,8 +46,8 @@ std::string HeartbeatLane::Detach() {
 }
 
 void HeartbeatLane::OnAnswer(const v1::SessionResponse& answer) {
-  if (const auto refusal = RefusalOf(answer.status())) {
-    observer_->OnLaneRefused(*refusal);
+  if (const auto loss = VolumeLossOf(answer.status())) {
+    observer_->OnVolumeLost(*loss);
     return;
   }
   if (answer.status() != v1::CALL_STATUS_OK) return;

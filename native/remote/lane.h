@@ -26,7 +26,7 @@ inline std::chrono::milliseconds HeartbeatOf(std::chrono::milliseconds owner_lea
 }
 
 /// Why a server would not serve a call that it understood.
-enum class Refusal : std::uint8_t {
+enum class VolumeLoss : std::uint8_t {
   kFenced,         // the volume has a newer epoch: another engine took it
   kUnknownVolume,  // to be opened again
 };
@@ -39,7 +39,7 @@ class LaneObserver {
   virtual void OnLaneWork() = 0;
   /// The connection is of no use any more.
   virtual void OnLaneBroken() = 0;
-  virtual void OnLaneRefused(Refusal refusal) = 0;
+  virtual void OnVolumeLost(VolumeLoss loss) = 0;
 
  protected:
   ~LaneObserver() = default;

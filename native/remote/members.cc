@@ -30,10 +30,10 @@ Members::Members(std::vector<std::string> addresses, std::chrono::milliseconds m
 Members::Answer Members::Claim(std::size_t session, const std::string& address,
                                const ServerId& uuid, const ServerId& run, TimePoint now) {
   const std::lock_guard lock(mutex_);
-  if (sessions_[session].address != address) return {.verdict = Verdict::kStale};
+  if (sessions_[session].address != address) return {.standing = Standing::kStale};
   const MemberIndex known = Find(uuid);
   if (known == kNoMember) {
-    if (members_.size() == kMembersMax) return {.verdict = Verdict::kTooMany};
+    if (members_.size() == kMembersMax) return {.standing = Standing::kTooMany};
     members_.push_back({.uuid = uuid});
     return Bind(session, static_cast<MemberIndex>(members_.size() - 1), run);
   }
@@ -61,7 +61,7 @@ MemberIndex Members::Find(const ServerId& uuid) const {
 
 Members::Answer Members::Bind(std::size_t session, MemberIndex member, const ServerId& run) {
   Session& binder = sessions_[session];
-  Answer answer{.verdict = Verdict::kAccepted, .member = member};
+  Answer answer{.standing = Standing::kAccepted, .member = member};
   if (binder.member != member) {
     answer.gone = std::exchange(binder.member, member);
     if (answer.gone != kNoMember) session_of_[answer.gone] = kNoSession;
@@ -85,14 +85,14 @@ Members::Answer Members::Contest(std::size_t session, MemberIndex member, const 
   const bool known_clone =
       std::find(store.clones.begin(), store.clones.end(), run) != store.clones.end();
   if (holder.answering) {
-    answer.verdict = same_run ? Verdict::kDuplicate : Verdict::kClone;
+    answer.standing = same_run ? Standing::kDuplicate : Standing::kClone;
     if (!same_run && !known_clone && store.clones.size() < kClonesMax) store.clones.push_back(run);
   } else if (known_clone) {
-    answer.verdict = Verdict::kClone;
+    answer.standing = Standing::kClone;
   } else if (!same_run && now - holder.silent_since < move_wait_) {
-    answer.verdict = Verdict::kSilent;
+    answer.standing = Standing::kSilent;
   } else {
-    answer.verdict = Verdict::kMoved;
+    answer.standing = Standing::kMoved;
     std::swap(holder.address, sessions_[session].address);
   }
   return answer;

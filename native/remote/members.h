@@ -46,7 +46,7 @@ class Members {
   /// One session an address. A silent server counts as moved `move_wait` after its last answer.
   Members(std::vector<std::string> addresses, std::chrono::milliseconds move_wait);
 
-  enum class Verdict : std::uint8_t {
+  enum class Standing : std::uint8_t {
     kAccepted,   // the session keeps `member`
     kDuplicate,  // `other` has it already: the same server by another name
     kClone,      // `other` has it already: a copy of its store
@@ -56,7 +56,7 @@ class Members {
     kTooMany,    // no number is left
   };
   struct Answer {
-    Verdict verdict = Verdict::kAccepted;
+    Standing standing = Standing::kAccepted;
     MemberIndex member = kNoMember;
     MemberIndex gone = kNoMember;  // the session's former member, if it just went
     std::size_t other = 0;         // a session

@@ -122,8 +122,8 @@ bool PutLane::SendOne() {
 }
 
 void PutLane::OnAnswer(const v1::PutResponse& answer) {
-  if (const auto refusal = RefusalOf(answer.status())) {
-    observer_->OnLaneRefused(*refusal);
+  if (const auto loss = VolumeLossOf(answer.status())) {
+    observer_->OnVolumeLost(*loss);
     return;
   }
   Answer(answer);

@@ -12,12 +12,11 @@
 #include <cstddef>
 #include <cstdint>
 #include <memory>
-#include <span>
 #include <string>
 
 #include "remote/members.h"
-#include "remote/put_part.h"
-#include "tier/remote_store.h"
+#include "remote/session_record.h"
+#include "remote/target.h"
 
 namespace farswap::rpc {
 class CompletionThreads;
@@ -49,17 +48,6 @@ struct SessionConfig {
   std::chrono::milliseconds full_wait{};
 };
 
-enum class SessionState : std::uint8_t {
-  kConnecting,   // never connected so far
-  kActive,       // connected, the volume is open
-  kAway,         // the connection is lost
-  kWaiting,      // another host has the volume: asks until it is gone
-  kAlreadyOpen,  // the same, for good
-  kFenced,       // another host took the volume over: for good
-  kDuplicate,    // the same server is used at another address
-  kClone,        // a server with the same store is used at another address
-};
-
 /// What the sessions of a host share. It outlives them.
 class SessionPeers {
  public:
@@ -76,58 +64,23 @@ class SessionPeers {
   ~SessionPeers() = default;
 };
 
-class Session {
+class Session : public Target {
  public:
-  Session(const SessionConfig& config, SessionPeers* peers, rpc::CompletionThreads* completions);
-  ~Session();  // Stop()
+  static std::unique_ptr<Session> Create(const SessionConfig& config, SessionPeers* peers,
+                                         rpc::CompletionThreads* completions);
 
   /// Starts; all of the peers' sessions exist.
-  void Start();
+  virtual void Start() = 0;
+  virtual SessionStatus status() const = 0;
 
-  /// Takes the part; false, if the server is fenced off, stopped, long away or not the part's
-  /// member: it is kUnavailable.
-  bool Put(PutPart* part);
-  /// Takes the fetch; false, if the server is fenced off, stopped or not the member.
-  bool Get(tier::RemoteFetch* fetch, MemberIndex member);
-  /// See tier::RemoteStore.
-  bool TakesDiscards() const;
-  void Discard(std::span<const tier::DiscardItem> items);
-
-  /// The member whose volume is open; kNoMember: not connected.
-  MemberIndex connected_member() const;
-  /// Connected, and has not just said that it is full.
-  bool writable() const;
-  /// The same, and new shards may be placed there.
-  bool placeable() const;
-  std::uint64_t free_bytes() const;
-
-  struct Status {
-    SessionState state;
-    MemberIndex member;  // the last one that was connected
-    std::uint64_t capacity_bytes;
-    std::uint64_t used_bytes;
-    std::uint64_t epoch;
-    std::uint64_t reconnects;
-    std::string last_error;
-    std::uint64_t disconnected_ms;  // 0 when connected
-    std::string uuid;               // hexadecimal; "": not known
-    std::string owner_name;         // of another host that has the volume, as far as is known
-    std::string owner_address;
-    std::uint64_t unclean_restarts;  // the server's machine died: acknowledged pages may be missing
-  };
-  Status status() const;
-
-  void OnDecided();
-  void OnMoved();
+  virtual void OnDecided() = 0;
+  virtual void OnMoved() = 0;
 
   /// To be followed by Stop(): lets several sessions stop at once.
-  void BeginStop();
-  /// Answers what is under way with kUnavailable, closes the volume, joins the thread. Idempotent.
-  void Stop();
-
- private:
-  class Worker;
-  std::unique_ptr<Worker> worker_;
+  virtual void BeginStop() = 0;
+  /// Answers what is under way with kUnavailable, closes the volume, joins the thread. Idempotent;
+  /// the destructor does it too.
+  virtual void Stop() = 0;
 };
 
 }  // namespace farswap::remote

@@ -73,9 +73,10 @@ class Stream {
 
  private:
   // Tells the completions of the stream's operations from each other.
-  struct Step final : rpc::Completion {
+  struct Operation final : rpc::Completion {
     using Method = void (Stream::*)(bool ok);
-    Step(Stream* step_stream, Method step_method) : stream(step_stream), method(step_method) {}
+    Operation(Stream* operation_stream, Method operation_method)
+        : stream(operation_stream), method(operation_method) {}
     void OnCompleted(bool ok) override { (stream->*method)(ok); }
     Stream* stream;
     Method method;
@@ -144,10 +145,10 @@ class Stream {
   Request request_;
   Response answer_;
   grpc::Status status_;
-  Step started_{this, &Stream::OnStarted};
-  Step read_{this, &Stream::OnRead};
-  Step written_{this, &Stream::OnWritten};
-  Step finish_{this, &Stream::OnFinished};
+  Operation started_{this, &Stream::OnStarted};
+  Operation read_{this, &Stream::OnRead};
+  Operation written_{this, &Stream::OnWritten};
+  Operation finish_{this, &Stream::OnFinished};
 
   // Leaf lock: taken with a lane's lock held (BeginWrite), never the other way round.
   std::mutex mutex_;

@@ -15,12 +15,12 @@ static_assert(static_cast<int>(Codec::kLz4) == v1::CODEC_LZ4);
 static_assert(static_cast<int>(Codec::kZstd) == v1::CODEC_ZSTD);
 static_assert(static_cast<int>(Codec::kBundle) == v1::CODEC_BUNDLE);
 
-std::optional<Refusal> RefusalOf(int stream_status) {
+std::optional<VolumeLoss> VolumeLossOf(int stream_status) {
   switch (stream_status) {
     case v1::CALL_STATUS_FENCED:
-      return Refusal::kFenced;
+      return VolumeLoss::kFenced;
     case v1::CALL_STATUS_UNKNOWN_VOLUME:
-      return Refusal::kUnknownVolume;
+      return VolumeLoss::kUnknownVolume;
     default:
       return std::nullopt;
   }

@@ -12,7 +12,7 @@
 namespace farswap::remote {
 
 /// Whether what a server says of a whole call means that it will serve no other either.
-std::optional<Refusal> RefusalOf(int stream_status);
+std::optional<VolumeLoss> VolumeLossOf(int stream_status);
 
 /// Appends the page to the batch; its bytes are copied.
 void AppendObject(const tier::PageObject& page, v1::PutRequest* request);

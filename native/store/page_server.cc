@@ -7,7 +7,7 @@
 #include <mutex>
 #include <shared_mutex>
 
-#include "rpc/target.h"
+#include "rpc/endpoint.h"
 #include "store/page_service.h"
 #include "tier/bundle.h"
 
@@ -74,7 +74,7 @@ Result<std::unique_ptr<PageServer>> PageServer::Create(const PageServerConfig& c
   impl->service = std::make_unique<PageService>(impl->store.get());
   grpc::ServerBuilder builder;
   Configure(&builder, config.keepalive);
-  builder.AddListeningPort(rpc::Target(config.listen), grpc::InsecureServerCredentials(),
+  builder.AddListeningPort(rpc::EndpointOf(config.listen), grpc::InsecureServerCredentials(),
                            &impl->port);
   impl->service->Register(&builder);
   impl->server = builder.BuildAndStart();

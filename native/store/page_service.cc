@@ -145,19 +145,19 @@ class PageService::ServedStream final : public Call {
 
  private:
   void Continue(bool ok) override {
-    switch (step_) {
-      case Step::kAccept:
+    switch (stage_) {
+      case Stage::kAccept:
         return OnAccepted(ok);
-      case Step::kRead:
+      case Stage::kRead:
         return OnRead(ok);
-      case Step::kWrite:
+      case Stage::kWrite:
         return OnWritten(ok);
-      case Step::kFinish:
+      case Stage::kFinish:
         return End();
     }
   }
 
-  enum class Step { kAccept, kRead, kWrite, kFinish };
+  enum class Stage { kAccept, kRead, kWrite, kFinish };
 
   ServedStream(PageService* service, const Queue* on, Accept accept, Answer answer)
       : service_(service), on_(on), accept_(accept), answer_(answer), stream_(&context_) {}
@@ -173,7 +173,7 @@ class PageService::ServedStream final : public Call {
   }
 
   void Read() {
-    step_ = Step::kRead;
+    stage_ = Stage::kRead;
     Begin([this] { stream_.Read(&request_, Tag()); });
   }
 
@@ -185,7 +185,7 @@ class PageService::ServedStream final : public Call {
     if ((service_->*answer_)(request_, &response_) == CallStatus::kInvalid) {
       request_ = Request();  // an invalid one may have made it very large
     }
-    step_ = Step::kWrite;
+    stage_ = Stage::kWrite;
     Begin([this] { stream_.Write(response_, Tag()); });
   }
 
@@ -197,7 +197,7 @@ class PageService::ServedStream final : public Call {
   }
 
   void Finish(const grpc::Status& status) {
-    step_ = Step::kFinish;
+    stage_ = Stage::kFinish;
     Begin([&] { stream_.Finish(status, Tag()); });
   }
 
@@ -215,7 +215,7 @@ class PageService::ServedStream final : public Call {
   Stream stream_;
   Request request_;
   Response response_;
-  Step step_ = Step::kAccept;
+  Stage stage_ = Stage::kAccept;
 };
 
 // A call with one request and one response.

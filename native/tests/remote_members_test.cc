@@ -12,7 +12,7 @@ namespace farswap::remote {
 namespace {
 
 using std::chrono::milliseconds;
-using Verdict = Members::Verdict;
+using Standing = Members::Standing;
 
 ServerId Id(int number) {
   ServerId id{};
@@ -44,7 +44,7 @@ TEST_F(MembersTest, StoresAreNumberedAsTheyAreFirstSeenAndKeepTheirNumber) {
 TEST_F(MembersTest, SecondNameIsADuplicateAlsoWhileTheFirstOnlyOpens) {
   Claim(0, 7, 1);
   const Members::Answer answer = Claim(1, 7, 1);
-  EXPECT_EQ(answer.verdict, Verdict::kDuplicate);
+  EXPECT_EQ(answer.standing, Standing::kDuplicate);
   EXPECT_EQ(answer.other_address, "a:1");
   EXPECT_EQ(members_.SessionOf(0), 0u);
 }
@@ -52,34 +52,34 @@ TEST_F(MembersTest, SecondNameIsADuplicateAlsoWhileTheFirstOnlyOpens) {
 TEST_F(MembersTest, SilentServerThatRunsOnIsTakenAtItsOtherAddressAtOnce) {
   Claim(0, 7, 1);
   Silence(0);
-  EXPECT_EQ(Claim(1, 7, 1).verdict, Verdict::kMoved);
+  EXPECT_EQ(Claim(1, 7, 1).standing, Standing::kMoved);
   EXPECT_EQ(members_.AddressOf(0), "b:1");
   EXPECT_EQ(members_.AddressOf(1), "a:1");
-  EXPECT_EQ(Claim(0, 7, 1).verdict, Verdict::kAccepted);
+  EXPECT_EQ(Claim(0, 7, 1).standing, Standing::kAccepted);
 }
 
 TEST_F(MembersTest, RestartedServerIsTakenAtAnotherAddressOnceItsFirstHasBeenSilentForAWhile) {
   Claim(0, 7, 1);
   Silence(0);
   now_ += kMoveWait - milliseconds(1);
-  EXPECT_EQ(Claim(1, 7, 2).verdict, Verdict::kSilent);
+  EXPECT_EQ(Claim(1, 7, 2).standing, Standing::kSilent);
   now_ += milliseconds(1);
-  EXPECT_EQ(Claim(1, 7, 2).verdict, Verdict::kMoved);
+  EXPECT_EQ(Claim(1, 7, 2).standing, Standing::kMoved);
 }
 
 TEST_F(MembersTest, CopyIsNeverTakenForTheStoreWhoseServerRestarts) {
   Claim(0, 7, 1);
-  EXPECT_EQ(Claim(1, 7, 2).verdict, Verdict::kClone);
+  EXPECT_EQ(Claim(1, 7, 2).standing, Standing::kClone);
   Silence(0);
   now_ += 2 * kMoveWait;
-  EXPECT_EQ(Claim(1, 7, 2).verdict, Verdict::kClone);
-  EXPECT_EQ(Claim(0, 7, 3).verdict, Verdict::kAccepted);
+  EXPECT_EQ(Claim(1, 7, 2).standing, Standing::kClone);
+  EXPECT_EQ(Claim(0, 7, 3).standing, Standing::kAccepted);
 }
 
 TEST_F(MembersTest, AnotherStoreTakesThePlaceOfTheFirst) {
   Claim(0, 7, 1);
   const Members::Answer answer = Claim(0, 8, 2);
-  EXPECT_EQ(answer.verdict, Verdict::kAccepted);
+  EXPECT_EQ(answer.standing, Standing::kAccepted);
   EXPECT_EQ(answer.member, 1);
   EXPECT_EQ(answer.gone, 0);
   EXPECT_FALSE(members_.SessionOf(0));
@@ -98,25 +98,25 @@ TEST_F(MembersTest, TwoServersThatExchangedTheirAddressesAreBothFound) {
   Claim(1, 8, 1);
   Silence(0);
   Silence(1);
-  EXPECT_EQ(Claim(0, 8, 1).verdict, Verdict::kMoved);
-  EXPECT_EQ(Claim(0, 7, 1).verdict, Verdict::kAccepted);
-  EXPECT_EQ(Claim(1, 8, 1).verdict, Verdict::kAccepted);
+  EXPECT_EQ(Claim(0, 8, 1).standing, Standing::kMoved);
+  EXPECT_EQ(Claim(0, 7, 1).standing, Standing::kAccepted);
+  EXPECT_EQ(Claim(1, 8, 1).standing, Standing::kAccepted);
   EXPECT_EQ(members_.AddressOf(0), "b:1");
 }
 
 TEST_F(MembersTest, AnswerAtAnAddressThatTheSessionLeftCountsForNothing) {
   Claim(0, 7, 1);
   Silence(0);
-  ASSERT_EQ(Claim(1, 7, 1).verdict, Verdict::kMoved);
-  EXPECT_EQ(members_.Claim(0, "a:1", Id(9), Id(1), now_).verdict, Verdict::kStale);
+  ASSERT_EQ(Claim(1, 7, 1).standing, Standing::kMoved);
+  EXPECT_EQ(members_.Claim(0, "a:1", Id(9), Id(1), now_).standing, Standing::kStale);
   EXPECT_EQ(members_.SessionOf(0), 0u);
 }
 
 TEST_F(MembersTest, ThereAreAsManyMembersAsAShardCanName) {
   for (int uuid = 0; uuid < static_cast<int>(Members::kMembersMax); ++uuid) {
-    ASSERT_EQ(Claim(0, uuid + 1, 1).verdict, Verdict::kAccepted);
+    ASSERT_EQ(Claim(0, uuid + 1, 1).standing, Standing::kAccepted);
   }
-  EXPECT_EQ(Claim(0, 5000, 1).verdict, Verdict::kTooMany);
+  EXPECT_EQ(Claim(0, 5000, 1).standing, Standing::kTooMany);
 }
 
 using Decision = OpeningGate::Decision;

@@ -6,6 +6,6 @@
 namespace farswap::rpc {
 
 /// `address`, "[fe80::1%eth0]:7070" or "unix:/a b", for gRPC, which takes it for a URI.
-std::string Target(const std::string& address);
+std::string EndpointOf(const std::string& address);
 
 }  // namespace farswap::rpc

@@ -1,24 +1,24 @@
-#include "rpc/target.h"
+#include "rpc/endpoint.h"
 
 #include <string_view>
 
 namespace farswap::rpc {
 
-std::string Target(const std::string& address) {
+std::string EndpointOf(const std::string& address) {
   constexpr std::string_view kHexDigits = "0123456789ABCDEF";
   // Of RFC 3986, with what is around the host and the port.
   constexpr std::string_view kAsTheyAre =
       "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-._~/:[]";
-  std::string target;
+  std::string endpoint;
   for (const char c : address) {
     if (kAsTheyAre.find(c) != std::string_view::npos) {
-      target += c;
+      endpoint += c;
       continue;
     }
     const auto byte = static_cast<unsigned char>(c);
-    target += {'%', kHexDigits[byte >> 4], kHexDigits[byte & 15]};
+    endpoint += {'%', kHexDigits[byte >> 4], kHexDigits[byte & 15]};
   }
-  return target;
+  return endpoint;
 }
 
 }  // namespace farswap::rpc

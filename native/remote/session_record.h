@@ -1,0 +1,82 @@
+// What is known of one memory server and the host's session with it, for operators and the session
+// itself. Thread-safe; its lock is a leaf.
+#pragma once
+
+#include <cstdint>
+#include <mutex>
+#include <string>
+
+#include "farswap/v1/page_store.pb.h"
+#include "remote/lane.h"
+#include "remote/members.h"
+
+namespace farswap::remote {
+
+enum class SessionState : std::uint8_t {
+  kConnecting,   // never connected so far
+  kActive,       // connected, the volume is open
+  kAway,         // the connection is lost
+  kWaiting,      // another host has the volume: asks until it is gone
+  kAlreadyOpen,  // the same, for good
+  kFenced,       // another host took the volume over: for good
+  kDuplicate,    // the same server is used at another address
+  kClone,        // a server with the same store is used at another address
+};
+
+/// As operators read it.
+const char* NameOf(SessionState state);
+
+struct SessionStatus {
+  SessionState state;
+  MemberIndex member;            // the last one that was connected
+  std::uint64_t capacity_bytes;  // the session's to fill, as the next
+  std::uint64_t used_bytes;
+  std::uint64_t epoch;
+  std::uint64_t reconnects;
+  std::string last_error;
+  std::uint64_t disconnected_ms;  // 0 when connected
+  std::string uuid;               // hexadecimal; "": not known
+  std::string owner_name;         // of another host that has the volume, as far as is known
+  std::string owner_address;
+  std::uint64_t unclean_restarts;  // the server's machine died: acknowledged pages may be missing
+};
+
+class SessionRecord {
+ public:
+  explicit SessionRecord(TimePoint now) : disconnected_at_(now) {}
+
+  SessionStatus Status(TimePoint now) const;
+  SessionState state() const;
+  bool ever_connected() const;
+  /// The state of a session that is not connected, and neither refused nor waiting.
+  SessionState Disconnected() const;
+
+  void SetState(SessionState state);
+  void NoteUuid(const ServerId& uuid);
+  /// The owner that the answer names, if any.
+  void NoteOwner(const v1::OpenVolumeResponse& response);
+  /// `unclean`: the server restarted, and acknowledged objects may be missing.
+  void NoteOpened(MemberIndex member, std::uint64_t epoch, bool unclean);
+  void NoteDetached(TimePoint now);
+  /// The connection has ended, or was never made.
+  void NoteDisconnected(const std::string& why);
+  /// Returns `why`.
+  std::string Refuse(SessionState state, const std::string& why);
+  /// Gives the volume up for good because of an owner; returns why. `named`: by this server.
+  std::string GiveUp(bool named);
+
+ private:
+  mutable std::mutex mutex_;  // guards all below
+  SessionState state_ = SessionState::kConnecting;
+  MemberIndex last_member_ = kNoMember;
+  std::string uuid_;
+  std::string owner_name_;
+  std::string owner_address_;
+  std::uint64_t epoch_ = 0;
+  std::uint64_t connections_ = 0;
+  std::uint64_t unclean_restarts_ = 0;
+  std::string last_error_;
+  TimePoint disconnected_at_;
+};
+
+}  // namespace farswap::remote
