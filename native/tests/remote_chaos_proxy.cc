@@ -112,7 +112,7 @@ void ChaosProxy::Accept() {
     if (client < 0) return;
     const int server = socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0);
     const sockaddr_in address = Loopback(target_port_);
-    // A loopback connect is answered at once, by acceptance or by loss.
+    // A loopback connect is answered at once, by acceptance or by refusal.
     const bool connected = !refuse_ && connect(server, reinterpret_cast<const sockaddr*>(&address),
                                                sizeof(address)) == 0;
     if (!connected) {
