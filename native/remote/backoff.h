@@ -1,5 +1,5 @@
-// How long to wait before the next attempt: doubling from 20 ms to 1 s, less a random part of up to
-// a half, so that the hosts of a server that came back do not arrive together.
+// Time before the next attempt: doubles from 20 ms to 1 s, less a random part of up to a half, so
+// that hosts do not reconnect to a restarted server at the same time.
 #pragma once
 
 #include <algorithm>

@@ -18,18 +18,18 @@ constexpr int kKeepaliveTimeoutMs = 3000;
 std::shared_ptr<grpc::Channel> NewChannel(const std::string& address,
                                           std::chrono::milliseconds open_wait) {
   grpc::ChannelArguments arguments;
-  // Or gRPC would give both channels of a session the same TCP connection.
+  // Else gRPC would use one TCP connection for both channels of a session.
   arguments.SetInt(GRPC_ARG_USE_LOCAL_SUBCHANNEL_POOL, 1);
-  // We make a new channel for each attempt; gRPC must not wait on its own within one.
+  // Each attempt uses a new channel; gRPC must not wait between attempts.
   arguments.SetInt(GRPC_ARG_INITIAL_RECONNECT_BACKOFF_MS, 50);
   arguments.SetInt(GRPC_ARG_MIN_RECONNECT_BACKOFF_MS, static_cast<int>(open_wait.count()));
   arguments.SetInt(GRPC_ARG_MAX_RECONNECT_BACKOFF_MS, 1000);
-  // Finds a server that hangs, or a network that swallows, also while nothing is under way.
+  // Detects a server that hangs, or a network that drops packets, also without calls.
   arguments.SetInt(GRPC_ARG_KEEPALIVE_TIME_MS, kKeepaliveMs);
   arguments.SetInt(GRPC_ARG_KEEPALIVE_TIMEOUT_MS, kKeepaliveTimeoutMs);
   arguments.SetInt(GRPC_ARG_KEEPALIVE_PERMIT_WITHOUT_CALLS, 1);
   arguments.SetInt(GRPC_ARG_HTTP2_MAX_PINGS_WITHOUT_DATA, 0);
-  // Pages go straight to the server; retries are ours, and names need no further look-ups.
+  // No proxy, no retries by gRPC, and no look-ups of service configurations.
   arguments.SetInt(GRPC_ARG_ENABLE_HTTP_PROXY, 0);
   arguments.SetInt(GRPC_ARG_ENABLE_RETRIES, 0);
   arguments.SetInt(GRPC_ARG_SERVICE_CONFIG_DISABLE_RESOLUTION, 1);

@@ -1,4 +1,4 @@
-// Connections to memory servers, as sessions want them.
+// gRPC channels to memory servers, for sessions.
 #pragma once
 
 #include <grpcpp/channel.h>
@@ -9,7 +9,7 @@
 
 namespace farswap::remote {
 
-/// A channel with a TCP connection of its own, which is given up as broken after `open_wait`.
+/// A channel with its own TCP connection, which counts as broken after `open_wait`.
 std::shared_ptr<grpc::Channel> NewChannel(const std::string& address,
                                           std::chrono::milliseconds open_wait);
 

@@ -41,7 +41,7 @@ std::string Check(const ClusterConfig& config) {
   std::set<std::string> seen;
   for (const std::string& address : config.servers) {
     if (address.empty()) return "a memory server's address is empty";
-    if (!seen.insert(address).second) return "memory server " + address + " is named twice";
+    if (!seen.insert(address).second) return "memory server " + address + " is listed twice";
   }
   if (!NameInRange(config.host_id)) return "the host id must have 1 to 128 bytes";
   if (!NameInRange(config.device)) return "the device's name must have 1 to 128 bytes";
@@ -77,7 +77,7 @@ class Cluster::State final : public SessionPeers {
       : map(config.slots, Seed()),
         members_(config.servers, config.move_wait),
         gate_(config.servers.size(), config.answer_wait, config.take_over) {
-    // Of this run of the daemon, for all its servers: to open the volume again raises no epoch.
+    // One per run of the daemon: opening the volume again raises no epoch.
     const auto nonce = std::bit_cast<std::array<std::byte, 16>>(std::array{Seed(), Seed()});
     for (std::size_t number = 0; number < config.servers.size(); ++number) {
       const SessionConfig session{
@@ -112,7 +112,7 @@ class Cluster::State final : public SessionPeers {
   }
 
   const std::vector<std::unique_ptr<Session>>& sessions() const { return sessions_; }
-  /// Where the member is; nullptr: there is none, or its store is gone.
+  /// Target of the member; nullptr: none, or its store is gone.
   Target* TargetOf(std::optional<MemberIndex> member) const {
     const auto number = member ? members_.SessionOf(*member) : std::nullopt;
     return number ? sessions_[*number].get() : nullptr;
@@ -127,25 +127,25 @@ class Cluster::State final : public SessionPeers {
  private:
   Members members_;
   OpeningGate gate_;
-  std::vector<std::unique_ptr<Session>> sessions_;  // last: they run on all of the above
+  std::vector<std::unique_ptr<Session>> sessions_;  // last: they use all of the above
 };
 
 namespace {
 
-// The servers that a batch's new shards may be placed on, looked up once, if it has any.
+// Candidates for the batch's new shards, looked up once, if it has any.
 class Candidates {
  public:
   explicit Candidates(const std::vector<std::unique_ptr<Session>>& sessions)
       : sessions_(sessions) {}
 
-  /// `former`: the shard's member whose store is gone, if there is one.
+  /// `former`: the shard's earlier member whose store is gone, if any.
   std::optional<MemberIndex> Place(ShardMap* map, tier::ObjectKey key,
                                    std::optional<MemberIndex> former) {
     if (!looked_up_) LookUp();
     return map->Place(key, found_.data(), count_, former.value_or(kNoMember));
   }
 
-  /// Why there was no place.
+  /// Why no server was available.
   PutResult problem() const {
     return any_connected_ ? PutResult::kServerFull : PutResult::kUnavailable;
   }
@@ -204,15 +204,15 @@ void Cluster::Put(tier::PutBatch* batch) {
     }
     batch->results[i] = PutResult::kUnavailable;
     const auto session = state_->members().SessionOf(*member);
-    if (!session) continue;  // its store has just gone
+    if (!session) continue;  // its store is just gone
     PutPart*& part = part_of[*session];
     if (!part) part = new_part(*member);
     // Or the session has just changed its member.
     if (part->member == *member) part->indices[part->count++] = static_cast<std::uint8_t>(i);
   }
-  // With no part at all, an empty one ends the batch.
+  // Without any part, an empty one ends the batch.
   PutPart* const empty = parts == 0 ? new_part(kNoMember) : nullptr;
-  // From here on, the batch may be finished at any moment, by the last of its parts.
+  // From here on the last part may finish the batch at any time.
   parts_left->store(parts);
   if (empty) state_->completions.Finish(empty);
   for (std::size_t i = 0; i < state_->sessions().size(); ++i) {

@@ -1,16 +1,14 @@
-// The memory servers of a host as one store: says which server keeps which shard, cuts batches by
-// server, and keeps one session an address. Nobody who calls it waits for the network. The servers
-// are known by the uuids of their stores (members.h); the volume is opened only if no other host
-// has it (opening_gate.h).
+// The memory servers of a host as one store: places shards, cuts batches by server, and has one
+// session per address. Callers never wait for the network. Servers are known by the uuids of their
+// stores (members.h); the volume is opened only if no other host has it (opening_gate.h).
 //
-// Threads: "fs-remote" and "fs-remote-grpc", and one "fs-remote-N" a server; gRPC adds a few of its
-// own for timers, name resolution and executors, which mostly sleep. No fork once it runs. Answers
-// come on our threads; whoever answers must not block: fetches of all servers are answered by one
-// thread.
+// Threads: "fs-remote", "fs-remote-grpc", and one "fs-remote-N" per server; gRPC adds a few for
+// timers, name resolution and executors. No fork once it runs. Callbacks run on these threads and
+// must not block: one thread answers the fetches of all servers.
 //
-// Set GRPC_POLL_STRATEGY=poll in the environment before gRPC is first used, here and in the memory
-// server: by default all threads of a process take turns in polling all its sockets, and an answer
-// passes through one more thread than it has to (1-page fetch: 3.9 times a raw ping-pong, not 2.7).
+// Set GRPC_POLL_STRATEGY=poll before gRPC is first used, here and in the memory server: by default
+// all threads take turns in polling all sockets, and an answer passes through one more thread
+// (1-page fetch: 3.9 instead of 2.7 times a raw ping-pong).
 #pragma once
 
 #include <array>
@@ -34,21 +32,19 @@ struct ClusterConfig {
   std::array<std::byte, 16> incarnation{};
   bool take_over = false;  // displace another host that has the volume
   std::uint64_t slots = 0;
-  std::chrono::milliseconds fetch_wait{60000};  // a fetch whose server is away waits so long
-  std::chrono::milliseconds put_wait{10000};    // a batch waits so long for an answer
-  std::chrono::milliseconds open_wait{3000};    // an attempt to connect is given up after that
-  std::chrono::milliseconds answer_wait{
-      1000};                                   // for the other servers, before the volume is opened
-  std::chrono::milliseconds close_wait{1000};  // to close the volume, at the end
-  std::chrono::milliseconds outage_wait{2000};  // a server away for longer gets no more batches
-  std::chrono::milliseconds full_wait{1000};    // a server that is full is left alone for so long
-  std::chrono::milliseconds move_wait{10000};   // a silent server may be at another address then
+  std::chrono::milliseconds fetch_wait{60000};  // deadline of a fetch
+  std::chrono::milliseconds put_wait{10000};    // deadline of a batch
+  std::chrono::milliseconds open_wait{3000};    // timeout of an attempt to connect
+  std::chrono::milliseconds answer_wait{1000};  // of other servers, before opening
+  std::chrono::milliseconds close_wait{1000};   // to close the volume, at the end
+  std::chrono::milliseconds outage_wait{2000};  // unreachable for longer: gets no more batches
+  std::chrono::milliseconds full_wait{1000};    // pause after a server was full
+  std::chrono::milliseconds move_wait{10000};   // silent for longer: may have moved
 };
 
 class Cluster final : public tier::RemoteStore {
  public:
-  /// Starts connecting; a server that cannot be reached is no error, it is tried again. Fails with
-  /// a message when the config is out of range.
+  /// Starts connecting, and retries unreachable servers. Fails if the config is out of range.
   static Result<std::unique_ptr<Cluster>> Create(const ClusterConfig& config);
   ~Cluster() override;  // Stop()
 
@@ -66,22 +62,22 @@ class Cluster final : public tier::RemoteStore {
     std::uint64_t used_bytes;
     std::uint64_t epoch;
     std::uint64_t reconnects;
-    std::string last_error;         // why the last connection ended or could not be had
-    std::uint64_t disconnected_ms;  // 0 when connected
+    std::string last_error;         // why the last connection ended or failed
+    std::uint64_t disconnected_ms;  // 0 if connected
     std::uint32_t shards;
-    std::string uuid;        // hexadecimal; "": not known
-    std::string owner_name;  // of another host that has the volume, as far as is known
+    std::string uuid;        // hexadecimal; "": unknown
+    std::string owner_name;  // of another host that has the volume, if known
     std::string owner_address;
-    std::uint64_t lost_shards;       // of stores that were at the address and are gone
-    std::uint64_t unclean_restarts;  // after each of which acknowledged pages may be missing
+    std::uint64_t lost_shards;       // of earlier stores at the address
+    std::uint64_t unclean_restarts;  // each may have lost acknowledged pages
   };
   std::vector<ServerInfo> Servers() const;
 
-  /// Address of the server that keeps the slot's shard; "" if it has none.
+  /// Address of the server with the slot's shard; "" if not placed.
   std::string ServerOf(tier::SlotIndex slot) const;
 
-  /// Fails what is under way with kUnavailable, calls every callback, closes the volume, joins the
-  /// sessions. Later calls are answered kUnavailable. Idempotent.
+  /// Fails pending calls with kUnavailable, runs all callbacks, closes the volume, joins the
+  /// sessions. Later calls fail with kUnavailable. Idempotent.
   void Stop();
 
  private:

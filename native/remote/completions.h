@@ -1,5 +1,5 @@
-// Answers that no server is needed for: a RemoteStore may not answer from inside Put() and Get(),
-// so a thread of its own ("fs-remote") gives them.
+// Answers without a server: a RemoteStore must not answer inside Put() and Get(), so the thread
+// "fs-remote" does.
 #pragma once
 
 #include <condition_variable>
@@ -14,7 +14,7 @@ namespace farswap::remote {
 class Completions {
  public:
   Completions();
-  ~Completions();  // answers what is left
+  ~Completions();  // answers the rest
 
   /// OnPutDone(); the results are set already.
   void Finish(PutPart* part);
@@ -24,7 +24,7 @@ class Completions {
  private:
   void Run();
 
-  // Guards all below; not held while anybody is called back.
+  // Guards all below; not held during callbacks.
   std::mutex mutex_;
   std::condition_variable changed_;
   PutPart* parts_ = nullptr;                  // linked by `newer`

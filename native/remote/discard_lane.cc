@@ -17,7 +17,7 @@ void DiscardLane::Add(std::span<const tier::DiscardItem> items) {
   {
     const std::lock_guard lock(mutex_);
     queue_.insert(queue_.end(), items.begin(), items.end());
-    // The first one starts the clock; a full batch need not wait for it.
+    // The first one starts the timer; a full batch is sent at once.
     wake = gathering_since_ == kNever || queue_.size() - in_flight_ >= kBatchMax;
     if (gathering_since_ == kNever) gathering_since_ = Clock::now();
   }
@@ -76,7 +76,7 @@ void DiscardLane::Send() {
 void DiscardLane::OnCompleted(bool) {
   const auto loss = status_.ok() ? VolumeLossOf(response_.status()) : std::nullopt;
   const bool again = loss || !status_.ok();
-  // The observer first: once in_flight_ is zero, Detach() may return and the lane be gone.
+  // The observer first: once in_flight_ is zero, Detach() may return and the lane may be destroyed.
   if (loss) observer_->OnVolumeLost(*loss);
   const std::lock_guard lock(mutex_);
   if (again) {
@@ -86,7 +86,7 @@ void DiscardLane::OnCompleted(bool) {
   }
   in_flight_ = 0;
   gathering_since_ = queue_.empty() ? kNever : Clock::now();
-  // Under the lock, since the session's thread may be waiting for nothing else to let us go.
+  // Under the lock: the session's thread may destroy the lane right after.
   observer_->OnLaneWork();
   call_done_.notify_all();
 }

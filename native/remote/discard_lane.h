@@ -1,6 +1,6 @@
-// Pages that one memory server may forget. They are gathered for a moment, then sent in batches,
-// one call at a time. A batch whose call failed is sent again after a while, or on the next
-// connection: a server may be slow to forget, or fail to, and still answer fetches.
+// Pending discards of one memory server. They are collected for a moment, then sent in batches, one
+// call at a time. A failed batch is sent again later, or on the next connection: a server may fail
+// to discard and still answer fetches.
 #pragma once
 
 #include <grpcpp/client_context.h>
@@ -30,19 +30,19 @@ class DiscardLane final : private rpc::Completion {
 
   explicit DiscardLane(LaneObserver* observer) : observer_(observer) {}
 
-  /// Whether as many may be added as come at once. Any thread.
+  /// Whether a full call of Add() fits. Any thread.
   bool HasRoom() const;
   /// Any thread.
   void Add(std::span<const tier::DiscardItem> items);
 
-  // Of the session's thread.
+  // Only for the session's thread.
 
   void Open(v1::PageStore::Stub* stub, rpc::CompletionThreads* completions, OpenedVolume volume);
-  /// Forgets what waits: the server has none of it. The lane must be detached.
+  /// Drops all discards, as the server's store is another one. The lane must be detached.
   void Clear();
-  /// Sends what has been gathered; returns when it wants to be called again, at the latest.
+  /// Sends collected discards; returns the latest time of the next call.
   TimePoint Service(TimePoint now);
-  /// Gives up the connection. What is not confirmed waits for the next Open().
+  /// Drops the connection. Unconfirmed discards wait for the next Open().
   void Detach();
 
  private:
@@ -51,12 +51,12 @@ class DiscardLane final : private rpc::Completion {
 
   LaneObserver* const observer_;
 
-  // Of the session's thread alone, and of the completion thread while a call is under way.
+  // Used by the session's thread, and by the completion thread during a call.
   v1::PageStore::Stub* stub_ = nullptr;
   rpc::CompletionThreads* completions_ = nullptr;
   OpenedVolume volume_;
   std::unique_ptr<grpc::ClientContext> context_;
-  TimePoint give_up_at_{};  // kept here: gRPC's timers wait by the wall clock
+  TimePoint give_up_at_{};  // kept here, since gRPC's timers follow the wall clock
   v1::DiscardRequest request_;
   v1::DiscardResponse response_;
   grpc::Status status_;
@@ -67,8 +67,8 @@ class DiscardLane final : private rpc::Completion {
   std::condition_variable call_done_;
   std::deque<tier::DiscardItem> queue_;
   TimePoint gathering_since_ = kNever;
-  TimePoint retry_at_{};       // nothing is sent before
-  std::size_t in_flight_ = 0;  // the oldest of the queue, while a call is under way
+  TimePoint retry_at_{};       // time of the next attempt
+  std::size_t in_flight_ = 0;  // the oldest of the queue, during a call
 };
 
 }  // namespace farswap::remote

@@ -1,5 +1,4 @@
-// What threads do that answer fetches: get memory for it, and end some with one result for all
-// their slots.
+// For threads that answer fetches: reserve memory, and end fetches with one result for all slots.
 #pragma once
 
 #include <cstddef>
@@ -10,8 +9,8 @@
 
 namespace farswap::remote {
 
-/// Of a thread that is to answer fetches, before it does. What cannot be had now is asked for again
-/// when it is needed.
+/// Call it on a thread before it answers fetches. Memory that is not available now is requested
+/// again when needed.
 inline void PrepareToAnswer() {
   [[maybe_unused]] const Outcome prepared = tier::PrepareThreadForBundles();
 }

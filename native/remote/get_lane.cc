@@ -77,7 +77,7 @@ void GetLane::Open(v1::PageStore::Stub* stub, rpc::CompletionThreads* completion
 TimePoint GetLane::Service(TimePoint now) {
   AnswerList(TakeExpired(now), GetResult::kUnavailable);
   const std::lock_guard lock(mutex_);
-  // A fetch that comes later also expires later, so nobody needs to wake us for it.
+  // Later fetches expire later, so they need no wake-up.
   return std::min(queue_.expires(), now + fetch_wait_);
 }
 
@@ -105,7 +105,7 @@ void GetLane::OnAnswer(const v1::GetResponse& answer) {
     return;
   }
   RemoteFetch* const fetch = Claim(answer.request_id());
-  // None: it came after its deadline, or the server made the id up.
+  // None: the answer is late, or its id is invalid.
   if (fetch) AnswerFrom(answer, fetch);
 }
 
@@ -133,7 +133,7 @@ GetLane::Record* GetLane::NewRecord() {
   return std::exchange(free_, free_->next_free);
 }
 
-// Of a record that has left the queue.
+// Frees a record that has left the queue.
 RemoteFetch* GetLane::Release(Record* record) {
   record->request_id += std::uint64_t{1} << 32;
   record->next_free = std::exchange(free_, record);
@@ -150,7 +150,7 @@ RemoteFetch* GetLane::Claim(std::uint64_t request_id) {
   return Release(record);
 }
 
-// With mutex_ held. The stream whose message is filled and must be sent, if there is one.
+// Call it with mutex_ held. The stream with a filled message to send, if any.
 GetLane::GetStream* GetLane::BeginSend() {
   Record* const record = queue_.oldest_unsent();
   if (!stream_ || !record) return nullptr;
@@ -167,7 +167,7 @@ GetLane::GetStream* GetLane::BeginSend() {
   return stream_.get();
 }
 
-// Sends what `ready` was filled with, and goes on while there is more and nobody else will.
+// Sends the message of `ready`, then more, while no other thread does.
 void GetLane::SendFrom(GetStream* ready) {
   while (ready && ready->Send()) {
     const std::lock_guard lock(mutex_);
@@ -175,7 +175,7 @@ void GetLane::SendFrom(GetStream* ready) {
   }
 }
 
-// Those whose time was up by `now`, oldest first, linked by RemoteFetch::next.
+// Fetches that have expired by `now`, oldest first, linked by RemoteFetch::next.
 RemoteFetch* GetLane::TakeExpired(TimePoint now) {
   const std::lock_guard lock(mutex_);
   RemoteFetch* first = nullptr;

@@ -1,10 +1,9 @@
-// Fetches under way to one memory server. They are sent in the order they came, pipelined on one
-// stream, each with an id of its own; answers come in any order. A fetch outlives the connection:
-// it is sent again on the next one, until it is answered or fetch_wait after Get() has passed.
+// Pending fetches of one memory server. They are sent in order, pipelined on one stream, each with
+// its id; answers come in any order. A fetch outlives the connection: it is sent again on the next
+// one until it is answered, or fetch_wait after Get().
 //
-// Get() sends on the caller's thread when the stream is free, else the end of the write before it
-// does: nobody waits for a turn and no thread has to be woken. Answers are given on the completion
-// thread.
+// Get() sends on the caller's thread if the stream is free, else the end of the previous write
+// does: no thread waits or is woken. The completion thread runs callbacks.
 #pragma once
 
 #include <chrono>
@@ -28,20 +27,20 @@ class GetLane final : private Stream<v1::GetRequest, v1::GetResponse>::Owner {
   GetLane(std::chrono::milliseconds fetch_wait, LaneObserver* observer);
   ~GetLane();  // after Close()
 
-  /// Takes the fetch; false when the lane is closed or is not the member's. Any thread.
+  /// Takes the fetch; false if the lane is closed or not the member's. Any thread.
   bool Get(tier::RemoteFetch* fetch, MemberIndex member);
 
-  // Of the session's thread.
+  // Only for the session's thread.
 
-  /// The lane is another member's from now on; the former one's fetches are answered kNotFound. The
-  /// lane must be detached.
+  /// Changes the lane's member; answers fetches of the former one with kNotFound. The lane must be
+  /// detached.
   void Rebind(MemberIndex member);
   void Open(v1::PageStore::Stub* stub, rpc::CompletionThreads* completions, OpenedVolume volume);
-  /// Answers what has waited too long; returns when it wants to be called again, at the latest.
+  /// Answers expired fetches; returns the latest time of the next call.
   TimePoint Service(TimePoint now);
-  /// Gives up the connection; returns why it was lost. What is under way waits for the next Open().
+  /// Drops the connection; returns why it was lost. Pending fetches wait for the next Open().
   std::string Detach();
-  /// Answers everything with kUnavailable. The lane must be detached.
+  /// Answers all fetches with kUnavailable. The lane must be detached.
   void Close();
 
  private:
@@ -50,7 +49,7 @@ class GetLane final : private Stream<v1::GetRequest, v1::GetResponse>::Owner {
   struct Record {
     tier::RemoteFetch* fetch = nullptr;
     TimePoint expires;
-    // Index in the pool and, above it, a generation: the answer to an earlier use is not ours.
+    // Index in the pool, and above it a generation, which rejects answers to earlier uses.
     std::uint64_t request_id = 0;
     Record* older = nullptr;
     Record* newer = nullptr;
@@ -74,11 +73,10 @@ class GetLane final : private Stream<v1::GetRequest, v1::GetResponse>::Owner {
   const std::chrono::milliseconds fetch_wait_;
   LaneObserver* const observer_;
 
-  // Guards all below. Taken before the stream's own lock; never held while anybody is called back.
+  // Guards all below. Taken before the stream's lock; never held during callbacks.
   std::mutex mutex_;
   ResendQueue<Record> queue_;
-  // Grows to the largest number of fetches that were ever under way at once, then allocates no
-  // more.
+  // Grows to the maximum number of pending fetches, then allocates no more.
   std::vector<std::unique_ptr<Record[]>> chunks_;
   Record* free_ = nullptr;
   std::unique_ptr<GetStream> stream_;

@@ -1,6 +1,6 @@
-// Tells a memory server that the volume's owner lives, also while there is nothing to send: one
-// request each fifth of the owner's lease, from the session's own thread, on the channel of
-// fetches, where no backlog of stores delays it. The answers say how the server is.
+// Heartbeats of a volume's owner to one memory server: one request per fifth of the owner's lease,
+// from the session's thread, on the channel of fetches, where no backlog of puts delays it. Answers
+// have the server's room and state.
 #pragma once
 
 #include <atomic>
@@ -18,18 +18,18 @@ class PutLane;
 
 class HeartbeatLane final : private Stream<v1::SessionRequest, v1::SessionResponse>::Owner {
  public:
-  /// Requests in a row without an answer after which the connection is given up.
+  /// Unanswered requests in a row after which the connection is dropped.
   static constexpr std::uint64_t kUnansweredMax = 5;
 
-  /// `stores` is told of the server's room and state.
+  /// `stores` gets the server's room and state.
   HeartbeatLane(PutLane* stores, LaneObserver* observer) : stores_(stores), observer_(observer) {}
 
-  // Of the session's thread.
+  // Only for the session's thread.
 
   void Open(v1::PageStore::Stub* stub, rpc::CompletionThreads* completions, OpenedVolume volume);
-  /// Sends what is due; returns when it wants to be called again, at the latest.
+  /// Sends a request if it is time; returns the latest time of the next call.
   TimePoint Service(TimePoint now);
-  /// Gives up the connection; returns why it was lost.
+  /// Drops the connection; returns why it was lost.
   std::string Detach();
 
  private:

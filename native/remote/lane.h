@@ -1,7 +1,7 @@
-// What the lanes of a session (put, get, discard, heartbeat) have in common. A lane keeps what
-// waits for one memory server across its connections. Its session opens it when a connection is up,
-// services it, detaches it when the connection is lost, and closes it for good: these four come
-// from the session's own thread alone, so that what Service() holds in its hands cannot vanish.
+// Common types of a session's lanes (put, get, discard, heartbeat). A lane keeps pending requests
+// of one memory server across connections. Its session opens it when a connection is up, services
+// it, detaches it when the connection is lost, and closes it at the end. Only the session's thread
+// calls these four, so objects in use by Service() cannot vanish.
 #pragma once
 
 #include <chrono>
@@ -17,27 +17,27 @@ inline constexpr TimePoint kNever = TimePoint::max();
 struct OpenedVolume {
   std::uint64_t id = 0;
   std::uint64_t epoch = 0;
-  std::chrono::milliseconds owner_lease{10000};  // an owner that is silent for longer is gone
+  std::chrono::milliseconds owner_lease{10000};  // silence after which an owner is gone
 };
 
-/// How often an owner says that it lives, and how often others ask whether it does.
+/// Interval of an owner's heartbeats, and of other hosts' probes.
 inline std::chrono::milliseconds HeartbeatOf(std::chrono::milliseconds owner_lease) {
   return owner_lease / 5;
 }
 
-/// Why a server would not serve a call that it understood.
+/// Why a server refused a valid call.
 enum class VolumeLoss : std::uint8_t {
-  kFenced,         // the volume has a newer epoch: another engine took it
-  kUnknownVolume,  // to be opened again
+  kFenced,         // the volume has a newer epoch: another engine has it
+  kUnknownVolume,  // must be opened again
 };
 
-/// The session, as its lanes see it. Called from any thread. The observer's own lock is a leaf: it
-/// may be taken under a lane's, and the observer calls no lane while it holds it.
+/// The session, for its lanes. Called from any thread. The observer's lock is a leaf: it may be
+/// taken under a lane's, and the observer calls no lane while it holds it.
 class LaneObserver {
  public:
   /// Service() has something to do.
   virtual void OnLaneWork() = 0;
-  /// The connection is of no use any more.
+  /// The connection is broken.
   virtual void OnLaneBroken() = 0;
   virtual void OnVolumeLost(VolumeLoss loss) = 0;
 

@@ -1,9 +1,9 @@
-// Which memory server is which. A server is its store: the uuid made with it, not the address at
-// which it answers. Members are numbered from 0 in the order in which their uuids were first seen,
-// and keep their number for ever; the map of shards names them by it.
+// Identity of memory servers. A server is its store's uuid, not its address. Members are numbered
+// from 0 in the order in which their uuids were first seen, and keep their number; the shard map
+// uses it.
 //
-// Each session keeps the pages of at most one member, and connects to one address. What an answer
-// at an address means:
+// Each session has at most one member, and connects to one address. Meaning of an answer at an
+// address:
 //
 //   its uuid            and                                        the session
 //   is new              has no member                              keeps the member
@@ -14,7 +14,7 @@
 //                       that one answers, the run id differs       is refused: a cloned store
 //                       that one is silent                         exchanges addresses with it
 //
-// No I/O, no clock of its own.
+// No I/O, no clock.
 #pragma once
 
 #include <array>
@@ -34,7 +34,7 @@ namespace farswap::remote {
 using MemberIndex = std::uint16_t;
 inline constexpr MemberIndex kNoMember = 0xffff;
 
-/// 16 random bytes: of a store, or of a run of its server.
+/// 16 random bytes of a store, or of a run of its server.
 using ServerId = std::array<std::byte, 16>;
 
 std::string Hex(const ServerId& id);
@@ -43,34 +43,34 @@ class Members {
  public:
   static constexpr std::size_t kMembersMax = 4096;
 
-  /// One session an address. A silent server counts as moved `move_wait` after its last answer.
+  /// One session per address. A silent server counts as moved `move_wait` after its last answer.
   Members(std::vector<std::string> addresses, std::chrono::milliseconds move_wait);
 
   enum class Standing : std::uint8_t {
-    kAccepted,   // the session keeps `member`
-    kDuplicate,  // `other` has it already: the same server by another name
-    kClone,      // `other` has it already: a copy of its store
+    kAccepted,   // the session has `member`
+    kDuplicate,  // `other` has it: the same server by another name
+    kClone,      // `other` has it: a copy of its store
     kSilent,     // `other` has it, and has been silent for less than move_wait
     kMoved,      // `other` now has this address, and this session has that of `other`
     kStale,      // the session has another address since
-    kTooMany,    // no number is left
+    kTooMany,    // no number left
   };
   struct Answer {
     Standing standing = Standing::kAccepted;
     MemberIndex member = kNoMember;
-    MemberIndex gone = kNoMember;  // the session's former member, if it just went
+    MemberIndex gone = kNoMember;  // the session's former member, if it is just gone
     std::size_t other = 0;         // a session
     std::string other_address{};
   };
 
-  /// The session heard from the server at this address. Any thread, as all of these.
+  /// The session got an answer at this address. Any thread, as all methods.
   Answer Claim(std::size_t session, const std::string& address, const ServerId& uuid,
                const ServerId& run, TimePoint now);
   /// The session has lost its connection.
   void NoteSilent(std::size_t session, TimePoint now);
 
   std::string AddressOf(std::size_t session) const;
-  /// Without locks. Nothing: the member's store is gone.
+  /// Lock-free. nullopt: the member's store is gone.
   std::optional<std::size_t> SessionOf(MemberIndex member) const {
     const std::uint16_t session = session_of_[member].load(std::memory_order_acquire);
     return session == kNoSession ? std::nullopt : std::optional<std::size_t>(session);
@@ -82,7 +82,7 @@ class Members {
   struct Member {
     ServerId uuid{};
     ServerId run{};
-    // Runs of copies of its store, seen while it answered: never taken for it.
+    // Runs of copies of its store that were seen while it answered.
     std::vector<ServerId> clones{};
   };
   struct Session {
@@ -99,7 +99,7 @@ class Members {
   const std::chrono::milliseconds move_wait_;
   std::array<std::atomic<std::uint16_t>, kMembersMax> session_of_;
 
-  mutable std::mutex mutex_;  // guards what follows
+  mutable std::mutex mutex_;  // guards the members below
   std::vector<Member> members_;
   std::vector<Session> sessions_;
 };

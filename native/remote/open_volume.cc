@@ -58,8 +58,8 @@ std::string ProblemOf(const v1::OpenVolumeResponse& response) {
     case v1::OPEN_STATUS_FENCED:
       return response.message().empty() ? kFencedOff : "fenced: " + response.message();
     case v1::OPEN_STATUS_PROTOCOL:
-      return "the server speaks version " + std::to_string(response.protocol()) +
-             " of the page protocol, this host version " + std::to_string(kProtocol) +
+      return "the server has version " + std::to_string(response.protocol()) +
+             " of the page protocol, this host has version " + std::to_string(kProtocol) +
              ": update the older of the two";
     default:
       return "the server gave an unknown answer to OpenVolume";

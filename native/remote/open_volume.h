@@ -1,4 +1,4 @@
-// The messages of OpenVolume: what a host says of itself, and what a server's answer means.
+// The messages of OpenVolume: the host's request, and the meaning of a server's answer.
 #pragma once
 
 #include <chrono>
@@ -15,13 +15,13 @@ inline constexpr const char* kFencedOff = "fenced: another host daemon took the 
 
 v1::OpenVolumeRequest OpenRequest(const WantedVolume& volume);
 
-/// Why this server is of no use to any host; else empty.
+/// Why this server is unusable for any host; else empty.
 std::string ProblemOf(const v1::OpenVolumeResponse& response);
 
-/// How long the server takes a silent owner for alive.
+/// The server's lease of owners.
 std::chrono::milliseconds LeaseOf(const v1::OpenVolumeResponse& response);
 
-/// Nothing when it is none.
+/// nullopt if invalid.
 std::optional<ServerId> IdOf(const std::string& bytes);
 
 }  // namespace farswap::remote

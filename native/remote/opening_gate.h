@@ -1,9 +1,9 @@
-// Whether this host may open its volume: no live owner is displaced. All sessions first send a
-// probe; the volume is opened everywhere once none that answered names an owner, or nowhere once
-// one has named an owner for three times the owner's lease. A server that is silent is not waited
-// for: it is asked, and alone refuses, when it answers.
+// Decides whether this host may open its volume, without displacing a live owner. All sessions
+// first send a probe. The volume is opened everywhere once no answer names an owner, or nowhere
+// once one has named an owner for three leases. A silent server does not delay the decision: it
+// decides for itself when it answers.
 //
-// No I/O, no clock of its own. Thread-safe; its lock is a leaf.
+// No I/O, no clock. Thread-safe; its lock is a leaf.
 #pragma once
 
 #include <chrono>
@@ -16,24 +16,24 @@
 
 namespace farswap::remote {
 
-/// How long a host waits, in leases, for an owner to go.
+/// Time that a host waits for an owner to go, in leases.
 inline constexpr int kLeasesToWait = 3;
 
 class OpeningGate {
  public:
   enum class Decision : std::uint8_t { kNone, kOpen, kRefused };
 
-  /// Waits for the other servers' answers until `answer_wait` after the first one. `open`: by an
-  /// operator's word, without asking.
+  /// Waits for other servers' answers until `answer_wait` after the first one. `open`: open without
+  /// probes, as an operator requested.
   OpeningGate(std::size_t sessions, std::chrono::milliseconds answer_wait, bool open);
 
   Decision decision() const;
-  /// A server answered; `lease` is what it gives owners. Returns the decision.
+  /// Adds an answer; `lease` is the server's. Returns the decision.
   Decision NoteAnswer(std::size_t session, bool owned, std::chrono::milliseconds lease,
                       TimePoint now);
-  /// The connection to a server is lost: what it last said counts no more.
+  /// The connection to a server is lost: its last answer does not count.
   void NoteSilent(std::size_t session);
-  /// When NoteAnswer() may decide otherwise although no other server has answered.
+  /// Time from which NoteAnswer() may decide without further answers.
   TimePoint answers_until() const;
 
  private:
@@ -42,7 +42,7 @@ class OpeningGate {
   void Decide(std::chrono::milliseconds lease, TimePoint now);
 
   const std::chrono::milliseconds answer_wait_;
-  mutable std::mutex mutex_;  // guards what follows
+  mutable std::mutex mutex_;  // guards the members below
   Decision decision_;
   std::vector<Last> last_;
   TimePoint answers_until_ = kNever;

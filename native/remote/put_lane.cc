@@ -95,8 +95,8 @@ void PutLane::Close() {
   EndExpired(kNever);
 }
 
-// Sends the oldest unsent part if the stream takes it. Parts leave the queue unanswered only by
-// this thread, so the part and what it borrows stay while its message is filled without the lock.
+// Sends the oldest unsent part if the stream is free. Only this thread removes unanswered parts, so
+// the part stays valid while its message is filled without the lock.
 bool PutLane::SendOne() {
   PutPart* part = nullptr;
   {
@@ -130,14 +130,14 @@ void PutLane::OnAnswer(const v1::PutResponse& answer) {
   observer_->OnLaneWork();
 }
 
-// Puts the results with the part that they are for; the session's thread passes them on.
+// Stores the results in their part; the session's thread delivers them.
 void PutLane::Answer(const v1::PutResponse& answer) {
   const bool accepted = answer.status() == v1::CALL_STATUS_OK;
   if (accepted) NoteSpace(answer.capacity_bytes(), answer.used_bytes());
   const std::lock_guard lock(mutex_);
   PutPart* part = queue_.oldest();
   while (part && part->sent && part->batch_id != answer.batch_id()) part = part->newer;
-  // None: it came after its deadline, or the server made the id up.
+  // None: the answer is late, or its id is invalid.
   if (!part || !part->sent) return;
   queue_.Remove(part);
   part->newer = std::exchange(answered_, part);

@@ -1,12 +1,10 @@
-// Pages under way to one memory server, in parts of batches. They are sent in the order they came,
-// a few at a time, and answered in that order. A part outlives the connection: it is sent again on
-// the next one, until it is answered or put_wait after Put() has passed. When the server has been
-// away for `outage_wait`, parts are refused at once, so that its outage does not hold up the
-// batches that other servers share.
+// Pending parts of batches for one memory server. They are sent in order, a few at a time, and
+// answered in that order. A part outlives the connection: it is sent again on the next one until it
+// is answered, or put_wait after Put(). After `outage_wait` without the server, parts are refused
+// at once, so that its outage does not delay batches with other servers.
 //
-// All work is done by the session's thread: copying a batch into its message takes longer than a
-// fetch, so neither the completion thread nor Put()'s caller should do it, and OnPutDone() runs
-// there too.
+// The session's thread does all work, including OnPutDone(): copying a batch into its message takes
+// longer than a fetch, so neither the completion thread nor Put()'s caller should do it.
 #pragma once
 
 #include <atomic>
@@ -26,18 +24,18 @@ namespace farswap::remote {
 
 class PutLane final : private Stream<v1::PutRequest, v1::PutResponse>::Owner {
  public:
-  /// Sent, not yet answered. Enough to keep the server busy while answers travel.
+  /// Parts sent but not answered: enough to keep the server busy.
   static constexpr std::size_t kPartsInFlightMax = 8;
 
-  /// A server that answered FULL counts as full for `full_wait`: then a batch may try it again.
+  /// A server that answered FULL counts as full for `full_wait`.
   PutLane(std::chrono::milliseconds put_wait, std::chrono::milliseconds outage_wait,
           std::chrono::milliseconds full_wait, LaneObserver* observer);
   ~PutLane();  // after Close()
 
-  /// Takes the part; false when the lane is closed, is not the part's member's, or its server has
-  /// been away too long. Any thread.
+  /// Takes the part; false if the lane is closed, not the part's member's, or its server
+  /// unreachable for too long. Any thread.
   bool Put(PutPart* part);
-  /// What the server said last. Any thread.
+  /// The server's last report. Any thread.
   bool full() const { return Clock::now().time_since_epoch().count() < full_until_.load(); }
   std::uint64_t capacity_bytes() const { return capacity_bytes_.load(); }
   std::uint64_t used_bytes() const { return used_bytes_.load(); }
@@ -46,17 +44,16 @@ class PutLane final : private Stream<v1::PutRequest, v1::PutResponse>::Owner {
   void NoteSpace(std::uint64_t capacity_bytes, std::uint64_t used_bytes);
   void NoteState(v1::ServerState state) { state_ = state; }
 
-  // Of the session's thread.
+  // Only for the session's thread.
 
-  /// The lane is another member's from now on. The lane must be detached.
+  /// Changes the lane's member. The lane must be detached.
   void Rebind(MemberIndex member);
   void Open(v1::PageStore::Stub* stub, rpc::CompletionThreads* completions, OpenedVolume volume);
-  /// Sends, delivers answers, ends what has waited too long; returns when it wants to be called
-  /// again, at the latest.
+  /// Sends, delivers answers, ends expired parts; returns the latest time of the next call.
   TimePoint Service(TimePoint now);
-  /// Gives up the connection; returns why it was lost. What is under way waits for the next Open().
+  /// Drops the connection; returns why it was lost. Pending parts wait for the next Open().
   std::string Detach();
-  /// Answers everything with kUnavailable. The lane must be detached.
+  /// Answers all parts with kUnavailable. The lane must be detached.
   void Close();
 
  private:
@@ -76,12 +73,12 @@ class PutLane final : private Stream<v1::PutRequest, v1::PutResponse>::Owner {
   const std::chrono::milliseconds full_wait_;
   LaneObserver* const observer_;
 
-  // Of the session's thread alone.
+  // Used only by the session's thread.
   std::unique_ptr<PutStream> stream_;
   OpenedVolume volume_;
   TimePoint detached_at_;
 
-  // Guards all below; never held while anybody is called back.
+  // Guards all below; never held during callbacks.
   std::mutex mutex_;
   ResendQueue<PutPart> queue_;
   PutPart* answered_ = nullptr;  // linked by `newer`, newest first; waits for FinishAnswered()
@@ -90,7 +87,7 @@ class PutLane final : private Stream<v1::PutRequest, v1::PutResponse>::Owner {
   bool closed_ = false;
   bool refusing_ = false;
 
-  // Hints for placement and status; nothing else is read through them.
+  // Hints for placement and status; they order no other memory access.
   std::atomic<std::uint64_t> capacity_bytes_{0};
   std::atomic<std::uint64_t> used_bytes_{0};
   std::atomic<v1::ServerState> state_{v1::SERVER_STATE_UNSPECIFIED};

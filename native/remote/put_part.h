@@ -1,4 +1,4 @@
-// A PutBatch is cut into one part a server; the batch is done when its last part is.
+// A PutBatch has one part per server; it is done with its last part.
 #pragma once
 
 #include <array>
@@ -14,11 +14,11 @@
 
 namespace farswap::remote {
 
-/// The pages of one batch that go to one server. Allocated by Put(), gone when answered.
+/// The pages of a batch for one server. Allocated by Put(), freed when answered.
 struct PutPart {
   tier::PutBatch* batch = nullptr;
-  // Shared by the batch's parts. Falls with release, so that whoever brings it to zero sees all
-  // results; each part writes results of its own pages only.
+  // Shared by the batch's parts. Decremented with release, so that the thread that reaches zero
+  // sees all results; each part writes results of its pages only.
   std::shared_ptr<std::atomic<std::uint32_t>> parts_left;
   MemberIndex member = kNoMember;
   std::size_t count = 0;
@@ -34,7 +34,7 @@ struct PutPart {
 };
 static_assert(tier::PutBatch::kPagesMax <= 256, "indices are bytes");
 
-/// Tells the batch what became of the part's pages, and frees the part. The batch may be gone then.
+/// Stores the results in the batch, and frees the part. The batch may be destroyed then.
 inline void FinishPart(PutPart* finished) {
   const std::unique_ptr<PutPart> part(finished);
   for (std::size_t i = 0; i < part->count; ++i) {

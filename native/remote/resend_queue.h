@@ -1,7 +1,6 @@
-// What waits for a server's answer, oldest first: a prefix that was sent on the present stream,
-// then what is still to be sent. When the stream breaks, everything counts as unsent again, in the
-// same order. What is appended later expires later. Intrusive, allocates nothing, does not own; the
-// caller locks.
+// Items that wait for a server's answer, oldest first: a prefix that was sent on the current
+// stream, then unsent ones. When the stream breaks, all count as unsent, in the same order. Later
+// items expire later. Intrusive, allocates nothing, does not own; the caller locks.
 #pragma once
 
 #include <cstddef>
@@ -46,7 +45,7 @@ class ResendQueue {
     (item->newer ? item->newer->older : newest_) = item->older;
   }
 
-  /// Removes and returns the oldest if its time was up by `now`, sent or not; else nullptr.
+  /// Removes and returns the oldest if it has expired by `now`, sent or not; else nullptr.
   T* TakeExpired(TimePoint now) {
     T* const item = oldest_;
     if (!item || item->expires > now) return nullptr;
@@ -54,7 +53,7 @@ class ResendQueue {
     return item;
   }
 
-  /// The stream that the sent ones went out on is gone.
+  /// The stream is gone: all count as unsent.
   void Rewind() {
     for (T* item = oldest_; item != unsent_; item = item->newer) item->sent = false;
     unsent_ = oldest_;

@@ -26,7 +26,7 @@ using std::chrono::milliseconds;
 
 namespace {
 
-// An owner's lease ends at the server a moment after it does by what the server last said.
+// The server ends an owner's lease a moment after its last answer implies.
 constexpr milliseconds kLeaseSlack{20};
 
 // Lock order: a lane's lock, then mutex_, then the record's or the gate's.
@@ -103,24 +103,24 @@ class ServerSession final : public Session, private LaneObserver, private rpc::C
   std::atomic<MemberIndex> connected_member_{kNoMember};
   SessionRecord record_{Clock::now()};
 
-  // Of the session's thread alone.
-  MemberIndex member_ = kNoMember;  // whose the lanes are
-  std::optional<ServerId> run_;     // of the server, when the volume was last opened
+  // Used only by the session's thread.
+  MemberIndex member_ = kNoMember;  // of the lanes
+  std::optional<ServerId> run_;     // of the server, at the last opening
   TimePoint owned_since_ = kNever;  // another host has the volume
-  milliseconds pause_{0};           // at least, before the next connection
+  milliseconds pause_{0};           // minimum before the next connection
 
   // Guards all below.
   mutable std::mutex mutex_;
   std::condition_variable changed_;
   bool work_ = false;
   bool stopping_ = false;
-  bool broken_ = false;  // the present connection
-  bool ended_ = false;   // fenced or refused for good
+  bool broken_ = false;  // the current connection
+  bool ended_ = false;   // fenced or permanently refused
   bool call_done_ = false;
-  std::string refusal_;  // why the present connection is of no use
+  std::string refusal_;  // why the current connection is unusable
 
   std::mutex stop_mutex_;  // one Stop() joins, the others wait for it
-  std::thread thread_;     // last: runs on all of the above
+  std::thread thread_;     // last: uses all of the above
 };
 
 ServerSession::ServerSession(const SessionConfig& session_config, SessionPeers* peers,
@@ -163,7 +163,7 @@ void ServerSession::Run() {
     const TimePoint began = Clock::now();
     pause_ = milliseconds(0);
     NoteDisconnected(ServeOneConnection());
-    // A connection that failed at once has not earned a quick retry.
+    // No quick retry after a connection that failed at once.
     if (Clock::now() - began >= Backoff::kMax) backoff.Reset();
     WaitUntil(Clock::now() + std::max(pause_, backoff.Next()), [this] { return ended_; });
     const std::lock_guard lock(mutex_);
@@ -209,7 +209,7 @@ std::string ServerSession::ServeOneConnection() {
   return problem;
 }
 
-// Asks until the volume is open: empty; or until this connection is of no use: why.
+// Retries until the volume is open; then empty, else why the connection is unusable.
 std::string ServerSession::OpenVolume(const Connection& connection,
                                       v1::OpenVolumeResponse* response) {
   for (;;) {
@@ -223,19 +223,19 @@ std::string ServerSession::OpenVolume(const Connection& connection,
   }
 }
 
-// Empty when the server has answered.
+// Empty if the server has answered.
 std::string ServerSession::Ask(const Connection& connection, bool probe,
                                v1::OpenVolumeResponse* response) {
   v1::OpenVolumeRequest request = OpenRequest(config_.volume);
   request.set_probe(probe);
-  // Once: an owner that appears later is a new one.
+  // Only once: a later owner is a new one.
   request.set_take_over(config_.take_over && !record_.ever_connected());
   grpc::Status outcome;
   grpc::ClientContext context;
   BeginCall();
   const auto call = connection.put_stub->AsyncOpenVolume(&context, request, completions_->queue());
   call->Finish(response, &outcome, completions_->Tag(this));
-  // No deadline of gRPC's: its timers wait until a time of the wall clock.
+  // No deadline of gRPC, whose timers follow the wall clock.
   WaitUntil(Clock::now() + config_.open_wait, [this] { return call_done_; });
   context.TryCancel();
   AwaitCall(kNever);
@@ -243,11 +243,10 @@ std::string ServerSession::Ask(const Connection& connection, bool probe,
   record_.SetState(record_.Disconnected());
   peers_->gate().NoteSilent(config_.number);
   const bool given_up = outcome.error_code() == grpc::StatusCode::CANCELLED;
-  return "cannot open the volume: " + (given_up ? "no answer" : outcome.error_message());
+  return "failed to open the volume: " + (given_up ? "no answer" : outcome.error_message());
 }
 
-// Whether the answer is that of a server that this session may use, now or later: empty, or why
-// not.
+// Why the session cannot use this server, or empty.
 std::string ServerSession::Judge(const Connection& connection,
                                  const v1::OpenVolumeResponse& response) {
   record_.NoteOwner(response);
@@ -256,7 +255,7 @@ std::string ServerSession::Judge(const Connection& connection,
   const bool owned = response.status() == v1::OPEN_STATUS_ALREADY_OPEN;
   OpeningGate& gate = peers_->gate();
   const OpeningGate::Decision before = gate.decision();
-  // A server that is not used has answered as well.
+  // An unused server has answered as well.
   const OpeningGate::Decision after =
       gate.NoteAnswer(config_.number, owned && problem.empty(), LeaseOf(response), Clock::now());
   if (after != before) peers_->OnDecided();
@@ -273,7 +272,7 @@ std::string ServerSession::Identify(const std::string& address,
   using Standing = Members::Standing;
   const auto uuid = IdOf(response.server_uuid());
   const auto run = IdOf(response.run_id());
-  if (!uuid || !run) return "the server has no identity: it is older than this host, update it";
+  if (!uuid || !run) return "the server has no identity: it is older than this host; update it";
   const Members::Answer answer =
       peers_->members().Claim(config_.number, address, *uuid, *run, Clock::now());
   record_.NoteUuid(*uuid);
@@ -315,7 +314,7 @@ void ServerSession::Rebind(const Members::Answer& answer) {
   run_.reset();
 }
 
-// Until it is worth asking again: empty; or why it never is on this connection.
+// Waits until the next attempt; then empty, else why this connection is unusable.
 std::string ServerSession::AwaitTurn(const v1::OpenVolumeResponse& response) {
   const OpeningGate& gate = peers_->gate();
   const OpeningGate::Decision decision = gate.decision();
@@ -375,7 +374,7 @@ std::string ServerSession::Detach() {
   return "connection lost: " + store_problem;
 }
 
-// At an orderly stop: the next engine need not wait for the lease. Without an answer, it does.
+// At a stop, so that the next engine does not wait for the lease. Without an answer, it does.
 void ServerSession::CloseVolume(const Connection& connection, const OpenedVolume& volume) {
   v1::CloseVolumeRequest request;
   request.set_volume_id(volume.id);
@@ -391,7 +390,7 @@ void ServerSession::CloseVolume(const Connection& connection, const OpenedVolume
   AwaitCall(kNever);
 }
 
-// Of a volume that was taken over, for the operator.
+// The owner that took over the volume, for the operator.
 void ServerSession::LearnOwner() {
   {
     const std::lock_guard lock(mutex_);
@@ -420,8 +419,8 @@ TimePoint ServerSession::ServiceLanes() {
                    heartbeat_lane_.Service(now)});
 }
 
-// Keeps the lanes going until then, or until `done`, which is called with mutex_ held, or until the
-// connection or the session is to end.
+// Services the lanes until the time, or until `done` (called with mutex_ held), or until the
+// connection or the session must end.
 template <typename Predicate>
 void ServerSession::WaitUntil(TimePoint until, Predicate done) {
   for (;;) {
@@ -434,7 +433,7 @@ void ServerSession::WaitUntil(TimePoint until, Predicate done) {
   }
 }
 
-// Of the calls that the session itself makes, one at a time.
+// For the session's own calls, one at a time.
 void ServerSession::BeginCall() {
   const std::lock_guard lock(mutex_);
   call_done_ = false;
@@ -465,11 +464,11 @@ void ServerSession::OnLaneBroken() {
 
 void ServerSession::OnVolumeLost(VolumeLoss loss) {
   const std::lock_guard lock(mutex_);
-  // Another lane has said so already, or the next connection will.
+  // Another lane has reported it, or the next connection will.
   if (broken_) return;
   broken_ = true;
   if (loss == VolumeLoss::kUnknownVolume) {
-    refusal_ = "the server did not know the volume";
+    refusal_ = "the server does not know the volume";
   } else {
     refusal_ = record_.Refuse(SessionState::kFenced, kFencedOff);
     ended_ = true;

@@ -1,10 +1,9 @@
-// Everything between this host and one memory server: connects, opens the volume if no other host
-// has it, keeps the lanes going, and connects again when the connection is lost, until it is
-// stopped, fenced, or refused for good.
+// The connection to one memory server: connects, opens the volume if no other host has it, services
+// the lanes, and reconnects, until it is stopped, fenced, or permanently refused.
 //
-// Threads: one of its own ("fs-remote-N") for connecting, for the put, discard and heartbeat
-// lanes, and for deadlines; fetches are sent by their callers and answered on the completion
-// thread. Put and Get have a channel, so a TCP connection, each.
+// Threads: "fs-remote-N" connects, runs the put, discard and heartbeat lanes, and watches
+// deadlines. Callers send fetches; the completion thread answers them. Put and Get have separate
+// channels, so separate TCP connections.
 #pragma once
 
 #include <array>
@@ -26,13 +25,13 @@ namespace farswap::remote {
 
 class OpeningGate;
 
-/// The volume that a host wants to own, and who it is.
+/// The volume to open, and its host.
 struct WantedVolume {
   std::string host_id;    // 1..128 bytes
   std::string device;     // 1..128 bytes
   std::string host_name;  // for people, at most 128 bytes
   std::array<std::byte, 16> incarnation{};
-  std::array<std::byte, 16> session_nonce{};  // one a run of the host's daemon
+  std::array<std::byte, 16> session_nonce{};  // one per run of the host's daemon
   std::uint64_t slots = 0;
 };
 
@@ -48,16 +47,16 @@ struct SessionConfig {
   std::chrono::milliseconds full_wait{};
 };
 
-/// What the sessions of a host share. It outlives them.
+/// Shared by a host's sessions, which it outlives.
 class SessionPeers {
  public:
   virtual Members& members() = 0;
   virtual OpeningGate& gate() = 0;
-  /// The gate has come to its decision.
+  /// The gate has decided.
   virtual void OnDecided() = 0;
   /// The session has another address.
   virtual void OnMoved(std::size_t session) = 0;
-  /// The store of the session's former member is gone, with all that it kept.
+  /// The store of the session's former member is gone, with its objects.
   virtual void OnStoreGone(std::size_t session, MemberIndex gone) = 0;
 
  protected:
@@ -69,17 +68,17 @@ class Session : public Target {
   static std::unique_ptr<Session> Create(const SessionConfig& config, SessionPeers* peers,
                                          rpc::CompletionThreads* completions);
 
-  /// Starts; all of the peers' sessions exist.
+  /// Starts, after all sessions were made.
   virtual void Start() = 0;
   virtual SessionStatus status() const = 0;
 
   virtual void OnDecided() = 0;
   virtual void OnMoved() = 0;
 
-  /// To be followed by Stop(): lets several sessions stop at once.
+  /// Call it before Stop(), to stop several sessions in parallel.
   virtual void BeginStop() = 0;
-  /// Answers what is under way with kUnavailable, closes the volume, joins the thread. Idempotent;
-  /// the destructor does it too.
+  /// Answers pending calls with kUnavailable, closes the volume, joins the thread. Idempotent; the
+  /// destructor calls it.
   virtual void Stop() = 0;
 };
 

@@ -1,5 +1,5 @@
-// What is known of one memory server and the host's session with it, for operators and the session
-// itself. Thread-safe; its lock is a leaf.
+// State of one memory server and of the host's session with it, for operators and the session.
+// Thread-safe; its lock is a leaf.
 #pragma once
 
 #include <cstdint>
@@ -13,32 +13,32 @@
 namespace farswap::remote {
 
 enum class SessionState : std::uint8_t {
-  kConnecting,   // never connected so far
+  kConnecting,   // not yet connected
   kActive,       // connected, the volume is open
   kAway,         // the connection is lost
-  kWaiting,      // another host has the volume: asks until it is gone
-  kAlreadyOpen,  // the same, for good
-  kFenced,       // another host took the volume over: for good
+  kWaiting,      // another host has the volume: retries until it is gone
+  kAlreadyOpen,  // the same, permanently
+  kFenced,       // another host took over the volume; permanent
   kDuplicate,    // the same server is used at another address
   kClone,        // a server with the same store is used at another address
 };
 
-/// As operators read it.
+/// For operators.
 const char* NameOf(SessionState state);
 
 struct SessionStatus {
   SessionState state;
-  MemberIndex member;            // the last one that was connected
-  std::uint64_t capacity_bytes;  // the session's to fill, as the next
+  MemberIndex member;            // the last connected one
+  std::uint64_t capacity_bytes;  // set by the session, as the next
   std::uint64_t used_bytes;
   std::uint64_t epoch;
   std::uint64_t reconnects;
   std::string last_error;
-  std::uint64_t disconnected_ms;  // 0 when connected
-  std::string uuid;               // hexadecimal; "": not known
-  std::string owner_name;         // of another host that has the volume, as far as is known
+  std::uint64_t disconnected_ms;  // 0 if connected
+  std::string uuid;               // hexadecimal; "": unknown
+  std::string owner_name;         // of another host that has the volume, if known
   std::string owner_address;
-  std::uint64_t unclean_restarts;  // the server's machine died: acknowledged pages may be missing
+  std::uint64_t unclean_restarts;  // of the machine: acknowledged pages may be missing
 };
 
 class SessionRecord {
@@ -53,7 +53,7 @@ class SessionRecord {
 
   void SetState(SessionState state);
   void NoteUuid(const ServerId& uuid);
-  /// The owner that the answer names, if any.
+  /// Records the owner in the answer, if any.
   void NoteOwner(const v1::OpenVolumeResponse& response);
   /// `unclean`: the server restarted, and acknowledged objects may be missing.
   void NoteOpened(MemberIndex member, std::uint64_t epoch, bool unclean);

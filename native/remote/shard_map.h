@@ -1,6 +1,6 @@
-// Which memory server keeps a shard. The host is the only writer of its map: a shard is placed when
-// its first page is written, and stays there. One replica in this version; with several, a shard's
-// entry becomes a short list of members, MemberOf() the nearest healthy one of it.
+// The members of shards. The host is the only writer of its map: a shard is placed when its first
+// page is written, and stays there. One replica in this version; with several, an entry becomes a
+// short list of members, and MemberOf() returns the nearest healthy one.
 #pragma once
 
 #include <array>
@@ -15,7 +15,7 @@
 
 namespace farswap::remote {
 
-/// A server that a new shard may be placed on.
+/// A candidate for a new shard.
 struct Candidate {
   MemberIndex member;
   std::uint64_t free_bytes;
@@ -25,7 +25,7 @@ struct Candidate {
 /// when the store of that is gone.
 class ShardMap {
  public:
-  /// `seed` decides which two servers each shard may choose between.
+  /// `seed` determines the two candidates of each shard.
   ShardMap(std::uint64_t slots, std::uint64_t seed);
 
   static std::size_t ShardOf(tier::ObjectKey key) {
@@ -33,7 +33,7 @@ class ShardMap {
   }
   std::size_t shards() const { return shards_; }
 
-  /// Nothing when the object's shard was never placed, or is not on the device.
+  /// nullopt if the object's shard is not placed, or not on the device.
   std::optional<MemberIndex> MemberOf(tier::ObjectKey key) const;
 
   /// The shard's member. A shard whose member is still `former` gets the emptier of two random

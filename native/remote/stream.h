@@ -1,8 +1,8 @@
-// One bidirectional gRPC stream, as its lane sees it: one write at a time, answers as they come,
-// and a Shutdown() after which nothing of it runs any more.
+// One bidirectional gRPC stream of a lane: one write at a time, answers as they come, and a
+// Shutdown() after which no callback runs.
 //
 // Life: Start() → BeginWrite()/Send() from any thread, OnAnswer()/OnWritable() from the completion
-// thread → OnBroken() once → Shutdown(), which may also come first, and waits for gRPC to let go.
+// thread → OnBroken() once → Shutdown(), which may also come first, and waits for gRPC.
 #pragma once
 
 #include <grpcpp/client_context.h>
@@ -29,7 +29,7 @@ class Stream {
     virtual void OnAnswer(const Response& answer) = 0;
     /// BeginWrite() may succeed again.
     virtual void OnWritable() = 0;
-    /// The stream is of no use any more. Must lead to Shutdown(), on another thread.
+    /// The stream is broken. Call Shutdown(), on another thread.
     virtual void OnBroken() = 0;
 
    protected:
@@ -47,8 +47,8 @@ class Stream {
     call_->StartCall(completions_->Tag(&started_));
   }
 
-  /// The message to fill and Send(), or nullptr while another write is under way or the stream is
-  /// not up. Whoever gets it must send it. May be called with the lane's lock held.
+  /// The message to fill and Send(), or nullptr during another write, or while the stream is not
+  /// up. The caller must send it. May be called with the lane's lock held.
   Request* BeginWrite() {
     const std::lock_guard lock(mutex_);
     if (!up_ || write_ends_ > 0) return nullptr;
@@ -56,14 +56,14 @@ class Stream {
     return &request_;
   }
 
-  /// Never blocks on the network. Call it without locks: gRPC may do the socket write here. True:
-  /// the write is finished already, and OnWritable() is not called for it.
+  /// Never blocks on the network. Call it without locks: gRPC may write to the socket here. True:
+  /// the write is already finished, without a call of OnWritable().
   bool Send() {
     call_->Write(request_, completions_->Tag(&written_));
     return EndWrite();
   }
 
-  /// Cancels what is left and returns, with the reason, once nothing runs or will run.
+  /// Cancels pending operations; returns the reason once no callback runs or will run.
   std::string Shutdown() {
     context_.TryCancel();
     std::unique_lock lock(mutex_);
@@ -72,7 +72,7 @@ class Stream {
   }
 
  private:
-  // Tells the completions of the stream's operations from each other.
+  // Tags the completions of the stream's operations.
   struct Operation final : rpc::Completion {
     using Method = void (Stream::*)(bool ok);
     Operation(Stream* operation_stream, Method operation_method)
@@ -109,8 +109,8 @@ class Stream {
     if (EndWrite() && ok) owner_->OnWritable();
   }
 
-  // A write is over when Send() has returned from gRPC and gRPC has told its completion, in
-  // whichever order. True, for the later one, if the next write may begin.
+  // A write is over when Send() has returned from gRPC and its completion was delivered, in any
+  // order. True, for the later one, if the next write may begin.
   bool EndWrite() {
     const std::lock_guard lock(mutex_);
     --write_ends_;
@@ -118,7 +118,7 @@ class Stream {
     return write_ends_ == 0 && up_;
   }
 
-  // No read is under way any more.
+  // No read is pending any more.
   void Break() {
     owner_->OnBroken();
     const std::lock_guard lock(mutex_);
@@ -127,7 +127,7 @@ class Stream {
     FinishIfIdle();
   }
 
-  // With mutex_ held, so that Shutdown() cannot return while gRPC is being called here.
+  // With mutex_ held, so that Shutdown() cannot return during this call of gRPC.
   void FinishIfIdle() {
     if (broken_ && write_ends_ == 0) call_->Finish(&status_, completions_->Tag(&finish_));
   }
@@ -156,7 +156,7 @@ class Stream {
   bool up_ = false;  // between OnStarted() and Break()
   bool broken_ = false;
   bool finished_ = false;
-  int write_ends_ = 0;  // of EndWrite() that the present write still waits for
+  int write_ends_ = 0;  // calls of EndWrite() that the current write waits for
 };
 
 }  // namespace farswap::remote

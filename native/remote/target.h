@@ -1,4 +1,4 @@
-// Where shards are kept: a memory server, as a Session reaches it. Calls come from any thread.
+// A place of shards: a memory server behind a Session. Any thread may call it.
 #pragma once
 
 #include <cstdint>

@@ -80,7 +80,7 @@ GotObject ReadResult(const v1::GetResponse::Result& result, tier::ObjectKey want
     case v1::OBJECT_STATUS_NOT_FOUND:
       return {GetResult::kNotFound, {}};
     case v1::OBJECT_STATUS_IO_ERROR:
-      // The record may be whole; it just cannot be had now.
+      // The record may be intact, but is not readable now.
       return {GetResult::kUnavailable, {}};
     default:
       return {GetResult::kCorrupt, {}};

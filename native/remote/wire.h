@@ -1,5 +1,5 @@
-// Between the tier's types and the messages of page_store.proto. What a memory server answers is
-// input from the world: nothing here trusts it, and nothing it says can be worse than kCorrupt.
+// Translates between the tier's types and the messages of page_store.proto. Answers of memory
+// servers are not trusted: the worst result is kCorrupt.
 #pragma once
 
 #include <optional>
@@ -11,13 +11,13 @@
 
 namespace farswap::remote {
 
-/// Whether what a server says of a whole call means that it will serve no other either.
+/// Whether the status of a whole call means that the server will serve no other either.
 std::optional<VolumeLoss> VolumeLossOf(int stream_status);
 
 /// Appends the page to the batch; its bytes are copied.
 void AppendObject(const tier::PageObject& page, v1::PutRequest* request);
 
-/// What a server's word about one stored page means to the tier.
+/// The tier's result for a server's status of one object.
 tier::PutResult PutResultOf(int status);
 
 struct GotObject {

@@ -255,8 +255,8 @@ TEST_F(ClusterTest, ServerOfAnotherProtocolIsNotUsedAndBothVersionsAreNamed) {
   const auto cluster = NewCluster(TestConfig({later.address()}));
   EXPECT_TRUE(Eventually([&] {
     return cluster->Servers()[0].last_error ==
-           "the server speaks version 3 of the page protocol, this host version 2: update the "
-           "older of the two";
+           "the server has version 3 of the page protocol, this host has version 2: update "
+           "the older of the two";
   }));
   EXPECT_FALSE(cluster->Writable());
 }
