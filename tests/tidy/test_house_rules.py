@@ -30,6 +30,7 @@ VAGUE_NAMES = {
 # Who a C++ layer may include, itself apart.
 CPP_LAYERS = {
     "base": set(),
+    "placement": {"base"},
     "tier": {"base"},
     "bpf": {"base", "tier"},
     "nbd": {"base", "tier"},

@@ -1,0 +1,466 @@
+#include "placement/planner.h"
+
+#include <algorithm>
+#include <cassert>
+
+namespace farswap::placement {
+
+using enum ReplicaState;
+
+Planner::Planner(const PlannerConfig& config)
+    : config_(config),
+      words_(std::make_unique<std::atomic<std::uint64_t>[]>(config.shards)),
+      random_(config.seed) {
+  assert(config.replicas >= 1 && config.replicas <= ReplicaSet::kReplicasMax);
+  // Hosts do not move shards in step.
+  rebalance_at_ = Time(
+      static_cast<std::int64_t>(Pick(static_cast<std::size_t>(config.rebalance_every.count()))));
+}
+
+// --- What a shard needs: a function of its set and of the members.
+
+Planner::Need Planner::NeedOf(const ReplicaSet& set) const {
+  if (set.empty() || set.Count(kJoining) > 0) return Need::kNothing;
+  const std::size_t current = set.Count(kCurrent);
+  const auto stale = StaleToRejoin(set);
+  if (current == 0) return stale ? Need::kPromote : Need::kNothing;
+  if (!SourceOf(set)) return Need::kNothing;
+  bool waits = false;
+  bool leaves = false;
+  for (const Replica& replica : set.All()) {
+    if (replica.state == kStale) waits |= !ReplaceNow(replica.member);
+    if (replica.state == kCurrent) leaves |= members_[replica.member].reported.leaving;
+  }
+  if (current < config_.replicas) {
+    if (stale) return Need::kRejoin;
+    return waits ? Need::kNothing : Need::kReplace;
+  }
+  return leaves ? Need::kMove : Need::kNothing;
+}
+
+// A member that is back and has room for the changes.
+std::optional<MemberIndex> Planner::StaleToRejoin(const ReplicaSet& set) const {
+  for (const Replica& replica : set.All()) {
+    if (replica.state == kStale && members_[replica.member].takes_shards()) return replica.member;
+  }
+  return std::nullopt;
+}
+
+bool Planner::ReplaceNow(MemberIndex stale) const {
+  const State& member = members_[stale];
+  return member.away ? member.replaced : !member.takes_shards();
+}
+
+std::optional<MemberIndex> Planner::SourceOf(const ReplicaSet& set) const {
+  for (const Replica& replica : set.All()) {
+    if (replica.state == kCurrent && members_[replica.member].present()) return replica.member;
+  }
+  return std::nullopt;
+}
+
+// --- Where a replica goes.
+
+std::size_t Planner::Pick(std::size_t count) {
+  return std::uniform_int_distribution<std::size_t>(0, count - 1)(random_);
+}
+
+// The emptier of two random ones: M. Mitzenmacher, The Power of Two Choices, IEEE TPDS 12(10),
+// 2001.
+std::optional<MemberIndex> Planner::Emptier(std::span<const MemberIndex> members) {
+  if (members.empty()) return std::nullopt;
+  const MemberIndex first = members[Pick(members.size())];
+  const MemberIndex second = members[Pick(members.size())];
+  const auto fullness = [this](MemberIndex index) { return members_[index].reported.fullness(); };
+  return fullness(second) < fullness(first) ? second : first;
+}
+
+bool Planner::SharesDomain(MemberIndex member, const ReplicaSet& set,
+                           std::optional<MemberIndex> except) const {
+  for (const Replica& replica : set.All()) {
+    if (replica.state == kNone || replica.member == except || replica.state == kStale) continue;
+    if (members_[replica.member].reported.domain == members_[member].reported.domain) return true;
+  }
+  return false;
+}
+
+// A member for one more replica: of a copyset with all that stay, or else of any copyset of the
+// host's in another failure domain, or else of any.
+std::optional<MemberIndex> Planner::Target(const ReplicaSet& set,
+                                           std::optional<MemberIndex> leaver) {
+  std::array<std::vector<MemberIndex>, 3> choices;
+  for (const Copyset& copyset : copysets_) {
+    const auto in_copyset = [&](const Replica& replica) {
+      return replica.state != kCurrent || replica.member == leaver ||
+             std::ranges::find(copyset.All(), replica.member) != copyset.All().end();
+    };
+    const bool together = std::ranges::all_of(set.All(), in_copyset);
+    for (const MemberIndex member : copyset.All()) {
+      if (!members_[member].takes_shards() || set.StateOf(member)) continue;
+      const std::size_t rank = SharesDomain(member, set, leaver) ? 2 : together ? 0 : 1;
+      choices[rank].push_back(member);
+    }
+  }
+  for (const auto& members : choices) {
+    if (const auto chosen = Emptier(members)) return chosen;
+  }
+  return std::nullopt;
+}
+
+// A member that was never reported takes no shards.
+Planner::State& Planner::StateOf(MemberIndex index) {
+  if (index >= members_.size()) members_.resize(index + std::size_t{1});
+  return members_[index];
+}
+
+ReplicaSet Planner::Place(ShardIndex shard) {
+  if (const ReplicaSet set = SetOf(shard); !set.empty()) return set;
+  const auto fullest = [this](const Copyset& copyset) {
+    double most = 0.0;
+    for (const MemberIndex member : copyset.All()) {
+      most = std::max(most, members_[member].reported.fullness());
+    }
+    return most;
+  };
+  std::vector<const Copyset*> usable;
+  for (const Copyset& copyset : copysets_) {
+    const bool takes = std::ranges::all_of(
+        copyset.All(), [this](MemberIndex member) { return members_[member].takes_shards(); });
+    if (takes && copyset.count >= config_.replicas) usable.push_back(&copyset);
+  }
+  ReplicaSet set;
+  if (!usable.empty()) {
+    const Copyset* first = usable[Pick(usable.size())];
+    const Copyset* second = usable[Pick(usable.size())];
+    const Copyset* chosen = fullest(*second) < fullest(*first) ? second : first;
+    for (const MemberIndex member : chosen->All().first(config_.replicas)) {
+      set = set.With(member, kCurrent);
+    }
+  }
+  // No copyset is whole: as many replicas as there are members.
+  while (set.Count(kCurrent) < config_.replicas) {
+    const auto member = Target(set, std::nullopt);
+    if (!member) break;
+    set = set.With(*member, kCurrent);
+  }
+  if (set.Count(kCurrent) < config_.replicas) scan_wanted_ = true;
+  Change(shard, set);
+  return set;
+}
+
+// --- The one place where a shard's set changes.
+
+void Planner::Change(ShardIndex shard, ReplicaSet set) {
+  const ReplicaSet before = SetOf(shard);
+  const auto indebted = [this](const ReplicaSet& each) {
+    return !each.empty() && each.Count(kCurrent) < config_.replicas;
+  };
+  debt_ += (indebted(set) ? 1u : 0u) - (indebted(before) ? 1u : 0u);
+  for (const Replica& replica : before.All()) {
+    if (replica.state != kNone) --members_[replica.member].replicas;
+  }
+  for (const Replica& replica : set.All()) {
+    if (replica.state != kNone) ++members_[replica.member].replicas;
+  }
+  words_[shard].store(set.word(), std::memory_order_release);
+}
+
+// --- Events.
+
+void Planner::SetReplicas(std::size_t replicas) {
+  assert(replicas >= 1 && replicas <= ReplicaSet::kReplicasMax);
+  config_.replicas = replicas;
+  debt_ = 0;
+  for (ShardIndex shard = 0; shard < config_.shards; ++shard) {
+    const ReplicaSet set = SetOf(shard);
+    debt_ += !set.empty() && set.Count(kCurrent) < replicas ? 1 : 0;
+    if (!jobs_.contains(shard)) Trim(shard);
+  }
+  scan_wanted_ = true;
+}
+
+void Planner::Report(MemberIndex index, const Member& member) {
+  State& state = StateOf(index);
+  const bool took_shards = state.takes_shards();
+  const bool left = state.reported.leaving;
+  state.reported = member;
+  state.known = true;
+  scan_wanted_ |= took_shards != state.takes_shards() || left != member.leaving;
+}
+
+void Planner::MemberAway(MemberIndex index, Time now) {
+  State& member = StateOf(index);
+  if (member.away) return;
+  member.away = true;
+  member.away_since = now;
+  if (member.replicas == 0) return;
+  for (ShardIndex shard = 0; shard < config_.shards; ++shard) {
+    if (SetOf(shard).StateOf(index)) ReplicaMissed(shard, index);
+  }
+}
+
+void Planner::MemberBack(MemberIndex index, bool intact) {
+  State& member = StateOf(index);
+  member.away = member.replaced = false;
+  scan_wanted_ = true;
+  if (intact) return;
+  for (ShardIndex shard = 0; shard < config_.shards; ++shard) {
+    if (SetOf(shard).StateOf(index)) ReplicaMissed(shard, index);
+  }
+}
+
+void Planner::MemberGone(MemberIndex index) {
+  State& member = StateOf(index);
+  member = State{.reported = {}, .replicas = member.replicas};
+  scan_wanted_ = true;
+  for (ShardIndex shard = 0; shard < config_.shards && member.replicas > 0; ++shard) {
+    if (!SetOf(shard).StateOf(index)) continue;
+    const auto job = jobs_.find(shard);
+    if (job != jobs_.end() && job->second.member == index) Abandon(shard);
+    if (SetOf(shard).StateOf(index)) Change(shard, SetOf(shard).With(index, kNone));
+    const ReplicaSet left = SetOf(shard);
+    if (left.empty()) ++lost_;
+    // The joining one has what was written since it joined; there is nothing left to copy from.
+    if (left.Count(kCurrent) == 0 && jobs_.contains(shard)) SkipToCompare(shard);
+  }
+}
+
+void Planner::ReplicaMissed(ShardIndex shard, MemberIndex member) {
+  const auto job = jobs_.find(shard);
+  if (job != jobs_.end() && job->second.member == member) Abandon(shard);
+  const ReplicaSet set = SetOf(shard);
+  if (set.StateOf(member) != kCurrent || set.Count(kCurrent) == 1) return;
+  Change(shard, set.With(member, kStale));
+  scan_wanted_ = true;
+}
+
+bool Planner::MayDrop(ShardIndex shard, MemberIndex member) const {
+  const ReplicaSet set = SetOf(shard);
+  return !set.StateOf(member) && set.Count(kCurrent) >= config_.replicas;
+}
+
+// --- Jobs.
+
+// Sorts shards by what they need. Cheap enough at each event: a word a shard.
+void Planner::Scan() {
+  scan_wanted_ = false;
+  for (auto& shards : waiting_) shards.clear();
+  for (ShardIndex shard = 0; shard < config_.shards; ++shard) {
+    const Need need = NeedOf(SetOf(shard));
+    if (need != Need::kNothing) waiting_[static_cast<std::size_t>(need)].push_back(shard);
+  }
+}
+
+void Planner::StartJobs() {
+  for (auto& shards : waiting_) {
+    std::vector<ShardIndex> stuck;
+    while (!shards.empty() && jobs_.size() < config_.jobs_max) {
+      const ShardIndex shard = shards.back();
+      shards.pop_back();
+      if (!StartJob(shard)) stuck.push_back(shard);
+    }
+    // Without a member that could take them: until a scan finds one.
+    if (jobs_.size() >= config_.jobs_max) {
+      shards.insert(shards.end(), stuck.begin(), stuck.end());
+      return;
+    }
+  }
+}
+
+bool Planner::StartJob(ShardIndex shard) {
+  const ReplicaSet set = SetOf(shard);
+  const Need need = NeedOf(set);
+  if (need == Need::kNothing) return true;
+  if (need == Need::kPromote || need == Need::kRejoin) {
+    // Where every current replica is gone, the host finds out by comparing what the stale one
+    // lacks.
+    Join(shard, *StaleToRejoin(set), std::nullopt, true,
+         need == Need::kPromote ? Action::Kind::kCompare : Action::Kind::kSettle);
+    return true;
+  }
+  // In a full set one replica makes room: a stale one, or else the one that leaves.
+  std::optional<MemberIndex> leaver;
+  for (const Replica& replica : set.All()) {
+    const bool leaves = replica.state == kCurrent && members_[replica.member].reported.leaving;
+    if (replica.state == kStale || (leaves && !leaver)) leaver = replica.member;
+  }
+  const auto target = Target(set, leaver);
+  if (target) Join(shard, *target, set.full() ? leaver : std::nullopt, false);
+  return target.has_value();
+}
+
+void Planner::Join(ShardIndex shard, MemberIndex member, std::optional<MemberIndex> leaver,
+                   bool changes_only, Action::Kind first) {
+  ReplicaSet set = SetOf(shard);
+  if (leaver) set = set.With(*leaver, kNone);
+  Change(shard, set.With(member, kJoining));
+  jobs_[shard] = Job{.id = ++last_job_,
+                     .member = member,
+                     .leaver = leaver,
+                     .changes_only = changes_only,
+                     .step = first};
+}
+
+void Planner::SkipToCompare(ShardIndex shard) {
+  Job& job = jobs_.at(shard);
+  job.id = ++last_job_;
+  job.step = Action::Kind::kCompare;
+  job.under_way = false;
+}
+
+void Planner::Finished(const Action& action, ActionResult result, Time now, Time retry_after) {
+  const auto found = jobs_.find(action.shard);
+  if (found == jobs_.end() || action.kind == Action::Kind::kDrop) return;
+  Job& job = found->second;
+  if (!job.under_way || job.id != action.job || job.step != action.kind) return;
+  job.under_way = false;
+  if (result == ActionResult::kFailed) {
+    Abandon(action.shard);
+    resume_at_ = now + config_.retry_after;
+  } else if (result == ActionResult::kLater) {
+    job.not_before = now + retry_after;
+  } else if (job.step == Action::Kind::kSettle) {
+    job.step = Action::Kind::kCopy;
+  } else if (job.step == Action::Kind::kCopy) {
+    job.step = Action::Kind::kCompare;
+  } else {
+    Complete(action.shard, Job(job));
+  }
+}
+
+void Planner::Complete(ShardIndex shard, const Job& job) {
+  jobs_.erase(shard);
+  Change(shard, SetOf(shard).With(job.member, kCurrent));
+  if (job.leaver) Drop(shard, *job.leaver);
+  Trim(shard);
+  scan_wanted_ |= NeedOf(SetOf(shard)) != Need::kNothing;
+}
+
+// The joining replica leaves. One that had an older copy stays what it was.
+void Planner::Abandon(ShardIndex shard) {
+  const auto job = jobs_.extract(shard);
+  const ReplicaSet set = SetOf(shard);
+  Change(shard, set.With(job.mapped().member, job.mapped().changes_only ? kStale : kNone));
+  scan_wanted_ = true;
+}
+
+// Takes out what is more than wanted: those that leave first, then the fullest.
+void Planner::Trim(ShardIndex shard) {
+  ReplicaSet set = SetOf(shard);
+  while (set.Count(kCurrent) >= config_.replicas) {
+    const bool surplus = set.Count(kCurrent) > config_.replicas;
+    std::optional<MemberIndex> worst;
+    double worst_rank = 0.0;
+    for (const Replica& replica : set.All()) {
+      const bool candidate = replica.state == kStale || (surplus && replica.state == kCurrent);
+      if (!candidate) continue;
+      const Member& member = members_[replica.member].reported;
+      const double rank = replica.state == kStale ? 3.0
+                          : member.leaving        ? 2.0
+                                                  : std::min(1.0, member.fullness());
+      if (!worst || rank > worst_rank) worst = replica.member, worst_rank = rank;
+    }
+    if (!worst) return;
+    set = set.With(*worst, kNone);
+    Change(shard, set);
+    Drop(shard, *worst);
+  }
+}
+
+// A member that is away is asked when it is back which shards it has.
+void Planner::Drop(ShardIndex shard, MemberIndex member) {
+  if (!members_[member].present()) return;
+  drops_.push_back({.kind = Action::Kind::kDrop,
+                    .shard = shard,
+                    .member = member,
+                    .generation = SetOf(shard).generation()});
+}
+
+// --- Rebalancing: shards of the fullest member that has some go to emptier ones.
+
+void Planner::Rebalance() {
+  std::optional<MemberIndex> fullest;
+  for (std::size_t index = 0; index < members_.size(); ++index) {
+    const State& member = members_[index];
+    if (member.replicas == 0 || !member.present()) continue;
+    if (!fullest || member.reported.fullness() > members_[*fullest].reported.fullness()) {
+      fullest = static_cast<MemberIndex>(index);
+    }
+  }
+  while (fullest && jobs_.size() < config_.jobs_max && MoveOneFrom(*fullest)) continue;
+}
+
+bool Planner::MoveOneFrom(MemberIndex fullest) {
+  const double limit = members_[fullest].reported.fullness() - config_.imbalance_max;
+  const std::size_t start = Pick(config_.shards);
+  for (std::size_t i = 0; i < config_.shards; ++i) {
+    const auto shard = static_cast<ShardIndex>((start + i) % config_.shards);
+    const ReplicaSet set = SetOf(shard);
+    if (set.StateOf(fullest) != kCurrent || set.Count(kCurrent) != config_.replicas) continue;
+    if (set.Count(kJoining) + set.Count(kStale) > 0) continue;
+    const auto target = Target(set, fullest);
+    if (!target || members_[*target].reported.fullness() > limit) return false;
+    Join(shard, *target, set.full() ? std::optional(fullest) : std::nullopt, false);
+    return true;
+  }
+  return false;
+}
+
+// --- Time.
+
+void Planner::Tick(Time now, std::vector<Action>* actions) {
+  for (State& member : members_) {
+    if (member.away && !member.replaced && now - member.away_since >= config_.repair_after) {
+      member.replaced = scan_wanted_ = true;
+    }
+  }
+  if (now >= resume_at_) {
+    if (scan_wanted_) Scan();
+    StartJobs();
+  }
+  if (now >= rebalance_at_) {
+    rebalance_at_ = now + config_.rebalance_every;
+    if (jobs_.empty()) Rebalance();
+  }
+  Issue(now, actions);
+}
+
+void Planner::Issue(Time now, std::vector<Action>* actions) {
+  actions->insert(actions->end(), drops_.begin(), drops_.end());
+  drops_.clear();
+  std::vector<ShardIndex> without_source;
+  for (auto& [shard, job] : jobs_) {
+    if (job.under_way || job.not_before > now) continue;
+    const ReplicaSet set = SetOf(shard);
+    const auto source = job.step == Action::Kind::kCopy ? SourceOf(set) : job.member;
+    if (!source) {
+      without_source.push_back(shard);
+      continue;
+    }
+    job.under_way = true;
+    actions->push_back({.kind = job.step,
+                        .shard = shard,
+                        .member = job.member,
+                        .source = *source,
+                        .generation = set.generation(),
+                        .changes_only = job.changes_only,
+                        .job = job.id});
+  }
+  for (const ShardIndex shard : without_source) Abandon(shard);
+}
+
+Time Planner::NextTick(Time now) const {
+  Time next = rebalance_at_;
+  for (const auto& [shard, job] : jobs_) {
+    if (!job.under_way) next = std::min(next, job.not_before);
+  }
+  for (const State& member : members_) {
+    if (member.away && !member.replaced) {
+      next = std::min(next, member.away_since + config_.repair_after);
+    }
+  }
+  if (scan_wanted_) next = std::min(next, resume_at_);
+  if (!drops_.empty()) next = now;
+  return std::max(next, now);
+}
+
+}  // namespace farswap::placement

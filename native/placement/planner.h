@@ -1,0 +1,200 @@
+// Where the shards of one volume are kept, and every step by which that changes: placement at the
+// first write, replicas that fall behind and come back, repair, drain, rebalancing.
+//
+// The planner does no I/O, owns no thread and reads no clock. Events go in, actions come out, and
+// the same events with the same seed give the same actions: daemon and simulator drive this code.
+// The host is the only writer of its map, so nothing here needs agreement between hosts.
+//
+// A replica joins in four steps, each an action that the caller reports as done:
+//
+//   the set changes   the member is joining: from now on it gets every Put and Discard
+//   kSettle           every Put sent to an older set has been answered
+//   kCopy             the source has copied the shard, or what changed, to the member
+//   kCompare          the host has compared the member's list with its slot table, and corrected it
+//   the set changes   the member is current; a replica that it takes the place of leaves
+//
+// What must hold:
+//   - A shard's last current replica stays current while its member is away: no Put reaches anyone,
+//     so it misses none. Only a store that is gone ends it.
+//   - A replica is dropped only when the shard has as many current ones as are wanted.
+//   - A member that is away for less than `repair_after` is waited for, and then gets the changes.
+//
+// The caller applies what happened, then calls Tick(), and again at NextTick(). One thread at a
+// time; SetOf() is for any thread at any time.
+#pragma once
+
+#include <atomic>
+#include <chrono>
+#include <cstddef>
+#include <cstdint>
+#include <memory>
+#include <optional>
+#include <random>
+#include <span>
+#include <unordered_map>
+#include <vector>
+
+#include "placement/copysets.h"
+#include "placement/replica_set.h"
+
+namespace farswap::placement {
+
+/// Of any clock that only goes forward.
+using Time = std::chrono::milliseconds;
+using ShardIndex = std::uint32_t;
+
+struct PlannerConfig {
+  std::size_t shards = 0;
+  std::size_t replicas = 1;                     // 1 to 3
+  std::size_t jobs_max = 2;                     // replicas that join at a time
+  Time repair_after = std::chrono::minutes(5);  // a member away for longer is replaced
+  Time retry_after = std::chrono::seconds(1);   // no replica joins for so long after one failed to
+  Time rebalance_every = std::chrono::minutes(10);
+  double imbalance_max = 0.1;  // of fullness between two members, above which a shard moves
+  std::uint64_t seed = 0;
+};
+
+/// What is known of a member.
+struct Member {
+  std::uint32_t domain = 0;
+  std::uint64_t capacity_bytes = 0;
+  std::uint64_t used_bytes = 0;
+  bool full = false;     // takes no new pages
+  bool leaving = false;  // draining: its shards go elsewhere
+
+  double fullness() const {
+    return capacity_bytes == 0
+               ? 1.0
+               : static_cast<double>(used_bytes) / static_cast<double>(capacity_bytes);
+  }
+};
+
+struct Action {
+  enum class Kind : std::uint8_t { kSettle, kCopy, kCompare, kDrop };
+  Kind kind;
+  ShardIndex shard;
+  MemberIndex member;            // that joins, or drops the shard
+  MemberIndex source = member;   // of kCopy
+  std::uint32_t generation = 0;  // of the shard's set
+  bool changes_only = false;     // kCopy: the member has an older copy
+  std::uint64_t job = 0;
+};
+
+enum class ActionResult : std::uint8_t {
+  kDone,
+  kFailed,
+  kLater,  // the member has no copy slot to grant: ask again after `retry_after`
+};
+
+class Planner {
+ public:
+  explicit Planner(const PlannerConfig& config);
+
+  /// The sets that new replicas are placed in. Called when members come or go for good.
+  void UseCopysets(std::vector<Copyset> copysets) { copysets_ = std::move(copysets); }
+  void SetReplicas(std::size_t replicas);
+
+  // Members. A member is present from its first report on.
+  void Report(MemberIndex index, const Member& member);
+  void MemberAway(MemberIndex index, Time now);
+  /// `intact`: everything that it acknowledged is still there.
+  void MemberBack(MemberIndex index, bool intact);
+  /// Its store is gone, with all replicas on it.
+  void MemberGone(MemberIndex index);
+
+  // Shards.
+  /// The set of a shard whose first page is about to be written. Empty: no member has room.
+  ReplicaSet Place(ShardIndex shard);
+  /// A Put or Discard did not reach the replica.
+  void ReplicaMissed(ShardIndex shard, MemberIndex member);
+  /// A member that is back has the shard. True: it may drop that.
+  bool MayDrop(ShardIndex shard, MemberIndex member) const;
+
+  /// The outcome of an action; of one that was overtaken it changes nothing.
+  void Finished(const Action& action, ActionResult result, Time now, Time retry_after = {});
+  /// Appends what is to be done now.
+  void Tick(Time now, std::vector<Action>* actions);
+  /// When Tick() next has something to do though no event comes.
+  Time NextTick(Time now) const;
+
+  ReplicaSet SetOf(ShardIndex shard) const {
+    return ReplicaSet(words_[shard].load(std::memory_order_acquire));
+  }
+  std::uint32_t ReplicasOn(MemberIndex index) const {
+    return index < members_.size() ? members_[index].replicas : 0;
+  }
+  /// Shards with fewer current replicas than wanted.
+  std::uint32_t debt() const { return debt_; }
+  /// Shards whose every replica was on stores that are gone.
+  std::uint32_t lost() const { return lost_; }
+  std::size_t jobs() const { return jobs_.size(); }
+
+ private:
+  struct State {
+    Member reported;
+    bool known = false;
+    bool away = false;
+    bool replaced = false;  // away for longer than repair_after
+    Time away_since{};
+    std::uint32_t replicas = 0;
+
+    bool present() const { return known && !away; }
+    bool takes_shards() const { return present() && !reported.full && !reported.leaving; }
+  };
+
+  // What a shard is short of, most urgent first.
+  enum class Need : std::uint8_t { kPromote, kReplace, kRejoin, kMove, kNothing };
+  struct Job {
+    std::uint64_t id;
+    MemberIndex member;
+    std::optional<MemberIndex> leaver;  // of a set that was full: it made room for the member
+    bool changes_only;
+    Action::Kind step = Action::Kind::kSettle;
+    bool under_way = false;
+    Time not_before{};
+  };
+
+  Need NeedOf(const ReplicaSet& set) const;
+  std::optional<MemberIndex> StaleToRejoin(const ReplicaSet& set) const;
+  std::optional<MemberIndex> SourceOf(const ReplicaSet& set) const;
+  bool ReplaceNow(MemberIndex stale) const;
+  std::optional<MemberIndex> Target(const ReplicaSet& set, std::optional<MemberIndex> leaver);
+  std::optional<MemberIndex> Emptier(std::span<const MemberIndex> members);
+  bool SharesDomain(MemberIndex member, const ReplicaSet& set,
+                    std::optional<MemberIndex> except) const;
+
+  void Change(ShardIndex shard, ReplicaSet set);
+  void Scan();
+  void StartJobs();
+  bool StartJob(ShardIndex shard);
+  void Join(ShardIndex shard, MemberIndex member, std::optional<MemberIndex> leaver,
+            bool changes_only, Action::Kind first = Action::Kind::kSettle);
+  void SkipToCompare(ShardIndex shard);
+  void Complete(ShardIndex shard, const Job& job);
+  void Abandon(ShardIndex shard);
+  void Trim(ShardIndex shard);
+  void Drop(ShardIndex shard, MemberIndex member);
+  void Rebalance();
+  bool MoveOneFrom(MemberIndex fullest);
+  State& StateOf(MemberIndex index);
+  void Issue(Time now, std::vector<Action>* actions);
+  std::size_t Pick(std::size_t count);
+
+  PlannerConfig config_;
+  std::vector<Copyset> copysets_;
+  std::vector<State> members_;  // by index
+  std::unique_ptr<std::atomic<std::uint64_t>[]> words_;
+  std::uint32_t debt_ = 0;
+  std::uint32_t lost_ = 0;
+
+  std::array<std::vector<ShardIndex>, static_cast<std::size_t>(Need::kNothing)> waiting_;
+  bool scan_wanted_ = false;
+  std::unordered_map<ShardIndex, Job> jobs_;
+  std::vector<Action> drops_;  // for the next Tick()
+  std::uint64_t last_job_ = 0;
+  Time resume_at_{};  // no job starts before
+  Time rebalance_at_{};
+  std::mt19937_64 random_;
+};
+
+}  // namespace farswap::placement

@@ -1,0 +1,107 @@
+// Which members keep a shard, in one 64-bit word that the data path reads without a lock.
+//
+//   bits 0..41    3 replicas, each a 12-bit member index and a 2-bit state
+//   bits 42..63   generation: raised by every change
+//
+//   none ──▶ joining ──▶ current ──▶ stale ──▶ joining
+//              │            ▲                     (the others change; the word never grows)
+//              ▼            │
+//             none        placed: a shard without pages starts current everywhere
+//
+// A Put goes to joining and current replicas, a Get to current ones.
+#pragma once
+
+#include <array>
+#include <cstddef>
+#include <cstdint>
+#include <optional>
+
+namespace farswap::placement {
+
+/// A member keeps its index for ever.
+using MemberIndex = std::uint16_t;
+inline constexpr std::size_t kMembersMax = 4096;
+
+enum class ReplicaState : std::uint8_t {
+  kNone,
+  kJoining,  // being copied; takes Puts and Discards, serves no Get
+  kCurrent,  // has every page of the shard
+  kStale,    // missed a Put or a Discard
+};
+
+struct Replica {
+  MemberIndex member = 0;
+  ReplicaState state = ReplicaState::kNone;
+  bool operator==(const Replica&) const = default;
+};
+
+/// A value. Replicas are packed: those in state none come last.
+class ReplicaSet {
+ public:
+  static constexpr std::size_t kReplicasMax = 3;
+
+  ReplicaSet() = default;
+  explicit ReplicaSet(std::uint64_t word) : word_(word) {}
+  std::uint64_t word() const { return word_; }
+  bool operator==(const ReplicaSet&) const = default;
+
+  Replica At(std::size_t index) const {
+    const std::uint64_t bits = word_ >> (index * kReplicaBits);
+    return {static_cast<MemberIndex>(bits & (kMembersMax - 1)),
+            static_cast<ReplicaState>(bits >> kMemberBits & 3)};
+  }
+  std::array<Replica, kReplicasMax> All() const { return {At(0), At(1), At(2)}; }
+
+  /// 22 bits; wraps, so that only equality means something.
+  std::uint32_t generation() const { return static_cast<std::uint32_t>(word_ >> kGenerationShift); }
+
+  std::size_t Count(ReplicaState state) const {
+    std::size_t count = 0;
+    for (const Replica& replica : All()) count += replica.state == state ? 1 : 0;
+    return count;
+  }
+  /// Never placed, or every store that had it is gone.
+  bool empty() const { return At(0).state == ReplicaState::kNone; }
+  bool full() const { return At(kReplicasMax - 1).state != ReplicaState::kNone; }
+
+  std::optional<ReplicaState> StateOf(MemberIndex member) const {
+    for (const Replica& replica : All()) {
+      if (replica.state != ReplicaState::kNone && replica.member == member) return replica.state;
+    }
+    return std::nullopt;
+  }
+
+  /// With another generation and the member's replica in this state: added when it is none of the
+  /// set, taken out for kNone. The set is not full when one is added.
+  ReplicaSet With(MemberIndex member, ReplicaState state) const {
+    std::uint64_t word = (word_ >> kGenerationShift) + 1;
+    word <<= kGenerationShift;
+    std::size_t count = 0;
+    bool seen = false;
+    for (const Replica& replica : All()) {
+      if (replica.state == ReplicaState::kNone) break;
+      const bool its = replica.member == member;
+      seen |= its;
+      const Replica now{replica.member, its ? state : replica.state};
+      if (now.state != ReplicaState::kNone) word |= Bits(now) << (count++ * kReplicaBits);
+    }
+    if (!seen && state != ReplicaState::kNone) {
+      word |= Bits({member, state}) << (count * kReplicaBits);
+    }
+    return ReplicaSet(word);
+  }
+
+ private:
+  static constexpr unsigned kMemberBits = 12;
+  static constexpr unsigned kReplicaBits = kMemberBits + 2;
+  static constexpr unsigned kGenerationShift = kReplicaBits * kReplicasMax;
+  static_assert(kMembersMax == 1 << kMemberBits);
+
+  static std::uint64_t Bits(Replica replica) {
+    return replica.member | std::uint64_t{static_cast<std::uint8_t>(replica.state)} << kMemberBits;
+  }
+
+  std::uint64_t word_ = 0;
+};
+
+}  // namespace farswap::placement

@@ -1,0 +1,3 @@
+farswap_test(placement_test
+  SOURCES placement_copysets_test.cc placement_planner_test.cc placement_random_test.cc
+  LIBRARIES farswap_placement)

@@ -1,0 +1,410 @@
+// The planner, event by event: what it does for a shard, and what it refuses to do.
+#include <gtest/gtest.h>
+
+#include <algorithm>
+#include <array>
+#include <memory>
+#include <vector>
+
+#include "placement/planner.h"
+
+namespace farswap::placement {
+namespace {
+
+using enum ReplicaState;
+using Kind = Action::Kind;
+using namespace std::chrono_literals;
+
+class PlannerTest : public ::testing::Test {
+ protected:
+  // Members 0 to count-1, each in a domain of its own, a tenth of each used.
+  void Make(std::size_t replicas, std::size_t count, std::size_t shards = 8) {
+    planner_ = std::make_unique<Planner>(PlannerConfig{.shards = shards,
+                                                       .replicas = replicas,
+                                                       .jobs_max = 2,
+                                                       .rebalance_every = 1000h,
+                                                       .seed = 1});
+    std::vector<Peer> peers;
+    for (std::size_t i = 0; i < count; ++i) {
+      const auto index = static_cast<MemberIndex>(i);
+      reports_.push_back({.domain = index, .capacity_bytes = 1000, .used_bytes = 100});
+      planner_->Report(index, reports_.back());
+      peers.push_back({.member = index, .id = HashOf(i, 9), .domain = index});
+    }
+    planner_->UseCopysets(MakeCopysets(peers, replicas, 4));
+  }
+
+  void Report(MemberIndex index, auto change) {
+    change(&reports_[index]);
+    planner_->Report(index, reports_[index]);
+  }
+
+  std::vector<Action> Tick() {
+    std::vector<Action> actions;
+    planner_->Tick(now_, &actions);
+    return actions;
+  }
+
+  void Finish(const Action& action, ActionResult result = ActionResult::kDone) {
+    planner_->Finished(action, result, now_, 5s);
+  }
+
+  // Does all that there is to do, each step at once; returns what was done.
+  std::vector<Action> Work() {
+    std::vector<Action> all;
+    for (auto actions = Tick(); !actions.empty(); actions = Tick()) {
+      for (const Action& action : actions) {
+        all.push_back(action);
+        Finish(action);
+      }
+    }
+    return all;
+  }
+
+  static std::vector<MemberIndex> In(const ReplicaSet& set, ReplicaState state) {
+    std::vector<MemberIndex> members;
+    for (const Replica& replica : set.All()) {
+      if (replica.state == state) members.push_back(replica.member);
+    }
+    return members;
+  }
+
+  // A shard's first member and the others.
+  MemberIndex First(ShardIndex shard) { return planner_->SetOf(shard).At(0).member; }
+
+  std::unique_ptr<Planner> planner_;
+  std::vector<Member> reports_;
+  Time now_ = 1h;
+};
+
+TEST_F(PlannerTest, PlacesAShardOnAsManyMembersAsWanted) {
+  Make(3, 5);
+  const ReplicaSet set = planner_->Place(2);
+  EXPECT_EQ(set.Count(kCurrent), 3u);
+  EXPECT_EQ(planner_->SetOf(2), set);
+  EXPECT_EQ(planner_->Place(2), set) << "once";
+  EXPECT_TRUE(planner_->SetOf(1).empty());
+  EXPECT_EQ(planner_->debt(), 0u);
+}
+
+TEST_F(PlannerTest, PrefersTheEmptierMembers) {
+  Make(1, 2, 200);
+  Report(0, [](Member* member) { member->used_bytes = 900; });
+  for (ShardIndex shard = 0; shard < 200; ++shard) planner_->Place(shard);
+  EXPECT_NEAR(planner_->ReplicasOn(0), 50, 25) << "chosen when both random choices are it";
+}
+
+TEST_F(PlannerTest, PlacesNothingOnMembersThatAreFullLeavingOrAway) {
+  Make(1, 4);
+  Report(0, [](Member* member) { member->full = true; });
+  Report(1, [](Member* member) { member->leaving = true; });
+  planner_->MemberAway(2, now_);
+  for (ShardIndex shard = 0; shard < 8; ++shard) EXPECT_EQ(planner_->Place(shard).At(0).member, 3);
+}
+
+TEST_F(PlannerTest, StartsDegradedWhereMembersAreTooFewAndCatchesUp) {
+  Make(2, 2);
+  planner_->MemberAway(1, now_);
+  EXPECT_EQ(planner_->Place(0).Count(kCurrent), 1u);
+  EXPECT_EQ(planner_->debt(), 1u);
+  EXPECT_TRUE(Work().empty());
+  planner_->MemberBack(1, true);
+  Work();
+  EXPECT_EQ(planner_->SetOf(0).Count(kCurrent), 2u);
+  EXPECT_EQ(planner_->debt(), 0u);
+}
+
+TEST_F(PlannerTest, WithoutRoomAnywhereAShardIsNotPlaced) {
+  Make(1, 1);
+  Report(0, [](Member* member) { member->full = true; });
+  EXPECT_TRUE(planner_->Place(0).empty());
+}
+
+TEST_F(PlannerTest, WaitsForAMemberThatIsAwayAndThenCopiesTheChangesOnly) {
+  Make(2, 3);
+  planner_->Place(0);
+  const MemberIndex away = First(0);
+  planner_->MemberAway(away, now_);
+  EXPECT_EQ(planner_->SetOf(0).StateOf(away), kStale);
+  EXPECT_EQ(planner_->debt(), 1u);
+  now_ += 4min;
+  EXPECT_TRUE(Tick().empty());
+  planner_->MemberBack(away, true);
+  const auto done = Work();
+  ASSERT_EQ(done.size(), 3u);
+  for (const Action& action : done) EXPECT_EQ(action.member, away);
+  EXPECT_TRUE(done[1].changes_only);
+  EXPECT_EQ(planner_->SetOf(0).Count(kCurrent), 2u);
+}
+
+TEST_F(PlannerTest, ReplacesAMemberThatIsAwayForTooLong) {
+  Make(2, 3);
+  planner_->Place(0);
+  const MemberIndex away = First(0);
+  planner_->MemberAway(away, now_);
+  now_ += 5min;
+  EXPECT_EQ(planner_->NextTick(now_), now_);
+  const auto done = Work();
+  ASSERT_EQ(done.size(), 3u);
+  EXPECT_NE(done[0].member, away);
+  EXPECT_FALSE(done[1].changes_only);
+  EXPECT_FALSE(planner_->SetOf(0).StateOf(away));
+  EXPECT_EQ(planner_->debt(), 0u);
+  EXPECT_TRUE(planner_->MayDrop(0, away)) << "when it is back";
+}
+
+TEST_F(PlannerTest, TheLastCurrentReplicaNeverBecomesStale) {
+  Make(2, 2);
+  planner_->Place(0);
+  planner_->MemberAway(0, now_);
+  planner_->MemberAway(1, now_);
+  planner_->ReplicaMissed(0, 1);
+  EXPECT_EQ(planner_->SetOf(0).StateOf(0), kStale);
+  EXPECT_EQ(planner_->SetOf(0).StateOf(1), kCurrent);
+  planner_->MemberBack(0, true);
+  EXPECT_TRUE(Tick().empty()) << "nobody to copy from";
+  planner_->MemberBack(1, true);
+  Work();
+  EXPECT_EQ(planner_->SetOf(0).Count(kCurrent), 2u);
+}
+
+TEST_F(PlannerTest, JoinsInOrderOneStepAtATime) {
+  Make(1, 2);
+  planner_->Place(0);
+  const MemberIndex from = First(0);
+  Report(from, [](Member* member) { member->leaving = true; });
+  const auto to = static_cast<MemberIndex>(1 - from);
+
+  auto actions = Tick();
+  ASSERT_EQ(actions.size(), 1u);
+  EXPECT_EQ(actions[0].kind, Kind::kSettle);
+  EXPECT_EQ(planner_->SetOf(0).StateOf(to), kJoining) << "before older Puts are waited for";
+  EXPECT_TRUE(Tick().empty()) << "while it is under way";
+  Finish(actions[0]);
+
+  actions = Tick();
+  ASSERT_EQ(actions.size(), 1u);
+  EXPECT_EQ(actions[0].kind, Kind::kCopy);
+  EXPECT_EQ(actions[0].source, from);
+  EXPECT_EQ(actions[0].member, to);
+  Finish(actions[0]);
+
+  actions = Tick();
+  ASSERT_EQ(actions.size(), 1u);
+  EXPECT_EQ(actions[0].kind, Kind::kCompare);
+  EXPECT_EQ(planner_->SetOf(0).StateOf(to), kJoining);
+  Finish(actions[0]);
+
+  EXPECT_EQ(In(planner_->SetOf(0), kCurrent), std::vector{to});
+  actions = Tick();
+  ASSERT_EQ(actions.size(), 1u);
+  EXPECT_EQ(actions[0].kind, Kind::kDrop);
+  EXPECT_EQ(actions[0].member, from);
+}
+
+TEST_F(PlannerTest, AMemberWithoutCopySlotsIsAskedAgainLater) {
+  Make(1, 2);
+  planner_->Place(0);
+  Report(First(0), [](Member* member) { member->leaving = true; });
+  Finish(Tick().at(0));
+  const Action copy = Tick().at(0);
+  Finish(copy, ActionResult::kLater);
+  EXPECT_TRUE(Tick().empty());
+  EXPECT_EQ(planner_->NextTick(now_), now_ + 5s);
+  now_ += 5s;
+  EXPECT_EQ(Tick().at(0).kind, Kind::kCopy);
+}
+
+TEST_F(PlannerTest, AJoiningReplicaThatFailsLeavesAndAnotherTriesAfterAWhile) {
+  Make(1, 2);
+  planner_->Place(0);
+  const MemberIndex from = First(0);
+  Report(from, [](Member* member) { member->leaving = true; });
+  Finish(Tick().at(0), ActionResult::kFailed);
+  EXPECT_EQ(In(planner_->SetOf(0), kCurrent), std::vector{from});
+  EXPECT_EQ(planner_->SetOf(0).Count(kJoining), 0u);
+  EXPECT_TRUE(Tick().empty());
+  now_ = planner_->NextTick(now_);
+  EXPECT_EQ(Tick().at(0).kind, Kind::kSettle);
+}
+
+TEST_F(PlannerTest, TheOutcomeOfAnOvertakenActionChangesNothing) {
+  Make(1, 3);
+  planner_->Place(0);
+  Report(First(0), [](Member* member) { member->leaving = true; });
+  const Action settle = Tick().at(0);
+  planner_->MemberAway(settle.member, now_);
+  const ReplicaSet set = planner_->SetOf(0);
+  EXPECT_EQ(set.Count(kJoining), 0u);
+  Finish(settle);
+  EXPECT_EQ(planner_->SetOf(0), set);
+}
+
+TEST_F(PlannerTest, ADrainedMemberKeepsItsReplicaUntilAnotherIsCurrent) {
+  for (const std::size_t replicas : {1u, 2u}) {
+    Make(replicas, 4);
+    planner_->Place(0);
+    const MemberIndex drained = First(0);
+    Report(drained, [](Member* member) { member->leaving = true; });
+    for (int step = 0; step < 3; ++step) {
+      EXPECT_EQ(planner_->SetOf(0).StateOf(drained), kCurrent);
+      Finish(Tick().at(0));
+    }
+    EXPECT_FALSE(planner_->SetOf(0).StateOf(drained));
+    EXPECT_EQ(planner_->SetOf(0).Count(kCurrent), replicas);
+    reports_.clear();
+  }
+}
+
+TEST_F(PlannerTest, ADrainOfOneInAFullSetLeavesTwoReplicas) {
+  Make(3, 4);
+  planner_->Place(0);
+  const MemberIndex drained = First(0);
+  Report(drained, [](Member* member) { member->leaving = true; });
+  Finish(Tick().at(0));
+  EXPECT_EQ(planner_->SetOf(0).Count(kCurrent), 2u);
+  const auto done = Work();
+  EXPECT_EQ(planner_->SetOf(0).Count(kCurrent), 3u);
+  EXPECT_TRUE(std::ranges::any_of(done, [&](const Action& action) {
+    return action.kind == Kind::kDrop && action.member == drained;
+  }));
+}
+
+TEST_F(PlannerTest, ReplicasWithoutRoomForAPutAreReplacedAtOnce) {
+  Make(2, 3);
+  planner_->Place(0);
+  const MemberIndex full = First(0);
+  Report(full, [](Member* member) { member->full = true; });
+  EXPECT_TRUE(Tick().empty()) << "it has all its pages";
+  planner_->ReplicaMissed(0, full);
+  Work();
+  EXPECT_FALSE(planner_->SetOf(0).StateOf(full));
+  EXPECT_EQ(planner_->debt(), 0u);
+}
+
+TEST_F(PlannerTest, AStoreThatIsGoneIsReplacedFromTheOther) {
+  Make(2, 3);
+  planner_->Place(0);
+  const MemberIndex gone = First(0);
+  planner_->MemberGone(gone);
+  const auto done = Work();
+  ASSERT_EQ(done.size(), 3u);
+  EXPECT_NE(done[1].source, gone);
+  EXPECT_EQ(planner_->SetOf(0).Count(kCurrent), 2u);
+  EXPECT_EQ(planner_->lost(), 0u);
+  EXPECT_EQ(planner_->ReplicasOn(gone), 0u);
+}
+
+TEST_F(PlannerTest, AShardWhoseEveryStoreIsGoneIsLostAndPlacedAgain) {
+  Make(2, 4);
+  planner_->Place(0);
+  for (const MemberIndex member : In(planner_->SetOf(0), kCurrent)) planner_->MemberGone(member);
+  EXPECT_EQ(planner_->lost(), 1u);
+  EXPECT_TRUE(planner_->SetOf(0).empty());
+  EXPECT_EQ(planner_->Place(0).Count(kCurrent), 2u);
+}
+
+TEST_F(PlannerTest, AStaleReplicaIsPromotedWhenItIsAllThatIsLeft) {
+  Make(2, 3);
+  planner_->Place(0);
+  const MemberIndex stale = First(0);
+  planner_->MemberAway(stale, now_);
+  planner_->MemberGone(In(planner_->SetOf(0), kCurrent).at(0));
+  EXPECT_TRUE(Tick().empty());
+  planner_->MemberBack(stale, true);
+  const Action compare = Tick().at(0);
+  EXPECT_EQ(compare.kind, Kind::kCompare);
+  EXPECT_EQ(compare.member, stale);
+  Finish(compare);
+  EXPECT_EQ(planner_->SetOf(0).StateOf(stale), kCurrent);
+  EXPECT_EQ(planner_->lost(), 0u);
+}
+
+TEST_F(PlannerTest, AJoiningReplicaIsComparedWhenItsSourceIsGone) {
+  Make(1, 3);
+  planner_->Place(0);
+  const MemberIndex from = First(0);
+  Report(from, [](Member* member) { member->leaving = true; });
+  const Action settle = Tick().at(0);
+  planner_->MemberGone(from);
+  const Action compare = Tick().at(0);
+  EXPECT_EQ(compare.kind, Kind::kCompare);
+  EXPECT_EQ(compare.member, settle.member);
+  Finish(compare);
+  EXPECT_EQ(planner_->SetOf(0).StateOf(settle.member), kCurrent);
+}
+
+TEST_F(PlannerTest, ADroppedShardAlwaysHasAFullSetElsewhere) {
+  Make(2, 3);
+  planner_->Place(0);
+  const MemberIndex first = First(0);
+  EXPECT_FALSE(planner_->MayDrop(0, first)) << "it is of the set";
+  planner_->MemberGone(first);
+  const auto outsider =
+      static_cast<MemberIndex>(planner_->SetOf(0).StateOf(0) || first == 0
+                                   ? (planner_->SetOf(0).StateOf(1) || first == 1 ? 2 : 1)
+                                   : 0);
+  EXPECT_FALSE(planner_->MayDrop(0, outsider)) << "one replica is missing";
+}
+
+TEST_F(PlannerTest, AnotherNumberOfReplicasBecomesWork) {
+  Make(1, 4);
+  planner_->Place(0);
+  planner_->SetReplicas(3);
+  EXPECT_EQ(planner_->debt(), 1u);
+  Work();
+  EXPECT_EQ(planner_->SetOf(0).Count(kCurrent), 3u);
+  EXPECT_EQ(planner_->debt(), 0u);
+  planner_->SetReplicas(2);
+  const auto actions = Tick();
+  ASSERT_EQ(actions.size(), 1u);
+  EXPECT_EQ(actions[0].kind, Kind::kDrop);
+  EXPECT_EQ(planner_->SetOf(0).Count(kCurrent), 2u);
+}
+
+TEST_F(PlannerTest, AtMostSoManyReplicasJoinAtATime) {
+  Make(1, 3);
+  for (ShardIndex shard = 0; shard < 8; ++shard) planner_->Place(shard);
+  for (const MemberIndex member : std::array<MemberIndex, 2>{0, 1}) {
+    Report(member, [](Member* report) { report->leaving = true; });
+  }
+  const auto first = Tick();
+  EXPECT_EQ(first.size(), 2u);
+  EXPECT_EQ(planner_->jobs(), 2u);
+  for (const Action& action : first) Finish(action);
+  Work();
+  EXPECT_EQ(planner_->ReplicasOn(2), 8u);
+}
+
+TEST_F(PlannerTest, ShardsWithFewerReplicasComeBeforeDrains) {
+  Make(2, 4, 40);
+  for (ShardIndex shard = 0; shard < 40; ++shard) planner_->Place(shard);
+  Report(0, [](Member* member) { member->leaving = true; });
+  planner_->MemberGone(1);
+  for (const Action& action : Tick()) {
+    EXPECT_LT(planner_->SetOf(action.shard).Count(kCurrent), 2u);
+  }
+}
+
+TEST_F(PlannerTest, MovesAShardToANewMemberThatIsMuchEmptier) {
+  Make(1, 2);
+  for (ShardIndex shard = 0; shard < 8; ++shard) planner_->Place(shard);
+  for (const MemberIndex member : std::array<MemberIndex, 2>{0, 1}) {
+    Report(member, [](Member* report) { report->used_bytes = 600; });
+  }
+  now_ = planner_->NextTick(now_);
+  EXPECT_TRUE(Tick().empty()) << "they are alike";
+  planner_->Report(2, {.domain = 2, .capacity_bytes = 1000, .used_bytes = 0});
+  planner_->UseCopysets(MakeCopysets(
+      std::vector<Peer>{{0, HashOf(0, 9), 0}, {1, HashOf(1, 9), 1}, {2, HashOf(2, 9), 2}}, 1, 4));
+  bool moved = false;
+  for (int round = 0; round < 20 && !moved; ++round) {
+    now_ += 1000h;
+    moved = !Work().empty();
+  }
+  EXPECT_TRUE(moved);
+  EXPECT_GT(planner_->ReplicasOn(2), 0u);
+}
+
+}  // namespace
+}  // namespace farswap::placement

@@ -1,0 +1,212 @@
+// Random events against what must hold after each of them, whatever the seed.
+#include <gtest/gtest.h>
+
+#include <algorithm>
+#include <array>
+#include <random>
+#include <vector>
+
+#include "placement/planner.h"
+
+namespace farswap::placement {
+namespace {
+
+using enum ReplicaState;
+
+constexpr std::size_t kMembers = 7;
+constexpr ShardIndex kShards = 12;
+
+constexpr std::size_t kSlots = 4;  // of a shard
+using Versions = std::array<std::uint64_t, kSlots>;
+
+// The members' stores, as the versions that they have of each slot.
+class World {
+ public:
+  explicit World(std::uint64_t seed) : random_(seed), replicas_(1 + seed % 3) {
+    planner_ = std::make_unique<Planner>(PlannerConfig{.shards = kShards,
+                                                       .replicas = replicas_,
+                                                       .jobs_max = 3,
+                                                       .rebalance_every = Time(5000),
+                                                       .imbalance_max = 0.05,
+                                                       .seed = seed});
+    std::vector<Peer> peers;
+    for (std::size_t i = 0; i < kMembers; ++i) {
+      peers.push_back({.member = static_cast<MemberIndex>(i),
+                       .id = HashOf(i, seed),
+                       .domain = static_cast<std::uint32_t>(i)});
+      ReportOne(static_cast<MemberIndex>(i));
+    }
+    planner_->UseCopysets(MakeCopysets(peers, replicas_, 3));
+  }
+
+  void Step() {
+    now_ += Time(static_cast<std::int64_t>(Roll(2000)));
+    const auto member = static_cast<MemberIndex>(Roll(kMembers));
+    switch (Roll(12)) {
+      case 0:
+        return GoAway(member);
+      case 1:
+      case 2:
+        return ComeBack(member);
+      case 3:
+        return Toggle(member);
+      case 4:
+      case 5:
+      case 6:
+        return Write(static_cast<ShardIndex>(Roll(kShards)));
+      default:
+        return Act();
+    }
+  }
+
+  // Every member comes back, and all that is to be done is done.
+  void Settle() {
+    for (MemberIndex member = 0; member < kMembers; ++member) {
+      leaving_[member] = false;
+      ComeBack(member);
+      ReportOne(member);
+    }
+    for (int i = 0; i < 5000 && (planner_->debt() > 0 || planner_->jobs() > 0); ++i) {
+      now_ += Time(100);
+      Act();
+    }
+    EXPECT_EQ(planner_->debt(), 0u);
+  }
+
+  void Check() const {
+    std::uint32_t debt = 0;
+    std::vector<std::uint32_t> replicas(kMembers);
+    for (ShardIndex shard = 0; shard < kShards; ++shard) {
+      const ReplicaSet set = planner_->SetOf(shard);
+      if (written_[shard] != Versions{}) {
+        EXPECT_GE(set.Count(kCurrent), 1u) << "no store was lost";
+      }
+      debt += !set.empty() && set.Count(kCurrent) < replicas_ ? 1 : 0;
+      for (const Replica& replica : set.All()) {
+        if (replica.state == kNone) continue;
+        ++replicas[replica.member];
+        if (replica.state == kCurrent) {
+          EXPECT_EQ(stored_[replica.member][shard], written_[shard])
+              << "shard " << shard << " on member " << replica.member;
+        }
+      }
+    }
+    EXPECT_EQ(planner_->debt(), debt);
+    for (MemberIndex member = 0; member < kMembers; ++member) {
+      EXPECT_EQ(planner_->ReplicasOn(member), replicas[member]);
+    }
+  }
+
+ private:
+  std::size_t Roll(std::size_t count) {
+    return std::uniform_int_distribution<std::size_t>(0, count - 1)(random_);
+  }
+
+  void ReportOne(MemberIndex member) {
+    planner_->Report(member, {.domain = member,
+                              .capacity_bytes = 100,
+                              .used_bytes = Roll(100),
+                              .leaving = leaving_[member]});
+  }
+
+  void GoAway(MemberIndex member) {
+    away_[member] = true;
+    planner_->MemberAway(member, now_);
+  }
+
+  void ComeBack(MemberIndex member) {
+    if (!away_[member]) return;
+    away_[member] = false;
+    planner_->MemberBack(member, Roll(4) > 0);
+    for (ShardIndex shard = 0; shard < kShards; ++shard) {
+      if (planner_->MayDrop(shard, member)) stored_[member][shard] = {};
+    }
+  }
+
+  void Toggle(MemberIndex member) {
+    leaving_[member] = !leaving_[member];
+    ReportOne(member);
+  }
+
+  // To every joining and current replica. A page that did not reach all of them stays with the
+  // host, which sends it again to the set that is left.
+  void Write(ShardIndex shard) {
+    planner_->Place(shard);
+    const std::size_t slot = Roll(kSlots);
+    const std::uint64_t version = written_[shard][slot] + 1;
+    bool kept = false;
+    while (!kept) {
+      const ReplicaSet set = planner_->SetOf(shard);
+      kept = !set.empty();
+      for (const Replica& replica : set.All()) {
+        if (replica.state != kCurrent && replica.state != kJoining) continue;
+        if (!away_[replica.member]) {
+          stored_[replica.member][shard][slot] = version;
+          continue;
+        }
+        kept = false;
+        planner_->ReplicaMissed(shard, replica.member);
+      }
+      if (!kept && planner_->SetOf(shard) == set) return Undo(shard, slot);
+    }
+    written_[shard][slot] = version;
+  }
+
+  // No replica can be reached: the page stays with the host.
+  void Undo(ShardIndex shard, std::size_t slot) {
+    for (auto& store : stored_) {
+      store[shard][slot] = std::min(store[shard][slot], written_[shard][slot]);
+    }
+  }
+
+  void Act() {
+    planner_->Tick(now_, &actions_);
+    if (actions_.empty()) return;
+    const std::size_t index = Roll(actions_.size());
+    const Action action = actions_[index];
+    actions_.erase(actions_.begin() + static_cast<std::ptrdiff_t>(index));
+    const bool reached = !away_[action.member] && !away_[action.source];
+    if (action.kind == Action::Kind::kDrop) {
+      if (reached && planner_->MayDrop(action.shard, action.member)) {
+        stored_[action.member][action.shard] = {};
+      }
+      return;
+    }
+    ActionResult result = reached ? ActionResult::kDone : ActionResult::kFailed;
+    if (reached && Roll(5) == 0) result = ActionResult::kLater;
+    if (action.kind == Action::Kind::kCopy && result == ActionResult::kDone) {
+      Versions& to = stored_[action.member][action.shard];
+      const Versions& from = stored_[action.source][action.shard];
+      for (std::size_t slot = 0; slot < kSlots; ++slot) to[slot] = std::max(to[slot], from[slot]);
+    }
+    planner_->Finished(action, result, now_, Time(500));
+  }
+
+  std::mt19937_64 random_;
+  const std::size_t replicas_;
+  std::unique_ptr<Planner> planner_;
+  Time now_{};
+  std::vector<Action> actions_;
+  std::array<bool, kMembers> away_{};
+  std::array<bool, kMembers> leaving_{};
+  std::array<Versions, kShards> written_{};
+  std::array<std::array<Versions, kShards>, kMembers> stored_{};
+};
+
+TEST(PlannerAtRandom, CurrentReplicasHaveEveryWriteAndDebtsArePaid) {
+  for (std::uint64_t seed = 1; seed <= 300; ++seed) {
+    SCOPED_TRACE(seed);
+    World world(seed);
+    for (int step = 0; step < 400; ++step) {
+      world.Step();
+      world.Check();
+      if (testing::Test::HasFailure()) return;
+    }
+    world.Settle();
+    world.Check();
+    if (testing::Test::HasFailure()) return;
+  }
+}
+
+}  // namespace
+}  // namespace farswap::placement
