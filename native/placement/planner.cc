@@ -252,30 +252,25 @@ void Planner::Scan() {
 
 void Planner::StartJobs() {
   for (auto& shards : waiting_) {
-    std::vector<ShardIndex> stuck;
-    while (!shards.empty() && jobs_.size() < config_.jobs_max) {
+    while (!shards.empty()) {
+      if (jobs_.size() >= config_.jobs_max) return;
       const ShardIndex shard = shards.back();
       shards.pop_back();
-      if (!StartJob(shard)) stuck.push_back(shard);
-    }
-    // Without a member that could take them: until a scan finds one.
-    if (jobs_.size() >= config_.jobs_max) {
-      shards.insert(shards.end(), stuck.begin(), stuck.end());
-      return;
+      StartJob(shard);
     }
   }
 }
 
-bool Planner::StartJob(ShardIndex shard) {
+void Planner::StartJob(ShardIndex shard) {
   const ReplicaSet set = SetOf(shard);
   const Need need = NeedOf(set);
-  if (need == Need::kNothing) return true;
+  if (need == Need::kNothing) return;
   if (need == Need::kPromote || need == Need::kRejoin) {
     // Where every current replica is gone, the host finds out by comparing what the stale one
     // lacks.
     Join(shard, *StaleToRejoin(set), std::nullopt, true,
          need == Need::kPromote ? Action::Kind::kCompare : Action::Kind::kSettle);
-    return true;
+    return;
   }
   // In a full set one replica makes room: a stale one, or else the one that leaves.
   std::optional<MemberIndex> leaver;
@@ -284,8 +279,8 @@ bool Planner::StartJob(ShardIndex shard) {
     if (replica.state == kStale || (leaves && !leaver)) leaver = replica.member;
   }
   const auto target = Target(set, leaver);
+  // Without a target it waits for a scan, which the report of a member with room brings.
   if (target) Join(shard, *target, set.full() ? leaver : std::nullopt, false);
-  return target.has_value();
 }
 
 void Planner::Join(ShardIndex shard, MemberIndex member, std::optional<MemberIndex> leaver,
@@ -339,7 +334,9 @@ void Planner::Complete(ShardIndex shard, const Job& job) {
 void Planner::Abandon(ShardIndex shard) {
   const auto job = jobs_.extract(shard);
   const ReplicaSet set = SetOf(shard);
-  Change(shard, set.With(job.mapped().member, job.mapped().changes_only ? kStale : kNone));
+  const auto [member, had_copy] = std::pair(job.mapped().member, job.mapped().changes_only);
+  Change(shard, set.With(member, had_copy ? kStale : kNone));
+  if (!had_copy) Drop(shard, member);
   scan_wanted_ = true;
 }
 
@@ -458,7 +455,11 @@ Time Planner::NextTick(Time now) const {
       next = std::min(next, member.away_since + config_.repair_after);
     }
   }
-  if (scan_wanted_) next = std::min(next, resume_at_);
+  const bool waiting =
+      std::ranges::any_of(waiting_, [](const auto& shards) { return !shards.empty(); });
+  if (scan_wanted_ || (waiting && jobs_.size() < config_.jobs_max)) {
+    next = std::min(next, resume_at_);
+  }
   if (!drops_.empty()) next = now;
   return std::max(next, now);
 }

@@ -69,6 +69,7 @@ struct Member {
   }
 };
 
+/// kDrop is void when the member is of the set again by the time that it is sent.
 struct Action {
   enum class Kind : std::uint8_t { kSettle, kCopy, kCompare, kDrop };
   Kind kind;
@@ -166,7 +167,7 @@ class Planner {
   void Change(ShardIndex shard, ReplicaSet set);
   void Scan();
   void StartJobs();
-  bool StartJob(ShardIndex shard);
+  void StartJob(ShardIndex shard);
   void Join(ShardIndex shard, MemberIndex member, std::optional<MemberIndex> leaver,
             bool changes_only, Action::Kind first = Action::Kind::kSettle);
   void SkipToCompare(ShardIndex shard);

@@ -223,6 +223,7 @@ TEST_F(PlannerTest, AJoiningReplicaThatFailsLeavesAndAnotherTriesAfterAWhile) {
   Finish(Tick().at(0), ActionResult::kFailed);
   EXPECT_EQ(In(planner_->SetOf(0), kCurrent), std::vector{from});
   EXPECT_EQ(planner_->SetOf(0).Count(kJoining), 0u);
+  EXPECT_EQ(Tick().at(0).kind, Kind::kDrop) << "of what it has by then";
   EXPECT_TRUE(Tick().empty());
   now_ = planner_->NextTick(now_);
   EXPECT_EQ(Tick().at(0).kind, Kind::kSettle);
@@ -374,6 +375,22 @@ TEST_F(PlannerTest, AtMostSoManyReplicasJoinAtATime) {
   for (const Action& action : first) Finish(action);
   Work();
   EXPECT_EQ(planner_->ReplicasOn(2), 8u);
+}
+
+TEST_F(PlannerTest, IsDueAgainAtOnceWhileShardsWait) {
+  Make(1, 3);
+  for (ShardIndex shard = 0; shard < 8; ++shard) planner_->Place(shard);
+  for (const MemberIndex member : std::array<MemberIndex, 2>{0, 1}) {
+    Report(member, [](Member* report) { report->leaving = true; });
+  }
+  std::vector<Action> actions = Tick();
+  while (!actions.empty()) {
+    for (const Action& action : actions) Finish(action);
+    if (planner_->ReplicasOn(2) == 8 && planner_->jobs() == 0) return;
+    ASSERT_EQ(planner_->NextTick(now_), now_);
+    actions = Tick();
+  }
+  FAIL() << planner_->ReplicasOn(2);
 }
 
 TEST_F(PlannerTest, ShardsWithFewerReplicasComeBeforeDrains) {

@@ -167,7 +167,7 @@ class World {
     actions_.erase(actions_.begin() + static_cast<std::ptrdiff_t>(index));
     const bool reached = !away_[action.member] && !away_[action.source];
     if (action.kind == Action::Kind::kDrop) {
-      if (reached && planner_->MayDrop(action.shard, action.member)) {
+      if (reached && !planner_->SetOf(action.shard).StateOf(action.member)) {
         stored_[action.member][action.shard] = {};
       }
       return;
