@@ -74,36 +74,50 @@ std::optional<MemberIndex> Planner::Emptier(std::span<const MemberIndex> members
   return fullness(second) < fullness(first) ? second : first;
 }
 
-bool Planner::SharesDomain(MemberIndex member, const ReplicaSet& set,
-                           std::optional<MemberIndex> except) const {
-  for (const Replica& replica : set.All()) {
-    if (replica.state == kNone || replica.member == except || replica.state == kStale) continue;
-    if (members_[replica.member].reported.domain == members_[member].reported.domain) return true;
-  }
-  return false;
+bool Planner::SharesDomain(MemberIndex member, const ReplicaSet& set) const {
+  return std::ranges::any_of(set.All(), [&](const Replica& replica) {
+    return replica.state != kNone && replica.state != kStale &&
+           members_[replica.member].reported.domain == members_[member].reported.domain;
+  });
 }
 
-// A member for one more replica: of a copyset with all that stay, or else of any copyset of the
-// host's in another failure domain, or else of any.
+// The one whose hash with those that stay is highest: shards that were together stay together, on
+// every host, so that repairs make few sets that are no copysets.
+std::optional<MemberIndex> Planner::Usual(std::span<const MemberIndex> members,
+                                          const ReplicaSet& stays) const {
+  std::uint64_t together = 0;
+  for (const Replica& replica : stays.All()) {
+    if (replica.state == kCurrent) together += members_[replica.member].reported.id;
+  }
+  const auto hash = [&](MemberIndex member) {
+    return HashOf(together, members_[member].reported.id);
+  };
+  const auto best = std::ranges::max_element(members, {}, hash);
+  return best == members.end() ? std::nullopt : std::optional(*best);
+}
+
+// A member for one more replica: of a copyset with all that stay, or else of another failure
+// domain, or else any.
 std::optional<MemberIndex> Planner::Target(const ReplicaSet& set,
                                            std::optional<MemberIndex> leaver) {
-  std::array<std::vector<MemberIndex>, 3> choices;
+  const ReplicaSet stays = leaver ? set.With(*leaver, kNone) : set;
+  std::vector<MemberIndex> in_copysets;
+  std::vector<MemberIndex> apart;
+  std::vector<MemberIndex> rest;
   for (const Copyset& copyset : copysets_) {
-    const auto in_copyset = [&](const Replica& replica) {
-      return replica.state != kCurrent || replica.member == leaver ||
+    const bool together = std::ranges::all_of(stays.All(), [&](const Replica& replica) {
+      return replica.state != kCurrent ||
              std::ranges::find(copyset.All(), replica.member) != copyset.All().end();
-    };
-    const bool together = std::ranges::all_of(set.All(), in_copyset);
+    });
     for (const MemberIndex member : copyset.All()) {
       if (!members_[member].takes_shards() || set.StateOf(member)) continue;
-      const std::size_t rank = SharesDomain(member, set, leaver) ? 2 : together ? 0 : 1;
-      choices[rank].push_back(member);
+      const bool shares = SharesDomain(member, stays);
+      (shares ? rest : together ? in_copysets : apart).push_back(member);
     }
   }
-  for (const auto& members : choices) {
-    if (const auto chosen = Emptier(members)) return chosen;
-  }
-  return std::nullopt;
+  if (const auto target = Emptier(in_copysets)) return target;
+  if (const auto target = Usual(apart, stays)) return target;
+  return Usual(rest, stays);
 }
 
 // A member that was never reported takes no shards.

@@ -56,6 +56,7 @@ struct PlannerConfig {
 
 /// What is known of a member.
 struct Member {
+  std::uint64_t id = 0;  // a hash of its uuid
   std::uint32_t domain = 0;
   std::uint64_t capacity_bytes = 0;
   std::uint64_t used_bytes = 0;
@@ -161,8 +162,9 @@ class Planner {
   bool ReplaceNow(MemberIndex stale) const;
   std::optional<MemberIndex> Target(const ReplicaSet& set, std::optional<MemberIndex> leaver);
   std::optional<MemberIndex> Emptier(std::span<const MemberIndex> members);
-  bool SharesDomain(MemberIndex member, const ReplicaSet& set,
-                    std::optional<MemberIndex> except) const;
+  std::optional<MemberIndex> Usual(std::span<const MemberIndex> members,
+                                   const ReplicaSet& stays) const;
+  bool SharesDomain(MemberIndex member, const ReplicaSet& set) const;
 
   void Change(ShardIndex shard, ReplicaSet set);
   void Scan();

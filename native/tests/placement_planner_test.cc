@@ -27,7 +27,8 @@ class PlannerTest : public ::testing::Test {
     std::vector<Peer> peers;
     for (std::size_t i = 0; i < count; ++i) {
       const auto index = static_cast<MemberIndex>(i);
-      reports_.push_back({.domain = index, .capacity_bytes = 1000, .used_bytes = 100});
+      reports_.push_back(
+          {.id = HashOf(i, 9), .domain = index, .capacity_bytes = 1000, .used_bytes = 100});
       planner_->Report(index, reports_.back());
       peers.push_back({.member = index, .id = HashOf(i, 9), .domain = index});
     }
@@ -411,7 +412,7 @@ TEST_F(PlannerTest, MovesAShardToANewMemberThatIsMuchEmptier) {
   }
   now_ = planner_->NextTick(now_);
   EXPECT_TRUE(Tick().empty()) << "they are alike";
-  planner_->Report(2, {.domain = 2, .capacity_bytes = 1000, .used_bytes = 0});
+  planner_->Report(2, {.id = HashOf(2, 9), .domain = 2, .capacity_bytes = 1000, .used_bytes = 0});
   planner_->UseCopysets(MakeCopysets(
       std::vector<Peer>{{0, HashOf(0, 9), 0}, {1, HashOf(1, 9), 1}, {2, HashOf(2, 9), 2}}, 1, 4));
   bool moved = false;

@@ -103,7 +103,8 @@ class World {
   }
 
   void ReportOne(MemberIndex member) {
-    planner_->Report(member, {.domain = member,
+    planner_->Report(member, {.id = HashOf(member, 1),
+                              .domain = member,
                               .capacity_bytes = 100,
                               .used_bytes = Roll(100),
                               .leaving = leaving_[member]});

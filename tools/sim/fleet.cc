@@ -67,7 +67,8 @@ void Fleet::Arrange() {
 
 placement::Member Fleet::MemberOf(std::size_t index) const {
   const Server& server = servers_[index];
-  return {.domain = RackOf(index),
+  return {.id = placement::HashOf(config_.seed, index),
+          .domain = RackOf(index),
           .capacity_bytes = server.capacity_bytes,
           .used_bytes = server.used_bytes,
           .full = server.full || server.used_bytes + kShardBytes > server.capacity_bytes,
