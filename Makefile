@@ -179,6 +179,11 @@ bench: setup programs ## measure against peers in the same run
 soak: setup loadgen ## verify 10 million page operations while the memory server is killed ten times, then full disks
 	PYTHONPATH=tools $(PY) -m soak
 
+.PHONY: sim
+sim: build ## simulate 200 memory servers and 1,000 hosts for 30 days of faults
+	cmake --build build/$(BUILD) --target farswap-sim
+	PYTHONPATH=tools $(PY) -m sim
+
 ##@ Cleaning
 .PHONY: clean
 clean: ## remove build trees; keep the virtual environment and the downloaded kernel

@@ -1,7 +1,9 @@
 #include "placement/planner.h"
 
 #include <algorithm>
-#include <cassert>
+#include <utility>
+
+#include "base/check.h"
 
 namespace farswap::placement {
 
@@ -11,7 +13,7 @@ Planner::Planner(const PlannerConfig& config)
     : config_(config),
       words_(std::make_unique<std::atomic<std::uint64_t>[]>(config.shards)),
       random_(config.seed) {
-  assert(config.replicas >= 1 && config.replicas <= ReplicaSet::kReplicasMax);
+  FARSWAP_CHECK(config.replicas >= 1 && config.replicas <= ReplicaSet::kReplicasMax);
   // Hosts do not move shards in step.
   rebalance_at_ = Time(
       static_cast<std::int64_t>(Pick(static_cast<std::size_t>(config.rebalance_every.count()))));
@@ -181,7 +183,7 @@ void Planner::Change(ShardIndex shard, ReplicaSet set) {
 // --- Events.
 
 void Planner::SetReplicas(std::size_t replicas) {
-  assert(replicas >= 1 && replicas <= ReplicaSet::kReplicasMax);
+  FARSWAP_CHECK(replicas >= 1 && replicas <= ReplicaSet::kReplicasMax);
   config_.replicas = replicas;
   debt_ = 0;
   for (ShardIndex shard = 0; shard < config_.shards; ++shard) {

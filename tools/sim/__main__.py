@@ -16,11 +16,10 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
+from bench.programs import TOP, native_program
 from rich.console import Console
 from rich.table import Table
 
-TOP = Path(__file__).parents[2]
-PROGRAM = TOP / "build" / "release" / "sim" / "farswap-sim"
 # Replicas and copyset width. The last one is about as good as random placement.
 RUNS = [(1, 1), (2, 1), (2, 4), (3, 1), (3, 4), (3, 64)]
 COPY_SLOTS = 4
@@ -62,7 +61,7 @@ def main() -> int:
     ]
     console = Console(width=None if sys.stdout.isatty() else 180)
     with console.status("simulating"), ThreadPoolExecutor(os.cpu_count()) as pool:
-        runs = list(pool.map(lambda run: _simulate(*run, sizes), RUNS))
+        runs = list(pool.map(lambda run: _simulate(run[0], run[1], sizes), RUNS))
     console.print(_table(runs))
     arguments.json.write_text(json.dumps(runs, indent=1) + "\n")
     broken = [complaint for run in runs for complaint in _complaints(run)]
@@ -72,7 +71,8 @@ def main() -> int:
 
 
 def _simulate(replicas: int, width: int, sizes: list[str]) -> Run:
-    command = [PROGRAM, "--replicas", str(replicas), "--width", str(width), *sizes]
+    program = native_program("farswap-sim", "sim")
+    command = [program, "--replicas", str(replicas), "--width", str(width), *sizes]
     done = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True)
     run: Run = json.loads(done.stdout)
     return run

@@ -65,14 +65,14 @@ void Fleet::Arrange() {
   }
 }
 
-placement::Member Fleet::MemberOf(std::size_t index) const {
-  const Server& server = servers_[index];
-  return {.id = placement::HashOf(config_.seed, index),
-          .domain = RackOf(index),
-          .capacity_bytes = server.capacity_bytes,
-          .used_bytes = server.used_bytes,
-          .full = server.full || server.used_bytes + kShardBytes > server.capacity_bytes,
-          .leaving = server.leaving};
+placement::Member Fleet::MemberOf(std::size_t server) const {
+  const Server& state = servers_[server];
+  return {.id = placement::HashOf(config_.seed, server),
+          .domain = RackOf(server),
+          .capacity_bytes = state.capacity_bytes,
+          .used_bytes = state.used_bytes,
+          .full = state.full || state.used_bytes + kShardBytes > state.capacity_bytes,
+          .leaving = state.leaving};
 }
 
 // What heartbeats tell a host of the servers that it reaches.
@@ -225,7 +225,8 @@ void Fleet::Finish(std::size_t host, const Action& action, ActionResult result, 
 // --- Servers.
 
 // Hosts find out one by one.
-void Fleet::ForHostsOf(std::size_t server, Time detected, std::function<void(std::size_t)> what) {
+void Fleet::ForHostsOf(std::size_t server, Time detected,
+                       const std::function<void(std::size_t)>& what) {
   for (std::size_t host = 0; host < hosts_.size(); ++host) {
     if (!hosts_[host].uses[server]) continue;
     After(Jitter(detected), [this, host, what] {
@@ -235,23 +236,23 @@ void Fleet::ForHostsOf(std::size_t server, Time detected, std::function<void(std
   }
 }
 
-void Fleet::TakeDown(std::size_t index) {
-  Server& server = servers_[index];
-  ++server.life;
-  if (server.down++ > 0) return;
-  ForHostsOf(index, kDetection, [this, index](std::size_t host) {
-    if (!Up(index)) hosts_[host].planner->MemberAway(static_cast<MemberIndex>(index), now_);
+void Fleet::TakeDown(std::size_t server) {
+  Server& state = servers_[server];
+  ++state.life;
+  if (state.down++ > 0) return;
+  ForHostsOf(server, kDetection, [this, server](std::size_t host) {
+    if (!Up(server)) hosts_[host].planner->MemberAway(static_cast<MemberIndex>(server), now_);
   });
 }
 
-void Fleet::BringUp(std::size_t index) {
-  if (--servers_[index].down > 0) return;
-  ForHostsOf(index, kDetection, [this, index](std::size_t host) {
-    if (!Up(index)) return;
-    const auto member = static_cast<MemberIndex>(index);
+void Fleet::BringUp(std::size_t server) {
+  if (--servers_[server].down > 0) return;
+  ForHostsOf(server, kDetection, [this, server](std::size_t host) {
+    if (!Up(server)) return;
+    const auto member = static_cast<MemberIndex>(server);
     hosts_[host].planner->MemberBack(member, true);
-    hosts_[host].planner->Report(member, MemberOf(index));
-    Sweep(host, index);
+    hosts_[host].planner->Report(member, MemberOf(server));
+    Sweep(host, server);
   });
 }
 
@@ -265,19 +266,19 @@ void Fleet::Sweep(std::size_t host, std::size_t server) {
   totals_.messages += 2;
 }
 
-void Fleet::Wipe(std::size_t index) {
-  Server& server = servers_[index];
-  ++server.life;
-  server.used_bytes = 0;
+void Fleet::Wipe(std::size_t server) {
+  Server& state = servers_[server];
+  ++state.life;
+  state.used_bytes = 0;
   for (auto& shards : kept_) {
-    for (auto& kept : shards) std::erase(kept, static_cast<MemberIndex>(index));
+    for (auto& kept : shards) std::erase(kept, static_cast<MemberIndex>(server));
   }
   // All at once, so that no count is wrong in between: which host hears first decides nothing.
   for (Host& host : hosts_) {
     const auto owed = host.planner->debt();
-    host.planner->MemberGone(static_cast<MemberIndex>(index));
-    if (host.uses[index] && Up(index)) {
-      host.planner->Report(static_cast<MemberIndex>(index), MemberOf(index));
+    host.planner->MemberGone(static_cast<MemberIndex>(server));
+    if (host.uses[server] && Up(server)) {
+      host.planner->Report(static_cast<MemberIndex>(server), MemberOf(server));
     }
     if (host.planner->debt() > owed && !host.owes_since) host.owes_since = now_;
   }
@@ -286,11 +287,11 @@ void Fleet::Wipe(std::size_t index) {
   }
 }
 
-void Fleet::SetFull(std::size_t index, bool full) { servers_[index].full = full; }
+void Fleet::SetFull(std::size_t server, bool full) { servers_[server].full = full; }
 
-void Fleet::SetLeaving(std::size_t index, bool leaving) {
-  servers_[index].leaving = leaving;
-  ForHostsOf(index, 2s, [this](std::size_t host) { TickAt(host, now_); });
+void Fleet::SetLeaving(std::size_t state, bool leaving) {
+  servers_[state].leaving = leaving;
+  ForHostsOf(state, 2s, [this](std::size_t host) { TickAt(host, now_); });
 }
 
 void Fleet::AddNewcomers() {

@@ -125,7 +125,7 @@ class Fleet {
   void Arrange();
   void ReportAll(std::size_t host);
   placement::Member MemberOf(std::size_t server) const;
-  void ForHostsOf(std::size_t server, Time detected, std::function<void(std::size_t)> what);
+  void ForHostsOf(std::size_t server, Time detected, const std::function<void(std::size_t)>& what);
   void FirstWrite(std::size_t host, ShardIndex shard);
   void Tick(std::size_t host);
   void TickAt(std::size_t host, Time at);
