@@ -289,9 +289,9 @@ void Fleet::Wipe(std::size_t server) {
 
 void Fleet::SetFull(std::size_t server, bool full) { servers_[server].full = full; }
 
-void Fleet::SetLeaving(std::size_t state, bool leaving) {
-  servers_[state].leaving = leaving;
-  ForHostsOf(state, 2s, [this](std::size_t host) { TickAt(host, now_); });
+void Fleet::SetLeaving(std::size_t server, bool leaving) {
+  servers_[server].leaving = leaving;
+  ForHostsOf(server, 2s, [this](std::size_t host) { TickAt(host, now_); });
 }
 
 void Fleet::AddNewcomers() {
