@@ -1,10 +1,10 @@
-"""Which cgroups there are, by id and by path: bookkeeping without input or output.
+"""Index of cgroups by id and path, without input or output.
 
-A `Directory` is known from adopt() to forget(). Ids are unique among the known; the owner sees to
-that by forgetting the former bearer of an id before it adopts another.
+A `Directory` is known from adopt() to forget(). Ids are unique: the owner forgets the earlier
+directory with an id before it adopts another.
 
-One thread changes the index; others may look things up meanwhile, and may then be told of a cgroup
-that is about to be forgotten.
+One thread changes the index. Others may look up meanwhile, and may find a cgroup that is about to
+be forgotten.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ _ID_MASK = 0xFFFF_FFFF
 
 @dataclass(frozen=True, slots=True)
 class LimitFiles:
-    """What a cgroup's own files ask for; Documentation/admin-guide/cgroup-v2.rst.
+    """Limits in a cgroup's files; Documentation/admin-guide/cgroup-v2.rst.
 
     Both hold for all that is below the cgroup as well: `zswap_max_bytes` for the sum of the
     subtree's compressed pages, and writeback is off if it is off here or in any ancestor.
@@ -34,7 +34,7 @@ NO_LIMITS = LimitFiles()
 
 
 def id_of_inode(inode: int) -> int:
-    """The id that the kernel's attribution of pages has for the directory's cgroup."""
+    """The id in the kernel's attribution of pages."""
     return inode & _ID_MASK
 
 
@@ -53,7 +53,7 @@ class Directory:
 
     @property
     def id(self) -> int:
-        """What pages are attributed to."""
+        """The id in the kernel's attribution of pages."""
         return id_of_inode(self.inode)
 
     @property
@@ -74,7 +74,7 @@ class Directory:
         return members
 
 
-# Shared by the many that have no children, and never changed.
+# Shared by all directories without children; never changed.
 _CHILDLESS: dict[str, Directory] = {}
 
 

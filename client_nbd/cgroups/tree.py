@@ -1,21 +1,19 @@
 """The machine's cgroups as directories: the one file that touches cgroupfs.
 
-A cgroup's id is the low 32 bits of its directory's inode number, which is what the kernel says a
-page belongs to. The tree knows every directory below its root, watched by inotify(7), and reads
-the files of a cgroup that concern us. It knows nothing of the engine.
+A cgroup's id is the low 32 bits of its directory's inode number, as in the kernel's attribution.
+The tree has every directory below its root, watched by inotify(7), and reads limits and pressure of
+cgroups. It does not depend on the engine.
 
-An event says "look at this name again" and nothing more: what is found there decides, so that
-events may be late, merged, or about a directory that has been removed and made again. A directory
-is watched before it is listed, so that none is missed in between. When the queue of events
-overflows, everything is looked at again. When the user may have no more watches, watching ends
-and the tree is as good as its last rescan; `problem` says so. A cgroup may go away at any moment,
-also between two looks at it.
+Events may be late, merged or reordered, or about a directory that was removed and created again;
+each only names a path to check again. A directory is watched before it is listed, so that none is
+missed. When the queue of events overflows, all directories are checked. When the user has no
+watches left, watching ends: the tree is as of its last rescan, and `problem` says so. A cgroup may
+vanish at any moment, also between two checks.
 
-cgroupfs does not give out an inode number again for millions of directories, so the number tells
-two of one name apart. Other file systems may do so at once; there the end of the watch tells.
+cgroupfs reuses an inode number only after millions of directories, so the number distinguishes two
+directories of one name. Other file systems may reuse it at once; there the end of the watch does.
 
-Whoever calls refresh() or reread_limits() does so in one thread at a time; the others may be
-called meanwhile.
+Call refresh() and reread_limits() in one thread at a time; the others may be called meanwhile.
 """
 
 from __future__ import annotations
@@ -40,7 +38,7 @@ from farswap.client_nbd.kernel import tables
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-# A write to a file of a cgroup is seen too: that is how limits change at once.
+# Includes writes to files, so that limits change at once.
 _WATCHED = (
     inotify.IN_CREATE
     | inotify.IN_DELETE
@@ -49,7 +47,7 @@ _WATCHED = (
     | inotify.IN_CLOSE_WRITE
     | inotify.IN_ONLYDIR
 )
-# Of a directory without subdirectories, on cgroupfs and most other file systems.
+# Links of a directory without subdirectories, on cgroupfs and most other file systems.
 _LINKS_OF_A_LEAF = 2
 _FILE_BYTES_MAX = 256
 
@@ -61,7 +59,7 @@ _PRESSURE = "memory.pressure"
 
 @dataclass(slots=True)
 class Changes:
-    """What a refresh found. `removed` comes first: an id may be in both, of two cgroups."""
+    """Changes of a refresh. `removed` comes first: an id may be in both, of two cgroups."""
 
     removed: list[tuple[int, int]] = field(default_factory=list)  # (id, parent), children first
     added: list[int] = field(default_factory=list)  # parents first
@@ -90,29 +88,29 @@ class CgroupTree(CgroupIndex):
 
     @property
     def problem(self) -> str:
-        """What keeps the tree from knowing all in time; "" when nothing does."""
+        """Why the tree may be incomplete or late; "" if it is neither."""
         return self._root_problem or self._watch_problem
 
     @property
     def watching(self) -> bool:
-        """False: only a rescan sees what has changed."""
+        """False: only a rescan finds changes."""
         return self._inotify is not None
 
     def close(self) -> None:
-        """Ends the watching. Idempotent."""
+        """Ends watching. Idempotent."""
         if self._inotify is not None:
             self._inotify.close()
             self._inotify = None
 
-    # --- What a cgroup's files say
+    # --- Files of a cgroup
 
     def reread_limits(self, ids: Iterable[int]) -> list[int]:
-        """Reads the limits of these cgroups anew, and tells of which they have changed."""
+        """Reads the limits of these cgroups again; returns those with changes."""
         known = [self._directories[id_] for id_ in ids if id_ in self._directories]
         return [directory.id for directory in known if self._read_limits(directory)]
 
     def stall_us(self, id_: int) -> int | None:
-        """How long tasks of the cgroup have waited for memory, ever. None where PSI is not kept."""
+        """Total time that tasks of the cgroup have waited for memory. None without PSI."""
         directory = self._directories.get(id_)
         text = _read(f"{self._base}{directory.path}/{_PRESSURE}") if directory else None
         return None if text is None else tables.stall_us(text.encode())
@@ -131,9 +129,9 @@ class CgroupTree(CgroupIndex):
     # --- Keeping up
 
     def events(self) -> int | None:
-        """A descriptor, the caller's to close, that is readable when there is something to take in.
+        """A descriptor that is readable when there are events; the caller closes it.
 
-        None: nothing tells. As it is asked for in another thread, watching may end meanwhile.
+        None without watching, which may also end meanwhile in another thread.
         """
         watching = self._inotify
         try:
@@ -142,7 +140,7 @@ class CgroupTree(CgroupIndex):
             return None
 
     def refresh(self, *, rescan: bool = False) -> Changes:
-        """Takes in what has happened; with `rescan`, by looking at every directory again."""
+        """Applies events; with `rescan`, checks every directory."""
         changes = Changes()
         events = self._inotify.read() if self._inotify else []
         if self._root is None:
@@ -150,7 +148,7 @@ class CgroupTree(CgroupIndex):
         elif rescan or any(event.mask & inotify.IN_Q_OVERFLOW for event in events):
             self._rescan(list(self._directories.values()), changes)
             changes.limits += self.reread_limits(self._directories)
-        # Also after a rescan: an event may tell that a directory died whose number lives on.
+        # Also after a rescan: an event may be about a removed directory whose number was reused.
         self._take_in(events, changes)
         return changes
 
@@ -197,7 +195,7 @@ class CgroupTree(CgroupIndex):
         self._look_at(touched, changes)
 
     def _look_at(self, touched: dict[tuple[Directory, str], int], changes: Changes) -> None:
-        """Makes the tree agree with what is at these names now.
+        """Updates the tree from what these names are now.
 
         The masks are of the names' events, 0 when they are looked at for another reason. From the
         top down: what is below a renamed cgroup is found by the new name.
@@ -223,7 +221,7 @@ class CgroupTree(CgroupIndex):
             if present is not None:
                 leaving.add(present)
             former = self._directories.get(id_of_inode(inode))
-            # Cgroup v1 can rename within a parent: the cgroup stays what it is.
+            # Cgroup v1 can rename within a parent: the cgroup stays the same.
             is_same = former is not None and former.inode == inode and former.parent is parent
             if former and is_same and (mask & inotify.IN_MOVED_TO or not mask):
                 renamed[former] = name
@@ -233,7 +231,7 @@ class CgroupTree(CgroupIndex):
             self._forget(directory, changes)
         self.rename(renamed.items())
         for directory in renamed:
-            # What was looked for below its former name was not found.
+            # Paths below its former name were not found.
             self._rescan(directory.family(), changes)
             changes.limits += [member.id for member in directory.family()]
         for parent, name in arriving:
@@ -265,7 +263,7 @@ class CgroupTree(CgroupIndex):
             directory = Directory(before.st_ino, name, parent, self._watch(path))
             after = self._directory_at(path)
             if after is None or after.st_ino != before.st_ino:
-                # Removed, perhaps made again, since: which of the two is watched is unknown.
+                # Removed, maybe created again: it is unknown which of the two is watched.
                 self._unwatch(directory)
                 unexplored.append((parent, name))
                 continue
@@ -281,9 +279,9 @@ class CgroupTree(CgroupIndex):
             changes.added.append(directory.id)
 
     def _directory_at(self, path: str) -> os.stat_result | None:
-        """None also of a directory of another file system: its numbers are no ids of ours."""
+        """None also for a directory of another file system, whose numbers are not ids."""
         try:
-            # Thousands of directories: no objects of paths.
+            # No Path objects, for thousands of directories.
             found = os.stat(path, follow_symlinks=path == self._base)  # noqa: PTH116
         except OSError:
             return None
@@ -318,7 +316,7 @@ class CgroupTree(CgroupIndex):
 
 
 def detect_root(mountinfo: Path = Path("/proc/self/mountinfo")) -> Path | None:
-    """Where cgroups with the memory controller are: of v2, else of v1; None: nowhere. proc(5)."""
+    """Mount point of cgroups with the memory controller: v2, else v1, else None. proc(5)."""
     try:
         mounts = tables.mounts(mountinfo.read_bytes())
     except (OSError, ValueError):
@@ -346,7 +344,7 @@ def _subdirectories(path: str, links: int) -> list[str]:
 
 
 def _read(path: str) -> str | None:
-    """The start of a cgroup's file; None when there is none, or no cgroup any more."""
+    """Start of a cgroup's file; None if the file or the cgroup is missing."""
     try:
         descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
         try:
