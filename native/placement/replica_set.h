@@ -18,7 +18,7 @@
 
 namespace farswap::placement {
 
-/// A member keeps its index for ever.
+/// A member never changes its index.
 using MemberIndex = std::uint16_t;
 inline constexpr std::size_t kMembersMax = 4096;
 
