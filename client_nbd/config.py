@@ -135,7 +135,7 @@ class ShrinkerSection(Section, frozen=True):
     The tier knows in seconds when a page was stored.
     """
 
-    ahead: bool = True
+    proactive: bool = True
     older_than: Annotated[Milliseconds, Within("1s", "366d", zero="never")] = Milliseconds(0)
 
 

@@ -24,8 +24,8 @@ from farswap.client_nbd.admin import service as admin_service
 from farswap.client_nbd.admin.metrics import HostMetrics
 from farswap.client_nbd.attribution import Attribution
 from farswap.client_nbd.cgroups.groups import CgroupGroups
-from farswap.client_nbd.cgroups.pressure import AheadPolicy
-from farswap.client_nbd.cgroups.proactive import AheadShrinker
+from farswap.client_nbd.cgroups.pressure import ProactivePolicy
+from farswap.client_nbd.cgroups.proactive import ProactiveWriteback
 from farswap.client_nbd.cgroups.tree import CgroupTree, detect_root
 from farswap.client_nbd.checks import findings
 from farswap.client_nbd.checks.doctor import Doctor
@@ -57,7 +57,7 @@ if TYPE_CHECKING:
 _log = log.logger("host")
 
 _CGROUPS_EVERY_S = 0.5
-_SHRINK_AHEAD_EVERY_S = 1.0
+_PROACTIVE_EVERY_S = 1.0
 _ATTRIBUTION_EVERY_S = 1.0
 _SERVERS_EVERY_S = 0.5
 
@@ -186,11 +186,13 @@ class _Host:
         await follow.start()
         for subject, message in groups.problems().items():
             _log.warning(message, subject=subject)
-        policy = AheadPolicy(ahead=shrinker.ahead, older_than_s=shrinker.older_than // 1000)
-        ahead = AheadShrinker(engine, groups, tree, self._files, policy)
-        shrink = Periodic("shrinker", ahead.step, _SHRINK_AHEAD_EVERY_S)
+        policy = ProactivePolicy(
+            by_pressure=shrinker.proactive, older_than_s=shrinker.older_than // 1000
+        )
+        proactive = ProactiveWriteback(engine, groups, tree, self._files, policy)
+        shrink = Periodic("shrinker", proactive.step, _PROACTIVE_EVERY_S)
         parts.push("shrinker", shrink.stop)
-        if shrinker.ahead or shrinker.older_than:
+        if shrinker.proactive or shrinker.older_than:
             await shrink.start()
         return groups
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from types import SimpleNamespace
 
-from farswap.client_nbd.cgroups.settings import Settings, Wishes
+from farswap.client_nbd.cgroups.settings import Overrides, Settings
 from farswap.common.errors import NotFoundError
 
 LATENCY_BUCKETS = 24
@@ -52,7 +52,7 @@ class FakeGroups:
     def __init__(self, engine, paths: dict[int, str]) -> None:
         self._engine = engine
         self._paths = {0: "/", **paths}
-        self.wishes: dict[str, Wishes] = {}
+        self.overrides: dict[str, Overrides] = {}
 
     def path_of(self, id_: int) -> str:
         return self._paths.get(id_, "")
@@ -64,13 +64,13 @@ class FakeGroups:
         raise NotFoundError(f"{path} is not a cgroup of this machine")
 
     def settings_of(self, id_: int) -> Settings:
-        wishes = self.wishes.get(self.path_of(id_), Wishes())
-        limit = wishes.pool_limit
+        overrides = self.overrides.get(self.path_of(id_), Overrides())
+        limit = overrides.pool_limit
         return Settings(
             pool_limit=limit,
             pool_limit_source="default" if limit is None else "operator",
-            writeback=wishes.writeback is not False,
-            compressor=wishes.compressor,
+            writeback=overrides.writeback is not False,
+            compressor=overrides.compressor,
         )
 
     def views(self) -> list[SimpleNamespace]:
@@ -84,7 +84,7 @@ class FakeGroups:
 
     def set(self, path: str, change) -> None:
         self.id_of(path)
-        self.wishes[path] = change.of(self.wishes.get(path, Wishes()))
+        self.overrides[path] = change.of(self.overrides.get(path, Overrides()))
 
     def problems(self) -> dict[str, str]:
         return {}

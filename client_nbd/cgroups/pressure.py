@@ -8,15 +8,15 @@ every group, and of a group's own cgroup for that group.
 
 *Need* is pressure times the room above its low mark that the pool, or the group's limit, has lost
 lately. The pool is locked memory, so a page that leaves it helps only a store that would find no
-room. PSI alone does not tell: tasks of a cgroup that thrashes between its memory limit and the pool
-wait all the time, for reads that would only take longer from a server. But as much returns as
-leaves, the pool does not fill, and there is no need.
+room. PSI alone does not show this: tasks of a cgroup that thrashes between its memory limit and the
+pool always wait, for reads that would take longer from a server. But as much returns as leaves, the
+pool does not fill, and there is no need.
 
 As in zswap's shrinker (mm/zswap.c, zswap_shrinker_count), pages count for less the better they
 compress, since moving them out frees fewer bytes; and pages that were read back from servers lately
 protect as many from being sent (nr_disk_swapins there). A group that gets back more than it would
 send is warm and sends nothing, so reads of pages sent too early end the pressure that they cause.
-The number returned is, as there, that of pages to look at: the tier spares those that were read
+The number returned is, as there, that of pages to examine: the tier spares those that were read
 from the pool. ARCHITECTURE.md compares this policy with zswap's.
 """
 
@@ -30,24 +30,24 @@ from farswap.common.units import PAGE_BYTES
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-# Less is a machine's usual noise.
+# Less is noise.
 _STALL_SHARE_MIN = 0.01
-# Of a group's pages that do not compress, when the pool has just come to its threshold and some
-# task waits all the time.
+# Share of a group's pages, if they do not compress, the pool is at its threshold and some task
+# always waits.
 _SHARE_PER_SECOND = 0.5
-# Fullness below which there is room.
+# Fullness below which there is no need.
 _LOW_MARK = 0.8
 _ROOM = 1.0 - _LOW_MARK
-# In which a page brought back loses half of its protection, and a gain of fullness half its weight.
+# Half-life of a fetched page's protection, and of the weight of a gain of fullness.
 _HALF_LIFE_S = 10.0
 
 
 @dataclass(frozen=True, slots=True)
 class HostSample:
-    """Totals since ever, of the machine and of all groups together.
+    """Totals since the start, of the machine and of all groups together.
 
-    Fullness, here and below, is 1 at the threshold down to which the tier shrinks on its own, and
-    may be more.
+    Fullness, here and below, is 1 at the threshold down to which the tier shrinks the pool, and may
+    be more.
     """
 
     stall_us: int | None  # None: the kernel keeps no PSI
@@ -56,20 +56,20 @@ class HostSample:
 
 @dataclass(frozen=True, slots=True)
 class GroupSample:
-    """Of one group; the totals are since ever."""
+    """Of one group; totals since the start."""
 
     id: int
     stall_us: int | None  # of its cgroup; None: unknown
     loads_remote: int
     local_pages: int
-    pool_bytes: int  # that these take
-    limit_fullness: float  # of the fullest limit that it is under; 0: there is none
+    pool_bytes: int  # of these
+    limit_fullness: float  # of the fullest limit that applies to it; 0: none
     writeback: bool
 
 
 @dataclass(frozen=True, slots=True)
 class Shrink:
-    """Look at `pages` of the group's coldest; those not older than `older_than_s` stay."""
+    """Examine `pages` of the group's coldest; those not older than `older_than_s` stay."""
 
     id: int
     pages: int
@@ -78,12 +78,12 @@ class Shrink:
 
 @dataclass(slots=True)
 class _Stalls:
-    """Pressure from totals. The first sample of a series has none."""
+    """Pressure from totals; 0 at the first sample."""
 
     stall_us: int | None = None
 
     def pressure(self, elapsed_s: float, stall_us: int | None) -> float:
-        """Share of the time, 0 to 1, since the sample before."""
+        """Share of the time since the previous sample, 0 to 1."""
         known_before, self.stall_us = self.stall_us, stall_us
         if known_before is None or stall_us is None:
             return 0.0
@@ -93,13 +93,13 @@ class _Stalls:
 
 @dataclass(slots=True)
 class _Filling:
-    """How much fuller the pool, or a limit, has become lately. The first sample is no gain."""
+    """How much fuller the pool, or a limit, has become lately; 0 at the first sample."""
 
     fullness: float
     gained: float = 0.0
 
     def room_lost(self, elapsed_s: float, fullness: float) -> float:
-        """The share, 0 to 1, of what is above the low mark."""
+        """The share of the room above the low mark, 0 to 1."""
         grown, self.fullness = fullness - self.fullness, fullness
         self.gained = min(max(0.0, self.gained * _faded(elapsed_s) + grown), _ROOM)
         return max(0.0, min(fullness - _LOW_MARK, self.gained)) / _ROOM
@@ -110,22 +110,22 @@ class _Group:
     stalls: _Stalls
     limit: _Filling
     loads_remote: int
-    protected: float = 0.0  # pages brought back lately
+    protected: float = 0.0  # pages fetched lately
 
     def protect(self, elapsed_s: float, sample: GroupSample) -> None:
         returned = max(0, sample.loads_remote - self.loads_remote)
         self.loads_remote = sample.loads_remote
-        # More cannot be protected. A group inherits the totals of cgroups that are removed.
+        # At most all its pages: totals of removed cgroups are added to their parent's.
         self.protected = min(
             self.protected * _faded(elapsed_s) + returned, float(sample.local_pages)
         )
 
 
-class AheadPolicy:
-    """Keeps the last samples. `older_than_s` 0: age alone moves nothing."""
+class ProactivePolicy:
+    """Keeps the previous samples. `older_than_s` 0: no writeback by age."""
 
-    def __init__(self, *, ahead: bool, older_than_s: int) -> None:
-        self._ahead = ahead
+    def __init__(self, *, by_pressure: bool, older_than_s: int) -> None:
+        self._by_pressure = by_pressure
         self._older_than_s = older_than_s
         self._host = _Stalls()
         self._pool: _Filling | None = None
@@ -134,9 +134,9 @@ class AheadPolicy:
     def decide(
         self, elapsed_s: float, host: HostSample, groups: Sequence[GroupSample]
     ) -> list[Shrink]:
-        """At most one answer a group. `elapsed_s` > 0 is the time since the last call.
+        """At most one result per group. `elapsed_s` > 0 is the time since the last call.
 
-        Groups that are not named are forgotten.
+        Forgets groups that are not in `groups`.
         """
         self._pool = self._pool or _Filling(host.pool_fullness)
         pool_lost = self._pool.room_lost(elapsed_s, host.pool_fullness)
@@ -157,7 +157,7 @@ class AheadPolicy:
         return shrinks
 
     def _shrink(self, sample: GroupSample, need_s: float, protected: float) -> Shrink:
-        share = min(1.0, need_s * _SHARE_PER_SECOND) if self._ahead else 0.0
+        share = min(1.0, need_s * _SHARE_PER_SECOND) if self._by_pressure else 0.0
         pages = int(_freeable(sample) * share - protected)
         if pages > 0 or self._older_than_s == 0:
             return Shrink(sample.id, pages)
@@ -169,10 +169,10 @@ def _seen_first(sample: GroupSample) -> _Group:
 
 
 def _faded(elapsed_s: float) -> float:
-    """What is left of 1."""
+    """What remains of 1."""
     return float(0.5 ** (elapsed_s / _HALF_LIFE_S))
 
 
 def _freeable(sample: GroupSample) -> float:
-    """The group's pages, scaled by how little they compress."""
+    """The group's pages, scaled by how poorly they compress."""
     return min(float(sample.local_pages), sample.pool_bytes / PAGE_BYTES)

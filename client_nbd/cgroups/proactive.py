@@ -1,11 +1,11 @@
-"""Measures pressure and groups for pressure.AheadPolicy, and has the engine do what it decides."""
+"""Proactive writeback: samples pressure and groups, and applies pressure.ProactivePolicy."""
 
 from __future__ import annotations
 
 import time
 from typing import TYPE_CHECKING
 
-from farswap.client_nbd.cgroups.pressure import AheadPolicy, GroupSample, HostSample
+from farswap.client_nbd.cgroups.pressure import GroupSample, HostSample, ProactivePolicy
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -16,8 +16,8 @@ if TYPE_CHECKING:
     from farswap.native import CgroupRecord, HostEngine
 
 
-class AheadShrinker:
-    """step() is to be called about once a second; it blocks, and is of one thread at a time."""
+class ProactiveWriteback:
+    """Call step() about once a second, from one thread at a time; it blocks."""
 
     def __init__(
         self,
@@ -25,7 +25,7 @@ class AheadShrinker:
         groups: CgroupGroups,
         tree: CgroupTree,
         files: KernelFiles,
-        policy: AheadPolicy,
+        policy: ProactivePolicy,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._engine = engine
@@ -37,7 +37,7 @@ class AheadShrinker:
         self._last_s = clock()
 
     def step(self) -> None:
-        """Looks, decides, and asks the engine; the engine writes back on its own."""
+        """Samples, decides and starts writeback in the engine, which does not wait for it."""
         records = self._groups.records()
         now_s = self._clock()
         elapsed_s, self._last_s = now_s - self._last_s, now_s
@@ -52,7 +52,7 @@ class AheadShrinker:
         by_id = {record.id: record for record in records}
         samples = [self._sample(record, by_id, accept) for record in records if record.local_pages]
         for shrink in self._policy.decide(elapsed_s, host, samples):
-            self._engine.shrink_ahead(shrink.id, shrink.pages, shrink.older_than_s)
+            self._engine.write_back_proactively(shrink.id, shrink.pages, shrink.older_than_s)
 
     def _sample(
         self, record: CgroupRecord, by_id: Mapping[int, CgroupRecord], accept: float
@@ -71,14 +71,14 @@ class AheadShrinker:
     def _limit_fullness(
         self, record: CgroupRecord, by_id: Mapping[int, CgroupRecord], accept: float
     ) -> float:
-        """Of the fullest limit among its own and its ancestors'."""
+        """Fullness of the fullest limit among its own and its ancestors'."""
         family = [record, *(by_id[id_] for id_ in self._tree.lineage(record.id) if id_ in by_id)]
         used_and_limit = ((each.tree_pool_bytes, each.pool_limit_bytes) for each in family)
         return max(_fullness(used, limit, accept) for used, limit in used_and_limit)
 
 
 def _fullness(used_bytes: int, limit_bytes: int | None, accept: float) -> float:
-    """1 at the threshold; no limit is never full, and one of nothing always."""
+    """1 at the threshold. No limit: 0; a limit of 0: 1."""
     if limit_bytes is None:
         return 0.0
     return used_bytes / (limit_bytes * accept) if limit_bytes else 1.0

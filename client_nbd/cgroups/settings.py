@@ -1,10 +1,9 @@
-"""What holds for a cgroup's pages, and who says so. Pure: files and wishes in, settings out.
+"""Settings of a cgroup's pages, and their sources. Pure: files and overrides in, settings out.
 
-An operator's wish for a path comes before the cgroup's own file, and that before the default. A
-limit is a group's own and holds for the sum of its subtree. Writeback is off below whatever
-switches it off, as in the kernel. A compressor is that of the nearest ancestor for which one was
-wished. The engine is told each group's own settings and sees to what follows from them; here the
-same is worked out for who asks what is in force, and why.
+An operator's override for a path takes precedence over the cgroup's file, and that over the
+default. A limit applies to the sum of a group's subtree. Writeback is off below any cgroup that
+switches it off, as in the kernel. A group without a compressor inherits its parent's. The engine
+holds each group's own settings and applies this inheritance; settings_of() shows its result.
 """
 
 from __future__ import annotations
@@ -30,13 +29,13 @@ class Unchanged(enum.Enum):
 
 UNCHANGED = Unchanged.UNCHANGED
 
-# A wish for no limit, whatever the cgroup's file says.
+# An override: no limit, despite the cgroup's file.
 NO_LIMIT = (1 << 64) - 1
 
 
 @dataclass(frozen=True, slots=True)
-class Wishes:
-    """What an operator wants of a cgroup; None: what the file says, or the default."""
+class Overrides:
+    """An operator's settings of a cgroup; None: the file's, or the default."""
 
     pool_limit: int | None = None  # bytes, NO_LIMIT
     writeback: bool | None = None
@@ -46,26 +45,26 @@ class Wishes:
 
 @dataclass(frozen=True, slots=True)
 class GroupChange:
-    """A change of wishes: UNCHANGED, None (back to the file or the default), or the new wish."""
+    """A change of overrides: UNCHANGED, None (removes the override), or the new value."""
 
     pool_limit: int | Unchanged | None = UNCHANGED
     writeback: bool | Unchanged | None = UNCHANGED
     remote_pages_max: int | Unchanged | None = UNCHANGED
     compressor: Compressor | Unchanged | None = UNCHANGED
 
-    def of(self, wishes: Wishes) -> Wishes:
-        """The wishes after this change."""
+    def of(self, overrides: Overrides) -> Overrides:
+        """The overrides after this change."""
         new = {
             name: value
             for name in self.__slots__
             if (value := getattr(self, name)) is not UNCHANGED
         }
-        return replace(wishes, **new)
+        return replace(overrides, **new)
 
 
 @dataclass(frozen=True, slots=True)
 class OwnSettings:
-    """What the engine is told of a cgroup. None: no limit, the compressor of the ancestors."""
+    """Of one cgroup, for the engine. None: no limit, the parent's compressor."""
 
     pool_limit_bytes: int | None = None
     writeback: bool = True
@@ -76,19 +75,19 @@ class OwnSettings:
 NOTHING_SET = OwnSettings()
 
 
-def own_settings(files: LimitFiles, wishes: Wishes) -> OwnSettings:
-    """Of one cgroup, whatever its ancestors say."""
+def own_settings(files: LimitFiles, overrides: Overrides) -> OwnSettings:
+    """Of one cgroup, without its ancestors'."""
     return OwnSettings(
-        pool_limit_bytes=_limit(wishes.pool_limit, files.zswap_max_bytes)[0],
-        writeback=files.zswap_writeback if wishes.writeback is None else wishes.writeback,
-        remote_pages_max=_limit(wishes.remote_pages_max, None)[0],
-        compressor=wishes.compressor,
+        pool_limit_bytes=_limit(overrides.pool_limit, files.zswap_max_bytes)[0],
+        writeback=files.zswap_writeback if overrides.writeback is None else overrides.writeback,
+        remote_pages_max=_limit(overrides.remote_pages_max, None)[0],
+        compressor=overrides.compressor,
     )
 
 
 @dataclass(frozen=True, slots=True)
 class Settings:
-    """What holds for a group, and where each comes from. None: no limit, the tier's compressor."""
+    """In force for a group, with sources. None: no limit, the tier's compressor."""
 
     pool_limit: int | None = None  # bytes
     pool_limit_source: Source = "default"
@@ -100,13 +99,13 @@ class Settings:
     compressor_source: Source = "default"
 
 
-def settings_of(lineage: Sequence[tuple[LimitFiles, Wishes]]) -> Settings:
-    """Of the last of `lineage`, which begins at the root."""
-    files, wishes = lineage[-1]
-    pool_limit, pool_limit_source = _limit(wishes.pool_limit, files.zswap_max_bytes)
-    remote_pages_max, remote_pages_max_source = _limit(wishes.remote_pages_max, None)
+def settings_of(lineage: Sequence[tuple[LimitFiles, Overrides]]) -> Settings:
+    """Of the last of `lineage`, which starts at the root."""
+    files, overrides = lineage[-1]
+    pool_limit, pool_limit_source = _limit(overrides.pool_limit, files.zswap_max_bytes)
+    remote_pages_max, remote_pages_max_source = _limit(overrides.remote_pages_max, None)
     writeback, writeback_source = _writeback(lineage)
-    compressors = [wish.compressor for _, wish in lineage if wish.compressor is not None]
+    compressors = [own.compressor for _, own in lineage if own.compressor is not None]
     return Settings(
         pool_limit=pool_limit,
         pool_limit_source=pool_limit_source,
@@ -119,17 +118,17 @@ def settings_of(lineage: Sequence[tuple[LimitFiles, Wishes]]) -> Settings:
     )
 
 
-def _limit(wish: int | None, file: int | None) -> tuple[int | None, Source]:
-    if wish is not None:
-        return (None if wish >= NO_LIMIT else wish), "operator"
+def _limit(override: int | None, file: int | None) -> tuple[int | None, Source]:
+    if override is not None:
+        return (None if override >= NO_LIMIT else override), "operator"
     return file, "default" if file is None else "file"
 
 
-def _writeback(lineage: Sequence[tuple[LimitFiles, Wishes]]) -> tuple[bool, Source]:
-    """Of whoever is nearest to the root and switches it off, else of the group's own wish."""
-    for files, wishes in lineage:
-        if wishes.writeback is False:
+def _writeback(lineage: Sequence[tuple[LimitFiles, Overrides]]) -> tuple[bool, Source]:
+    """Off if it is off in any of the lineage, from the root down."""
+    for files, overrides in lineage:
+        if overrides.writeback is False:
             return False, "operator"
-        if wishes.writeback is None and not files.zswap_writeback:
+        if overrides.writeback is None and not files.zswap_writeback:
             return False, "file"
     return True, "default" if lineage[-1][1].writeback is None else "operator"

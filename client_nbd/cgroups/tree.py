@@ -63,7 +63,7 @@ class Changes:
 
     removed: list[tuple[int, int]] = field(default_factory=list)  # (id, parent), children first
     added: list[int] = field(default_factory=list)  # parents first
-    # Whose files say something else now, or whose path has changed, by which operators' wishes go.
+    # With other limits than before, or another path, by which overrides are kept.
     limits: list[int] = field(default_factory=list)
 
 

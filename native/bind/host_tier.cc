@@ -226,7 +226,7 @@ void BindHostTier(nb::module_& m, nb::class_<HostEngine>& engine) {
           "writeback_progress",
           [](HostEngine& self) { return self.tier().ManualWritebackProgress(); }, NoGil())
       .def(
-          "shrink_ahead",
+          "write_back_proactively",
           [](HostEngine& self, tier::CgroupId cgroup, std::uint64_t pages, std::uint32_t age_s) {
             self.tier().WriteBackProactively(cgroup, pages, age_s);
           },

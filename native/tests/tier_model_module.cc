@@ -435,7 +435,7 @@ void BindGroups(nb::class_<ModelTier>& tier) {
       .def("start_writeback", &ModelTier::StartWriteback, "pages"_a, "cgroup"_a = 0,
            "older_than_s"_a = 0)
       .def("cancel_writeback", [](ModelTier& self) { self.tier().CancelManualWriteback(); })
-      .def("shrink_ahead",
+      .def("write_back_proactively",
            [](ModelTier& self, CgroupId id, std::uint64_t pages, std::uint32_t older_than_s) {
              self.tier().WriteBackProactively(id, pages, older_than_s);
            })

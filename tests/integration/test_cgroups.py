@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING
 
 import pytest
 from farswap.client_nbd.cgroups.groups import CgroupGroups, GroupChange
-from farswap.client_nbd.cgroups.pressure import AheadPolicy
-from farswap.client_nbd.cgroups.proactive import AheadShrinker
+from farswap.client_nbd.cgroups.pressure import ProactivePolicy
+from farswap.client_nbd.cgroups.proactive import ProactiveWriteback
 from farswap.client_nbd.cgroups.tree import CgroupTree
 from farswap.client_nbd.kernel.files import KernelFiles
 from hang_guard import HANG_GUARD_S
@@ -175,12 +175,12 @@ def test_limits_of_files_hold_from_the_first_page_on(machine: Machine) -> None:
 
 def test_pressure_moves_pages_while_the_pool_fills(machine: Machine) -> None:
     now_s = stall_us = 0
-    shrinker = AheadShrinker(
+    shrinker = ProactiveWriteback(
         machine.engine,
         machine.groups,
         machine.tree,
         KernelFiles(machine.root),
-        AheadPolicy(ahead=True, older_than_s=0),
+        ProactivePolicy(by_pressure=True, older_than_s=0),
         lambda: now_s,
     )
 
@@ -209,10 +209,10 @@ def test_pressure_moves_pages_while_the_pool_fills(machine: Machine) -> None:
     machine.verify()
 
 
-def test_age_moves_pages_ahead_of_need(machine: Machine) -> None:
-    policy = AheadPolicy(ahead=False, older_than_s=1)
+def test_age_moves_pages_proactively(machine: Machine) -> None:
+    policy = ProactivePolicy(by_pressure=False, older_than_s=1)
     files = KernelFiles(machine.root)
-    shrinker = AheadShrinker(machine.engine, machine.groups, machine.tree, files, policy)
+    shrinker = ProactiveWriteback(machine.engine, machine.groups, machine.tree, files, policy)
     machine.write(machine.make("a"), 0, 300)
     machine.groups.update()
 
@@ -242,7 +242,7 @@ def test_a_thousand_cgroups_leave_nothing_behind(machine: Machine) -> None:
 def test_the_daemon_follows_cgroups(host_daemon: MakeHost, tmp_path: Path) -> None:
     (tmp_path / "cgroup/a/b").mkdir(parents=True)
     host = host_daemon(
-        cgroups={"root": str(tmp_path / "cgroup")}, shrinker={"ahead": True, "older_than": "1s"}
+        cgroups={"root": str(tmp_path / "cgroup")}, shrinker={"proactive": True, "older_than": "1s"}
     )
     with NbdClient.connect_unix(host.nbd_path) as client:
         client.negotiate("swap0")

@@ -66,8 +66,8 @@ class TierMachine(GroupRules):
             self.tier.await_writing(AWAIT_WRITING_MS)
 
     @rule(cgroup=cgroups, pages=st.sampled_from([1, 50, SLOTS]), age=st.sampled_from(AGES_S))
-    def shrink_ahead(self, cgroup: int, pages: int, age: int) -> None:
-        self.tier.shrink_ahead(cgroup, pages, age)
+    def write_back_proactively(self, cgroup: int, pages: int, age: int) -> None:
+        self.tier.write_back_proactively(cgroup, pages, age)
 
     @rule()
     def cancel_writeback(self) -> None:

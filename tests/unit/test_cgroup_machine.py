@@ -176,7 +176,7 @@ class Cgroups(RuleBasedStateMachine):
     @invariant()
     def groups_are_of_living_cgroups_and_obey_their_files(self) -> None:
         by_id = {cgroup.id: cgroup for cgroup in self.all if cgroup.alive}
-        obeying = set()
+        applied = set()
         for record in self.engine.cgroups():
             cgroup = by_id[record.id]
             assert record.placed
@@ -186,10 +186,10 @@ class Cgroups(RuleBasedStateMachine):
             maximum = files.get("max", "max")
             assert record.pool_limit_bytes == (int(maximum) if maximum.isdecimal() else None)
             assert record.writeback == (files.get("writeback") != "0")
-            obeying.add(cgroup)
+            applied.add(cgroup)
         for cgroup in self.limits:
             group = self.engine.group(cgroup.id)
-            assert cgroup in obeying or group is None
+            assert cgroup in applied or group is None
             asks = self.limits[cgroup]
             if asks.get("writeback") == "0" or asks.get("max", "max") != "max":
                 assert group is not None

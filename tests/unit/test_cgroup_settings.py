@@ -1,4 +1,4 @@
-"""Limits and wishes for cgroups: what the engine is told, and what is said to be in force."""
+"""Limits and overrides for cgroups: what the engine is told, and what is said to be in force."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def test_a_written_limit_is_told_in_the_next_pass(machine: Machine) -> None:
 
 
 @pytest.mark.parametrize("files", [{"writeback": "0"}, {"max": "1048576"}])
-def test_cgroups_below_one_with_settings_are_placed_ahead(
+def test_cgroups_below_one_with_settings_are_placed_early(
     machine: Machine, files: dict[str, str]
 ) -> None:
     machine.make("a/b/c")
@@ -53,7 +53,7 @@ def test_cgroups_below_one_with_settings_are_placed_ahead(
     assert machine.engine.group(machine.id("x/y")) is None
 
 
-def test_cgroups_below_one_that_an_operator_has_limited_are_placed_ahead(machine: Machine) -> None:
+def test_cgroups_below_one_that_an_operator_has_limited_are_placed_early(machine: Machine) -> None:
     machine.make("a/b")
     machine.groups.set("/a", GroupChange(remote_pages_max=7))
     assert machine.engine.group(machine.id("a/b")).placed
@@ -66,10 +66,10 @@ def test_cgroups_below_one_that_an_operator_has_limited_are_placed_ahead(machine
     assert machine.engine.group(machine.id("a/d")) is None
 
 
-def test_groups_placed_ahead_leave_room_for_others(
+def test_groups_placed_early_leave_room_for_others(
     machine: Machine, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(cgroup_groups, "_AHEAD_MAX", 10)
+    monkeypatch.setattr(cgroup_groups, "_EARLY_MAX", 10)
     for number in range(20):
         machine.make(f"c{number}", max="4096")
     machine.groups.update()

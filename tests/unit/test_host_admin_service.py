@@ -293,7 +293,7 @@ async def test_settings_of_a_cgroup_are_set_and_given_back(running: Running) -> 
     )
     assert not again.settings.HasField("pool_limit_bytes")
     assert not again.settings.writeback
-    assert running.groups.wishes["/build"].compressor == ("zstd", 3)
+    assert running.groups.overrides["/build"].compressor == ("zstd", 3)
 
 
 @pytest.mark.parametrize(
@@ -314,7 +314,7 @@ async def test_a_cgroup_setting_that_makes_no_sense_changes_nothing(
 ) -> None:
     with pytest.raises(errors.InvalidArgumentError, match=message):
         await running.call("SetCgroup", request_)
-    assert running.groups.wishes == {}
+    assert running.groups.overrides == {}
 
 
 async def test_the_tier_is_set_while_it_runs(running: Running) -> None:

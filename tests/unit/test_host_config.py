@@ -118,10 +118,10 @@ def test_keys_are_checked_against_what_this_version_can_do(
     assert refused.value.problems in ([f"--set: {problem}"], [f"host.toml: {problem}"])
 
 
-def test_what_is_ahead_of_need_by_default(path: Path, machine_id: Path) -> None:
+def test_what_is_proactive_by_default(path: Path, machine_id: Path) -> None:
     config = host_config.load(path, (), machine_id)
     assert (config.cgroups.root, config.cgroups.watch) == (None, True)
-    assert (config.shrinker.ahead, config.shrinker.older_than) == (True, 0)
+    assert (config.shrinker.proactive, config.shrinker.older_than) == (True, 0)
     changed = host_config.load(
         path, ["shrinker.older_than=10m", "cgroups.root=/sys/fs/cgroup"], machine_id
     )

@@ -6,9 +6,9 @@ from dataclasses import replace
 
 import pytest
 from farswap.client_nbd.cgroups.pressure import (
-    AheadPolicy,
     GroupSample,
     HostSample,
+    ProactivePolicy,
     Shrink,
 )
 from hypothesis import given
@@ -45,9 +45,9 @@ hosts = st.builds(
 )
 
 
-def policy(older_than_s: int = 0, *, ahead: bool = True) -> AheadPolicy:
+def policy(older_than_s: int = 0, *, by_pressure: bool = True) -> ProactivePolicy:
     """That has seen the host and the cold group at rest, and the pool at its low mark."""
-    made = AheadPolicy(ahead=ahead, older_than_s=older_than_s)
+    made = ProactivePolicy(by_pressure=by_pressure, older_than_s=older_than_s)
     made.decide(1.0, replace(HOST, pool_fullness=LOW_MARK), [COLD])
     return made
 
@@ -75,7 +75,7 @@ def test_without_pressure_nothing_is_written_back(group: GroupSample, fullness: 
 
 @given(group=samples, host=hosts)
 def test_switched_off_nothing_is_written_back(group: GroupSample, host: HostSample) -> None:
-    assert policy(ahead=False).decide(1.0, host, [group]) == []
+    assert policy(by_pressure=False).decide(1.0, host, [group]) == []
 
 
 @given(
@@ -127,7 +127,7 @@ def test_the_more_room_is_left_the_less() -> None:
 
 def test_a_limit_that_fills_counts_where_the_pool_has_room() -> None:
     empty = replace(HOST, pool_fullness=0.0)
-    made = AheadPolicy(ahead=True, older_than_s=0)
+    made = ProactivePolicy(by_pressure=True, older_than_s=0)
     made.decide(1.0, empty, [replace(COLD, limit_fullness=LOW_MARK)])
     at_its_limit = replace(COLD, stall_us=SECOND_US // 5, limit_fullness=1.0)
     assert made.decide(1.0, empty, [at_its_limit]) == [Shrink(7, 500)]
@@ -146,7 +146,7 @@ def test_a_pool_that_fills_no_more_needs_no_room() -> None:
 
 
 def test_what_is_full_when_it_is_first_seen_did_not_fill_lately() -> None:
-    made = AheadPolicy(ahead=True, older_than_s=0)
+    made = ProactivePolicy(by_pressure=True, older_than_s=0)
     made.decide(1.0, HOST, [replace(COLD, limit_fullness=1.0)])
     stalling = replace(COLD, limit_fullness=1.0, stall_us=SECOND_US)
     assert made.decide(1.0, stalled(1.0), [stalling]) == []
@@ -190,7 +190,7 @@ def test_totals_inherited_from_a_removed_cgroup_do_not_protect_for_ever() -> Non
 
 def test_age_alone_moves_what_is_old() -> None:
     assert policy(60).decide(1.0, HOST, [COLD]) == [Shrink(7, PAGES, 60)]
-    assert policy(60, ahead=False).decide(1.0, HOST, [COLD]) == [Shrink(7, PAGES, 60)]
+    assert policy(60, by_pressure=False).decide(1.0, HOST, [COLD]) == [Shrink(7, PAGES, 60)]
     warm = replace(COLD, loads_remote=PAGES)
     assert policy(60).decide(1.0, HOST, [warm]) == []
 
@@ -200,7 +200,7 @@ def test_pressure_comes_before_age() -> None:
 
 
 def test_without_psi_there_is_no_pressure() -> None:
-    blind = AheadPolicy(ahead=True, older_than_s=0)
+    blind = ProactivePolicy(by_pressure=True, older_than_s=0)
     for _ in range(3):
         host = replace(HOST, stall_us=None)
         assert blind.decide(1.0, host, [replace(COLD, stall_us=None)]) == []

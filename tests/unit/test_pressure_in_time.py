@@ -15,9 +15,9 @@ from typing import TYPE_CHECKING
 
 import pytest
 from farswap.client_nbd.cgroups.pressure import (
-    AheadPolicy,
     GroupSample,
     HostSample,
+    ProactivePolicy,
     Shrink,
 )
 
@@ -48,7 +48,7 @@ class Cgroup:
     touched: int = 0
     loads_remote: int = 0
     stall_us: int = 0
-    sent_ahead: int = 0
+    sent_proactively: int = 0
     back_soon: int = 0  # read back within SOON_S
 
     def second(self) -> None:
@@ -158,8 +158,8 @@ class NoPolicy:
 class Host:
     pool_pages: int
     cgroups: list[Cgroup]
-    policy: AheadPolicy | ZswapRule | NoPolicy = field(
-        default_factory=lambda: AheadPolicy(ahead=True, older_than_s=0)
+    policy: ProactivePolicy | ZswapRule | NoPolicy = field(
+        default_factory=lambda: ProactivePolicy(by_pressure=True, older_than_s=0)
     )
     sent_at_limit: int = 0
     waited: int = 0  # stores that found the pool full
@@ -181,7 +181,7 @@ class Host:
             asked = {shrink.id: shrink for shrink in self.policy.decide(1.0, host, samples)}
             for cgroup in self.cgroups:
                 if cgroup.id in asked:
-                    cgroup.sent_ahead += cgroup.look_at(asked[cgroup.id].pages)
+                    cgroup.sent_proactively += cgroup.look_at(asked[cgroup.id].pages)
 
     def shrink_at_limit(self) -> None:
         if self.used() <= self.pool_pages * HIGH:
@@ -234,7 +234,7 @@ def test_a_cgroup_that_thrashes_in_a_pool_with_room_loses_nothing(
     host = Host(pool_pages=300, cgroups=[warm])
     host.run(60)
     assert host.used() > 90
-    assert (warm.sent_ahead, host.sent_at_limit) == (0, 0)
+    assert (warm.sent_proactively, host.sent_at_limit) == (0, 0)
 
 
 @PATTERNS
@@ -246,7 +246,7 @@ def test_a_cgroup_that_thrashes_in_a_pool_that_does_not_fill_any_more_loses_litt
     host = Host(pool_pages=250, cgroups=[warm])
     host.run(60)
     assert host.sent_at_limit == 0
-    assert warm.sent_ahead < 0.1 * 200
+    assert warm.sent_proactively < 0.1 * 200
 
 
 @FAULTS
@@ -256,8 +256,8 @@ def test_cold_pages_leave_while_the_pool_fills_and_warm_ones_stay(fault_us: int)
     host = Host(pool_pages=300, cgroups=[warm, cold])
     host.run(200)
     assert len(cold.remote) > 400
-    assert host.sent_at_limit < 0.25 * cold.sent_ahead
-    assert warm.sent_ahead < 0.1 * cold.sent_ahead
+    assert host.sent_at_limit < 0.25 * cold.sent_proactively
+    assert warm.sent_proactively < 0.1 * cold.sent_proactively
 
 
 def test_the_cold_part_of_a_cgroup_leaves_and_its_hot_part_stays() -> None:
@@ -296,13 +296,13 @@ def workloads(fault_us: int) -> Iterator[tuple[int, list[Cgroup], int]]:
     yield 400, [Cgroup(7, 100, two_phases(), 100, fault_us), Cgroup(8, 50, never_again(), 2)], 300
 
 
-def compared(policy: Callable[[], AheadPolicy | ZswapRule | NoPolicy]) -> dict[str, int]:
+def compared(policy: Callable[[], ProactivePolicy | ZswapRule | NoPolicy]) -> dict[str, int]:
     total = dict.fromkeys(("proactive", "at_limit", "back_soon", "waited"), 0)
     for fault_us in (1000, 10_000, 150_000):
         for pool_pages, cgroups, seconds in workloads(fault_us):
             host = Host(pool_pages, cgroups, policy())
             host.run(seconds)
-            total["proactive"] += sum(cgroup.sent_ahead for cgroup in cgroups)
+            total["proactive"] += sum(cgroup.sent_proactively for cgroup in cgroups)
             total["at_limit"] += host.sent_at_limit
             total["back_soon"] += sum(cgroup.back_soon for cgroup in cgroups)
             total["waited"] += host.waited
@@ -311,7 +311,7 @@ def compared(policy: Callable[[], AheadPolicy | ZswapRule | NoPolicy]) -> dict[s
 
 def test_fewer_pages_come_back_soon_than_by_the_rule_of_zswap() -> None:
     """ARCHITECTURE.md has the figures."""
-    ours = compared(lambda: AheadPolicy(ahead=True, older_than_s=0))
+    ours = compared(lambda: ProactivePolicy(by_pressure=True, older_than_s=0))
     zswap = compared(ZswapRule)
     print(f"ours {ours}\nzswap's {zswap}\nnone {compared(NoPolicy)}")
     assert ours["waited"] == zswap["waited"] == 0

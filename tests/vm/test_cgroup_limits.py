@@ -29,7 +29,7 @@ def test_limits_and_writeback_hold_by_cgroup(host_guest: HostGuest) -> None:
         "device": {"name": "swap0", "size": "384MiB", "host_id": "guest"},
         "tier": {"pool_limit": "96MiB"},
         # What goes to the server goes because of the limit.
-        "shrinker": {"ahead": False},
+        "shrinker": {"proactive": False},
     }
     run = host_guest.run("cgroup_limits", sections, tests=TESTS, mib=128, limit_mib=48, pool_mib=16)
     reports = run.reports()

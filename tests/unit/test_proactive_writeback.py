@@ -1,4 +1,4 @@
-"""What is measured for the policy of writing back ahead, and what the engine is asked to do."""
+"""What proactive writeback samples, and what it starts in the engine."""
 
 from __future__ import annotations
 
@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING
 
 import pytest
 from farswap.client_nbd.cgroups.groups import CgroupGroups, GroupChange
-from farswap.client_nbd.cgroups.pressure import AheadPolicy
-from farswap.client_nbd.cgroups.proactive import AheadShrinker
+from farswap.client_nbd.cgroups.pressure import ProactivePolicy
+from farswap.client_nbd.cgroups.proactive import ProactiveWriteback
 from farswap.client_nbd.cgroups.tree import CgroupTree
 from farswap.client_nbd.kernel.files import KernelFiles
 from group_model import GroupModel
@@ -34,7 +34,7 @@ class Engine(GroupModel):
     def stats(self) -> dict[str, int]:
         return self.gauges
 
-    def shrink_ahead(self, cgroup: int, pages: int, older_than_s: int) -> None:
+    def write_back_proactively(self, cgroup: int, pages: int, older_than_s: int) -> None:
         self.shrinks.append((cgroup, pages, older_than_s))
 
 
@@ -51,12 +51,12 @@ class Machine:
         self.engine = Engine()
         self.tree = CgroupTree(root / "cgroup")
         self.groups = CgroupGroups(self.engine, self.tree, lambda: self.now_s)
-        self.shrinker = AheadShrinker(
+        self.shrinker = ProactiveWriteback(
             self.engine,
             self.groups,
             self.tree,
             KernelFiles(root),
-            AheadPolicy(ahead=True, older_than_s=older_than_s),
+            ProactivePolicy(by_pressure=True, older_than_s=older_than_s),
             lambda: self.now_s,
         )
         for page in range(1000):
