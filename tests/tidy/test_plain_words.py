@@ -27,6 +27,7 @@ PLAIN_WORDS = {
     "for lack of": "without",
     "heed": "follow",
     "heeds": "follows",
+    "heir": "parent",
     "hence": "so",
     "henceforth": "from then on",
     "herein": "here",
@@ -34,6 +35,7 @@ PLAIN_WORDS = {
     "let go": "free",
     "mend": "fix",
     "mends": "fixes",
+    "obey": "apply",
     "obeys": "applies",
     "of old": "earlier",
     "set going": "start",
@@ -41,7 +43,9 @@ PLAIN_WORDS = {
     "thereby": "so",
     "thereof": "of it",
     "to last": "to keep",
+    "told": "reported",
     "who wanted": "reads of",
+    "whoever": "the caller",
     "why not more": "limitation",
 }
 BETWEEN_WORDS = r"""[\s/#*"'`]+"""

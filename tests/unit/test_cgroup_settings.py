@@ -1,4 +1,4 @@
-"""Limits and overrides for cgroups: what the engine is told, and what is said to be in force."""
+"""Limits and overrides of cgroups: settings in the engine, and settings reported in force."""
 
 from __future__ import annotations
 
