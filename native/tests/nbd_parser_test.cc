@@ -185,12 +185,12 @@ INSTANTIATE_TEST_SUITE_P(
         Judgement{"ReadBeyond",
                   {0, Command::kRead, 0, kExportBytes - kPage, 2 * kPage},
                   kInvalid,
-                  "beyond"},
-        Judgement{"ReadWraps", {0, Command::kRead, 0, 0 - kPageBytes, kPage}, kInvalid, "beyond"},
-        Judgement{"TrimBeyond", {0, Command::kTrim, 0, kExportBytes, kPage}, kInvalid, "beyond"},
-        Judgement{"WriteBeyond", {0, Command::kWrite, 0, kExportBytes, kPage}, kNoSpace, "beyond"},
+                  "exceeds"},
+        Judgement{"ReadWraps", {0, Command::kRead, 0, 0 - kPageBytes, kPage}, kInvalid, "exceeds"},
+        Judgement{"TrimBeyond", {0, Command::kTrim, 0, kExportBytes, kPage}, kInvalid, "exceeds"},
+        Judgement{"WriteBeyond", {0, Command::kWrite, 0, kExportBytes, kPage}, kNoSpace, "exceeds"},
         Judgement{
-            "ZeroBeyond", {0, Command::kWriteZeroes, 0, kPage, kExportBytes}, kNoSpace, "beyond"}),
+            "ZeroBeyond", {0, Command::kWriteZeroes, 0, kPage, kExportBytes}, kNoSpace, "exceeds"}),
     [](const auto& judged) { return std::string(judged.param.name); });
 
 }  // namespace
