@@ -2,54 +2,27 @@
 #pragma once
 
 #include <array>
-#include <condition_variable>
 #include <cstring>
-#include <mutex>
-#include <optional>
 #include <vector>
 
 #include "tier/page_device.h"
+#include "waiter.h"
 
 namespace farswap::tier {
 
-class AwaitedStatus {
- public:
-  bool done() {
-    const std::lock_guard lock(mutex_);
-    return outcome_.has_value();
-  }
-  IoStatus Wait() {
-    std::unique_lock lock(mutex_);
-    changed_.wait(lock, [this] { return outcome_.has_value(); });
-    return *outcome_;
-  }
-
- protected:
-  ~AwaitedStatus() = default;
-  // Notified under the lock: the waiter may destroy this once it has the outcome.
-  void End(IoStatus status) {
-    const std::lock_guard lock(mutex_);
-    outcome_ = status;
-    changed_.notify_all();
-  }
-
- private:
-  std::mutex mutex_;
-  std::condition_variable changed_;
-  std::optional<IoStatus> outcome_;
-};
+using Page = std::array<std::byte, kPageBytes>;
 
 struct StoreMemory {
-  std::array<std::byte, kPageBytes> bytes;
+  Page bytes;
 };
 
-class AwaitedStore final : private StoreMemory, public PendingStore, public AwaitedStatus {
+class AwaitedStore final : private StoreMemory, public PendingStore, public Waiter<IoStatus> {
  public:
   AwaitedStore() : PendingStore(bytes.data()) {}
-  void OnStored(IoStatus status) override { End(status); }
+  void OnStored(IoStatus status) override { Set(status); }
 };
 
-class AwaitedFetch final : public PageFetch, public AwaitedStatus {
+class AwaitedFetch final : public PageFetch, public Waiter<IoStatus> {
  public:
   explicit AwaitedFetch(const std::vector<SlotIndex>& wanted) : pages(wanted.size()) {
     page_count = wanted.size();
@@ -58,23 +31,23 @@ class AwaitedFetch final : public PageFetch, public AwaitedStatus {
       page_outputs[i] = pages[i].data();
     }
   }
-  void OnFetched(IoStatus status) override { End(status); }
+  void OnFetched(IoStatus status) override { Set(status); }
 
-  std::vector<std::array<std::byte, kPageBytes>> pages;
+  std::vector<Page> pages;
 };
 
 /// TryStore(), and its outcome.
 inline IoStatus StoreWait(PageDevice& tier, SlotIndex slot, const std::byte* page) {
   AwaitedStore store;
   const IoStatus status = tier.TryStore(slot, page, &store);
-  return status == IoStatus::kPending ? store.Wait() : status;
+  return status == IoStatus::kPending ? store.Wait().value() : status;
 }
 
 /// The page, from pool or servers; zeros if it cannot be read.
 inline IoStatus LoadWait(PageDevice& tier, SlotIndex slot, std::byte* out) {
   AwaitedFetch fetch({slot});
   tier.Fetch(&fetch);
-  const IoStatus status = fetch.Wait();
+  const IoStatus status = fetch.Wait().value();
   std::memcpy(out, fetch.pages[0].data(), kPageBytes);
   return status;
 }

@@ -8,11 +8,10 @@
 
 #include <cstdlib>
 #include <filesystem>
-#include <future>
 #include <string>
 
 #include "bpf/slot_attribution.h"
-#include "hang_guard.h"
+#include "waiter.h"
 
 namespace farswap::bpf {
 namespace {
@@ -150,9 +149,9 @@ TEST_F(SlotAttributionTest, SweepFindsSlotsWhoseEventWasLost) {
   auto made = SlotAttribution::Create(config);
   ASSERT_TRUE(made.ok()) << made.error().message;
   if (made.value()->free_hook().empty()) GTEST_SKIP() << made.value()->problem();
-  std::promise<tier::SlotIndex> notified;
+  Waiter<tier::SlotIndex> freed;
   made.value()->StartNotifying([&](tier::SlotIndex slot) {
-    notified.set_value(slot);
+    freed.Set(slot);
     return false;
   });
   // The bit of a free, without its event.
@@ -160,9 +159,7 @@ TEST_F(SlotAttributionTest, SweepFindsSlotsWhoseEventWasLost) {
   const std::uint32_t word = 5;
   const std::uint64_t bits = std::uint64_t{1} << 3;
   ASSERT_EQ(bpf_map_update_elem(dirty.get(), &word, &bits, BPF_ANY), 0);
-  auto slot = notified.get_future();
-  ASSERT_EQ(slot.wait_for(kHangGuard), std::future_status::ready);
-  EXPECT_EQ(slot.get(), 5u * 64 + 3);
+  EXPECT_EQ(freed.Wait(), 5u * 64 + 3);
   made.value()->StopNotifying();
   EXPECT_EQ(made.value()->counters().notified_late, 1u);
 }

@@ -1,10 +1,7 @@
 #include "memory_remote.h"
 
 #include <algorithm>
-#include <chrono>
 #include <utility>
-
-#include "hang_guard.h"
 
 namespace farswap::tier {
 
@@ -283,15 +280,6 @@ void MemoryRemote::Remember(ObjectKey key) {
 void MemoryRemote::GoBack(ObjectKey key) {
   std::lock_guard lock(mutex_);
   kept_[key] = remembered_.at(key);
-}
-
-bool Eventually(const std::function<bool()>& condition) {
-  const auto deadline = std::chrono::steady_clock::now() + kHangGuard;
-  while (!condition()) {
-    if (std::chrono::steady_clock::now() > deadline) return false;
-    std::this_thread::sleep_for(std::chrono::microseconds(200));
-  }
-  return true;
 }
 
 }  // namespace farswap::tier

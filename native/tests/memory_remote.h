@@ -117,8 +117,4 @@ class MemoryRemote final : public RemoteStore {
   std::thread thread_;
 };
 
-/// Blocks, with a bound, until `condition` holds; false if it never did. For states that a thread
-/// of the tier reaches by itself.
-bool Eventually(const std::function<bool()>& condition);
-
 }  // namespace farswap::tier

@@ -7,17 +7,16 @@
 #include <random>
 #include <thread>
 
-#include "hang_guard.h"
 #include "memory_remote.h"
 #include "nbd/connection_set.h"
 #include "nbd_client.h"
 #include "page_history.h"
 #include "tier/tier.h"
+#include "waiter.h"
 
 namespace farswap::nbd {
 namespace {
 
-using tier::Eventually;
 using tier::kPageBytes;
 using tier::PageHistory;
 using tier::SlotIndex;

@@ -7,12 +7,12 @@
 #include <random>
 #include <thread>
 
-#include "hang_guard.h"
 #include "memory_remote.h"
 #include "nbd/connection_set.h"
 #include "nbd_client.h"
 #include "stamped_page.h"
 #include "tier/tier.h"
+#include "waiter.h"
 
 namespace farswap::nbd {
 namespace {
@@ -20,7 +20,6 @@ namespace {
 using std::chrono::milliseconds;
 using tier::CgroupId;
 using tier::Counter;
-using tier::Eventually;
 using tier::kPageBytes;
 using tier::SlotIndex;
 using tier::SlotWord;
@@ -80,9 +79,9 @@ class StoreWaitFixture : public ::testing::Test {
 };
 
 // One connection, no writeback, and no room: in the pool, or at the limit of kFull.
-class NbdStoreWait : public StoreWaitFixture, public ::testing::WithParamInterface<bool> {
+class FullTier : public StoreWaitFixture {
  protected:
-  bool at_limit() const { return GetParam(); }
+  explicit FullTier(bool at_limit) : at_limit_(at_limit) {}
 
   void Fill(milliseconds store_wait = kHangGuard) {
     Serve(store_wait);
@@ -90,7 +89,7 @@ class NbdStoreWait : public StoreWaitFixture, public ::testing::WithParamInterfa
     remote_.SetWritable(false);
     ASSERT_TRUE(tier_->SetLimits(kPoolBytes / 2, 90).ok());
     ASSERT_TRUE(tier_->PlaceCgroup(kFull, tier::kUnknownCgroup));
-    if (at_limit()) Limit(kFull, tier::kGroupLimitMin);
+    if (at_limit_) Limit(kFull, tier::kGroupLimitMin);
     client_ = Connect();
     for (;; ++end_) {
       const Bytes page = PageOf(end_, 1);
@@ -115,7 +114,7 @@ class NbdStoreWait : public StoreWaitFixture, public ::testing::WithParamInterfa
     ASSERT_TRUE(Eventually([&] { return Waits() > before; }));
   }
   std::uint64_t Waits() {
-    return Count(at_limit() ? Counter::cgroup_limit_hit : Counter::pool_limit_hit);
+    return Count(at_limit_ ? Counter::cgroup_limit_hit : Counter::pool_limit_hit);
   }
   void ExpectReply(std::uint64_t cookie, std::uint32_t error = kOk) {
     const Client::Reply reply = client_->ReceiveReply();
@@ -132,8 +131,19 @@ class NbdStoreWait : public StoreWaitFixture, public ::testing::WithParamInterfa
     EXPECT_EQ(Count(Counter::written_back_pages), 0u);
   }
 
+  const bool at_limit_;
   std::unique_ptr<Client> client_;
   SlotIndex end_ = 0;
+};
+
+class NbdStoreWait : public FullTier, public ::testing::WithParamInterface<bool> {
+ protected:
+  NbdStoreWait() : FullTier(/*at_limit=*/GetParam()) {}
+};
+
+class NbdStoreWaitAtALimit : public FullTier {
+ protected:
+  NbdStoreWaitAtALimit() : FullTier(/*at_limit=*/true) {}
 };
 
 constexpr SlotIndex kNew = 6000;  // no page is there
@@ -144,7 +154,7 @@ TEST_P(NbdStoreWait, HoldsUpNoReadNorAStoreThatFits) {
   SendWaiting(kCookie, kNew);
   EXPECT_EQ(client_->Read(OffsetOf(3), kPage), PageOf(3, 1));
   Announce(kNew + 1, kOther);
-  const Bytes other = at_limit() ? PageOf(kNew + 1, 1) : Bytes(kPage, std::byte{5});
+  const Bytes other = at_limit_ ? PageOf(kNew + 1, 1) : Bytes(kPage, std::byte{5});
   EXPECT_EQ(client_->Write(OffsetOf(kNew + 1), other), kOk);
   EXPECT_EQ(client_->Read(OffsetOf(kNew + 1), kPage), other);
   client_->Send(RequestBytes(Command::kTrim, kCookie + 1, OffsetOf(3), kPage));
@@ -155,7 +165,7 @@ TEST_P(NbdStoreWait, HoldsUpNoReadNorAStoreThatFits) {
 TEST_P(NbdStoreWait, EndsWithAHigherLimit) {
   Fill();
   SendWaiting(kCookie, kNew);
-  if (at_limit()) {
+  if (at_limit_) {
     Limit(kFull, 2 * tier::kGroupLimitMin);
   } else {
     ASSERT_TRUE(tier_->SetLimits(kPoolBytes, 90).ok());
@@ -164,8 +174,7 @@ TEST_P(NbdStoreWait, EndsWithAHigherLimit) {
   ExpectStoredWithoutWriteback(kNew);
 }
 
-TEST_P(NbdStoreWait, AtALimitEndsWithTheCgroup) {
-  if (!at_limit()) GTEST_SKIP() << "the pool does not go away";
+TEST_F(NbdStoreWaitAtALimit, EndsWithTheCgroup) {
   Fill();
   SendWaiting(kCookie, kNew);
   tier_->RemoveCgroup(kFull);

@@ -50,11 +50,11 @@ class NeedyFetch final : public tier::RemoteFetch {
     result = why;
     mapped = MappedOnThisThread();
   }
-  void OnGetDone() override { done.Fire(); }
+  void OnGetDone() override { done.Set(); }
 
   tier::GetResult result = tier::GetResult::kUnavailable;
   int mapped = 0;
-  Event done;
+  Waiter<> done;
 };
 
 TEST(AnswerMemory, IsThereBeforeTheFirstAnswer) {

@@ -6,47 +6,21 @@
 
 #include <array>
 #include <chrono>
-#include <condition_variable>
 #include <cstring>
 #include <functional>
-#include <mutex>
 #include <string>
-#include <thread>
 #include <vector>
 
 #include "hang_guard.h"
 #include "remote/cluster.h"
 #include "tier/bundle.h"
 #include "tier/page.h"
+#include "waiter.h"
 
 namespace farswap::remote {
 
 /// Set while this thread is inside Put(), Get() or Discard(): no answer may come then.
 inline thread_local bool inside_call = false;
-
-/// Fires once.
-class Event {
- public:
-  void Fire() {
-    const std::lock_guard lock(mutex_);
-    EXPECT_FALSE(fired_) << "answered twice";
-    fired_ = true;
-    changed_.notify_all();
-  }
-  bool Wait() {
-    std::unique_lock lock(mutex_);
-    return changed_.wait_for(lock, kHangGuard, [this] { return fired_; });
-  }
-  bool fired() {
-    const std::lock_guard lock(mutex_);
-    return fired_;
-  }
-
- private:
-  std::mutex mutex_;
-  std::condition_variable changed_;
-  bool fired_ = false;
-};
 
 /// The bytes that tests keep in a slot: a function of slot and version. Those of a bundle are the
 /// most there can be, under a header of all 16 members.
@@ -87,10 +61,10 @@ class TestBatch final : public tier::PutBatch {
     if (on_done) on_done();
     // Bytes that are read after this would be seen by ASan.
     for (std::string& bytes : bytes_) std::string().swap(bytes);
-    done.Fire();
+    done.Set();
   }
 
-  Event done;
+  Waiter<> done;
   std::function<void()> on_done;
 
  private:
@@ -133,7 +107,7 @@ class TestFetch final : public tier::RemoteFetch {
   void OnGetDone() override {
     EXPECT_FALSE(inside_call) << "answered from inside a call";
     for (std::size_t i = 0; i < count; ++i) EXPECT_EQ(answered[i].answers, 1) << "index " << i;
-    done.Fire();
+    done.Set();
   }
 
   bool Holds(std::size_t index, tier::ObjectVersion version) const {
@@ -143,7 +117,7 @@ class TestFetch final : public tier::RemoteFetch {
            answered[index].bytes == BytesOf(keys[index], version);
   }
 
-  Event done;
+  Waiter<> done;
   tier::Verdict verdict = tier::Verdict::kAccept;
   std::array<Page, kKeysMax> answered;
 };
@@ -189,16 +163,6 @@ inline bool Holds(Cluster& cluster, tier::ObjectKey slot, tier::ObjectVersion ve
   Get(cluster, fetch);
   EXPECT_TRUE(fetch.done.Wait());
   return fetch.Holds(0, version);
-}
-
-/// For conditions without an event: checks every millisecond, for a bounded time.
-inline bool Eventually(const std::function<bool()>& holds) {
-  const auto end = std::chrono::steady_clock::now() + kHangGuard;
-  while (!holds()) {
-    if (std::chrono::steady_clock::now() > end) return false;
-    std::this_thread::sleep_for(std::chrono::milliseconds(1));
-  }
-  return true;
 }
 
 inline bool Connected(const Cluster& cluster, std::size_t server = 0) {

@@ -77,10 +77,10 @@ void ChaosProxy::Refuse(bool refuse) { refuse_ = refuse; }
 void ChaosProxy::Delay(std::chrono::milliseconds delay) { delay_ms_ = delay.count(); }
 
 void ChaosProxy::Ask(unsigned command) {
-  const unsigned before = obeyed_;
+  const unsigned before = applied_;
   commands_ |= command;
   Wake();
-  obeyed_.wait(before);
+  applied_.wait(before);
 }
 
 void ChaosProxy::Wake() { Require(write(wake_fds_[1], "", 1) == 1 || errno == EAGAIN); }
@@ -91,8 +91,8 @@ void ChaosProxy::Run() {
     const unsigned commands = commands_.exchange(0);
     if (commands == 0) continue;
     Apply(commands);
-    ++obeyed_;
-    obeyed_.notify_all();
+    ++applied_;
+    applied_.notify_all();
   }
 }
 

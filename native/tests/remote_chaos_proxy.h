@@ -70,7 +70,7 @@ class ChaosProxy {
   int listener_ = -1;
   int wake_fds_[2] = {-1, -1};
   std::atomic<unsigned> commands_{0};
-  std::atomic<unsigned> obeyed_{0};  // commands carried out so far, for Ask() to wait on
+  std::atomic<unsigned> applied_{0};  // commands carried out so far, for Ask() to wait on
   std::atomic<bool> stalled_{false};
   std::atomic<bool> refuse_{false};
   std::atomic<std::int64_t> delay_ms_{0};

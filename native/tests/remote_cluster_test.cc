@@ -126,7 +126,7 @@ TEST_F(ClusterTest, FetchIsNotDelayedByABacklogOfStores) {
   for (int i = 0; i < 100; ++i) {
     EXPECT_TRUE(Holds(*cluster_, 0, 1));
   }
-  for (const auto& batch : batches) EXPECT_FALSE(batch->done.fired());
+  for (const auto& batch : batches) EXPECT_FALSE(batch->done.ready());
   store_.Tell([](FakeStore::Script* script) { script->hold_puts = false; });
   for (const auto& batch : batches) {
     ASSERT_TRUE(batch->done.Wait());
@@ -275,11 +275,11 @@ TEST_F(ClusterTest, StopAnswersEverythingAndLaterCallsToo) {
   }
   cluster_->Stop();
   for (const auto& fetch : fetches) {
-    EXPECT_TRUE(fetch->done.fired());
+    EXPECT_TRUE(fetch->done.ready());
     EXPECT_EQ(fetch->answered[0].result, GetResult::kUnavailable);
   }
   for (const auto& batch : batches) {
-    EXPECT_TRUE(batch->done.fired());
+    EXPECT_TRUE(batch->done.ready());
     EXPECT_EQ(batch->results[0], PutResult::kUnavailable);
   }
   cluster_->Stop();
@@ -463,7 +463,7 @@ TEST_F(ClusterTest, AnswersWithInventedIdsAreIgnored) {
     ASSERT_TRUE(Eventually([&] { return store_.seen().fetches > before; }));
     store_.Tell([](FakeStore::Script* script) { script->corrupt = nullptr; });
     EXPECT_TRUE(Holds(*cluster_, 1, 1));
-    EXPECT_FALSE(lost.done.fired());
+    EXPECT_FALSE(lost.done.ready());
     // The next connection brings its answer.
     store_.Stop();
     store_.Start();

@@ -106,10 +106,15 @@ grpc::Status FakeStore::OpenVolume(grpc::ServerContext* context,
   return grpc::Status::OK;
 }
 
-grpc::Status FakeStore::CloseVolume(grpc::ServerContext*, const v1::CloseVolumeRequest* request,
+grpc::Status FakeStore::CloseVolume(grpc::ServerContext* context,
+                                    const v1::CloseVolumeRequest* request,
                                     v1::CloseVolumeResponse* response) {
+  {
+    const std::lock_guard lock(mutex_);
+    ++seen_.closes;
+  }
+  if (!WaitWhile(context, &Script::hold_closes)) return grpc::Status::CANCELLED;
   const std::lock_guard lock(mutex_);
-  ++seen_.closes;
   response->set_status(StatusOf(request->epoch()));
   if (response->status() == v1::CALL_STATUS_OK) alive_until_ = {};
   return grpc::Status::OK;

@@ -28,6 +28,7 @@ class FakeStore final : private v1::PageStore::Service {
   struct Script {
     bool hold_puts = false;          // read no further batch
     bool hold_gets = false;          // answer no further fetch
+    bool hold_closes = false;        // answer no CloseVolume
     bool full = false;               // every page is answered FULL
     std::size_t reverse_gets = 0;    // gather so many, then answer the last one first
     int unknown_volumes = 0;         // so many requests are answered UNKNOWN_VOLUME
@@ -65,6 +66,11 @@ class FakeStore final : private v1::PageStore::Service {
 
   /// Another host has the volume from now on, alive for so long.
   void BeOwnedFor(std::chrono::milliseconds alive);
+  /// The owner was silent for longer than its lease.
+  void EndLease() {
+    const std::lock_guard lock(mutex_);
+    alive_until_ = {};
+  }
 
   struct Seen {
     std::uint64_t opens = 0;  // that were no probes

@@ -15,7 +15,6 @@
 
 #include <algorithm>
 #include <array>
-#include <atomic>
 #include <chrono>
 #include <cstdio>
 #include <cstdlib>
@@ -26,6 +25,7 @@
 
 #include "remote/cluster.h"
 #include "remote_fake_store.h"
+#include "waiter.h"
 
 namespace farswap::remote {
 namespace {
@@ -97,11 +97,7 @@ class OneFetch final : public tier::RemoteFetch {
     return tier::Verdict::kAccept;
   }
   void OnMissing(std::size_t, tier::GetResult) override { found_ = false; }
-  void OnGetDone() override {
-    answered_at_ = Clock::now();
-    done_.store(true);
-    done_.notify_one();
-  }
+  void OnGetDone() override { answered_->Set(Clock::now()); }
 
   struct Times {
     Clock::duration to_answer;  // to the callback, where the product copies the page out
@@ -110,26 +106,24 @@ class OneFetch final : public tier::RemoteFetch {
   Times Run(Cluster* cluster, tier::SlotIndex slot) {
     count = 1;
     keys[0] = slot;
-    done_ = false;
+    Waiter<Clock::time_point> answered;
+    answered_ = &answered;
     const auto began = Clock::now();
     cluster->Get(this);
-    done_.wait(false);
+    const Clock::time_point answered_at = answered.Wait().value();
+    const auto to_waiter = Clock::now() - began;
     Require(found_, "a page was not found");
-    return {answered_at_ - began, Clock::now() - began};
+    return {answered_at - began, to_waiter};
   }
 
  private:
   bool found_ = false;
-  Clock::time_point answered_at_;
-  std::atomic<bool> done_{false};
+  Waiter<Clock::time_point>* answered_ = nullptr;
 };
 
 class Batch final : public tier::PutBatch {
  public:
-  void OnPutDone() override {
-    done_.store(true);
-    done_.notify_one();
-  }
+  void OnPutDone() override { done_->Set(); }
   void Fill(Cluster* cluster, tier::SlotIndex first) {
     static const std::string bytes(kObjectBytes, 'x');
     count = kPagesMax;
@@ -139,14 +133,15 @@ class Batch final : public tier::PutBatch {
                   .codec = tier::Codec::kLz4,
                   .bytes = std::as_bytes(std::span(bytes))};
     }
-    done_ = false;
+    Waiter<> done;
+    done_ = &done;
     cluster->Put(this);
-    done_.wait(false);
-    Require(results[0] == tier::PutResult::kAcked, "a page was not kept");
+    Require(done.Wait().has_value() && results[0] == tier::PutResult::kAcked,
+            "a page was not kept");
   }
 
  private:
-  std::atomic<bool> done_{false};
+  Waiter<>* done_ = nullptr;
 };
 
 double Microseconds(std::vector<Clock::duration> times, double quantile) {
@@ -214,7 +209,7 @@ int Measure(const char* program, int rounds) {
   auto created = Cluster::Create(config);
   Require(created.ok(), "cluster");
   Cluster* const cluster = created.value().get();
-  while (!cluster->Writable()) std::this_thread::sleep_for(std::chrono::milliseconds(1));
+  Require(Eventually([&] { return cluster->Writable(); }), "the server does not answer");
   Batch batch;
   for (tier::SlotIndex slot = 0; slot < kPages; slot += Batch::kPagesMax) batch.Fill(cluster, slot);
 

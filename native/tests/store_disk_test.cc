@@ -7,11 +7,11 @@
 #include <memory>
 #include <random>
 #include <string>
-#include <thread>
 #include <vector>
 
 #include "faulty_files.h"
 #include "store_objects.h"
+#include "waiter.h"
 
 namespace farswap::store {
 namespace {
@@ -63,12 +63,11 @@ class DiskTest : public testing::Test {
   }
 
   void StoreUntil(bool accepted) {
-    const auto deadline = Clock::now() + std::chrono::seconds(20);
-    do {
-      ASSERT_LT(Clock::now(), deadline) << opened_->store->disk_problem();
+    const auto stored_so = [&] {
       StoreSome();
-      std::this_thread::sleep_for(std::chrono::milliseconds(accepted_ == accepted ? 0 : 20));
-    } while (accepted_ != accepted);
+      return HasFatalFailure() || accepted_ == accepted;
+    };
+    ASSERT_TRUE(Eventually(stored_so)) << opened_->store->disk_problem();
   }
 
   const ScratchDirectory directory_;

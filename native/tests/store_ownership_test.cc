@@ -285,7 +285,7 @@ TEST_F(OwnerTest, ProbeAnswersAsAnOpenWouldAndChangesNothing) {
   EXPECT_TRUE(opened_->store->TakeOwnerEvents().empty());
 }
 
-TEST_F(OwnerTest, TakeOverIsToldWithBothNames) {
+TEST_F(OwnerTest, TakeOverIsReportedWithBothNames) {
   opened_->Open(MakeOpen('a', 'n'));
   OpenRequest take_over = MakeOpen('b', 'm');
   take_over.take_over = true;
@@ -403,7 +403,7 @@ TEST_F(OwnerTest, NoBootIsTheSameAsOneThatIsNotKnown) {
   EXPECT_FALSE(opened_->Open(MakeOpen('a', 'n')).intact);
 }
 
-TEST_F(OwnerTest, MissingPagesAreToldUntilTheOwnerIsHeardAfterIt) {
+TEST_F(OwnerTest, MissingPagesAreReportedUntilTheOwnerIsHeardAfterIt) {
   const OpenedVolume owner = opened_->Open(MakeOpen('a', 'n'));
   Crash();
   Boot("boot-2");

@@ -13,7 +13,7 @@ namespace {
 using std::chrono::milliseconds;
 using std::chrono::steady_clock;
 
-TEST(SteadyRateLimiter, RequestsTakeTheirTimeTogetherWhoeverMakesThem) {
+TEST(SteadyRateLimiter, RequestsOfAllThreadsTakeTheirTimeTogether) {
   SteadyRateLimiter limiter(1 << 20);
   const auto began = steady_clock::now();
   std::vector<std::thread> threads;

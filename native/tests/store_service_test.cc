@@ -191,7 +191,7 @@ TEST_F(ServiceTest, OverlongBatchIsRefusedAndTheStreamGoesOn) {
   EXPECT_EQ(host.GetOnce(host.Slots(1, {})).status(), v1::CALL_STATUS_INVALID);
 }
 
-TEST_F(ServiceTest, StaleEpochAndUnknownVolumeAreTold) {
+TEST_F(ServiceTest, StaleEpochAndUnknownVolumeAreRefused) {
   Host host(server_->port());
   ASSERT_TRUE(host.Open().ok());
   const v1::PutRequest stale = host.Batch(1, 0, 1, 1);
@@ -230,7 +230,7 @@ TEST_F(ServiceTest, RefusedOpensCarryTheirStatus) {
   EXPECT_EQ(host.volume().status(), v1::OPEN_STATUS_FENCED);
 }
 
-TEST_F(ServiceTest, HostOfAnotherProtocolIsToldTheVersionsAlsoIfItSendsNone) {
+TEST_F(ServiceTest, AnswerToAnotherProtocolNamesTheVersionsAlsoIfTheHostSendsNone) {
   Host host(server_->port());
   host.request().set_protocol_min(3);
   host.request().set_protocol_max(4);
@@ -417,7 +417,7 @@ TEST_F(ServiceTest, StopEndsIdleStreamsAtOnceAndKeepsWhatWasAcknowledged) {
             ObjectBytes(255, 1, 100));
 }
 
-TEST_F(ServiceTest, TakenPortAndTakenPathAreToldApart) {
+TEST_F(ServiceTest, TakenPortAndTakenPathHaveErrorsOfTheirOwn) {
   const std::string listen = "127.0.0.1:" + std::to_string(server_->port());
   const auto same_port = PageServer::Create({listen, directory_.Path("other"), kMiB, kMiB});
   ASSERT_FALSE(same_port.ok());

@@ -2,13 +2,12 @@
 #include <gtest/gtest.h>
 #include <rocksdb/db.h>
 
-#include <chrono>
 #include <functional>
 #include <thread>
 
-#include "hang_guard.h"
 #include "store/page_store.h"
 #include "store_objects.h"
+#include "waiter.h"
 
 namespace farswap::store {
 namespace {
@@ -23,16 +22,8 @@ class VolumeTest : public ::testing::Test {
     return count;
   }
 
-  // The collector sends no event; the deadline is for a broken one.
   static bool WaitCollected(const PageStore& store) {
-    const auto deadline = std::chrono::steady_clock::now() + kHangGuard;
-    while (GarbageVolumes(store) > 0) {
-      if (std::chrono::steady_clock::now() > deadline) {
-        return false;
-      }
-      std::this_thread::sleep_for(std::chrono::milliseconds(2));
-    }
-    return true;
+    return Eventually([&] { return GarbageVolumes(store) == 0; });
   }
 
   // Keys of "default" in a closed store, of one volume.
@@ -134,7 +125,7 @@ TEST_F(VolumeTest, NewIncarnationMakesTheOldOneGarbageThatGoesAway) {
   opened.PutOne(1, 9);
   EXPECT_NE(opened.last, CallStatus::kOk);
   ASSERT_TRUE(WaitCollected(*opened.store));
-  EXPECT_EQ(opened.Stat("garbage_volumes_deleted"), 1u);
+  EXPECT_TRUE(Eventually([&] { return opened.Stat("garbage_volumes_deleted") == 1; }));
   EXPECT_EQ(opened.Stat("pages"), 1u);
   opened.store.reset();
   EXPECT_EQ(KeysOnDisk(directory_.Path("s"), old.volume_id), 0u);

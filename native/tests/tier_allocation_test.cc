@@ -175,9 +175,7 @@ class StoresMeanwhile {
 
 TEST_F(Allocation, NobodyAllocatesWithALockThatStoresTake) {
   constexpr SlotIndex kMany = 3000, kFirst = 6000;
-  Start();
-  std::vector<std::atomic<SlotWord>> words(16384);
-  tier_->UseSlotWords(words.data());
+  StartWithWords();
   for (SlotIndex slot = 0; slot < kMany; ++slot) {
     if (tier_->Stats().pool_entry_bytes < std::uint64_t{3} << 20) {
       StoreKind(slot, 1, PageKind::kCompressible);
@@ -191,7 +189,7 @@ TEST_F(Allocation, NobodyAllocatesWithALockThatStoresTake) {
     StoresMeanwhile stores([&] {
       // Of a cgroup that is new; of a page that may find no room; waking the shrinker.
       ++next;
-      words[kFirst] = SlotWord{next + 10000} << 32 | SlotWord{next} << 1;
+      KernelWrites(kFirst, next + 10000);
       tier_->TryStore(kFirst, same_filled.data(), nullptr);
       tier_->TryStore(kFirst + 1, compressible.data(), nullptr);
       tier_->ManualWritebackProgress();
@@ -208,7 +206,6 @@ TEST_F(Allocation, NobodyAllocatesWithALockThatStoresTake) {
     EXPECT_GT(stores.stored(), 10);
     EXPECT_FALSE(stores.stuck());
   }
-  tier_->UseSlotWords(nullptr);
 }
 
 }  // namespace

@@ -38,17 +38,9 @@ class TierDamagedPool : public OpenTierFixture {
     ASSERT_TRUE(Damage(slot, SlotState::kLocal));
   }
 
-  // All is written back that can be.
-  void WriteBackAll() {
-    ASSERT_TRUE(
-        Eventually([this] { return tier_->StartManualWriteback({.bytes = 64 * kPageBytes}); }));
-    ASSERT_TRUE(Eventually([this] { return tier_->ManualWritebackProgress().finished; }));
-  }
-
   void ExpectError(SlotIndex slot) {
     const std::uint64_t failed = Count(Counter::fail_checksum);
-    Page page{};
-    EXPECT_EQ(LoadWait(*tier_, slot, page.data()), IoStatus::kIoError);
+    ExpectReadFails(slot);
     EXPECT_EQ(Count(Counter::fail_checksum), failed + 1);
   }
 
@@ -56,9 +48,9 @@ class TierDamagedPool : public OpenTierFixture {
   void AdoptNeighbours() {
     ASSERT_TRUE(tier_->SetPacking(true).ok());
     for (SlotIndex slot = 0; slot < kBundleSlots; ++slot) {
-      ASSERT_EQ(StoreWait(*tier_, slot, PageLikeItsNeighbours(slot, 1).data()), IoStatus::kOk);
+      StorePage(slot, 1);
     }
-    WriteBackAll();
+    WriteBack(64);
     Read(0);
     ASSERT_TRUE(Eventually([this] { return tier_->Stats().pages.clean == kBundleSlots - 1; }));
   }
@@ -72,7 +64,7 @@ TEST_F(TierDamagedPool, IsAnErrorWhenItIsReadFromThere) {
 TEST_F(TierDamagedPool, IsNotSentToAServer) {
   StoreAndDamage(kSlot, half_random_);
   ASSERT_EQ(StoreWait(*tier_, kSlot + 1, letters_.data()), IoStatus::kOk);
-  WriteBackAll();
+  WriteBack(64);
   EXPECT_EQ(remote_.put_order(), std::vector<ObjectKey>{kSlot + 1});
   EXPECT_GT(Count(Counter::fail_checksum), 0u) << "an operator hears of it before a reader does";
   ExpectError(kSlot);
@@ -82,7 +74,7 @@ TEST_F(TierDamagedPool, IsNotMadeGoodByRecompression) {
   tier_->SetRecompression(Compressor{Codec::kZstd, 1});
   StoreAndDamage(kSlot, letters_);
   ASSERT_EQ(StoreWait(*tier_, kSlot + 1, letters_.data()), IoStatus::kOk);
-  WriteBackAll();
+  WriteBack(64);
   EXPECT_EQ(Count(Counter::recompressed), 1u) << "the other one is";
   ExpectError(kSlot);
 }
@@ -90,15 +82,15 @@ TEST_F(TierDamagedPool, IsNotMadeGoodByRecompression) {
 TEST_F(TierDamagedPool, IsNotPackedWithItsNeighbours) {
   ASSERT_TRUE(tier_->SetPacking(true).ok());
   for (SlotIndex slot = kSlot; slot < kSlot + 4; ++slot) {
-    ASSERT_EQ(StoreWait(*tier_, slot, PageLikeItsNeighbours(slot, 1).data()), IoStatus::kOk);
+    StorePage(slot, 1);
   }
   ASSERT_TRUE(Damage(kSlot, SlotState::kLocal));      // the first that is looked at
   ASSERT_TRUE(Damage(kSlot + 2, SlotState::kLocal));  // a neighbour of one
-  WriteBackAll();
+  WriteBack(64);
   EXPECT_EQ(Count(Counter::packed), 2u);
   for (const SlotIndex damaged : {kSlot, kSlot + 2}) {
     ExpectError(damaged);
-    EXPECT_EQ(Read(damaged + 1), PageLikeItsNeighbours(damaged + 1, 1));
+    ExpectPage(damaged + 1, 1);
   }
 }
 
@@ -106,7 +98,7 @@ TEST_F(TierDamagedPool, IsReadFromTheServerThatHasItAsWell) {
   AdoptNeighbours();
   ASSERT_TRUE(Damage(kSlot, SlotState::kClean));
   const std::size_t asked = remote_.objects_asked_for();
-  EXPECT_EQ(Read(kSlot), PageLikeItsNeighbours(kSlot, 1));
+  ExpectPage(kSlot, 1);
   EXPECT_EQ(remote_.objects_asked_for(), asked + 1);
   EXPECT_EQ(Count(Counter::fail_checksum), 1u);
   EXPECT_EQ(Count(Counter::clean_dropped), 1u);
@@ -120,7 +112,7 @@ TEST_F(TierDamagedPool, IsReadFromTheServerAlsoWhenItDoesNotDecompress) {
         std::ranges::fill(bytes, std::byte{0xff});
         record->object.checksum = PageChecksum(kSlot, static_cast<Codec>(record->codec), bytes);
       }));
-  EXPECT_EQ(Read(kSlot), PageLikeItsNeighbours(kSlot, 1));
+  ExpectPage(kSlot, 1);
   EXPECT_EQ(Count(Counter::decompress_fail), 1u);
   EXPECT_EQ(Count(Counter::fail_checksum), 0u);
 }
@@ -131,7 +123,7 @@ TEST_F(TierDamagedPool, IsAnErrorWhenTheServerFailsAsWell) {
   remote_.FailGets(GetResult::kUnavailable);
   ExpectError(kSlot);
   remote_.FailGets(GetResult::kFound);
-  EXPECT_EQ(Read(kSlot), PageLikeItsNeighbours(kSlot, 1)) << "and is had when the server is back";
+  ExpectPage(kSlot, 1);  // the server is back
 }
 
 // Each in turn while the page is on its way from the server, after its entry was dropped.
@@ -139,15 +131,9 @@ TEST_F(TierDamagedPool, IsNotReadFromTheServerAnyMoreOnceItsSlotHasChanged) {
   AdoptNeighbours();
   const auto read_while = [&](SlotIndex slot, const auto& change) {
     EXPECT_TRUE(Damage(slot, SlotState::kClean));
-    remote_.HoldGets();
-    AwaitedFetch fetch({slot});
-    tier_->Fetch(&fetch);
-    remote_.WaitForHeld(1);
-    change(slot);
-    remote_.Release();
-    EXPECT_EQ(fetch.Wait(), IoStatus::kOk);
+    const auto pages = FetchDuring({slot}, [&] { change(slot); });
     // The read began before the change: the older page is as good.
-    EXPECT_EQ(fetch.pages[0], PageLikeItsNeighbours(slot, 1));
+    EXPECT_EQ(pages[0], PageLikeItsNeighbours(slot, 1));
     return Read(slot);
   };
   EXPECT_EQ(read_while(3, [&](SlotIndex slot) { tier_->Invalidate(slot, 1); }), Page{});
@@ -202,7 +188,7 @@ TEST_F(TierDamagedPool, CostsNothingWhateverHappensMeanwhileToItsSlot) {
   };
   for (std::uint32_t generation = 1; generation < 12; generation += 2) {
     for (SlotIndex slot = 0; slot < kBundleSlots; ++slot) write(slot, generation);
-    WriteBackAll();
+    WriteBack(64);
     done = false;
     std::array<std::thread, 3> threads{std::thread(damage), std::thread(shrink), std::thread(read)};
     for (SlotIndex slot = 0; slot < kBundleSlots - 1; ++slot) {

@@ -13,14 +13,12 @@
 #include <vector>
 
 #include "awaited_io.h"
-#include "hang_guard.h"
 #include "memory_remote.h"
 #include "stamped_page.h"
 #include "tier/tier.h"
+#include "waiter.h"
 
 namespace farswap::tier {
-
-using Page = std::array<std::byte, kPageBytes>;
 
 /// Which kind the page of a slot and generation is: all kinds occur, most are compressible.
 inline PageKind KindOf(SlotIndex slot, std::uint32_t generation) {
@@ -86,15 +84,28 @@ class TierFixture : public ::testing::Test {
  protected:
   void Start(std::uint64_t slots = 16384, std::uint64_t pool_bytes = std::uint64_t{4} << 20,
              std::chrono::milliseconds store_wait = kHangGuard) {
-    TierConfig config;
-    config.slots = slots;
-    config.pool_bytes_max = pool_bytes;
-    config.store_wait = store_wait;
-    config.now = &StoreWaitClock::Now;
-    auto made = Tier::Create(config, &remote_);
+    config_.slots = slots;
+    config_.pool_bytes_max = pool_limit_bytes_ = pool_bytes;
+    config_.store_wait = store_wait;
+    config_.now = &StoreWaitClock::Now;
+    auto made = Tier::Create(config_, &remote_);
     ASSERT_TRUE(made.ok()) << made.error().message;
     tier_ = std::move(made.value());
+    words_ = std::vector<std::atomic<SlotWord>>(slots);
   }
+  void StartWithWords(std::uint64_t slots = 16384,
+                      std::uint64_t pool_bytes = std::uint64_t{4} << 20,
+                      std::chrono::milliseconds store_wait = kHangGuard) {
+    Start(slots, pool_bytes, store_wait);
+    UseWords();
+  }
+  void UseWords() { tier_->UseSlotWords(words_.data()); }
+
+  // What the kernel's hooks do to a slot's word.
+  void KernelWrites(SlotIndex slot, CgroupId id) {
+    words_[slot] = SlotWord{id} << 32 | ((words_[slot] & 0xfffffffe) + 2);
+  }
+  void KernelFrees(SlotIndex slot) { words_[slot] = ((words_[slot] & ~SlotWord{1}) + 2) | 1; }
 
   void TearDown() override {
     StoreWaitClock::Run();
@@ -106,9 +117,35 @@ class TierFixture : public ::testing::Test {
 
   /// Lets time of the stopped clock pass, and the stores that wait find out.
   void LetPass(std::chrono::milliseconds time) {
-    constexpr CgroupId kNobody = 999;
     StoreWaitClock::Advance(time);
-    tier_->ConfigureCgroup(kNobody, {});  // whether or not there is room for it
+    SetPoolLimit(pool_limit_bytes_);
+  }
+  void SetPoolLimit(std::uint64_t bytes) {
+    pool_limit_bytes_ = bytes;
+    ASSERT_TRUE(tier_->SetLimits(bytes, config_.accept_threshold_percent).ok());
+  }
+
+  IoStatus TryStore(SlotIndex slot, PageKind kind, PendingStore* store,
+                    std::uint32_t generation = 1) {
+    return tier_->TryStore(slot, MakePage(slot, generation, kind).data(), store);
+  }
+  /// Stops the clock and stores random pages until one has waited without success; returns its
+  /// slot.
+  SlotIndex FillUntilOneIsRefused() {
+    StoreWaitClock::Stop();
+    SlotIndex slot = 0;
+    AwaitedStore refused;
+    while (TryStore(slot, PageKind::kRandom, &refused) == IoStatus::kOk) ++slot;
+    LetPass(config_.store_wait);
+    EXPECT_EQ(refused.Wait(), IoStatus::kNoSpace);
+    return slot;
+  }
+  /// Stores of slots from `first` on find the shortage that goes on.
+  void ExpectRefusedAtOnce(SlotIndex first) {
+    for (SlotIndex slot = first; slot < first + 100; ++slot) {
+      AwaitedStore refused;
+      ASSERT_EQ(TryStore(slot, PageKind::kRandom, &refused), IoStatus::kNoSpace);
+    }
   }
 
   void ExpectInvariants() {
@@ -144,22 +181,87 @@ class TierFixture : public ::testing::Test {
     return StoreWait(*tier_, slot, MakePage(slot, generation, kind).data());
   }
 
+  /// The same of PageLikeItsNeighbours().
+  void StorePage(SlotIndex slot, std::uint32_t generation) {
+    ASSERT_EQ(StoreWait(*tier_, slot, PageLikeItsNeighbours(slot, generation).data()),
+              IoStatus::kOk);
+  }
+  void ExpectPage(SlotIndex slot, std::uint32_t generation) {
+    EXPECT_EQ(Read(slot), PageLikeItsNeighbours(slot, generation)) << "slot " << slot;
+  }
+
   /// The page, from pool or servers.
   Page Read(SlotIndex slot) {
     Page page{};
     EXPECT_EQ(LoadWait(*tier_, slot, page.data()), IoStatus::kOk) << "slot " << slot;
     return page;
   }
+  /// Returns what the failed read left in its output.
+  Page ExpectReadFails(SlotIndex slot) {
+    Page page{};
+    EXPECT_EQ(LoadWait(*tier_, slot, page.data()), IoStatus::kIoError) << "slot " << slot;
+    return page;
+  }
+
+  /// Fetches remote pages, and changes something while the request is on its way.
+  template <typename Change>
+  std::vector<Page> FetchDuring(const std::vector<SlotIndex>& slots, const Change& change) {
+    remote_.HoldGets();
+    AwaitedFetch fetch(slots);
+    tier_->Fetch(&fetch);
+    remote_.WaitForHeld(1);
+    change();
+    remote_.Release();
+    EXPECT_EQ(fetch.Wait(), IoStatus::kOk);
+    return fetch.pages;
+  }
+
+  IoStatus SwapOut(SlotIndex slot, CgroupId id, std::uint32_t generation = 1,
+                   PageKind kind = PageKind::kCompressible) {
+    KernelWrites(slot, id);
+    return StoreKind(slot, generation, kind);
+  }
+
+  GroupStats GroupOf(CgroupId id) {
+    for (const GroupStats& group : tier_->CgroupStats()) {
+      if (group.id == id) return group;
+    }
+    return {};
+  }
+  bool Exists(CgroupId id) { return id != kUnknownCgroup && GroupOf(id).id == id; }
+
+  std::uint64_t CountOf(CgroupId id, Counter counter) {
+    return GroupOf(id).counters[static_cast<std::size_t>(counter)];
+  }
+
+  CgroupId OwnerOf(SlotIndex slot) {
+    CgroupId owner;
+    tier_->OwnersOf(slot, {&owner, 1});
+    return owner;
+  }
 
   std::string StateOf(SlotIndex slot) { return tier_->Explain(slot).state; }
 
-  /// Moves the coldest pages to the remote store and waits for it.
-  void WriteBack(std::uint64_t pages) {
-    ASSERT_TRUE(tier_->StartManualWriteback({.bytes = pages * kPageBytes}));
+  /// Starts a job when the batches of an earlier one have been answered.
+  void StartJob(const WritebackJob& job) {
+    ASSERT_TRUE(Eventually([&] { return tier_->StartManualWriteback(job); }));
+  }
+  void StartWriteback(std::uint64_t pages) { StartJob({.bytes = pages * kPageBytes}); }
+  void RunJob(const WritebackJob& job) {
+    StartJob(job);
     ASSERT_TRUE(Eventually([this] { return tier_->ManualWritebackProgress().finished; }));
   }
+  /// Moves the coldest pages to the remote store and waits for it.
+  void WriteBack(std::uint64_t pages) { RunJob({.bytes = pages * kPageBytes}); }
+  void AwaitAnswers() {
+    ASSERT_TRUE(Eventually([this] { return tier_->Stats().pages.writing == 0; }));
+  }
 
-  MemoryRemote remote_;  // outlives the tier
+  TierConfig config_;
+  std::uint64_t pool_limit_bytes_ = 0;
+  // Both outlive the tier.
+  MemoryRemote remote_;
+  std::vector<std::atomic<SlotWord>> words_;
   std::unique_ptr<Tier> tier_;
 };
 

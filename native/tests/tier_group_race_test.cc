@@ -25,27 +25,22 @@ class TierGroupRace : public TierFixture {
   static constexpr std::uint64_t kNoMoreTurns = ~std::uint64_t{0};
 
   void StartAll() {
-    Start(kSlots, std::uint64_t{6} << 20, kHangGuard);
+    StartWithWords(kSlots, std::uint64_t{6} << 20);
     ASSERT_TRUE(tier_->PlaceCgroup(11, kUnknownCgroup));
     ASSERT_TRUE(tier_->PlaceCgroup(12, 11));
     ASSERT_TRUE(tier_->PlaceCgroup(13, kUnknownCgroup));
     ASSERT_TRUE(tier_->PlaceCgroup(14, 13));
-    tier_->UseSlotWords(words_.data());
     for (auto& cgroup : current_) cgroup.store(kLasting[0]);
   }
 
   // --- What the kernel does with a slot. Each slot is one storer's.
 
-  void RaiseWord(SlotIndex slot, CgroupId cgroup, bool free) {
-    const SlotWord sequence = SequenceOf(words_[slot].load(std::memory_order_relaxed)) + 1;
-    words_[slot].store(SlotWord{cgroup} << 32 | (sequence & 0x7fffffff) << 1 | SlotWord{free});
-  }
   void StoreStamped(SlotIndex slot, CgroupId cgroup) {
     const Stamp stamp = history_.NextStamp();
     Page page;
     FillStamped(slot, stamp, page.data());
     const PageHistory::Time began = history_.BeginWrite(slot, 1, stamp);
-    RaiseWord(slot, cgroup, false);
+    KernelWrites(slot, cgroup);
     ASSERT_EQ(StoreWait(*tier_, slot, page.data()), IoStatus::kOk);
     history_.EndWrite(slot, 1, began);
   }
@@ -57,7 +52,7 @@ class TierGroupRace : public TierFixture {
   // From now on the page may be dropped at any time, until the slot is stored again.
   void FreeSlot(SlotIndex slot) {
     const PageHistory::Time began = history_.BeginWrite(slot, 1, 0);
-    RaiseWord(slot, CgroupOf(words_[slot].load()), true);
+    KernelFrees(slot);
     history_.EndWrite(slot, 1, began, /*refused=*/true);
     freed_[slot % freed_.size()].store(slot);
   }
@@ -221,7 +216,6 @@ class TierGroupRace : public TierFixture {
     }
   }
 
-  std::vector<std::atomic<SlotWord>> words_ = std::vector<std::atomic<SlotWord>>(kSlots);
   PageHistory history_{kSlots};
   std::array<std::atomic<CgroupId>, 4> current_{};  // whom storers store for
   std::array<std::atomic<SlotIndex>, 64> freed_{};

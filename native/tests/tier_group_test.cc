@@ -1,7 +1,6 @@
-// Groups of pages by cgroup: who a page belongs to, limits, and cgroups that come and go.
+// Groups of pages by cgroup: whose a page is, and cgroups that come and go.
 #include <atomic>
-#include <map>
-#include <memory>
+#include <utility>
 
 #include "tier_fixture.h"
 
@@ -15,51 +14,7 @@ constexpr CgroupId kChild = 103;
 std::atomic<std::uint32_t> test_time{1'000'000};
 std::uint32_t TestTime() { return test_time; }
 
-class TierGroup : public TierFixture {
- protected:
-  void StartWithWords(std::uint64_t slots = 16384, std::uint64_t pool_bytes = 4 << 20) {
-    Start(slots, pool_bytes);
-    words_ = std::make_unique<std::atomic<SlotWord>[]>(slots);
-    tier_->UseSlotWords(words_.get());
-  }
-
-  // What the kernel's hooks do to a slot's word.
-  void KernelWrites(SlotIndex slot, CgroupId id) {
-    words_[slot] = SlotWord{id} << 32 | ((words_[slot] & 0xfffffffe) + 2);
-  }
-  void KernelFrees(SlotIndex slot) { words_[slot] = ((words_[slot] & ~SlotWord{1}) + 2) | 1; }
-
-  IoStatus SwapOut(SlotIndex slot, CgroupId id, std::uint32_t generation = 1,
-                   PageKind kind = PageKind::kCompressible) {
-    KernelWrites(slot, id);
-    return StoreKind(slot, generation, kind);
-  }
-
-  GroupStats GroupOf(CgroupId id) {
-    for (const GroupStats& group : tier_->CgroupStats()) {
-      if (group.id == id) return group;
-    }
-    return {};
-  }
-  bool Exists(CgroupId id) { return id != kUnknownCgroup && GroupOf(id).id == id; }
-
-  std::uint64_t CountOf(CgroupId id, Counter counter) {
-    return GroupOf(id).counters[static_cast<std::size_t>(counter)];
-  }
-
-  CgroupId OwnerOf(SlotIndex slot) {
-    CgroupId owner;
-    tier_->OwnersOf(slot, {&owner, 1});
-    return owner;
-  }
-
-  std::unique_ptr<std::atomic<SlotWord>[]> words_;  // outlives the tier's use of it
-
-  void TearDown() override {
-    TierFixture::TearDown();
-    tier_.reset();
-  }
-};
+class TierGroup : public TierFixture {};
 
 TEST_F(TierGroup, PagesBelongToTheCgroupOfTheirSlotsWord) {
   StartWithWords();
@@ -100,14 +55,13 @@ TEST_F(TierGroup, WithoutAWordThatChangedTheLabelDecides) {
   EXPECT_EQ(OwnerOf(3), kB);
 }
 
-TEST_F(TierGroup, WordsThatBeginAnewAttributeAsBefore) {
+TEST_F(TierGroup, WordsThatStartOverAttributeAsBefore) {
   StartWithWords();
   SwapOut(1, kA);
   SwapOut(2, kA);
   tier_->Invalidate(1, 1);
-  const auto earlier = std::move(words_);
-  words_ = std::make_unique<std::atomic<SlotWord>[]>(16384);
-  tier_->UseSlotWords(words_.get());
+  const auto earlier = std::exchange(words_, std::vector<std::atomic<SlotWord>>(16384));
+  UseWords();
   SwapOut(1, kB);
   SwapOut(2, kB, 2);
   EXPECT_EQ(OwnerOf(1), kB);
@@ -116,12 +70,11 @@ TEST_F(TierGroup, WordsThatBeginAnewAttributeAsBefore) {
 
 TEST_F(TierGroup, WordsOfAnEarlierTierAttributeWhateverTheirSequence) {
   Start();
-  words_ = std::make_unique<std::atomic<SlotWord>[]>(16384);
   for (SlotIndex slot = 0; slot < 600; ++slot) {
     for (SlotIndex writes = 0; writes < slot; ++writes) KernelWrites(slot, kA);
     if (slot % 2 == 0) KernelFrees(slot);
   }
-  tier_->UseSlotWords(words_.get());
+  UseWords();
   for (SlotIndex slot = 0; slot < 600; ++slot) {
     SwapOut(slot, kB);
     ASSERT_EQ(OwnerOf(slot), kB) << slot;
@@ -130,11 +83,23 @@ TEST_F(TierGroup, WordsOfAnEarlierTierAttributeWhateverTheirSequence) {
 
 TEST_F(TierGroup, AWriteOnItsWayWhenWordsComeIntoUseIsAttributed) {
   Start();
-  words_ = std::make_unique<std::atomic<SlotWord>[]>(16384);
   KernelWrites(1, kA);
-  tier_->UseSlotWords(words_.get());
+  UseWords();
   StoreKind(1, 1, PageKind::kCompressible);
   EXPECT_EQ(OwnerOf(1), kA);
+}
+
+TEST_F(TierGroup, OnlyStoresOfWhichNobodySaysWhoseTheyAreCountAsUnattributed) {
+  StartWithWords();
+  ASSERT_TRUE(tier_->PlaceCgroup(kA, kUnknownCgroup));
+  tier_->RemoveCgroup(kA);
+  KernelWrites(0, kA);
+  StoreKind(0, 1, PageKind::kRandom);  // the root group's, since the cgroup is gone
+  EXPECT_EQ(Count(Counter::stores_unattributed), 0u);
+  KernelWrites(1, kUnknownCgroup);
+  StoreKind(1, 1, PageKind::kRandom);
+  StoreKind(2, 1, PageKind::kRandom);
+  EXPECT_EQ(Count(Counter::stores_unattributed), 2u);
 }
 
 TEST_F(TierGroup, FreesOfSlotsThatHoldNothingDoNotHideTheNextWrite) {
@@ -232,12 +197,11 @@ TEST_F(TierGroup, APageWhoseStoreSawTheSlotFreeAlreadyIsKept) {
 
 TEST_F(TierGroup, OfPagesFromBeforeTheWordsOnlyThoseFreedSinceAreForgotten) {
   Start();
-  words_ = std::make_unique<std::atomic<SlotWord>[]>(16384);
   KernelWrites(1, kA);
   KernelWrites(2, kA);
   KernelFrees(2);
   for (SlotIndex slot = 1; slot <= 3; ++slot) StoreKind(slot, 1, PageKind::kCompressible);
-  tier_->UseSlotWords(words_.get());
+  UseWords();
   EXPECT_FALSE(tier_->OnSlotFree(2)) << "its owner and the time of its store are unknown";
   for (SlotIndex slot = 1; slot <= 3; slot += 2) {
     EXPECT_FALSE(tier_->OnSlotFree(slot));
@@ -256,101 +220,6 @@ TEST_F(TierGroup, FreedSlotsThatAreRemoteAreDiscarded) {
   EXPECT_TRUE(tier_->OnSlotFree(1));
   EXPECT_TRUE(Eventually([&] { return !remote_.Has(1); }));
   EXPECT_EQ(GroupOf(kA).tree_remote_pages, 0u);
-}
-
-// --- Limits
-
-TEST_F(TierGroup, AtItsLimitACgroupsOwnPagesMakeRoom) {
-  StartWithWords();
-  GroupSettings settings;
-  settings.pool_limit_bytes = kGroupLimitMin;
-  ASSERT_TRUE(tier_->ConfigureCgroup(kA, settings));
-  for (SlotIndex slot = 0; slot < 40; ++slot) SwapOut(slot, kB, 1, PageKind::kRandom);
-  for (SlotIndex slot = 100; slot < 300; ++slot) {
-    ASSERT_EQ(SwapOut(slot, kA, 1, PageKind::kRandom), IoStatus::kOk);
-    EXPECT_LE(GroupOf(kA).pool_bytes, kGroupLimitMin);
-  }
-  EXPECT_EQ(GroupOf(kB).pages.local, 40u) << "another's limit pushed these out";
-  EXPECT_GT(CountOf(kA, Counter::writeback_started_cgroup_limit), 0u);
-  EXPECT_EQ(Count(Counter::writeback_started_limit), 0u);
-  for (SlotIndex slot = 100; slot < 300; ++slot) {
-    EXPECT_EQ(Read(slot), MakePage(slot, 1, PageKind::kRandom));
-  }
-}
-
-TEST_F(TierGroup, ALimitHoldsForDescendantsTogether) {
-  StartWithWords();
-  GroupSettings settings;
-  settings.pool_limit_bytes = kGroupLimitMin;
-  ASSERT_TRUE(tier_->PlaceCgroup(kA, kUnknownCgroup));
-  ASSERT_TRUE(tier_->ConfigureCgroup(kA, settings));
-  ASSERT_TRUE(tier_->PlaceCgroup(kChild, kA));
-  ASSERT_TRUE(tier_->PlaceCgroup(kB, kA));
-  for (SlotIndex slot = 0; slot < 200; ++slot) {
-    ASSERT_EQ(SwapOut(slot, slot % 2 ? kChild : kB, 1, PageKind::kRandom), IoStatus::kOk);
-    EXPECT_LE(GroupOf(kA).tree_pool_bytes, kGroupLimitMin + 2 * 4112);
-  }
-  EXPECT_GT(GroupOf(kChild).pages.remote, 0u);
-  EXPECT_GT(GroupOf(kB).pages.remote, 0u);
-}
-
-TEST_F(TierGroup, WithWritebackOffNothingLeavesAndTheLimitRefuses) {
-  StartWithWords();
-  GroupSettings settings;
-  settings.pool_limit_bytes = kGroupLimitMin;
-  settings.writeback = false;
-  ASSERT_TRUE(tier_->PlaceCgroup(kA, kUnknownCgroup));
-  ASSERT_TRUE(tier_->ConfigureCgroup(kA, settings));
-  ASSERT_TRUE(tier_->PlaceCgroup(kChild, kA));
-  SlotIndex slot = 0;
-  while (SwapOut(slot, kChild, 1, PageKind::kRandom) == IoStatus::kOk) ++slot;
-  EXPECT_GT(slot, 50u);
-  EXPECT_LT(slot, 70u);
-  EXPECT_EQ(CountOf(kChild, Counter::reject_cgroup_limit), 1u);
-  WriteBack(1000);
-  EXPECT_EQ(remote_.pages(), 0u);
-  for (SlotIndex kept = 0; kept < slot; ++kept) {
-    EXPECT_EQ(Read(kept), MakePage(kept, 1, PageKind::kRandom));
-  }
-}
-
-TEST_F(TierGroup, ARemoteQuotaKeepsTheRestInThePool) {
-  StartWithWords();
-  GroupSettings settings;
-  settings.remote_pages_max = 10;
-  ASSERT_TRUE(tier_->ConfigureCgroup(kA, settings));
-  for (SlotIndex slot = 0; slot < 50; ++slot) SwapOut(slot, kA);
-  WriteBack(50);
-  EXPECT_EQ(GroupOf(kA).pages.remote, 10u);
-  EXPECT_EQ(GroupOf(kA).pages.local, 40u);
-  tier_->Invalidate(0, 5);
-  WriteBack(50);
-  EXPECT_EQ(GroupOf(kA).pages.remote, 10u) << "what was trimmed made room";
-}
-
-TEST_F(TierGroup, AtThePoolsLimitAllGiveInProportion) {
-  StartWithWords(16384, 8 << 20);
-  // Three quarters A, one quarter B, in turn, far more than the pool holds.
-  for (SlotIndex slot = 0; slot < 8000; ++slot) {
-    ASSERT_EQ(SwapOut(slot, slot % 4 ? kA : kB, 1, PageKind::kRandom), IoStatus::kOk);
-  }
-  ASSERT_TRUE(Eventually([&] { return !tier_->Stats().shrinking; }));
-  const auto a = static_cast<double>(GroupOf(kA).pages.local);
-  const auto b = static_cast<double>(GroupOf(kB).pages.local);
-  EXPECT_NEAR(a / b, 3.0, 0.4);
-}
-
-TEST_F(TierGroup, LimitsOfThePoolChangeAtRunTime) {
-  StartWithWords(16384, 16 << 20);
-  for (SlotIndex slot = 0; slot < 3000; ++slot) SwapOut(slot, kA, 1, PageKind::kRandom);
-  EXPECT_FALSE(tier_->SetLimits(32 << 20, 90).ok());
-  EXPECT_FALSE(tier_->SetLimits(8 << 20, 0).ok());
-  ASSERT_TRUE(tier_->SetLimits(4 << 20, 80).ok());
-  EXPECT_TRUE(Eventually([&] { return tier_->Stats().pool_used_bytes <= 4u << 20; }));
-  EXPECT_EQ(tier_->Stats().accept_threshold_percent, 80u);
-  ASSERT_TRUE(tier_->SetLimits(16 << 20, 90).ok());
-  for (SlotIndex slot = 3000; slot < 5000; ++slot) SwapOut(slot, kA, 1, PageKind::kRandom);
-  EXPECT_GT(tier_->Stats().pool_used_bytes, 8u << 20);
 }
 
 // --- Cgroups that go away
@@ -397,7 +266,7 @@ TEST_F(TierGroup, APageOnItsWayWhileItsCgroupGoesArrives) {
   ASSERT_TRUE(tier_->PlaceCgroup(kA, kUnknownCgroup));
   for (SlotIndex slot = 0; slot < 8; ++slot) SwapOut(slot, kA);
   remote_.Hold();
-  ASSERT_TRUE(tier_->StartManualWriteback({.bytes = 8 * kPageBytes}));
+  StartWriteback(8);
   remote_.WaitForHeld(1);
   tier_->RemoveCgroup(kA);
   tier_->Invalidate(0, 1);
@@ -407,7 +276,21 @@ TEST_F(TierGroup, APageOnItsWayWhileItsCgroupGoesArrives) {
   EXPECT_EQ(tier_->CgroupStats()[0].pool_bytes, 0u);
 }
 
-TEST_F(TierGroup, AnIdThatIsGivenOutAnewIsAnotherCgroup) {
+TEST_F(TierGroup, AJobForACgroupThatIsGoneTouchesNothing) {
+  Start();
+  ASSERT_TRUE(tier_->PlaceCgroup(kA, kUnknownCgroup));
+  tier_->SetLabel(kA);
+  for (SlotIndex slot = 0; slot < 20; ++slot) StoreKind(slot, 1, PageKind::kCompressible);
+  tier_->RemoveCgroup(kA);
+  RunJob({.bytes = 20 * kPageBytes, .cgroup = kA});
+  tier_->WriteBackProactively(kA, 20, 0);
+  tier_->WriteBackProactively(kUnknownCgroup, 1, 0);  // served after it
+  ASSERT_TRUE(Eventually([this] { return remote_.pages() > 0; }));
+  AwaitAnswers();
+  EXPECT_EQ(remote_.pages(), 1u) << "its pages are the parent's now, which was not requested";
+}
+
+TEST_F(TierGroup, AnIdThatIsGivenOutAgainIsAnotherCgroup) {
   StartWithWords();
   ASSERT_TRUE(tier_->PlaceCgroup(kA, kUnknownCgroup));
   SwapOut(1, kA);
@@ -445,46 +328,34 @@ TEST_F(TierGroup, MoreCgroupsThanThereIsRoomForShareTheRootGroup) {
 
 class TierAge : public TierGroup {
  protected:
-  void Start() {
-    TierConfig config;
-    config.slots = 4096;
-    config.pool_bytes_max = 4 << 20;
-    config.boot_seconds = &TestTime;
-    auto made = Tier::Create(config, &remote_);
-    ASSERT_TRUE(made.ok());
-    tier_ = std::move(made.value());
-    words_ = std::make_unique<std::atomic<SlotWord>[]>(config.slots);
-    tier_->UseSlotWords(words_.get());
-  }
+  TierAge() { config_.boot_seconds = &TestTime; }
 };
 
 TEST_F(TierAge, OnlyPagesThatAreOldEnoughGo) {
-  Start();
+  StartWithWords();
   for (SlotIndex slot = 0; slot < 10; ++slot) SwapOut(slot, kA);
   test_time += 600;
   for (SlotIndex slot = 10; slot < 20; ++slot) SwapOut(slot, kA);
-  ASSERT_TRUE(tier_->StartManualWriteback({.bytes = 1 << 20, .older_than_s = 300}));
-  ASSERT_TRUE(Eventually([&] { return tier_->ManualWritebackProgress().finished; }));
+  RunJob({.bytes = 1 << 20, .older_than_s = 300});
   EXPECT_EQ(GroupOf(kA).pages.remote, 10u);
   EXPECT_TRUE(remote_.Has(9));
   EXPECT_FALSE(remote_.Has(10));
 }
 
 TEST_F(TierAge, AJobForACgroupTakesItsDescendantsAlone) {
-  Start();
+  StartWithWords();
   ASSERT_TRUE(tier_->PlaceCgroup(kA, kUnknownCgroup));
   ASSERT_TRUE(tier_->PlaceCgroup(kChild, kA));
   SwapOut(1, kA);
   SwapOut(2, kChild);
   SwapOut(3, kB);
-  ASSERT_TRUE(tier_->StartManualWriteback({.bytes = 1 << 20, .cgroup = kA}));
-  ASSERT_TRUE(Eventually([&] { return tier_->ManualWritebackProgress().finished; }));
+  RunJob({.bytes = 1 << 20, .cgroup = kA});
   EXPECT_EQ(remote_.pages(), 2u);
   EXPECT_FALSE(remote_.Has(3));
 }
 
-TEST_F(TierAge, ShrinkingAheadTakesThatCgroupsOwnColdest) {
-  Start();
+TEST_F(TierAge, ProactiveWritebackTakesThatCgroupsOwnColdest) {
+  StartWithWords();
   for (SlotIndex slot = 0; slot < 20; ++slot) SwapOut(slot, slot % 2 ? kA : kB);
   tier_->WriteBackProactively(kA, 5, 0);
   ASSERT_TRUE(Eventually([&] { return GroupOf(kA).pages.remote == 5; }));

@@ -11,7 +11,6 @@
 #include <nanobind/stl/vector.h>
 
 #include <algorithm>
-#include <array>
 #include <atomic>
 #include <chrono>
 #include <cstring>
@@ -21,7 +20,6 @@
 #include <span>
 #include <stdexcept>
 #include <string>
-#include <thread>
 #include <utility>
 #include <vector>
 
@@ -29,6 +27,7 @@
 #include "memory_remote.h"
 #include "stamped_page.h"
 #include "tier/tier.h"
+#include "waiter.h"
 
 namespace nb = nanobind;
 
@@ -36,7 +35,6 @@ namespace farswap::tier {
 namespace {
 
 using std::chrono::milliseconds;
-using Page = std::array<std::byte, kPageBytes>;
 using Level = std::pair<std::string, int>;  // "lz4" or "zstd", and its level
 
 void FillPageOf(Stamp stamp, std::byte* page) {
@@ -142,12 +140,12 @@ class ModelTier {
     tier_->Fetch(fetches_.back().get());
     return fetches_.size() - 1;
   }
-  bool FetchDone(std::size_t id) { return fetches_[id]->done(); }
+  bool FetchDone(std::size_t id) { return fetches_[id]->ready(); }
   /// Waits for the end: (status, index of the page that is none of those allowed for it, or -1).
   std::pair<IoStatus, int> EndFetch(std::size_t id,
                                     const std::vector<std::vector<Stamp>>& allowed) {
     const std::unique_ptr<AwaitedFetch> fetch = std::move(fetches_[id]);
-    const IoStatus status = fetch->Wait();
+    const IoStatus status = fetch->Wait().value();
     for (std::size_t i = 0; status == IoStatus::kOk && i < allowed.size(); ++i) {
       const auto fits = [&](Stamp stamp) { return IsPageOf(stamp, fetch->pages[i].data()); };
       if (std::none_of(allowed[i].begin(), allowed[i].end(), fits)) {
@@ -224,44 +222,32 @@ class ModelTier {
   /// Waits until no writeback is under way or begins by itself; false if that never comes.
   bool Settle(std::uint64_t timeout_ms) {
     const nb::gil_scoped_release release;
-    const auto deadline = std::chrono::steady_clock::now() + milliseconds(timeout_ms);
     int calm = 0;
-    while (calm < 3) {
+    const auto settled = [&] {
       const TierStats stats = tier_->Stats();
       const bool busy = remote_.Unanswered() > 0 || stats.pages.writing > 0 || stats.shrinking ||
                         !tier_->ManualWritebackProgress().finished;
       calm = busy ? 0 : calm + 1;
-      if (std::chrono::steady_clock::now() > deadline) return false;
-      std::this_thread::sleep_for(std::chrono::microseconds(busy ? 50 : 20));
-    }
-    return true;
+      return calm == 3;
+    };
+    return Eventually(settled, milliseconds(timeout_ms));
   }
   /// Waits, a little, until pages are held on their way to the remote store.
   bool AwaitWriting(std::uint64_t timeout_ms) {
     const nb::gil_scoped_release release;
-    const auto deadline = std::chrono::steady_clock::now() + milliseconds(timeout_ms);
-    while (tier_->Stats().pages.writing == 0) {
-      if (std::chrono::steady_clock::now() > deadline) return false;
-      std::this_thread::sleep_for(std::chrono::microseconds(50));
-    }
-    return true;
+    return Eventually([this] { return tier_->Stats().pages.writing > 0; },
+                      milliseconds(timeout_ms));
   }
 
   /// Waits, a little, until so many requests are held by the remote store.
   void AwaitRequests(std::size_t count, std::uint64_t timeout_ms) {
     const nb::gil_scoped_release release;
-    const auto deadline = std::chrono::steady_clock::now() + milliseconds(timeout_ms);
-    while (remote_.Unanswered() < count && std::chrono::steady_clock::now() < deadline) {
-      std::this_thread::sleep_for(std::chrono::microseconds(50));
-    }
+    Eventually([&] { return remote_.Unanswered() >= count; }, milliseconds(timeout_ms));
   }
   /// Waits, a little, until no page is on its way, whether it came back or not.
   void AwaitAnswers(std::uint64_t timeout_ms) {
     const nb::gil_scoped_release release;
-    const auto deadline = std::chrono::steady_clock::now() + milliseconds(timeout_ms);
-    while (tier_->Stats().pages.writing > 0 && std::chrono::steady_clock::now() < deadline) {
-      std::this_thread::sleep_for(std::chrono::microseconds(50));
-    }
+    Eventually([this] { return tier_->Stats().pages.writing == 0; }, milliseconds(timeout_ms));
   }
 
   Tier& tier() { return *tier_; }

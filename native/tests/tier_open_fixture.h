@@ -12,16 +12,15 @@ namespace farswap::tier {
 class OpenTierFixture : public TierFixture {
  protected:
   void SetUp() override {
-    TierConfig config;
-    config.slots = 1024;
-    config.pool_bytes_max = Pool::kPoolBytesMin;
-    auto pool = Pool::Create(config.pool_bytes_max);
-    auto table = SlotTable::Create(config.slots);
+    config_.slots = 1024;
+    config_.pool_bytes_max = Pool::kPoolBytesMin;
+    auto pool = Pool::Create(config_.pool_bytes_max);
+    auto table = SlotTable::Create(config_.slots);
     auto arenas = Writeback::CreateArenas();
     ASSERT_TRUE(pool.ok() && table.ok() && arenas.ok());
     pool_ = pool.value().get();
     table_ = table.value().get();
-    tier_ = std::make_unique<TierImpl>(config, &remote_, std::move(table.value()),
+    tier_ = std::make_unique<TierImpl>(config_, &remote_, std::move(table.value()),
                                        std::move(pool.value()), std::move(arenas.value()));
   }
 

@@ -1,7 +1,6 @@
 // Stores, loads and trims of pages that are local.
 #include <gtest/gtest.h>
 
-#include "awaited_io.h"
 #include "tier_fixture.h"
 
 namespace farswap::tier {
@@ -71,12 +70,9 @@ TEST_F(TierStore, AReadNeverDropsThePage) {
 }
 
 TEST_F(TierStore, AFullPoolRefusesAndForgetsTheStalePage) {
-  Start(16384, std::uint64_t{4} << 20, std::chrono::milliseconds{30});
+  Start();
   remote_.SetWritable(false);
-  ASSERT_EQ(StoreKind(0, 1, PageKind::kRandom), IoStatus::kOk);
-  SlotIndex slot = 1;
-  while (StoreKind(slot, 1, PageKind::kRandom) == IoStatus::kOk) ++slot;
-  EXPECT_GT(slot, 900u);
+  EXPECT_GT(FillUntilOneIsRefused(), 900u);
   EXPECT_EQ(Count(Counter::reject_reclaim_fail), 1u);
   // The slot's earlier page is stale now, also if the new bytes are not stored.
   EXPECT_EQ(StoreKind(0, 2, PageKind::kRandom), IoStatus::kNoSpace);
@@ -86,17 +82,9 @@ TEST_F(TierStore, AFullPoolRefusesAndForgetsTheStalePage) {
 }
 
 TEST_F(TierStore, WaitingForRoomIsBoundedOverAllStoresOfOneShortage) {
-  Start(16384, std::uint64_t{4} << 20, std::chrono::milliseconds{30});
+  Start();
   remote_.SetWritable(false);
-  SlotIndex slot = 0;
-  while (StoreKind(slot, 1, PageKind::kRandom) == IoStatus::kOk) ++slot;
-  // It was waited for once, by the store above, and goes on however long the test takes.
-  StoreWaitClock::Stop();
-  const Page page = MakePage(slot, 1, PageKind::kRandom);
-  for (int i = 0; i < 100; ++i) {
-    AwaitedStore refused;
-    ASSERT_EQ(tier_->TryStore(slot, page.data(), &refused), IoStatus::kNoSpace);
-  }
+  ExpectRefusedAtOnce(FillUntilOneIsRefused());
 }
 
 TEST_F(TierStore, ExplainTellsWhereAPageIs) {

@@ -7,7 +7,6 @@
 #include <deque>
 #include <thread>
 
-#include "awaited_io.h"
 #include "tier_fixture.h"
 
 namespace farswap::tier {
@@ -119,7 +118,7 @@ class Writer {
   void Collect() {
     if (under_way_.empty()) return;
     const Waiting& first = under_way_.front();
-    writes_[first.slot][first.write].outcome = OutcomeOf(first.store->Wait());
+    writes_[first.slot][first.write].outcome = OutcomeOf(first.store->Wait().value());
     under_way_.pop_front();
   }
 
@@ -169,14 +168,12 @@ class StoreWaitRace : public TierFixture {
 };
 
 TEST_F(StoreWaitRace, EachSlotEndsAsItsLastWriteDid) {
-  Start(kSlots, kPoolBytes, milliseconds{3});
-  std::vector<std::atomic<SlotWord>> words(kSlots);
-  tier_->UseSlotWords(words.data());
+  StartWithWords(kSlots, kPoolBytes, milliseconds{3});
   std::vector<std::unique_ptr<Writer>> writers;
   std::vector<std::thread> threads;
   std::atomic<bool> done{false};
   for (unsigned i = 0; i < kWriters; ++i) {
-    writers.push_back(std::make_unique<Writer>(tier_.get(), &words, i));
+    writers.push_back(std::make_unique<Writer>(tier_.get(), &words_, i));
     threads.emplace_back([writer = writers.back().get()] { writer->Run(8000); });
   }
   std::thread changes([&] {
@@ -198,15 +195,12 @@ TEST_F(StoreWaitRace, EachSlotEndsAsItsLastWriteDid) {
     EXPECT_GT(writer->cancelled(), 0u);
   }
   EXPECT_GT(Count(Counter::reject_cgroup_limit) + Count(Counter::reject_reclaim_fail), 0u);
-  tier_->UseSlotWords(nullptr);
 }
 
 // At its limit each store waits, without it each has room, and so has each in the pool in the end.
 TEST_F(StoreWaitRace, NoneIsRefusedWhileItsCgroupComesAndGoes) {
   constexpr int kRounds = 600;
-  Start(kSlots, kPoolBytes, std::chrono::minutes{10});
-  std::vector<std::atomic<SlotWord>> words(kSlots);
-  tier_->UseSlotWords(words.data());
+  StartWithWords(kSlots, kPoolBytes, std::chrono::minutes{10});
   std::atomic<bool> done{false};
   std::atomic<std::uint64_t> stores{0};
   std::atomic<std::uint64_t> refused{0};
@@ -214,7 +208,7 @@ TEST_F(StoreWaitRace, NoneIsRefusedWhileItsCgroupComesAndGoes) {
   for (unsigned number = 0; number < kWriters; ++number) {
     writers.emplace_back([&, number] {
       for (SlotIndex slot = number; !done.load(); slot = (slot + kWriters) % kSlots) {
-        words[slot] = SlotWord{kFirstCgroup} << 32 | ((words[slot] & 0xfffffffe) + 2);
+        KernelWrites(slot, kFirstCgroup);
         if (StoreKind(slot, 1, PageKind::kRandom) != IoStatus::kOk) refused.fetch_add(1);
         stores.fetch_add(1);
       }
@@ -231,7 +225,6 @@ TEST_F(StoreWaitRace, NoneIsRefusedWhileItsCgroupComesAndGoes) {
   for (std::thread& writer : writers) writer.join();
   EXPECT_EQ(refused, 0u);
   EXPECT_GT(Count(Counter::cgroup_limit_hit), 0u);
-  tier_->UseSlotWords(nullptr);
 }
 
 // The queue's thread takes a store for that of one slot, which before the slot is locked is

@@ -4,7 +4,6 @@
 #include <algorithm>
 #include <string>
 
-#include "awaited_io.h"
 #include "tier_fixture.h"
 
 namespace farswap::tier {
@@ -18,19 +17,19 @@ constexpr SlotIndex kFirstNew = 8000;  // no page is there
 constexpr SlotIndex kSmall = 15000;    // its page lets the pool have room of its size
 
 // The servers take nothing, and there is no room: in the pool, or at the limit of a cgroup.
-class StoreWait : public TierFixture, public ::testing::WithParamInterface<bool> {
+class StoreWaitFixture : public TierFixture {
  protected:
-  bool at_limit() const { return GetParam(); }
+  explicit StoreWaitFixture(bool at_limit) : at_limit_(at_limit) {}
 
   void Fill(milliseconds store_wait = kHangGuard) {
     Start(16384, kPoolBytes, store_wait);
-    ASSERT_TRUE(tier_->SetLimits(kPoolBytes / 2, 90).ok());
+    SetPoolLimit(kPoolBytes / 2);
     ASSERT_TRUE(tier_->PlaceCgroup(kFull, kUnknownCgroup));
     ASSERT_TRUE(tier_->PlaceCgroup(kOther, kUnknownCgroup));
-    if (at_limit()) Limit(kGroupLimitMin);
+    if (at_limit_) Limit(kGroupLimitMin);
     remote_.SetWritable(false);
     tier_->SetLabel(kFull);
-    if (!at_limit()) {
+    if (!at_limit_) {
       ASSERT_EQ(StoreKind(kSmall, 1, PageKind::kCompressible), IoStatus::kOk);
     }
     while (TryStore(end_, PageKind::kRandom, nullptr) == IoStatus::kOk) ++end_;
@@ -43,10 +42,6 @@ class StoreWait : public TierFixture, public ::testing::WithParamInterface<bool>
   void Limit(std::uint64_t bytes, bool writeback = true) {
     ASSERT_TRUE(tier_->ConfigureCgroup(
         kFull, {.pool_limit_bytes = bytes, .writeback = writeback, .compressor = {}}));
-  }
-  IoStatus TryStore(SlotIndex slot, PageKind kind, PendingStore* store,
-                    std::uint32_t generation = 1) {
-    return tier_->TryStore(slot, MakePage(slot, generation, kind).data(), store);
   }
   // A store that waits, of a page that takes what a page can take.
   void Wait(SlotIndex slot, AwaitedStore* store, std::uint32_t generation = 1) {
@@ -65,10 +60,10 @@ class StoreWait : public TierFixture, public ::testing::WithParamInterface<bool>
     return MakePage(slot, generation, PageKind::kRandom);
   }
   std::uint64_t WaitsCounted() {
-    return Count(at_limit() ? Counter::cgroup_limit_hit : Counter::pool_limit_hit);
+    return Count(at_limit_ ? Counter::cgroup_limit_hit : Counter::pool_limit_hit);
   }
   std::uint64_t Refused() {
-    return Count(at_limit() ? Counter::reject_cgroup_limit : Counter::reject_reclaim_fail);
+    return Count(at_limit_ ? Counter::reject_cgroup_limit : Counter::reject_reclaim_fail);
   }
   // Ends a wait by something else than writeback.
   void ExpectStored(AwaitedStore* store, SlotIndex slot) {
@@ -79,7 +74,23 @@ class StoreWait : public TierFixture, public ::testing::WithParamInterface<bool>
 
   static constexpr milliseconds kStoreWait{4000};
   static constexpr std::uint64_t kPoolBytes = std::uint64_t{8} << 20;
+  const bool at_limit_;
   SlotIndex end_ = 0;
+};
+
+class StoreWait : public StoreWaitFixture, public ::testing::WithParamInterface<bool> {
+ protected:
+  StoreWait() : StoreWaitFixture(/*at_limit=*/GetParam()) {}
+};
+
+class StoreWaitInThePool : public StoreWaitFixture {
+ protected:
+  StoreWaitInThePool() : StoreWaitFixture(/*at_limit=*/false) {}
+};
+
+class StoreWaitAtALimit : public StoreWaitFixture {
+ protected:
+  StoreWaitAtALimit() : StoreWaitFixture(/*at_limit=*/true) {}
 };
 
 TEST_P(StoreWait, EndsWithATrim) {
@@ -87,7 +98,7 @@ TEST_P(StoreWait, EndsWithATrim) {
   AwaitedStore store;
   Wait(kFirstNew, &store);
   LetItBeTried();
-  EXPECT_FALSE(store.done());
+  EXPECT_FALSE(store.ready());
   tier_->Invalidate(3, 1);
   ExpectStored(&store, kFirstNew);
 }
@@ -103,16 +114,14 @@ TEST_P(StoreWait, EndsWithAnOverwriteThatTakesLess) {
 
 TEST_P(StoreWait, EndsWithTheNoticeOfAFreedSlot) {
   Fill();
-  std::vector<std::atomic<SlotWord>> words(16384);
-  tier_->UseSlotWords(words.data());
-  words[kFirstNew].store(SlotWord{kFull} << 32 | 2);
+  UseWords();
+  KernelWrites(kFirstNew, kFull);
   AwaitedStore store;
   Wait(kFirstNew, &store);
   LetItBeTried();
-  words[3].store(SlotWord{kFull} << 32 | 2 | 1);
+  KernelFrees(3);
   EXPECT_TRUE(tier_->OnSlotFree(3));
   ExpectStored(&store, kFirstNew);
-  tier_->UseSlotWords(nullptr);
 }
 
 TEST_P(StoreWait, EndsWithWriteback) {
@@ -129,16 +138,15 @@ TEST_P(StoreWait, EndsWithAHigherLimit) {
   AwaitedStore store;
   Wait(kFirstNew, &store);
   LetItBeTried();
-  if (at_limit()) {
+  if (at_limit_) {
     Limit(2 * kGroupLimitMin);
   } else {
-    ASSERT_TRUE(tier_->SetLimits(kPoolBytes, 90).ok());
+    SetPoolLimit(kPoolBytes);
   }
   ExpectStored(&store, kFirstNew);
 }
 
-TEST_P(StoreWait, AtALimitEndsWithTheCgroup) {
-  if (!at_limit()) GTEST_SKIP() << "the pool does not go away";
+TEST_F(StoreWaitAtALimit, EndsWithTheCgroup) {
   Fill();
   AwaitedStore store;
   Wait(kFirstNew, &store);
@@ -147,41 +155,38 @@ TEST_P(StoreWait, AtALimitEndsWithTheCgroup) {
   ExpectStored(&store, kFirstNew);
 }
 
-TEST_P(StoreWait, AtALimitHoldsUpNoOtherCgroup) {
-  if (!at_limit()) GTEST_SKIP() << "the pool is everybody's";
+TEST_F(StoreWaitAtALimit, HoldsUpNoOtherCgroup) {
   Fill();
-  std::vector<std::atomic<SlotWord>> words(16384);
-  words[kFirstNew + 1].store(SlotWord{kOther} << 32 | 1u << 1);
-  tier_->UseSlotWords(words.data());
+  KernelWrites(kFirstNew + 1, kOther);
+  UseWords();
   AwaitedStore store;
   Wait(kFirstNew, &store);
   EXPECT_EQ(TryStore(kFirstNew + 1, PageKind::kRandom, nullptr), IoStatus::kOk);
-  EXPECT_FALSE(store.done());
+  EXPECT_FALSE(store.ready());
   tier_->Invalidate(3, 1);
   EXPECT_EQ(store.Wait(), IoStatus::kOk);
-  tier_->UseSlotWords(nullptr);
 }
 
-// Something smaller would fit.
-TEST_P(StoreWait, GoesBehindThoseWhoWaitForTheSameRoom) {
+TEST_F(StoreWaitInThePool, HoldsUpNoneForWhoseSizeThereIsRoom) {
+  Fill();
+  AwaitedStore first;
+  Wait(kFirstNew, &first);
+  EXPECT_EQ(TryStore(kFirstNew + 1, PageKind::kCompressible, nullptr), IoStatus::kOk);
+  EXPECT_TRUE(tier_->CancelStore(&first));
+}
+
+TEST_F(StoreWaitAtALimit, HoldsUpASmallerOneThatWouldFit) {
   Fill();
   AwaitedStore first;
   AwaitedStore second;
   Wait(kFirstNew, &first);
-  const IoStatus smaller = TryStore(kFirstNew + 1, PageKind::kCompressible, &second);
-  if (!at_limit()) {
-    EXPECT_EQ(smaller, IoStatus::kOk) << "room of its size is other room";
-    EXPECT_TRUE(tier_->CancelStore(&first));
-    return;
-  }
-  EXPECT_EQ(smaller, IoStatus::kPending);
+  ASSERT_EQ(TryStore(kFirstNew + 1, PageKind::kCompressible, &second), IoStatus::kPending);
   Limit(2 * kGroupLimitMin);
   EXPECT_EQ(second.Wait(), IoStatus::kOk);
-  EXPECT_TRUE(first.done());
+  EXPECT_TRUE(first.ready());
 }
 
-TEST_P(StoreWait, AtALimitIsNotOvertakenByASmallerOne) {
-  if (!at_limit()) GTEST_SKIP() << "room of one size is not that of another";
+TEST_F(StoreWaitAtALimit, IsNotOvertakenByASmallerOne) {
   Fill(2 * kHangGuard);  // it is not the end of this that has it stored
   ASSERT_EQ(StoreKind(3, 2, PageKind::kCompressible), IoStatus::kOk);
   for (SlotIndex slot = kSmall; TryStore(slot, PageKind::kCompressible, nullptr) == IoStatus::kOk;
@@ -193,14 +198,13 @@ TEST_P(StoreWait, AtALimitIsNotOvertakenByASmallerOne) {
   ASSERT_EQ(TryStore(kFirstNew + 2, PageKind::kCompressible, &second), IoStatus::kPending);
   tier_->Invalidate(kSmall, 1);
   LetItBeTried();
-  EXPECT_FALSE(second.done()) << "though it fits";
+  EXPECT_FALSE(second.ready()) << "though it fits";
   EXPECT_TRUE(tier_->CancelStore(&first));
-  EXPECT_TRUE(Eventually([&] { return second.done(); }));
+  EXPECT_TRUE(Eventually([&] { return second.ready(); }));
   EXPECT_EQ(second.Wait(), IoStatus::kOk);
 }
 
-TEST_P(StoreWait, InThePoolDoesNotHoldUpThoseOfAnotherSize) {
-  if (at_limit()) GTEST_SKIP() << "bytes are bytes";
+TEST_F(StoreWaitInThePool, HoldsUpNoneOfAnotherSize) {
   Fill();
   SlotIndex small = kSmall + 1;
   while (TryStore(small, PageKind::kCompressible, nullptr) == IoStatus::kOk) ++small;
@@ -214,12 +218,11 @@ TEST_P(StoreWait, InThePoolDoesNotHoldUpThoseOfAnotherSize) {
   tier_->Invalidate(kSmall + 1, 1);
   EXPECT_EQ(TryStore(kFirstNew + 3, PageKind::kCompressible, nullptr), IoStatus::kOk)
       << "no store waits for room of that size any more";
-  EXPECT_FALSE(first.done());
+  EXPECT_FALSE(first.ready());
   EXPECT_TRUE(tier_->CancelStore(&first));
 }
 
-TEST_P(StoreWait, AtALimitGoesOnInThePoolsLineWhenThatIsWhatIsFull) {
-  if (!at_limit()) GTEST_SKIP() << "the pool's line is the last";
+TEST_F(StoreWaitAtALimit, GoesOnInThePoolsLineWhenThatIsWhatIsFull) {
   Fill();
   tier_->SetLabel(kOther);
   ASSERT_EQ(StoreKind(kSmall, 1, PageKind::kCompressible), IoStatus::kOk);
@@ -242,7 +245,7 @@ TEST_P(StoreWait, OfTheSameRoomIsServedInOrder) {
   std::array<AwaitedStore, kStores> stores;
   for (SlotIndex i = 0; i < kStores; ++i) Wait(kFirstNew + i, &stores[i]);
   for (SlotIndex i = 0; i < kStores; ++i) {
-    for (SlotIndex later = i; later < kStores; ++later) EXPECT_FALSE(stores[later].done());
+    for (SlotIndex later = i; later < kStores; ++later) EXPECT_FALSE(stores[later].ready());
     tier_->Invalidate(3 + i, 1);
     EXPECT_EQ(stores[i].Wait(), IoStatus::kOk) << i;
   }
@@ -291,7 +294,7 @@ TEST_P(StoreWait, IsNotSupersededByWhatHappensToAnotherSlot) {
     if (slot >= end_ && slot != kFirstNew) tier_->Invalidate(slot, 1);
   }
   LetItBeTried();
-  EXPECT_FALSE(store.done());
+  EXPECT_FALSE(store.ready());
   tier_->Invalidate(3, 1);
   ExpectStored(&store, kFirstNew);
 }
@@ -309,8 +312,7 @@ TEST_P(StoreWait, OfTwoForOneSlotTheLaterOneWins) {
 }
 
 // The older one comes into the pool's line behind the newer, since its cgroup is another one now.
-TEST_P(StoreWait, OfTwoForOneSlotTheLaterOneWinsAlsoWhereItIsServedFirst) {
-  if (!at_limit()) GTEST_SKIP() << "no store moves from the pool's line into another";
+TEST_F(StoreWaitAtALimit, OfTwoForOneSlotTheLaterOneWinsAlsoWhereItIsServedFirst) {
   Fill();
   tier_->SetLabel(kOther);
   for (SlotIndex slot = end_; TryStore(slot, PageKind::kRandom, nullptr) == IoStatus::kOk;) ++slot;
@@ -342,26 +344,23 @@ TEST_P(StoreWait, IsNotSupersededByALaterOneThatIsCancelled) {
 // The kernel freed the page that was there before, and the notification is late.
 TEST_P(StoreWait, IsNotSupersededByTheNoticeOfAFreedSlot) {
   Fill();
-  std::vector<std::atomic<SlotWord>> words(16384);
-  tier_->UseSlotWords(words.data());
-  words[5].store(SlotWord{kFull} << 32 | 2 | 1);
+  UseWords();
+  KernelFrees(5);
   AwaitedStore store;
   Wait(5, &store, 2);
   EXPECT_TRUE(tier_->OnSlotFree(5));
   EXPECT_EQ(store.Wait(), IoStatus::kOk);
   EXPECT_EQ(Read(5), Stored(5, 2));
-  tier_->UseSlotWords(nullptr);
 }
 
 TEST_P(StoreWait, IsSupersededWhenTheKernelFreesItsSlotMeanwhile) {
   Fill();
-  std::vector<std::atomic<SlotWord>> words(16384);
-  tier_->UseSlotWords(words.data());
+  UseWords();
   for (const SlotIndex slot : {SlotIndex{5}, kFirstNew}) {
-    words[slot].store(SlotWord{kFull} << 32 | 1u << 1);
+    KernelWrites(slot, kFull);
     AwaitedStore store;
     Wait(slot, &store, 2);
-    words[slot].store(SlotWord{kFull} << 32 | 2u << 1 | 1);
+    KernelFrees(slot);
     EXPECT_TRUE(tier_->OnSlotFree(slot));
     EXPECT_EQ(store.Wait(), IoStatus::kOk);
     EXPECT_EQ(Read(slot), Page{});
@@ -372,28 +371,25 @@ TEST_P(StoreWait, IsSupersededWhenTheKernelFreesItsSlotMeanwhile) {
       ASSERT_EQ(StoreKind(end_, 1, PageKind::kRandom), IoStatus::kOk);
     }
   }
-  tier_->UseSlotWords(nullptr);
 }
 
 // The notice of that has not come when there is room.
 TEST_P(StoreWait, IsSupersededInItsTurnWhenTheKernelHasFreedItsSlotMeanwhile) {
   Fill();
-  std::vector<std::atomic<SlotWord>> words(16384);
-  tier_->UseSlotWords(words.data());
+  UseWords();
   for (const SlotIndex slot : {kFirstNew, kFirstNew + 1}) {
-    words[slot].store(SlotWord{kFull} << 32 | 1u << 1);
+    KernelWrites(slot, kFull);
   }
   AwaitedStore freed;
   AwaitedStore next;
   Wait(kFirstNew, &freed);
   Wait(kFirstNew + 1, &next);
-  words[kFirstNew].store(SlotWord{kFull} << 32 | 2u << 1 | 1);
+  KernelFrees(kFirstNew);
   tier_->Invalidate(3, 1);
   EXPECT_EQ(freed.Wait(), IoStatus::kOk);
   EXPECT_EQ(next.Wait(), IoStatus::kOk) << "the room was not taken";
   EXPECT_EQ(Read(kFirstNew), Page{});
   EXPECT_EQ(Read(kFirstNew + 1), Stored(kFirstNew + 1));
-  tier_->UseSlotWords(nullptr);
 }
 
 // The kernel writes a page (W), frees it (F) and writes another one (w); the stores of both come to
@@ -402,8 +398,7 @@ TEST_P(StoreWait, IsSupersededInItsTurnWhenTheKernelHasFreedItsSlotMeanwhile) {
 // in the end.
 TEST_P(StoreWait, OfASlotInUseIsSupersededInNoOrderOfWritesFreesAndNotices) {
   Fill();
-  std::vector<std::atomic<SlotWord>> words(16384);
-  tier_->UseSlotWords(words.data());
+  UseWords();
   std::string order = "FSWnnsw";
   ASSERT_TRUE(std::ranges::is_sorted(order));
   SlotIndex slot = kFirstNew;
@@ -415,11 +410,10 @@ TEST_P(StoreWait, OfASlotInUseIsSupersededInNoOrderOfWritesFreesAndNotices) {
     }
     AwaitedStore first;
     AwaitedStore second;
-    std::uint64_t sequence = 7;
-    words[++slot].store(sequence << 1 | 1);
+    KernelFrees(++slot);
     for (const char event : order) {
-      if (event == 'W' || event == 'w') words[slot].store(SlotWord{kFull} << 32 | ++sequence << 1);
-      if (event == 'F') words[slot].store(SlotWord{kFull} << 32 | ++sequence << 1 | 1);
+      if (event == 'W' || event == 'w') KernelWrites(slot, kFull);
+      if (event == 'F') KernelFrees(slot);
       if (event == 'S') Wait(slot, &first, 1);
       if (event == 's') Wait(slot, &second, 2);
       if (event == 'n') tier_->OnSlotFree(slot);
@@ -434,7 +428,6 @@ TEST_P(StoreWait, OfASlotInUseIsSupersededInNoOrderOfWritesFreesAndNotices) {
     }
   } while (std::ranges::next_permutation(order).found);
   EXPECT_EQ(slot, kFirstNew + 63) << "so many orders";
-  tier_->UseSlotWords(nullptr);
 }
 
 TEST_P(StoreWait, ThatIsCancelledNeverHappened) {
@@ -449,7 +442,7 @@ TEST_P(StoreWait, ThatIsCancelledNeverHappened) {
   EXPECT_EQ(next.Wait(), IoStatus::kOk);
   EXPECT_FALSE(tier_->CancelStore(&next));
   EXPECT_EQ(Read(5), Stored(5));
-  EXPECT_FALSE(store.done());
+  EXPECT_FALSE(store.ready());
 }
 
 TEST_P(StoreWait, EndsWhenWritebackHasFreedNothingForTooLong) {
@@ -463,7 +456,7 @@ TEST_P(StoreWait, EndsWhenWritebackHasFreedNothingForTooLong) {
   EXPECT_EQ(Count(Counter::lost_failed_store), 1u);
 }
 
-TEST_P(StoreWait, BeginsAnewWhenOneBeforeItHasFoundRoomWithoutWriteback) {
+TEST_P(StoreWait, StartsOverWhenOneBeforeItHasFoundRoomWithoutWriteback) {
   FillAndStopTheClock();
   AwaitedStore first;
   AwaitedStore second;
@@ -474,7 +467,7 @@ TEST_P(StoreWait, BeginsAnewWhenOneBeforeItHasFoundRoomWithoutWriteback) {
   EXPECT_EQ(first.Wait(), IoStatus::kOk);
   LetPass(kStoreWait * 3 / 4);
   LetItBeTried();
-  EXPECT_FALSE(second.done());
+  EXPECT_FALSE(second.ready());
   LetPass(kStoreWait / 4);
   EXPECT_EQ(second.Wait(), IoStatus::kNoSpace);
 }
@@ -491,8 +484,7 @@ TEST_P(StoreWait, ThatStillFitsIsNotRefusedWithThoseBeforeIt) {
   EXPECT_EQ(second.Wait(), IoStatus::kOk);
 }
 
-TEST_P(StoreWait, EndsAtOnceWhereNothingMayLeave) {
-  if (!at_limit()) GTEST_SKIP() << "the pool may always get room";
+TEST_F(StoreWaitAtALimit, EndsAtOnceWhereNothingMayLeave) {
   Fill();
   AwaitedStore store;
   Wait(5, &store, 2);

@@ -23,15 +23,6 @@ class TierVersion : public OpenTierFixture {
     table_->Set(slot, record);
   }
 
-  void StorePage(SlotIndex slot, std::uint32_t generation) {
-    ASSERT_EQ(StoreWait(*tier_, slot, PageLikeItsNeighbours(slot, generation).data()),
-              IoStatus::kOk);
-  }
-
-  void ExpectPage(SlotIndex slot, std::uint32_t generation) {
-    EXPECT_EQ(Read(slot), PageLikeItsNeighbours(slot, generation));
-  }
-
   // A page of generation 1 with the last version, on the server.
   void SendLast(SlotIndex slot) {
     SetVersion(slot, kLast - 1);
@@ -41,7 +32,7 @@ class TierVersion : public OpenTierFixture {
   }
 };
 
-TEST_F(TierVersion, ThatBeganAnewIsStillHigherToServers) {
+TEST_F(TierVersion, ThatWrappedIsStillHigherToServers) {
   SendLast(kSlot);
   remote_.RefuseDiscards(true);  // the server keeps what it has until it gets the next
   StorePage(kSlot, 2);
@@ -51,11 +42,11 @@ TEST_F(TierVersion, ThatBeganAnewIsStillHigherToServers) {
   ExpectPage(kSlot, 2);
 }
 
-TEST_F(TierVersion, ThatBeganAnewWithALostAcknowledgementIsStillHigherToServers) {
+TEST_F(TierVersion, ThatWrappedWithALostAcknowledgementIsStillHigherToServers) {
   SetVersion(kSlot, kLast - 1);
   StorePage(kSlot, 1);
   remote_.LosePutAnswers();
-  ASSERT_TRUE(tier_->StartManualWriteback({.bytes = kPageBytes}));
+  StartWriteback(1);
   ASSERT_TRUE(Eventually([this] { return Count(Counter::writeback_failed_unavailable) > 0; }));
   remote_.FailPuts(PutResult::kAcked);
   ASSERT_TRUE(Eventually([this] { return StateOf(kSlot) == "remote"; }));
@@ -63,7 +54,7 @@ TEST_F(TierVersion, ThatBeganAnewWithALostAcknowledgementIsStillHigherToServers)
   ExpectPage(kSlot, 1);
 }
 
-TEST_F(TierVersion, OfADiscardIsAboveThoseBeforeItBeganAnew) {
+TEST_F(TierVersion, OfADiscardIsAboveThoseBeforeItWrapped) {
   SendLast(kSlot);
   remote_.RefuseDiscards(true);
   for (int change = 0; change < 3; ++change) {
@@ -75,13 +66,13 @@ TEST_F(TierVersion, OfADiscardIsAboveThoseBeforeItBeganAnew) {
 
 // The discard of the page before is about to be sent while the page is on its way, and comes to the
 // server behind it.
-TEST_F(TierVersion, OfADiscardIsNotAboveThatOfAPageWhichWasSentBeforeAnotherSlotsBeganAnew) {
+TEST_F(TierVersion, OfADiscardIsNotAboveThatOfAPageWhichWasSentBeforeAnotherSlotsVersionWrapped) {
   for (const SlotIndex slot : {kSlot, kLater}) StorePage(slot, 1);
   WriteBack(2);
   remote_.RefuseDiscards(true);
   StorePage(kSlot, 2);
   remote_.HoldPuts();
-  ASSERT_TRUE(tier_->StartManualWriteback({.bytes = kPageBytes}));
+  StartWriteback(1);
   remote_.WaitForHeld(1);
   ASSERT_EQ(StateOf(kSlot), "writing");
   SetVersion(kOther, kLast);
@@ -97,7 +88,7 @@ TEST_F(TierVersion, OfADiscardIsNotAboveThatOfAPageWhichWasSentBeforeAnotherSlot
   EXPECT_TRUE(Eventually([this] { return !remote_.Has(kLater); }));
 }
 
-TEST_F(TierVersion, ThatBeganAnewComesAndGoesInABundle) {
+TEST_F(TierVersion, ThatWrappedComesAndGoesInABundle) {
   ASSERT_TRUE(tier_->SetPacking(true).ok());
   SetVersion(kSlot, kLast);
   StorePage(kSlot, 1);

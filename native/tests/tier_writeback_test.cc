@@ -14,13 +14,13 @@ class TierWriteback : public TierFixture {
   void HoldWritebackOf(SlotIndex slot) {
     ASSERT_EQ(StoreKind(slot, 1, PageKind::kCompressible), IoStatus::kOk);
     remote_.Hold();
-    ASSERT_TRUE(tier_->StartManualWriteback({.bytes = kPageBytes}));
+    StartWriteback(1);
     remote_.WaitForHeld(1);
     ASSERT_EQ(StateOf(slot), "writing");
   }
   void FinishWriteback() {
     remote_.Release();
-    ASSERT_TRUE(Eventually([this] { return tier_->Stats().pages.writing == 0; }));
+    AwaitAnswers();
   }
   static Page First(SlotIndex slot) { return MakePage(slot, 1, PageKind::kCompressible); }
 };
@@ -59,7 +59,7 @@ TEST_F(TierWriteback, AReadEntryGetsOneSecondChance) {
   EXPECT_TRUE(remote_.Has(0));
 }
 
-TEST_F(TierWriteback, ShrinkingAheadLooksAtNoMorePagesThanItIsAskedTo) {
+TEST_F(TierWriteback, ProactiveWritebackLooksAtNoMorePagesThanAsked) {
   constexpr SlotIndex kPages = 600;  // more than a batch
   Start();
   Page page;
@@ -137,7 +137,7 @@ TEST_F(TierWriteback, AFailedWritebackKeepsThePageAndTriesAgain) {
     Start();
     remote_.FailPuts(failure);
     StoreKind(3, 1, PageKind::kCompressible);
-    ASSERT_TRUE(tier_->StartManualWriteback({.bytes = kPageBytes}));
+    StartWriteback(1);
     ASSERT_TRUE(Eventually([this] {
       return Count(Counter::writeback_failed_unavailable) +
                  Count(Counter::writeback_failed_rejected) >
@@ -236,7 +236,7 @@ TEST_F(TierWriteback, OneManualWritebackAtATimeAndItCanBeCancelled) {
   tier_->CancelManualWriteback();
   EXPECT_STREQ(tier_->ManualWritebackProgress().stopped_because, "cancelled");
   FinishWriteback();
-  ASSERT_TRUE(Eventually([this] { return tier_->StartManualWriteback({.bytes = kPageBytes}); }));
+  StartWriteback(1);
 }
 
 TEST_F(TierWriteback, AStoreWaitsForRoomWhenTheServerIsSlow) {
@@ -308,15 +308,11 @@ TEST_F(TierWriteback, AFetchOvertakenByATrimAndItsDiscardReadsZeros) {
   Start();
   StoreKind(11, 1, PageKind::kCompressible);
   WriteBack(1);
-  remote_.Hold();
-  AwaitedFetch fetch({11});
-  tier_->Fetch(&fetch);
-  remote_.WaitForHeld(1);
-  tier_->Invalidate(11, 1);
-  ASSERT_TRUE(Eventually([this] { return !remote_.Has(11); }));
-  remote_.Release();
-  ASSERT_EQ(fetch.Wait(), IoStatus::kOk);
-  EXPECT_EQ(fetch.pages[0], Page{});
+  const auto pages = FetchDuring({11}, [this] {
+    tier_->Invalidate(11, 1);
+    ASSERT_TRUE(Eventually([this] { return !remote_.Has(11); }));
+  });
+  EXPECT_EQ(pages[0], Page{});
   EXPECT_EQ(Count(Counter::fetch_retries), 1u);
 }
 
@@ -324,31 +320,23 @@ TEST_F(TierWriteback, AFetchOvertakenByAnOverwriteReadsTheNewerPage) {
   Start();
   StoreKind(11, 1, PageKind::kCompressible);
   WriteBack(1);
-  remote_.Hold();
-  AwaitedFetch fetch({11});
-  tier_->Fetch(&fetch);
-  remote_.WaitForHeld(1);
-  StoreKind(11, 2, PageKind::kCompressible);
-  ASSERT_TRUE(Eventually([this] { return !remote_.Has(11); }));
-  remote_.Release();
-  ASSERT_EQ(fetch.Wait(), IoStatus::kOk);
-  EXPECT_EQ(fetch.pages[0], MakePage(11, 2, PageKind::kCompressible));
+  const auto pages = FetchDuring({11}, [this] {
+    StoreKind(11, 2, PageKind::kCompressible);
+    ASSERT_TRUE(Eventually([this] { return !remote_.Has(11); }));
+  });
+  EXPECT_EQ(pages[0], MakePage(11, 2, PageKind::kCompressible));
 }
 
 TEST_F(TierWriteback, AFetchOvertakenByAnOverwriteAndItsWritebackReadsTheNewerPage) {
   Start();
   StoreKind(11, 1, PageKind::kCompressible);
   WriteBack(1);
-  remote_.HoldGets();
-  AwaitedFetch fetch({11});
-  tier_->Fetch(&fetch);
-  remote_.WaitForHeld(1);
-  StoreKind(11, 2, PageKind::kCompressible);
-  WriteBack(1);
-  ASSERT_EQ(tier_->Stats().pages.remote, 1u);
-  remote_.Release();
-  ASSERT_EQ(fetch.Wait(), IoStatus::kOk);
-  EXPECT_EQ(fetch.pages[0], MakePage(11, 2, PageKind::kCompressible));
+  const auto pages = FetchDuring({11}, [this] {
+    StoreKind(11, 2, PageKind::kCompressible);
+    WriteBack(1);
+    ASSERT_EQ(tier_->Stats().pages.remote, 1u);
+  });
+  EXPECT_EQ(pages[0], MakePage(11, 2, PageKind::kCompressible));
   EXPECT_EQ(Count(Counter::fetch_retries), 1u);
 }
 
@@ -358,13 +346,12 @@ TEST_F(TierWriteback, DamagedMissingOrUnavailablePagesAreErrorsNeverZeros) {
   WriteBack(4);
   remote_.Damage(0);
   remote_.Forget(1);
-  Page page{};
-  EXPECT_EQ(LoadWait(*tier_, 0, page.data()), IoStatus::kIoError);
+  ExpectReadFails(0);
   EXPECT_EQ(Count(Counter::fail_checksum), 1u);
-  EXPECT_EQ(LoadWait(*tier_, 1, page.data()), IoStatus::kIoError);
+  ExpectReadFails(1);
   EXPECT_EQ(Count(Counter::fetch_missing), 2u);
   remote_.FailGets(GetResult::kUnavailable);
-  EXPECT_EQ(LoadWait(*tier_, 2, page.data()), IoStatus::kIoError);
+  ExpectReadFails(2);
   EXPECT_EQ(Count(Counter::fetch_unavailable), 1u);
   remote_.FailGets(GetResult::kFound);
   EXPECT_EQ(Read(2), First(2)) << "the page is still there once the server is";
@@ -378,8 +365,7 @@ TEST_F(TierWriteback, WhatIsNoPageIsAnErrorAlsoWhereItsChecksumIsRight) {
   StoreKind(0, 1, PageKind::kCompressible);
   WriteBack(1);
   remote_.Truncate(0);
-  Page page{};
-  EXPECT_EQ(LoadWait(*tier_, 0, page.data()), IoStatus::kIoError);
+  ExpectReadFails(0);
   EXPECT_EQ(Count(Counter::decompress_fail), 1u);
   EXPECT_EQ(Count(Counter::fail_checksum), 0u);
 }
@@ -389,9 +375,7 @@ TEST_F(TierWriteback, APageOfAnotherSlotIsAnErrorNeverThatPage) {
   for (SlotIndex slot = 0; slot < 2; ++slot) StoreKind(slot, 1, PageKind::kCompressible);
   WriteBack(2);
   remote_.Swap(0, 1);
-  Page page{};
-  EXPECT_EQ(LoadWait(*tier_, 0, page.data()), IoStatus::kIoError);
-  EXPECT_EQ(page, Page{});
+  EXPECT_EQ(ExpectReadFails(0), Page{});
   EXPECT_EQ(Count(Counter::fail_checksum), 1u);
 }
 
@@ -404,9 +388,7 @@ TEST_F(TierWriteback, AServerThatWentBackToAnOlderPageIsAnErrorNeverThatPage) {
   StoreKind(0, 2, PageKind::kCompressible);
   WriteBack(1);
   remote_.GoBack(0);
-  Page page{};
-  EXPECT_EQ(LoadWait(*tier_, 0, page.data()), IoStatus::kIoError);
-  EXPECT_EQ(page, Page{});
+  EXPECT_EQ(ExpectReadFails(0), Page{});
   EXPECT_EQ(Count(Counter::fetch_missing), 1u);
   StoreKind(0, 3, PageKind::kCompressible);
   EXPECT_EQ(Read(0), MakePage(0, 3, PageKind::kCompressible));
