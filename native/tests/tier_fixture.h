@@ -129,6 +129,8 @@ class TierFixture : public ::testing::Test {
                     std::uint32_t generation = 1) {
     return tier_->TryStore(slot, MakePage(slot, generation, kind).data(), store);
   }
+  // Less than separates two shortages.
+  static constexpr std::chrono::milliseconds kStoreWait{4000};
   /// Stops the clock and stores random pages until one has waited without success; returns its
   /// slot.
   SlotIndex FillUntilOneIsRefused() {

@@ -19,7 +19,7 @@ constexpr CgroupId kChild = 103;
 class TierLimit : public TierFixture {
  protected:
   void StartWithLimit() {
-    Start();
+    Start(16384, std::uint64_t{4} << 20, kStoreWait);
     ASSERT_TRUE(tier_->PlaceCgroup(kA, kUnknownCgroup));
     ASSERT_TRUE(tier_->ConfigureCgroup(kA, {.pool_limit_bytes = kGroupLimitMin, .compressor = {}}));
     tier_->SetLabel(kA);

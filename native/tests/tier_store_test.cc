@@ -70,7 +70,7 @@ TEST_F(TierStore, AReadNeverDropsThePage) {
 }
 
 TEST_F(TierStore, AFullPoolRefusesAndForgetsTheStalePage) {
-  Start();
+  Start(16384, std::uint64_t{4} << 20, kStoreWait);
   remote_.SetWritable(false);
   EXPECT_GT(FillUntilOneIsRefused(), 900u);
   EXPECT_EQ(Count(Counter::reject_reclaim_fail), 1u);
@@ -82,7 +82,7 @@ TEST_F(TierStore, AFullPoolRefusesAndForgetsTheStalePage) {
 }
 
 TEST_F(TierStore, WaitingForRoomIsBoundedOverAllStoresOfOneShortage) {
-  Start();
+  Start(16384, std::uint64_t{4} << 20, kStoreWait);
   remote_.SetWritable(false);
   ExpectRefusedAtOnce(FillUntilOneIsRefused());
 }

@@ -1,99 +1,16 @@
 // Stores that wait for room: what ends their waiting, in which order, and what they hold up.
 #include <gtest/gtest.h>
 
-#include <algorithm>
-#include <string>
+#include <array>
 
-#include "tier_fixture.h"
+#include "tier_store_wait_fixture.h"
 
 namespace farswap::tier {
 namespace {
 
 using std::chrono::milliseconds;
 
-constexpr CgroupId kFull = 7;
-constexpr CgroupId kOther = 8;
-constexpr SlotIndex kFirstNew = 8000;  // no page is there
-constexpr SlotIndex kSmall = 15000;    // its page lets the pool have room of its size
-
-// The servers take nothing, and there is no room: in the pool, or at the limit of a cgroup.
-class StoreWaitFixture : public TierFixture {
- protected:
-  explicit StoreWaitFixture(bool at_limit) : at_limit_(at_limit) {}
-
-  void Fill(milliseconds store_wait = kHangGuard) {
-    Start(16384, kPoolBytes, store_wait);
-    SetPoolLimit(kPoolBytes / 2);
-    ASSERT_TRUE(tier_->PlaceCgroup(kFull, kUnknownCgroup));
-    ASSERT_TRUE(tier_->PlaceCgroup(kOther, kUnknownCgroup));
-    if (at_limit_) Limit(kGroupLimitMin);
-    remote_.SetWritable(false);
-    tier_->SetLabel(kFull);
-    if (!at_limit_) {
-      ASSERT_EQ(StoreKind(kSmall, 1, PageKind::kCompressible), IoStatus::kOk);
-    }
-    while (TryStore(end_, PageKind::kRandom, nullptr) == IoStatus::kOk) ++end_;
-    EXPECT_EQ(WaitsCounted(), 0u) << "nothing was done";
-  }
-  void FillAndStopTheClock() {
-    Fill(kStoreWait);
-    StoreWaitClock::Stop();
-  }
-  void Limit(std::uint64_t bytes, bool writeback = true) {
-    ASSERT_TRUE(tier_->ConfigureCgroup(
-        kFull, {.pool_limit_bytes = bytes, .writeback = writeback, .compressor = {}}));
-  }
-  // A store that waits, of a page that takes what a page can take.
-  void Wait(SlotIndex slot, AwaitedStore* store, std::uint32_t generation = 1) {
-    ASSERT_EQ(TryStore(slot, PageKind::kRandom, store, generation), IoStatus::kPending);
-  }
-  // The thread has retried the waiting stores since, without success.
-  void LetItBeTried() {
-    for (int i = 0; i < 2; ++i) {
-      AwaitedStore superseded;
-      Wait(kFirstNew + 1, &superseded);
-      tier_->Invalidate(kFirstNew + 1, 1);
-      ASSERT_EQ(superseded.Wait(), IoStatus::kOk);
-    }
-  }
-  Page Stored(SlotIndex slot, std::uint32_t generation = 1) {
-    return MakePage(slot, generation, PageKind::kRandom);
-  }
-  std::uint64_t WaitsCounted() {
-    return Count(at_limit_ ? Counter::cgroup_limit_hit : Counter::pool_limit_hit);
-  }
-  std::uint64_t Refused() {
-    return Count(at_limit_ ? Counter::reject_cgroup_limit : Counter::reject_reclaim_fail);
-  }
-  // Ends a wait by something else than writeback.
-  void ExpectStored(AwaitedStore* store, SlotIndex slot) {
-    EXPECT_EQ(store->Wait(), IoStatus::kOk);
-    EXPECT_EQ(Read(slot), Stored(slot));
-    EXPECT_EQ(Count(Counter::written_back_pages), 0u);
-  }
-
-  static constexpr milliseconds kStoreWait{4000};
-  static constexpr std::uint64_t kPoolBytes = std::uint64_t{8} << 20;
-  const bool at_limit_;
-  SlotIndex end_ = 0;
-};
-
-class StoreWait : public StoreWaitFixture, public ::testing::WithParamInterface<bool> {
- protected:
-  StoreWait() : StoreWaitFixture(/*at_limit=*/GetParam()) {}
-};
-
-class StoreWaitInThePool : public StoreWaitFixture {
- protected:
-  StoreWaitInThePool() : StoreWaitFixture(/*at_limit=*/false) {}
-};
-
-class StoreWaitAtALimit : public StoreWaitFixture {
- protected:
-  StoreWaitAtALimit() : StoreWaitFixture(/*at_limit=*/true) {}
-};
-
-TEST_P(StoreWait, EndsWithATrim) {
+TEST_P(WaitingStore, EndsWithATrim) {
   Fill();
   AwaitedStore store;
   Wait(kFirstNew, &store);
@@ -103,7 +20,7 @@ TEST_P(StoreWait, EndsWithATrim) {
   ExpectStored(&store, kFirstNew);
 }
 
-TEST_P(StoreWait, EndsWithAnOverwriteThatTakesLess) {
+TEST_P(WaitingStore, EndsWithAnOverwriteThatTakesLess) {
   Fill();
   AwaitedStore store;
   Wait(kFirstNew, &store);
@@ -112,7 +29,7 @@ TEST_P(StoreWait, EndsWithAnOverwriteThatTakesLess) {
   ExpectStored(&store, kFirstNew);
 }
 
-TEST_P(StoreWait, EndsWithTheNoticeOfAFreedSlot) {
+TEST_P(WaitingStore, EndsWithTheNoticeOfAFreedSlot) {
   Fill();
   UseWords();
   KernelWrites(kFirstNew, kFull);
@@ -124,7 +41,7 @@ TEST_P(StoreWait, EndsWithTheNoticeOfAFreedSlot) {
   ExpectStored(&store, kFirstNew);
 }
 
-TEST_P(StoreWait, EndsWithWriteback) {
+TEST_P(WaitingStore, EndsWithWriteback) {
   Fill();
   AwaitedStore store;
   Wait(kFirstNew, &store);
@@ -133,7 +50,7 @@ TEST_P(StoreWait, EndsWithWriteback) {
   EXPECT_GT(Count(Counter::written_back_pages), 0u);
 }
 
-TEST_P(StoreWait, EndsWithAHigherLimit) {
+TEST_P(WaitingStore, EndsWithAHigherLimit) {
   Fill();
   AwaitedStore store;
   Wait(kFirstNew, &store);
@@ -146,7 +63,7 @@ TEST_P(StoreWait, EndsWithAHigherLimit) {
   ExpectStored(&store, kFirstNew);
 }
 
-TEST_F(StoreWaitAtALimit, EndsWithTheCgroup) {
+TEST_F(WaitingStoreAtALimit, EndsWithTheCgroup) {
   Fill();
   AwaitedStore store;
   Wait(kFirstNew, &store);
@@ -155,7 +72,7 @@ TEST_F(StoreWaitAtALimit, EndsWithTheCgroup) {
   ExpectStored(&store, kFirstNew);
 }
 
-TEST_F(StoreWaitAtALimit, HoldsUpNoOtherCgroup) {
+TEST_F(WaitingStoreAtALimit, HoldsUpNoOtherCgroup) {
   Fill();
   KernelWrites(kFirstNew + 1, kOther);
   UseWords();
@@ -167,7 +84,7 @@ TEST_F(StoreWaitAtALimit, HoldsUpNoOtherCgroup) {
   EXPECT_EQ(store.Wait(), IoStatus::kOk);
 }
 
-TEST_F(StoreWaitInThePool, HoldsUpNoneForWhoseSizeThereIsRoom) {
+TEST_F(WaitingStoreInThePool, HoldsUpNoneForWhoseSizeThereIsRoom) {
   Fill();
   AwaitedStore first;
   Wait(kFirstNew, &first);
@@ -175,7 +92,7 @@ TEST_F(StoreWaitInThePool, HoldsUpNoneForWhoseSizeThereIsRoom) {
   EXPECT_TRUE(tier_->CancelStore(&first));
 }
 
-TEST_F(StoreWaitAtALimit, HoldsUpASmallerOneThatWouldFit) {
+TEST_F(WaitingStoreAtALimit, HoldsUpASmallerOneThatWouldFit) {
   Fill();
   AwaitedStore first;
   AwaitedStore second;
@@ -186,7 +103,7 @@ TEST_F(StoreWaitAtALimit, HoldsUpASmallerOneThatWouldFit) {
   EXPECT_TRUE(first.ready());
 }
 
-TEST_F(StoreWaitAtALimit, IsNotOvertakenByASmallerOne) {
+TEST_F(WaitingStoreAtALimit, IsNotOvertakenByASmallerOne) {
   Fill(2 * kHangGuard);  // it is not the end of this that has it stored
   ASSERT_EQ(StoreKind(3, 2, PageKind::kCompressible), IoStatus::kOk);
   for (SlotIndex slot = kSmall; TryStore(slot, PageKind::kCompressible, nullptr) == IoStatus::kOk;
@@ -204,7 +121,7 @@ TEST_F(StoreWaitAtALimit, IsNotOvertakenByASmallerOne) {
   EXPECT_EQ(second.Wait(), IoStatus::kOk);
 }
 
-TEST_F(StoreWaitInThePool, HoldsUpNoneOfAnotherSize) {
+TEST_F(WaitingStoreInThePool, HoldsUpNoneOfAnotherSize) {
   Fill();
   SlotIndex small = kSmall + 1;
   while (TryStore(small, PageKind::kCompressible, nullptr) == IoStatus::kOk) ++small;
@@ -222,7 +139,7 @@ TEST_F(StoreWaitInThePool, HoldsUpNoneOfAnotherSize) {
   EXPECT_TRUE(tier_->CancelStore(&first));
 }
 
-TEST_F(StoreWaitAtALimit, GoesOnInThePoolsLineWhenThatIsWhatIsFull) {
+TEST_F(WaitingStoreAtALimit, GoesOnInThePoolsLineWhenThatIsWhatIsFull) {
   Fill();
   tier_->SetLabel(kOther);
   ASSERT_EQ(StoreKind(kSmall, 1, PageKind::kCompressible), IoStatus::kOk);
@@ -239,7 +156,7 @@ TEST_F(StoreWaitAtALimit, GoesOnInThePoolsLineWhenThatIsWhatIsFull) {
   ExpectStored(&store, kFirstNew);
 }
 
-TEST_P(StoreWait, OfTheSameRoomIsServedInOrder) {
+TEST_P(WaitingStore, OfTheSameRoomIsServedInOrder) {
   Fill();
   constexpr std::size_t kStores = 5;
   std::array<AwaitedStore, kStores> stores;
@@ -251,186 +168,7 @@ TEST_P(StoreWait, OfTheSameRoomIsServedInOrder) {
   }
 }
 
-TEST_P(StoreWait, LeavesTheSlotAsItIsUntilItIsOver) {
-  Fill();
-  AwaitedStore store;
-  Wait(5, &store, 2);
-  EXPECT_EQ(Read(5), Stored(5));
-  tier_->Invalidate(3, 1);
-  EXPECT_EQ(store.Wait(), IoStatus::kOk);
-  EXPECT_EQ(Read(5), Stored(5, 2));
-}
-
-TEST_P(StoreWait, IsSupersededByANewerStoreOfItsSlot) {
-  Fill();
-  AwaitedStore store;
-  Wait(kFirstNew, &store);
-  ASSERT_EQ(StoreKind(kFirstNew, 2, PageKind::kSameFilled), IoStatus::kOk);
-  EXPECT_EQ(store.Wait(), IoStatus::kOk) << "there is no room for it, nor need of any";
-  tier_->Invalidate(3, 1);
-  EXPECT_EQ(Read(kFirstNew), MakePage(kFirstNew, 2, PageKind::kSameFilled));
-}
-
-TEST_P(StoreWait, IsSupersededByATrimOfItsSlot) {
-  Fill();
-  AwaitedStore of_new_slot;
-  AwaitedStore of_old_slot;
-  Wait(kFirstNew, &of_new_slot);
-  tier_->Invalidate(kFirstNew, 1);
-  EXPECT_EQ(of_new_slot.Wait(), IoStatus::kOk);
-  Wait(5, &of_old_slot, 2);
-  tier_->Invalidate(5, 1);
-  EXPECT_EQ(of_old_slot.Wait(), IoStatus::kOk);
-  EXPECT_EQ(Read(kFirstNew), Page{});
-  EXPECT_EQ(Read(5), Page{});
-}
-
-TEST_P(StoreWait, IsNotSupersededByWhatHappensToAnotherSlot) {
-  Fill();
-  AwaitedStore store;
-  Wait(kFirstNew, &store);
-  // With any other slots in the queue.
-  for (SlotIndex slot = kFirstNew % 64; slot < 16384; slot += 64) {
-    if (slot >= end_ && slot != kFirstNew) tier_->Invalidate(slot, 1);
-  }
-  LetItBeTried();
-  EXPECT_FALSE(store.ready());
-  tier_->Invalidate(3, 1);
-  ExpectStored(&store, kFirstNew);
-}
-
-TEST_P(StoreWait, OfTwoForOneSlotTheLaterOneWins) {
-  Fill();
-  AwaitedStore older;
-  AwaitedStore newer;
-  Wait(kFirstNew, &older, 1);
-  Wait(kFirstNew, &newer, 2);
-  tier_->Invalidate(3, 2);
-  EXPECT_EQ(older.Wait(), IoStatus::kOk);
-  EXPECT_EQ(newer.Wait(), IoStatus::kOk);
-  EXPECT_EQ(Read(kFirstNew), Stored(kFirstNew, 2));
-}
-
-// The older one comes into the pool's line behind the newer, since its cgroup is another one now.
-TEST_F(StoreWaitAtALimit, OfTwoForOneSlotTheLaterOneWinsAlsoWhereItIsServedFirst) {
-  Fill();
-  tier_->SetLabel(kOther);
-  for (SlotIndex slot = end_; TryStore(slot, PageKind::kRandom, nullptr) == IoStatus::kOk;) ++slot;
-  tier_->SetLabel(kFull);
-  AwaitedStore older;
-  AwaitedStore newer;
-  Wait(kFirstNew, &older, 1);
-  tier_->SetLabel(kOther);
-  Wait(kFirstNew, &newer, 2);
-  ASSERT_TRUE(Eventually([this] { return Count(Counter::pool_limit_hit) == 2; }));
-  tier_->Invalidate(3, 2);
-  EXPECT_EQ(newer.Wait(), IoStatus::kOk);
-  EXPECT_EQ(older.Wait(), IoStatus::kOk);
-  EXPECT_EQ(Read(kFirstNew), Stored(kFirstNew, 2));
-}
-
-TEST_P(StoreWait, IsNotSupersededByALaterOneThatIsCancelled) {
-  Fill();
-  AwaitedStore older;
-  AwaitedStore newer;
-  Wait(kFirstNew, &older, 1);
-  Wait(kFirstNew, &newer, 2);
-  EXPECT_TRUE(tier_->CancelStore(&newer));
-  tier_->Invalidate(3, 1);
-  EXPECT_EQ(older.Wait(), IoStatus::kOk);
-  EXPECT_EQ(Read(kFirstNew), Stored(kFirstNew, 1));
-}
-
-// The kernel freed the page that was there before, and the notification is late.
-TEST_P(StoreWait, IsNotSupersededByTheNoticeOfAFreedSlot) {
-  Fill();
-  UseWords();
-  KernelFrees(5);
-  AwaitedStore store;
-  Wait(5, &store, 2);
-  EXPECT_TRUE(tier_->OnSlotFree(5));
-  EXPECT_EQ(store.Wait(), IoStatus::kOk);
-  EXPECT_EQ(Read(5), Stored(5, 2));
-}
-
-TEST_P(StoreWait, IsSupersededWhenTheKernelFreesItsSlotMeanwhile) {
-  Fill();
-  UseWords();
-  for (const SlotIndex slot : {SlotIndex{5}, kFirstNew}) {
-    KernelWrites(slot, kFull);
-    AwaitedStore store;
-    Wait(slot, &store, 2);
-    KernelFrees(slot);
-    EXPECT_TRUE(tier_->OnSlotFree(slot));
-    EXPECT_EQ(store.Wait(), IoStatus::kOk);
-    EXPECT_EQ(Read(slot), Page{});
-    EXPECT_FALSE(tier_->OnSlotFree(slot));
-    ASSERT_EQ(Count(Counter::early_frees), 1u) << "that of slot 5";
-    // The room of slot 5 again.
-    if (slot == 5) {
-      ASSERT_EQ(StoreKind(end_, 1, PageKind::kRandom), IoStatus::kOk);
-    }
-  }
-}
-
-// The notice of that has not come when there is room.
-TEST_P(StoreWait, IsSupersededInItsTurnWhenTheKernelHasFreedItsSlotMeanwhile) {
-  Fill();
-  UseWords();
-  for (const SlotIndex slot : {kFirstNew, kFirstNew + 1}) {
-    KernelWrites(slot, kFull);
-  }
-  AwaitedStore freed;
-  AwaitedStore next;
-  Wait(kFirstNew, &freed);
-  Wait(kFirstNew + 1, &next);
-  KernelFrees(kFirstNew);
-  tier_->Invalidate(3, 1);
-  EXPECT_EQ(freed.Wait(), IoStatus::kOk);
-  EXPECT_EQ(next.Wait(), IoStatus::kOk) << "the room was not taken";
-  EXPECT_EQ(Read(kFirstNew), Page{});
-  EXPECT_EQ(Read(kFirstNew + 1), Stored(kFirstNew + 1));
-}
-
-// The kernel writes a page (W), frees it (F) and writes another one (w); the stores of both come to
-// us (S, s) some time after they were written, and notices (n), which may also be of what was
-// before all of this, at any time. In every order in which that can happen the last page is there
-// in the end.
-TEST_P(StoreWait, OfASlotInUseIsSupersededInNoOrderOfWritesFreesAndNotices) {
-  Fill();
-  UseWords();
-  std::string order = "FSWnnsw";
-  ASSERT_TRUE(std::ranges::is_sorted(order));
-  SlotIndex slot = kFirstNew;
-  do {
-    const auto before = [&](char one, char other) { return order.find(one) < order.find(other); };
-    if (!before('W', 'F') || !before('F', 'w') || !before('W', 'S') || !before('w', 's') ||
-        !before('S', 's')) {
-      continue;
-    }
-    AwaitedStore first;
-    AwaitedStore second;
-    KernelFrees(++slot);
-    for (const char event : order) {
-      if (event == 'W' || event == 'w') KernelWrites(slot, kFull);
-      if (event == 'F') KernelFrees(slot);
-      if (event == 'S') Wait(slot, &first, 1);
-      if (event == 's') Wait(slot, &second, 2);
-      if (event == 'n') tier_->OnSlotFree(slot);
-    }
-    tier_->Invalidate(3, 2);
-    EXPECT_EQ(first.Wait(), IoStatus::kOk);
-    EXPECT_EQ(second.Wait(), IoStatus::kOk);
-    EXPECT_EQ(Read(slot), Stored(slot, 2)) << order;
-    tier_->Invalidate(slot, 1);
-    for (SlotIndex filler = 3; filler < 5; ++filler) {
-      ASSERT_EQ(StoreKind(filler, 1, PageKind::kRandom), IoStatus::kOk);
-    }
-  } while (std::ranges::next_permutation(order).found);
-  EXPECT_EQ(slot, kFirstNew + 63) << "so many orders";
-}
-
-TEST_P(StoreWait, ThatIsCancelledNeverHappened) {
+TEST_P(WaitingStore, ThatIsCancelledNeverHappened) {
   Fill();
   AwaitedStore store;
   AwaitedStore next;
@@ -445,7 +183,7 @@ TEST_P(StoreWait, ThatIsCancelledNeverHappened) {
   EXPECT_FALSE(store.ready());
 }
 
-TEST_P(StoreWait, EndsWhenWritebackHasFreedNothingForTooLong) {
+TEST_P(WaitingStore, EndsWhenWritebackHasFreedNothingForTooLong) {
   FillAndStopTheClock();
   AwaitedStore store;
   Wait(5, &store, 2);
@@ -456,7 +194,7 @@ TEST_P(StoreWait, EndsWhenWritebackHasFreedNothingForTooLong) {
   EXPECT_EQ(Count(Counter::lost_failed_store), 1u);
 }
 
-TEST_P(StoreWait, StartsOverWhenOneBeforeItHasFoundRoomWithoutWriteback) {
+TEST_P(WaitingStore, StartsOverWhenOneBeforeItHasFoundRoomWithoutWriteback) {
   FillAndStopTheClock();
   AwaitedStore first;
   AwaitedStore second;
@@ -473,7 +211,7 @@ TEST_P(StoreWait, StartsOverWhenOneBeforeItHasFoundRoomWithoutWriteback) {
 }
 
 // One entry fits after that: the room of the first that was refused.
-TEST_P(StoreWait, ThatStillFitsIsNotRefusedWithThoseBeforeIt) {
+TEST_P(WaitingStore, ThatStillFitsIsNotRefusedWithThoseBeforeIt) {
   FillAndStopTheClock();
   AwaitedStore first;
   AwaitedStore second;
@@ -484,7 +222,7 @@ TEST_P(StoreWait, ThatStillFitsIsNotRefusedWithThoseBeforeIt) {
   EXPECT_EQ(second.Wait(), IoStatus::kOk);
 }
 
-TEST_F(StoreWaitAtALimit, EndsAtOnceWhereNothingMayLeave) {
+TEST_F(WaitingStoreAtALimit, EndsAtOnceWhereNothingMayLeave) {
   Fill();
   AwaitedStore store;
   Wait(5, &store, 2);
@@ -494,7 +232,7 @@ TEST_F(StoreWaitAtALimit, EndsAtOnceWhereNothingMayLeave) {
   EXPECT_EQ(StoreKind(kFirstNew + 1, 2, PageKind::kRandom), IoStatus::kNoSpace);
 }
 
-TEST_P(StoreWait, EndsWithWritebackForGood) {
+TEST_P(WaitingStore, EndsWithWritebackForGood) {
   Fill();
   std::array<AwaitedStore, 3> stores;
   for (SlotIndex i = 0; i < stores.size(); ++i) Wait(kFirstNew + i, &stores[i]);
@@ -504,19 +242,7 @@ TEST_P(StoreWait, EndsWithWritebackForGood) {
   EXPECT_EQ(TryStore(kFirstNew, PageKind::kRandom, &late), IoStatus::kNoSpace);
 }
 
-TEST_P(StoreWait, IsRefusedOnlyAfterThoseOfItsSlotThatCameBefore) {
-  Fill();
-  AwaitedStore older;
-  AwaitedStore newer;
-  Wait(kFirstNew, &older, 1);
-  Wait(kFirstNew, &newer, 2);
-  tier_->StopWriteback();
-  EXPECT_EQ(older.Wait(), IoStatus::kNoSpace);
-  EXPECT_EQ(newer.Wait(), IoStatus::kNoSpace);
-  EXPECT_EQ(Read(kFirstNew), Page{});
-}
-
-INSTANTIATE_TEST_SUITE_P(InThePoolAndAtALimit, StoreWait, ::testing::Bool(), [](const auto& at) {
+INSTANTIATE_TEST_SUITE_P(InThePoolAndAtALimit, WaitingStore, ::testing::Bool(), [](const auto& at) {
   return at.param ? std::string("AtALimit") : std::string("InThePool");
 });
 
