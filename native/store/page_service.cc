@@ -1,17 +1,13 @@
 #include "store/page_service.h"
 
-#include <grpc/support/time.h>
-#include <grpcpp/alarm.h>
-
 #include <algorithm>
 #include <array>
 #include <charconv>
 #include <mutex>
 #include <string>
-#include <thread>
 #include <utility>
 
-#include "base/thread.h"
+#include "store/served_calls.h"
 
 namespace farswap::store {
 namespace {
@@ -96,259 +92,22 @@ void CopyObject(const ObjectRecord& record, v1::Object* object) {
   object->set_bytes(record.bytes.data(), record.bytes.size());
 }
 
-// --- Calls --------------------------------------------------------------------------------------
-
-// A call that gives gRPC one operation at a time.
-class Call : public rpc::Completion {
- public:
-  virtual ~Call() = default;
-  void OnCompleted(bool ok) final {
-    // The operation may complete on another thread before this one has left gRPC.
-    { const std::lock_guard lock(mutex_); }
-    Continue(ok);
-  }
-
- protected:
-  /// Called when the operation has ended. May delete the object.
-  virtual void Continue(bool ok) = 0;
-
-  template <typename Operation>
-  void Begin(const Operation& operation) {
-    const std::lock_guard lock(mutex_);
-    operation();
-  }
-
- private:
-  std::mutex mutex_;
-};
+void CopyVolume(const VolumeInfo& info, const std::vector<std::uint64_t>& shards,
+                v1::DescribeResponse::Volume* volume) {
+  volume->set_volume_id(info.volume_id);
+  volume->set_host_id(info.host_id);
+  volume->set_device(info.device);
+  volume->set_epoch(info.epoch);
+  volume->set_owner_name(info.owner.host_name);
+  volume->set_owner_address(info.owner.address);
+  volume->set_live(info.live);
+  volume->set_silent_ms(static_cast<std::uint64_t>(info.silence.count()));
+  volume->set_objects(info.pages);
+  volume->set_bytes(info.bytes);
+  volume->mutable_shards()->Assign(shards.begin(), shards.end());
+}
 
 }  // namespace
-
-// A bidirectional stream: accept; read, answer and write in turn; finish.
-template <typename Request, typename Response>
-class PageService::ServedStream final : public Call {
- public:
-  using Stream = grpc::ServerAsyncReaderWriter<Response, Request>;
-  using Answer = CallStatus (PageService::*)(const Request&, Response*);
-  using Accept = void (Service::*)(grpc::ServerContext*, Stream*, grpc::CompletionQueue*,
-                                   grpc::ServerCompletionQueue*, void*);
-
-  /// Waits for a stream of this method. Each stream that starts leaves another object waiting.
-  static void Await(PageService* service, const Queue* on, Accept accept, Answer answer) {
-    auto* const stream = new ServedStream(service, on, accept, answer);
-    service->BeginCall();
-    stream->Begin([&] {
-      (service->service_.*accept)(&stream->context_, &stream->stream_, on->queue, on->queue,
-                                  stream->Tag());
-    });
-  }
-
- private:
-  void Continue(bool ok) override {
-    switch (stage_) {
-      case Stage::kAccept:
-        return OnAccepted(ok);
-      case Stage::kRead:
-        return OnRead(ok);
-      case Stage::kWrite:
-        return OnWritten(ok);
-      case Stage::kFinish:
-        return End();
-    }
-  }
-
-  enum class Stage { kAccept, kRead, kWrite, kFinish };
-
-  ServedStream(PageService* service, const Queue* on, Accept accept, Answer answer)
-      : service_(service), on_(on), accept_(accept), answer_(answer), stream_(&context_) {}
-
-  void* Tag() { return on_->threads->Tag(this); }
-
-  void OnAccepted(bool ok) {
-    if (!ok) return End();  // the server is stopping
-    Await(service_, on_, accept_, answer_);
-    if (service_->AddStream(&context_)) return Read();
-    service_->store_->counters().Add(Counter::streams_refused);
-    Finish({grpc::StatusCode::RESOURCE_EXHAUSTED, "too many streams, or the server is stopping"});
-  }
-
-  void Read() {
-    stage_ = Stage::kRead;
-    Begin([this] { stream_.Read(&request_, Tag()); });
-  }
-
-  void OnRead(bool ok) {
-    if (!ok || !service_->SetPhase(&context_, Phase::kBusy)) {
-      return Finish(service_->EndStream(&context_));
-    }
-    response_.Clear();
-    if ((service_->*answer_)(request_, &response_) == CallStatus::kInvalid) {
-      request_ = Request();  // an invalid one may have made it very large
-    }
-    stage_ = Stage::kWrite;
-    Begin([this] { stream_.Write(response_, Tag()); });
-  }
-
-  void OnWritten(bool ok) {
-    if (!ok || !service_->SetPhase(&context_, Phase::kIdle)) {
-      return Finish(service_->EndStream(&context_));
-    }
-    Read();
-  }
-
-  void Finish(const grpc::Status& status) {
-    stage_ = Stage::kFinish;
-    Begin([&] { stream_.Finish(status, Tag()); });
-  }
-
-  void End() {
-    PageService* const service = service_;
-    delete this;
-    service->EndCall();
-  }
-
-  PageService* const service_;
-  const Queue* const on_;
-  const Accept accept_;
-  const Answer answer_;
-  grpc::ServerContext context_;
-  Stream stream_;
-  Request request_;
-  Response response_;
-  Stage stage_ = Stage::kAccept;
-};
-
-// A call with one request and one response.
-template <typename Request, typename Response>
-class PageService::ServedCall final : public Call {
- public:
-  using Writer = grpc::ServerAsyncResponseWriter<Response>;
-  using Answer = grpc::Status (PageService::*)(const grpc::ServerContext&, const Request&,
-                                               Response*);
-  using Accept = void (Service::*)(grpc::ServerContext*, Request*, Writer*, grpc::CompletionQueue*,
-                                   grpc::ServerCompletionQueue*, void*);
-
-  static void Await(PageService* service, const Queue* on, Accept accept, Answer answer) {
-    auto* const call = new ServedCall(service, on, accept, answer);
-    service->BeginCall();
-    call->Begin([&] {
-      (service->service_.*accept)(&call->context_, &call->request_, &call->writer_, on->queue,
-                                  on->queue, call->Tag());
-    });
-  }
-
- private:
-  void Continue(bool ok) override {
-    if (finishing_ || !ok) {
-      PageService* const service = service_;
-      delete this;
-      service->EndCall();
-      return;
-    }
-    Await(service_, on_, accept_, answer_);
-    Response response;
-    const grpc::Status status = (service_->*answer_)(context_, request_, &response);
-    finishing_ = true;
-    Begin([&] { writer_.Finish(response, status, Tag()); });
-  }
-
-  ServedCall(PageService* service, const Queue* on, Accept accept, Answer answer)
-      : service_(service), on_(on), accept_(accept), answer_(answer), writer_(&context_) {}
-
-  void* Tag() { return on_->threads->Tag(this); }
-
-  PageService* const service_;
-  const Queue* const on_;
-  const Accept accept_;
-  const Answer answer_;
-  grpc::ServerContext context_;
-  Request request_;
-  Writer writer_;
-  bool finishing_ = false;
-};
-
-// A call of a method that is not served: of this protocol or of any other.
-class PageService::UnservedCall final : public Call {
- public:
-  static void Await(PageService* service, const Queue* on) {
-    auto* const call = new UnservedCall(service, on);
-    service->BeginCall();
-    call->Begin([&] {
-      service->unserved_.RequestCall(&call->context_, &call->stream_, on->queue, on->queue,
-                                     call->Tag());
-    });
-  }
-
- private:
-  void Continue(bool ok) override {
-    if (finishing_ || !ok) {
-      PageService* const service = service_;
-      delete this;
-      service->EndCall();
-      return;
-    }
-    Await(service_, on_);
-    finishing_ = true;
-    const grpc::Status refused(grpc::StatusCode::UNIMPLEMENTED,
-                               context_.method() + " is not served by this memory server");
-    Begin([&] { stream_.Finish(refused, Tag()); });
-  }
-
-  UnservedCall(PageService* service, const Queue* on)
-      : service_(service), on_(on), stream_(&context_) {}
-
-  void* Tag() { return on_->threads->Tag(this); }
-
-  PageService* const service_;
-  const Queue* const on_;
-  grpc::GenericServerContext context_;
-  grpc::GenericServerAsyncReaderWriter stream_;
-  bool finishing_ = false;
-};
-
-// Ticks the store's clock on the thread that reads the sockets. Another thread triggers it, since
-// gRPC's timers follow the wall clock: they stop when it is set back.
-class PageService::Ticker final : public Call {
- public:
-  explicit Ticker(PageService* service) : service_(service) {
-    service_->BeginCall();
-    thread_ = StartThread("fs-tick", [this] { Run(); });
-  }
-  /// Call it after Stop().
-  ~Ticker() override { thread_.join(); }
-
-  /// Called when the service stops, with its mutex held.
-  void Stop() { changed_.notify_all(); }
-
- private:
-  void Run() {
-    {
-      std::unique_lock lock(service_->mutex_);
-      const auto stopping = [this] { return service_->stopping_; };
-      while (!changed_.wait_for(lock, RunningClock::kTickEvery, stopping)) {
-        if (std::exchange(under_way_, true)) continue;
-        const Queue& on = service_->gets_;
-        const auto at_once = gpr_inf_past(GPR_CLOCK_MONOTONIC);
-        Begin([&] { alarm_.Set(on.queue, at_once, on.threads->Tag(this)); });
-      }
-      changed_.wait(lock, [this] { return !under_way_; });
-    }
-    service_->EndCall();
-  }
-
-  void Continue(bool /*ok*/) override {
-    service_->store_->Tick();
-    const std::lock_guard lock(service_->mutex_);
-    under_way_ = false;
-    changed_.notify_all();
-  }
-
-  PageService* const service_;
-  grpc::Alarm alarm_;
-  std::condition_variable changed_;  // used with the service's mutex
-  bool under_way_ = false;
-  std::thread thread_;  // last: uses all of the above
-};
 
 PageService::PageService(PageStore* store) : store_(store) {}
 PageService::~PageService() = default;
@@ -380,6 +139,10 @@ void PageService::Start() {
       this, &opens_, &Service::RequestCloseVolume, &PageService::AnswerClose);
   ServedCall<v1::DiscardRequest, v1::DiscardResponse>::Await(this, &puts_, &Service::RequestDiscard,
                                                              &PageService::AnswerDiscard);
+  ServedCall<v1::ListShardRequest, v1::ListShardResponse>::Await(
+      this, &puts_, &Service::RequestListShard, &PageService::AnswerListShard);
+  ServedCall<v1::DescribeRequest, v1::DescribeResponse>::Await(
+      this, &puts_, &Service::RequestDescribe, &PageService::AnswerDescribe);
   UnservedCall::Await(this, &opens_);
   ticker_ = std::make_unique<Ticker>(this);
 }
@@ -465,6 +228,57 @@ grpc::Status PageService::AnswerDiscard(const grpc::ServerContext& /*context*/,
   }
   response->set_status(static_cast<v1::CallStatus>(status.value()));
   response->set_discarded(discarded);
+  return grpc::Status::OK;
+}
+
+grpc::Status PageService::AnswerListShard(const grpc::ServerContext& /*context*/,
+                                          const v1::ListShardRequest& request,
+                                          v1::ListShardResponse* response) {
+  ShardList list;
+  auto status = store_->ListShard(request.volume_id(), request.epoch(), request.shard(),
+                                  request.cursor(), &list);
+  if (!status.ok()) {
+    return {grpc::StatusCode::INTERNAL, status.error().message};
+  }
+  response->set_status(static_cast<v1::CallStatus>(status.value()));
+  response->set_next_cursor(list.next_cursor);
+  for (const ShardEntry& kept : list.entries) {
+    v1::ListShardResponse::Entry* const entry = response->add_entries();
+    entry->set_key(kept.key);
+    entry->set_version(kept.version);
+    entry->set_bytes(static_cast<std::uint32_t>(kept.bytes));
+  }
+  return grpc::Status::OK;
+}
+
+// Some volumes an answer, so that it stays below the 4 MiB that clients take.
+grpc::Status PageService::AnswerDescribe(const grpc::ServerContext& /*context*/,
+                                         const v1::DescribeRequest& request,
+                                         v1::DescribeResponse* response) {
+  constexpr int kVolumesMax = 64;
+  constexpr std::size_t kShardsMax = std::size_t{1} << 18;  // and those of one more volume
+  std::size_t listed_shards = 0;
+  response->set_status(v1::CALL_STATUS_OK);
+  response->set_server_uuid(Bytes(store_->uuid()));
+  response->set_run_id(Bytes(store_->run_id()));
+  response->set_state(State());
+  response->set_capacity_bytes(store_->capacity_bytes());
+  response->set_used_bytes(store_->used_bytes());
+  std::vector<VolumeInfo> volumes = store_->Volumes();
+  std::ranges::sort(volumes, {}, &VolumeInfo::volume_id);
+  for (const VolumeInfo& info : volumes) {
+    if (info.garbage || info.volume_id < request.cursor()) continue;
+    if (response->volumes_size() == kVolumesMax || listed_shards >= kShardsMax) {
+      response->set_next_cursor(info.volume_id);
+      break;
+    }
+    auto shards = store_->ShardsOf(info.volume_id);
+    if (!shards.ok()) {
+      return {grpc::StatusCode::INTERNAL, shards.error().message};
+    }
+    listed_shards += shards.value().size();
+    CopyVolume(info, shards.value(), response->add_volumes());
+  }
   return grpc::Status::OK;
 }
 

@@ -57,8 +57,8 @@ class PageService {
   using Service = Protocol::WithAsyncMethod_OpenVolume<
       Protocol::WithAsyncMethod_Session<Protocol::WithAsyncMethod_Put<Protocol::WithAsyncMethod_Get<
           Protocol::WithAsyncMethod_Discard<Protocol::WithAsyncMethod_CloseVolume<
-              Protocol::WithGenericMethod_ListShard<Protocol::WithGenericMethod_CopyShard<
-                  Protocol::WithGenericMethod_Describe<Protocol::Service>>>>>>>>>;
+              Protocol::WithAsyncMethod_ListShard<Protocol::WithGenericMethod_CopyShard<
+                  Protocol::WithAsyncMethod_Describe<Protocol::Service>>>>>>>>>;
 
   struct Queue {
     grpc::ServerCompletionQueue* queue = nullptr;  // owned by the threads
@@ -72,6 +72,11 @@ class PageService {
                            v1::CloseVolumeResponse* response);
   grpc::Status AnswerDiscard(const grpc::ServerContext& context, const v1::DiscardRequest& request,
                              v1::DiscardResponse* response);
+  grpc::Status AnswerListShard(const grpc::ServerContext& context,
+                               const v1::ListShardRequest& request,
+                               v1::ListShardResponse* response);
+  grpc::Status AnswerDescribe(const grpc::ServerContext& context,
+                              const v1::DescribeRequest& request, v1::DescribeResponse* response);
   CallStatus AnswerSession(const v1::SessionRequest& request, v1::SessionResponse* response);
   CallStatus AnswerPut(const v1::PutRequest& request, v1::PutResponse* response);
   CallStatus AnswerGet(const v1::GetRequest& request, v1::GetResponse* response);

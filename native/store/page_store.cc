@@ -8,6 +8,7 @@
 #include <shared_mutex>
 #include <system_error>
 
+#include "store/discard_batch.h"
 #include "store/disk_guard.h"
 #include "store/garbage_collector.h"
 #include "store/identity.h"
@@ -15,6 +16,7 @@
 #include "store/put_batch.h"
 #include "store/rocks.h"
 #include "store/room.h"
+#include "store/shard_list.h"
 #include "store/volume_table.h"
 
 namespace farswap::store {
@@ -75,8 +77,6 @@ struct PageStore::Impl {
 
   CallStatus PutObjects(std::uint64_t volume_id, std::uint64_t epoch,
                         std::span<const ObjectRecord> objects, std::span<ObjectStatus> results);
-  CallStatus DiscardSome(Volume* volume, std::uint64_t epoch, std::span<const DiscardItem> items,
-                         std::uint64_t* discarded, rocksdb::Status* status);
   void CountPuts(std::span<const ObjectRecord> objects, std::span<const ObjectStatus> results);
   void CountRefused(CallStatus status);
   VolumeInfo InfoOf(const Volume& volume) const;
@@ -444,7 +444,8 @@ Result<CallStatus> PageStore::Discard(std::uint64_t volume_id, std::uint64_t epo
     for (std::size_t i = 0; i < items.size() && status == CallStatus::kOk && written.ok();
          i += kBatchObjectsMax) {
       const auto some = items.subspan(i, std::min(kBatchObjectsMax, items.size() - i));
-      status = impl_->DiscardSome(volume.get(), epoch, some, discarded, &written);
+      status = DiscardBatch(impl_->rocks.get(), impl_->volumes.get(), volume.get(), epoch, some,
+                            discarded, &written);
     }
   }
   impl_->counters.Add(Counter::discards, *discarded);
@@ -452,53 +453,31 @@ Result<CallStatus> PageStore::Discard(std::uint64_t volume_id, std::uint64_t epo
   return written.ok() ? Result<CallStatus>(status) : Error{written.ToString()};
 }
 
-CallStatus PageStore::Impl::DiscardSome(Volume* volume, std::uint64_t epoch,
-                                        std::span<const DiscardItem> items,
-                                        std::uint64_t* discarded, rocksdb::Status* status) {
-  // Sorted by key, the highest version first; drops the others of a key.
-  std::array<DiscardItem, kBatchObjectsMax> sorted;
-  auto end = std::copy(items.begin(), items.end(), sorted.begin());
-  std::sort(sorted.begin(), end, [](const DiscardItem& a, const DiscardItem& b) {
-    return a.key != b.key ? a.key < b.key : a.version > b.version;
-  });
-  end = std::unique(sorted.begin(), end,
-                    [](const DiscardItem& a, const DiscardItem& b) { return a.key == b.key; });
-  const std::span<const DiscardItem> unique(sorted.begin(), end);
-  std::uint32_t mask = 0;
-  Lookup lookup(rocks.get());
-  for (const DiscardItem& item : unique) {
-    mask |= std::uint32_t{1} << Volume::StripeOf(item.key);
-    lookup.Add(volume->id, item.key);
+Result<CallStatus> PageStore::ListShard(std::uint64_t volume_id, std::uint64_t epoch,
+                                        std::uint64_t shard, std::uint64_t cursor,
+                                        ShardList* list) {
+  const std::shared_lock lock(impl_->exchange);
+  const std::shared_ptr<Volume> volume = impl_->volumes->Find(volume_id);
+  CallStatus status = volume ? volume->Check(epoch) : CallStatus::kUnknownVolume;
+  if (status == CallStatus::kOk && shard >= volume->shards()) {
+    status = CallStatus::kInvalid;
   }
-  const StripesLock stripes(volume, mask);
-  if (const CallStatus usable = volume->Check(epoch); usable != CallStatus::kOk) {
-    return usable;
+  if (status != CallStatus::kOk) {
+    impl_->CountRefused(status);
+    return status;
   }
-  lookup.Run(true);
-  rocksdb::WriteBatch writes;
-  Usage change;
-  for (std::size_t i = 0; i < unique.size(); ++i) {
-    const auto record =
-        lookup.status(i).ok() ? DecodeRecord(unique[i].key, lookup.value(i)) : std::nullopt;
-    if (record && record->version <= unique[i].version) {
-      const RecordKey key = EncodeRecordKey(volume->id, unique[i].key);
-      writes.Delete(rocks->pages, AsSlice(key));
-      change.pages -= 1;
-      change.bytes -= static_cast<std::int64_t>(RecordBytes(record->bytes.size()));
-    }
+  const rocksdb::Status read = store::ListShard(impl_->rocks.get(), volume_id, shard, cursor, list);
+  return read.ok() ? Result<CallStatus>(status) : Error{read.ToString()};
+}
+
+Result<std::vector<std::uint64_t>> PageStore::ShardsOf(std::uint64_t volume_id) const {
+  const std::shared_lock lock(impl_->exchange);
+  std::vector<std::uint64_t> shards;
+  const rocksdb::Status read = FindShards(impl_->rocks.get(), volume_id, &shards);
+  if (!read.ok()) {
+    return Error{read.ToString()};
   }
-  if (change.pages == 0) {
-    return CallStatus::kOk;
-  }
-  writes.Merge(rocks->usage, EncodeVolumeKey(volume->id), EncodeUsage(change));
-  *status = rocks->Write(&writes);
-  if (status->ok()) {
-    volume->pages += change.pages;
-    volume->bytes += change.bytes;
-    volumes->Release(static_cast<std::uint64_t>(-change.bytes));
-    *discarded += static_cast<std::uint64_t>(-change.pages);
-  }
-  return CallStatus::kOk;
+  return shards;
 }
 
 const Id& PageStore::uuid() const { return impl_->identity->uuid(); }

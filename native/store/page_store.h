@@ -88,6 +88,12 @@ class PageStore {
   Result<CallStatus> Discard(std::uint64_t volume_id, std::uint64_t epoch,
                              std::span<const DiscardItem> items, std::uint64_t* discarded);
 
+  /// A part of what is kept of a shard; an error is RocksDB's.
+  Result<CallStatus> ListShard(std::uint64_t volume_id, std::uint64_t epoch, std::uint64_t shard,
+                               std::uint64_t cursor, ShardList* list);
+  /// The shards of which an object is kept, ascending.
+  Result<std::vector<std::uint64_t>> ShardsOf(std::uint64_t volume_id) const;
+
   /// Advances the RunningClock of leases and silence.
   void Tick();
   /// Deletes volumes of hosts that are silent for too long. Call it every few seconds.

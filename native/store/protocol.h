@@ -5,6 +5,7 @@
 #include <cstddef>
 #include <cstdint>
 #include <string>
+#include <vector>
 
 #include "store/record.h"
 #include "tier/page.h"
@@ -15,6 +16,7 @@ inline constexpr std::uint32_t kProtocolVersion = 2;  // the only version that s
 inline constexpr std::size_t kBatchObjectsMax = 256;
 inline constexpr std::size_t kGetKeysMax = 64;
 inline constexpr std::size_t kDiscardItemsMax = 4096;
+inline constexpr std::size_t kListedEntriesMax = 1024;
 inline constexpr std::uint64_t kVolumeSlotsMax = tier::kSlotsMax;
 
 /// Numbers of CallStatus in proto/farswap/v1/page_store.proto.
@@ -34,6 +36,17 @@ enum class ObjectStatus : std::uint8_t {
 struct DiscardItem {
   std::uint64_t key;
   std::uint64_t version;
+};
+
+struct ShardEntry {
+  std::uint64_t key;
+  std::uint64_t version;  // 0: its record is damaged
+  std::uint64_t bytes;
+};
+
+struct ShardList {
+  std::vector<ShardEntry> entries;
+  std::uint64_t next_cursor = 0;  // 0: that was all
 };
 
 /// Numbers of ServerState in proto/farswap/v1/page_store.proto.

@@ -103,6 +103,10 @@ RecordKey EncodeRecordKey(std::uint64_t volume_id, std::uint64_t key) {
   return record_key;
 }
 
+std::uint64_t DecodeRecordKey(std::string_view record_key) {
+  return record_key.size() == kRecordKeyBytes ? GetBigEndian(record_key.data() + 8) : 0;
+}
+
 RecordHeader EncodeRecordHeader(const ObjectRecord& object) {
   RecordHeader header;
   const auto length = static_cast<std::uint16_t>(object.bytes.size());

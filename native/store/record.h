@@ -69,6 +69,8 @@ constexpr std::uint64_t RecordBytes(std::size_t bytes) {
 
 RecordKey EncodeRecordKey(std::uint64_t volume_id, std::uint64_t key);
 RecordHeader EncodeRecordHeader(const ObjectRecord& object);
+/// The object's key.
+std::uint64_t DecodeRecordKey(std::string_view record_key);
 /// nullopt if `value` is not a record of this format. The result borrows from `value`.
 std::optional<ObjectRecord> DecodeRecord(std::uint64_t key, std::string_view value);
 

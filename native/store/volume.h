@@ -31,6 +31,8 @@ struct Volume {
     return tier::FirstSlotOf(static_cast<tier::ObjectKey>(key)) / tier::kShardSlots % kStripes;
   }
 
+  std::uint64_t shards() const { return (slots + tier::kShardSlots - 1) / tier::kShardSlots; }
+
   /// Whether the device has such a slot or bundle.
   bool Holds(std::uint64_t key) const {
     return key <= UINT32_MAX && tier::FirstSlotOf(static_cast<tier::ObjectKey>(key)) < slots;

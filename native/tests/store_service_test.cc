@@ -264,6 +264,79 @@ TEST_F(ServiceTest, MethodsThatAreNotServedAreNamedInTheRefusal) {
   EXPECT_TRUE(host.Open().ok());
 }
 
+TEST_F(ServiceTest, AShardIsListedInPartsWithItsBundlesAndWithoutItsNeighbours) {
+  Host host(server_->port());
+  ASSERT_TRUE(host.Open().ok());
+  constexpr std::uint64_t kShard = 2;
+  constexpr std::uint64_t kFirst = kShard * tier::kShardSlots;
+  host.PutOnce(host.Batch(1, kFirst - 4, 256, 7));
+  for (std::uint64_t i = 1; i < 6; ++i) host.PutOnce(host.Batch(1, kFirst - 4 + i * 256, 256, 7));
+  host.PutOnce(host.Batch(1, kFirst + tier::kShardSlots, 1, 7));
+  const std::uint64_t bundle = tier::BundleKeyOf(kFirst);
+  v1::PutRequest bundles = host.Batch(1, bundle, 1, 9);
+  const std::string bytes = BundleBytes(bundle, 9, 300);
+  bundles.mutable_objects(0)->set_codec(v1::CODEC_BUNDLE);
+  bundles.mutable_objects(0)->set_bytes(bytes);
+  bundles.mutable_objects(0)->set_checksum(MakeBundle(bundle, 9, bytes).checksum);
+  ASSERT_EQ(host.PutOnce(bundles).results(0), v1::OBJECT_STATUS_OK);
+
+  v1::ListShardRequest request;
+  request.set_volume_id(host.volume().volume_id());
+  request.set_epoch(host.volume().epoch());
+  request.set_shard(kShard);
+  std::vector<std::uint64_t> keys;
+  for (int parts = 1;; ++parts) {
+    grpc::ClientContext context;
+    Host::Limit(&context);
+    v1::ListShardResponse part;
+    ASSERT_TRUE(host.stub().ListShard(&context, request, &part).ok());
+    ASSERT_EQ(part.status(), v1::CALL_STATUS_OK);
+    for (const auto& entry : part.entries()) {
+      keys.push_back(entry.key());
+      EXPECT_EQ(entry.version(), entry.key() == bundle ? 9u : 7u);
+      EXPECT_EQ(entry.bytes(), entry.key() == bundle ? 300u : 100u);
+    }
+    if (part.next_cursor() == 0) {
+      EXPECT_EQ(parts, 2);
+      break;
+    }
+    request.set_cursor(part.next_cursor());
+  }
+  std::vector<std::uint64_t> expected;
+  for (std::uint64_t i = 0; i < 6 * 256 - 4; ++i) expected.push_back(kFirst + i);
+  expected.push_back(bundle);
+  EXPECT_EQ(keys, expected);
+
+  request.set_shard(65536 / tier::kShardSlots);
+  grpc::ClientContext context;
+  v1::ListShardResponse beyond;
+  ASSERT_TRUE(host.stub().ListShard(&context, request, &beyond).ok());
+  EXPECT_EQ(beyond.status(), v1::CALL_STATUS_INVALID);
+}
+
+TEST_F(ServiceTest, DescribeNamesVolumesAndTheShardsThatAreKept) {
+  Host host(server_->port());
+  ASSERT_TRUE(host.Open().ok());
+  for (const std::uint64_t shard : {15u, 0u, 3u}) {
+    host.PutOnce(host.Batch(1, shard * tier::kShardSlots, 2, 1));
+  }
+  grpc::ClientContext context;
+  Host::Limit(&context);
+  v1::DescribeResponse described;
+  ASSERT_TRUE(host.stub().Describe(&context, {}, &described).ok());
+  EXPECT_EQ(described.server_uuid(), host.volume().server_uuid());
+  EXPECT_EQ(described.state(), v1::SERVER_STATE_ACTIVE);
+  EXPECT_EQ(described.capacity_bytes(), 64 * kMiB);
+  EXPECT_EQ(described.next_cursor(), 0u);
+  ASSERT_EQ(described.volumes_size(), 1);
+  const v1::DescribeResponse::Volume& volume = described.volumes(0);
+  EXPECT_EQ(volume.volume_id(), host.volume().volume_id());
+  EXPECT_EQ(volume.objects(), 6u);
+  EXPECT_TRUE(volume.live());
+  EXPECT_EQ(std::vector<std::uint64_t>(volume.shards().begin(), volume.shards().end()),
+            (std::vector<std::uint64_t>{0, 3, 15}));
+}
+
 TEST_F(ServiceTest, SealedObjectsAreRefusedAsTheirSealWouldBeLost) {
   Host host(server_->port());
   ASSERT_TRUE(host.Open().ok());

@@ -49,7 +49,7 @@ WALL_CLOCK = re.compile(
 WALL_CLOCK_USES = {
     "admin/top.py": "when an interval ended, for people",
     "common/log.py": "when a line was logged, for people",
-    "native/store/page_service.cc": "an alarm that goes off at once",
+    "native/store/served_calls.h": "an alarm that goes off at once",
     "tools/bench/programs.py": "which build is the newest",
 }
 # Split, so that this file does not match itself.

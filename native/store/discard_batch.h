@@ -1,0 +1,22 @@
+// A part of a Discard call: as many items as are read from RocksDB at once.
+#pragma once
+
+#include <rocksdb/status.h>
+
+#include <cstdint>
+#include <span>
+
+#include "store/protocol.h"
+#include "store/rocks.h"
+#include "store/volume.h"
+#include "store/volume_table.h"
+
+namespace farswap::store {
+
+/// Deletes objects of the items' versions or lower ones in one atomic write, and adds their number
+/// to `discarded`. `items`: at most kBatchObjectsMax. `written` is RocksDB's status.
+CallStatus DiscardBatch(Rocks* rocks, VolumeTable* volumes, Volume* volume, std::uint64_t epoch,
+                        std::span<const DiscardItem> items, std::uint64_t* discarded,
+                        rocksdb::Status* written);
+
+}  // namespace farswap::store
