@@ -155,6 +155,7 @@ lint-python: lint-tree
 	$(PY) -m ruff check .
 	$(PY) -m ruff format --check .
 	MYPYPATH=$(LINT_TREE) $(PY) -m mypy -p farswap
+	MYPYPATH=$(LINT_TREE):tests $(PY) -m mypy tests/fake_engine.py tests/group_model.py
 	PYTHONPATH=$(LINT_TREE) $(VENV)/bin/lint-imports
 
 .PHONY: lint-cpp

@@ -9,14 +9,17 @@ from __future__ import annotations
 import os
 import threading
 import time
-from types import SimpleNamespace
+from typing import Any
+
+from farswap import native
+from native_double import EngineDouble, override, record
 
 PAGE_BYTES = 4096
 
 
-def memory_server(**changed: object) -> SimpleNamespace:
+def memory_server(**changed: object) -> native.MemoryServer:
     """What servers() says of one that is connected."""
-    made = {
+    made: dict[str, object] = {
         "address": "10.0.0.7:7070",
         "state": "active",
         "connected": True,
@@ -33,12 +36,13 @@ def memory_server(**changed: object) -> SimpleNamespace:
         "lost_shards": 0,
         "unclean_restarts": 0,
     }
-    return SimpleNamespace(**(made | changed))
+    return record(native.MemoryServer, **(made | changed))
 
 
-class FakeEngine:
+class FakeEngine(EngineDouble):
+    incarnation = bytes(range(16))
+
     def __init__(self, *, slots: int = 1024, writeback_step_bytes: int = PAGE_BYTES) -> None:
-        self.incarnation = bytes(range(16))
         self.slots = slots
         self.served: dict[int, tuple[int, str]] = {}
         self.stopped = False
@@ -46,18 +50,19 @@ class FakeEngine:
         self.writeback_step_bytes = writeback_step_bytes
         self.writeback_ends = ""  # at once, with this reason, before anything has moved
         self.writeback_cancelled = threading.Event()
-        self.server_list: list[SimpleNamespace] = []
+        self.server_list: list[native.MemoryServer] = []
         # Overrides of stats(), the result of cgroups(), the arguments of set_...().
         self.changed_stats: dict[str, int] = {}
-        self.group_records: list[SimpleNamespace] = []
-        self.settings: dict[str, tuple] = {}
+        self.group_records: list[native.CgroupRecord] = []
+        self.settings: dict[str, object] = {}
         self.writeback_asked: tuple[int, int, int] | None = None
-        self._writeback: SimpleNamespace | None = None
+        self._writeback: Any = None
         self.attributed: list[tuple[tuple[int, int], str, bool]] = []
         self.attribution_problem = ""
         self.label = 0
         self._next_id = 1
 
+    @override
     def serve(self, fd: int, initial: bytes, peer: str) -> int:
         if self.serve_error is not None:
             os.close(fd)
@@ -67,12 +72,14 @@ class FakeEngine:
         self._next_id += 1
         return self._next_id - 1
 
-    def connections(self):
+    @override
+    def connections(self) -> list[native.NbdConnection]:
         return [
-            SimpleNamespace(id=id_, peer=peer, requests=7, errors=0)
+            record(native.NbdConnection, id=id_, peer=peer, requests=7, errors=0)
             for id_, (_, peer) in self.served.items()
         ]
 
+    @override
     def close_connection(self, id_: int) -> bool:
         entry = self.served.pop(id_, None)
         if entry is None:
@@ -80,9 +87,11 @@ class FakeEngine:
         os.close(entry[0])
         return True
 
+    @override
     def wait_connection(self, id_: int, timeout_ms: int) -> bool:
         return id_ not in self.served
 
+    @override
     def stats(self) -> dict[str, int]:
         return {
             "pool_limit_bytes": 64 << 20,
@@ -106,18 +115,23 @@ class FakeEngine:
             "fail_checksum": 0,
         } | self.changed_stats
 
-    def cgroups(self):
+    @override
+    def cgroups(self) -> list[native.CgroupRecord]:
         return self.group_records
 
+    @override
     def set_compressor(self, codec: str, level: int) -> None:
         self.settings["compressor"] = (codec, level)
 
+    @override
     def set_recompress(self, codec: str, level: int) -> None:
         self.settings["recompress"] = (codec, level)
 
+    @override
     def set_packing(self, on: bool) -> None:
         self.settings["packing"] = on
 
+    @override
     def set_limits(self, pool_limit_bytes: int, accept_threshold_percent: int) -> None:
         self.settings["limits"] = (pool_limit_bytes, accept_threshold_percent)
         self.changed_stats |= {
@@ -125,11 +139,14 @@ class FakeEngine:
             "accept_threshold_percent": accept_threshold_percent,
         }
 
-    def servers(self):
+    @override
+    def servers(self) -> list[native.MemoryServer]:
         return self.server_list
 
-    def explain(self, slot: int):
-        return SimpleNamespace(
+    @override
+    def explain(self, slot: int) -> native.SlotExplanation:
+        return record(
+            native.SlotExplanation,
             slot=slot,
             state="local",
             version=3,
@@ -143,11 +160,13 @@ class FakeEngine:
             server="127.0.0.1:7070",
         )
 
+    @override
     def start_writeback(self, bytes_: int, cgroup: int = 0, older_than_s: int = 0) -> bool:
         if self._writeback is not None and not self._writeback.finished:
             return False
         self.writeback_asked = (bytes_, cgroup, older_than_s)
-        self._writeback = SimpleNamespace(
+        self._writeback = record(
+            native.WritebackProgress,
             target_bytes=bytes_,
             written_bytes=0,
             sent_bytes=0,
@@ -156,34 +175,44 @@ class FakeEngine:
         )
         return True
 
+    @override
     def cancel_writeback(self) -> None:
         self.writeback_cancelled.set()
         if self._writeback is not None:
             self._writeback.finished = True
             self._writeback.stopped_because = "cancelled"
 
-    def writeback_progress(self):
-        job = self._writeback
+    @override
+    def writeback_progress(self) -> native.WritebackProgress:
+        job: Any = self._writeback
         assert job is not None
         if not job.finished:
             job.written_bytes = min(job.target_bytes, job.written_bytes + self.writeback_step_bytes)
             job.sent_bytes = job.written_bytes // 3
             job.finished = job.written_bytes == job.target_bytes
-        return job
+        progress: native.WritebackProgress = job
+        return progress
 
+    @override
     def place_cgroup(self, id_: int, parent: int) -> bool:
         return True
 
+    @override
     def slot_owners(self, first: int, count: int) -> list[int]:
         return [4711] * count
 
-    def attribute(self, device: tuple[int, int], pin_directory: str, free_hook: bool):
+    @override
+    def attribute(
+        self, device: tuple[int, int], pin_directory: str, free_hook: bool
+    ) -> native.Attribution:
         self.attributed.append((device, pin_directory, free_hook))
         return self.attribution()
 
-    def attribution(self):
+    @override
+    def attribution(self) -> native.Attribution:
         by_bpf = bool(self.attributed) and not self.attribution_problem
-        return SimpleNamespace(
+        return record(
+            native.Attribution,
             source="bpf" if by_bpf else "label" if self.label else "root",
             free_hook="swap_entries_free" if by_bpf else "",
             problem=self.attribution_problem,
@@ -193,12 +222,15 @@ class FakeEngine:
             ring_full=0,
         )
 
+    @override
     def stop_attribution(self) -> None:
         self.attributed.clear()
 
+    @override
     def set_label(self, id_: int) -> None:
         self.label = id_
 
+    @override
     def stop(self) -> None:
         for id_ in list(self.served):
             self.close_connection(id_)

@@ -7,9 +7,12 @@ from __future__ import annotations
 
 from collections import Counter
 from dataclasses import dataclass, field
-from types import SimpleNamespace
+from typing import Any
 
-NOTHING_SET = {
+from farswap import native
+from native_double import EngineDouble, override, record
+
+NOTHING_SET: dict[str, Any] = {
     "pool_limit_bytes": None,
     "writeback": True,
     "remote_pages_max": None,
@@ -22,11 +25,11 @@ class Group:
     id: int
     parent: Group | None
     placed: bool = False
-    settings: dict[str, object] = field(default_factory=lambda: dict(NOTHING_SET))
+    settings: dict[str, Any] = field(default_factory=lambda: dict(NOTHING_SET))
     pages: list[object] = field(default_factory=list)
 
 
-class GroupModel:
+class GroupModel(EngineDouble):
     def __init__(self, groups_max: int = 4096) -> None:
         self.groups_max = groups_max
         self.root = Group(0, None, placed=True)
@@ -58,9 +61,11 @@ class GroupModel:
 
     # --- As of HostEngine
 
-    def cgroups(self):
+    @override
+    def cgroups(self) -> list[native.CgroupRecord]:
         return [
-            SimpleNamespace(
+            record(
+                native.CgroupRecord,
                 id=group.id,
                 parent=group.parent.id if group.parent else 0,
                 placed=group.placed,
@@ -73,6 +78,7 @@ class GroupModel:
             for group in self._groups
         ]
 
+    @override
     def place_cgroup(self, id_: int, parent: int) -> bool:
         self.calls["place"] += 1
         if id_ == parent:
@@ -91,6 +97,7 @@ class GroupModel:
             group.parent, group.placed = above, True
         return group.parent is above
 
+    @override
     def remove_cgroup(self, id_: int) -> None:
         self.calls["remove"] += 1
         group = self.group(id_)
@@ -106,11 +113,24 @@ class GroupModel:
         }
         self._groups.remove(group)
 
-    def configure_cgroup(self, id_: int, **settings: object) -> None:
+    @override
+    def configure_cgroup(
+        self,
+        id_: int,
+        *,
+        pool_limit_bytes: int | None,
+        writeback: bool,
+        remote_pages_max: int | None,
+        compressor: tuple[str, int] | None,
+    ) -> None:
         self.calls["configure"] += 1
-        assert settings.keys() == NOTHING_SET.keys()
-        if settings["compressor"] and settings["compressor"][0] not in ("lz4", "zstd"):
-            raise ValueError(f"{settings['compressor'][0]} is no compressor")
+        if compressor and compressor[0] not in ("lz4", "zstd"):
+            raise ValueError(f"{compressor[0]} is no compressor")
         group = self.group(id_) or self._add(id_)
         if group is not None:
-            group.settings = settings
+            group.settings = {
+                "pool_limit_bytes": pool_limit_bytes,
+                "writeback": writeback,
+                "remote_pages_max": remote_pages_max,
+                "compressor": compressor,
+            }
