@@ -159,7 +159,8 @@ class TierGroupRace : public TierFixture {
       const std::uint64_t pool_bytes = (std::uint64_t{4} << 20) + random() % (2 << 20);
       ASSERT_TRUE(
           tier_->SetLimits(pool_bytes, 50 + static_cast<std::uint32_t>(random() % 50)).ok());
-      remote_.FailPuts(random() % 4 == 0 ? PutResult::kUnavailable : PutResult::kAcked);
+      // Seldom: each failure puts writeback off for longer, and a run has a few dozen batches.
+      remote_.FailPuts(random() % 16 == 0 ? PutResult::kUnavailable : PutResult::kAcked);
       tier_->StartManualWriteback({.bytes = 256 * kPageBytes});
       tier_->WriteBackProactively(id, 100, 0);
       if (random() % 8 == 0) tier_->CgroupStats();
@@ -234,6 +235,11 @@ TEST_F(TierGroupRace, TenThousandCgroupsComeAndGoAmongStoresFreesAndWriteback) {
   EXPECT_GT(Count(Counter::cgroup_limit_hit), 0u);
   EXPECT_EQ(Count(Counter::stores_unattributed), 0u);
   ExpectRightPages();
+  // The last limit may be lower than the one before.
+  ASSERT_TRUE(Eventually([this] {
+    const TierStats stats = tier_->Stats();
+    return stats.pool_used_bytes <= stats.pool_limit_bytes;
+  }));
   ExpectInvariants();
   ExpectRightGroups();
 }
