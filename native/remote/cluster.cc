@@ -195,7 +195,7 @@ void Cluster::Put(tier::PutBatch* batch) {
   };
   Candidates candidates(state_->sessions());
   for (std::size_t i = 0; i < batch->count; ++i) {
-    const tier::ObjectKey key = batch->pages[i].slot;
+    const tier::ObjectKey key = batch->objects[i].key;
     std::optional<MemberIndex> member = state_->map.MemberOf(key);
     if (!state_->TargetOf(member)) member = candidates.Place(&state_->map, key, member);
     if (!member) {
@@ -239,7 +239,7 @@ bool Cluster::TakesDiscards(tier::SlotIndex slot) const {
 }
 
 void Cluster::Discard(std::span<const tier::DiscardItem> items) {
-  Target* const target = state_->TargetOf(state_->map.MemberOf(items.front().slot));
+  Target* const target = state_->TargetOf(state_->map.MemberOf(items.front().key));
   if (target) target->Discard(items);
 }
 

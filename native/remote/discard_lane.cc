@@ -56,7 +56,7 @@ TimePoint DiscardLane::Service(TimePoint now) {
     request_.Clear();
     for (std::size_t i = 0; i < in_flight_; ++i) {
       v1::DiscardRequest::Item* const item = request_.add_items();
-      item->set_key(queue_[i].slot);
+      item->set_key(queue_[i].key);
       item->set_version(queue_[i].version);
     }
   }

@@ -17,7 +17,7 @@ inline void PrepareToAnswer() {
 
 /// What the last replica answered: an object that is refused then is missing.
 inline void AnswerLast(tier::RemoteFetch* fetch, std::size_t index, tier::GetResult result,
-                       const tier::PageObject& object) {
+                       const tier::Object& object) {
   if (result == tier::GetResult::kFound) {
     if (fetch->OnObject(index, object) == tier::Verdict::kAccept) return;
     result = tier::GetResult::kCorrupt;

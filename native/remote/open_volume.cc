@@ -44,7 +44,7 @@ std::chrono::milliseconds LeaseOf(const v1::OpenVolumeResponse& response) {
 std::string ProblemOf(const v1::OpenVolumeResponse& response) {
   switch (static_cast<int>(response.status())) {
     case v1::OPEN_STATUS_OK:
-      if (response.put_objects_max() < tier::PutBatch::kPagesMax ||
+      if (response.put_objects_max() < tier::PutBatch::kObjectsMax ||
           response.get_keys_max() < tier::RemoteFetch::kKeysMax ||
           response.discard_items_max() < DiscardLane::kBatchMax) {
         return "the server takes too few objects in one request: " +

@@ -111,7 +111,7 @@ bool PutLane::SendOne() {
   request->set_volume_id(volume_.id);
   request->set_epoch(volume_.epoch);
   for (std::size_t i = 0; i < part->count; ++i) {
-    AppendObject(part->batch->pages[part->indices[i]], request);
+    AppendObject(part->batch->objects[part->indices[i]], request);
   }
   {
     const std::lock_guard lock(mutex_);

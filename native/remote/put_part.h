@@ -22,8 +22,8 @@ struct PutPart {
   std::shared_ptr<std::atomic<std::uint32_t>> parts_left;
   MemberIndex member = kNoMember;
   std::size_t count = 0;
-  std::array<std::uint8_t, tier::PutBatch::kPagesMax> indices;  // into the batch
-  std::array<tier::PutResult, tier::PutBatch::kPagesMax> results;
+  std::array<std::uint8_t, tier::PutBatch::kObjectsMax> indices;  // into the batch
+  std::array<tier::PutResult, tier::PutBatch::kObjectsMax> results;
 
   // The put lane's.
   std::uint64_t batch_id = 0;
@@ -32,7 +32,7 @@ struct PutPart {
   PutPart* newer = nullptr;
   bool sent = false;
 };
-static_assert(tier::PutBatch::kPagesMax <= 256, "indices are bytes");
+static_assert(tier::PutBatch::kObjectsMax <= 256, "indices are bytes");
 
 /// Stores the results in the batch, and frees the part. The batch may be destroyed then.
 inline void FinishPart(PutPart* finished) {

@@ -26,9 +26,9 @@ std::optional<VolumeLoss> VolumeLossOf(int stream_status) {
   }
 }
 
-void AppendObject(const tier::PageObject& page, v1::PutRequest* request) {
+void AppendObject(const tier::Object& page, v1::PutRequest* request) {
   v1::Object* message = request->add_objects();
-  message->set_key(page.slot);
+  message->set_key(page.key);
   message->set_version(page.version);
   message->set_codec(static_cast<v1::Codec>(page.codec));
   message->set_checksum(page.checksum);
@@ -87,8 +87,8 @@ GotObject ReadResult(const v1::GetResponse::Result& result, tier::ObjectKey want
   }
   const v1::Object& page = result.object();
   if (!WellFormed(page, wanted)) return {GetResult::kCorrupt, {}};
-  const tier::PageObject object{
-      .slot = wanted,
+  const tier::Object object{
+      .key = wanted,
       .version = page.version(),
       .codec = static_cast<Codec>(page.codec()),
       .checksum = page.checksum(),

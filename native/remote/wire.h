@@ -15,14 +15,14 @@ namespace farswap::remote {
 std::optional<VolumeLoss> VolumeLossOf(int stream_status);
 
 /// Appends the page to the batch; its bytes are copied.
-void AppendObject(const tier::PageObject& page, v1::PutRequest* request);
+void AppendObject(const tier::Object& page, v1::PutRequest* request);
 
 /// The tier's result for a server's status of one object.
 tier::PutResult PutResultOf(int status);
 
 struct GotObject {
   tier::GetResult result;
-  tier::PageObject object;  // for kFound; its bytes are those of the message
+  tier::Object object;  // for kFound; its bytes are those of the message
 };
 
 /// Reads one result of a GetResponse that should be about the object `wanted`. Another one, a

@@ -63,19 +63,18 @@ void MemoryRemote::AnswerPut(PutBatch* batch) {
       failure = PutResult::kAcked;
     }
     for (std::size_t i = 0; i < batch->count; ++i) {
-      const PageObject& page = batch->pages[i];
+      const Object& page = batch->objects[i];
       batch->results[i] = failure;
       if (failure != PutResult::kAcked && !keeps_failed_puts_) continue;
-      put_order_.push_back(page.slot);
-      const auto found = kept_.find(page.slot);
+      put_order_.push_back(page.key);
+      const auto found = kept_.find(page.key);
       if (found != kept_.end() && found->second.version > page.version) {
         batch->results[i] = PutResult::kSuperseded;
         continue;
       }
-      kept_[page.slot] = {page.slot,          page.version,
-                          page.codec,         page.checksum,
-                          page.stored_boot_s, {page.bytes.begin(), page.bytes.end()}};
-      if (is_replicated_) replica_[page.slot] = kept_[page.slot];
+      kept_[page.key] = {page.key,      page.version,       page.codec,
+                         page.checksum, page.stored_boot_s, {page.bytes.begin(), page.bytes.end()}};
+      if (is_replicated_) replica_[page.key] = kept_[page.key];
     }
   }
   batch->OnPutDone();
@@ -93,8 +92,8 @@ void MemoryRemote::AnswerGet(RemoteFetch* fetch, std::size_t index) {
     for (const auto* const server : {&kept_, &replica_}) {
       const std::optional<Kept> kept = Find(*server, fetch->keys[index]);
       if (!kept) continue;
-      const PageObject object{kept->key,      kept->version,       kept->codec,
-                              kept->checksum, kept->stored_boot_s, kept->bytes};
+      const Object object{kept->key,      kept->version,       kept->codec,
+                          kept->checksum, kept->stored_boot_s, kept->bytes};
       if (fetch->OnObject(index, object) == Verdict::kAccept) return;
       why = GetResult::kCorrupt;
     }
@@ -134,7 +133,7 @@ void MemoryRemote::Discard(std::span<const DiscardItem> items) {
 void MemoryRemote::DoDiscards(std::span<const DiscardItem> items) {
   for (const DiscardItem& item : items) {
     for (auto* const server : {&kept_, &replica_}) {
-      const auto found = server->find(item.slot);
+      const auto found = server->find(item.key);
       if (found != server->end() && found->second.version <= item.version) server->erase(found);
     }
   }

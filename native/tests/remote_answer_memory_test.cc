@@ -41,7 +41,7 @@ class NeedyFetch final : public tier::RemoteFetch {
     keys[0] = slot;
     count = 1;
   }
-  tier::Verdict OnObject(std::size_t, const tier::PageObject&) override {
+  tier::Verdict OnObject(std::size_t, const tier::Object&) override {
     result = tier::GetResult::kFound;
     mapped = MappedOnThisThread();
     return tier::Verdict::kAccept;

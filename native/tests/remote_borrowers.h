@@ -46,12 +46,12 @@ class TestBatch final : public tier::PutBatch {
     bytes_[count] = BytesOf(slot, version);
     const auto span = std::as_bytes(std::span(bytes_[count]));
     const tier::Codec codec = tier::IsBundleKey(slot) ? tier::Codec::kBundle : tier::Codec::kLz4;
-    pages[count] = {.slot = slot,
-                    .version = version,
-                    .codec = codec,
-                    .checksum = tier::PageChecksum(slot, codec, span),
-                    .stored_boot_s = 1700000000,
-                    .bytes = span};
+    objects[count] = {.key = slot,
+                      .version = version,
+                      .codec = codec,
+                      .checksum = tier::PageChecksum(slot, codec, span),
+                      .stored_boot_s = 1700000000,
+                      .bytes = span};
     ++count;
     return *this;
   }
@@ -68,7 +68,7 @@ class TestBatch final : public tier::PutBatch {
   std::function<void()> on_done;
 
  private:
-  std::array<std::string, kPagesMax> bytes_;
+  std::array<std::string, kObjectsMax> bytes_;
 };
 
 class TestFetch final : public tier::RemoteFetch {
@@ -76,7 +76,7 @@ class TestFetch final : public tier::RemoteFetch {
   struct Page {
     int answers = 0;
     tier::GetResult result{};
-    tier::PageObject object;
+    tier::Object object;
     std::string bytes;
   };
 
@@ -88,7 +88,7 @@ class TestFetch final : public tier::RemoteFetch {
     return *this;
   }
 
-  tier::Verdict OnObject(std::size_t index, const tier::PageObject& object) override {
+  tier::Verdict OnObject(std::size_t index, const tier::Object& object) override {
     EXPECT_FALSE(inside_call) << "answered from inside a call";
     Page& page = answered.at(index);
     page.answers += verdict == tier::Verdict::kAccept ? 1 : 0;
@@ -112,8 +112,7 @@ class TestFetch final : public tier::RemoteFetch {
 
   bool Holds(std::size_t index, tier::ObjectVersion version) const {
     return answered[index].result == tier::GetResult::kFound &&
-           answered[index].object.slot == keys[index] &&
-           answered[index].object.version == version &&
+           answered[index].object.key == keys[index] && answered[index].object.version == version &&
            answered[index].bytes == BytesOf(keys[index], version);
   }
 

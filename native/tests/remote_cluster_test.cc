@@ -28,7 +28,7 @@ class ClusterTest : public ::testing::Test {
 
 TEST_F(ClusterTest, PagesComeBackAsTheyWerePut) {
   TestBatch batch;
-  for (tier::SlotIndex slot = 0; slot < TestBatch::kPagesMax; ++slot) batch.Add(slot, slot + 1);
+  for (tier::SlotIndex slot = 0; slot < TestBatch::kObjectsMax; ++slot) batch.Add(slot, slot + 1);
   Put(*cluster_, batch);
   ASSERT_TRUE(batch.done.Wait());
   for (const PutResult result : batch.results) EXPECT_EQ(result, PutResult::kAcked);
@@ -149,7 +149,7 @@ TEST_F(ClusterTest, FetchMayBeSubmittedFromAnAnswer) {
 TEST_F(ClusterTest, DiscardedPageIsForgottenUnlessItIsNewer) {
   ASSERT_EQ(PutOne(*cluster_, 1, 5), PutResult::kAcked);
   ASSERT_EQ(PutOne(*cluster_, 2, 5), PutResult::kAcked);
-  Discard(*cluster_, {{.slot = 1, .version = 5}, {.slot = 2, .version = 4}});
+  Discard(*cluster_, {{.key = 1, .version = 5}, {.key = 2, .version = 4}});
   EXPECT_TRUE(Eventually([&] { return store_.seen().discards == 2; }));
   EXPECT_FALSE(store_.Has(1));
   EXPECT_TRUE(store_.Has(2));
@@ -158,7 +158,7 @@ TEST_F(ClusterTest, DiscardedPageIsForgottenUnlessItIsNewer) {
 TEST_F(ClusterTest, DiscardWhoseCallFailedIsSentAgainAndCutsNobodyOff) {
   ASSERT_EQ(PutOne(*cluster_, 1, 5), PutResult::kAcked);
   store_.Tell([](FakeStore::Script* script) { script->fail_discards = true; });
-  Discard(*cluster_, {{.slot = 1, .version = 5}});
+  Discard(*cluster_, {{.key = 1, .version = 5}});
   EXPECT_TRUE(Eventually([&] { return !store_.Has(1); }));
   EXPECT_EQ(cluster_->Servers()[0].reconnects, 0u);
 }
@@ -166,7 +166,7 @@ TEST_F(ClusterTest, DiscardWhoseCallFailedIsSentAgainAndCutsNobodyOff) {
 TEST_F(ClusterTest, DiscardThatIsNotAnsweredIsCancelledAndSentAgain) {
   ASSERT_EQ(PutOne(*cluster_, 1, 5), PutResult::kAcked);
   store_.Tell([](FakeStore::Script* script) { script->hold_call = true; });
-  Discard(*cluster_, {{.slot = 1, .version = 5}});
+  Discard(*cluster_, {{.key = 1, .version = 5}});
   EXPECT_TRUE(Eventually([&] { return !store_.Has(1); }));
   EXPECT_EQ(cluster_->Servers()[0].reconnects, 0u);
 }
@@ -176,10 +176,10 @@ TEST_F(ClusterTest, DiscardsForAServerThatIsAwayAreDoneWhenItIsBack) {
   ASSERT_EQ(PutOne(*cluster_, 0, 1), PutResult::kAcked);
   store_.Stop();
   std::uint64_t discards = 0;
-  std::vector<tier::DiscardItem> items(tier::RemoteStore::kDiscardsMax, {.slot = 1, .version = 1});
+  std::vector<tier::DiscardItem> items(tier::RemoteStore::kDiscardsMax, {.key = 1, .version = 1});
   for (; cluster_->TakesDiscards(0); discards += items.size()) {
     ASSERT_LT(discards, 1u << 20);
-    if (discards > 0) items[0].slot = 0;  // in all calls but the first
+    if (discards > 0) items[0].key = 0;  // in all calls but the first
     Discard(*cluster_, items);
   }
   EXPECT_GT(discards, 10'000u);
@@ -209,7 +209,7 @@ TEST_F(ClusterTest, FencedSessionStopsForGood) {
   EXPECT_EQ(GetOne(*cluster_, 0), GetResult::kUnavailable);
   EXPECT_FALSE(cluster_->Writable());
   EXPECT_NE(cluster_->Servers()[0].last_error.find("fenced"), std::string::npos);
-  Discard(*cluster_, {{.slot = 0, .version = 1}});
+  Discard(*cluster_, {{.key = 0, .version = 1}});
   EXPECT_EQ(store_.seen().opens, 1u);
 }
 
@@ -354,7 +354,7 @@ TEST(Cluster, WithoutServersEverythingIsAnswered) {
   Put(*cluster, empty);
   EXPECT_TRUE(empty.done.Wait());
   EXPECT_EQ(GetOne(*cluster, 0), GetResult::kNotFound);
-  Discard(*cluster, {{.slot = 0, .version = 1}});
+  Discard(*cluster, {{.key = 0, .version = 1}});
 }
 
 TEST(Cluster, ConfigOutOfRangeIsRefusedWithItsReason) {

@@ -114,7 +114,7 @@ TEST_F(IdentityTest, AnotherStoreAtTheAddressLosesThePagesOfTheFirstAndTakesNewO
   EXPECT_EQ(GetOne(*cluster, 0), GetResult::kNotFound);
   EXPECT_EQ(cluster->ServerOf(0), "");
   EXPECT_TRUE(cluster->TakesDiscards(0));
-  Discard(*cluster, {{.slot = 0, .version = 1}});
+  Discard(*cluster, {{.key = 0, .version = 1}});
   EXPECT_EQ(PutOne(*cluster, 1, 2), PutResult::kAcked);
   EXPECT_TRUE(Holds(*cluster, 1, 2));
   EXPECT_EQ(cluster->Servers()[0].shards, 1u);

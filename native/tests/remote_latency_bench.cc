@@ -92,7 +92,7 @@ int Serve() {
 
 class OneFetch final : public tier::RemoteFetch {
  public:
-  tier::Verdict OnObject(std::size_t, const tier::PageObject& object) override {
+  tier::Verdict OnObject(std::size_t, const tier::Object& object) override {
     found_ = object.bytes.size() == kObjectBytes;
     return tier::Verdict::kAccept;
   }
@@ -126,12 +126,12 @@ class Batch final : public tier::PutBatch {
   void OnPutDone() override { done_->Set(); }
   void Fill(Cluster* cluster, tier::SlotIndex first) {
     static const std::string bytes(kObjectBytes, 'x');
-    count = kPagesMax;
+    count = kObjectsMax;
     for (std::size_t i = 0; i < count; ++i) {
-      pages[i] = {.slot = first + static_cast<tier::SlotIndex>(i),
-                  .version = 1,
-                  .codec = tier::Codec::kLz4,
-                  .bytes = std::as_bytes(std::span(bytes))};
+      objects[i] = {.key = first + static_cast<tier::SlotIndex>(i),
+                    .version = 1,
+                    .codec = tier::Codec::kLz4,
+                    .bytes = std::as_bytes(std::span(bytes))};
     }
     Waiter<> done;
     done_ = &done;
@@ -211,7 +211,8 @@ int Measure(const char* program, int rounds) {
   Cluster* const cluster = created.value().get();
   Require(Eventually([&] { return cluster->Writable(); }), "the server does not answer");
   Batch batch;
-  for (tier::SlotIndex slot = 0; slot < kPages; slot += Batch::kPagesMax) batch.Fill(cluster, slot);
+  for (tier::SlotIndex slot = 0; slot < kPages; slot += Batch::kObjectsMax)
+    batch.Fill(cluster, slot);
 
   const int raw = ConnectRaw(ends.echo_port);
   std::vector<Clock::duration> pings;

@@ -57,9 +57,9 @@ class RemotePageServerTest : public ::testing::Test {
   }
 
   static void Fill(Cluster& cluster, tier::SlotIndex slots, tier::Version version) {
-    for (tier::SlotIndex first = 0; first < slots; first += TestBatch::kPagesMax) {
+    for (tier::SlotIndex first = 0; first < slots; first += TestBatch::kObjectsMax) {
       TestBatch batch;
-      for (tier::SlotIndex i = 0; i < TestBatch::kPagesMax; ++i) batch.Add(first + i, version);
+      for (tier::SlotIndex i = 0; i < TestBatch::kObjectsMax; ++i) batch.Add(first + i, version);
       Put(cluster, batch);
       ASSERT_TRUE(batch.done.Wait());
       for (const PutResult result : batch.results) ASSERT_EQ(result, PutResult::kAcked);
@@ -104,7 +104,7 @@ TEST_F(RemotePageServerTest, OlderVersionIsSupersededAndDiscardIsVersioned) {
   ASSERT_EQ(PutOne(*cluster, 1, 5), PutResult::kAcked);
   EXPECT_EQ(PutOne(*cluster, 1, 4), PutResult::kSuperseded);
   ASSERT_EQ(PutOne(*cluster, 2, 5), PutResult::kAcked);
-  Discard(*cluster, {{.slot = 1, .version = 4}, {.slot = 2, .version = 5}});
+  Discard(*cluster, {{.key = 1, .version = 4}, {.key = 2, .version = 5}});
   EXPECT_TRUE(Eventually([&] {
     TestFetch fetch;
     fetch.Add(1).Add(2);
@@ -132,7 +132,7 @@ TEST_F(RemotePageServerTest, FullServerSaysSo) {
   PutResult result = PutResult::kAcked;
   for (tier::SlotIndex first = 0; first < 16 * 256 && result == PutResult::kAcked; first += 256) {
     TestBatch batch;
-    for (tier::SlotIndex i = 0; i < TestBatch::kPagesMax; ++i) batch.Add(first + i, 1);
+    for (tier::SlotIndex i = 0; i < TestBatch::kObjectsMax; ++i) batch.Add(first + i, 1);
     Put(*cluster, batch);
     ASSERT_TRUE(batch.done.Wait());
     result = batch.results[255];
@@ -167,7 +167,7 @@ TEST_F(RemotePageServerTest, BundlesAreKeptApartFromPagesAndFetchedManyAtATime) 
 
   const tier::ObjectKey bundle = tier::BundleKeyOf(16);
   EXPECT_EQ(PutOne(*cluster, bundle, version - 1), PutResult::kSuperseded);
-  Discard(*cluster, {{.slot = bundle, .version = version}});
+  Discard(*cluster, {{.key = bundle, .version = version}});
   EXPECT_TRUE(Eventually([&] {
     TestFetch again;
     again.Add(bundle).Add(1);

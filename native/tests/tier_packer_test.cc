@@ -54,7 +54,7 @@ class TierPacker : public ::testing::Test, private RoomListener {
   std::unique_ptr<Pages> pages_;
   std::unique_ptr<Packer> packer_;
   std::vector<std::byte> arena_ = std::vector<std::byte>(16 * kPageBytes);
-  std::vector<PageObject> batch_;
+  std::vector<Object> batch_;
 
  private:
   void RoomMade(GroupIndex) override {}

@@ -18,8 +18,8 @@ using Clock = std::chrono::steady_clock;
 using Damage = std::optional<Counter>;
 
 // Turns an object into its page.
-inline Damage Verify(const PageObject& object, std::byte* out) {
-  if (PageChecksum(object.slot, object.codec, object.bytes) != object.checksum) {
+inline Damage Verify(const Object& object, std::byte* out) {
+  if (PageChecksum(object.key, object.codec, object.bytes) != object.checksum) {
     return Counter::fail_checksum;
   }
   if (!DecompressPage(object.codec, object.bytes, out)) return Counter::decompress_fail;
@@ -36,9 +36,9 @@ struct FetchedBundle {
   Damage damage;
 };
 
-FetchedBundle OpenBundle(const PageObject& object) {
+FetchedBundle OpenBundle(const Object& object) {
   FetchedBundle bundle;
-  if (PageChecksum(object.slot, Codec::kBundle, object.bytes) != object.checksum) {
+  if (PageChecksum(object.key, Codec::kBundle, object.bytes) != object.checksum) {
     bundle.damage = Counter::fail_checksum;
     return bundle;
   }
@@ -164,18 +164,18 @@ void Fetches::Ask(PageFetch* fetch, std::size_t page, const SlotRecord& record) 
   fetch->first_[index] = static_cast<std::uint8_t>(page);
 }
 
-Verdict PageFetch::OnObject(std::size_t index, const PageObject& object) {
+Verdict PageFetch::OnObject(std::size_t index, const Object& object) {
   stored_boot_s_ = object.stored_boot_s;
   return fetches_->Judge(this, index, object);
 }
 
 // Pages that are settled leave the list of those that wait for the object.
-Verdict Fetches::Judge(PageFetch* fetch, std::size_t index, const PageObject& object) {
+Verdict Fetches::Judge(PageFetch* fetch, std::size_t index, const Object& object) {
   // Checksums are checked against what was asked for, not what the server names.
-  PageObject asked = object;
-  asked.slot = fetch->keys[index];
+  Object asked = object;
+  asked.key = fetch->keys[index];
   std::optional<FetchedBundle> bundle;
-  if (IsBundleKey(asked.slot)) {
+  if (IsBundleKey(asked.key)) {
     AdoptNeighbours();  // of the bundle before, whose memory this one's pages need
     bundle = OpenBundle(asked);
   }
@@ -204,7 +204,7 @@ Verdict Fetches::Judge(PageFetch* fetch, std::size_t index, const PageObject& ob
   if (bundle && bundle->pages && bundle->view.members != taken) {
     bundle->view.frame = {};  // not valid by then
     PutOff(
-        {this, FirstSlotOf(asked.slot), bundle->view, *bundle->pages, taken, object.stored_boot_s});
+        {this, FirstSlotOf(asked.key), bundle->view, *bundle->pages, taken, object.stored_boot_s});
   }
   const bool complete = fetch->first_[index] == PageFetch::kNoPage;
   return complete ? Verdict::kAccept : Verdict::kTryAnother;

@@ -52,7 +52,7 @@ class Fetches {
   // --- For PageFetch
 
   void Continue(PageFetch* fetch);
-  Verdict Judge(PageFetch* fetch, std::size_t index, const PageObject& object);
+  Verdict Judge(PageFetch* fetch, std::size_t index, const Object& object);
   void GiveUp(PageFetch* fetch, std::size_t index, GetResult why);
 
  private:

@@ -27,14 +27,14 @@ void Packer::SetRecompression(const std::optional<Compressor>& compressor) {
   recompress_level_.store(compressor ? compressor->level : 0, std::memory_order_relaxed);
 }
 
-std::size_t Packer::Pack(std::span<PageObject> pages, std::span<const Run> runs, std::byte* arena) {
+std::size_t Packer::Pack(std::span<Object> pages, std::span<const Run> runs, std::byte* arena) {
   std::size_t objects = 0;
   for (std::size_t next = 0; next < pages.size();) {
     std::byte* const copy = arena + next * kPageBytes;
     if (!runs.empty() && runs.front().first == next) {
       const std::size_t count = runs.front().count;
       runs = runs.subspan(1);
-      PageObject bundle;
+      Object bundle;
       if (PackRun(pages.subspan(next, count), copy, &bundle)) {
         pages[objects++] = bundle;
         next += count;
@@ -48,8 +48,8 @@ std::size_t Packer::Pack(std::span<PageObject> pages, std::span<const Run> runs,
 }
 
 // False: the pages are sent one by one.
-bool Packer::PackRun(std::span<const PageObject> pages, std::byte* copy, PageObject* bundle) {
-  const SlotIndex slot = pages[0].slot;
+bool Packer::PackRun(std::span<const Object> pages, std::byte* copy, Object* bundle) {
+  const SlotIndex slot = pages[0].key;
   {
     // The same batch may have a bundle of these slots with pages of another group.
     const auto lock = pages_.Lock(slot);
@@ -58,8 +58,8 @@ bool Packer::PackRun(std::span<const PageObject> pages, std::byte* copy, PageObj
   std::size_t apart_bytes = 0;
   writer_->Begin();
   bundle->stored_boot_s = 0;
-  for (const PageObject& page : pages) {
-    if (!writer_->Add(page.slot % kBundleSlots, SlotVersionOf(page.version), page.codec,
+  for (const Object& page : pages) {
+    if (!writer_->Add(page.key % kBundleSlots, SlotVersionOf(page.version), page.codec,
                       page.bytes)) {
       return false;
     }
@@ -71,18 +71,18 @@ bool Packer::PackRun(std::span<const PageObject> pages, std::byte* copy, PageObj
   const auto packed = writer_->Finish(level > 0 ? level : kBundleLevel, apart_bytes * 3 / 4);
   if (packed.empty()) return false;
   std::memcpy(copy, packed.data(), packed.size());
-  bundle->slot = BundleKeyOf(slot);
+  bundle->key = BundleKeyOf(slot);
   bundle->version = pages_.JoinBundle(pages);
   bundle->codec = Codec::kBundle;
   bundle->bytes = {copy, packed.size()};
-  bundle->checksum = PageChecksum(bundle->slot, bundle->codec, bundle->bytes);
+  bundle->checksum = PageChecksum(bundle->key, bundle->codec, bundle->bytes);
   Group& root = pages_.groups().At(kRootGroup);
   root.Count(Counter::packed, pages.size());
   root.Count(Counter::packed_saved_bytes, apart_bytes - packed.size());
   return true;
 }
 
-void Packer::RecompressPage(PageObject* page, std::byte* copy) {
+void Packer::RecompressPage(Object* page, std::byte* copy) {
   const int level = recompress_level_.load(std::memory_order_relaxed);
   if (level == 0) return;
   const auto smaller = Recompress(page->codec, page->bytes, level);
@@ -93,7 +93,7 @@ void Packer::RecompressPage(PageObject* page, std::byte* copy) {
   std::memcpy(copy, smaller->bytes.data(), smaller->bytes.size());
   page->codec = smaller->codec;
   page->bytes = {copy, smaller->bytes.size()};
-  page->checksum = PageChecksum(page->slot, page->codec, page->bytes);
+  page->checksum = PageChecksum(page->key, page->codec, page->bytes);
 }
 
 }  // namespace farswap::tier

@@ -49,11 +49,11 @@ class Packer {
   /// Packs the runs, which are in order, and recompresses other pages. The copy of the page i is in
   /// arena + i * kPageBytes, and so are the objects made of it. Returns the number of objects,
   /// which take the place of the pages.
-  std::size_t Pack(std::span<PageObject> pages, std::span<const Run> runs, std::byte* arena);
+  std::size_t Pack(std::span<Object> pages, std::span<const Run> runs, std::byte* arena);
 
  private:
-  bool PackRun(std::span<const PageObject> pages, std::byte* copy, PageObject* bundle);
-  void RecompressPage(PageObject* page, std::byte* copy);
+  bool PackRun(std::span<const Object> pages, std::byte* copy, Object* bundle);
+  void RecompressPage(Object* page, std::byte* copy);
 
   Pages& pages_;
   std::atomic<int> recompress_level_{0};  // of zstd; 0: off

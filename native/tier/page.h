@@ -49,11 +49,11 @@ enum class Codec : std::uint8_t { kRaw = 1, kLz4 = 2, kZstd = 3, kBundle = 4 };
 
 /// A page or bundle as the tier keeps it, servers store it and the wire carries it. `bytes` is
 /// borrowed.
-struct PageObject {
-  ObjectKey slot = 0;
+struct Object {
+  ObjectKey key = 0;
   ObjectVersion version = 0;
   Codec codec = Codec::kRaw;
-  std::uint32_t checksum = 0;  // PageChecksum(slot, codec, bytes)
+  std::uint32_t checksum = 0;  // PageChecksum(key, codec, bytes)
   std::uint32_t stored_boot_s = 0;
   // 1..kPageBytes; exactly kPageBytes if kRaw; up to kBundleBytesMax if kBundle.
   std::span<const std::byte> bytes;

@@ -112,7 +112,7 @@ class PageFetch : private RemoteFetch {
 
  private:
   friend class Fetches;
-  Verdict OnObject(std::size_t index, const PageObject& object) final;
+  Verdict OnObject(std::size_t index, const Object& object) final;
   void OnMissing(std::size_t index, GetResult why) final;
   void OnGetDone() final;
 

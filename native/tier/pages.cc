@@ -24,7 +24,7 @@ Pages::Pages(std::unique_ptr<SlotTable> table, std::unique_ptr<Pool> pool, Stale
     : table_(std::move(table)), pool_(std::move(pool)), stale_(stale), groups_(pool_.get()) {}
 
 bool Pages::Intact(SlotIndex slot) const {
-  const PageObject object = ObjectOf(slot);
+  const Object object = ObjectOf(slot);
   return PageChecksum(slot, object.codec, object.bytes) == object.checksum;
 }
 
@@ -186,7 +186,7 @@ void Pages::NoteRead(SlotIndex slot) {
 // --- Writeback ----------------------------------------------------------------------------------
 
 std::size_t Pages::BeginWriteback(SlotIndex slot, Counter cause, std::uint32_t boot_s,
-                                  std::byte* copy, PageObject* page) {
+                                  std::byte* copy, Object* page) {
   SlotRecord next = table_->Get(slot);
   const EntryRef entry = next.object.entry;
   *page = ObjectOf(slot);
@@ -199,37 +199,37 @@ std::size_t Pages::BeginWriteback(SlotIndex slot, Counter cause, std::uint32_t b
   return pool_->EntryBytesOf(entry);
 }
 
-ObjectVersion Pages::JoinBundle(std::span<const PageObject> pages) {
-  const auto lock = table_->Lock(pages[0].slot);
-  for (const PageObject& page : pages) {
-    SlotRecord record = table_->Get(page.slot);
+ObjectVersion Pages::JoinBundle(std::span<const Object> pages) {
+  const auto lock = table_->Lock(pages[0].key);
+  for (const Object& page : pages) {
+    SlotRecord record = table_->Get(page.key);
     if (record.state != SlotState::kWriting) continue;
     if (record.version != SlotVersionOf(page.version)) continue;
     record.in_bundle = 1;
-    table_->Set(page.slot, record);
+    table_->Set(page.key, record);
   }
   return ++bundle_version_;
 }
 
-bool Pages::EndWriteback(const PageObject& page, PutResult result, Groups::Time now) {
-  const auto lock = table_->Lock(page.slot);
-  SlotRecord record = table_->Get(page.slot);
+bool Pages::EndWriteback(const Object& page, PutResult result, Groups::Time now) {
+  const auto lock = table_->Lock(page.key);
+  SlotRecord record = table_->Get(page.key);
   if (record.state == SlotState::kWriting && record.version == SlotVersionOf(page.version)) {
-    return Settle(page.slot, result, page.bytes.size(), page.codec, now);
+    return Settle(page.key, result, page.bytes.size(), page.codec, now);
   }
   groups_.Of(record).Count(Counter::writeback_raced);
   if (result != PutResult::kAcked && result != PutResult::kUnavailable) return false;
   if (record.state == SlotState::kRemote && !record.in_bundle)
     return false;  // sent since, replaced
   record.stale_remote = 1;
-  table_->Set(page.slot, record);
-  stale_->Mark(page.slot);
+  table_->Set(page.key, record);
+  stale_->Mark(page.key);
   return false;
 }
 
-std::size_t Pages::EndBundle(const PageObject& bundle, PutResult result, Groups::Time now) {
+std::size_t Pages::EndBundle(const Object& bundle, PutResult result, Groups::Time now) {
   const auto view = ParseBundle(bundle.bytes);
-  const SlotIndex first = FirstSlotOf(bundle.slot);
+  const SlotIndex first = FirstSlotOf(bundle.key);
   std::size_t acked = 0;
   // Of the bytes sent each page has its share, the first one also what is left.
   const std::size_t share = bundle.bytes.size() / view->count();

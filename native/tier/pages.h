@@ -91,7 +91,7 @@ class Pages {
   std::uint64_t BundleEnd(SlotIndex slot) const { return table_->BundleEnd(slot); }
 
   /// The object in the slot's entry. Its bytes are valid while the slot's lock is held.
-  PageObject ObjectOf(SlotIndex slot) const {
+  Object ObjectOf(SlotIndex slot) const {
     const SlotRecord& record = table_->Get(slot);
     const EntryRef entry = record.object.entry;
     return {slot,
@@ -131,15 +131,15 @@ class Pages {
 
   /// Copies an intact local page, to be sent. Returns the bytes of its entry.
   std::size_t BeginWriteback(SlotIndex slot, Counter cause, std::uint32_t boot_s, std::byte* copy,
-                             PageObject* page);
+                             Object* page);
   /// Such pages are about to be sent as one bundle: returns its version. Pages overwritten
   /// meanwhile are not its members. For one thread. Takes the lock.
-  ObjectVersion JoinBundle(std::span<const PageObject> pages);
+  ObjectVersion JoinBundle(std::span<const Object> pages);
   /// The servers have answered. True: they have the page, it is still the slot's, and its entry was
   /// freed. Takes the lock.
-  bool EndWriteback(const PageObject& page, PutResult result, Groups::Time now);
+  bool EndWriteback(const Object& page, PutResult result, Groups::Time now);
   /// The same for a bundle. Returns the number of such pages.
-  std::size_t EndBundle(const PageObject& bundle, PutResult result, Groups::Time now);
+  std::size_t EndBundle(const Object& bundle, PutResult result, Groups::Time now);
   /// Moves a page to the hot end of its LRU, as not read. Counts `why`.
   void Spare(SlotIndex slot, Counter why);
   /// Takes a page of a remote bundle into the pool, as `filled` by Fill(), at its LRU's cold end.

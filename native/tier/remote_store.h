@@ -24,15 +24,15 @@ enum class PutResult : std::uint8_t {
 /// objects, from Put() until OnPutDone().
 class PutBatch {
  public:
-  static constexpr std::size_t kPagesMax = 256;
+  static constexpr std::size_t kObjectsMax = 256;
   virtual ~PutBatch() = default;
   /// Called once per Put(), after `results[0..count)` are set, from any thread but never from
   /// inside Put(). The batch belongs to its owner again. Must not block.
   virtual void OnPutDone() = 0;
 
   std::size_t count = 0;
-  std::array<PageObject, kPagesMax> pages;
-  std::array<PutResult, kPagesMax> results;
+  std::array<Object, kObjectsMax> objects;
+  std::array<PutResult, kObjectsMax> results;
 };
 
 /// What a replica answered for one key of a RemoteFetch.
@@ -59,7 +59,7 @@ class RemoteFetch {
   static constexpr std::size_t kKeysMax = 64;
   virtual ~RemoteFetch() = default;
   /// A replica delivered the object, which is parsed, not verified. Its bytes live during the call.
-  virtual Verdict OnObject(std::size_t index, const PageObject& object) = 0;
+  virtual Verdict OnObject(std::size_t index, const Object& object) = 0;
   /// No replica delivered an object that was accepted. `why`: what the last one answered; kCorrupt
   /// if its object was refused.
   virtual void OnMissing(std::size_t index, GetResult why) = 0;
@@ -74,7 +74,7 @@ class RemoteFetch {
 
 /// A stale object, up to this version.
 struct DiscardItem {
-  ObjectKey slot;
+  ObjectKey key;
   ObjectVersion version;
 };
 

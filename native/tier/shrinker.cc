@@ -199,7 +199,7 @@ WorkResult Shrinker::DoManualJob() {
   if (rest->pages == 0) return WorkResult::kBlocked;
   Request request{.cause = Counter::writeback_started_manual,
                   .older_than_s = rest->job.older_than_s,
-                  .pages_max = std::min<std::uint64_t>(rest->pages, PutBatch::kPagesMax)};
+                  .pages_max = std::min<std::uint64_t>(rest->pages, PutBatch::kObjectsMax)};
   if (rest->job.cgroup != kUnknownCgroup) request.group = groups_.IndexOf(rest->job.cgroup);
   const WorkResult result =
       request.group == Groups::kNoGroup ? WorkResult::kNothingToDo : WriteBack(request);
@@ -220,7 +220,7 @@ WorkResult Shrinker::ShrinkProactively() {
                           .group = index,
                           .descendants = false,
                           .older_than_s = older_than_s,
-                          .pages_max = std::min<std::uint64_t>(pages, PutBatch::kPagesMax),
+                          .pages_max = std::min<std::uint64_t>(pages, PutBatch::kObjectsMax),
                           // As in mm/zswap.c, shrink_memcg_cb(): warm pages then stop the shrinker.
                           .spares_count = true};
     const WorkResult result = WriteBack(request);

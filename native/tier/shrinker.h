@@ -100,7 +100,7 @@ class Shrinker final : public RoomMaker, public Writeback::Listener {
   std::uint64_t source_entries_ = 0;
   // Deficit round robin: entries that a group still has to give, in fractions.
   static constexpr unsigned kDeficitBits = 16;
-  static constexpr std::uint64_t kDeficitMax = std::uint64_t{PutBatch::kPagesMax} << kDeficitBits;
+  static constexpr std::uint64_t kDeficitMax = std::uint64_t{PutBatch::kObjectsMax} << kDeficitBits;
   std::vector<std::uint64_t> deficits_;
   GroupIndex last_source_ = kRootGroup;
   GroupIndex last_limited_ = kRootGroup;

@@ -6,7 +6,7 @@
 namespace farswap::tier {
 
 Result<std::unique_ptr<LockedMapping>> Writeback::CreateArenas() {
-  return LockedMapping::Create(kBatches * PutBatch::kPagesMax * kPageBytes, "put-arenas");
+  return LockedMapping::Create(kBatches * PutBatch::kObjectsMax * kPageBytes, "put-arenas");
 }
 
 Writeback::Writeback(const TierConfig& config, RemoteStore* remote, Pages* pages,
@@ -21,7 +21,7 @@ Writeback::Writeback(const TierConfig& config, RemoteStore* remote, Pages* pages
   discards_.reserve(RemoteStore::kDiscardsMax);
   for (std::size_t i = 0; i < kBatches; ++i) {
     batches_[i].writeback = this;
-    batches_[i].arena = arenas_->data() + i * PutBatch::kPagesMax * kPageBytes;
+    batches_[i].arena = arenas_->data() + i * PutBatch::kObjectsMax * kPageBytes;
     free_batches_.push_back(&batches_[i]);
   }
 }
@@ -99,8 +99,9 @@ Writeback::Taken Writeback::Isolate(Batch* batch, SlotIndex slot, EntryRef entry
 // Copies a local entry, which is intact. The slot's lock is held.
 void Writeback::Take(Batch* batch, SlotIndex slot, std::uint32_t boot_s) {
   const std::size_t index = batch->count++;
-  batch->entry_bytes += pages_.BeginWriteback(
-      slot, batch->request.cause, boot_s, batch->arena + index * kPageBytes, &batch->pages[index]);
+  batch->entry_bytes +=
+      pages_.BeginWriteback(slot, batch->request.cause, boot_s, batch->arena + index * kPageBytes,
+                            &batch->objects[index]);
 }
 
 // Takes a local entry and, by slot, the entries of its bundle's slots that are about as cold and of
@@ -138,7 +139,7 @@ WorkResult Writeback::Send(Batch* batch) {
   }
   in_flight_bytes_.fetch_add(batch->entry_bytes);
   batch->page_count = batch->count;
-  batch->count = packer_.Pack({batch->pages.data(), batch->page_count},
+  batch->count = packer_.Pack({batch->objects.data(), batch->page_count},
                               {batch->runs.data(), batch->run_count}, batch->arena);
   remote_.Put(batch);
   return WorkResult::kWorked;
@@ -150,9 +151,9 @@ void Writeback::Finish(Batch* batch) {
   Answer answer{.cause = batch->request.cause, .pages = batch->page_count};
   bool failed = false;
   for (std::size_t i = 0; i < batch->count; ++i) {
-    const PageObject& object = batch->pages[i];
+    const Object& object = batch->objects[i];
     const PutResult result = batch->results[i];
-    const std::size_t acked = IsBundleKey(object.slot)
+    const std::size_t acked = IsBundleKey(object.key)
                                   ? pages_.EndBundle(object, result, now)
                                   : std::size_t{pages_.EndWriteback(object, result, now)};
     answer.acked_pages += acked;

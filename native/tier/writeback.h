@@ -60,7 +60,7 @@ class Writeback final {
     GroupIndex group = kRootGroup;
     bool descendants = true;  // of the group as well
     std::uint32_t older_than_s = 0;
-    std::size_t pages_max = PutBatch::kPagesMax;
+    std::size_t pages_max = PutBatch::kObjectsMax;
     bool spares_count = false;                    // spared pages count to pages_max
     std::uint64_t bytes_max = ~std::uint64_t{0};  // of the pool, about
   };
@@ -80,7 +80,7 @@ class Writeback final {
     std::size_t spared = 0;           // if the request counts them
     std::uint64_t entry_bytes = 0;    // freed by acknowledgements
     std::uint64_t dropped_bytes = 0;  // of clean entries, freed at once
-    std::array<Packer::Run, kPagesMax / 2> runs;
+    std::array<Packer::Run, kObjectsMax / 2> runs;
     std::size_t run_count = 0;
   };
 
