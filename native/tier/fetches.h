@@ -66,7 +66,7 @@ class Fetches {
 
   void PutOff(const Neighbours& neighbours);
   static void AdoptNeighbours();
-  void AdoptAll(const Neighbours& neighbours);
+  void AdoptAll(const Neighbours& of);
   bool Adopt(SlotIndex slot, Version version, const std::byte* page, std::uint32_t stored_boot_s);
   bool MayAdopt(GroupIndex group) const;
 

@@ -162,7 +162,7 @@ class Pages {
 
   void Replace(SlotIndex slot, SlotRecord next);
   void Change(SlotIndex slot, const SlotRecord& next, LruPlace place = LruPlace::kHot);
-  void Account(GroupIndex group, const SlotRecord& old, const SlotRecord& next, LruPlace place);
+  void Account(GroupIndex index, const SlotRecord& old, const SlotRecord& next, LruPlace place);
   void Count(Group& group, const SlotRecord& record, int by);
   Charge ChargeOf(const SlotRecord& record) const;
   bool Settle(SlotIndex slot, PutResult result, std::size_t sent_bytes, Codec codec,

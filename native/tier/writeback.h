@@ -96,7 +96,7 @@ class Writeback final {
   void ReportTo(Listener* listener) { listener_ = listener; }
 
   /// Whether the group has entries for the request.
-  bool HasEntries(GroupIndex group, const Request& request) const;
+  bool HasEntries(GroupIndex index, const Request& request) const;
   /// An empty batch. nullptr: all are in flight, no server is connected, or one has just failed.
   Batch* Begin(const Request& request);
   /// Adds up to `pages` of the group's coldest entries that were not read since they were stored or
