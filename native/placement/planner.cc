@@ -182,6 +182,14 @@ void Planner::Change(ShardIndex shard, ReplicaSet set) {
 
 // --- Events.
 
+void Planner::UseCopysets(std::vector<Copyset> copysets) {
+  copysets_ = std::move(copysets);
+  // Some of their members may not have been reported yet.
+  for (const Copyset& copyset : copysets_) {
+    for (const MemberIndex member : copyset.All()) StateOf(member);
+  }
+}
+
 void Planner::SetReplicas(std::size_t replicas) {
   FARSWAP_CHECK(replicas >= 1 && replicas <= ReplicaSet::kReplicasMax);
   config_.replicas = replicas;

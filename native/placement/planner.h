@@ -93,7 +93,7 @@ class Planner {
   explicit Planner(const PlannerConfig& config);
 
   /// The sets that new replicas are placed in. Called when members come or go for good.
-  void UseCopysets(std::vector<Copyset> copysets) { copysets_ = std::move(copysets); }
+  void UseCopysets(std::vector<Copyset> copysets);
   void SetReplicas(std::size_t replicas);
 
   // Members. A member is present from its first report on.

@@ -115,6 +115,14 @@ TEST_F(PlannerTest, StartsDegradedWhereMembersAreTooFewAndCatchesUp) {
   EXPECT_EQ(planner_->debt(), 0u);
 }
 
+TEST_F(PlannerTest, PlacesNothingOnAMemberThatWasNeverReported) {
+  Make(1, 1);
+  Copyset unknown{.count = 1};
+  unknown.members[0] = 4000;
+  planner_->UseCopysets({unknown});
+  EXPECT_TRUE(planner_->Place(0).empty());
+}
+
 TEST_F(PlannerTest, WithoutRoomAnywhereAShardIsNotPlaced) {
   Make(1, 1);
   Report(0, [](Member* member) { member->full = true; });
