@@ -197,6 +197,7 @@ TEST_F(TierDamagedPool, CostsNothingWhateverHappensMeanwhileToItsSlot) {
     }
     done = true;
     for (std::thread& thread : threads) thread.join();
+    AwaitJob();  // it would send pages of the next round one by one
     for (SlotIndex slot = 0; slot < kBundleSlots; ++slot) {
       EXPECT_EQ(Read(slot), expected(slot, bounds[slot].finished)) << slot;
     }

@@ -249,9 +249,12 @@ class TierFixture : public ::testing::Test {
     ASSERT_TRUE(Eventually([&] { return tier_->StartManualWriteback(job); }));
   }
   void StartWriteback(std::uint64_t pages) { StartJob({.bytes = pages * kPageBytes}); }
+  void AwaitJob() {
+    ASSERT_TRUE(Eventually([this] { return tier_->ManualWritebackProgress().finished; }));
+  }
   void RunJob(const WritebackJob& job) {
     StartJob(job);
-    ASSERT_TRUE(Eventually([this] { return tier_->ManualWritebackProgress().finished; }));
+    AwaitJob();
   }
   /// Moves the coldest pages to the remote store and waits for it.
   void WriteBack(std::uint64_t pages) { RunJob({.bytes = pages * kPageBytes}); }

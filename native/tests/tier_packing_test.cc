@@ -1,4 +1,7 @@
 // Neighbours that are sent as one bundle.
+#include <atomic>
+
+#include "tier/pool.h"
 #include "tier_packing_fixture.h"
 
 namespace farswap::tier {
@@ -62,6 +65,19 @@ TEST_F(TierPacking, ALonePageIsNoBundle) {
   WriteBack(1);
   EXPECT_EQ(Count(Counter::packed), 0u);
   EXPECT_TRUE(remote_.Has(kFirst));
+}
+
+TEST_F(TierPacking, NeighboursStoredAcrossATickOfTheirClockShareABundle) {
+  static std::atomic<std::uint32_t> boot_s;
+  boot_s = 10 * Entry::kTickSeconds - 1;
+  config_.boot_seconds = [] { return boot_s.load(); };
+  StartPacking();
+  for (SlotIndex slot = kFirst; slot < kEnd; ++slot) {
+    StorePage(slot, 1);
+    if (slot == kFirst + 3) ++boot_s;
+  }
+  WriteBack(kBundleSlots);
+  EXPECT_EQ(Count(Counter::packed), kBundleSlots);
 }
 
 TEST_F(TierPacking, ANeighbourThatWasReadStays) {

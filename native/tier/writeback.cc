@@ -111,7 +111,10 @@ void Writeback::TakeWithNeighbours(Batch* batch, SlotIndex slot, std::uint32_t b
     return pages_.pool().At(record.object.entry)->AgeSeconds(boot_s);
   };
   const GroupIndex index = groups_.Resolve(pages_.Get(slot).group);
-  const std::uint32_t old_s = std::max(batch->request.older_than_s, age_s(pages_.Get(slot)) / 2);
+  // Half as old, in whole ticks: pages stored one after the other may be a tick apart.
+  constexpr std::uint32_t kTick = Entry::kTickSeconds;
+  const std::uint32_t half_age_s = age_s(pages_.Get(slot)) / 2 / kTick * kTick;
+  const std::uint32_t old_s = std::max(batch->request.older_than_s, half_age_s);
   const std::size_t first = batch->count;
   for (std::uint64_t i = slot / kBundleSlots * kBundleSlots; i < pages_.BundleEnd(slot); ++i) {
     if (batch->looked_at() >= batch->request.pages_max || !groups_.MayWriteBack(index)) break;
