@@ -38,9 +38,7 @@ std::unique_ptr<store::PageServer> CreateServer(const std::string& listen, const
          .leases = {.owner_lease = std::chrono::milliseconds(owner_lease_ms),
                     .expire_after = std::chrono::milliseconds(expire_after_ms)}});
   }();
-  if (!server.ok()) {
-    throw std::runtime_error(server.error().message);
-  }
+  if (!server.ok()) throw std::runtime_error(server.error().message);
   return std::move(server.value());
 }
 
@@ -50,9 +48,7 @@ nb::dict Stats(const store::PageServer& server) {
     return server.Stats();
   }();
   nb::dict by_name;
-  for (const auto& [name, value] : stats) {
-    by_name[name.c_str()] = value;
-  }
+  for (const auto& [name, value] : stats) by_name[name.c_str()] = value;
   return by_name;
 }
 

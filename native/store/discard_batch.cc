@@ -26,9 +26,7 @@ CallStatus DiscardBatch(Rocks* rocks, VolumeTable* volumes, Volume* volume, std:
     lookup.Add(volume->id, item.key);
   }
   const StripesLock stripes(volume, mask);
-  if (const CallStatus usable = volume->Check(epoch); usable != CallStatus::kOk) {
-    return usable;
-  }
+  if (const CallStatus usable = volume->Check(epoch); usable != CallStatus::kOk) return usable;
   lookup.Run(true);
   rocksdb::WriteBatch writes;
   Usage change;
@@ -42,9 +40,7 @@ CallStatus DiscardBatch(Rocks* rocks, VolumeTable* volumes, Volume* volume, std:
       change.bytes -= static_cast<std::int64_t>(RecordBytes(record->bytes.size()));
     }
   }
-  if (change.pages == 0) {
-    return CallStatus::kOk;
-  }
+  if (change.pages == 0) return CallStatus::kOk;
   writes.Merge(rocks->usage, EncodeVolumeKey(volume->id), EncodeUsage(change));
   *written = rocks->Write(&writes);
   if (written->ok()) {

@@ -39,9 +39,7 @@ Result<Identity> Identity::Load(Rocks* rocks, const std::string& boot_id_path) {
     return Error{status.ToString()};
   } else {
     Result<StoreRecord> record = DecodeStoreRecord(value);
-    if (!record.ok()) {
-      return record.error();
-    }
+    if (!record.ok()) return record.error();
     identity.record_ = std::move(record.value());
     const bool same_boot = !boot_id.empty() && boot_id == identity.record_.boot_id;
     identity.intact_ = identity.record_.closed || same_boot;

@@ -20,9 +20,7 @@ class InfoLog final : public rocksdb::Logger {
   explicit InfoLog(const std::string& path)
       : Logger(rocksdb::WARN_LEVEL), path_(path + "/LOG"), file_(OpenFile()) {}
   ~InfoLog() override {
-    if (file_ >= 0) {
-      close(file_);
-    }
+    if (file_ >= 0) close(file_);
   }
 
   using Logger::Logv;
@@ -36,9 +34,7 @@ class InfoLog final : public rocksdb::Logger {
     used = std::min(used + static_cast<std::size_t>(std::max(length, 0)), line.size() - 1);
     line[used++] = '\n';
     const std::lock_guard lock(mutex_);
-    if (file_ < 0 || lseek(file_, 0, SEEK_CUR) > static_cast<off_t>(kFileBytesMax)) {
-      Rotate();
-    }
+    if (file_ < 0 || lseek(file_, 0, SEEK_CUR) > static_cast<off_t>(kFileBytesMax)) Rotate();
     if (file_ >= 0 && write(file_, line.data(), used) < 0) {
       return;  // the line is lost
     }

@@ -19,9 +19,7 @@ class Lookup {
  public:
   explicit Lookup(Rocks* rocks) : rocks_(rocks), buffers_(ThreadBuffers()) {}
   ~Lookup() {
-    for (std::size_t i = 0; i < count_; ++i) {
-      buffers_.values[i].Reset();
-    }
+    for (std::size_t i = 0; i < count_; ++i) buffers_.values[i].Reset();
   }
   Lookup(const Lookup&) = delete;
   Lookup& operator=(const Lookup&) = delete;

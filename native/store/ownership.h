@@ -61,15 +61,9 @@ constexpr bool IsPast(std::uint64_t boot_ms, std::uint64_t heard_boot_ms) {
 }
 
 constexpr OpenDecision DecideOpen(const OpenRequest& request, const Claim& claim) {
-  if (!SpeaksProtocol(request)) {
-    return OpenDecision::kProtocol;
-  }
-  if (claim.retired) {
-    return OpenDecision::kFenced;
-  }
-  if (!claim.open) {
-    return OpenDecision::kNew;
-  }
+  if (!SpeaksProtocol(request)) return OpenDecision::kProtocol;
+  if (claim.retired) return OpenDecision::kFenced;
+  if (!claim.open) return OpenDecision::kNew;
   const bool guarded = claim.live && !request.take_over;
   if (request.incarnation != claim.incarnation) {
     return guarded ? OpenDecision::kAlreadyOpen : OpenDecision::kNew;

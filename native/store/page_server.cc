@@ -65,9 +65,7 @@ Result<std::unique_ptr<PageServer>> PageServer::Create(const PageServerConfig& c
                                 .capacity_bytes = config.capacity_bytes,
                                 .block_cache_bytes = config.block_cache_bytes,
                                 .leases = config.leases});
-  if (!store.ok()) {
-    return store.error();
-  }
+  if (!store.ok()) return store.error();
   impl->store = std::move(store.value());
   impl->uuid = impl->store->uuid();
   impl->run_id = impl->store->run_id();
@@ -122,9 +120,7 @@ std::string PageServer::DiskProblem() const {
 
 void PageServer::Stop(std::chrono::milliseconds grace) {
   std::lock_guard lock(impl_->mutex);
-  if (!impl_->store) {
-    return;
-  }
+  if (!impl_->store) return;
   impl_->service->StopStreams();
   impl_->server->Shutdown(gpr_time_from_millis(grace.count(), GPR_TIMESPAN));
   impl_->service->Drain();

@@ -175,9 +175,7 @@ grpc::Status PageService::AnswerOpen(const grpc::ServerContext& context,
   }
   read.owner.address = ReadablePeer(context.peer());
   const OpenedVolume opened = store_->OpenVolume(read);
-  if (grpc::Status refused = RefusedOpen(opened); !refused.ok()) {
-    return refused;
-  }
+  if (grpc::Status refused = RefusedOpen(opened); !refused.ok()) return refused;
   response->set_status(static_cast<v1::OpenStatus>(opened.status));
   response->set_message(opened.message);
   response->set_volume_id(opened.volume_id);
@@ -328,9 +326,7 @@ CallStatus PageService::AnswerGet(const v1::GetRequest& request, v1::GetResponse
       [response](std::size_t /*index*/, ObjectStatus object_status, const ObjectRecord& record) {
         v1::GetResponse::Result* result = response->add_results();
         result->set_status(static_cast<v1::ObjectStatus>(object_status));
-        if (object_status == ObjectStatus::kOk) {
-          CopyObject(record, result->mutable_object());
-        }
+        if (object_status == ObjectStatus::kOk) CopyObject(record, result->mutable_object());
       });
   response->set_request_id(request.request_id());
   response->set_status(static_cast<v1::CallStatus>(status));
@@ -341,9 +337,7 @@ CallStatus PageService::AnswerGet(const v1::GetRequest& request, v1::GetResponse
 
 bool PageService::AddStream(grpc::ServerContext* context) {
   std::lock_guard lock(mutex_);
-  if (stopping_ || streams_.size() >= kStreamsMax) {
-    return false;
-  }
+  if (stopping_ || streams_.size() >= kStreamsMax) return false;
   streams_.emplace(context, Phase::kIdle);
   return true;
 }
@@ -371,9 +365,7 @@ void PageService::StopStreams() {
   stopping_ = true;
   if (ticker_) ticker_->Stop();
   for (const auto& [context, phase] : streams_) {
-    if (phase == Phase::kIdle) {
-      context->TryCancel();
-    }
+    if (phase == Phase::kIdle) context->TryCancel();
   }
 }
 

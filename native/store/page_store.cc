@@ -70,9 +70,7 @@ struct PageStore::Impl {
 
   void CollectGarbage();
   void WakeCollector() {
-    if (garbage_collector) {
-      garbage_collector->Wake();
-    }
+    if (garbage_collector) garbage_collector->Wake();
   }
 
   CallStatus PutObjects(std::uint64_t volume_id, std::uint64_t epoch,
@@ -110,18 +108,12 @@ Result<std::unique_ptr<PageStore>> PageStore::Open(const PageStoreConfig& config
   auto rocks = OpenRocks(impl->rocks_config(), &unwritable);
   if (!rocks.ok() && unwritable) {
     auto reading = OpenRocksForReading(impl->rocks_config(), rocks.error().message);
-    if (reading.ok()) {
-      rocks = std::move(reading);
-    }
+    if (reading.ok()) rocks = std::move(reading);
   }
-  if (!rocks.ok()) {
-    return rocks.error();
-  }
+  if (!rocks.ok()) return rocks.error();
   impl->rocks = std::move(rocks.value());
   Outcome loaded = impl->Load();
-  if (!loaded.ok() && impl->rocks->error->is_set() && impl->OpenForReading()) {
-    loaded = impl->Load();
-  }
+  if (!loaded.ok() && impl->rocks->error->is_set() && impl->OpenForReading()) loaded = impl->Load();
   if (!loaded.ok()) {
     return Error{"store " + config.path + ": " + loaded.error().message};
   }
@@ -135,9 +127,7 @@ Result<std::unique_ptr<PageStore>> PageStore::Open(const PageStoreConfig& config
 
 Outcome PageStore::Impl::Load() {
   Result<Identity> loaded = Identity::Load(rocks.get(), config.boot_id_path);
-  if (!loaded.ok()) {
-    return loaded.error();
-  }
+  if (!loaded.ok()) return loaded.error();
   identity = std::move(loaded.value());
   return LoadVolumes();
 }
@@ -145,12 +135,8 @@ Outcome PageStore::Impl::Load() {
 Outcome PageStore::Impl::LoadVolumes() {
   auto table = std::make_unique<VolumeTable>(rocks.get(), &clock, config.leases);
   Outcome loaded = table->Load();
-  if (loaded.ok()) {
-    loaded = MarkOpen(table.get());
-  }
-  if (loaded.ok()) {
-    volumes = std::move(table);
-  }
+  if (loaded.ok()) loaded = MarkOpen(table.get());
+  if (loaded.ok()) volumes = std::move(table);
   return loaded;
 }
 
@@ -158,9 +144,7 @@ Outcome PageStore::Impl::LoadVolumes() {
 // read-only store is marked in memory.
 Outcome PageStore::Impl::MarkOpen(VolumeTable* table) {
   rocksdb::WriteBatch batch;
-  if (!identity->intact()) {
-    table->AddNotIntact(&batch);
-  }
+  if (!identity->intact()) table->AddNotIntact(&batch);
   if (!rocks->is_writable) {
     return std::monostate{};
   }
@@ -210,9 +194,7 @@ bool PageStore::Impl::AcceptsPages() const { return !rocks->error->is_set() && r
 
 // Called only by the guard's thread. Reads go on meanwhile.
 void PageStore::Impl::Repair() {
-  if (rocks->error->is_set() && (rocks->is_for_reading || OpenForReading())) {
-    OpenForWriting();
-  }
+  if (rocks->error->is_set() && (rocks->is_for_reading || OpenForReading())) OpenForWriting();
 }
 
 bool PageStore::Impl::OpenForReading() {
@@ -222,9 +204,7 @@ bool PageStore::Impl::OpenForReading() {
   }
   garbage_collector.reset();
   auto reading = OpenRocksForReading(rocks_config(), rocks->error->text());
-  if (!reading.ok()) {
-    return false;
-  }
+  if (!reading.ok()) return false;
   const std::unique_lock lock(exchange);
   rocks->Swap(reading.value().get());
   return true;
@@ -234,9 +214,7 @@ bool PageStore::Impl::OpenForReading() {
 void PageStore::Impl::OpenForWriting() {
   bool unwritable = false;
   auto writing = OpenRocks(rocks_config(), &unwritable);
-  if (!writing.ok()) {
-    return rocks->error->Set(writing.error().message);
-  }
+  if (!writing.ok()) return rocks->error->Set(writing.error().message);
   const std::unique_lock lock(exchange);
   rocks->Swap(writing.value().get());
   if (Outcome loaded = LoadVolumes(); !loaded.ok()) {
@@ -259,9 +237,7 @@ OpenedVolume PageStore::OpenVolume(const OpenRequest& request) {
     const std::shared_lock lock(impl_->exchange);
     opened = impl_->volumes->Open(request);
   }
-  if (request.probe) {
-    return opened;
-  }
+  if (request.probe) return opened;
   if (opened.status != OpenStatus::kOk) {
     const bool live_owner = opened.status == OpenStatus::kAlreadyOpen;
     impl_->counters.Add(live_owner ? Counter::opens_already_open : Counter::opens_refused);
@@ -276,9 +252,7 @@ OpenedVolume PageStore::OpenVolume(const OpenRequest& request) {
 CallStatus PageStore::Hear(std::uint64_t volume_id, std::uint64_t epoch, std::uint64_t boot_ms) {
   const std::shared_lock lock(impl_->exchange);
   const CallStatus status = impl_->volumes->Hear(volume_id, epoch, boot_ms);
-  if (status != CallStatus::kOk) {
-    impl_->CountRefused(status);
-  }
+  if (status != CallStatus::kOk) impl_->CountRefused(status);
   return status;
 }
 
@@ -314,24 +288,18 @@ Result<CallStatus> PageStore::CloseVolume(std::uint64_t volume_id, std::uint64_t
 CallStatus PageStore::Put(std::uint64_t volume_id, std::uint64_t epoch,
                           std::span<const ObjectRecord> objects, std::span<ObjectStatus> results) {
   const CallStatus status = impl_->PutObjects(volume_id, epoch, objects, results);
-  if (status != CallStatus::kOk) {
-    impl_->CountRefused(status);
-  }
+  if (status != CallStatus::kOk) impl_->CountRefused(status);
   return status;
 }
 
 CallStatus PageStore::Impl::PutObjects(std::uint64_t volume_id, std::uint64_t epoch,
                                        std::span<const ObjectRecord> objects,
                                        std::span<ObjectStatus> results) {
-  if (objects.size() > kBatchObjectsMax) {
-    return CallStatus::kInvalid;
-  }
+  if (objects.size() > kBatchObjectsMax) return CallStatus::kInvalid;
   const std::shared_lock lock(exchange);
   const std::shared_ptr<Volume> volume = volumes->Find(volume_id);
   CallStatus status = volume ? volume->Check(epoch) : CallStatus::kUnknownVolume;
-  if (status != CallStatus::kOk) {
-    return status;
-  }
+  if (status != CallStatus::kOk) return status;
   if (!AcceptsPages()) {
     std::ranges::fill(results, ObjectStatus::kFull);
     counters.Add(Counter::puts_disk_full, objects.size());
@@ -395,9 +363,7 @@ CallStatus PageStore::Get(std::uint64_t volume_id, std::uint64_t epoch,
     return status;
   }
   Lookup lookup(impl_->rocks.get());
-  for (const std::uint64_t key : keys) {
-    lookup.Add(volume_id, key);
-  }
+  for (const std::uint64_t key : keys) lookup.Add(volume_id, key);
   lookup.Run(false);
   std::uint64_t found = 0;
   std::uint64_t bytes = 0;
@@ -459,9 +425,7 @@ Result<CallStatus> PageStore::ListShard(std::uint64_t volume_id, std::uint64_t e
   const std::shared_lock lock(impl_->exchange);
   const std::shared_ptr<Volume> volume = impl_->volumes->Find(volume_id);
   CallStatus status = volume ? volume->Check(epoch) : CallStatus::kUnknownVolume;
-  if (status == CallStatus::kOk && shard >= volume->shards()) {
-    status = CallStatus::kInvalid;
-  }
+  if (status == CallStatus::kOk && shard >= volume->shards()) status = CallStatus::kInvalid;
   if (status != CallStatus::kOk) {
     impl_->CountRefused(status);
     return status;
@@ -488,9 +452,7 @@ std::chrono::milliseconds PageStore::owner_lease() const {
 }
 
 ServerState PageStore::state() const {
-  if (!disk_problem().empty()) {
-    return ServerState::kDiskFull;
-  }
+  if (!disk_problem().empty()) return ServerState::kDiskFull;
   const bool full = used_bytes() + RecordBytes(tier::kPageBytes) > capacity_bytes();
   return full ? ServerState::kFull : ServerState::kActive;
 }

@@ -23,9 +23,7 @@ void PutBatch::Validate() {
 
 std::size_t PutBatch::GroupEnd(std::size_t begin) const {
   std::size_t end = begin + 1;
-  while (end < valid_ && objects_[order_[end]].key == objects_[order_[begin]].key) {
-    ++end;
-  }
+  while (end < valid_ && objects_[order_[end]].key == objects_[order_[begin]].key) ++end;
   return end;
 }
 
@@ -79,9 +77,7 @@ void PutBatch::ApplyGroup(std::size_t begin, std::size_t end, Kept state,
       state.bytes = bytes;
     }
   }
-  if (!newest) {
-    return;
-  }
+  if (!newest) return;
   const RecordKey key = EncodeRecordKey(volume_->id, newest->key);
   const RecordHeader header = EncodeRecordHeader(*newest);
   const rocksdb::Slice key_part = AsSlice(key);
@@ -96,17 +92,13 @@ void PutBatch::ApplyGroup(std::size_t begin, std::size_t end, Kept state,
 
 bool PutBatch::Admit(std::uint64_t new_bytes, std::uint64_t old_bytes,
                      std::uint64_t capacity_bytes) {
-  if (new_bytes > old_bytes) {
-    return volumes_->Reserve(new_bytes - old_bytes, capacity_bytes);
-  }
+  if (new_bytes > old_bytes) return volumes_->Reserve(new_bytes - old_bytes, capacity_bytes);
   volumes_->Release(old_bytes - new_bytes);
   return true;
 }
 
 void PutBatch::Write() {
-  if (accepted_count_ == 0) {
-    return;
-  }
+  if (accepted_count_ == 0) return;
   writes_.Merge(rocks_->usage, EncodeVolumeKey(volume_->id), EncodeUsage(change_));
   const rocksdb::Status status = rocks_->Write(&writes_);
   if (status.ok()) {
@@ -115,9 +107,7 @@ void PutBatch::Write() {
     return;
   }
   volumes_->Release(static_cast<std::uint64_t>(change_.bytes));  // wraps if negative
-  for (std::size_t i = 0; i < accepted_count_; ++i) {
-    results_[accepted_[i]] = ObjectStatus::kIoError;
-  }
+  for (std::size_t i = 0; i < accepted_count_; ++i) results_[accepted_[i]] = ObjectStatus::kIoError;
 }
 
 }  // namespace farswap::store

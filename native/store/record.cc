@@ -76,9 +76,7 @@ struct Reader {
   T Integer() {
     T value{};
     const std::string_view bytes = Bytes(sizeof(T));
-    if (ok) {
-      std::memcpy(&value, bytes.data(), sizeof(T));
-    }
+    if (ok) std::memcpy(&value, bytes.data(), sizeof(T));
     return value;
   }
 
@@ -153,9 +151,7 @@ std::string EncodeVolumeKey(std::uint64_t volume_id) {
 }
 
 std::optional<std::uint64_t> DecodeVolumeKey(std::string_view key) {
-  if (key.size() != 8) {
-    return std::nullopt;
-  }
+  if (key.size() != 8) return std::nullopt;
   return GetBigEndian(key.data());
 }
 
@@ -190,9 +186,7 @@ std::string EncodeDeviceRecord(const DeviceRecord& record) {
   std::string value;
   Append(record.epoch, &value);
   Append(static_cast<std::uint8_t>(record.retired.size()), &value);
-  for (const Incarnation& incarnation : record.retired) {
-    AppendId(incarnation, &value);
-  }
+  for (const Incarnation& incarnation : record.retired) AppendId(incarnation, &value);
   return value;
 }
 
@@ -201,9 +195,7 @@ std::optional<DeviceRecord> DecodeDeviceRecord(std::string_view value) {
   DeviceRecord record;
   record.epoch = reader.Integer<std::uint64_t>();
   const auto count = reader.Integer<std::uint8_t>();
-  for (std::size_t i = 0; i < count && reader.ok; ++i) {
-    record.retired.push_back(reader.TakeId());
-  }
+  for (std::size_t i = 0; i < count && reader.ok; ++i) record.retired.push_back(reader.TakeId());
   return reader.Complete() ? std::optional(std::move(record)) : std::nullopt;
 }
 

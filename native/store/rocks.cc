@@ -37,9 +37,7 @@ class UsageAdder final : public rocksdb::AssociativeMergeOperator {
              rocksdb::Logger* /*logger*/) const override {
     const auto left = existing ? DecodeUsage(existing->ToStringView()) : Usage{};
     const auto right = DecodeUsage(operand.ToStringView());
-    if (!left || !right) {
-      return false;
-    }
+    if (!left || !right) return false;
     *sum = EncodeUsage({left->pages + right->pages, left->bytes + right->bytes});
     return true;
   }
@@ -177,9 +175,7 @@ Result<std::unique_ptr<Rocks>> OpenBy(const RocksConfig& config, Opener* opener,
 }  // namespace
 
 Rocks::~Rocks() {
-  if (!db) {
-    return;
-  }
+  if (!db) return;
   for (rocksdb::ColumnFamilyHandle* family : {pages, volumes, usage}) {
     db->DestroyColumnFamilyHandle(family);
   }
@@ -206,9 +202,7 @@ rocksdb::Status Rocks::WriteSynced(rocksdb::WriteBatch* batch) {
 }
 
 rocksdb::Status Rocks::Commit(const rocksdb::WriteOptions& options, rocksdb::WriteBatch* batch) {
-  if (!is_writable) {
-    return rocksdb::Status::IOError("the store is read-only", error->text());
-  }
+  if (!is_writable) return rocksdb::Status::IOError("the store is read-only", error->text());
   return db->Write(options, batch);
 }
 

@@ -86,12 +86,8 @@ void Room::Look(const CompactionNeeds& needs) {
   needs_ = needs;
   Measure();
   for (std::size_t i = 0; i < kBallastFiles && !is_read_only_; ++i) {
-    if (held_[i]) {
-      continue;
-    }
-    if (free_bytes_ < file_bytes_ + kSlackBytes || !Take(i)) {
-      break;
-    }
+    if (held_[i]) continue;
+    if (free_bytes_ < file_bytes_ + kSlackBytes || !Take(i)) break;
     held_[i] = true;
     ++held_files_;
     Measure();
@@ -106,12 +102,8 @@ std::string Room::FindProblem() const {
   // Hysteresis: after a refusal, pages are accepted only with some more room.
   const std::uint64_t needed = reserve_bytes_ + (has_room_ ? 0 : OwnReserve() / 4);
   const std::uint64_t files_needed = kFreeFilesMin + (has_room_ ? 0 : 4);
-  if (!measure_error_.empty()) {
-    return "failed to measure the disk: " + measure_error_;
-  }
-  if (is_read_only_) {
-    return "the file system is read-only";
-  }
+  if (!measure_error_.empty()) return "failed to measure the disk: " + measure_error_;
+  if (is_read_only_) return "the file system is read-only";
   if (free_files_ < files_needed) {
     return std::to_string(free_files_) + " inodes are free, " + std::to_string(files_needed) +
            " are needed";
@@ -132,14 +124,10 @@ bool Room::Take(std::size_t index) {
   mkdir((path_ + "/ballast").c_str(), 0700);  // errors show in open()
   const std::string path = FilePath(index);
   const int file = open(path.c_str(), O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC, 0600);
-  if (file < 0) {
-    return false;
-  }
+  if (file < 0) return false;
   const bool taken = posix_fallocate(file, 0, static_cast<off_t>(file_bytes_)) == 0;
   close(file);
-  if (!taken) {
-    unlink(path.c_str());
-  }
+  if (!taken) unlink(path.c_str());
   return taken;
 }
 
@@ -149,13 +137,9 @@ bool Room::GiveUp() {
   // Includes files of a run with other sizes.
   for (std::size_t i = kBallastFiles; i-- > 0;) {
     const bool was_there = unlink(FilePath(i).c_str()) == 0;
-    if (!was_there && errno != ENOENT) {
-      return false;
-    }
+    if (!was_there && errno != ENOENT) return false;
     held_files_ -= std::exchange(held_[i], false) ? 1 : 0;
-    if (was_there) {
-      return true;
-    }
+    if (was_there) return true;
   }
   return false;
 }
@@ -170,9 +154,7 @@ std::optional<std::uint64_t> Room::ReserveForCompaction(std::uint64_t input_byte
   Measure();
   const std::uint64_t bytes = std::min(input_bytes, needs_.bytes_max);
   compaction_starves_ = free_bytes_ < compacting_bytes_ + bytes + OwnReserve() / 2;
-  if (compaction_starves_) {
-    return std::nullopt;
-  }
+  if (compaction_starves_) return std::nullopt;
   compacting_bytes_ += bytes;
   return bytes;
 }

@@ -29,9 +29,7 @@ bool IsFull(const IOStatus& status) {
 }
 
 IOStatus ToBeRetried(IOStatus status) {
-  if (!status.IsIOError() || status.IsPathNotFound()) {
-    return status;
-  }
+  if (!status.IsIOError() || status.IsPathNotFound()) return status;
   IOStatus retried = IOStatus::IOError(status.getState() ? status.getState() : "");
   retried.SetRetryable(true);
   retried.SetScope(IOStatus::kIOErrorScopeFile);
@@ -47,9 +45,7 @@ template <typename Operation>
 IOStatus WithRoom(Room* room, const Operation& operation) {
   for (;;) {
     IOStatus status = operation();
-    if (!IsFull(status) || !room->GiveUp()) {
-      return ToBeRetried(std::move(status));
-    }
+    if (!IsFull(status) || !room->GiveUp()) return ToBeRetried(std::move(status));
   }
 }
 
@@ -133,9 +129,7 @@ class SparedWritableFile final : public rocksdb::FSWritableFile {
   IOStatus Repair() {
     IOStatus status = file_->Truncate(size_, {}, nullptr);
     std::unique_ptr<rocksdb::FSWritableFile> again;
-    if (status.ok()) {
-      status = files_->ReopenWritableFile(name_, options_, &again, nullptr);
-    }
+    if (status.ok()) status = files_->ReopenWritableFile(name_, options_, &again, nullptr);
     if (status.ok()) {
       file_->Close({}, nullptr).PermitUncheckedError();
       file_ = std::move(again);
@@ -166,9 +160,7 @@ class SparedReadableFile final : public rocksdb::FSRandomAccessFileOwnerWrapper 
   IOStatus MultiRead(rocksdb::FSReadRequest* requests, std::size_t count, const IOOptions& options,
                      IODebugContext* debug) override {
     const IOStatus status = target()->MultiRead(requests, count, options, debug);
-    for (std::size_t i = 0; i < count; ++i) {
-      requests[i].status = ToBeRetried(requests[i].status);
-    }
+    for (std::size_t i = 0; i < count; ++i) requests[i].status = ToBeRetried(requests[i].status);
     return ToBeRetried(status);
   }
 };
@@ -198,9 +190,7 @@ class SparedFiles final : public rocksdb::FileSystemWrapper {
                            std::unique_ptr<rocksdb::FSWritableFile>* result,
                            IODebugContext* debug) override {
     const bool is_compaction = t_compaction.running && std::string_view(name).ends_with(".sst");
-    if (is_compaction && t_compaction.refused) {
-      return NoRoom(name);
-    }
+    if (is_compaction && t_compaction.refused) return NoRoom(name);
     return Wrap(name, options, is_compaction, result,
                 [&](auto* file) { return target()->NewWritableFile(name, options, file, debug); });
   }
@@ -223,18 +213,14 @@ class SparedFiles final : public rocksdb::FileSystemWrapper {
                                std::unique_ptr<rocksdb::FSRandomAccessFile>* result,
                                IODebugContext* debug) override {
     IOStatus status = target()->NewRandomAccessFile(name, options, result, debug);
-    if (status.ok()) {
-      *result = std::make_unique<SparedReadableFile>(std::move(*result));
-    }
+    if (status.ok()) *result = std::make_unique<SparedReadableFile>(std::move(*result));
     return ToBeRetried(std::move(status));
   }
   IOStatus NewDirectory(const std::string& name, const IOOptions& options,
                         std::unique_ptr<rocksdb::FSDirectory>* result,
                         IODebugContext* debug) override {
     IOStatus status = target()->NewDirectory(name, options, result, debug);
-    if (status.ok()) {
-      *result = std::make_unique<SparedDirectory>(std::move(*result));
-    }
+    if (status.ok()) *result = std::make_unique<SparedDirectory>(std::move(*result));
     return ToBeRetried(std::move(status));
   }
   IOStatus CreateDirIfMissing(const std::string& name, const IOOptions& options,

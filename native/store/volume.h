@@ -41,9 +41,7 @@ struct Volume {
   /// Whether a call with `call_epoch` may use this volume. Final only under a stripe.
   CallStatus Check(std::uint64_t call_epoch) const {
     const std::uint64_t newest = epoch.load(std::memory_order_acquire);
-    if (call_epoch < newest) {
-      return CallStatus::kFenced;
-    }
+    if (call_epoch < newest) return CallStatus::kFenced;
     // A higher epoch is from before the store was wiped.
     if (call_epoch > newest || garbage.load(std::memory_order_acquire)) {
       return CallStatus::kUnknownVolume;
@@ -103,16 +101,12 @@ class StripesLock {
 
   StripesLock(Volume* volume, std::uint32_t mask) : volume_(volume), mask_(mask) {
     for (std::size_t i = 0; i < kStripes; ++i) {
-      if (mask_ >> i & 1) {
-        volume_->stripes[i].lock();
-      }
+      if (mask_ >> i & 1) volume_->stripes[i].lock();
     }
   }
   ~StripesLock() {
     for (std::size_t i = 0; i < kStripes; ++i) {
-      if (mask_ >> i & 1) {
-        volume_->stripes[i].unlock();
-      }
+      if (mask_ >> i & 1) volume_->stripes[i].unlock();
     }
   }
   StripesLock(const StripesLock&) = delete;

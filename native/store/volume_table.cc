@@ -53,9 +53,7 @@ OpenedVolume Refuse(OpenStatus status, std::string message) {
 }
 
 std::string Versions(const OpenRequest& request) {
-  if (request.protocol_max == 0) {
-    return "an earlier one";
-  }
+  if (request.protocol_max == 0) return "an earlier one";
   const std::string least = std::to_string(request.protocol_min);
   return request.protocol_min == request.protocol_max
              ? least
@@ -72,9 +70,7 @@ void AddRetired(const Incarnation& incarnation, DeviceRecord* record) {
 }  // namespace
 
 Outcome VolumeTable::Load() {
-  if (Outcome loaded = LoadVolumes(); !loaded.ok()) {
-    return loaded;
-  }
+  if (Outcome loaded = LoadVolumes(); !loaded.ok()) return loaded;
   return LoadUsage();
 }
 
@@ -85,19 +81,13 @@ Outcome VolumeTable::LoadVolumes() {
     const std::string_view tail = it->key().ToStringView().substr(1);
     if (it->key()[0] == kDeviceTag) {
       auto record = DecodeDeviceRecord(it->value().ToStringView());
-      if (!record) {
-        return Damaged("a device");
-      }
+      if (!record) return Damaged("a device");
       devices_[std::string(tail)].record = *std::move(record);
     } else if (it->key()[0] == kVolumeTag) {
       const auto id = DecodeVolumeKey(tail);
       const auto record = DecodeVolumeRecord(it->value().ToStringView());
-      if (!id || !record) {
-        return Damaged("a volume");
-      }
-      if (Outcome added = AddLoaded(*id, *record); !added.ok()) {
-        return added;
-      }
+      if (!id || !record) return Damaged("a volume");
+      if (Outcome added = AddLoaded(*id, *record); !added.ok()) return added;
     }
   }
   return it->status().ok() ? Outcome(std::monostate{}) : Outcome(Error{it->status().ToString()});
@@ -105,9 +95,7 @@ Outcome VolumeTable::LoadVolumes() {
 
 Outcome VolumeTable::AddLoaded(std::uint64_t volume_id, const VolumeRecord& record) {
   const auto device = devices_.find(EncodeDeviceName(record.host_id, record.device));
-  if (device == devices_.end()) {
-    return Damaged("a volume without a device");
-  }
+  if (device == devices_.end()) return Damaged("a volume without a device");
   auto volume = MakeVolume(volume_id, record);
   volume->epoch = device->second.record.epoch;
   volume->heard_ms = clock_->Now().count();
@@ -125,14 +113,10 @@ Outcome VolumeTable::LoadUsage() {
     const auto id = DecodeVolumeKey(it->key().ToStringView());
     const auto usage = DecodeUsage(it->value().ToStringView());
     const auto volume = id ? volumes_.find(*id) : volumes_.end();
-    if (!usage || volume == volumes_.end()) {
-      return Damaged("usage");
-    }
+    if (!usage || volume == volumes_.end()) return Damaged("usage");
     volume->second->pages = usage->pages;
     volume->second->bytes = usage->bytes;
-    if (!volume->second->garbage) {
-      live_bytes_ += static_cast<std::uint64_t>(usage->bytes);
-    }
+    if (!volume->second->garbage) live_bytes_ += static_cast<std::uint64_t>(usage->bytes);
   }
   return it->status().ok() ? Outcome(std::monostate{}) : Outcome(Error{it->status().ToString()});
 }
@@ -183,9 +167,7 @@ OpenedVolume VolumeTable::Open(const OpenRequest& request) {
     opened.other = claim.owner;
     opened.other_idle = current->Idle(clock_->Now());
   }
-  if (opened.status != OpenStatus::kOk || request.probe) {
-    return opened;
-  }
+  if (opened.status != OpenStatus::kOk || request.probe) return opened;
   if (decision == OpenDecision::kSame) {
     opened.volume_id = current->id;
     opened.epoch = device.record.epoch;
@@ -196,9 +178,7 @@ OpenedVolume VolumeTable::Open(const OpenRequest& request) {
     OpenNew(name, request, &device, &opened);
   }
   if (opened.status == OpenStatus::kOk) {
-    if (claim.open && decision != OpenDecision::kSame) {
-      NoteSuccession(request, opened, claim.owner);
-    }
+    if (claim.open && decision != OpenDecision::kSame) NoteSuccession(request, opened, claim.owner);
     device.current->opened = true;
     if (decision != OpenDecision::kSame) {
       device.current->heard_boot_ms = 0;  // another process, maybe on another machine
@@ -291,9 +271,7 @@ void VolumeTable::OpenNew(const std::string& name, const OpenRequest& request, D
     *opened = Refuse(OpenStatus::kIoError, status.ToString());
     return;
   }
-  if (old) {
-    Retire(old, record.epoch);
-  }
+  if (old) Retire(old, record.epoch);
   device->current = MakeVolume(id, record);
   opened->volume_id = id;
   opened->epoch = record.epoch;
@@ -310,9 +288,7 @@ void VolumeTable::NoteSuccession(const OpenRequest& request, const OpenedVolume&
 }
 
 void VolumeTable::AddEvent(OwnerEvent event) {
-  if (events_.size() == kEventsMax) {
-    events_.pop_front();
-  }
+  if (events_.size() == kEventsMax) events_.pop_front();
   events_.push_back(std::move(event));
 }
 
@@ -325,16 +301,12 @@ std::vector<OwnerEvent> VolumeTable::TakeEvents() {
 Result<CallStatus> VolumeTable::Close(std::uint64_t volume_id, std::uint64_t epoch) {
   std::lock_guard lock(open_mutex_);
   const std::shared_ptr<Volume> volume = Find(volume_id);
-  if (!volume) {
-    return CallStatus::kUnknownVolume;
-  }
+  if (!volume) return CallStatus::kUnknownVolume;
   const CallStatus usable = volume->Check(epoch);
   if (usable == CallStatus::kUnknownVolume && volume->garbage && volume->epoch == epoch) {
     return CallStatus::kOk;
   }
-  if (usable != CallStatus::kOk) {
-    return usable;
-  }
+  if (usable != CallStatus::kOk) return usable;
   const std::string name = EncodeDeviceName(volume->host_id, volume->device);
   const rocksdb::Status status = CloseCurrent(name, &devices_.at(name));
   return status.ok() ? Result<CallStatus>(CallStatus::kOk) : Error{status.ToString()};
@@ -393,9 +365,7 @@ void VolumeTable::SaveSilence() {
   rocksdb::WriteBatch batch;
   std::vector<std::pair<Device*, VolumeRecord>> changed;
   for (auto& [name, device] : devices_) {
-    if (!device.current) {
-      continue;
-    }
+    if (!device.current) continue;
     VolumeRecord record = device.saved;
     record.intact = device.current->intact;
     record.silent_minutes = static_cast<std::uint32_t>(
@@ -407,9 +377,7 @@ void VolumeTable::SaveSilence() {
     }
   }
   if (!changed.empty() && rocks_->TryWrite(&batch).ok()) {
-    for (auto& [device, record] : changed) {
-      device->saved = std::move(record);
-    }
+    for (auto& [device, record] : changed) device->saved = std::move(record);
   }
 }
 
@@ -432,18 +400,14 @@ std::vector<std::shared_ptr<Volume>> VolumeTable::List() const {
   std::vector<std::shared_ptr<Volume>> all;
   std::shared_lock lock(volumes_mutex_);
   all.reserve(volumes_.size());
-  for (const auto& [id, volume] : volumes_) {
-    all.push_back(volume);
-  }
+  for (const auto& [id, volume] : volumes_) all.push_back(volume);
   return all;
 }
 
 std::shared_ptr<Volume> VolumeTable::NextGarbage() const {
   std::shared_lock lock(volumes_mutex_);
   for (const auto& [id, volume] : volumes_) {
-    if (volume->garbage) {
-      return volume;
-    }
+    if (volume->garbage) return volume;
   }
   return nullptr;
 }
@@ -465,9 +429,7 @@ Outcome VolumeTable::Forget(const Volume& volume) {
 bool VolumeTable::Reserve(std::uint64_t bytes, std::uint64_t limit) {
   std::uint64_t current = live_bytes_.load(std::memory_order_relaxed);
   do {
-    if (current + bytes > limit) {
-      return false;
-    }
+    if (current + bytes > limit) return false;
   } while (!live_bytes_.compare_exchange_weak(current, current + bytes));
   return true;
 }

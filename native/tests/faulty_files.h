@@ -57,18 +57,14 @@ class FaultyFiles final : public rocksdb::FileSystemWrapper {
                                         std::unique_ptr<rocksdb::FSRandomAccessFile>* file,
                                         Debug* debug) override {
     auto status = target()->NewRandomAccessFile(name, options, file, debug);
-    if (status.ok()) {
-      *file = std::make_unique<Readable>(std::move(*file), faults_);
-    }
+    if (status.ok()) *file = std::make_unique<Readable>(std::move(*file), faults_);
     return status;
   }
   rocksdb::IOStatus NewDirectory(const std::string& name, const rocksdb::IOOptions& options,
                                  std::unique_ptr<rocksdb::FSDirectory>* directory,
                                  Debug* debug) override {
     auto status = target()->NewDirectory(name, options, directory, debug);
-    if (status.ok()) {
-      *directory = std::make_unique<Directory>(std::move(*directory), faults_);
-    }
+    if (status.ok()) *directory = std::make_unique<Directory>(std::move(*directory), faults_);
     return status;
   }
   rocksdb::IOStatus RenameFile(const std::string& from, const std::string& to,
@@ -97,9 +93,7 @@ class FaultyFiles final : public rocksdb::FileSystemWrapper {
     // A part of it may be written.
     rocksdb::IOStatus Append(const rocksdb::Slice& data, const rocksdb::IOOptions& options,
                              Debug* debug) override {
-      if (!faults_->Strike(faults_->writes)) {
-        return target()->Append(data, options, debug);
-      }
+      if (!faults_->Strike(faults_->writes)) return target()->Append(data, options, debug);
       target()->Append({data.data(), data.size() / 2}, options, debug).PermitUncheckedError();
       return faults_->Error("append");
     }
@@ -168,9 +162,7 @@ class FaultyFiles final : public rocksdb::FileSystemWrapper {
       file->reset();
       return faults_->Error("create");
     }
-    if (made.ok()) {
-      *file = std::make_unique<Writable>(std::move(*file), faults_);
-    }
+    if (made.ok()) *file = std::make_unique<Writable>(std::move(*file), faults_);
     return made;
   }
 

@@ -407,9 +407,7 @@ TEST_F(PlannerTest, ShardsWithFewerReplicasComeBeforeDrains) {
   for (ShardIndex shard = 0; shard < 40; ++shard) planner_->Place(shard);
   Report(0, [](Member* member) { member->leaving = true; });
   planner_->MemberGone(1);
-  for (const Action& action : Tick()) {
-    EXPECT_LT(planner_->SetOf(action.shard).Count(kCurrent), 2u);
-  }
+  for (const Action& action : Tick()) EXPECT_LT(planner_->SetOf(action.shard).Count(kCurrent), 2u);
 }
 
 TEST_F(PlannerTest, MovesAShardToANewMemberThatIsMuchEmptier) {

@@ -123,9 +123,7 @@ TEST_F(ClusterTest, FetchIsNotDelayedByABacklogOfStores) {
     for (tier::SlotIndex slot = 1; slot <= 256; ++slot) batches.back()->Add(slot, 1);
     Put(*cluster_, *batches.back());
   }
-  for (int i = 0; i < 100; ++i) {
-    EXPECT_TRUE(Holds(*cluster_, 0, 1));
-  }
+  for (int i = 0; i < 100; ++i) EXPECT_TRUE(Holds(*cluster_, 0, 1));
   for (const auto& batch : batches) EXPECT_FALSE(batch->done.ready());
   store_.Tell([](FakeStore::Script* script) { script->hold_puts = false; });
   for (const auto& batch : batches) {

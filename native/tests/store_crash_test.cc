@@ -53,9 +53,7 @@ TEST(Crash, EveryAcknowledgedPageAndTheExactCountsAreThereAfterSigkill) {
     found += page.status == ObjectStatus::kOk ? 1 : 0;
     // Every fourth page of a batch goes to the slots of the batch before.
     const bool by_next = slot % 4 == 0;
-    if (by_next ? batch >= last : batch > last) {
-      continue;
-    }
+    if (by_next ? batch >= last : batch > last) continue;
     const std::uint64_t expected = by_next ? batch + 2 : batch + 1;
     ASSERT_EQ(page.status, ObjectStatus::kOk) << "slot " << slot;
     ASSERT_EQ(page.version, expected) << "slot " << slot;

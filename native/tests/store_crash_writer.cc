@@ -9,13 +9,9 @@
 
 int main(int argc, char** argv) {
   using namespace farswap::store;
-  if (argc != 2) {
-    return 2;
-  }
+  if (argc != 2) return 2;
   OpenedStore opened(argv[1], 4096 * kMiB);
-  if (opened.Open('a', "host", kCrashSlots).status != OpenStatus::kOk) {
-    return 1;
-  }
+  if (opened.Open('a', "host", kCrashSlots).status != OpenStatus::kOk) return 1;
   for (std::uint64_t batch = 0;; ++batch) {
     std::array<std::string, kBatchObjectsMax> bytes;
     std::vector<ObjectRecord> pages;
@@ -27,12 +23,8 @@ int main(int argc, char** argv) {
       pages.push_back(MakeObject(slot, batch + 1, bytes[i]));
     }
     for (const ObjectStatus status : opened.PutAll(pages)) {
-      if (status != ObjectStatus::kOk) {
-        return 1;
-      }
+      if (status != ObjectStatus::kOk) return 1;
     }
-    if (write(STDOUT_FILENO, &batch, sizeof(batch)) != sizeof(batch)) {
-      return 1;
-    }
+    if (write(STDOUT_FILENO, &batch, sizeof(batch)) != sizeof(batch)) return 1;
   }
 }

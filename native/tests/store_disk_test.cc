@@ -34,9 +34,7 @@ class DiskTest : public testing::Test {
     std::vector<ObjectRecord> pages;
     std::map<std::uint64_t, std::uint64_t> versions;
     ++version_;
-    for (int i = 0; i < 100; ++i) {
-      versions[random_() % 4000] = version_;
-    }
+    for (int i = 0; i < 100; ++i) versions[random_() % 4000] = version_;
     bytes.reserve(versions.size());
     for (const auto& [slot, version] : versions) {
       bytes.push_back(ObjectBytes(slot, version, kBytes));
@@ -45,9 +43,7 @@ class DiskTest : public testing::Test {
     const auto results = opened_->PutAll(pages);
     ASSERT_EQ(opened_->last, CallStatus::kOk);
     for (std::size_t i = 0; i < pages.size(); ++i) {
-      if (results[i] == ObjectStatus::kOk) {
-        acknowledged_[pages[i].key] = version_;
-      }
+      if (results[i] == ObjectStatus::kOk) acknowledged_[pages[i].key] = version_;
     }
     accepted_ = results[0] == ObjectStatus::kOk;
   }
@@ -87,9 +83,7 @@ TEST_F(DiskTest, RandomWriteErrorsEndNothingAndLoseNothing) {
     faults_.full = round % 3 == 2;
     faults_.writes = round % 2 == 0 ? 20 : 200;
     const auto until = Clock::now() + std::chrono::milliseconds(300);
-    while (Clock::now() < until) {
-      StoreSome();
-    }
+    while (Clock::now() < until) StoreSome();
     VerifyAll();
     if (round == 3) {
       opened_->store.reset();  // closes while the disk fails
@@ -145,9 +139,7 @@ TEST_F(DiskTest, BlocksThatCannotBeReadEndNothingAndLoseNothing) {
     StoreSome();  // several memtables
   }
   faults_.reads = 100;
-  for (int i = 0; i < 200; ++i) {
-    StoreSome();
-  }
+  for (int i = 0; i < 200; ++i) StoreSome();
   faults_.reads = 0;
   StoreUntil(true);
   VerifyAll();

@@ -100,9 +100,7 @@ class OpenedStore {
   void Reopen() {
     store.reset();
     auto opened = PageStore::Open(config);
-    if (!opened.ok()) {
-      throw std::runtime_error(opened.error().message);
-    }
+    if (!opened.ok()) throw std::runtime_error(opened.error().message);
     store = std::move(opened.value());
   }
 
@@ -148,9 +146,7 @@ class OpenedStore {
 
   std::uint64_t Stat(const std::string& name) const {
     for (const auto& [key, value] : store->Stats()) {
-      if (key == name) {
-        return value;
-      }
+      if (key == name) return value;
     }
     throw std::runtime_error("no such value: " + name);
   }

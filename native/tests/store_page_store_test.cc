@@ -171,9 +171,7 @@ TEST_F(PageStoreTest, BundlesCountByTheirBytesAndOnlyThoseOfTheDeviceAreTaken) {
 TEST_F(PageStoreTest, PagesAndCountsSurviveAReopen) {
   OpenedStore opened(directory_.Path("s"));
   const auto first = opened.Open();
-  for (std::uint64_t slot = 0; slot < 500; ++slot) {
-    opened.PutOne(slot, 1, 100 + slot);
-  }
+  for (std::uint64_t slot = 0; slot < 500; ++slot) opened.PutOne(slot, 1, 100 + slot);
   const std::uint64_t used = opened.store->used_bytes();
   opened.Reopen();
   EXPECT_EQ(opened.store->used_bytes(), used);
@@ -208,12 +206,8 @@ TEST_F(PageStoreTest, HigherVersionWinsAmongConcurrentStreamsAndCountsStayExact)
       }
     });
   }
-  for (std::thread& thread : threads) {
-    thread.join();
-  }
-  for (std::uint64_t slot = 0; slot < 64; ++slot) {
-    ASSERT_EQ(opened.GetOne(slot).version, kVersions);
-  }
+  for (std::thread& thread : threads) thread.join();
+  for (std::uint64_t slot = 0; slot < 64; ++slot) ASSERT_EQ(opened.GetOne(slot).version, kVersions);
   EXPECT_EQ(opened.Stat("pages"), 64u);
   EXPECT_EQ(opened.store->used_bytes(), 64 * RecordBytes(10 + kVersions));
 }

@@ -87,9 +87,7 @@ class Host {
     fetch.set_request_id(id);
     fetch.set_volume_id(volume_.volume_id());
     fetch.set_epoch(volume_.epoch());
-    for (const std::uint64_t slot : slots) {
-      fetch.add_keys(slot);
-    }
+    for (const std::uint64_t slot : slots) fetch.add_keys(slot);
     return fetch;
   }
 

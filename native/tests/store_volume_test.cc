@@ -16,9 +16,7 @@ class VolumeTest : public ::testing::Test {
  protected:
   static std::size_t GarbageVolumes(const PageStore& store) {
     std::size_t count = 0;
-    for (const VolumeInfo& volume : store.Volumes()) {
-      count += volume.garbage ? 1 : 0;
-    }
+    for (const VolumeInfo& volume : store.Volumes()) count += volume.garbage ? 1 : 0;
     return count;
   }
 
@@ -40,9 +38,7 @@ class VolumeTest : public ::testing::Test {
     std::size_t count = 0;
     {
       const std::unique_ptr<rocksdb::Iterator> it(db->NewIterator({}));
-      for (it->Seek(begin); it->Valid() && it->key().starts_with(begin); it->Next()) {
-        ++count;
-      }
+      for (it->Seek(begin); it->Valid() && it->key().starts_with(begin); it->Next()) ++count;
     }
     db->DestroyColumnFamilyHandle(handles[0]);
     return count;
@@ -112,9 +108,7 @@ TEST_F(VolumeTest, EpochsNeverGoBackOverReopensAndCloses) {
 TEST_F(VolumeTest, NewIncarnationMakesTheOldOneGarbageThatGoesAway) {
   OpenedStore opened(directory_.Path("s"));
   const auto old = opened.Open('a');
-  for (std::uint64_t slot = 0; slot < 300; ++slot) {
-    opened.PutOne(slot, 1, 2000);
-  }
+  for (std::uint64_t slot = 0; slot < 300; ++slot) opened.PutOne(slot, 1, 2000);
   const auto current = opened.Open('b');
   EXPECT_NE(current.volume_id, old.volume_id);
   EXPECT_GT(current.epoch, old.epoch);
@@ -138,9 +132,7 @@ TEST_F(VolumeTest, GarbageLeftByAStopIsDeletedAfterTheNextStart) {
   {
     OpenedStore opened(path, 64 * kMiB, false);
     old_id = opened.Open('a').volume_id;
-    for (std::uint64_t slot = 0; slot < 300; ++slot) {
-      opened.PutOne(slot, 1, 2000);
-    }
+    for (std::uint64_t slot = 0; slot < 300; ++slot) opened.PutOne(slot, 1, 2000);
     opened.Open('b');
     EXPECT_EQ(GarbageVolumes(*opened.store), 1u);
   }
@@ -157,9 +149,7 @@ TEST_F(VolumeTest, GarbageLeftByAStopIsDeletedAfterTheNextStart) {
 TEST_F(VolumeTest, GarbageIsNotCountedAgainstTheCapacity) {
   OpenedStore opened(directory_.Path("s"), 10 * RecordBytes(100), false);
   opened.Open('a');
-  for (std::uint64_t slot = 0; slot < 10; ++slot) {
-    opened.PutOne(slot, 1);
-  }
+  for (std::uint64_t slot = 0; slot < 10; ++slot) opened.PutOne(slot, 1);
   opened.Open('b');
   EXPECT_EQ(opened.PutOne(0, 1), ObjectStatus::kOk);
   EXPECT_EQ(opened.Stat("garbage_bytes"), 10 * RecordBytes(100));
@@ -239,9 +229,7 @@ TEST_F(VolumeTest, StoreOfTheFirstFormatIsRefusedAndLeftAsItIs) {
                     .ok());
     const std::unique_ptr<rocksdb::DB> db(opened);
     EXPECT_TRUE(db->Put({}, handles[1], "f", value).ok());
-    for (rocksdb::ColumnFamilyHandle* handle : handles) {
-      db->DestroyColumnFamilyHandle(handle);
-    }
+    for (rocksdb::ColumnFamilyHandle* handle : handles) db->DestroyColumnFamilyHandle(handle);
   };
   write_format("\x01");
   for (int i = 0; i < 2; ++i) {

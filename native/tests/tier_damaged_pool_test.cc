@@ -47,9 +47,7 @@ class TierDamagedPool : public OpenTierFixture {
   // A bundle on the server, all of it in the pool as well but for its first page.
   void AdoptNeighbours() {
     ASSERT_TRUE(tier_->SetPacking(true).ok());
-    for (SlotIndex slot = 0; slot < kBundleSlots; ++slot) {
-      StorePage(slot, 1);
-    }
+    for (SlotIndex slot = 0; slot < kBundleSlots; ++slot) StorePage(slot, 1);
     WriteBack(64);
     Read(0);
     ASSERT_TRUE(Eventually([this] { return tier_->Stats().pages.clean == kBundleSlots - 1; }));
@@ -81,9 +79,7 @@ TEST_F(TierDamagedPool, IsNotMadeGoodByRecompression) {
 
 TEST_F(TierDamagedPool, IsNotPackedWithItsNeighbours) {
   ASSERT_TRUE(tier_->SetPacking(true).ok());
-  for (SlotIndex slot = kSlot; slot < kSlot + 4; ++slot) {
-    StorePage(slot, 1);
-  }
+  for (SlotIndex slot = kSlot; slot < kSlot + 4; ++slot) StorePage(slot, 1);
   ASSERT_TRUE(Damage(kSlot, SlotState::kLocal));      // the first that is looked at
   ASSERT_TRUE(Damage(kSlot + 2, SlotState::kLocal));  // a neighbour of one
   WriteBack(64);

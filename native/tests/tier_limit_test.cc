@@ -167,9 +167,7 @@ TEST_F(TierLimit, ANewCgroupsShortageIsNotThatOfOneThatIsGone) {
   tier_->SetLabel(kNewCgroup);
   AwaitedStore store;
   IoStatus status = IoStatus::kOk;
-  for (; status == IoStatus::kOk; ++slot) {
-    status = TryStore(slot, PageKind::kRandom, &store);
-  }
+  for (; status == IoStatus::kOk; ++slot) status = TryStore(slot, PageKind::kRandom, &store);
   ASSERT_EQ(status, IoStatus::kPending);
   remote_.Release();
   EXPECT_EQ(store.Wait(), IoStatus::kOk);

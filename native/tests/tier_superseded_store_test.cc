@@ -125,9 +125,7 @@ TEST_P(WaitingStore, IsSupersededWhenTheKernelFreesItsSlotMeanwhile) {
     EXPECT_FALSE(tier_->OnSlotFree(slot));
     ASSERT_EQ(Count(Counter::early_frees), 1u) << "that of slot 5";
     // The room of slot 5 again.
-    if (slot == 5) {
-      ASSERT_EQ(StoreKind(end_, 1, PageKind::kRandom), IoStatus::kOk);
-    }
+    if (slot == 5) ASSERT_EQ(StoreKind(end_, 1, PageKind::kRandom), IoStatus::kOk);
   }
 }
 
@@ -135,9 +133,7 @@ TEST_P(WaitingStore, IsSupersededWhenTheKernelFreesItsSlotMeanwhile) {
 TEST_P(WaitingStore, IsSupersededInItsTurnWhenTheKernelHasFreedItsSlotMeanwhile) {
   Fill();
   UseWords();
-  for (const SlotIndex slot : {kFirstNew, kFirstNew + 1}) {
-    KernelWrites(slot, kFull);
-  }
+  for (const SlotIndex slot : {kFirstNew, kFirstNew + 1}) KernelWrites(slot, kFull);
   AwaitedStore freed;
   AwaitedStore next;
   Wait(kFirstNew, &freed);

@@ -25,9 +25,7 @@ void MoveCounts(Group* from, Group* to) {
     MoveCount(&from->pages_by_state[i], &to->pages_by_state[i]);
   }
   MoveCount(&from->raw_pages, &to->raw_pages);
-  for (std::size_t i = 0; i < kCounterCount; ++i) {
-    MoveCount(&from->counters[i], &to->counters[i]);
-  }
+  for (std::size_t i = 0; i < kCounterCount; ++i) MoveCount(&from->counters[i], &to->counters[i]);
   from->local_latency.MoveTo(&to->local_latency);
   from->remote_latency.MoveTo(&to->remote_latency);
 }
