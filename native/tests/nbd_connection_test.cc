@@ -125,7 +125,7 @@ TEST(Connection, ServesWhatCameBehindTheHandshake) {
   EXPECT_EQ(server.client.Read(0, kPage), page);
 }
 
-TEST(Connection, DrainsThePayloadAfterAFailedStoreAndTellsWhy) {
+TEST(Connection, DrainsThePayloadAfterAFailedStoreAndReportsWhy) {
   Server server(1024);
   server.tier.FailStores(5, IoStatus::kNoSpace);
   server.tier.FailStores(900, IoStatus::kIoError);

@@ -211,7 +211,7 @@ TEST_F(PlannerTest, JoinsInOrderOneStepAtATime) {
   EXPECT_EQ(actions[0].member, from);
 }
 
-TEST_F(PlannerTest, AMemberWithoutCopySlotsIsAskedAgainLater) {
+TEST_F(PlannerTest, AMemberWithoutCopySlotsIsTriedAgainLater) {
   Make(1, 2);
   planner_->Place(0);
   Report(First(0), [](Member* member) { member->leaving = true; });

@@ -172,7 +172,7 @@ TEST_F(OwnershipTest, StopEndsWithoutTheAnswersOfSilentServers) {
   EXPECT_EQ(PutOne(*cluster, 0, 1), PutResult::kUnavailable);
 }
 
-TEST_F(OwnershipTest, LiveOwnerIsNotDisplacedAndTheSecondHostSaysWhoItIs) {
+TEST_F(OwnershipTest, LiveOwnerIsNotDisplacedAndTheSecondHostReportsWhoItIs) {
   const auto first = NewCluster(TestConfig({store_.address()}));
   ASSERT_TRUE(Connected(*first));
   ASSERT_EQ(PutOne(*first, 0, 1), PutResult::kAcked);

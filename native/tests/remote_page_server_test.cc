@@ -125,7 +125,7 @@ TEST_F(RemotePageServerTest, NewIncarnationFencesTheOldOneAndSeesNoneOfItsPages)
   EXPECT_EQ(GetOne(*second, 1), GetResult::kNotFound);
 }
 
-TEST_F(RemotePageServerTest, FullServerSaysSo) {
+TEST_F(RemotePageServerTest, FullServerReportsIt) {
   StopServer();
   StartServer(std::uint64_t{1} << 20);
   const auto cluster = Connect();

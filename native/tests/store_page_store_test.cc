@@ -212,7 +212,7 @@ TEST_F(PageStoreTest, HigherVersionWinsAmongConcurrentStreamsAndCountsStayExact)
   EXPECT_EQ(opened.store->used_bytes(), 64 * RecordBytes(10 + kVersions));
 }
 
-TEST_F(PageStoreTest, SecondOpenOfAPathSaysThatItIsTaken) {
+TEST_F(PageStoreTest, SecondOpenOfAPathReportsThatItIsTaken) {
   OpenedStore opened(directory_.Path("s"));
   const auto second = PageStore::Open({directory_.Path("s"), kMiB, kMiB});
   ASSERT_FALSE(second.ok());

@@ -346,7 +346,7 @@ TEST_F(ServiceTest, SealedObjectsAreRefusedAsTheirSealWouldBeLost) {
   EXPECT_EQ(answer.results(1), v1::OBJECT_STATUS_OK);
 }
 
-TEST_F(ServiceTest, AnswerSaysWhichServerThisIsAndWhoOwnsTheVolume) {
+TEST_F(ServiceTest, AnswerIdentifiesTheServerAndTheOwnerOfTheVolume) {
   Host host(server_->port());
   ASSERT_TRUE(host.Open().ok());
   const std::string uuid = host.volume().server_uuid();
@@ -455,7 +455,7 @@ TEST_F(ServiceTest, OneHostsAbuseLeavesAnotherAlone) {
   }
 }
 
-TEST_F(ServiceTest, FullServerSaysSoPerPage) {
+TEST_F(ServiceTest, FullServerRefusesEachPage) {
   Start(10 * RecordBytes(100));
   Host host(server_->port());
   ASSERT_TRUE(host.Open().ok());

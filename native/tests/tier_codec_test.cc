@@ -152,7 +152,7 @@ TEST(Codec, AnObjectOfTheWrongLengthIsRefused) {
   EXPECT_FALSE(DecompressPage(static_cast<Codec>(0), {page.data(), 16}, out.data()));
 }
 
-TEST(Checksum, TellsSlotAndCodecApart) {
+TEST(Checksum, DistinguishesSlotsAndCodecs) {
   const Page page = MakePage(1, 1, PageKind::kRandom);
   const std::uint32_t checksum = PageChecksum(1, Codec::kRaw, page);
   EXPECT_EQ(checksum, PageChecksum(1, Codec::kRaw, page));

@@ -89,7 +89,7 @@ TEST_F(TierGroup, AWriteOnItsWayWhenWordsComeIntoUseIsAttributed) {
   EXPECT_EQ(OwnerOf(1), kA);
 }
 
-TEST_F(TierGroup, OnlyStoresOfWhichNobodySaysWhoseTheyAreCountAsUnattributed) {
+TEST_F(TierGroup, OnlyStoresWithoutAnOwnerCountAsUnattributed) {
   StartWithWords();
   ASSERT_TRUE(tier_->PlaceCgroup(kA, kUnknownCgroup));
   tier_->RemoveCgroup(kA);

@@ -89,7 +89,7 @@ TEST_F(TierPacking, ANeighbourThatWasReadStays) {
   EXPECT_EQ(tier_->Stats().pages.remote, kBundleSlots - 1);
 }
 
-TEST_F(TierPacking, NoMoreNeighboursGoThanWereAskedFor) {
+TEST_F(TierPacking, NoMoreNeighboursGoThanWereRequested) {
   StartPacking();
   StoreBundle(1);
   WriteBack(4);

@@ -87,7 +87,7 @@ TEST_F(TierStore, WaitingForRoomIsBoundedOverAllStoresOfOneShortage) {
   ExpectRefusedAtOnce(FillUntilOneIsRefused());
 }
 
-TEST_F(TierStore, ExplainTellsWhereAPageIs) {
+TEST_F(TierStore, ExplainReportsWhereAPageIs) {
   Start();
   StoreKind(1, 1, PageKind::kSameFilled);
   StoreKind(2, 1, PageKind::kCompressible);

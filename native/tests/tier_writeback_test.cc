@@ -59,7 +59,7 @@ TEST_F(TierWriteback, AReadEntryGetsOneSecondChance) {
   EXPECT_TRUE(remote_.Has(0));
 }
 
-TEST_F(TierWriteback, ProactiveWritebackLooksAtNoMorePagesThanAsked) {
+TEST_F(TierWriteback, ProactiveWritebackExaminesNoMorePagesThanRequested) {
   constexpr SlotIndex kPages = 600;  // more than a batch
   Start();
   Page page;

@@ -44,7 +44,7 @@ def qemu_io(host: HostDaemon, *commands: str) -> None:
     assert "failed" not in done.stdout, done.stdout
 
 
-def test_ready_line_tells_where_everything_listens(host_daemon: MakeHost) -> None:
+def test_ready_line_has_every_address(host_daemon: MakeHost) -> None:
     host = host_daemon()
     assert list(host.ready) == ["nbd", "admin", "pid"]
     assert re.fullmatch(r"unix:/\S+\.nbd,tcp:127\.0\.0\.1:[1-9][0-9]*", host.ready["nbd"])
@@ -106,7 +106,7 @@ def test_a_second_daemon_of_the_same_volume_takes_no_pages_from_the_first(
     assert host.ask("status")["tier"]["counters"]["loads_remote"] > 0
 
 
-def test_a_daemon_whose_volume_another_one_has_opened_stops_asking_and_says_so(
+def test_a_daemon_whose_volume_another_one_has_opened_reports_it_and_does_not_reopen_it(
     host_daemon: MakeHost, memory_server: MakeServer
 ) -> None:
     server = memory_server()
@@ -155,7 +155,7 @@ def test_a_second_daemon_in_another_network_namespace_is_refused_too(
     assert "another farswap-host of this machine has the volume" in second.stderr
 
 
-def test_a_wrong_configuration_starts_nothing_and_tells_all(tmp_path: Path) -> None:
+def test_a_wrong_configuration_starts_nothing_and_reports_every_problem(tmp_path: Path) -> None:
     require_native()
     config = tmp_path / "host.toml"
     config.write_text(
@@ -189,7 +189,7 @@ def test_check_config_starts_nothing(host_daemon: MakeHost) -> None:
     assert not Path(host.nbd_path).exists()
 
 
-def test_a_protected_process_has_its_protections_or_says_which_it_lacks(
+def test_a_protected_process_has_its_protections_or_reports_which_it_lacks(
     host_daemon: MakeHost,
 ) -> None:
     host = host_daemon(reclaim={"protect": True})

@@ -84,7 +84,7 @@ def test_one_wrong_byte_is_found_and_named(server: Nbdkit, options: tuple[str, .
             session.run("check")
 
 
-def test_page_of_another_slot_is_told_by_its_stamp(server: Nbdkit, tmp_path: Path) -> None:
+def test_page_of_another_slot_is_found_by_its_stamp(server: Nbdkit, tmp_path: Path) -> None:
     with load(server, FILL, CHECK) as session:
         session.run("fill")
         exchange_two_stamped_pages(server, tmp_path / "image")

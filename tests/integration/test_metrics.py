@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 DEPLOY = Path(__file__).parents[2] / "deploy"
 
 
-def test_metrics_and_farswapctl_tell_the_same(fleet: Fleet) -> None:
+def test_metrics_and_farswapctl_agree(fleet: Fleet) -> None:
     host, server = fleet
     tier = host.ask("tier", "show")
     shown = samples(scrape(host))

@@ -77,7 +77,7 @@ def make_image(path: Path, seed: int) -> Path:
     return path
 
 
-def test_nbdinfo_tells_the_export(host: HostDaemon) -> None:
+def test_nbdinfo_shows_the_export(host: HostDaemon) -> None:
     for uri in (host.nbd_uri, tcp_uri(host)):
         assert run("libnbd-bin", "nbdinfo", "--size", uri).strip() == str(DEVICE_BYTES)
     (export,) = json.loads(run("libnbd-bin", "nbdinfo", "--json", host.nbd_uri))["exports"]

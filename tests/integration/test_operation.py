@@ -66,7 +66,7 @@ def test_two_devices_of_one_host_keep_their_pages_apart(
 
 @pytest.mark.root
 @pytest.mark.skipif(os.geteuid() != 0, reason="needs root: mounts a small file system")
-def test_a_memory_server_whose_disk_is_full_is_told_of_and_costs_no_page(
+def test_a_memory_server_whose_disk_is_full_is_reported_and_costs_no_page(
     memory_server: MakeServer, host_daemon: MakeHost, tmp_path: Path
 ) -> None:
     disk = tmp_path / "disk"
@@ -124,7 +124,7 @@ def test_the_doctor_is_not_misled_by_pages_that_move(fleet: Fleet) -> None:
             thread.result(HANG_GUARD_S)
 
 
-def test_a_writeback_that_is_switched_off_says_so(fleet: Fleet) -> None:
+def test_a_writeback_that_is_switched_off_is_reported(fleet: Fleet) -> None:
     host, _ = fleet
     host.ask("cgroup", "set", "/", "--writeback", "off")
     done = host.ctl("tier", "writeback", "--bytes", "4MiB")
@@ -183,7 +183,7 @@ def stores_told(shown: list[dict]) -> float:
     return sum(one["tier"]["per_second"]["stores"] * one["interval_s"] for one in shown)
 
 
-def test_top_tells_what_happens_and_ends_by_ctrl_c(fleet: Fleet) -> None:
+def test_top_shows_activity_and_ends_by_ctrl_c(fleet: Fleet) -> None:
     host, _ = fleet
     with (
         NbdClient.connect_unix(host.nbd_path) as client,
@@ -213,7 +213,7 @@ def test_top_tells_what_happens_and_ends_by_ctrl_c(fleet: Fleet) -> None:
     assert shown[0]["cgroups"][0]["path"] == "/"
 
 
-def test_settings_of_a_cgroup_come_from_its_files_until_an_operator_says_otherwise(
+def test_settings_of_a_cgroup_come_from_its_files_until_an_operator_overrides_them(
     host_daemon: MakeHost, tmp_path: Path
 ) -> None:
     build = tmp_path / "cgroups/build"

@@ -88,7 +88,7 @@ def test_each_garbage_page_is_invalid_and_its_neighbours_are_kept(server: Memory
         assert client.get_contents([1, 2, 3, 4, 5, 6, 7, 8, 0]) == [None] * 9
 
 
-def test_wrong_limits_are_told_and_the_stream_goes_on(server: MemoryServer) -> None:
+def test_wrong_limits_are_refused_and_the_stream_goes_on(server: MemoryServer) -> None:
     with PageClient(server.pages) as client:
         client.open()
         assert client.put([make_object(1, 1)] * 257).status == pb.CALL_STATUS_INVALID

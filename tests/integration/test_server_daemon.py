@@ -55,14 +55,14 @@ def admin(memory_server: MakeServer) -> Iterator[tuple[MemoryServer, grpc.Channe
         yield server, channel
 
 
-def test_ready_line_tells_the_real_addresses(memory_server: MakeServer) -> None:
+def test_ready_line_has_the_real_addresses(memory_server: MakeServer) -> None:
     server = memory_server()
     assert re.fullmatch(r"127\.0\.0\.1:[1-9]\d*", server.pages)
     assert re.fullmatch(r"127\.0\.0\.1:[1-9]\d*", server.admin)
     assert int(server.ready["pid"]) == server.pid
 
 
-def test_health_says_serving(admin: tuple[MemoryServer, grpc.Channel]) -> None:
+def test_health_is_serving(admin: tuple[MemoryServer, grpc.Channel]) -> None:
     _, channel = admin
     stub = health_pb2_grpc.HealthStub(channel)
     for service in ("", "farswap.v1.ServerAdmin"):
@@ -123,7 +123,7 @@ def test_a_second_server_on_the_same_store_is_refused(memory_server: MakeServer)
     assert server.running
 
 
-def test_taken_ports_are_told(memory_server: MakeServer, config: Path) -> None:
+def test_taken_ports_are_reported(memory_server: MakeServer, config: Path) -> None:
     server = memory_server()
     for key, address in (("server.listen", server.pages), ("admin.listen", server.admin)):
         refused = run_server(config, "--set", f"{key}={address}")

@@ -127,7 +127,7 @@ def test_sigkill_in_the_middle_of_stores_loses_no_acknowledged_page(
     assert before.used_bytes == sum(16 + len(value) for value in stored.values())
 
 
-def test_a_full_server_refuses_growth_and_says_how_full_it_is(memory_server: MakeServer) -> None:
+def test_a_full_server_refuses_growth_and_reports_how_full_it_is(memory_server: MakeServer) -> None:
     server = memory_server(store={"capacity": "2MiB"})
     with PageClient(server.pages) as client:
         opened = client.open()

@@ -94,7 +94,7 @@ def test_a_second_host_with_the_same_id_is_refused_and_the_first_loses_nothing(
     assert first.ask("status")["alarm"] == ""
 
 
-def test_take_over_fences_the_first_host_which_says_so(
+def test_take_over_fences_the_first_host_which_reports_it(
     memory_server: MakeServer, host_daemon: MakeHost
 ) -> None:
     server = memory_server()

@@ -232,7 +232,7 @@ def test_one_file_changes_the_records_of_slots() -> None:
     complain(changing())
 
 
-def test_only_bind_knows_python() -> None:
+def test_only_bind_uses_python() -> None:
     def knowing() -> Iterator[str]:
         for path in CPP:
             # Modules that only tests load are named so.

@@ -145,7 +145,7 @@ def test_the_tier_is_set_by_options(
 
 
 class TestDoctor:
-    def test_each_check_is_told_with_what_to_do(
+    def test_each_check_is_shown_with_its_remedy(
         self, fleet: Fleet, capfd: pytest.CaptureFixture[str]
     ) -> None:
         code, out, err = run(capfd, "doctor")

@@ -51,7 +51,7 @@ class TestTables:
         _, out, _ = run(capfd, "tier", "show")
         assert str(1 << 60) in out
 
-    def test_a_slot_that_could_not_be_verified_says_why(
+    def test_a_slot_that_could_not_be_verified_is_shown_with_the_reason(
         self, capfd: pytest.CaptureFixture[str]
     ) -> None:
         _, out, _ = run(capfd, "slot", "explain", "5")
@@ -113,7 +113,7 @@ class TestWriteback:
             == "farswapctl: writeback ended short of its target: servers are full"
         )
 
-    def test_ctrl_c_ends_the_job_and_tells_what_has_moved(self, fleet: Fleet) -> None:
+    def test_ctrl_c_ends_the_job_and_reports_what_has_moved(self, fleet: Fleet) -> None:
         fleet.host.endless = True
         program = [sys.executable, "-m", "farswap.admin.main", "--host", fleet.host_address]
         with subprocess.Popen(
@@ -135,7 +135,7 @@ class TestWriteback:
         _, out, _ = run(capfd, "tier", "writeback", "--bytes", "40960", "-o", "json")
         assert json.loads(out)["target_bytes"] == 40960
 
-    def test_cgroup_and_age_are_asked_for(
+    def test_cgroup_and_age_are_in_the_request(
         self, fleet: Fleet, capfd: pytest.CaptureFixture[str]
     ) -> None:
         args = ["--older-than", "10m", "--cgroup", "/sys/fs/cgroup/x/", "--bytes", "1GiB"]

@@ -110,7 +110,7 @@ def number(data: bytes) -> int:
     return int.from_bytes(data, "little")
 
 
-def test_attach_asks_for_what_was_found_safe(machine: Machine) -> None:
+def test_attach_requests_what_was_found_safe(machine: Machine) -> None:
     assert machine.device.attach("/dev/nbd0", 0, 0) == "/dev/nbd0"
     (fields,) = machine.driver.bodies
     assert number(fields[1]) == 0  # INDEX

@@ -236,7 +236,7 @@ def test_a_refused_swapoff_leaves_all_as_it_is(machine: Machine) -> None:
     assert machine.events == [f"swapoff {DEVICE}"]
 
 
-def test_a_refused_discard_is_told_and_does_not_keep_the_device(
+def test_a_refused_discard_is_reported_and_does_not_keep_the_device(
     machine: Machine, capsys: pytest.CaptureFixture[str]
 ) -> None:
     machine.daemon.attached = DEVICE

@@ -51,7 +51,7 @@ def test_an_attached_device_needs_no_configuration() -> None:
     assert (state.source, state.device) == ("root", "")
 
 
-def test_without_a_device_the_reason_is_told() -> None:
+def test_without_a_device_the_reason_is_reported() -> None:
     assert "no device of this daemon" in Machine().attribution.state().problem
     state = Machine(device="/dev/loop7").attribution.state()
     assert state.problem == "/dev/loop7 does not exist"
@@ -67,7 +67,7 @@ def test_what_is_no_block_device_changes_nothing() -> None:
     assert machine.attribution.state().problem == ""
 
 
-def test_a_second_device_takes_the_place_of_the_first_only_if_told_to() -> None:
+def test_a_second_device_takes_the_place_of_the_first_only_on_request() -> None:
     machine = Machine()
     machine.devices |= {"/dev/loop7": (7, 7), "/dev/loop8": (7, 8)}
     start = machine.attribution.start
@@ -105,7 +105,7 @@ def test_a_partition_is_not_hooked_since_its_slots_are_others() -> None:
     assert machine.attribution.start("/dev/nbd0").problem == ""
 
 
-def test_what_the_kernel_refuses_is_told_and_no_failure() -> None:
+def test_what_the_kernel_refuses_is_reported_and_no_failure() -> None:
     machine = Machine()
     machine.devices["/dev/nbd0"] = (43, 0)
     machine.engine.attribution_problem = "the kernel refused"

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 __all__ = ["machine"]
 
 
-def test_limits_of_files_are_told_before_the_first_page(machine: Machine) -> None:
+def test_limits_of_files_are_applied_before_the_first_page(machine: Machine) -> None:
     machine.make("a/b", max="1048576")
     machine.make("c", writeback="0")
     machine.groups.update()
@@ -25,7 +25,7 @@ def test_limits_of_files_are_told_before_the_first_page(machine: Machine) -> Non
     assert machine.settings("a") == {}
 
 
-def test_a_written_limit_is_told_in_the_next_pass(machine: Machine) -> None:
+def test_a_written_limit_is_applied_in_the_next_pass(machine: Machine) -> None:
     machine.make("a")
     machine.groups.update()
     machine.make("a", max="8192")
@@ -148,7 +148,7 @@ def test_wishes_for_the_root_cgroup(machine: Machine) -> None:
 # --- Looking up
 
 
-def test_views_tell_what_is_in_force_and_why(machine: Machine) -> None:
+def test_views_show_what_is_in_force_and_its_source(machine: Machine) -> None:
     machine.make("a", writeback="0")
     machine.make("a/b", max="4096")
     machine.engine.store(machine.make("c/d"), "page")

@@ -55,7 +55,7 @@ def test_what_is_there_is_found_with_ids_and_paths(root: Path) -> None:
     tree.close()
 
 
-def test_parents_are_told_before_their_children(root: Path, tree: CgroupTree) -> None:
+def test_parents_are_reported_before_their_children(root: Path, tree: CgroupTree) -> None:
     (root / "x/y/z").mkdir(parents=True)
     added = tree.refresh().added
     assert [tree.path_of(id_) for id_ in added] == ["/x", "/x/y", "/x/y/z"]

@@ -37,7 +37,7 @@ def run(code: str, redirect: str = "", **environment: str) -> subprocess.Complet
     )
 
 
-def test_a_bug_is_one_line_that_says_how_to_see_more() -> None:
+def test_a_bug_is_one_line_with_the_way_to_see_more() -> None:
     ended = run("raise ValueError('two\\nlines')")
     assert ended.returncode == 1
     assert ended.stderr == (
@@ -45,7 +45,7 @@ def test_a_bug_is_one_line_that_says_how_to_see_more() -> None:
     )
 
 
-def test_a_bug_shows_its_traceback_to_who_asks() -> None:
+def test_a_bug_shows_its_traceback_on_request() -> None:
     ended = run("raise ValueError('a bug')", FARSWAP_TRACEBACK="1")
     assert ended.returncode == 1
     assert "Traceback" in ended.stderr

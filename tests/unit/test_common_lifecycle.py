@@ -37,7 +37,7 @@ def test_ready_is_one_line_and_a_notification(notify_socket: socket.socket, stdo
     assert notify_socket.recv(4096).decode() == f"READY=1\nSTATUS={line}"
 
 
-def test_ready_words_with_blanks_or_without_utf8_are_told_apart(stdout) -> None:
+def test_ready_words_with_blanks_or_without_utf8_are_unambiguous(stdout) -> None:
     lifecycle.announce_ready(nbd="unix:/a b", admin="unix:/caf\udce9", metrics="unix:/ünï")
     line = 'ready nbd="unix:/a b" admin=unix:/caf\\udce9 metrics=unix:/ünï'
     assert stdout.readline().decode() == line + "\n"

@@ -128,7 +128,7 @@ async def test_errors_arrive_as_what_they_were(running: Running, error: Exceptio
         )
 
 
-async def test_a_bug_is_internal_and_tells_nothing(running: Running) -> None:
+async def test_a_bug_is_internal_without_details(running: Running) -> None:
     running.servicer.error = KeyError("secret")
     with pytest.raises(errors.RemoteError, match=r"^internal error; see the daemon's log$"):
         await asyncio.to_thread(
@@ -187,7 +187,7 @@ async def test_health_and_reflection_answer(running: Running) -> None:
     assert SERVICE in names
 
 
-async def test_a_taken_port_is_told_with_the_reason(running: Running) -> None:
+async def test_a_taken_port_is_reported_with_the_reason(running: Running) -> None:
     if running.server.address.is_unix:
         expected = "another process serves it"
     else:
@@ -233,7 +233,7 @@ async def test_clients_may_ping_for_as_long_as_a_call_lasts(monkeypatch) -> None
         await made.server.stop(0)
 
 
-def test_nobody_there_is_told_with_the_reason(short_path: Path) -> None:
+def test_an_absent_peer_is_reported_with_the_reason(short_path: Path) -> None:
     client = RpcClient(Address.parse(f"unix:{short_path}/nobody"), "farswap-host", HANG_GUARD_S)
     stub = host_admin_pb2_grpc.HostAdminStub(client.channel)
     with pytest.raises(errors.UnreachableError, match="no such socket"):

@@ -49,13 +49,13 @@ def test_a_file_is_left_alone(short_path: Path) -> None:
     assert path.read_text() == "precious"
 
 
-def test_a_path_below_a_file_is_told_with_the_reason(short_path: Path) -> None:
+def test_a_path_below_a_file_is_reported_with_the_reason(short_path: Path) -> None:
     (short_path / "file").touch()
     with pytest.raises(BindError, match="Not a directory"):
         unix_socket.listen(short_path / "file" / "s")
 
 
-def test_a_directory_too_long_for_a_socket_is_told(short_path: Path) -> None:
+def test_a_directory_too_long_for_a_socket_is_reported(short_path: Path) -> None:
     # The path itself fits, the private one beside it does not.
     path = short_path / ("d" * (104 - len(str(short_path)))) / "s"
     with pytest.raises(BindError, match="too long"):

@@ -48,7 +48,7 @@ def test_missing_keys_take_their_defaults_and_missing_sections_too() -> None:
     assert config.log.format == "text"
 
 
-def test_every_problem_is_told_at_once_in_one_message() -> None:
+def test_every_problem_is_in_one_message() -> None:
     text = """
     stray = 1
     [tier]
@@ -81,7 +81,7 @@ def test_a_key_in_the_place_of_a_section_is_refused() -> None:
     assert problems('tier = "x"') == ["host.toml: tier: must be a table: [tier]"]
 
 
-def test_broken_toml_is_told_with_its_line() -> None:
+def test_broken_toml_is_reported_with_its_line() -> None:
     (problem,) = problems("[tier\n")
     assert problem.startswith("host.toml: not TOML: ")
     assert "line 1" in problem
@@ -136,7 +136,7 @@ def test_checks_across_keys_run_when_each_key_is_good() -> None:
     assert len(refused.value.problems) == 3
 
 
-def test_an_unreadable_file_is_told_with_the_system_reason(tmp_path: Path) -> None:
+def test_an_unreadable_file_is_reported_with_the_system_reason(tmp_path: Path) -> None:
     path = tmp_path / "host.toml"
     with pytest.raises(ConfigError, match="No such file or directory"):
         load(Config, path)

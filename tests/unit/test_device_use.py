@@ -114,7 +114,7 @@ def test_swap_on_what_is_stacked_is_seen(
     assert not device_use.look(machine, [(43, 5)]).areas
 
 
-def test_a_loop_over_fuse_is_not_asked_for_its_file(machine: FakeMachine) -> None:
+def test_the_file_of_a_loop_over_fuse_is_not_examined(machine: FakeMachine) -> None:
     machine.mount("/w/export", (0, 60), "fuse.nbdfuse")
     machine.add_device("loop0", (7, 0), backing="/w/export")
     machine.add_device("loop1", (7, 1), backing="/dev/loop0")
@@ -208,7 +208,7 @@ def test_a_device_that_something_holds_is_not_unused(machine: FakeMachine) -> No
         pass
 
 
-def test_swap_that_comes_on_between_two_looks_is_seen(machine: FakeMachine) -> None:
+def test_swap_that_comes_on_between_two_checks_is_seen(machine: FakeMachine) -> None:
     def claim(number: tuple[int, int], flags: int) -> int:
         descriptor = FakeMachine.claim(machine, number, flags)
         machine.swaps(loop(machine))

@@ -97,7 +97,7 @@ def test_go_starts_transmission(name: bytes) -> None:
     assert parse_option_replies(sent) == [(7, Reply.INFO, export), (7, Reply.ACK, b"")]
 
 
-def test_info_answers_what_is_asked_and_goes_on() -> None:
+def test_info_answers_what_is_requested_and_goes_on() -> None:
     asked = [Info.BLOCK_SIZE, Info.NAME, Info.DESCRIPTION, 999, Info.NAME]
     replies = answers(option(Option.INFO, info_data(b"", *asked)))
     assert [kind for _, kind, _ in replies] == [Reply.INFO] * 4 + [Reply.ACK]

@@ -133,7 +133,7 @@ def test_hands_over_a_blocking_socket_with_what_came_along(engine, run, short_pa
     run(body())
 
 
-def test_tcp_tells_its_port_and_sends_at_once(engine, run) -> None:
+def test_tcp_reports_its_port_and_sends_at_once(engine, run) -> None:
     async def body() -> None:
         listener = make(engine)
         (address,) = await listener.start([Address.parse("tcp:127.0.0.1:0")])

@@ -107,7 +107,7 @@ async def running(tmp_path: Path) -> AsyncIterator[Running]:
     made.engine.stop()
 
 
-async def test_status_tells_gauges_counters_and_their_sum(running: Running) -> None:
+async def test_status_has_gauges_counters_and_their_sum(running: Running) -> None:
     status = await running.status()
     assert status.tier.held_pages == 10 + 1000 + 5 + 2000
     assert status.tier.stored_pages == 10 + 1000 + 5
@@ -121,7 +121,7 @@ async def test_status_tells_gauges_counters_and_their_sum(running: Running) -> N
     assert list(status.device.listen) == ["unix:/run/farswap/swap0.sock"]
 
 
-async def test_status_tells_servers_that_are_away(running: Running) -> None:
+async def test_status_has_servers_that_are_away(running: Running) -> None:
     running.engine.server_list = [
         memory_server(
             state="away", connected=False, last_error="connection refused", disconnected_ms=1500
@@ -188,7 +188,7 @@ async def test_a_second_writeback_is_refused_and_does_not_disturb_the_first(
     assert await asyncio.to_thread(running.engine.writeback_cancelled.wait, 5)
 
 
-async def test_a_writeback_that_moves_nothing_ends_and_says_so(
+async def test_a_writeback_that_moves_nothing_ends_with_a_reason(
     running: Running, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(admin_service, "WRITEBACK_STALL_S", 0.2)
@@ -202,7 +202,7 @@ async def test_a_writeback_that_moves_nothing_ends_and_says_so(
     assert await asyncio.to_thread(running.engine.writeback_cancelled.wait, 5)
 
 
-async def test_a_writeback_that_finds_no_more_says_what_keeps_the_rest(running: Running) -> None:
+async def test_a_writeback_that_finds_no_more_reports_what_keeps_the_rest(running: Running) -> None:
     running.engine.writeback_ends = "no more entries to write back"
     await running.call("SetCgroup", pb.SetCgroupRequest(path="/build/job", writeback=False))
     request = pb.WritebackRequest(bytes=1, cgroup="/build", older_than_s=600)
@@ -237,7 +237,7 @@ async def test_a_slot_beyond_the_device_is_an_invalid_argument(running: Running)
         )
 
 
-async def test_attach_tells_why_not(running: Running) -> None:
+async def test_attach_fails_with_the_reason(running: Running) -> None:
     with pytest.raises(errors.NotPossibleError, match="modprobe nbd"):
         await asyncio.to_thread(
             running.client.call, running.stub.Attach, pb.AttachRequest(device="/dev/nbd0")
@@ -371,7 +371,7 @@ async def test_load_times_of_the_tier_are_those_of_all_cgroups(running: Running)
     assert (local.buckets[3], local.buckets[4], remote.buckets[9]) == (15, 1, 2)
 
 
-async def test_the_doctor_tells_all_checks(running: Running) -> None:
+async def test_the_doctor_reports_all_checks(running: Running) -> None:
     running.engine.group_records = [
         record(0, same_filled_pages=10, local_pages=1000, writing_pages=5, remote_pages=2000)
     ]
@@ -382,7 +382,7 @@ async def test_the_doctor_tells_all_checks(running: Running) -> None:
     assert levels["zswap"] == levels["accounting"] == pb.Finding.LEVEL_OK
 
 
-async def test_attribution_moves_to_another_device_only_if_the_request_says_so(
+async def test_attribution_moves_to_another_device_only_on_request(
     running: Running, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     numbers = {"/dev/loop7": (7, 7), "/dev/loop8": (7, 8)}

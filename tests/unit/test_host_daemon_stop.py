@@ -155,7 +155,7 @@ async def test_trouble_with_cgroups_never_ends_the_daemon(
     assert (written.out + written.err).count("RuntimeError: no groups today") == 1
 
 
-async def test_a_limit_that_is_written_does_not_wait_for_the_next_look(
+async def test_a_limit_that_is_written_does_not_wait_for_the_next_pass(
     host: Host, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(daemon, "_CGROUPS_EVERY_S", 3600)

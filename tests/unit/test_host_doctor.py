@@ -85,7 +85,7 @@ def test_a_machine_as_it_should_be_has_no_problem(root: Path) -> None:
     assert len(found) == 7
 
 
-def test_swap_that_is_stacked_on_ours_is_told_with_its_cost(root: Path) -> None:
+def test_swap_that_is_stacked_on_ours_is_reported_with_its_cost(root: Path) -> None:
     (root / "sys/block/nbd0/holders/loop7").symlink_to(root / "sys/block/loop7")
     (root / "proc/swaps").write_text(SWAPS.replace("nbd0", "loop7"))
     (problem,) = findings.problems(of_kernel(root))
@@ -93,21 +93,21 @@ def test_swap_that_is_stacked_on_ours_is_told_with_its_cost(root: Path) -> None:
     assert "/dev/loop7, stacked on" in problem.message
 
 
-def test_a_doubt_about_swap_is_told(root: Path) -> None:
+def test_a_doubt_about_swap_is_reported(root: Path) -> None:
     (root / "proc/swaps").write_text("Filename Type Size Used Priority\nnonsense\n")
     (problem,) = findings.problems(of_kernel(root))
     assert (problem.level, problem.subject) == ("warning", "swap")
     assert "unknown whether" in problem.message
 
 
-def test_a_device_that_is_not_swapped_to_is_told_of(root: Path) -> None:
+def test_a_device_that_is_not_swapped_to_is_reported(root: Path) -> None:
     (root / "proc/swaps").write_text("Filename Type Size Used Priority\n")
     found = of_kernel(root)
     assert subjects(found) == []
     assert "swap" in [finding.subject for finding in found]
 
 
-def test_without_a_device_nothing_is_said_of_it(root: Path) -> None:
+def test_without_a_device_nothing_is_reported_of_it(root: Path) -> None:
     found = of_kernel(root, device(""), swap=None)
     assert [finding.subject for finding in found] == ["zswap", "device"]
 
@@ -122,7 +122,7 @@ def test_without_a_device_nothing_is_said_of_it(root: Path) -> None:
         ("proc/swaps", SWAPS + "/swapfile file 4 0 101\n", "swap_priority", "/swapfile before"),
     ],
 )
-def test_a_harmful_setting_is_told_with_its_remedy(
+def test_a_harmful_setting_is_reported_with_its_remedy(
     root: Path, path: str, text: str, subject: str, word: str
 ) -> None:
     (root / path).write_text(text)
@@ -162,7 +162,7 @@ def test_the_priority_of_a_device_that_is_only_named_is_looked_at_too(root: Path
     assert subjects(of_kernel(root, device(""), swap=LOOP7)) == ["swap_priority"]
 
 
-def test_a_device_attached_otherwise_than_advised_is_told(root: Path) -> None:
+def test_a_device_attached_otherwise_than_advised_is_reported(root: Path) -> None:
     attached = device(connections=2, timeout_s=30)
     found = of_kernel(root, attached)
     assert subjects(found) == ["connections", "dead_connection_timeout"]
@@ -219,7 +219,7 @@ def test_attribution_is_judged_where_there_is_a_device(
         ("elsewhere:7070", [], "ok"),
     ],
 )
-def test_a_server_on_this_machine_is_told(server: str, resolved: list[str], level: str) -> None:
+def test_a_server_on_this_machine_is_reported(server: str, resolved: list[str], level: str) -> None:
     address = Address.parse(server)
     found = kernel_checks.server_place(address, resolved, {"10.0.0.5"}, swapping=True)
     assert found.level == level
@@ -298,7 +298,7 @@ class TestAccounting:
         assert found.level == "ok"
 
 
-def test_each_failure_is_told_with_how_often() -> None:
+def test_each_failure_is_reported_with_its_count() -> None:
     assert tier_checks.failures({"fail_checksum": 0, "stores": 9})[0].level == "ok"
     found = tier_checks.failures({"fail_checksum": 3, "reject_reclaim_fail": 1})
     assert [(finding.level, finding.subject) for finding in found] == [

@@ -47,7 +47,7 @@ def test_names_of_interfaces_are_bytes(root: Path) -> None:
 
 
 @pytest.mark.parametrize(("text", "enabled"), [("Y\n", True), ("N\n", False), (None, False)])
-def test_zswap_is_on_when_its_parameter_says_so(
+def test_zswap_is_on_when_its_parameter_is_on(
     root: Path, text: str | None, *, enabled: bool
 ) -> None:
     parameters = root / "sys/module/zswap/parameters"

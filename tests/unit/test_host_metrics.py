@@ -102,14 +102,14 @@ def test_load_times_are_histograms_in_seconds(samples: Samples) -> None:
     assert samples["farswap_tier_load_duration_seconds_count", "remote"] == 0
 
 
-def test_attribution_is_told(samples: Samples) -> None:
+def test_attribution_is_exported(samples: Samples) -> None:
     names = ("/dev/nbd0", "swap_entries_free", "bpf")
     assert samples["farswap_attribution_info", *names] == 1
     assert samples["farswap_attribution_pages_total",] == 100
     assert samples["farswap_attribution_unattributed_total",] == 2
 
 
-def test_servers_and_findings_are_told(samples: Samples) -> None:
+def test_servers_and_findings_are_exported(samples: Samples) -> None:
     assert samples["farswap_memory_server_connected", "10.0.0.7:7070"] == 1
     assert samples["farswap_memory_server_reconnects_total", "10.0.0.7:7070"] == 2
     assert samples["farswap_findings", "warning"] == 1

@@ -81,7 +81,7 @@ def test_lines_arrive_in_order(pipe: Pipe) -> None:
     assert writer.lost == 0
 
 
-def test_lines_without_a_reader_are_lost_and_told_when_there_is_one(pipe: Pipe) -> None:
+def test_lines_without_a_reader_are_lost_and_reported_when_there_is_one(pipe: Pipe) -> None:
     writer = LineWriter(pipe.writer, report)
     pipe.close_reader()
     for _ in range(3):

@@ -48,7 +48,7 @@ async def talk(address: Address, request: bytes) -> bytes:
         writer.close()
 
 
-async def test_metrics_are_told_in_the_text_format(server: Address) -> None:
+async def test_metrics_are_in_the_text_format(server: Address) -> None:
     def get() -> tuple[str, str]:
         with urllib.request.urlopen(f"http://{server}/metrics", timeout=HANG_GUARD_S) as answer:
             return answer.headers["Content-Type"], answer.read().decode()
@@ -58,7 +58,7 @@ async def test_metrics_are_told_in_the_text_format(server: Address) -> None:
     assert "answer 42.0\n" in text
 
 
-async def test_openmetrics_is_told_to_who_asks_for_it(server: Address) -> None:
+async def test_metrics_are_in_openmetrics_on_request(server: Address) -> None:
     accept = b"GET /metrics HTTP/1.1\r\nAccept: application/openmetrics-text\r\n\r\n"
     answer = await talk(server, accept)
     assert b"application/openmetrics-text" in answer
@@ -122,7 +122,7 @@ async def test_a_client_that_does_not_read_is_cut_off(registry: CollectorRegistr
     await server.stop()
 
 
-async def test_a_bug_in_a_collector_is_told_and_costs_nothing_else(
+async def test_a_bug_in_a_collector_is_reported_and_costs_nothing_else(
     server: Address, registry: CollectorRegistry
 ) -> None:
     class Broken(Collector):
@@ -140,7 +140,7 @@ async def test_a_bug_in_a_collector_is_told_and_costs_nothing_else(
     assert (await talk(server, GET)).startswith(b"HTTP/1.1 200")
 
 
-async def test_an_address_that_is_taken_is_told(
+async def test_an_address_that_is_taken_is_reported(
     server: Address, registry: CollectorRegistry
 ) -> None:
     with pytest.raises(BindError, match="Address already in use"):

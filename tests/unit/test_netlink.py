@@ -50,7 +50,7 @@ def test_each_socket_is_an_item_of_its_own() -> None:
     assert descriptors == [struct.pack("=I", 7), struct.pack("=I", 8)]
 
 
-def test_a_request_has_both_headers_and_asks_for_an_acknowledgement() -> None:
+def test_a_request_has_both_headers_and_the_flag_for_an_acknowledgement() -> None:
     message = netlink.request(0x1C, 2, 1, 9, netlink.index_body(0))
     assert message.hex(" ", 4) == (
         "1c000000 1c000500 09000000 00000000 "  # length, type and flags, sequence, port
@@ -59,7 +59,7 @@ def test_a_request_has_both_headers_and_asks_for_an_acknowledgement() -> None:
     )
 
 
-def test_the_family_is_asked_for_by_its_name() -> None:
+def test_the_family_is_requested_by_its_name() -> None:
     assert netlink.get_family_body("nbd").hex(" ", 4) == "08000200 6e626400"
 
 
@@ -68,7 +68,7 @@ def test_the_family_number_is_read_among_other_attributes() -> None:
     assert netlink.family_id(body) == 31
 
 
-def test_status_tells_which_devices_have_a_server() -> None:
+def test_status_lists_devices_with_a_server() -> None:
     def device(index: int, connected: int) -> bytes:
         fields = netlink.attribute(1, struct.pack("=I", index))
         return netlink.attribute(1, fields + netlink.attribute(2, bytes([connected])))
@@ -83,7 +83,7 @@ def test_an_error_carries_a_positive_errno_and_zero_is_an_acknowledgement() -> N
     assert netlink.error_number(struct.pack("=i", 0)) == 0
 
 
-def test_messages_of_one_datagram_are_told_apart() -> None:
+def test_messages_of_one_datagram_are_separated() -> None:
     first = netlink.request(5, 1, 1, 1, b"")
     second = netlink.request(6, 1, 1, 2, netlink.index_body(1))
     assert [(m.kind, m.sequence) for m in netlink.messages(first + second)] == [(5, 1), (6, 2)]

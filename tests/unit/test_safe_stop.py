@@ -141,7 +141,7 @@ async def test_whatever_is_raised_at_whatever_step_the_daemon_serves_until_swap_
     assert expected | {"close", "available_bytes", "info", "connections"} <= {*steps.names}
 
 
-async def test_without_a_thread_for_the_look_the_daemon_serves_on(
+async def test_without_a_thread_for_the_check_the_daemon_serves_on(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     run = Run(tmp_path, Steps(lambda: None, -1), monkeypatch)

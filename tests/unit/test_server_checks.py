@@ -31,7 +31,7 @@ def away(state: str = "away", **changed: object) -> dict[str, object]:
         (away("clone", last_error="is b:1"), "error", "10.0.0.7:7070 is not used: is b:1"),
     ],
 )
-def test_each_state_of_a_server_is_told_apart(changed: dict, level: str, word: str) -> None:
+def test_each_state_of_a_server_has_its_finding(changed: dict, level: str, word: str) -> None:
     (found,) = server_checks.servers([memory_server(**changed)])
     assert found.level == level
     assert word in found.message
@@ -39,7 +39,7 @@ def test_each_state_of_a_server_is_told_apart(changed: dict, level: str, word: s
 
 
 @pytest.mark.parametrize("state", ["fenced", "already_open"])
-def test_who_has_the_volume_instead_is_told_with_the_way_to_take_it_over(state: str) -> None:
+def test_another_owner_is_reported_with_the_way_to_take_the_volume_over(state: str) -> None:
     (found,) = server_checks.servers([memory_server(**away(state, **OWNER))])
     assert "--take-over" in found.remedy
     assert "loses its pages" in found.remedy

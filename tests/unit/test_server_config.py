@@ -63,7 +63,7 @@ def test_a_bad_value_is_named_with_its_key(path: Path, override: str, message: s
     assert f"--set: {message}" in str(caught.value)
 
 
-def test_all_problems_are_told_at_once(path: Path) -> None:
+def test_all_problems_are_reported_at_once(path: Path) -> None:
     with pytest.raises(ConfigError) as caught:
         server_config.load(path, ["store.capacity=0B", "store.block_cache=0B"])
     assert len(caught.value.problems) == 2
@@ -74,6 +74,6 @@ def test_a_socket_is_one_services(path: Path) -> None:
         server_config.load(path, ["admin.listen=unix:/run/x", "metrics.listen=unix:/run/x"])
 
 
-def test_port_0_may_be_asked_for_twice(path: Path) -> None:
+def test_port_0_may_be_given_twice(path: Path) -> None:
     config = server_config.load(path, ["server.listen=127.0.0.1:0", "admin.listen=127.0.0.1:0"])
     assert config.admin.listen == config.server.listen

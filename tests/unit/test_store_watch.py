@@ -58,7 +58,7 @@ def test_a_full_disk_is_logged_once_with_its_problem_and_so_is_its_end(store: St
     assert store.logged()[0]["level"] == "error"
 
 
-def test_a_store_at_its_capacity_is_told_once_until_a_part_of_it_is_free(store: Store) -> None:
+def test_a_store_at_its_capacity_is_reported_once_until_a_part_of_it_is_free(store: Store) -> None:
     (line,) = store.logged(puts_full=1, used_bytes=990)
     assert (line["level"], line["capacity_bytes"]) == ("warning", 1000)
     assert "store.capacity" in line["event"]

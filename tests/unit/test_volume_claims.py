@@ -55,7 +55,7 @@ def test_a_volume_is_one_daemons_until_it_ends(tmp_path: Path) -> None:
         pass
 
 
-def test_the_file_tells_daemons_of_other_network_namespaces(
+def test_the_file_excludes_daemons_of_other_network_namespaces(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(socket.socket, "bind", lambda *_: None)
@@ -65,12 +65,12 @@ def test_the_file_tells_daemons_of_other_network_namespaces(
             pass
 
 
-def test_the_name_tells_daemons_that_see_other_files(tmp_path: Path) -> None:
+def test_the_name_excludes_daemons_with_other_files(tmp_path: Path) -> None:
     with volume_claims.claimed(config("a"), tmp_path / "one"):
         assert "another farswap-host" in refused(config("a"), tmp_path / "other")
 
 
-def test_without_the_directory_the_name_is_claimed_and_that_is_said(
+def test_without_the_directory_the_name_is_claimed_and_that_is_logged(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     nowhere = tmp_path / "file" / "directory"

@@ -44,7 +44,7 @@ def wrong_pages(reports: Reports) -> int:
 @pytest.mark.parametrize(
     ("series", "hook"), [("6.1", "swap_range_free"), ("6.12", "swap_entry_range_free")]
 )
-def test_programs_load_and_tell_of_lost_events(
+def test_programs_load_and_report_lost_events(
     slot_guest: Callable[[str], Guest], series: str, hook: str
 ) -> None:
     done = slot_guest(series).run_bare("bpf_test")
