@@ -10,7 +10,6 @@
 
 #include "base/thread.h"
 #include "remote/backoff.h"
-#include "remote/channel.h"
 #include "remote/discard_lane.h"
 #include "remote/get_lane.h"
 #include "remote/heartbeat_lane.h"
@@ -18,6 +17,7 @@
 #include "remote/open_volume.h"
 #include "remote/opening_gate.h"
 #include "remote/put_lane.h"
+#include "rpc/channel.h"
 #include "rpc/completion_threads.h"
 
 namespace farswap::remote {
@@ -183,7 +183,7 @@ ServerSession::Connection ServerSession::Connect() {
   Connection connection;
   // After the reset: OnMoved() breaks a connection to the former address.
   connection.address = peers_->members().AddressOf(config_.number);
-  connection.put_channel = NewChannel(connection.address, config_.open_wait);
+  connection.put_channel = rpc::NewChannel(connection.address, config_.open_wait);
   connection.put_stub = v1::PageStore::NewStub(connection.put_channel);
   return connection;
 }
@@ -195,7 +195,7 @@ std::string ServerSession::ServeOneConnection() {
   std::string problem = OpenVolume(connection, &response);
   if (!problem.empty()) return problem;
   const OpenedVolume volume{response.volume_id(), response.epoch(), LeaseOf(response)};
-  connection.get_channel = NewChannel(connection.address, config_.open_wait);
+  connection.get_channel = rpc::NewChannel(connection.address, config_.open_wait);
   connection.get_stub = v1::PageStore::NewStub(connection.get_channel);
   get_lane_.Open(connection.get_stub.get(), completions_, volume);
   heartbeat_lane_.Open(connection.get_stub.get(), completions_, volume);

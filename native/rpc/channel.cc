@@ -1,4 +1,4 @@
-#include "remote/channel.h"
+#include "rpc/channel.h"
 
 #include <grpcpp/create_channel.h>
 #include <grpcpp/security/credentials.h>
@@ -6,7 +6,7 @@
 
 #include "rpc/endpoint.h"
 
-namespace farswap::remote {
+namespace farswap::rpc {
 
 namespace {
 
@@ -18,7 +18,7 @@ constexpr int kKeepaliveTimeoutMs = 3000;
 std::shared_ptr<grpc::Channel> NewChannel(const std::string& address,
                                           std::chrono::milliseconds open_wait) {
   grpc::ChannelArguments arguments;
-  // Else gRPC would use one TCP connection for both channels of a session.
+  // Else gRPC would use one TCP connection for all channels to a server.
   arguments.SetInt(GRPC_ARG_USE_LOCAL_SUBCHANNEL_POOL, 1);
   // Each attempt uses a new channel; gRPC must not wait between attempts.
   arguments.SetInt(GRPC_ARG_INITIAL_RECONNECT_BACKOFF_MS, 50);
@@ -33,8 +33,8 @@ std::shared_ptr<grpc::Channel> NewChannel(const std::string& address,
   arguments.SetInt(GRPC_ARG_ENABLE_HTTP_PROXY, 0);
   arguments.SetInt(GRPC_ARG_ENABLE_RETRIES, 0);
   arguments.SetInt(GRPC_ARG_SERVICE_CONFIG_DISABLE_RESOLUTION, 1);
-  return grpc::CreateCustomChannel(rpc::EndpointOf(address), grpc::InsecureChannelCredentials(),
+  return grpc::CreateCustomChannel(EndpointOf(address), grpc::InsecureChannelCredentials(),
                                    arguments);
 }
 
-}  // namespace farswap::remote
+}  // namespace farswap::rpc
