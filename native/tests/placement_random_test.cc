@@ -78,7 +78,9 @@ class World {
     std::vector<std::uint32_t> replicas(kMembers);
     for (ShardIndex shard = 0; shard < kShards; ++shard) {
       const ReplicaSet set = planner_->SetOf(shard);
-      if (written_[shard] != Versions{}) EXPECT_GE(set.Count(kCurrent), 1u) << "no store was lost";
+      if (written_[shard] != Versions{}) {
+        EXPECT_GE(set.Count(kCurrent), 1u) << "no store was lost";
+      }
       debt += !set.empty() && set.Count(kCurrent) < replicas_ ? 1 : 0;
       for (const Replica& replica : set.All()) {
         if (replica.state == kNone) continue;

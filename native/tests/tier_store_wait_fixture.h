@@ -23,7 +23,9 @@ class WaitingStoreFixture : public TierFixture {
     if (at_limit_) Limit(kGroupLimitMin);
     remote_.SetWritable(false);
     tier_->SetLabel(kFull);
-    if (!at_limit_) ASSERT_EQ(StoreKind(kSmall, 1, PageKind::kCompressible), IoStatus::kOk);
+    if (!at_limit_) {
+      ASSERT_EQ(StoreKind(kSmall, 1, PageKind::kCompressible), IoStatus::kOk);
+    }
     while (TryStore(end_, PageKind::kRandom, nullptr) == IoStatus::kOk) ++end_;
     EXPECT_EQ(WaitsCounted(), 0u) << "nothing was done";
   }

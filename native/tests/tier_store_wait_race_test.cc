@@ -264,7 +264,9 @@ TEST_F(StoreWaitRace, AStoreThatIsReusedIsStoredUnderTheLockOfItsSlot) {
     }
     EXPECT_EQ(before.Wait(), IoStatus::kOk);
     EXPECT_EQ(behind.Wait(), IoStatus::kOk);
-    if (waits) EXPECT_EQ(between.Wait(), IoStatus::kOk);
+    if (waits) {
+      EXPECT_EQ(between.Wait(), IoStatus::kOk);
+    }
     limit(kGroupLimitMin);
     for (const SlotIndex slot : {kBefore, kEarlier, kLater, kBehind}) tier_->Invalidate(slot, 1);
   }

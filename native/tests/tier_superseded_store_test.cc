@@ -125,7 +125,9 @@ TEST_P(WaitingStore, IsSupersededWhenTheKernelFreesItsSlotMeanwhile) {
     EXPECT_FALSE(tier_->OnSlotFree(slot));
     ASSERT_EQ(Count(Counter::early_frees), 1u) << "that of slot 5";
     // The room of slot 5 again.
-    if (slot == 5) ASSERT_EQ(StoreKind(end_, 1, PageKind::kRandom), IoStatus::kOk);
+    if (slot == 5) {
+      ASSERT_EQ(StoreKind(end_, 1, PageKind::kRandom), IoStatus::kOk);
+    }
   }
 }
 
