@@ -23,8 +23,8 @@ void BindRecords(nb::module_& m) {
   using Server = remote::Cluster::ServerInfo;
   nb::class_<Server>(m, "MemoryServer")
       .def_ro("address", &Server::address)
-      .def_ro("state", &Server::state)
-      .def_ro("connected", &Server::connected)
+      .def_prop_ro("state", [](const Server& it) { return remote::NameOf(it.state); })
+      .def_prop_ro("connected", [](const Server& it) { return it.connected(); })
       .def_ro("capacity_bytes", &Server::capacity_bytes)
       .def_ro("used_bytes", &Server::used_bytes)
       .def_ro("epoch", &Server::epoch)

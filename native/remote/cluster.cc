@@ -75,27 +75,14 @@ class Cluster::State final : public SessionPeers {
  public:
   explicit State(const ClusterConfig& config)
       : map(config.slots, Seed()),
+        config_(config),
         members_(config.servers, config.move_wait),
         gate_(config.servers.size(), config.answer_wait, config.take_over) {
     // One per run of the daemon: opening the volume again raises no epoch.
     const auto nonce = std::bit_cast<std::array<std::byte, 16>>(std::array{Seed(), Seed()});
     for (std::size_t number = 0; number < config.servers.size(); ++number) {
       const SessionConfig session{
-          .number = number,
-          .volume = {.host_id = config.host_id,
-                     .device = config.device,
-                     .host_name = HostName(),
-                     .incarnation = config.incarnation,
-                     .session_nonce = nonce,
-                     .slots = config.slots},
-          .take_over = config.take_over,
-          .fetch_wait = config.fetch_wait,
-          .put_wait = config.put_wait,
-          .open_wait = config.open_wait,
-          .close_wait = config.close_wait,
-          .outage_wait = config.outage_wait,
-          .full_wait = config.full_wait,
-      };
+          .number = number, .cluster = &config_, .host_name = HostName(), .session_nonce = nonce};
       sessions_.push_back(Session::Create(session, this, &completion_thread));
     }
     for (const auto& session : sessions_) session->Start();
@@ -125,6 +112,7 @@ class Cluster::State final : public SessionPeers {
                                            "fs-remote-grpc", 1, &PrepareToAnswer};
 
  private:
+  const ClusterConfig config_;
   Members members_;
   OpeningGate gate_;
   std::vector<std::unique_ptr<Session>> sessions_;  // last: they use all of the above
@@ -253,23 +241,8 @@ std::vector<Cluster::ServerInfo> Cluster::Servers() const {
   for (std::size_t i = 0; i < state_->sessions().size(); ++i) {
     const SessionStatus status = state_->sessions()[i]->status();
     const bool known = status.member != kNoMember;
-    servers.push_back({
-        .address = state_->members().AddressOf(i),
-        .state = NameOf(status.state),
-        .connected = status.state == SessionState::kActive,
-        .capacity_bytes = status.capacity_bytes,
-        .used_bytes = status.used_bytes,
-        .epoch = status.epoch,
-        .reconnects = status.reconnects,
-        .last_error = status.last_error,
-        .disconnected_ms = status.disconnected_ms,
-        .shards = known ? state_->map.ShardCount(status.member) : 0,
-        .uuid = status.uuid,
-        .owner_name = status.owner_name,
-        .owner_address = status.owner_address,
-        .lost_shards = state_->lost_shards[i],
-        .unclean_restarts = status.unclean_restarts,
-    });
+    servers.push_back({status, state_->members().AddressOf(i),
+                       known ? state_->map.ShardCount(status.member) : 0, state_->lost_shards[i]});
   }
   return servers;
 }

@@ -11,9 +11,6 @@
 // (1-page fetch: 3.9 instead of 2.7 times a raw ping-pong).
 #pragma once
 
-#include <array>
-#include <chrono>
-#include <cstddef>
 #include <cstdint>
 #include <memory>
 #include <span>
@@ -21,26 +18,11 @@
 #include <vector>
 
 #include "base/result.h"
+#include "remote/config.h"
+#include "remote/session_record.h"
 #include "tier/remote_store.h"
 
 namespace farswap::remote {
-
-struct ClusterConfig {
-  std::vector<std::string> servers;  // host:port, at most 256, each once; may be empty
-  std::string host_id;               // 1..128 bytes
-  std::string device;                // 1..128 bytes
-  std::array<std::byte, 16> incarnation{};
-  bool take_over = false;  // displace another host that has the volume
-  std::uint64_t slots = 0;
-  std::chrono::milliseconds fetch_wait{60000};  // deadline of a fetch
-  std::chrono::milliseconds put_wait{10000};    // deadline of a batch
-  std::chrono::milliseconds open_wait{3000};    // timeout of an attempt to connect
-  std::chrono::milliseconds answer_wait{1000};  // of other servers, before opening
-  std::chrono::milliseconds close_wait{1000};   // to close the volume, at the end
-  std::chrono::milliseconds outage_wait{2000};  // unreachable for longer: gets no more batches
-  std::chrono::milliseconds full_wait{1000};    // pause after a server was full
-  std::chrono::milliseconds move_wait{10000};   // silent for longer: may have moved
-};
 
 class Cluster final : public tier::RemoteStore {
  public:
@@ -54,22 +36,10 @@ class Cluster final : public tier::RemoteStore {
   void Discard(std::span<const tier::DiscardItem> items) override;
   bool Writable() const override;
 
-  struct ServerInfo {
+  struct ServerInfo : SessionStatus {
     std::string address;
-    std::string state;  // see SessionState
-    bool connected;
-    std::uint64_t capacity_bytes;
-    std::uint64_t used_bytes;
-    std::uint64_t epoch;
-    std::uint64_t reconnects;
-    std::string last_error;         // why the last connection ended or failed
-    std::uint64_t disconnected_ms;  // 0 if connected
     std::uint32_t shards;
-    std::string uuid;        // hexadecimal; "": unknown
-    std::string owner_name;  // of another host that has the volume, if known
-    std::string owner_address;
-    std::uint64_t lost_shards;       // of earlier stores at the address
-    std::uint64_t unclean_restarts;  // each may have lost acknowledged pages
+    std::uint64_t lost_shards;  // of earlier stores at the address
   };
   std::vector<ServerInfo> Servers() const;
 

@@ -40,7 +40,7 @@ bool GetLane::Get(RemoteFetch* fetch, MemberIndex member) {
   GetStream* ready = nullptr;
   {
     const std::lock_guard lock(mutex_);
-    if (closed_ || member != member_) return false;
+    if (member != member_) return false;
     Record* const record = NewRecord();
     record->fetch = fetch;
     record->expires = Clock::now() + fetch_wait_;
@@ -57,17 +57,17 @@ void GetLane::Rebind(MemberIndex member) {
     FARSWAP_CHECK(!stream_);
     member_ = member;
   }
-  AnswerList(TakeExpired(kNever), GetResult::kNotFound);
+  AnswerList(TakeExpired(kNever),
+             member == kNoMember ? GetResult::kUnavailable : GetResult::kNotFound);
 }
 
 void GetLane::Open(v1::PageStore::Stub* stub, rpc::CompletionThreads* completions,
                    OpenedVolume volume) {
-  GetStream::Owner* const owner = this;
-  auto stream = std::make_unique<GetStream>(owner, completions);
+  auto stream = std::make_unique<GetStream>(this, observer_, completions);
   GetStream* const opened = stream.get();
   {
     const std::lock_guard lock(mutex_);
-    FARSWAP_CHECK(!stream_ && !closed_);
+    FARSWAP_CHECK(!stream_);
     volume_ = volume;
     stream_ = std::move(stream);
   }
@@ -90,20 +90,7 @@ std::string GetLane::Detach() {
   return why;
 }
 
-void GetLane::Close() {
-  {
-    const std::lock_guard lock(mutex_);
-    FARSWAP_CHECK(!stream_);
-    closed_ = true;
-  }
-  AnswerList(TakeExpired(kNever), GetResult::kUnavailable);
-}
-
 void GetLane::OnAnswer(const v1::GetResponse& answer) {
-  if (const auto loss = VolumeLossOf(answer.status())) {
-    observer_->OnVolumeLost(*loss);
-    return;
-  }
   RemoteFetch* const fetch = Claim(answer.request_id());
   // None: the answer is late, or its id is invalid.
   if (fetch) AnswerFrom(answer, fetch);
@@ -117,8 +104,6 @@ void GetLane::OnWritable() {
   }
   SendFrom(ready);
 }
-
-void GetLane::OnBroken() { observer_->OnLaneBroken(); }
 
 GetLane::Record* GetLane::NewRecord() {
   if (!free_) {

@@ -22,17 +22,18 @@
 
 namespace farswap::remote {
 
-class GetLane final : private Stream<v1::GetRequest, v1::GetResponse>::Owner {
+class GetLane final : public Stream<v1::GetRequest, v1::GetResponse>::Owner {
  public:
   GetLane(std::chrono::milliseconds fetch_wait, LaneObserver* observer);
-  ~GetLane();  // after Close()
+  ~GetLane();  // after Rebind(kNoMember)
 
-  /// Takes the fetch; false if the lane is closed or not the member's. Any thread.
+  /// Takes the fetch; false if the lane is not the member's. Any thread.
   bool Get(tier::RemoteFetch* fetch, MemberIndex member);
 
   // Only for the session's thread.
 
-  /// Changes the lane's member; answers fetches of the former one with kNotFound. The lane must be
+  /// Changes the lane's member, and answers fetches of the former one: with kNotFound, since its
+  /// store is gone, or with kUnavailable for kNoMember, when the session ends. The lane must be
   /// detached.
   void Rebind(MemberIndex member);
   void Open(v1::PageStore::Stub* stub, rpc::CompletionThreads* completions, OpenedVolume volume);
@@ -40,8 +41,6 @@ class GetLane final : private Stream<v1::GetRequest, v1::GetResponse>::Owner {
   TimePoint Service(TimePoint now);
   /// Drops the connection; returns why it was lost. Pending fetches wait for the next Open().
   std::string Detach();
-  /// Answers all fetches with kUnavailable. The lane must be detached.
-  void Close();
 
  private:
   using GetStream = Stream<v1::GetRequest, v1::GetResponse>;
@@ -61,7 +60,6 @@ class GetLane final : private Stream<v1::GetRequest, v1::GetResponse>::Owner {
 
   void OnAnswer(const v1::GetResponse& answer) override;
   void OnWritable() override;
-  void OnBroken() override;
 
   Record* NewRecord();
   tier::RemoteFetch* Release(Record* record);
@@ -82,7 +80,6 @@ class GetLane final : private Stream<v1::GetRequest, v1::GetResponse>::Owner {
   std::unique_ptr<GetStream> stream_;
   OpenedVolume volume_;
   MemberIndex member_ = kNoMember;
-  bool closed_ = false;
 };
 
 }  // namespace farswap::remote

@@ -3,18 +3,16 @@
 #include "base/boot_clock.h"
 #include "base/check.h"
 #include "remote/put_lane.h"
-#include "remote/wire.h"
 
 namespace farswap::remote {
 
 void HeartbeatLane::Open(v1::PageStore::Stub* stub, rpc::CompletionThreads* completions,
                          OpenedVolume volume) {
   FARSWAP_CHECK(!stream_);
-  SessionStream::Owner* const owner = this;
   volume_ = volume;
   due_ = {};
   answered_ = sequence_;
-  stream_ = std::make_unique<SessionStream>(owner, completions);
+  stream_ = std::make_unique<SessionStream>(this, observer_, completions);
   stream_->Start(stub->PrepareAsyncSession(stream_->context(), completions->queue()));
 }
 
@@ -46,10 +44,6 @@ std::string HeartbeatLane::Detach() {
 }
 
 void HeartbeatLane::OnAnswer(const v1::SessionResponse& answer) {
-  if (const auto loss = VolumeLossOf(answer.status())) {
-    observer_->OnVolumeLost(*loss);
-    return;
-  }
   if (answer.status() != v1::CALL_STATUS_OK) return;
   answered_ = answer.sequence();
   stores_->NoteSpace(answer.capacity_bytes(), answer.used_bytes());

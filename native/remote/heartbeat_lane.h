@@ -16,7 +16,7 @@ namespace farswap::remote {
 
 class PutLane;
 
-class HeartbeatLane final : private Stream<v1::SessionRequest, v1::SessionResponse>::Owner {
+class HeartbeatLane final : public Stream<v1::SessionRequest, v1::SessionResponse>::Owner {
  public:
   /// Unanswered requests in a row after which the connection is dropped.
   static constexpr std::uint64_t kUnansweredMax = 5;
@@ -37,7 +37,6 @@ class HeartbeatLane final : private Stream<v1::SessionRequest, v1::SessionRespon
 
   void OnAnswer(const v1::SessionResponse& answer) override;
   void OnWritable() override { observer_->OnLaneWork(); }
-  void OnBroken() override { observer_->OnLaneBroken(); }
 
   PutLane* const stores_;
   LaneObserver* const observer_;

@@ -15,14 +15,15 @@ constexpr std::uint32_t kProtocol = 2;
 
 }  // namespace
 
-v1::OpenVolumeRequest OpenRequest(const WantedVolume& volume) {
+v1::OpenVolumeRequest OpenRequest(const SessionConfig& config) {
+  const ClusterConfig& cluster = *config.cluster;
   v1::OpenVolumeRequest request;
-  request.set_host_id(volume.host_id);
-  request.set_device(volume.device);
-  request.set_host_name(volume.host_name);
-  request.set_incarnation(volume.incarnation.data(), volume.incarnation.size());
-  request.set_session_nonce(volume.session_nonce.data(), volume.session_nonce.size());
-  request.set_slots(volume.slots);
+  request.set_host_id(cluster.host_id);
+  request.set_device(cluster.device);
+  request.set_host_name(config.host_name);
+  request.set_incarnation(cluster.incarnation.data(), cluster.incarnation.size());
+  request.set_session_nonce(config.session_nonce.data(), config.session_nonce.size());
+  request.set_slots(cluster.slots);
   request.set_protocol_min(kProtocol);
   request.set_protocol_max(kProtocol);
   request.set_boot_ms(BootMilliseconds());

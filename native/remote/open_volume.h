@@ -13,7 +13,7 @@ namespace farswap::remote {
 
 inline constexpr const char* kFencedOff = "fenced: another host daemon took the volume over";
 
-v1::OpenVolumeRequest OpenRequest(const WantedVolume& volume);
+v1::OpenVolumeRequest OpenRequest(const SessionConfig& config);
 
 /// Why this server is unusable for any host; else empty.
 std::string ProblemOf(const v1::OpenVolumeResponse& response);

@@ -23,7 +23,7 @@ PutLane::~PutLane() { FARSWAP_CHECK(!queue_.oldest() && !answered_ && !stream_);
 bool PutLane::Put(PutPart* part) {
   {
     const std::lock_guard lock(mutex_);
-    if (closed_ || refusing_ || part->member != member_) return false;
+    if (refusing_ || part->member != member_) return false;
     part->batch_id = ++batch_id_last_;
     part->expires = Clock::now() + put_wait_;
     queue_.Append(part);
@@ -46,9 +46,8 @@ void PutLane::Rebind(MemberIndex member) {
 void PutLane::Open(v1::PageStore::Stub* stub, rpc::CompletionThreads* completions,
                    OpenedVolume volume) {
   FARSWAP_CHECK(!stream_);
-  PutStream::Owner* const owner = this;
   volume_ = volume;
-  stream_ = std::make_unique<PutStream>(owner, completions);
+  stream_ = std::make_unique<PutStream>(this, observer_, completions);
   stream_->Start(stub->PrepareAsyncPut(stream_->context(), completions->queue()));
   const std::lock_guard lock(mutex_);
   refusing_ = false;
@@ -85,16 +84,6 @@ std::string PutLane::Detach() {
   return why;
 }
 
-void PutLane::Close() {
-  FARSWAP_CHECK(!stream_);
-  {
-    const std::lock_guard lock(mutex_);
-    closed_ = true;
-  }
-  FinishAnswered();
-  EndExpired(kNever);
-}
-
 // Sends the oldest unsent part if the stream is free. Only this thread removes unanswered parts, so
 // the part stays valid while its message is filled without the lock.
 bool PutLane::SendOne() {
@@ -122,10 +111,6 @@ bool PutLane::SendOne() {
 }
 
 void PutLane::OnAnswer(const v1::PutResponse& answer) {
-  if (const auto loss = VolumeLossOf(answer.status())) {
-    observer_->OnVolumeLost(*loss);
-    return;
-  }
   Answer(answer);
   observer_->OnLaneWork();
 }

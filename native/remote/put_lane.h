@@ -22,7 +22,7 @@
 
 namespace farswap::remote {
 
-class PutLane final : private Stream<v1::PutRequest, v1::PutResponse>::Owner {
+class PutLane final : public Stream<v1::PutRequest, v1::PutResponse>::Owner {
  public:
   /// Parts sent but not answered: enough to keep the server busy.
   static constexpr std::size_t kPartsInFlightMax = 8;
@@ -30,10 +30,10 @@ class PutLane final : private Stream<v1::PutRequest, v1::PutResponse>::Owner {
   /// A server that answered FULL counts as full for `full_wait`.
   PutLane(std::chrono::milliseconds put_wait, std::chrono::milliseconds outage_wait,
           std::chrono::milliseconds full_wait, LaneObserver* observer);
-  ~PutLane();  // after Close()
+  ~PutLane();  // after Rebind(kNoMember)
 
-  /// Takes the part; false if the lane is closed, not the part's member's, or its server
-  /// unreachable for too long. Any thread.
+  /// Takes the part; false if the lane is not its member's, or the server unreachable for too long.
+  /// Any thread.
   bool Put(PutPart* part);
   /// The server's last report. Any thread.
   bool full() const { return Clock::now().time_since_epoch().count() < full_until_.load(); }
@@ -46,22 +46,20 @@ class PutLane final : private Stream<v1::PutRequest, v1::PutResponse>::Owner {
 
   // Only for the session's thread.
 
-  /// Changes the lane's member. The lane must be detached.
+  /// Changes the lane's member, and answers parts of the former one with kUnavailable. The lane
+  /// must be detached. kNoMember: takes no parts from then on.
   void Rebind(MemberIndex member);
   void Open(v1::PageStore::Stub* stub, rpc::CompletionThreads* completions, OpenedVolume volume);
   /// Sends, delivers answers, ends expired parts; returns the latest time of the next call.
   TimePoint Service(TimePoint now);
   /// Drops the connection; returns why it was lost. Pending parts wait for the next Open().
   std::string Detach();
-  /// Answers all parts with kUnavailable. The lane must be detached.
-  void Close();
 
  private:
   using PutStream = Stream<v1::PutRequest, v1::PutResponse>;
 
   void OnAnswer(const v1::PutResponse& answer) override;
   void OnWritable() override { observer_->OnLaneWork(); }
-  void OnBroken() override { observer_->OnLaneBroken(); }
 
   bool SendOne();
   void Answer(const v1::PutResponse& answer);
@@ -84,7 +82,6 @@ class PutLane final : private Stream<v1::PutRequest, v1::PutResponse>::Owner {
   PutPart* answered_ = nullptr;  // linked by `newer`, newest first; waits for FinishAnswered()
   std::uint64_t batch_id_last_ = 0;
   MemberIndex member_ = kNoMember;
-  bool closed_ = false;
   bool refusing_ = false;
 
   // Hints for placement and status; they order no other memory access.

@@ -57,8 +57,6 @@ class ServerSession final : public Session, private LaneObserver, private rpc::C
  private:
   struct Connection {
     std::string address;
-    std::shared_ptr<grpc::Channel> put_channel;
-    std::shared_ptr<grpc::Channel> get_channel;
     std::unique_ptr<v1::PageStore::Stub> put_stub;
     std::unique_ptr<v1::PageStore::Stub> get_stub;
   };
@@ -94,6 +92,7 @@ class ServerSession final : public Session, private LaneObserver, private rpc::C
   void OnVolumeLost(VolumeLoss loss) override;
 
   const SessionConfig config_;
+  const ClusterConfig& cluster_;
   SessionPeers* const peers_;
   rpc::CompletionThreads* const completions_;
   GetLane get_lane_;
@@ -126,11 +125,12 @@ class ServerSession final : public Session, private LaneObserver, private rpc::C
 ServerSession::ServerSession(const SessionConfig& session_config, SessionPeers* peers,
                              rpc::CompletionThreads* completions)
     : config_(session_config),
+      cluster_(*config_.cluster),
       peers_(peers),
       completions_(completions),
-      get_lane_(config_.fetch_wait, this),
-      put_lane_(config_.put_wait, std::min(config_.put_wait, config_.outage_wait),
-                config_.full_wait, this),
+      get_lane_(cluster_.fetch_wait, this),
+      put_lane_(cluster_.put_wait, std::min(cluster_.put_wait, cluster_.outage_wait),
+                cluster_.full_wait, this),
       discard_lane_(this),
       heartbeat_lane_(&put_lane_, this) {}
 
@@ -169,8 +169,8 @@ void ServerSession::Run() {
     const std::lock_guard lock(mutex_);
     if (stopping_ || ended_) break;
   }
-  get_lane_.Close();
-  put_lane_.Close();
+  get_lane_.Rebind(kNoMember);
+  put_lane_.Rebind(kNoMember);
   LearnOwner();
 }
 
@@ -183,8 +183,8 @@ ServerSession::Connection ServerSession::Connect() {
   Connection connection;
   // After the reset: OnMoved() breaks a connection to the former address.
   connection.address = peers_->members().AddressOf(config_.number);
-  connection.put_channel = rpc::NewChannel(connection.address, config_.open_wait);
-  connection.put_stub = v1::PageStore::NewStub(connection.put_channel);
+  connection.put_stub =
+      v1::PageStore::NewStub(rpc::NewChannel(connection.address, cluster_.open_wait));
   return connection;
 }
 
@@ -195,8 +195,8 @@ std::string ServerSession::ServeOneConnection() {
   std::string problem = OpenVolume(connection, &response);
   if (!problem.empty()) return problem;
   const OpenedVolume volume{response.volume_id(), response.epoch(), LeaseOf(response)};
-  connection.get_channel = rpc::NewChannel(connection.address, config_.open_wait);
-  connection.get_stub = v1::PageStore::NewStub(connection.get_channel);
+  connection.get_stub =
+      v1::PageStore::NewStub(rpc::NewChannel(connection.address, cluster_.open_wait));
   get_lane_.Open(connection.get_stub.get(), completions_, volume);
   heartbeat_lane_.Open(connection.get_stub.get(), completions_, volume);
   put_lane_.Open(connection.put_stub.get(), completions_, volume);
@@ -226,17 +226,17 @@ std::string ServerSession::OpenVolume(const Connection& connection,
 // Empty if the server has answered.
 std::string ServerSession::Ask(const Connection& connection, bool probe,
                                v1::OpenVolumeResponse* response) {
-  v1::OpenVolumeRequest request = OpenRequest(config_.volume);
+  v1::OpenVolumeRequest request = OpenRequest(config_);
   request.set_probe(probe);
   // Only once: a later owner is a new one.
-  request.set_take_over(config_.take_over && !record_.ever_connected());
+  request.set_take_over(cluster_.take_over && !record_.ever_connected());
   grpc::Status outcome;
   grpc::ClientContext context;
   BeginCall();
   const auto call = connection.put_stub->AsyncOpenVolume(&context, request, completions_->queue());
   call->Finish(response, &outcome, completions_->Tag(this));
   // No deadline of gRPC, whose timers follow the wall clock.
-  WaitUntil(Clock::now() + config_.open_wait, [this] { return call_done_; });
+  WaitUntil(Clock::now() + cluster_.open_wait, [this] { return call_done_; });
   context.TryCancel();
   AwaitCall(kNever);
   if (outcome.ok()) return "";
@@ -385,7 +385,7 @@ void ServerSession::CloseVolume(const Connection& connection, const OpenedVolume
   BeginCall();
   const auto call = connection.put_stub->AsyncCloseVolume(&context, request, completions_->queue());
   call->Finish(&response, &outcome, completions_->Tag(this));
-  AwaitCall(Clock::now() + config_.close_wait);
+  AwaitCall(Clock::now() + cluster_.close_wait);
   context.TryCancel();
   AwaitCall(kNever);
 }

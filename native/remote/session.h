@@ -7,12 +7,11 @@
 #pragma once
 
 #include <array>
-#include <chrono>
 #include <cstddef>
-#include <cstdint>
 #include <memory>
 #include <string>
 
+#include "remote/config.h"
 #include "remote/members.h"
 #include "remote/session_record.h"
 #include "remote/target.h"
@@ -25,26 +24,11 @@ namespace farswap::remote {
 
 class OpeningGate;
 
-/// The volume to open, and its host.
-struct WantedVolume {
-  std::string host_id;    // 1..128 bytes
-  std::string device;     // 1..128 bytes
-  std::string host_name;  // for people, at most 128 bytes
-  std::array<std::byte, 16> incarnation{};
-  std::array<std::byte, 16> session_nonce{};  // one per run of the host's daemon
-  std::uint64_t slots = 0;
-};
-
 struct SessionConfig {
   std::size_t number = 0;  // among the members' sessions; names the thread, seeds the jitter
-  WantedVolume volume;
-  bool take_over = false;
-  std::chrono::milliseconds fetch_wait{};
-  std::chrono::milliseconds put_wait{};
-  std::chrono::milliseconds open_wait{};
-  std::chrono::milliseconds close_wait{};
-  std::chrono::milliseconds outage_wait{};
-  std::chrono::milliseconds full_wait{};
+  const ClusterConfig* cluster = nullptr;
+  std::string host_name;                      // for people, at most 128 bytes
+  std::array<std::byte, 16> session_nonce{};  // one per run of the host's daemon
 };
 
 /// Shared by a host's sessions, which it outlives.

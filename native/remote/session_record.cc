@@ -2,6 +2,8 @@
 
 #include <chrono>
 
+#include "farswap/v1/page_store.pb.h"
+
 namespace farswap::remote {
 
 const char* NameOf(SessionState state) {

@@ -6,9 +6,12 @@
 #include <mutex>
 #include <string>
 
-#include "farswap/v1/page_store.pb.h"
 #include "remote/lane.h"
 #include "remote/members.h"
+
+namespace farswap::v1 {
+class OpenVolumeResponse;
+}
 
 namespace farswap::remote {
 
@@ -27,13 +30,15 @@ enum class SessionState : std::uint8_t {
 const char* NameOf(SessionState state);
 
 struct SessionStatus {
+  bool connected() const { return state == SessionState::kActive; }
+
   SessionState state;
   MemberIndex member;            // the last connected one
   std::uint64_t capacity_bytes;  // set by the session, as the next
   std::uint64_t used_bytes;
   std::uint64_t epoch;
   std::uint64_t reconnects;
-  std::string last_error;
+  std::string last_error;         // why the last connection ended or failed
   std::uint64_t disconnected_ms;  // 0 if connected
   std::string uuid;               // hexadecimal; "": unknown
   std::string owner_name;         // of another host that has the volume, if known

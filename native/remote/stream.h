@@ -2,7 +2,8 @@
 // Shutdown() after which no callback runs.
 //
 // Life: Start() → BeginWrite()/Send() from any thread, OnAnswer()/OnWritable() from the completion
-// thread → OnBroken() once → Shutdown(), which may also come first, and waits for gRPC.
+// thread → the observer's OnLaneBroken() once → Shutdown(), which may also come first, and waits
+// for gRPC.
 #pragma once
 
 #include <grpcpp/client_context.h>
@@ -14,6 +15,8 @@
 #include <string>
 #include <utility>
 
+#include "remote/lane.h"
+#include "remote/wire.h"
 #include "rpc/completion_threads.h"
 
 namespace farswap::remote {
@@ -26,18 +29,19 @@ class Stream {
   /// The lane that the stream belongs to. Called on the completion thread, with no lock held.
   class Owner {
    public:
+    /// Not for an answer whose status means that the volume is lost.
     virtual void OnAnswer(const Response& answer) = 0;
     /// BeginWrite() may succeed again.
     virtual void OnWritable() = 0;
-    /// The stream is broken. Call Shutdown(), on another thread.
-    virtual void OnBroken() = 0;
 
    protected:
     ~Owner() = default;
   };
 
-  Stream(Owner* owner, rpc::CompletionThreads* completions)
-      : owner_(owner), completions_(completions) {}
+  /// The observer learns that the stream is broken or the volume lost. It calls Shutdown() on
+  /// another thread.
+  Stream(Owner* owner, LaneObserver* observer, rpc::CompletionThreads* completions)
+      : owner_(owner), observer_(observer), completions_(completions) {}
 
   /// For the stub's PrepareAsync call.
   grpc::ClientContext* context() { return &context_; }
@@ -100,7 +104,11 @@ class Stream {
       Break();
       return;
     }
-    owner_->OnAnswer(answer_);
+    if (const auto loss = VolumeLossOf(answer_.status())) {
+      observer_->OnVolumeLost(*loss);
+    } else {
+      owner_->OnAnswer(answer_);
+    }
     call_->Read(&answer_, completions_->Tag(&read_));
   }
 
@@ -120,7 +128,7 @@ class Stream {
 
   // No read is pending any more.
   void Break() {
-    owner_->OnBroken();
+    observer_->OnLaneBroken();
     const std::lock_guard lock(mutex_);
     up_ = false;
     broken_ = true;
@@ -139,6 +147,7 @@ class Stream {
   }
 
   Owner* const owner_;
+  LaneObserver* const observer_;
   rpc::CompletionThreads* const completions_;
   grpc::ClientContext context_;
   std::unique_ptr<Call> call_;

@@ -165,7 +165,7 @@ inline bool Holds(Cluster& cluster, tier::ObjectKey slot, tier::ObjectVersion ve
 }
 
 inline bool Connected(const Cluster& cluster, std::size_t server = 0) {
-  return Eventually([&] { return cluster.Servers()[server].connected; });
+  return Eventually([&] { return cluster.Servers()[server].connected(); });
 }
 
 inline ClusterConfig TestConfig(std::vector<std::string> servers) {

@@ -47,7 +47,7 @@ TEST_F(FaultTest, FetchSurvivesARestartOfItsServer) {
   Connect();
   ASSERT_EQ(PutOne(*cluster_, 0, 1), PutResult::kAcked);
   store_.Stop();
-  ASSERT_TRUE(Eventually([&] { return !cluster_->Servers()[0].connected; }));
+  ASSERT_TRUE(Eventually([&] { return !cluster_->Servers()[0].connected(); }));
   EXPECT_FALSE(cluster_->Writable());
   std::vector<std::unique_ptr<TestFetch>> fetches;
   for (int i = 0; i < 100; ++i) {
@@ -121,7 +121,7 @@ TEST_F(FaultTest, HungServerIsFoundOutWhileNothingIsUnderWay) {
   Connect();
   proxy_.Stall(true);
   EXPECT_TRUE(Eventually([&] { return !cluster_->Writable(); }));
-  EXPECT_FALSE(cluster_->Servers()[0].connected);
+  EXPECT_FALSE(cluster_->Servers()[0].connected());
   EXPECT_NE(cluster_->Servers()[0].last_error, "");
   proxy_.Stall(false);
   EXPECT_TRUE(Connected(*cluster_));
@@ -206,7 +206,7 @@ TEST_F(FaultTest, StopDuringAConnectionAttemptDoesNotWaitForIt) {
   ASSERT_TRUE(Connected(*cluster_));
   proxy_.Stall(true);
   proxy_.Cut();
-  ASSERT_TRUE(Eventually([&] { return !cluster_->Servers()[0].connected; }));
+  ASSERT_TRUE(Eventually([&] { return !cluster_->Servers()[0].connected(); }));
   const auto began = steady_clock::now();
   cluster_->Stop();
   EXPECT_LT(steady_clock::now() - began, kHangGuard);

@@ -33,7 +33,7 @@ class IdentityTest : public ::testing::Test {
   }
 
   static bool Reaches(const Cluster& cluster, const std::string& state, std::size_t server = 0) {
-    return Eventually([&] { return cluster.Servers()[server].state == state; });
+    return Eventually([&] { return NameOf(cluster.Servers()[server].state) == state; });
   }
 
   FakeStore store_;
@@ -46,8 +46,8 @@ TEST_F(IdentityTest, SecondNameOfAServerIsRefusedWithBothAndHarmsNothing) {
   std::size_t used = 0;
   ASSERT_TRUE(Eventually([&] {
     const auto servers = cluster->Servers();
-    used = servers[0].state == "active" ? 0 : 1;
-    return servers[used].state == "active" && servers[1 - used].state == "duplicate";
+    used = servers[0].connected() ? 0 : 1;
+    return servers[used].connected() && servers[1 - used].state == SessionState::kDuplicate;
   }));
   const auto refused = cluster->Servers()[1 - used];
   EXPECT_NE(refused.last_error.find(store_.address()), std::string::npos) << refused.last_error;

@@ -43,7 +43,7 @@ class OwnershipTest : public ::testing::Test {
     }
   }
   static std::string StateOf(const Cluster& cluster, std::size_t server = 0) {
-    return cluster.Servers()[server].state;
+    return NameOf(cluster.Servers()[server].state);
   }
   static bool Reaches(const Cluster& cluster, const std::string& state, std::size_t server = 0) {
     return Eventually([&] { return StateOf(cluster, server) == state; });

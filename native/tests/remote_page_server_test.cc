@@ -120,7 +120,7 @@ TEST_F(RemotePageServerTest, NewIncarnationFencesTheOldOneAndSeesNoneOfItsPages)
   ASSERT_EQ(PutOne(*first, 1, 5), PutResult::kAcked);
   const auto second = Connect(std::byte{2}, /*take_over=*/true);
   EXPECT_EQ(PutOne(*first, 1, 6), PutResult::kUnavailable);
-  EXPECT_TRUE(Eventually([&] { return first->Servers()[0].state == "fenced"; }));
+  EXPECT_TRUE(Eventually([&] { return first->Servers()[0].state == SessionState::kFenced; }));
   ASSERT_EQ(PutOne(*second, 2, 1), PutResult::kAcked);
   EXPECT_EQ(GetOne(*second, 1), GetResult::kNotFound);
 }
