@@ -127,23 +127,15 @@ void PageService::Register(grpc::ServerBuilder* builder) {
 }
 
 void PageService::Start() {
-  ServedStream<v1::GetRequest, v1::GetResponse>::Await(this, &gets_, &Service::RequestGet,
-                                                       &PageService::AnswerGet);
-  ServedStream<v1::PutRequest, v1::PutResponse>::Await(this, &puts_, &Service::RequestPut,
-                                                       &PageService::AnswerPut);
-  ServedStream<v1::SessionRequest, v1::SessionResponse>::Await(
-      this, &sessions_, &Service::RequestSession, &PageService::AnswerSession);
-  ServedCall<v1::OpenVolumeRequest, v1::OpenVolumeResponse>::Await(
-      this, &opens_, &Service::RequestOpenVolume, &PageService::AnswerOpen);
-  ServedCall<v1::CloseVolumeRequest, v1::CloseVolumeResponse>::Await(
-      this, &opens_, &Service::RequestCloseVolume, &PageService::AnswerClose);
-  ServedCall<v1::DiscardRequest, v1::DiscardResponse>::Await(this, &puts_, &Service::RequestDiscard,
-                                                             &PageService::AnswerDiscard);
-  ServedCall<v1::ListShardRequest, v1::ListShardResponse>::Await(
-      this, &puts_, &Service::RequestListShard, &PageService::AnswerListShard);
-  ServedCall<v1::DescribeRequest, v1::DescribeResponse>::Await(
-      this, &puts_, &Service::RequestDescribe, &PageService::AnswerDescribe);
-  UnservedCall::Await(this, &opens_);
+  new ServedStream(this, &gets_, &Service::RequestGet, &PageService::AnswerGet);
+  new ServedStream(this, &puts_, &Service::RequestPut, &PageService::AnswerPut);
+  new ServedStream(this, &sessions_, &Service::RequestSession, &PageService::AnswerSession);
+  new ServedCall(this, &opens_, &Service::RequestOpenVolume, &PageService::AnswerOpen);
+  new ServedCall(this, &opens_, &Service::RequestCloseVolume, &PageService::AnswerClose);
+  new ServedCall(this, &puts_, &Service::RequestDiscard, &PageService::AnswerDiscard);
+  new ServedCall(this, &puts_, &Service::RequestListShard, &PageService::AnswerListShard);
+  new ServedCall(this, &puts_, &Service::RequestDescribe, &PageService::AnswerDescribe);
+  new UnservedCall(this, &opens_);
   ticker_ = std::make_unique<Ticker>(this);
 }
 
@@ -159,6 +151,7 @@ void PageService::EndCall() {
 }
 
 void PageService::Drain() {
+  ticker_.reset();
   std::unique_lock lock(mutex_);
   drained_.wait(lock, [this] { return calls_ == 0; });
 }

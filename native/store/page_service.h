@@ -45,6 +45,7 @@ class PageService {
   void Drain();
 
  private:
+  class Call;
   template <typename Request, typename Response>
   class ServedStream;
   template <typename Request, typename Response>

@@ -8,6 +8,7 @@
 #include <condition_variable>
 #include <mutex>
 #include <thread>
+#include <type_traits>
 #include <utility>
 
 #include "base/thread.h"
@@ -16,9 +17,15 @@
 namespace farswap::store {
 
 // A call that gives gRPC one operation at a time.
-class Call : public rpc::Completion {
+class PageService::Call : public rpc::Completion {
  public:
-  virtual ~Call() = default;
+  Call(PageService* service, const Queue* on) : service_(service), on_(on) {
+    service_->BeginCall();
+  }
+  virtual ~Call() { service_->EndCall(); }
+  Call(const Call&) = delete;
+  Call& operator=(const Call&) = delete;
+
   void OnCompleted(bool ok) final {
     // The operation may complete on another thread before this one has left gRPC.
     { const std::lock_guard lock(mutex_); }
@@ -29,17 +36,22 @@ class Call : public rpc::Completion {
   /// Called when the operation has ended. May delete the object.
   virtual void Continue(bool ok) = 0;
 
+  /// Calls `operation` with its tag.
   template <typename Operation>
   void Begin(const Operation& operation) {
     const std::lock_guard lock(mutex_);
-    operation();
+    operation(on_->threads->Tag(this));
   }
+
+  PageService* const service_;
+  const Queue* const on_;
 
  private:
   std::mutex mutex_;
 };
 
-// A bidirectional stream: accept; read, answer and write in turn; finish.
+// A bidirectional stream: accept; read, answer and write in turn; finish. Waits for a stream of its
+// method, as the calls below. Each one that starts leaves another object waiting.
 template <typename Request, typename Response>
 class PageService::ServedStream final : public Call {
  public:
@@ -48,17 +60,17 @@ class PageService::ServedStream final : public Call {
   using Accept = void (Service::*)(grpc::ServerContext*, Stream*, grpc::CompletionQueue*,
                                    grpc::ServerCompletionQueue*, void*);
 
-  /// Waits for a stream of this method. Each stream that starts leaves another object waiting.
-  static void Await(PageService* service, const Queue* on, Accept accept, Answer answer) {
-    auto* const stream = new ServedStream(service, on, accept, answer);
-    service->BeginCall();
-    stream->Begin([&] {
-      (service->service_.*accept)(&stream->context_, &stream->stream_, on->queue, on->queue,
-                                  stream->Tag());
+  ServedStream(PageService* service, const Queue* on, std::type_identity_t<Accept> accept,
+               Answer answer)
+      : Call(service, on), accept_(accept), answer_(answer), stream_(&context_) {
+    Begin([&](void* tag) {
+      (service_->service_.*accept_)(&context_, &stream_, on_->queue, on_->queue, tag);
     });
   }
 
  private:
+  enum class Stage { kAccept, kRead, kWrite, kFinish };
+
   void Continue(bool ok) override {
     switch (stage_) {
       case Stage::kAccept:
@@ -68,20 +80,13 @@ class PageService::ServedStream final : public Call {
       case Stage::kWrite:
         return OnWritten(ok);
       case Stage::kFinish:
-        return End();
+        return delete this;
     }
   }
 
-  enum class Stage { kAccept, kRead, kWrite, kFinish };
-
-  ServedStream(PageService* service, const Queue* on, Accept accept, Answer answer)
-      : service_(service), on_(on), accept_(accept), answer_(answer), stream_(&context_) {}
-
-  void* Tag() { return on_->threads->Tag(this); }
-
   void OnAccepted(bool ok) {
-    if (!ok) return End();  // the server is stopping
-    Await(service_, on_, accept_, answer_);
+    if (!ok) return delete this;  // the server is stopping
+    new ServedStream(service_, on_, accept_, answer_);
     if (service_->AddStream(&context_)) return Read();
     service_->store_->counters().Add(Counter::streams_refused);
     Finish({grpc::StatusCode::RESOURCE_EXHAUSTED, "too many streams, or the server is stopping"});
@@ -89,7 +94,7 @@ class PageService::ServedStream final : public Call {
 
   void Read() {
     stage_ = Stage::kRead;
-    Begin([this] { stream_.Read(&request_, Tag()); });
+    Begin([this](void* tag) { stream_.Read(&request_, tag); });
   }
 
   void OnRead(bool ok) {
@@ -101,7 +106,7 @@ class PageService::ServedStream final : public Call {
       request_ = Request();  // an invalid one may have made it very large
     }
     stage_ = Stage::kWrite;
-    Begin([this] { stream_.Write(response_, Tag()); });
+    Begin([this](void* tag) { stream_.Write(response_, tag); });
   }
 
   void OnWritten(bool ok) {
@@ -113,17 +118,9 @@ class PageService::ServedStream final : public Call {
 
   void Finish(const grpc::Status& status) {
     stage_ = Stage::kFinish;
-    Begin([&] { stream_.Finish(status, Tag()); });
+    Begin([&](void* tag) { stream_.Finish(status, tag); });
   }
 
-  void End() {
-    PageService* const service = service_;
-    delete this;
-    service->EndCall();
-  }
-
-  PageService* const service_;
-  const Queue* const on_;
   const Accept accept_;
   const Answer answer_;
   grpc::ServerContext context_;
@@ -143,37 +140,24 @@ class PageService::ServedCall final : public Call {
   using Accept = void (Service::*)(grpc::ServerContext*, Request*, Writer*, grpc::CompletionQueue*,
                                    grpc::ServerCompletionQueue*, void*);
 
-  static void Await(PageService* service, const Queue* on, Accept accept, Answer answer) {
-    auto* const call = new ServedCall(service, on, accept, answer);
-    service->BeginCall();
-    call->Begin([&] {
-      (service->service_.*accept)(&call->context_, &call->request_, &call->writer_, on->queue,
-                                  on->queue, call->Tag());
+  ServedCall(PageService* service, const Queue* on, std::type_identity_t<Accept> accept,
+             Answer answer)
+      : Call(service, on), accept_(accept), answer_(answer), writer_(&context_) {
+    Begin([&](void* tag) {
+      (service_->service_.*accept_)(&context_, &request_, &writer_, on_->queue, on_->queue, tag);
     });
   }
 
  private:
   void Continue(bool ok) override {
-    if (finishing_ || !ok) {
-      PageService* const service = service_;
-      delete this;
-      service->EndCall();
-      return;
-    }
-    Await(service_, on_, accept_, answer_);
+    if (finishing_ || !ok) return delete this;
+    new ServedCall(service_, on_, accept_, answer_);
     Response response;
     const grpc::Status status = (service_->*answer_)(context_, request_, &response);
     finishing_ = true;
-    Begin([&] { writer_.Finish(response, status, Tag()); });
+    Begin([&](void* tag) { writer_.Finish(response, status, tag); });
   }
 
-  ServedCall(PageService* service, const Queue* on, Accept accept, Answer answer)
-      : service_(service), on_(on), accept_(accept), answer_(answer), writer_(&context_) {}
-
-  void* Tag() { return on_->threads->Tag(this); }
-
-  PageService* const service_;
-  const Queue* const on_;
   const Accept accept_;
   const Answer answer_;
   grpc::ServerContext context_;
@@ -185,37 +169,22 @@ class PageService::ServedCall final : public Call {
 // A call of a method that is not served: of this protocol or of any other.
 class PageService::UnservedCall final : public Call {
  public:
-  static void Await(PageService* service, const Queue* on) {
-    auto* const call = new UnservedCall(service, on);
-    service->BeginCall();
-    call->Begin([&] {
-      service->unserved_.RequestCall(&call->context_, &call->stream_, on->queue, on->queue,
-                                     call->Tag());
+  UnservedCall(PageService* service, const Queue* on) : Call(service, on), stream_(&context_) {
+    Begin([&](void* tag) {
+      service_->unserved_.RequestCall(&context_, &stream_, on_->queue, on_->queue, tag);
     });
   }
 
  private:
   void Continue(bool ok) override {
-    if (finishing_ || !ok) {
-      PageService* const service = service_;
-      delete this;
-      service->EndCall();
-      return;
-    }
-    Await(service_, on_);
+    if (finishing_ || !ok) return delete this;
+    new UnservedCall(service_, on_);
     finishing_ = true;
     const grpc::Status refused(grpc::StatusCode::UNIMPLEMENTED,
                                context_.method() + " is not served by this memory server");
-    Begin([&] { stream_.Finish(refused, Tag()); });
+    Begin([&](void* tag) { stream_.Finish(refused, tag); });
   }
 
-  UnservedCall(PageService* service, const Queue* on)
-      : service_(service), on_(on), stream_(&context_) {}
-
-  void* Tag() { return on_->threads->Tag(this); }
-
-  PageService* const service_;
-  const Queue* const on_;
   grpc::GenericServerContext context_;
   grpc::GenericServerAsyncReaderWriter stream_;
   bool finishing_ = false;
@@ -225,8 +194,7 @@ class PageService::UnservedCall final : public Call {
 // gRPC's timers follow the wall clock: they stop when it is set back.
 class PageService::Ticker final : public Call {
  public:
-  explicit Ticker(PageService* service) : service_(service) {
-    service_->BeginCall();
+  explicit Ticker(PageService* service) : Call(service, &service->gets_) {
     thread_ = StartThread("fs-tick", [this] { Run(); });
   }
   /// Call it after Stop().
@@ -237,18 +205,14 @@ class PageService::Ticker final : public Call {
 
  private:
   void Run() {
-    {
-      std::unique_lock lock(service_->mutex_);
-      const auto stopping = [this] { return service_->stopping_; };
-      while (!changed_.wait_for(lock, RunningClock::kTickEvery, stopping)) {
-        if (std::exchange(under_way_, true)) continue;
-        const Queue& on = service_->gets_;
-        const auto at_once = gpr_inf_past(GPR_CLOCK_MONOTONIC);
-        Begin([&] { alarm_.Set(on.queue, at_once, on.threads->Tag(this)); });
-      }
-      changed_.wait(lock, [this] { return !under_way_; });
+    std::unique_lock lock(service_->mutex_);
+    const auto stopping = [this] { return service_->stopping_; };
+    while (!changed_.wait_for(lock, RunningClock::kTickEvery, stopping)) {
+      if (std::exchange(under_way_, true)) continue;
+      const auto at_once = gpr_inf_past(GPR_CLOCK_MONOTONIC);
+      Begin([&](void* tag) { alarm_.Set(on_->queue, at_once, tag); });
     }
-    service_->EndCall();
+    changed_.wait(lock, [this] { return !under_way_; });
   }
 
   void Continue(bool /*ok*/) override {
@@ -258,7 +222,6 @@ class PageService::Ticker final : public Call {
     changed_.notify_all();
   }
 
-  PageService* const service_;
   grpc::Alarm alarm_;
   std::condition_variable changed_;  // used with the service's mutex
   bool under_way_ = false;
