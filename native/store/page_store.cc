@@ -76,7 +76,7 @@ struct PageStore::Impl {
   CallStatus PutObjects(std::uint64_t volume_id, std::uint64_t epoch,
                         std::span<const ObjectRecord> objects, std::span<ObjectStatus> results);
   void CountPuts(std::span<const ObjectRecord> objects, std::span<const ObjectStatus> results);
-  void CountRefused(CallStatus status);
+  CallStatus CountRefused(CallStatus status);
   VolumeInfo InfoOf(const Volume& volume) const;
 
   const PageStoreConfig config;
@@ -225,6 +225,7 @@ void PageStore::Impl::OpenForWriting() {
 }
 
 OpenedVolume PageStore::OpenVolume(const OpenRequest& request) {
+  const std::shared_lock lock(impl_->exchange);
   OpenedVolume opened;
   opened.status = OpenStatus::kInvalid;
   if (!IsName(request.host_id) || !IsName(request.device)) {
@@ -234,26 +235,22 @@ OpenedVolume PageStore::OpenVolume(const OpenRequest& request) {
   } else if (request.slots == 0 || request.slots > kVolumeSlotsMax) {
     opened.message = "slots must be 1 to " + std::to_string(kVolumeSlotsMax);
   } else {
-    const std::shared_lock lock(impl_->exchange);
     opened = impl_->volumes->Open(request);
   }
   if (request.probe) return opened;
-  if (opened.status != OpenStatus::kOk) {
+  if (opened.status == OpenStatus::kOk) {
+    impl_->counters.Add(Counter::opens);
+    impl_->WakeCollector();
+  } else {
     const bool live_owner = opened.status == OpenStatus::kAlreadyOpen;
     impl_->counters.Add(live_owner ? Counter::opens_already_open : Counter::opens_refused);
-    return opened;
   }
-  impl_->counters.Add(Counter::opens);
-  const std::shared_lock lock(impl_->exchange);
-  impl_->WakeCollector();
   return opened;
 }
 
 CallStatus PageStore::Hear(std::uint64_t volume_id, std::uint64_t epoch, std::uint64_t boot_ms) {
   const std::shared_lock lock(impl_->exchange);
-  const CallStatus status = impl_->volumes->Hear(volume_id, epoch, boot_ms);
-  if (status != CallStatus::kOk) impl_->CountRefused(status);
-  return status;
+  return impl_->CountRefused(impl_->volumes->Hear(volume_id, epoch, boot_ms));
 }
 
 void PageStore::Tick() { impl_->clock.Tick(); }
@@ -276,20 +273,16 @@ std::vector<OwnerEvent> PageStore::TakeOwnerEvents() {
 Result<CallStatus> PageStore::CloseVolume(std::uint64_t volume_id, std::uint64_t epoch) {
   const std::shared_lock lock(impl_->exchange);
   auto closed = impl_->volumes->Close(volume_id, epoch);
-  if (closed.ok() && closed.value() == CallStatus::kOk) {
+  if (closed.ok() && impl_->CountRefused(closed.value()) == CallStatus::kOk) {
     impl_->counters.Add(Counter::closes);
     impl_->WakeCollector();
-  } else if (closed.ok()) {
-    impl_->CountRefused(closed.value());
   }
   return closed;
 }
 
 CallStatus PageStore::Put(std::uint64_t volume_id, std::uint64_t epoch,
                           std::span<const ObjectRecord> objects, std::span<ObjectStatus> results) {
-  const CallStatus status = impl_->PutObjects(volume_id, epoch, objects, results);
-  if (status != CallStatus::kOk) impl_->CountRefused(status);
-  return status;
+  return impl_->CountRefused(impl_->PutObjects(volume_id, epoch, objects, results));
 }
 
 CallStatus PageStore::Impl::PutObjects(std::uint64_t volume_id, std::uint64_t epoch,
@@ -334,20 +327,12 @@ void PageStore::Impl::CountPuts(std::span<const ObjectRecord> objects,
   counters.Add(Counter::put_bytes, bytes);
 }
 
-void PageStore::Impl::CountRefused(CallStatus status) {
-  switch (status) {
-    case CallStatus::kFenced:
-      counters.Add(Counter::fenced);
-      break;
-    case CallStatus::kUnknownVolume:
-      counters.Add(Counter::unknown_volume);
-      break;
-    case CallStatus::kInvalid:
-      counters.Add(Counter::invalid_batches);
-      break;
-    case CallStatus::kOk:
-      break;
-  }
+// Returns `status`.
+CallStatus PageStore::Impl::CountRefused(CallStatus status) {
+  if (status == CallStatus::kFenced) counters.Add(Counter::fenced);
+  if (status == CallStatus::kUnknownVolume) counters.Add(Counter::unknown_volume);
+  if (status == CallStatus::kInvalid) counters.Add(Counter::invalid_batches);
+  return status;
 }
 
 CallStatus PageStore::Get(std::uint64_t volume_id, std::uint64_t epoch,
@@ -358,10 +343,7 @@ CallStatus PageStore::Get(std::uint64_t volume_id, std::uint64_t epoch,
     const std::shared_ptr<Volume> volume = impl_->volumes->Find(volume_id);
     status = volume ? volume->Check(epoch) : CallStatus::kUnknownVolume;
   }
-  if (status != CallStatus::kOk) {
-    impl_->CountRefused(status);
-    return status;
-  }
+  if (status != CallStatus::kOk) return impl_->CountRefused(status);
   Lookup lookup(impl_->rocks.get());
   for (const std::uint64_t key : keys) lookup.Add(volume_id, key);
   lookup.Run(false);
@@ -426,10 +408,7 @@ Result<CallStatus> PageStore::ListShard(std::uint64_t volume_id, std::uint64_t e
   const std::shared_ptr<Volume> volume = impl_->volumes->Find(volume_id);
   CallStatus status = volume ? volume->Check(epoch) : CallStatus::kUnknownVolume;
   if (status == CallStatus::kOk && shard >= volume->shards()) status = CallStatus::kInvalid;
-  if (status != CallStatus::kOk) {
-    impl_->CountRefused(status);
-    return status;
-  }
+  if (status != CallStatus::kOk) return impl_->CountRefused(status);
   const rocksdb::Status read = store::ListShard(impl_->rocks.get(), volume_id, shard, cursor, list);
   return read.ok() ? Result<CallStatus>(status) : Error{read.ToString()};
 }

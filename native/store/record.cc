@@ -4,6 +4,9 @@
 #include <bit>
 #include <concepts>
 #include <cstring>
+#include <tuple>
+#include <type_traits>
+#include <utility>
 
 #include "tier/bundle.h"
 #include "tier/page.h"
@@ -45,33 +48,36 @@ std::uint64_t GetBigEndian(const char* in) {
   return __builtin_bswap64(swapped);
 }
 
-template <std::integral T>
-void Append(T value, std::string* out) {
-  out->append(reinterpret_cast<const char*>(&value), sizeof(value));
-}
+// Appends fields to a record.
+struct Writer {
+  std::string value;
 
-void AppendId(const Id& id, std::string* out) { out->append(id.begin(), id.end()); }
+  void Add(std::integral auto field) {
+    value.append(reinterpret_cast<const char*>(&field), sizeof(field));
+  }
+  void Add(const Id& id) { value.append(id.begin(), id.end()); }
+  void Add(const std::string& name) {
+    Add(static_cast<std::uint8_t>(name.size()));
+    value.append(name);
+  }
+  void Add(const std::vector<Id>& ids) {
+    Add(static_cast<std::uint8_t>(ids.size()));
+    for (const Id& id : ids) Add(id);
+  }
+};
 
-void AppendName(std::string_view name, std::string* out) {
-  Append(static_cast<std::uint8_t>(name.size()), out);
-  out->append(name);
-}
-
-// Reads fields from the front of a record. `ok` stays false after a field that does not fit.
+// Takes fields from the front of a record. `ok` stays false after a field that does not fit.
 struct Reader {
   std::string_view rest;
   bool ok = true;
 
   std::string_view Bytes(std::size_t n) {
     ok = ok && rest.size() >= n;
-    if (!ok) {
-      return {};
-    }
+    if (!ok) return {};
     const std::string_view taken = rest.substr(0, n);
     rest.remove_prefix(n);
     return taken;
   }
-
   template <std::integral T>
   T Integer() {
     T value{};
@@ -80,17 +86,59 @@ struct Reader {
     return value;
   }
 
-  Id TakeId() {
-    Id id{};
-    const std::string_view bytes = Bytes(kIdBytes);
-    std::copy(bytes.begin(), bytes.end(), id.begin());
-    return id;
+  void Take(bool* field) { *field = Integer<std::uint8_t>() != 0; }
+  void Take(std::integral auto* field) {
+    *field = Integer<std::remove_pointer_t<decltype(field)>>();
   }
-
-  std::string Name() { return std::string(Bytes(Integer<std::uint8_t>())); }
+  void Take(Id* id) { std::ranges::copy(Bytes(id->size()), id->begin()); }
+  void Take(std::string* name) { *name = Bytes(Integer<std::uint8_t>()); }
+  void Take(std::vector<Id>* ids) {
+    ids->resize(Integer<std::uint8_t>());
+    for (Id& id : *ids) Take(&id);
+  }
 
   bool Complete() const { return ok && rest.empty(); }
 };
+
+template <typename T, typename Record>
+concept Is = std::same_as<std::remove_const_t<T>, Record>;
+
+// The fields of each record, in their order.
+auto Fields(Is<StoreRecord> auto& record) {
+  return std::tie(record.uuid, record.boot_id, record.closed);
+}
+auto Fields(Is<DeviceRecord> auto& record) { return std::tie(record.epoch, record.retired); }
+auto Fields(Is<VolumeRecord> auto& record) {
+  return std::tie(record.epoch, record.slots, record.garbage, record.intact, record.incarnation,
+                  record.owner.nonce, record.owner.takeover_count, record.silent_minutes,
+                  record.host_id, record.device, record.owner.host_name, record.owner.address);
+}
+auto Fields(Is<Usage> auto& usage) { return std::tie(usage.pages, usage.bytes); }
+
+template <typename Record>
+void Append(const Record& record, Writer* to) {
+  std::apply([to](const auto&... fields) { (to->Add(fields), ...); }, Fields(record));
+}
+
+template <typename Record>
+void Take(Reader* from, Record* record) {
+  std::apply([from](auto&... fields) { (from->Take(&fields), ...); }, Fields(*record));
+}
+
+template <typename Record>
+std::string Encode(const Record& record) {
+  Writer writer;
+  Append(record, &writer);
+  return std::move(writer.value);
+}
+
+template <typename Record>
+std::optional<Record> Decode(std::string_view value) {
+  Reader reader{value};
+  Record record;
+  Take(&reader, &record);
+  return reader.Complete() ? std::optional(std::move(record)) : std::nullopt;
+}
 
 }  // namespace
 
@@ -156,12 +204,10 @@ std::optional<std::uint64_t> DecodeVolumeKey(std::string_view key) {
 }
 
 std::string EncodeStoreRecord(const StoreRecord& record) {
-  std::string value;
-  Append(kStoreFormat, &value);
-  AppendId(record.uuid, &value);
-  AppendName(record.boot_id, &value);
-  Append(static_cast<std::uint8_t>(record.closed), &value);
-  return value;
+  Writer writer;
+  writer.Add(kStoreFormat);
+  Append(record, &writer);
+  return std::move(writer.value);
 }
 
 Result<StoreRecord> DecodeStoreRecord(std::string_view value) {
@@ -173,94 +219,28 @@ Result<StoreRecord> DecodeStoreRecord(std::string_view value) {
                  ": give store.path a new directory, or delete this one, and its pages with it"};
   }
   StoreRecord record;
-  record.uuid = reader.TakeId();
-  record.boot_id = reader.Name();
-  record.closed = reader.Integer<std::uint8_t>() != 0;
-  if (!reader.Complete()) {
-    return Error{"its first record is damaged"};
-  }
+  Take(&reader, &record);
+  if (!reader.Complete()) return Error{"its first record is damaged"};
   return record;
 }
 
-std::string EncodeDeviceRecord(const DeviceRecord& record) {
-  std::string value;
-  Append(record.epoch, &value);
-  Append(static_cast<std::uint8_t>(record.retired.size()), &value);
-  for (const Incarnation& incarnation : record.retired) AppendId(incarnation, &value);
-  return value;
-}
-
+std::string EncodeDeviceRecord(const DeviceRecord& record) { return Encode(record); }
 std::optional<DeviceRecord> DecodeDeviceRecord(std::string_view value) {
-  Reader reader{value};
-  DeviceRecord record;
-  record.epoch = reader.Integer<std::uint64_t>();
-  const auto count = reader.Integer<std::uint8_t>();
-  for (std::size_t i = 0; i < count && reader.ok; ++i) record.retired.push_back(reader.TakeId());
-  return reader.Complete() ? std::optional(std::move(record)) : std::nullopt;
+  return Decode<DeviceRecord>(value);
 }
 
-std::string EncodeDeviceName(std::string_view host_id, std::string_view device) {
-  std::string name;
-  AppendName(host_id, &name);
-  name.append(device);
-  return name;
+std::string EncodeDeviceName(const std::string& host_id, const std::string& device) {
+  Writer writer;
+  writer.Add(host_id);
+  return writer.value + device;
 }
 
-bool DecodeDeviceName(std::string_view name, std::string* host_id, std::string* device) {
-  Reader reader{name};
-  *host_id = reader.Name();
-  *device = std::string(reader.rest);
-  return reader.ok && !host_id->empty() && !device->empty();
-}
-
-std::string EncodeVolumeRecord(const VolumeRecord& record) {
-  std::string value;
-  Append(record.epoch, &value);
-  Append(record.slots, &value);
-  Append(static_cast<std::uint8_t>(record.garbage), &value);
-  Append(static_cast<std::uint8_t>(record.intact), &value);
-  AppendId(record.incarnation, &value);
-  AppendId(record.owner.nonce, &value);
-  Append(record.owner.takeover_count, &value);
-  Append(record.silent_minutes, &value);
-  for (const std::string& name :
-       {record.host_id, record.device, record.owner.host_name, record.owner.address}) {
-    AppendName(name, &value);
-  }
-  return value;
-}
-
+std::string EncodeVolumeRecord(const VolumeRecord& record) { return Encode(record); }
 std::optional<VolumeRecord> DecodeVolumeRecord(std::string_view value) {
-  Reader reader{value};
-  VolumeRecord record;
-  record.epoch = reader.Integer<std::uint64_t>();
-  record.slots = reader.Integer<std::uint64_t>();
-  record.garbage = reader.Integer<std::uint8_t>() != 0;
-  record.intact = reader.Integer<std::uint8_t>() != 0;
-  record.incarnation = reader.TakeId();
-  record.owner.nonce = reader.TakeId();
-  record.owner.takeover_count = reader.Integer<std::uint32_t>();
-  record.silent_minutes = reader.Integer<std::uint32_t>();
-  record.host_id = reader.Name();
-  record.device = reader.Name();
-  record.owner.host_name = reader.Name();
-  record.owner.address = reader.Name();
-  return reader.Complete() ? std::optional(std::move(record)) : std::nullopt;
+  return Decode<VolumeRecord>(value);
 }
 
-std::string EncodeUsage(const Usage& usage) {
-  std::string value;
-  Append(usage.pages, &value);
-  Append(usage.bytes, &value);
-  return value;
-}
-
-std::optional<Usage> DecodeUsage(std::string_view value) {
-  Reader reader{value};
-  Usage usage;
-  usage.pages = reader.Integer<std::int64_t>();
-  usage.bytes = reader.Integer<std::int64_t>();
-  return reader.Complete() ? std::optional(usage) : std::nullopt;
-}
+std::string EncodeUsage(const Usage& usage) { return Encode(usage); }
+std::optional<Usage> DecodeUsage(std::string_view value) { return Decode<Usage>(value); }
 
 }  // namespace farswap::store

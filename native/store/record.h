@@ -97,9 +97,7 @@ struct DeviceRecord {
 };
 std::string EncodeDeviceRecord(const DeviceRecord& record);
 std::optional<DeviceRecord> DecodeDeviceRecord(std::string_view value);
-std::string EncodeDeviceName(std::string_view host_id, std::string_view device);
-/// False if `name` is not from EncodeDeviceName().
-bool DecodeDeviceName(std::string_view name, std::string* host_id, std::string* device);
+std::string EncodeDeviceName(const std::string& host_id, const std::string& device);
 
 /// A run of a host daemon that has opened a volume.
 struct Owner {
