@@ -19,7 +19,7 @@ from __future__ import annotations
 
 import threading
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING
 
 from farswap.common import log
 from farswap.common.errors import NotFoundError, NotPossibleError
@@ -30,31 +30,9 @@ if TYPE_CHECKING:
     from farswap.client_nbd.config import AttributionSection
     from farswap.client_nbd.kernel.device_use import ExportDevices
     from farswap.client_nbd.kernel.files import KernelFiles
-    from farswap.native import Attribution as EngineAttribution
+    from farswap.native import HostEngine
 
 _log = log.logger("attribution")
-
-
-class Engine(Protocol):
-    """The part of the native engine used here."""
-
-    def attribute(
-        self,
-        device: tuple[int, int],
-        pin_directory: str,
-        free_hook: bool,
-        /,
-    ) -> EngineAttribution:
-        """Loads the programs for the device of this major and minor number."""
-
-    def attribution(self) -> EngineAttribution:
-        """The source in use."""
-
-    def stop_attribution(self) -> None:
-        """Removes the programs."""
-
-    def set_label(self, id: int, /) -> None:  # noqa: A002 - the native name
-        """Sets the cgroup of pages that BPF does not attribute."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,7 +54,7 @@ class Attribution:
 
     def __init__(
         self,
-        engine: Engine,
+        engine: HostEngine,
         section: AttributionSection,
         files: KernelFiles,
         devices: ExportDevices,

@@ -26,20 +26,14 @@ from farswap.common.errors import BusyError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
-    from typing import ParamSpec, Protocol
+    from typing import ParamSpec
 
     from farswap.client_nbd.kernel.device_use import Use
     from farswap.client_nbd.kernel.tables import Number, SwapArea
     from farswap.client_nbd.running_host import RunningHost
+    from farswap.common.lifecycle import StopSignals
 
     P = ParamSpec("P")
-
-    class Signals(Protocol):
-        """lifecycle.StopSignals, or a test's."""
-
-        async def wait(self) -> str:
-            """Name of the next signal."""
-
 
 R = TypeVar("R")
 
@@ -94,7 +88,7 @@ class SafeStop:
         self._doing = ""
         self._claims: dict[Number, int] = {}
 
-    async def wait(self, signals: Signals) -> None:
+    async def wait(self, signals: StopSignals) -> None:
         """Returns after a signal, when nothing can swap to the daemon."""
         _quietly(_log.info, "stopping", signal=await signals.wait())
         rest_s = _RETRY_S

@@ -6,7 +6,7 @@ doctor` shows all findings, `farswapctl status` those that are not ok.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING
 
 from farswap.client_nbd.checks.findings import Finding
 from farswap.client_nbd.kernel import files as kernel_files
@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 
     from farswap.client_nbd.attribution import AttributionState
     from farswap.client_nbd.checks.findings import Level
+    from farswap.client_nbd.kernel.attach import KernelDevice
     from farswap.client_nbd.kernel.device_use import Use
     from farswap.client_nbd.kernel.files import KernelFiles
     from farswap.client_nbd.kernel.tables import SwapArea
@@ -30,22 +31,7 @@ _STALE_SHARE = 0.25
 _STALE_PAGES_MIN = 16_384
 
 
-class Device(Protocol):
-    """The part of attach.KernelDevice that is checked."""
-
-    def device(self) -> str:
-        """The attached device, or ""."""
-
-    @property
-    def connection_count(self) -> int:
-        """Number of sockets between device and daemon."""
-
-    @property
-    def dead_connection_timeout_s(self) -> int:
-        """How long it waits for a restart of a dead daemon."""
-
-
-def of_kernel(files: KernelFiles, device: Device, use: Use) -> list[Finding]:
+def of_kernel(files: KernelFiles, device: KernelDevice, use: Use) -> list[Finding]:
     """Checks zswap, the attached device, and the swap areas on this daemon's devices."""
     found = [zswap(files)]
     attached = device.device()
@@ -98,7 +84,7 @@ def zswap(files: KernelFiles) -> Finding:
     )
 
 
-def _of_device(files: KernelFiles, device: Device, index: int) -> list[Finding]:
+def _of_device(files: KernelFiles, device: KernelDevice, index: int) -> list[Finding]:
     return [
         connections(device.connection_count),
         io_timeout(files.io_timeout_ms(index)),

@@ -24,17 +24,18 @@ from typing import TYPE_CHECKING, Protocol
 
 from farswap.client_nbd.kernel import device_use, netlink
 from farswap.client_nbd.kernel import files as kernel_files
+from farswap.client_nbd.kernel.netlink import NbdNetlink
 from farswap.common import log
 from farswap.common.errors import BusyError, InvalidArgumentError, NotPossibleError
 from farswap.common.units import PAGE_BYTES
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
-    from typing import Self
 
     from farswap.client_nbd.kernel.device_use import ExportDevices
     from farswap.client_nbd.kernel.files import KernelFiles
     from farswap.client_nbd.kernel.tables import Number
+    from farswap.native import HostEngine
 
 _log = log.logger("attach")
 
@@ -51,21 +52,8 @@ _FLAGS = netlink.FLAG_HAS_FLAGS | netlink.FLAG_SEND_TRIM
 _DETACH_WAIT_MS = 5000
 
 
-class Engine(Protocol):
-    """The part of the native engine used here."""
-
-    def serve(self, fd: int, initial: bytes, peer: str, /) -> int:
-        """Takes over the socket; returns the connection's id."""
-
-    def close_connection(self, id: int, /) -> bool:  # noqa: A002 - the native name
-        """Shuts the connection's socket."""
-
-    def wait_connection(self, id: int, timeout_ms: int, /) -> bool:  # noqa: A002
-        """True once the connection has ended."""
-
-
 class Attribution(Protocol):
-    """attribution.Attribution, or a test's."""
+    """attribution.Attribution, which imports this folder."""
 
     def start(self, device: str, /) -> object:
         """Starts attribution of `device`."""
@@ -74,36 +62,17 @@ class Attribution(Protocol):
         """Ends attribution."""
 
 
-class Driver(Protocol):
-    """netlink.NbdNetlink, or a test's."""
-
-    def __enter__(self) -> Self:
-        """Opens the socket."""
-
-    def __exit__(self, *exception: object) -> None:
-        """Closes it."""
-
-    def connect(self, body: bytes, /) -> None:
-        """See NbdNetlink."""
-
-    def disconnect(self, index: int, /) -> None:
-        """See NbdNetlink."""
-
-    def is_connected(self, index: int, /) -> bool:
-        """See NbdNetlink."""
-
-
 class KernelDevice:
     """The attached device, at most one: the engine has one export."""
 
     def __init__(
         self,
-        engine: Engine,
+        engine: HostEngine,
         size_bytes: int,
         files: KernelFiles,
         devices: ExportDevices,
         attribution: Attribution,
-        open_driver: Callable[[], Driver] = netlink.NbdNetlink,
+        open_driver: Callable[[], NbdNetlink] = NbdNetlink,
     ) -> None:
         self._engine = engine
         self._size_bytes = size_bytes
@@ -196,7 +165,7 @@ class KernelDevice:
         _log.info("detached", device=device)
 
     def _connect(
-        self, driver: Driver, device: str, index: int, count: int, timeout_s: int
+        self, driver: NbdNetlink, device: str, index: int, count: int, timeout_s: int
     ) -> list[int]:
         """Returns the ids of the engine's connections."""
         ids: list[int] = []
@@ -224,7 +193,9 @@ class KernelDevice:
                 raise NotPossibleError(f"{device}: {_why(error)}") from error
         return ids
 
-    def _refuse_if_in_use(self, driver: Driver, device: str, index: int, number: Number) -> None:
+    def _refuse_if_in_use(
+        self, driver: NbdNetlink, device: str, index: int, number: Number
+    ) -> None:
         if not self._files.has_block_device(device):
             raise NotPossibleError(
                 f"{device} does not exist: load the driver with `modprobe nbd nbds_max=16`"
@@ -241,7 +212,7 @@ class KernelDevice:
             raise NotPossibleError(f"{device} is in use")
 
     @contextlib.contextmanager
-    def _driver(self) -> Iterator[Driver]:
+    def _driver(self) -> Iterator[NbdNetlink]:
         try:
             driver = self._open_driver()
         except OSError as error:

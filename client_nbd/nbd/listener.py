@@ -18,7 +18,7 @@ import os
 import socket
 import struct
 from pathlib import Path
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING
 
 from farswap.client_nbd.nbd.handshake import (
     Aborted,
@@ -34,6 +34,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from farswap.common.address import Address
+    from farswap.native import HostEngine
 
 HANDSHAKES_MAX = 64
 _RECEIVE_BYTES = 64 << 10
@@ -45,16 +46,6 @@ _UCRED = struct.Struct("3i")  # struct ucred of unix(7): pid, uid, gid
 _log = log.logger("nbd")
 
 
-class Engine(Protocol):
-    """What the listener needs of the native engine."""
-
-    def serve(self, fd: int, initial: bytes, peer: str, /) -> int:
-        """Takes over `fd` in any case. Raises RuntimeError."""
-
-    def connections(self) -> Sequence[object]:
-        """Connections being served."""
-
-
 class NbdListener:
     """The NBD addresses of one export. start(), then stop(), once."""
 
@@ -63,7 +54,7 @@ class NbdListener:
         *,
         export_name: str,
         export_bytes: int,
-        engine: Engine,
+        engine: HostEngine,
         connections_max: int,
         handshake_timeout_ms: int,
         keepalive_ms: int,
