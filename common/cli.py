@@ -16,7 +16,7 @@ from typing import Any, NoReturn, TextIO, TypeVar
 import click
 from farswap.common import startup
 from farswap.common.address import Address
-from farswap.common.errors import EXIT_FAILED, ConfigError, FarswapError, exit_code
+from farswap.common.errors import EXIT_FAILED, ConfigError, FarswapError
 
 Command = TypeVar("Command", bound=Callable[..., Any])
 
@@ -124,10 +124,10 @@ def _explain(program: str, error: BaseException) -> int:
         case ConfigError():
             for problem in error.problems:
                 say_error(program, problem)
-            code = exit_code(error)
+            code = error.exit_code
         case FarswapError():
             say_error(program, str(error))
-            code = exit_code(error)
+            code = error.exit_code
         case _:
             what = " ".join(f"{type(error).__name__}: {error}".split())
             say_error(program, f"internal error: {what}; set {_TRACEBACK_VARIABLE}=1 to see where")

@@ -21,7 +21,7 @@ import grpc.aio
 from farswap.common import listening, log, text, unix_socket
 from farswap.common.address import Address
 from farswap.common.config_sections import KEEPALIVE_DEFAULT
-from farswap.common.errors import BindError, FarswapError, status_name
+from farswap.common.errors import BindError, FarswapError
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection
 
@@ -189,6 +189,6 @@ async def _abort(error: Exception, method: str, context: _Context) -> NoReturn:
     if isinstance(error, grpc.aio.AbortError):
         raise error
     if isinstance(error, FarswapError):
-        await context.abort(grpc.StatusCode[status_name(error)], text.utf8(str(error)))
+        await context.abort(grpc.StatusCode[error.status], text.utf8(str(error)))
     _log.error("internal error in RPC handler", method=method, exc_info=error)
     await context.abort(grpc.StatusCode.INTERNAL, "internal error; see the daemon's log")

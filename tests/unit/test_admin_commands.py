@@ -13,7 +13,7 @@ import pytest
 from click.testing import CliRunner, Result
 from fake_fleet import LONG_PATH, fleet, run, shared_fleet
 from farswap.admin.main import command
-from farswap.common.errors import InvalidArgumentError, exit_code
+from farswap.common.errors import InvalidArgumentError
 from farswap.common.version import API_VERSION
 from farswap.v1 import host_admin_pb2, server_admin_pb2
 from hang_guard import HANG_GUARD_S
@@ -211,7 +211,7 @@ class TestErrors:
     def test_bad_arguments(
         self, fleet: Fleet, capfd: pytest.CaptureFixture[str], args: list[str]
     ) -> None:
-        self.one_line(run(capfd, *args), exit_code(InvalidArgumentError("")))
+        self.one_line(run(capfd, *args), InvalidArgumentError.exit_code)
 
 
 @pytest.mark.usefixtures("fleet")
