@@ -22,8 +22,7 @@ from farswap.common.units import PAGE_BYTES, ByteSize, Milliseconds
 # kSlotsMax of native/tier/page.h: 8 TiB.
 SLOTS_MAX = 1 << 31
 # Of native/tier/pool.cc, which has room for slightly more.
-POOL_BYTES_MIN = 4 << 20
-POOL_BYTES_MAX = 64 << 30
+POOL_BYTES_MIN = ByteSize.parse("4MiB")
 # Of native/tier/slot_table.h.
 _SLOT_RECORD_BYTES = 16
 # Of the page protocol: host id and device name are 1 to 128 bytes.
@@ -46,20 +45,6 @@ class DeviceSize(ByteSize):
             raise ValueError(f"{size} is not a positive multiple of {PAGE_BYTES} bytes")
         if size // PAGE_BYTES > SLOTS_MAX:
             raise ValueError(f"{size} is more than the {SLOTS_MAX} pages that a device can have")
-        return size
-
-
-class PoolSize(ByteSize):
-    """What the native pool can work with."""
-
-    @classmethod
-    def parse(cls, text: object) -> Self:
-        """Raises ValueError with the operator's message."""
-        size = super().parse(text)
-        if size < POOL_BYTES_MIN:
-            raise ValueError(f"{size} is less than {ByteSize(POOL_BYTES_MIN)}")
-        if size > POOL_BYTES_MAX:
-            raise ValueError(f"{size} is more than {ByteSize(POOL_BYTES_MAX)}")
         return size
 
 
@@ -104,7 +89,7 @@ class NbdSection(Section, frozen=True):
 class TierSection(Section, frozen=True):
     """[tier]: the compressed pool."""
 
-    pool_limit: PoolSize
+    pool_limit: Annotated[ByteSize, Within(str(POOL_BYTES_MIN), "64GiB")]
     accept_threshold_percent: Annotated[int, msgspec.Meta(ge=1, le=100)] = 90
     compressor: Compressor = Compressor("lz4")
     recompress: Recompressor = Recompressor("zstd:1")

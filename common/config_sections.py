@@ -2,33 +2,15 @@
 
 # The decoder reads the annotations at run time: no `from __future__ import annotations` here.
 from collections.abc import Iterable
-from typing import Literal, Self
+from typing import Annotated, Literal
 
 from farswap.common.address import Address
-from farswap.common.config import Section
+from farswap.common.config import Section, Within
 from farswap.common.units import Milliseconds
 
-# The kernel probes in whole seconds, at least three times.
-_KEEPALIVE_MS_MIN = 3000
-# A third of it is at most what TCP_KEEPIDLE takes.
-_KEEPALIVE_MS_MAX = 86_400_000
-
-
-class Keepalive(Milliseconds):
-    """Time after which connections of a silent TCP peer are closed."""
-
-    @classmethod
-    def parse(cls, text: object) -> Self:
-        """Raises ValueError with the operator's message."""
-        span = super().parse(text)
-        if span < _KEEPALIVE_MS_MIN:
-            raise ValueError(f"{span} is less than {Milliseconds(_KEEPALIVE_MS_MIN)}")
-        if span > _KEEPALIVE_MS_MAX:
-            raise ValueError(f"{span} is more than {Milliseconds(_KEEPALIVE_MS_MAX)}")
-        return span
-
-
-KEEPALIVE_DEFAULT = Keepalive(30_000)
+# The kernel probes in whole seconds, at least three times; TCP_KEEPIDLE is a third of it.
+Keepalive = Annotated[Milliseconds, Within("3s", "1d")]
+KEEPALIVE_DEFAULT = Milliseconds(30_000)
 
 
 class MetricsSection(Section, frozen=True):
