@@ -7,19 +7,22 @@ them import them once that is done.
 
 from __future__ import annotations
 
-from functools import partial
+from functools import partial, wraps
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
 from farswap.client_nbd import config as host_config
 from farswap.common import cli, startup
-from farswap.common.address import HOST_ADMIN, Address
+from farswap.common.address import HOST_ADMIN
 from farswap.common.errors import StartError
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from farswap.client_nbd.config import HostConfig
     from farswap.client_nbd.kernel.files import Discard
+    from farswap.common.address import Address
     from farswap.native import ReclaimProtection
 
 PROGRAM = "farswap-host"
@@ -77,6 +80,38 @@ def _enter_reclaim_path(config: HostConfig) -> list[ReclaimProtection] | None:
     return native.enter_reclaim_path() if config.reclaim.protect else None
 
 
+def _with_address(operate: Callable[..., None]) -> Callable[..., None]:
+    """Adds --host and --config; `operate` gets the daemon's admin address.
+
+    That is --host, else the configuration's, else $FARSWAP_HOST, else the default.
+    """
+
+    @click.option("--host", metavar="ADDR", help="Admin address of the daemon.")
+    @click.option(
+        "--config",
+        type=click.Path(path_type=Path),
+        metavar="FILE",
+        help="Config file with the admin address.",
+    )
+    @click.pass_obj
+    @wraps(operate)
+    def with_address(
+        parent: tuple[Path | None, tuple[str, ...]],
+        /,
+        host: str | None,
+        config: Path | None,
+        **options: object,
+    ) -> None:
+        path, overrides = config or parent[0], parent[1]
+        if host is None and path is not None:
+            address = host_config.load(path, overrides).admin.listen
+        else:
+            address = cli.address_option(host, "FARSWAP_HOST", HOST_ADMIN)
+        operate(address, **options)
+
+    return with_address
+
+
 @command.command()
 @click.option("--device", required=True, metavar="/dev/nbdN", help="Kernel nbd device.")
 @click.option(
@@ -99,24 +134,15 @@ def _enter_reclaim_path(config: HostConfig) -> list[ReclaimProtection] | None:
     flag_value="pages",
     help="When to discard: freed pages (pages, the default), at swapon (once), or both.",
 )
-@click.option("--host", metavar="ADDR", help="Admin address of the daemon.")
-@click.option(
-    "--config",
-    type=click.Path(path_type=Path),
-    metavar="FILE",
-    help="Config file with the admin address.",
-)
-@click.pass_obj
+@_with_address
 def attach(
-    parent: tuple[Path | None, tuple[str, ...]],
+    address: Address,
     *,
     device: str,
     connections: int,
     swapon: bool,
     priority: int | None,
     discard: Discard | None,
-    host: str | None,
-    config: Path | None,
 ) -> None:
     """Attach a kernel nbd device to the running daemon, and swap to it.
 
@@ -132,31 +158,14 @@ def attach(
         raise click.UsageError("--priority and --discard need --swapon")
     from farswap.client_nbd.kernel import swap_commands  # noqa: PLC0415
 
-    swap_commands.attach(
-        _admin_address(parent, host, config),
-        device,
-        connections,
-        swap_commands.SwapOptions(priority, discard) if swapon else None,
-    )
+    swap = swap_commands.SwapOptions(priority, discard) if swapon else None
+    swap_commands.attach(address, device, connections, swap)
 
 
 @command.command()
 @click.option("--device", metavar="/dev/nbdN", help="Kernel nbd device. Default: the attached one.")
-@click.option("--host", metavar="ADDR", help="Admin address of the daemon.")
-@click.option(
-    "--config",
-    type=click.Path(path_type=Path),
-    metavar="FILE",
-    help="Config file with the admin address.",
-)
-@click.pass_obj
-def detach(
-    parent: tuple[Path | None, tuple[str, ...]],
-    *,
-    device: str | None,
-    host: str | None,
-    config: Path | None,
-) -> None:
+@_with_address
+def detach(address: Address, *, device: str | None) -> None:
     """Swap off, drop the device's pages, and detach it.
 
     Ctrl-C stops swapoff; the device then stays in use. Fails while another device, a file system or
@@ -169,7 +178,7 @@ def detach(
     """
     from farswap.client_nbd.kernel import swap_commands  # noqa: PLC0415
 
-    swap_commands.detach(_admin_address(parent, host, config), device)
+    swap_commands.detach(address, device)
 
 
 @command.command()
@@ -177,22 +186,8 @@ def detach(
     "--device", required=True, metavar="/dev/loopN", help="Block device the kernel swaps to."
 )
 @click.option("--replace", is_flag=True, help="Whether to replace the current device.")
-@click.option("--host", metavar="ADDR", help="Admin address of the daemon.")
-@click.option(
-    "--config",
-    type=click.Path(path_type=Path),
-    metavar="FILE",
-    help="Config file with the admin address.",
-)
-@click.pass_obj
-def attribute(
-    parent: tuple[Path | None, tuple[str, ...]],
-    *,
-    device: str,
-    replace: bool,
-    host: str | None,
-    config: Path | None,
-) -> None:
+@_with_address
+def attribute(address: Address, *, device: str, replace: bool) -> None:
     """Name the block device that is backed by the daemon's export.
 
     For a loop device over nbdfuse, or an nbd device of nbd-client, before swapon. The daemon then
@@ -205,17 +200,7 @@ def attribute(
     """
     from farswap.client_nbd.kernel import swap_commands  # noqa: PLC0415
 
-    swap_commands.attribute(_admin_address(parent, host, config), device, replace=replace)
-
-
-def _admin_address(
-    parent: tuple[Path | None, tuple[str, ...]], host: str | None, config: Path | None
-) -> Address:
-    """--host, else the configuration's, else $FARSWAP_HOST, else the default."""
-    path, overrides = config or parent[0], parent[1]
-    if host is None and path is not None:
-        return host_config.load(path, overrides).admin.listen
-    return cli.address_option(host, "FARSWAP_HOST", HOST_ADMIN)
+    swap_commands.attribute(address, device, replace=replace)
 
 
 def main() -> None:
