@@ -17,7 +17,7 @@ from prometheus_client.core import InfoMetricFamily
 from prometheus_client.registry import Collector
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Mapping, Sequence
+    from collections.abc import Iterator, Mapping, Sequence
 
     from farswap.client_nbd.cgroups.groups import GroupView
     from farswap.client_nbd.checks.doctor import Doctor
@@ -37,22 +37,21 @@ _GAUGES = {
 # Not exported: one has another form, the other is too short-lived.
 _LEFT_OUT = ("accept_threshold_percent", "shrinking")
 
-# Gauges of each cgroup; None: not set.
-_CGROUP_GAUGES: tuple[tuple[str, str, Callable[[CgroupRecord], int | None]], ...] = (
-    ("pool_bytes", "Pool memory of the cgroup's pages.", lambda of: of.pool_bytes),
-    (
-        "tree_pool_bytes",
-        "Pool memory of the cgroup and its descendants.",
-        lambda of: of.tree_pool_bytes,
-    ),
-    ("pool_limit_bytes", "Limit of tree_pool_bytes, if set.", lambda of: of.pool_limit_bytes),
-    (
-        "tree_remote_pages",
-        "Pages on servers of the cgroup and its descendants.",
-        lambda of: of.tree_remote_pages,
-    ),
-    ("remote_pages_max", "Limit of tree_remote_pages, if set.", lambda of: of.remote_pages_max),
-)
+# Gauges of each cgroup: attributes of its record; None: not set.
+_CGROUP_GAUGES = {
+    "pool_bytes": "Pool memory of the cgroup's pages.",
+    "tree_pool_bytes": "Pool memory of the cgroup and its descendants.",
+    "pool_limit_bytes": "Limit of tree_pool_bytes, if set.",
+    "tree_remote_pages": "Pages on servers of the cgroup and its descendants.",
+    "remote_pages_max": "Limit of tree_remote_pages, if set.",
+}
+# Gauges of each memory server, likewise.
+_SERVER_GAUGES = {
+    "connected": "1 if the server is connected.",
+    "capacity_bytes": "Bytes that the server accepts.",
+    "used_bytes": "Bytes that the server has, of all hosts.",
+    "shards": "Shards of this device on the server.",
+}
 
 _ATTRIBUTION = {
     "pages": "Pages swapped out since the BPF programs were loaded.",
@@ -164,14 +163,7 @@ class HostMetrics(Collector):
                 for state, pages in states(record).items()
             ],
         )
-        for name, meaning, value_of in _CGROUP_GAUGES:
-            values = [(label, value_of(record)) for label, record in shown.items()]
-            yield metrics.gauges(
-                f"farswap_cgroup_{name}",
-                meaning,
-                ["cgroup"],
-                [([label], value) for label, value in values if value is not None],
-            )
+        yield from _gauges("cgroup", "cgroup", _CGROUP_GAUGES, shown)
         yield from metrics.counters(
             "cgroup",
             ["cgroup"],
@@ -181,52 +173,33 @@ class HostMetrics(Collector):
         yield from _load_times([view.record for view in views], shown)
 
     def _servers(self) -> Iterator[Metric]:
-        known = self._host.engine.servers()
-        for name, meaning, values in (
-            ("connected", "1 if the server is connected.", [int(it.connected) for it in known]),
-            (
-                "capacity_bytes",
-                "Bytes that the server accepts.",
-                [it.capacity_bytes for it in known],
-            ),
-            (
-                "used_bytes",
-                "Bytes that the server has, of all hosts.",
-                [it.used_bytes for it in known],
-            ),
-            ("shards", "Shards of this device on the server.", [it.shards for it in known]),
-            (
-                "disconnected_seconds",
-                "Time since the connection was lost; 0 if connected.",
-                [it.disconnected_ms / 1000 for it in known],
-            ),
-        ):
-            yield metrics.gauges(
-                f"farswap_memory_server_{name}",
-                meaning,
-                ["server"],
-                [([it.address], value) for it, value in zip(known, values, strict=True)],
-            )
+        known = {server.address: server for server in self._host.engine.servers()}
+        yield from _gauges("memory_server", "server", _SERVER_GAUGES, known)
+        yield metrics.gauges(
+            "farswap_memory_server_disconnected_seconds",
+            "Time since the connection was lost; 0 if connected.",
+            ["server"],
+            [([address], it.disconnected_ms / 1000) for address, it in known.items()],
+        )
         yield metrics.gauges(
             "farswap_memory_server_state",
             "1 for the current state of the server.",
             ["server", "state"],
-            [([it.address, it.state], 1) for it in known],
+            [([address, it.state], 1) for address, it in known.items()],
         )
         counted = ("reconnects", "lost_shards", "unclean_restarts")
         yield from metrics.counters(
             "memory_server",
             ["server"],
-            [([it.address], {name: getattr(it, name) for name in counted}) for it in known],
+            [([at], {name: getattr(it, name) for name in counted}) for at, it in known.items()],
         )
 
     def _device(self) -> Iterator[Metric]:
         host = self._host
         attached = host.device.device()
         connections = host.engine.connections()
-        yield metrics.gauge(
-            "farswap_device_size_bytes", "Size of the device.", host.config.device.size
-        )
+        size = host.config.device.size
+        yield metrics.gauge("farswap_device_size_bytes", "Size of the device.", size)
         yield metrics.gauge(
             "farswap_device_attached", "1 if a kernel device is attached.", int(bool(attached))
         )
@@ -254,6 +227,16 @@ class HostMetrics(Collector):
 
 def _pages(record: CgroupRecord) -> int:
     return held(states(record))
+
+
+def _gauges(
+    part: str, label: str, meanings: Mapping[str, str], records: Mapping[str, object]
+) -> Iterator[Metric]:
+    """A family for each attribute in `meanings`; records without a value are left out."""
+    for name, meaning in meanings.items():
+        values = [([of], getattr(record, name)) for of, record in records.items()]
+        set_ones = [(of, value) for of, value in values if value is not None]
+        yield metrics.gauges(f"farswap_{part}_{name}", meaning, [label], set_ones)
 
 
 def _load_times(
