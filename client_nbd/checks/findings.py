@@ -52,28 +52,17 @@ def of_protections(report: Sequence[ReclaimProtection] | None, *, swapping: bool
 
 def of_configuration(config: HostConfig) -> list[Finding]:
     """Settings that are allowed but risky."""
-    found = [
-        Finding("warning", "nbd.listen", f"{address} accepts other machines, unencrypted")
+    risks = [
+        ("nbd.listen", f"{address} accepts other machines, unencrypted")
         for address in config.nbd.listen
         if not address.is_local
     ]
-    if not config.admin.listen.is_local:
-        found.append(
-            Finding(
-                "warning",
-                "admin.listen",
-                f"{config.admin.listen} allows other machines to operate this daemon",
-            )
-        )
+    admin = config.admin.listen
+    if not admin.is_local:
+        risks.append(("admin.listen", f"{admin} allows other machines to operate this daemon"))
     if not config.cluster.servers:
-        found.append(
-            Finding(
-                "warning",
-                "cluster.servers",
-                "no memory server is configured: pages stay in the pool",
-            )
-        )
-    return found
+        risks.append(("cluster.servers", "no memory server is configured: pages stay in the pool"))
+    return _warnings(risks)
 
 
 def of_stop(waits_for: str) -> list[Finding]:
@@ -86,7 +75,11 @@ def of_stop(waits_for: str) -> list[Finding]:
 
 def of_groups(problems: Mapping[str, str]) -> list[Finding]:
     """`problems` as from CgroupGroups.problems()."""
-    return [Finding("warning", subject, message) for subject, message in problems.items()]
+    return _warnings(problems.items())
+
+
+def _warnings(found: Iterable[tuple[str, str]]) -> list[Finding]:
+    return [Finding("warning", subject, message) for subject, message in found]
 
 
 def problems(checks: Iterable[Finding]) -> list[Finding]:
