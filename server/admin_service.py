@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 from typing import TYPE_CHECKING, Any
 
+from farswap.common.messages import of_record, take_fields
 from farswap.v1 import page_store_pb2, server_admin_pb2_grpc, types_pb2
 from farswap.v1 import server_admin_pb2 as pb
 
@@ -22,17 +23,6 @@ if TYPE_CHECKING:
 
 SERVICE_NAME = pb.DESCRIPTOR.services_by_name["ServerAdmin"].full_name
 
-# Values of the store's stats() that are fields of ServerStatus; the others are counters.
-_GAUGES = (
-    "capacity_bytes",
-    "used_bytes",
-    "disk_bytes",
-    "disk_free_bytes",
-    "disk_reserve_bytes",
-    "ballast_bytes",
-    "pages",
-    "garbage_bytes",
-)
 # Only in /metrics: `disk_problem` and `ballast_bytes` replace them here.
 _ONLY_METRICS = ("ballast_bytes_max", "disk_full")
 
@@ -63,8 +53,7 @@ class ServerAdminService(server_admin_pb2_grpc.ServerAdminServicer):
 
     def _status(self) -> pb.ServerStatus:
         stats = self._pages.stats()
-        gauges = {name: stats.pop(name) for name in _GAUGES}
-        writes_stopped = bool(stats.pop("writes_stopped"))
+        gauges = take_fields(pb.ServerStatus, stats)
         for name in _ONLY_METRICS:
             del stats[name]
         return pb.ServerStatus(
@@ -74,7 +63,6 @@ class ServerAdminService(server_admin_pb2_grpc.ServerAdminServicer):
             path=self._config.store.path,
             volumes=[_volume(volume) for volume in self._pages.volumes()],
             counters=[types_pb2.Counter(name=name, value=value) for name, value in stats.items()],
-            writes_stopped=writes_stopped,
             uuid=self._pages.uuid.hex(),
             run_id=self._pages.run_id.hex(),
             state=page_store_pb2.ServerState.Name(self._pages.state),
@@ -85,19 +73,11 @@ class ServerAdminService(server_admin_pb2_grpc.ServerAdminServicer):
 
 
 def _volume(volume: Volume) -> pb.VolumeStatus:
-    return pb.VolumeStatus(
-        volume_id=volume.volume_id,
-        host_id=volume.host_id,
-        device=volume.device,
+    return of_record(
+        pb.VolumeStatus,
+        volume,
         incarnation=volume.incarnation.hex(),
-        epoch=volume.epoch,
-        pages=volume.pages,
-        bytes=volume.bytes,
-        garbage=volume.garbage,
         owner_name=volume.owner.host_name,
         owner_address=volume.owner.address,
         owner_live=volume.live,
-        silent_ms=volume.silent_ms,
-        expires_in_ms=volume.expires_in_ms,
-        intact=volume.intact,
     )

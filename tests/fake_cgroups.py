@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from types import SimpleNamespace
 
 from farswap.client_nbd.cgroups.settings import Overrides, Settings
@@ -65,9 +66,9 @@ class FakeGroups:
 
     def settings_of(self, id_: int) -> Settings:
         overrides = self.overrides.get(self.path_of(id_), Overrides())
-        limit = overrides.pool_limit
+        limit = overrides.pool_limit_bytes
         return Settings(
-            pool_limit=limit,
+            pool_limit_bytes=limit,
             pool_limit_source="default" if limit is None else "operator",
             writeback=overrides.writeback is not False,
             compressor=overrides.compressor,
@@ -84,7 +85,7 @@ class FakeGroups:
 
     def set(self, path: str, change) -> None:
         self.id_of(path)
-        self.overrides[path] = change.of(self.overrides.get(path, Overrides()))
+        self.overrides[path] = replace(self.overrides.get(path, Overrides()), **change)
 
     def problems(self) -> dict[str, str]:
         return {}

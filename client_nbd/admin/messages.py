@@ -5,13 +5,13 @@ Calls to the parts may wait for locks: call from worker threads.
 
 from __future__ import annotations
 
-import dataclasses
 from typing import TYPE_CHECKING
 
 from farswap.client_nbd.admin import latency
-from farswap.client_nbd.checks.tier import STATES, held, states, stored
+from farswap.client_nbd.checks.tier import held, states, stored
 from farswap.common import text
 from farswap.common.compressor import Compressor
+from farswap.common.messages import of_record, take_fields
 from farswap.v1 import host_admin_pb2 as pb
 from farswap.v1 import types_pb2
 
@@ -24,18 +24,6 @@ if TYPE_CHECKING:
     from farswap.client_nbd.checks.findings import Finding
     from farswap.client_nbd.running_host import RunningHost
     from farswap.native import MemoryServer
-
-# Values of the engine's stats() that are not counters; each is a field of TierStatus.
-_GAUGES = (
-    "pool_limit_bytes",
-    "pool_used_bytes",
-    "pool_entry_bytes",
-    "pool_payload_bytes",
-    "metadata_bytes",
-    "raw_pages",
-    "accept_threshold_percent",
-    *STATES,
-)
 
 _NAMED_MAX = 3
 
@@ -55,13 +43,7 @@ def device_status(host: RunningHost) -> pb.DeviceStatus:
         size_bytes=host.config.device.size,
         listen=[address.with_scheme for address in host.listen],
         connections=[
-            pb.NbdConnection(
-                id=connection.id,
-                peer=connection.peer,
-                requests=connection.requests,
-                errors=connection.errors,
-            )
-            for connection in host.engine.connections()
+            of_record(pb.NbdConnection, connection) for connection in host.engine.connections()
         ],
         attached=attached,
         swap_active=bool(use.areas),
@@ -75,13 +57,13 @@ def device_status(host: RunningHost) -> pb.DeviceStatus:
 
 def attribution_status(state: AttributionState) -> pb.AttributionStatus:
     """The source of attribution, and its limitation."""
-    return pb.AttributionStatus(**dataclasses.asdict(state))
+    return of_record(pb.AttributionStatus, state)
 
 
 def tier_status(host: RunningHost) -> pb.TierStatus:
     """Gauges, settings, counters, and load times of all cgroups."""
     stats = host.engine.stats()
-    gauges = {name: stats.pop(name) for name in _GAUGES}
+    gauges = take_fields(pb.TierStatus, stats)
     # Too short-lived to report.
     stats.pop("shrinking", None)
     return pb.TierStatus(
@@ -103,18 +85,14 @@ def cgroup_status(view: GroupView) -> pb.CgroupStatus:
     """One cgroup of the tier, with its settings."""
     record = view.record
     by_state = states(record)
-    return pb.CgroupStatus(
-        id=view.id,
+    return of_record(
+        pb.CgroupStatus,
+        record,
         path=view.path,
         parent_path=view.parent_path,
         settings=cgroup_settings(view),
-        pool_bytes=record.pool_bytes,
-        tree_pool_bytes=record.tree_pool_bytes,
-        tree_remote_pages=record.tree_remote_pages,
         held_pages=held(by_state),
         stored_pages=stored(by_state),
-        raw_pages=record.raw_pages,
-        **by_state,
         # There may be thousands of cgroups, most of which have done little.
         counters=counters({name: value for name, value in record.counters.items() if value}),
         latency=[
@@ -128,16 +106,8 @@ def cgroup_status(view: GroupView) -> pb.CgroupStatus:
 def cgroup_settings(settings: Settings) -> pb.CgroupSettings:
     """Settings and their sources."""
     compressor = settings.compressor
-    return pb.CgroupSettings(
-        pool_limit_bytes=settings.pool_limit,
-        pool_limit_source=settings.pool_limit_source,
-        writeback=settings.writeback,
-        writeback_source=settings.writeback_source,
-        remote_pages_max=settings.remote_pages_max,
-        remote_pages_max_source=settings.remote_pages_max_source,
-        compressor=Compressor.of(*compressor) if compressor else None,
-        compressor_source=settings.compressor_source,
-    )
+    text_form = Compressor.of(*compressor) if compressor else None
+    return of_record(pb.CgroupSettings, settings, compressor=text_form)
 
 
 def kept_from_servers(views: Sequence[GroupView], path: str) -> str:
@@ -178,23 +148,7 @@ def counters(values: Mapping[str, int]) -> list[types_pb2.Counter]:
 
 def server_status(server: MemoryServer) -> pb.MemoryServerStatus:
     """A memory server, as seen by this host."""
-    return pb.MemoryServerStatus(
-        address=server.address,
-        state=server.state,
-        connected=server.connected,
-        capacity_bytes=server.capacity_bytes,
-        used_bytes=server.used_bytes,
-        epoch=server.epoch,
-        reconnects=server.reconnects,
-        last_error=server.last_error,
-        disconnected_ms=server.disconnected_ms,
-        shards=server.shards,
-        uuid=server.uuid,
-        owner_name=server.owner_name,
-        owner_address=server.owner_address,
-        lost_shards=server.lost_shards,
-        unclean_restarts=server.unclean_restarts,
-    )
+    return of_record(pb.MemoryServerStatus, server)
 
 
 def findings(found: Sequence[Finding]) -> list[pb.Finding]:

@@ -8,16 +8,17 @@ from __future__ import annotations
 
 import asyncio
 import time
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 from farswap.client_nbd.admin import messages
 from farswap.client_nbd.cgroups.groups import GroupChange
 from farswap.client_nbd.checks import server as server_checks
 from farswap.common.compressor import Compressor, Recompressor
 from farswap.common.errors import BusyError, InvalidArgumentError
+from farswap.common.messages import of_record
 from farswap.common.units import Milliseconds
 from farswap.v1 import host_admin_pb2 as pb
-from farswap.v1 import host_admin_pb2_grpc, types_pb2
+from farswap.v1 import host_admin_pb2_grpc
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable
@@ -44,13 +45,7 @@ _NO_MORE = "no more entries to write back"
 # An answer of them stays far below gRPC's limit.
 _OWNERS_MAX = 1 << 16
 
-# Settings in SetCgroupRequest, and their names in GroupChange.
-_CGROUP_SETTINGS = {
-    "pool_limit_bytes": "pool_limit",
-    "writeback": "writeback",
-    "remote_pages_max": "remote_pages_max",
-    "compressor": "compressor",
-}
+_CGROUP_SETTINGS = GroupChange.__annotations__.keys()
 
 
 class HostAdminService(host_admin_pb2_grpc.HostAdminServicer):
@@ -129,10 +124,9 @@ class HostAdminService(host_admin_pb2_grpc.HostAdminServicer):
                     moved_bytes, moved_at = progress.written_bytes, time.monotonic()
                 ended = progress.finished
                 stalled = not ended and time.monotonic() - moved_at > WRITEBACK_STALL_S
-                yield pb.WritebackProgress(
-                    target_bytes=progress.target_bytes,
-                    written_bytes=progress.written_bytes,
-                    sent_bytes=progress.sent_bytes,
+                yield of_record(
+                    pb.WritebackProgress,
+                    progress,
                     finished=ended or stalled,
                     stopped_because=_STALLED if stalled else await self._why(progress, request),
                 )
@@ -163,20 +157,9 @@ class HostAdminService(host_admin_pb2_grpc.HostAdminServicer):
             )
         found = await asyncio.to_thread(self._host.engine.explain, request.slot)
         age_s = max(0, int(time.clock_gettime(time.CLOCK_BOOTTIME)) - found.stored_boot_s)
-        return pb.SlotExplanation(
-            slot=found.slot,
-            state=found.state,
-            version=found.version,
-            codec=types_pb2.Codec.Name(found.codec),
-            size_bytes=found.size_bytes,
-            age_known=found.stored_boot_s != 0,
-            age_ms=age_s * 1000 if found.stored_boot_s else 0,
-            referenced=found.referenced,
-            server=found.server,
-            fill=found.fill,
-            verified=found.verified,
-            problem=found.problem,
-        )
+        known = found.stored_boot_s != 0
+        age_ms = age_s * 1000 if known else 0
+        return of_record(pb.SlotExplanation, found, age_known=known, age_ms=age_ms)
 
     async def Attach(  # noqa: N802
         self, request: pb.AttachRequest, context: _Context
@@ -257,9 +240,7 @@ def _parsed(parse: Callable[[Any], Value], value: object) -> Value:
 def _cgroup_change(request: pb.SetCgroupRequest) -> GroupChange:
     """Raises InvalidArgumentError."""
     changed: dict[str, Any] = {
-        name: getattr(request, field)
-        for field, name in _CGROUP_SETTINGS.items()
-        if request.HasField(field)
+        field: getattr(request, field) for field in _CGROUP_SETTINGS if request.HasField(field)
     }
     if request.HasField("compressor"):
         compressor = _parsed(Compressor.parse, request.compressor)
@@ -269,9 +250,9 @@ def _cgroup_change(request: pb.SetCgroupRequest) -> GroupChange:
             raise InvalidArgumentError(f"a cgroup has no setting {field}")
         if request.HasField(field):
             raise InvalidArgumentError(f"{field} is both set and reset to its default")
-        changed[_CGROUP_SETTINGS[field]] = None
+        changed[field] = None
     if not changed:
         raise InvalidArgumentError("no setting was given")
     if request.path == "/" and changed.keys() != {"writeback"}:
         raise InvalidArgumentError("of the root cgroup only writeback can be set: see `tier set`")
-    return GroupChange(**changed)
+    return cast("GroupChange", changed)

@@ -27,13 +27,12 @@ from __future__ import annotations
 import threading
 import time
 from collections import OrderedDict
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import TYPE_CHECKING
 
 from farswap.client_nbd.cgroups.settings import (
     NO_LIMIT,
     NOTHING_SET,
-    UNCHANGED,
     GroupChange,
     Overrides,
     Settings,
@@ -51,7 +50,7 @@ if TYPE_CHECKING:
     from farswap.client_nbd.cgroups.tree import CgroupTree
     from farswap.native import CgroupRecord, HostEngine
 
-__all__ = ["NO_LIMIT", "UNCHANGED", "CgroupGroups", "GroupChange", "GroupView"]
+__all__ = ["NO_LIMIT", "CgroupGroups", "GroupChange", "GroupView"]
 
 _LIMITS_EVERY_S = 5.0
 _RESCAN_EVERY_S = 5.0
@@ -164,7 +163,7 @@ class CgroupGroups:
             if id_ == 0 and path not in self._overrides:
                 raise NotFoundError(f"{path} is not a cgroup of this machine")
             before = dict(self._overrides)
-            overrides = change.of(self._overrides.pop(path, Overrides()))
+            overrides = replace(self._overrides.pop(path, Overrides()), **change)
             if overrides != Overrides():
                 self._overrides[path] = overrides
             try:
@@ -297,11 +296,5 @@ class CgroupGroups:
     def _apply(self, id_: int) -> None:
         own = own_settings(*self._own(id_))
         if own != self._applied.get(id_, NOTHING_SET):
-            self._engine.configure_cgroup(
-                id_,
-                pool_limit_bytes=own.pool_limit_bytes,
-                writeback=own.writeback,
-                remote_pages_max=own.remote_pages_max,
-                compressor=own.compressor,
-            )
+            self._engine.configure_cgroup(id_, **asdict(own))
         self._applied[id_] = own

@@ -8,9 +8,8 @@ holds each group's own settings and applies this inheritance; settings_of() show
 
 from __future__ import annotations
 
-import enum
-from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Literal
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Literal, TypedDict
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -20,15 +19,6 @@ if TYPE_CHECKING:
 Source = Literal["file", "operator", "default"]
 Compressor = tuple[str, int]  # codec and level
 
-
-class Unchanged(enum.Enum):
-    """The type of UNCHANGED."""
-
-    UNCHANGED = "unchanged"
-
-
-UNCHANGED = Unchanged.UNCHANGED
-
 # An override: no limit, despite the cgroup's file.
 NO_LIMIT = (1 << 64) - 1
 
@@ -37,29 +27,19 @@ NO_LIMIT = (1 << 64) - 1
 class Overrides:
     """An operator's settings of a cgroup; None: the file's, or the default."""
 
-    pool_limit: int | None = None  # bytes, NO_LIMIT
+    pool_limit_bytes: int | None = None  # NO_LIMIT
     writeback: bool | None = None
     remote_pages_max: int | None = None  # NO_LIMIT
     compressor: Compressor | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class GroupChange:
-    """A change of overrides: UNCHANGED, None (removes the override), or the new value."""
+class GroupChange(TypedDict, total=False):
+    """New overrides by field; None removes the override."""
 
-    pool_limit: int | Unchanged | None = UNCHANGED
-    writeback: bool | Unchanged | None = UNCHANGED
-    remote_pages_max: int | Unchanged | None = UNCHANGED
-    compressor: Compressor | Unchanged | None = UNCHANGED
-
-    def of(self, overrides: Overrides) -> Overrides:
-        """The overrides after this change."""
-        new = {
-            name: value
-            for name in self.__slots__
-            if (value := getattr(self, name)) is not UNCHANGED
-        }
-        return replace(overrides, **new)
+    pool_limit_bytes: int | None
+    writeback: bool | None
+    remote_pages_max: int | None
+    compressor: Compressor | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,7 +58,7 @@ NOTHING_SET = OwnSettings()
 def own_settings(files: LimitFiles, overrides: Overrides) -> OwnSettings:
     """Of one cgroup, without its ancestors'."""
     return OwnSettings(
-        pool_limit_bytes=_limit(overrides.pool_limit, files.zswap_max_bytes)[0],
+        pool_limit_bytes=_limit(overrides.pool_limit_bytes, files.zswap_max_bytes)[0],
         writeback=files.zswap_writeback if overrides.writeback is None else overrides.writeback,
         remote_pages_max=_limit(overrides.remote_pages_max, None)[0],
         compressor=overrides.compressor,
@@ -89,7 +69,7 @@ def own_settings(files: LimitFiles, overrides: Overrides) -> OwnSettings:
 class Settings:
     """In force for a group, with sources. None: no limit, the tier's compressor."""
 
-    pool_limit: int | None = None  # bytes
+    pool_limit_bytes: int | None = None
     pool_limit_source: Source = "default"
     writeback: bool = True
     writeback_source: Source = "default"
@@ -102,12 +82,12 @@ class Settings:
 def settings_of(lineage: Sequence[tuple[LimitFiles, Overrides]]) -> Settings:
     """Of the last of `lineage`, which starts at the root."""
     files, overrides = lineage[-1]
-    pool_limit, pool_limit_source = _limit(overrides.pool_limit, files.zswap_max_bytes)
+    pool_limit_bytes, pool_limit_source = _limit(overrides.pool_limit_bytes, files.zswap_max_bytes)
     remote_pages_max, remote_pages_max_source = _limit(overrides.remote_pages_max, None)
     writeback, writeback_source = _writeback(lineage)
     compressors = [own.compressor for _, own in lineage if own.compressor is not None]
     return Settings(
-        pool_limit=pool_limit,
+        pool_limit_bytes=pool_limit_bytes,
         pool_limit_source=pool_limit_source,
         writeback=writeback,
         writeback_source=writeback_source,

@@ -167,7 +167,7 @@ def test_limits_of_files_hold_from_the_first_page_on(machine: Machine) -> None:
     assert records["/kept"].local_pages == 512
     assert records["/kept"].remote_pages == 0
     machine.verify()
-    machine.groups.set("/kept", GroupChange(writeback=True, pool_limit=1 << 20))
+    machine.groups.set("/kept", GroupChange(writeback=True, pool_limit_bytes=1 << 20))
     machine.write(kept, 0, 1)
     eventually(lambda: machine.records()["/kept"].remote_pages > 0)
     machine.verify()

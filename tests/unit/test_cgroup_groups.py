@@ -51,7 +51,7 @@ def test_a_cgroup_made_and_used_between_two_passes(machine: Machine) -> None:
 def test_a_cgroup_younger_than_the_last_pass_can_be_set_and_found(machine: Machine) -> None:
     machine.groups.update()
     a = machine.make("a")
-    machine.groups.set("/a", GroupChange(pool_limit=1 << 20))
+    machine.groups.set("/a", GroupChange(pool_limit_bytes=1 << 20))
     assert machine.engine.group(a).placed
     b = machine.make("b")
     assert machine.groups.id_of("/b") == b
@@ -253,7 +253,7 @@ def test_wishes_stay_at_the_path_when_a_cgroup_is_renamed(machine: Machine) -> N
     machine.make("a/c")
     machine.groups.update()
     machine.groups.set("/a", GroupChange(writeback=False))
-    machine.groups.set("/a/c", GroupChange(pool_limit=1 << 20))
+    machine.groups.set("/a/c", GroupChange(pool_limit_bytes=1 << 20))
     (machine.root / "a").rename(machine.root / "n")
     machine.groups.update()
     assert [machine.settings("n"), machine.settings("n/c")] == [{}, {}]

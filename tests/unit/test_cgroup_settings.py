@@ -96,11 +96,11 @@ def test_a_limit_whose_event_was_missed_is_read_in_time(machine: Machine) -> Non
 def test_an_operators_wish_comes_before_the_file_and_can_be_taken_back(machine: Machine) -> None:
     machine.make("a", max="8192", writeback="0")
     machine.groups.update()
-    machine.groups.set("/a", GroupChange(pool_limit=4096, writeback=True))
+    machine.groups.set("/a", GroupChange(pool_limit_bytes=4096, writeback=True))
     assert machine.settings("a") == {"pool_limit_bytes": 4096}
-    machine.groups.set("/a", GroupChange(pool_limit=NO_LIMIT, compressor=("zstd", 3)))
+    machine.groups.set("/a", GroupChange(pool_limit_bytes=NO_LIMIT, compressor=("zstd", 3)))
     assert machine.settings("a") == {"compressor": ("zstd", 3)}
-    machine.groups.set("a/", GroupChange(pool_limit=None, writeback=None, compressor=None))
+    machine.groups.set("a/", GroupChange(pool_limit_bytes=None, writeback=None, compressor=None))
     assert machine.settings("a") == {"pool_limit_bytes": 8192, "writeback": False}
 
 
@@ -125,12 +125,12 @@ def test_a_wish_that_cannot_be_is_not_remembered(machine: Machine) -> None:
     machine.make("a")
     machine.make("b")
     machine.groups.update()
-    machine.groups.set("/a", GroupChange(pool_limit=4096))
+    machine.groups.set("/a", GroupChange(pool_limit_bytes=4096))
     with pytest.raises(InvalidArgumentError, match="/a: lz5 is no compressor"):
-        machine.groups.set("/a", GroupChange(pool_limit=8192, compressor=("lz5", 1)))
+        machine.groups.set("/a", GroupChange(pool_limit_bytes=8192, compressor=("lz5", 1)))
     machine.engine.groups_max = 2
     with pytest.raises(NotPossibleError, match="no room for another group of pages: /b"):
-        machine.groups.set("/b", GroupChange(pool_limit=8192))
+        machine.groups.set("/b", GroupChange(pool_limit_bytes=8192))
     machine.now_s = 5.0
     machine.groups.update()
     assert machine.settings("a") == {"pool_limit_bytes": 4096}
@@ -153,15 +153,15 @@ def test_views_show_what_is_in_force_and_its_source(machine: Machine) -> None:
     machine.make("a/b", max="4096")
     machine.engine.store(machine.make("c/d"), "page")
     machine.groups.update()
-    machine.groups.set("/c", GroupChange(pool_limit=0, compressor=("lz4", 1)))
+    machine.groups.set("/c", GroupChange(pool_limit_bytes=0, compressor=("lz4", 1)))
     views = {view.path: view for view in machine.groups.views()}
     assert set(views) == {"/", "/a", "/a/b", "/c", "/c/d"}
     b, c, d = views["/a/b"], views["/c"], views["/c/d"]
-    assert (b.pool_limit, b.pool_limit_source) == (4096, "file")
+    assert (b.pool_limit_bytes, b.pool_limit_source) == (4096, "file")
     assert (b.writeback, b.writeback_source) == (False, "file")
     assert (b.parent_path, views["/a"].parent_path, views["/"].parent_path) == ("/a", "/", "")
-    assert (c.pool_limit, c.pool_limit_source) == (0, "operator")
-    assert (d.pool_limit, d.pool_limit_source) == (None, "default")
+    assert (c.pool_limit_bytes, c.pool_limit_source) == (0, "operator")
+    assert (d.pool_limit_bytes, d.pool_limit_source) == (None, "default")
     assert (d.compressor, d.compressor_source) == (("lz4", 1), "operator")
     assert (d.remote_pages_max, d.writeback, d.writeback_source) == (None, True, "default")
     assert d.record.local_pages == 1

@@ -116,7 +116,7 @@ def test_pressure_while_the_pool_has_room(machine: Machine) -> None:
 
 def test_a_limit_of_an_ancestor_counts_where_the_pool_is_empty(machine: Machine) -> None:
     machine.engine.gauges["pool_entry_bytes"] = 0
-    machine.groups.set("/a", GroupChange(pool_limit=20))
+    machine.groups.set("/a", GroupChange(pool_limit_bytes=20))
     tree_bytes = 8
     machine.engine.cgroups = lambda: [
         SimpleNamespace(**{**vars(record), "tree_pool_bytes": tree_bytes})
