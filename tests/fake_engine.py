@@ -46,6 +46,7 @@ class FakeEngine(EngineDouble):
         self.slots = slots
         self.served: dict[int, tuple[int, str]] = {}
         self.stopped = False
+        self.initial: bytes | None = None  # of the last socket
         self.serve_error: Exception | None = None
         self.writeback_step_bytes = writeback_step_bytes
         self.writeback_ends = ""  # at once, with this reason, before anything has moved
@@ -67,7 +68,7 @@ class FakeEngine(EngineDouble):
         if self.serve_error is not None:
             os.close(fd)
             raise self.serve_error
-        assert initial == b""
+        self.initial = initial
         self.served[self._next_id] = (fd, peer)
         self._next_id += 1
         return self._next_id - 1

@@ -18,6 +18,7 @@ from farswap.client_nbd.kernel.attach import KernelDevice
 from farswap.common import config as common_config
 from farswap.common import lifecycle
 from farswap.common.rpc_client import RpcClient
+from farswap.v1 import host_admin_pb2 as pb
 from farswap.v1 import host_admin_pb2_grpc
 from hang_guard import HANG_GUARD_S
 
@@ -131,6 +132,19 @@ class Host:
         )
         ready.cancel()
         return self.task
+
+    async def attach(self) -> None:
+        await asyncio.to_thread(self.call, "Attach", pb.AttachRequest(device="/dev/nbd0"))
+
+    async def status(self) -> pb.HostStatus:
+        status = await asyncio.to_thread(self.call, "Status", pb.HostStatusRequest())
+        assert isinstance(status, pb.HostStatus)
+        return status
+
+    async def stop(self) -> None:
+        assert self.task is not None
+        os.kill(os.getpid(), signal.SIGTERM)
+        await asyncio.wait_for(self.task, HANG_GUARD_S)
 
     async def end(self) -> None:
         """After a test that failed: what gRPC has of a loop that is gone would end the process."""

@@ -7,10 +7,14 @@ from __future__ import annotations
 
 import socket
 import struct
+from typing import TYPE_CHECKING
 
 from farswap.client_nbd.nbd import wire
 from farswap.client_nbd.nbd.wire import HandshakeFlag, Option, Reply
 from hang_guard import HANG_GUARD_S
+
+if TYPE_CHECKING:
+    from daemons import HostDaemon
 
 REQUEST = struct.Struct(">IHHQQI")
 REQUEST_MAGIC = 0x25609513
@@ -75,6 +79,13 @@ class NbdClient:
         sock.settimeout(HANG_GUARD_S)
         sock.connect(path)
         return cls(sock)
+
+    @classmethod
+    def of(cls, host: HostDaemon) -> NbdClient:
+        """In the transmission phase."""
+        client = cls.connect_unix(host.nbd_path)
+        client.negotiate(host.export)
+        return client
 
     @classmethod
     def connect_tcp(cls, address: tuple[str, int]) -> NbdClient:

@@ -11,13 +11,12 @@ import random
 import select
 import socket
 import threading
-import time
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
 from farswap.client_nbd.nbd.wire import Option
-from hang_guard import HANG_GUARD_S
+from hang_guard import until
 from nbd_client import (
     CACHE,
     DISCONNECT,
@@ -181,10 +180,7 @@ def open_descriptors(host: HostDaemon) -> int:
 def assert_lets_go(host: HostDaemon, descriptors: int) -> None:
     """The attackers' sockets are closed again, soon."""
     descriptors += OTHER_DESCRIPTORS_MAX
-    deadline = time.monotonic() + HANG_GUARD_S
-    while open_descriptors(host) > descriptors and time.monotonic() < deadline:
-        time.sleep(0.02)
-    assert open_descriptors(host) <= descriptors
+    until(lambda: open_descriptors(host) <= descriptors)
 
 
 @pytest.mark.parametrize("attack", ATTACKS)

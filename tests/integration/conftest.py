@@ -20,8 +20,7 @@ def fleet(memory_server: MakeServer, host_daemon: MakeHost) -> Iterator[Fleet]:
     """A host that has done everything that leaves traces in counters, and its server."""
     server = memory_server(metrics=METRICS)
     host = host_daemon(server, metrics=METRICS)
-    with NbdClient.connect_unix(host.nbd_path) as client:
-        client.negotiate()
+    with NbdClient.of(host) as client:
         for first in range(0, PAGES, 64):
             client.write(first * PAGE_BYTES, pages(first, 64))
         client.write(0, pages(0, 100, 1))

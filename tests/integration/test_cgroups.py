@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import random
 import socket
-import time
 from typing import TYPE_CHECKING
 
 import pytest
@@ -16,12 +15,12 @@ from farswap.client_nbd.cgroups.pressure import ProactivePolicy
 from farswap.client_nbd.cgroups.proactive import ProactiveWriteback
 from farswap.client_nbd.cgroups.tree import CgroupTree
 from farswap.client_nbd.kernel.files import KernelFiles
-from hang_guard import HANG_GUARD_S
+from hang_guard import HANG_GUARD_S, until
 from nbd_client import NbdClient
 from requirements import require_native
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Iterator
     from pathlib import Path
 
     from conftest import MakeHost, MakeServer
@@ -29,13 +28,6 @@ if TYPE_CHECKING:
 
 PAGE = 4096
 STALL = "some avg10=0.00 avg60=0.00 avg300=0.00 total={}\n"
-
-
-def eventually(condition: Callable[[], bool]) -> None:
-    deadline = time.monotonic() + HANG_GUARD_S
-    while not condition():
-        assert time.monotonic() < deadline, "it did not happen in time"
-        time.sleep(0.01)
 
 
 class Machine:
@@ -148,7 +140,7 @@ def test_a_limit_holds_from_the_first_page_of_a_cgroup_below_on(machine: Machine
     below = machine.make("limited/below")
     machine.groups.update()
     machine.write(below, 0, 1024)
-    eventually(lambda: machine.records()["/limited"].tree_pool_bytes <= 1 << 20)
+    until(lambda: machine.records()["/limited"].tree_pool_bytes <= 1 << 20)
     counters = machine.records()["/limited/below"].counters
     assert counters["writeback_started_cgroup_limit"] > 700
     machine.verify()
@@ -160,7 +152,7 @@ def test_limits_of_files_hold_from_the_first_page_on(machine: Machine) -> None:
     machine.groups.update()
     machine.write(kept, 0, 512)
     machine.write(limited, 512, 1024)
-    eventually(lambda: machine.records()["/limited"].tree_pool_bytes <= 1 << 20)
+    until(lambda: machine.records()["/limited"].tree_pool_bytes <= 1 << 20)
     records = machine.records()
     assert records["/limited"].remote_pages > 700
     assert records["/limited"].counters["writeback_started_cgroup_limit"] > 700
@@ -169,7 +161,7 @@ def test_limits_of_files_hold_from_the_first_page_on(machine: Machine) -> None:
     machine.verify()
     machine.groups.set("/kept", GroupChange(writeback=True, pool_limit_bytes=1 << 20))
     machine.write(kept, 0, 1)
-    eventually(lambda: machine.records()["/kept"].remote_pages > 0)
+    until(lambda: machine.records()["/kept"].remote_pages > 0)
     machine.verify()
 
 
@@ -203,7 +195,7 @@ def test_pressure_moves_pages_while_the_pool_fills(machine: Machine) -> None:
     machine.write(a, 1280, 500)
     assert five_seconds(stalled=False) == 0
     five_seconds(stalled=True)
-    eventually(lambda: machine.records()["/a"].remote_pages > 50)
+    until(lambda: machine.records()["/a"].remote_pages > 50)
     assert machine.records()["/a"].counters["writeback_started_shrinker"] > 50
     assert machine.records()["/kept"].local_pages == 256
     machine.verify()
@@ -220,7 +212,7 @@ def test_age_moves_pages_proactively(machine: Machine) -> None:
         shrinker.step()
         return machine.records()["/a"].remote_pages == 300
 
-    eventually(all_are_remote)
+    until(all_are_remote)
     assert machine.records()["/a"].counters["writeback_started_age"] >= 300
     machine.verify()
 
@@ -244,8 +236,7 @@ def test_the_daemon_follows_cgroups(host_daemon: MakeHost, tmp_path: Path) -> No
     host = host_daemon(
         cgroups={"root": str(tmp_path / "cgroup")}, shrinker={"proactive": True, "older_than": "1s"}
     )
-    with NbdClient.connect_unix(host.nbd_path) as client:
-        client.negotiate("swap0")
+    with NbdClient.of(host) as client:
         client.write(0, bytes(range(256)) * 16)
         (tmp_path / "cgroup/a/b").rmdir()
         (tmp_path / "cgroup/a/c").mkdir()

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 import pytest
 from farswap.v1 import page_store_pb2 as pb
 from fleet import PAGE_BYTES, pages
-from hang_guard import HANG_GUARD_S
+from hang_guard import until
 from nbd_client import READ, SIMPLE_REPLY, NbdClient, request
 from page_client import PageClient
 
@@ -68,10 +68,7 @@ def set_back(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def time_of_logged(host: HostDaemon, event: str) -> datetime:
-    deadline = time.monotonic() + HANG_GUARD_S
-    while not (lines := [line for line in host.log().splitlines() if event in line]):
-        assert time.monotonic() < deadline, f"not logged: {event}"
-        time.sleep(0.01)
+    lines = until(lambda: [line for line in host.log().splitlines() if event in line])
     return datetime.fromisoformat(lines[0].split()[0].removeprefix("time="))
 
 
@@ -100,8 +97,7 @@ def test_steps_of_the_wall_clock_change_no_page_and_no_decision(
     for index, offset in enumerate(["+0", *STEPS]):
         wall_clock.step(offset)
         first = index * PAGES_A_STEP
-        with NbdClient.connect_unix(host.nbd_path) as client:
-            client.negotiate()
+        with NbdClient.of(host) as client:
             client.write(first * PAGE_BYTES, pages(first, PAGES_A_STEP))
             for slot in range(0, first + PAGES_A_STEP, PAGES_A_STEP):
                 assert client.read(slot * PAGE_BYTES, PAGES_A_STEP * PAGE_BYTES) == pages(
@@ -126,8 +122,7 @@ def test_the_daemons_take_the_stepped_clock_for_the_time(
     """What the other tests rest on."""
     host = host_daemon()
     wall_clock.step("+3h")
-    with NbdClient.connect_unix(host.nbd_path) as client:
-        client.negotiate()
+    with NbdClient.of(host):
         logged = time_of_logged(host, "client connected")
     assert logged > datetime.now(UTC) + timedelta(hours=2)
 
@@ -140,8 +135,7 @@ def test_a_step_neither_stretches_nor_ends_a_wait(
     host = host_daemon(
         server, cluster={"servers": [server.pages], "fetch_wait": f"{FETCH_WAIT_S}s"}
     )
-    with NbdClient.connect_unix(host.nbd_path) as client:
-        client.negotiate()
+    with NbdClient.of(host) as client:
         client.write(0, pages(0, PAGES_A_STEP))
         assert written_back(host, PAGES_A_STEP)
         server.kill()
@@ -163,7 +157,4 @@ def test_a_lease_ends_in_time_though_grpcs_timers_stand_still(
     ):
         gone.open()
         set_back.touch()
-        deadline = time.monotonic() + HANG_GUARD_S
-        while successor.open().status == pb.OPEN_STATUS_ALREADY_OPEN:
-            assert time.monotonic() < deadline, "the lease of a silent owner does not end"
-            time.sleep(0.05)
+        until(lambda: successor.open().status != pb.OPEN_STATUS_ALREADY_OPEN)

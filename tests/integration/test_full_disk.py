@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import contextlib
+import itertools
 import os
 import subprocess
-import time
 from typing import TYPE_CHECKING
 
 import pytest
 from farswap.v1 import page_store_pb2 as pb
-from hang_guard import HANG_GUARD_S
+from hang_guard import until
 from page_client import PageClient, make_object, page_content
 from requirements import require_native
 from soak.full_disk import run_full_disk, small_disk
@@ -43,10 +43,8 @@ def stored(client: PageClient, version: int) -> set[int]:
 
 
 def store_until(client: PageClient, expected: int, version: int) -> None:
-    deadline = time.monotonic() + HANG_GUARD_S
-    while stored(client, version) != {expected}:
-        assert time.monotonic() < deadline
-        version += 1
+    versions = itertools.count(version)
+    until(lambda: stored(client, next(versions)) == {expected}, every_s=0)
 
 
 def test_a_server_without_inodes_refuses_pages_starts_again_and_goes_on(
@@ -96,9 +94,7 @@ def test_a_server_starts_on_a_disk_that_is_mounted_read_only_and_goes_on_when_it
             assert client.get_contents(SLOTS) == [page_content(slot, 1) for slot in SLOTS]
             assert stored(client, 2) == {pb.OBJECT_STATUS_FULL}
         subprocess.run(["mount", "-o", "remount,rw", str(disk)], check=True)
-        deadline = time.monotonic() + HANG_GUARD_S
-        while server.ask("server", "show")["disk_problem"]:
-            assert time.monotonic() < deadline
+        until(lambda: not server.ask("server", "show")["disk_problem"])
         with PageClient(server.pages) as client:
             client.open()
             assert client.get_contents(SLOTS) == [page_content(slot, 1) for slot in SLOTS]

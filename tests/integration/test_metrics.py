@@ -8,7 +8,6 @@ import re
 import shutil
 import socket
 import subprocess
-import time
 import urllib.error
 import urllib.request
 from pathlib import Path
@@ -17,7 +16,7 @@ from urllib.parse import urlsplit
 
 import pytest
 from fleet import PAGE_BYTES, PAGES, page, samples, scrape
-from hang_guard import HANG_GUARD_S
+from hang_guard import HANG_GUARD_S, until
 from nbd_client import NbdClient
 from prometheus_client.parser import text_string_to_metric_families
 
@@ -113,8 +112,7 @@ def test_prometheus_accepts_metrics_alerts_and_the_dashboard_s_expressions(
 def test_a_scrape_does_not_hold_up_pages(fleet: Fleet) -> None:
     host, _ = fleet
     slow = [urllib.request.urlopen(host.metrics_url, timeout=HANG_GUARD_S) for _ in range(8)]
-    with NbdClient.connect_unix(host.nbd_path) as client:
-        client.negotiate()
+    with NbdClient.of(host) as client:
         assert client.read(200 * PAGE_BYTES, PAGE_BYTES) == page(200)
     for answer in slow:
         assert b"farswap_build_info" in answer.read()
@@ -124,8 +122,7 @@ def test_a_scrape_does_not_hold_up_pages(fleet: Fleet) -> None:
 def test_abuse_of_the_metrics_address_costs_nobody_else(fleet: Fleet) -> None:
     host, _ = fleet
     where = urlsplit(host.metrics_url)
-    with contextlib.ExitStack() as open_ones, NbdClient.connect_unix(host.nbd_path) as client:
-        client.negotiate()
+    with contextlib.ExitStack() as open_ones, NbdClient.of(host) as client:
         for number in range(200):
             abuser = open_ones.enter_context(
                 socket.create_connection((where.hostname, where.port), HANG_GUARD_S)
@@ -134,9 +131,7 @@ def test_abuse_of_the_metrics_address_costs_nobody_else(fleet: Fleet) -> None:
             with contextlib.suppress(ConnectionError):
                 abuser.sendall(b"\xff" * (number * 100))
         assert client.read(200 * PAGE_BYTES, PAGE_BYTES) == page(200)
-    deadline = time.monotonic() + HANG_GUARD_S
-    while not (text := scraped_if_there_is_room(host)) and time.monotonic() < deadline:
-        time.sleep(0.1)  # until the daemon has noticed that the abusers left
+    text = until(lambda: scraped_if_there_is_room(host))  # once the abusers are known to have left
     assert "farswap_build_info" in text
     assert "Traceback" not in host.log()
 

@@ -51,14 +51,12 @@ def test_two_devices_of_one_host_keep_their_pages_apart(
         for name in ("swap0", "swap1")
     ]
     for generation, host in enumerate(hosts):
-        with NbdClient.connect_unix(host.nbd_path) as client:
-            client.negotiate(host.export)
+        with NbdClient.of(host) as client:
             client.write(0, pages(0, 64, generation))
         moved = host.ctl("tier", "writeback", "--bytes", "256KiB")
         assert moved.returncode == 0, moved.stderr
     for generation, host in enumerate(hosts):
-        with NbdClient.connect_unix(host.nbd_path) as client:
-            client.negotiate(host.export)
+        with NbdClient.of(host) as client:
             assert client.read(0, 64 * PAGE_BYTES) == pages(0, 64, generation)
     volumes = server.ask("server", "show")["volumes"]
     assert [volume["device"] for volume in volumes] == ["swap0", "swap1"]
@@ -76,8 +74,7 @@ def test_a_memory_server_whose_disk_is_full_is_reported_and_costs_no_page(
         server = memory_server(store={"path": f"{disk}/store", "capacity": "256MiB"})
         host = host_daemon(server, tier={"pool_limit": "32MiB"})
         noise = random.Random(1).randbytes(16 << 20)
-        with NbdClient.connect_unix(host.nbd_path) as client:
-            client.negotiate()
+        with NbdClient.of(host) as client:
             for first in range(0, len(noise), 64 * PAGE_BYTES):
                 client.write(first, noise[first : first + 64 * PAGE_BYTES])
             done = host.ctl("tier", "writeback", "--bytes", "16MiB")
@@ -104,8 +101,7 @@ def test_the_doctor_is_not_misled_by_pages_that_move(fleet: Fleet) -> None:
     done = threading.Event()
 
     def churn() -> None:
-        with NbdClient.connect_unix(host.nbd_path) as client:
-            client.negotiate()
+        with NbdClient.of(host) as client:
             for first in itertools.cycle(range(0, PAGES, 64)):
                 if done.is_set():
                     return
@@ -136,8 +132,7 @@ def test_a_writeback_that_is_switched_off_is_reported(fleet: Fleet) -> None:
 
 def test_the_tier_is_set_while_pages_come_and_go(fleet: Fleet) -> None:
     host, _ = fleet
-    with NbdClient.connect_unix(host.nbd_path) as client:
-        client.negotiate()
+    with NbdClient.of(host) as client:
         for generation, compressor in enumerate(("zstd:3", "lz4:8", "lz4"), 2):
             shown = host.ask("tier", "set", "--compressor", compressor)
             assert shown["compressor"] == compressor
@@ -161,8 +156,7 @@ def test_neighbours_are_packed_on_their_way_to_the_server_and_come_back_together
 ) -> None:
     host, _ = fleet
     assert host.ask("tier", "set", "--pack", "on")["pack"]
-    with NbdClient.connect_unix(host.nbd_path) as client:
-        client.negotiate()
+    with NbdClient.of(host) as client:
         for number in range(512, 576):
             client.write(number * PAGE_BYTES, page(number, 9))
         host.ctl("tier", "writeback", "--bytes", "8MiB")
@@ -186,7 +180,7 @@ def stores_told(shown: list[dict]) -> float:
 def test_top_shows_activity_and_ends_by_ctrl_c(fleet: Fleet) -> None:
     host, _ = fleet
     with (
-        NbdClient.connect_unix(host.nbd_path) as client,
+        NbdClient.of(host) as client,
         subprocess.Popen(
             [
                 *(sys.executable, "-m", "farswap.admin.main", "--host", host.admin),
@@ -197,7 +191,6 @@ def test_top_shows_activity_and_ends_by_ctrl_c(fleet: Fleet) -> None:
             text=True,
         ) as top,
     ):
-        client.negotiate()
         assert top.stdout is not None
         json.loads(top.stdout.readline())
         for number in range(100, 200):

@@ -8,7 +8,7 @@ import time
 from typing import TYPE_CHECKING
 
 from farswap.v1 import page_store_pb2 as pb
-from hang_guard import HANG_GUARD_S
+from hang_guard import until
 from page_client import PageClient
 
 if TYPE_CHECKING:
@@ -16,21 +16,16 @@ if TYPE_CHECKING:
     from daemons import MemoryServer
 
 
-def wait_for_log(server: MemoryServer, text: str) -> None:
-    deadline = time.monotonic() + HANG_GUARD_S
-    while text not in server.log():
-        assert time.monotonic() < deadline, server.log()
-        time.sleep(0.05)
+def another_run(server: MemoryServer) -> PageClient:
+    """Of the same host."""
+    return PageClient(server.pages, incarnation=b"j" * 16)
 
 
 def test_a_live_owner_is_named_and_is_displaced_by_an_operator_alone(
     memory_server: MakeServer,
 ) -> None:
     server = memory_server(server={"owner_lease": "1m"})
-    with (
-        PageClient(server.pages) as owner,
-        PageClient(server.pages, incarnation=b"j" * 16) as clone,
-    ):
+    with PageClient(server.pages) as owner, another_run(server) as clone:
         owner.open(host_name="first.example")
         assert owner.beat(7).sequence == 7
         refused = clone.open()
@@ -44,16 +39,13 @@ def test_a_live_owner_is_named_and_is_displaced_by_an_operator_alone(
     assert 6 * 86_400_000 < volume["expires_in_ms"] <= 7 * 86_400_000
     with PageClient(server.pages, incarnation=b"k" * 16) as other:
         assert other.open(host_name="k.example", take_over=True).status == pb.OPEN_STATUS_OK
-    wait_for_log(server, "take-over displaced a live owner")
+    until(lambda: "take-over displaced a live owner" in server.log())
     assert 'owner="first.example (127.0.0.1)" by="k.example (127.0.0.1)"' in server.log()
 
 
 def test_a_server_that_was_frozen_empties_no_lease(memory_server: MakeServer) -> None:
     server = memory_server(server={"owner_lease": "2s"})
-    with (
-        PageClient(server.pages) as owner,
-        PageClient(server.pages, incarnation=b"j" * 16) as clone,
-    ):
+    with PageClient(server.pages) as owner, another_run(server) as clone:
         owner.open()
         owner.beat()
         os.kill(server.pid, signal.SIGSTOP)
@@ -64,15 +56,9 @@ def test_a_server_that_was_frozen_empties_no_lease(memory_server: MakeServer) ->
 
 def test_a_silent_owner_makes_room_after_its_lease(memory_server: MakeServer) -> None:
     server = memory_server(server={"owner_lease": "500ms"})
-    with (
-        PageClient(server.pages) as owner,
-        PageClient(server.pages, incarnation=b"j" * 16) as next_,
-    ):
+    with PageClient(server.pages) as owner, another_run(server) as next_:
         owner.open()
         assert next_.open().status == pb.OPEN_STATUS_ALREADY_OPEN
-        deadline = time.monotonic() + HANG_GUARD_S
-        while next_.open().status != pb.OPEN_STATUS_OK:
-            assert time.monotonic() < deadline
-            time.sleep(0.05)
+        until(lambda: next_.open().status == pb.OPEN_STATUS_OK)
         assert owner.beat().status != pb.CALL_STATUS_OK
         assert owner.open().status == pb.OPEN_STATUS_FENCED

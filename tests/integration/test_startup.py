@@ -6,13 +6,12 @@ import os
 import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
 from daemons import toml
-from hang_guard import HANG_GUARD_S
+from hang_guard import HANG_GUARD_S, until
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -63,10 +62,8 @@ def shell_started(started: Daemon) -> Iterator[Callable[[str], subprocess.Popen[
     def start(script: str) -> subprocess.Popen[bytes]:
         command = [sys.executable, "-m", started._module, "--config", str(started.config_path)]
         made.append(subprocess.Popen(["bash", "-c", script, "bash", *command]))
-        deadline = time.monotonic() + HANG_GUARD_S
-        while not answers(started):
-            assert made[-1].poll() is None
-            assert time.monotonic() < deadline
+        until(lambda: made[-1].poll() is not None or answers(started))
+        assert made[-1].poll() is None
         return made[-1]
 
     yield start

@@ -6,17 +6,16 @@ import contextlib
 import os
 import socket
 import subprocess
-import time
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
-from hang_guard import HANG_GUARD_S
+from hang_guard import HANG_GUARD_S, until
 from nbd_client import READ, NbdClient, request
 from two_machines import NEAR, TwoMachines
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Iterator
 
     from conftest import MakeHost, MakeServer
     from daemons import Daemon
@@ -59,15 +58,8 @@ def probed_by_the_kernel(machines: TwoMachines, port: int) -> int:
     return listed.stdout.count("timer:(keepalive")
 
 
-def wait_until(count: Callable[[], int], wanted: int) -> None:
-    deadline = time.monotonic() + HANG_GUARD_S
-    while (found := count()) != wanted:
-        assert time.monotonic() < deadline, f"there are {found}, not {wanted}"
-        time.sleep(0.05)
-
-
 def wait_until_open(daemon: Daemon, count: int) -> None:
-    wait_until(lambda: open_sockets(daemon), count)
+    until(lambda: open_sockets(daemon) == count)
 
 
 def test_nbd_clients_that_vanish_give_their_places_back(
@@ -133,8 +125,8 @@ def test_clients_of_memory_servers_that_vanish_are_let_go(
     wait_until_open(server, sockets + 5)
     # Not by gRPC alone, whose timers depend on the wall clock. Until all that was sent is
     # acknowledged, a connection has another timer.
-    wait_until(lambda: probed_by_the_kernel(machines, ports[0]), 2)
-    wait_until(lambda: probed_by_the_kernel(machines, ports[1]), 2)
+    until(lambda: probed_by_the_kernel(machines, ports[0]) == 2)
+    until(lambda: probed_by_the_kernel(machines, ports[1]) == 2)
     machines.cut()
     wait_until_open(server, sockets)
     with machines.near.entered():

@@ -14,13 +14,11 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 from fleet import PAGE_BYTES, pages, samples, scrape
-from hang_guard import HANG_GUARD_S
+from hang_guard import until
 from nbd_client import NbdClient
 from two_machines import NEAR, TwoMachines
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
-
     from conftest import MakeHost, MakeServer
     from daemons import HostDaemon, MemoryServer
 
@@ -28,35 +26,31 @@ LEASE_S = 1.0  # of memory_server()
 COUNT = 256
 
 
+def status(host: HostDaemon) -> dict[str, Any]:
+    """Also where another host has the volume, and the exit code is 1."""
+    return json.loads(host.ctl("status", "-o", "json").stdout)
+
+
 def wait_for_state(host: HostDaemon, state: str) -> dict[str, Any]:
     """The first memory server, once it is in that state."""
-    deadline = time.monotonic() + HANG_GUARD_S
-    while True:
-        # Its exit code is 1 where another host has the volume.
-        server = json.loads(host.ctl("status", "-o", "json").stdout)["servers"][0]
-        if server["state"] == state:
-            return server
-        assert time.monotonic() < deadline, server
-        time.sleep(0.05)
 
+    def reached() -> dict[str, Any] | None:
+        server = status(host)["servers"][0]
+        return server if server["state"] == state else None
 
-@contextlib.contextmanager
-def client(host: HostDaemon) -> Iterator[NbdClient]:
-    with NbdClient.connect_unix(host.nbd_path) as nbd:
-        nbd.negotiate()
-        yield nbd
+    return until(reached)
 
 
 def move_pages_out(host: HostDaemon) -> None:
     wait_for_state(host, "active")
-    with client(host) as nbd:
+    with NbdClient.of(host) as nbd:
         nbd.write(0, pages(0, COUNT))
     moved = host.ctl("tier", "writeback", "--bytes", "1MiB")
     assert moved.returncode == 0, moved.stderr
 
 
 def reads_its_pages(host: HostDaemon) -> bool:
-    with client(host) as nbd:
+    with NbdClient.of(host) as nbd:
         return nbd.read(0, COUNT * PAGE_BYTES) == pages(0, COUNT)
 
 
@@ -79,15 +73,15 @@ def test_a_second_host_with_the_same_id_is_refused_and_the_first_loses_nothing(
     refused = wait_for_state(second, "already_open")
     assert refused["owner_name"] == os.uname().nodename
     assert refused["owner_address"] == "127.0.0.1"
-    status = second.ctl("status")
-    assert status.returncode == 1
-    assert status.stdout.splitlines()[0].startswith(
+    shown = second.ctl("status")
+    assert shown.returncode == 1
+    assert shown.stdout.splitlines()[0].startswith(
         f"ALREADY OPEN: host {os.uname().nodename} (127.0.0.1) has this volume"
     )
     assert "--take-over" in second.ctl("doctor").stdout
     assert "level=error" in second.log()
     assert samples(scrape(second))["farswap_findings"] >= 1
-    with client(second) as nbd:
+    with NbdClient.of(second) as nbd:
         nbd.write(0, pages(0, 16, 1))
         assert nbd.read(0, 16 * PAGE_BYTES) == pages(0, 16, 1), "from its pool alone"
     assert reads_its_pages(first)
@@ -106,12 +100,8 @@ def test_take_over_fences_the_first_host_which_reports_it(
     wait_for_state(second, "active")
     fenced = wait_for_state(first, "fenced")
     assert fenced["last_error"].startswith("fenced")
-    deadline = time.monotonic() + HANG_GUARD_S
-    while not (alarm := json.loads(first.ctl("status", "-o", "json").stdout)["alarm"]).startswith(
-        f"FENCED: host {os.uname().nodename}"
-    ):
-        assert time.monotonic() < deadline, alarm
-        time.sleep(0.05)
+    alarm = f"FENCED: host {os.uname().nodename}"
+    until(lambda: status(first)["alarm"].startswith(alarm))
     assert first.ctl("status").stdout.startswith("FENCED: ")
     assert "took over the volume" in first.log()
     second.stop()
@@ -169,13 +159,11 @@ def test_a_server_under_two_names_is_one_server(
     server = memory_server()
     names = [server.pages, server.pages.replace("127.0.0.1", "localhost")]
     host = host_daemon(cluster={"servers": names})
-    deadline = time.monotonic() + HANG_GUARD_S
-    while {"active", "duplicate"} != {it["state"] for it in host.ask("status")["servers"]}:
-        assert time.monotonic() < deadline, host.ask("status")["servers"]
-        time.sleep(0.05)
+    states = {"active", "duplicate"}
+    until(lambda: states == {it["state"] for it in host.ask("status")["servers"]})
     (second,) = (it for it in host.ask("status")["servers"] if it["state"] == "duplicate")
     assert all(name in second["last_error"] for name in names)
-    with client(host) as nbd:
+    with NbdClient.of(host) as nbd:
         nbd.write(0, pages(0, COUNT))
         assert host.ctl("tier", "writeback", "--bytes", "1MiB").returncode == 0
         assert nbd.read(0, COUNT * PAGE_BYTES) == pages(0, COUNT)

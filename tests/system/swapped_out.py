@@ -3,28 +3,20 @@
 from __future__ import annotations
 
 import contextlib
-import time
 from typing import TYPE_CHECKING
 
 from daemons import run_program
-from hang_guard import HANG_GUARD_S
+from hang_guard import HANG_GUARD_S, until
 from swap.real_swap import MemoryCgroup, PageVerifier, SwapOnLoop
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Iterator
     from pathlib import Path
 
     from daemons import HostDaemon
 
 MIB = 1 << 20
 SWAPPED_OUT_MIB = 50
-
-
-def until(what: Callable[[], object]) -> None:
-    deadline = time.monotonic() + HANG_GUARD_S
-    while not what():
-        assert time.monotonic() < deadline
-        time.sleep(0.02)
 
 
 @contextlib.contextmanager

@@ -1,12 +1,11 @@
 """The harness of real swap proved on another NBD server, and its verifier on a lie."""
 
 import subprocess
-import time
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from hang_guard import HANG_GUARD_S
+from hang_guard import until
 from swap.real_swap import (
     MemoryCgroup,
     PageVerifier,
@@ -26,11 +25,8 @@ def nbdkit_uri(tmp_path: Path) -> Iterator[str]:
     socket = tmp_path / "nbd.sock"
     command = ["nbdkit", "--foreground", "--unix", str(socket), "memory", "256M"]
     with subprocess.Popen(command) as nbdkit:
-        deadline = time.monotonic() + HANG_GUARD_S
-        while not socket.exists():
-            assert nbdkit.poll() is None, "nbdkit ended"
-            assert time.monotonic() < deadline, "nbdkit did not listen"
-            time.sleep(0.02)
+        until(lambda: nbdkit.poll() is not None or socket.exists())
+        assert nbdkit.poll() is None, "nbdkit ended"
         yield f"nbd+unix:///?socket={socket}"
         nbdkit.terminate()
 

@@ -10,9 +10,10 @@ from typing import TYPE_CHECKING
 
 import pytest
 from daemons import HostDaemon
+from hang_guard import until
 from requirements import require_native
 from swap.real_swap import run, swap_areas
-from system.swapped_out import MIB, swapped_out, until
+from system.swapped_out import MIB, swapped_out
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

@@ -123,6 +123,7 @@ def test_attach_requests_what_was_found_safe(machine: Machine) -> None:
     assert machine.io_timeout == "1000"
     assert machine.device.device() == "/dev/nbd0"
     assert [peer for _, peer in machine.engine.served.values()] == ["kernel /dev/nbd0"]
+    assert machine.engine.initial == b""
 
 
 def test_pages_are_attributed_as_long_as_the_device_is_attached(machine: Machine) -> None:

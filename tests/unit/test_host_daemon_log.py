@@ -9,7 +9,6 @@ import signal
 from typing import TYPE_CHECKING
 
 import pytest
-from farswap.v1 import host_admin_pb2 as pb
 from hang_guard import HANG_GUARD_S
 from host_in_process import Host
 from log_faults import FAULTS, Fault, FaultyLog
@@ -23,20 +22,18 @@ SWAPOFF = "swapoff /dev/nbd0"
 async def life(host: Host) -> None:
     """Start, an attached device, a client, swap that is not let off at once, a stop."""
     task = await host.start()
-    await asyncio.to_thread(host.call, "Attach", pb.AttachRequest(device="/dev/nbd0"))
+    await host.attach()
     _, writer = await asyncio.open_unix_connection(host.root / "nbd")
     writer.write(b"nonsense" * 8)
     host.swap_on(active=True)
     host.swapoff_error = OSError(errno.ENOMEM, "Cannot allocate memory")
     os.kill(os.getpid(), signal.SIGTERM)
     await asyncio.wait_for(host.swapoff_tried.wait(), HANG_GUARD_S)
-    status = await asyncio.to_thread(host.call, "Status", pb.HostStatusRequest())
-    assert isinstance(status, pb.HostStatus)
+    status = await host.status()
     assert status.device.swap_active
     assert not task.done()
     host.swapoff_error = None
-    os.kill(os.getpid(), signal.SIGTERM)
-    await asyncio.wait_for(task, HANG_GUARD_S)
+    await host.stop()
     writer.close()
 
 

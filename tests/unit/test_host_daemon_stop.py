@@ -30,35 +30,31 @@ async def host(short_path: Path, monkeypatch: pytest.MonkeyPatch) -> AsyncIterat
 
 
 async def test_a_signal_stops_the_parts_and_removes_the_sockets(host: Host) -> None:
-    task = await host.start()
+    await host.start()
     assert (host.root / "nbd").is_socket()
-    os.kill(os.getpid(), signal.SIGTERM)
-    await asyncio.wait_for(task, HANG_GUARD_S)
+    await host.stop()
     assert host.events == ["engine"]
     assert not (host.root / "nbd").exists()
     assert not (host.root / "admin").exists()
 
 
 async def test_stopping_swaps_off_first_then_lets_the_device_go(host: Host) -> None:
-    task = await host.start()
-    await asyncio.to_thread(host.call, "Attach", pb.AttachRequest(device="/dev/nbd0"))
+    await host.start()
+    await host.attach()
     host.swap_on(active=True)
-    os.kill(os.getpid(), signal.SIGTERM)
-    await asyncio.wait_for(task, HANG_GUARD_S)
+    await host.stop()
     assert host.events == ["swapoff /dev/nbd0", "disconnect", "engine"]
 
 
 async def test_stopping_swaps_off_a_device_that_was_only_named(host: Host) -> None:
     # Without programs in the kernel the device is known all the same.
     host.engine.attribution_problem = "the kernel refused"
-    task = await host.start()
+    await host.start()
     await asyncio.to_thread(host.call, "Attribute", pb.AttributeRequest(device="/dev/loop7"))
     host.swap_on(active=True, device="/dev/loop7")
-    status = await asyncio.to_thread(host.call, "Status", pb.HostStatusRequest())
-    assert isinstance(status, pb.HostStatus)
+    status = await host.status()
     assert (status.device.swap_active, status.device.swap_used_bytes) == (True, 100 << 10)
-    os.kill(os.getpid(), signal.SIGTERM)
-    await asyncio.wait_for(task, HANG_GUARD_S)
+    await host.stop()
     assert host.events == ["swapoff /dev/loop7", "engine"]
 
 
@@ -69,10 +65,9 @@ def no_retry(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(safe_stop, "_RETRY_S_MAX", 3600)
 
 
-async def until_it_says_why_not(host: Host) -> str:
+async def reason_not_to_stop(host: Host) -> str:
     while True:
-        status = await asyncio.to_thread(host.call, "Status", pb.HostStatusRequest())
-        assert isinstance(status, pb.HostStatus)
+        status = await host.status()
         for finding in status.findings:
             if finding.subject == "stop":
                 return finding.message
@@ -81,45 +76,42 @@ async def until_it_says_why_not(host: Host) -> str:
 @pytest.mark.usefixtures("no_retry")
 async def test_a_refused_swapoff_keeps_the_daemon_serving_until_it_works(host: Host) -> None:
     task = await host.start()
-    await asyncio.to_thread(host.call, "Attach", pb.AttachRequest(device="/dev/nbd0"))
+    await host.attach()
     host.swap_on(active=True)
     host.swapoff_error = OSError(errno.ENOMEM, "Cannot allocate memory")
     os.kill(os.getpid(), signal.SIGTERM)
     await asyncio.wait_for(host.swapoff_tried.wait(), HANG_GUARD_S)
-    status = await asyncio.to_thread(host.call, "Status", pb.HostStatusRequest())
-    assert isinstance(status, pb.HostStatus)
+    status = await host.status()
     assert status.device.attached == "/dev/nbd0"
     assert status.device.swap_active
     assert not task.done()
     host.swapoff_error = None
-    os.kill(os.getpid(), signal.SIGTERM)
-    await asyncio.wait_for(task, HANG_GUARD_S)
+    await host.stop()
     assert host.events == ["swapoff /dev/nbd0"] * 2 + ["disconnect", "engine"]
 
 
 @pytest.mark.usefixtures("no_retry")
 async def test_swapoff_is_not_tried_where_the_kernel_would_kill_us_for_it(host: Host) -> None:
     task = await host.start()
-    await asyncio.to_thread(host.call, "Attach", pb.AttachRequest(device="/dev/nbd0"))
+    await host.attach()
     host.swap_on(active=True)
     host.machine.memory_available(32)
     os.kill(os.getpid(), signal.SIGTERM)
-    assert "memory has no room for the pages" in await until_it_says_why_not(host)
+    assert "memory has no room for the pages" in await reason_not_to_stop(host)
     assert host.events == []
     assert not task.done()
     host.machine.memory_available(512)
-    os.kill(os.getpid(), signal.SIGTERM)
-    await asyncio.wait_for(task, HANG_GUARD_S)
+    await host.stop()
     assert host.events == ["swapoff /dev/nbd0", "disconnect", "engine"]
 
 
 async def test_a_daemon_that_could_not_stop_tries_again_by_itself(host: Host) -> None:
     task = await host.start()
-    await asyncio.to_thread(host.call, "Attach", pb.AttachRequest(device="/dev/nbd0"))
+    await host.attach()
     mounts = host.root / "proc/self/mountinfo"
     mounts.rename(host.root / "away")
     os.kill(os.getpid(), signal.SIGTERM)
-    assert "unknown whether" in await until_it_says_why_not(host)
+    assert "unknown whether" in await reason_not_to_stop(host)
     assert host.events == []
     (host.root / "away").rename(mounts)
     await asyncio.wait_for(task, HANG_GUARD_S)
@@ -128,16 +120,14 @@ async def test_a_daemon_that_could_not_stop_tries_again_by_itself(host: Host) ->
 
 @pytest.mark.usefixtures("no_retry")
 async def test_swap_on_a_stacked_device_goes_off_before_the_daemon_stops(host: Host) -> None:
-    task = await host.start()
-    await asyncio.to_thread(host.call, "Attach", pb.AttachRequest(device="/dev/nbd0"))
+    await host.start()
+    await host.attach()
     host.machine.add_device("dm-0", (252, 0), on="nbd0")
     host.swap_on(active=True, device="/dev/dm-0")
-    status = await asyncio.to_thread(host.call, "Status", pb.HostStatusRequest())
-    assert isinstance(status, pb.HostStatus)
+    status = await host.status()
     assert list(status.device.swap_areas) == list(status.device.stacked) == ["/dev/dm-0"]
     assert "stacking" in [finding.subject for finding in status.findings]
-    os.kill(os.getpid(), signal.SIGTERM)
-    await asyncio.wait_for(task, HANG_GUARD_S)
+    await host.stop()
     assert host.events == ["swapoff /dev/dm-0", "disconnect", "engine"]
 
 
@@ -146,10 +136,9 @@ async def test_trouble_with_cgroups_never_ends_the_daemon(
 ) -> None:
     monkeypatch.setattr(daemon, "_CGROUPS_EVERY_S", 0.001)
     host.engine.cgroups_error = RuntimeError("no groups today")
-    task = await host.start()
+    await host.start()
     await asyncio.sleep(0.2)
-    os.kill(os.getpid(), signal.SIGTERM)
-    await asyncio.wait_for(task, HANG_GUARD_S)
+    await host.stop()
     assert host.events == ["engine"]
     written = capfd.readouterr()
     assert (written.out + written.err).count("RuntimeError: no groups today") == 1
@@ -159,14 +148,13 @@ async def test_a_limit_that_is_written_does_not_wait_for_the_next_pass(
     host: Host, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(daemon, "_CGROUPS_EVERY_S", 3600)
-    task = await host.start()
+    await host.start()
     for name in ("first", "second"):
         host.engine.configured.clear()
         (host.root / "cgroup" / name).mkdir()
         (host.root / "cgroup" / name / "memory.zswap.max").write_text("1048576\n")
         assert await asyncio.to_thread(host.engine.configured.wait, HANG_GUARD_S)
-    os.kill(os.getpid(), signal.SIGTERM)
-    await asyncio.wait_for(task, HANG_GUARD_S)
+    await host.stop()
 
 
 async def test_a_pool_that_the_machine_has_no_room_for_starts_nothing(host: Host) -> None:
@@ -198,10 +186,9 @@ async def test_a_taken_admin_address_undoes_the_start(host: Host) -> None:
 
 
 async def test_clients_reach_the_engine_by_the_unix_socket(host: Host) -> None:
-    task = await host.start()
+    await host.start()
     with socket.socket(socket.AF_UNIX) as client:
         client.settimeout(HANG_GUARD_S)
         await asyncio.to_thread(client.connect, str(host.root / "nbd"))
         assert await asyncio.to_thread(client.recv, 8) == b"NBDMAGIC"
-    os.kill(os.getpid(), signal.SIGTERM)
-    await asyncio.wait_for(task, HANG_GUARD_S)
+    await host.stop()

@@ -68,15 +68,16 @@ def report(lost: int) -> bytes:
     return b"%d lost\n" % lost
 
 
-def settle(writer: LineWriter) -> None:
+def put(writer: LineWriter, *lines: bytes) -> None:
+    """Returns when they are written or lost."""
+    for line in lines:
+        writer.put(line)
     assert writer.flush(HANG_GUARD_S)
 
 
 def test_lines_arrive_in_order(pipe: Pipe) -> None:
     writer = LineWriter(pipe.writer, report)
-    writer.put(b"one")
-    writer.put(b"two\n")
-    settle(writer)
+    put(writer, b"one", b"two\n")
     assert pipe.read() == b"one\ntwo\n"
     assert writer.lost == 0
 
@@ -84,14 +85,10 @@ def test_lines_arrive_in_order(pipe: Pipe) -> None:
 def test_lines_without_a_reader_are_lost_and_reported_when_there_is_one(pipe: Pipe) -> None:
     writer = LineWriter(pipe.writer, report)
     pipe.close_reader()
-    for _ in range(3):
-        writer.put(b"lost")
-    settle(writer)
+    put(writer, *[b"lost"] * 3)
     assert writer.lost == 3
     pipe.reopen_reader()
-    writer.put(b"here")
-    writer.put(b"again")
-    settle(writer)
+    put(writer, b"here", b"again")
     assert pipe.read() == b"3 lost\nhere\nagain\n"
     assert writer.lost == 3
 
@@ -109,19 +106,17 @@ def test_a_blocked_descriptor_costs_lines_beyond_the_queue_and_no_time(pipe: Pip
     while text.count(b"\n") < count - lost + 1:
         text += pipe.read()
     assert b"%d lost\n" % lost in text
-    settle(writer)
+    put(writer)
     assert writer.lost == lost
 
 
 def test_a_line_cut_off_by_a_full_disk_does_not_run_into_the_next() -> None:
     disk = Disk(room=8)
     writer = LineWriter(-1, report, disk.write)
-    writer.put(b"0123456789")
-    settle(writer)
+    put(writer, b"0123456789")
     assert writer.lost == 1
     disk.room = 100
-    writer.put(b"next")
-    settle(writer)
+    put(writer, b"next")
     assert disk.written == b"01234567\n1 lost\nnext\n"
 
 
@@ -129,10 +124,9 @@ def test_a_report_that_cannot_be_written_is_written_later() -> None:
     disk = Disk(room=0)
     writer = LineWriter(-1, report, disk.write)
     for _ in range(2):
-        writer.put(b"lost")
-        settle(writer)
+        put(writer, b"lost")
     disk.room = 100
-    settle(writer)
+    put(writer)
     assert disk.written == b"2 lost\n"
 
 
@@ -144,7 +138,7 @@ def test_a_descriptor_that_another_process_made_non_blocking_is_waited_for(pipe:
     text = b""
     while len(text) < 100 * 4096:
         text += pipe.read()
-    settle(writer)
+    put(writer)
     assert writer.lost == 0
     assert not os.get_blocking(pipe.writer)
 
@@ -159,16 +153,13 @@ def test_a_bug_below_loses_a_line_and_not_the_writer() -> None:
         return len(data)
 
     writer = LineWriter(-1, report, write)
-    writer.put(b"bad")
-    writer.put(b"good")
-    settle(writer)
+    put(writer, b"bad", b"good")
     assert written == [b"1 lost\n", b"good\n"]
 
 
 def test_a_very_long_line_is_cut(pipe: Pipe) -> None:
     writer = LineWriter(pipe.writer, report)
-    writer.put(b"x" * (2 * line_writer.LINE_BYTES_MAX))
-    settle(writer)
+    put(writer, b"x" * (2 * line_writer.LINE_BYTES_MAX))
     assert pipe.read() == b"x" * line_writer.LINE_BYTES_MAX + b"\n"
 
 

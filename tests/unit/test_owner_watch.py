@@ -1,14 +1,16 @@
-"""What a memory server's log says of the owners of its volumes."""
+"""The log of a memory server about owners of its volumes."""
 
 from __future__ import annotations
 
 from types import SimpleNamespace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pytest
-from farswap.server import owner_watch
 from farswap.server.owner_watch import OwnerWatch
-from structlog.testing import CapturingLogger
+from structlog.testing import capture_logs
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
 
 _DAY_MS = 86_400_000
 FIRST = SimpleNamespace(host_name="first.example", address="10.0.0.7")
@@ -19,7 +21,6 @@ class Pages:
     """Answers as the native server does."""
 
     def __init__(self) -> None:
-        self.log = CapturingLogger()
         self.events: list[SimpleNamespace] = []
         self.volume = SimpleNamespace(
             volume_id=1,
@@ -39,29 +40,27 @@ class Pages:
         events, self.events = self.events, []
         return events
 
-    def silent_for(self, ms: int) -> list[dict[str, Any]]:
+    def silent_for(self, ms: int) -> Sequence[Mapping[str, Any]]:
         """What is logged when its host was silent for so long, of seven days."""
         self.volume.silent_ms = ms
         self.volume.expires_in_ms = 7 * _DAY_MS - ms
         return self.logged()
 
-    def logged(self) -> list[dict[str, Any]]:
-        self.watch.look()
-        calls, self.log.calls[:] = self.log.calls[:], []
-        return [{"level": call.method_name, "event": call.args[0], **call.kwargs} for call in calls]
+    def logged(self) -> Sequence[Mapping[str, Any]]:
+        with capture_logs() as lines:
+            self.watch.look()
+        return lines
 
 
 @pytest.fixture
-def pages(monkeypatch: pytest.MonkeyPatch) -> Pages:
-    made = Pages()
-    monkeypatch.setattr(owner_watch, "_log", made.log)
-    return made
+def pages() -> Pages:
+    return Pages()
 
 
 def test_a_volume_is_named_once_a_day_before_it_is_deleted(pages: Pages) -> None:
     assert pages.silent_for(6 * _DAY_MS - 1) == []
     (line,) = pages.silent_for(6 * _DAY_MS)
-    assert line["level"] == "warning"
+    assert line["log_level"] == "warning"
     assert "will expire" in line["event"]
     assert (line["volume"], line["deleted_in"]) == ("host/swap0", "1d")
     assert line["owner"] == "first.example (10.0.0.7)"
@@ -103,6 +102,6 @@ def test_what_befalls_an_owner_is_logged_with_its_name(
         SimpleNamespace(kind=kind, host_id="host", device="swap0", before=FIRST, after=SECOND)
     ]
     (line,) = pages.logged()
-    assert (line["level"], line["event"], line["volume"]) == (level, event, "host/swap0")
+    assert (line["log_level"], line["event"], line["volume"]) == (level, event, "host/swap0")
     assert "first.example (10.0.0.7)" in line.values()
     assert pages.logged() == []

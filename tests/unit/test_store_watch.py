@@ -1,20 +1,21 @@
-"""What a memory server's log says of a store that refuses pages: each change, once."""
+"""The log of a memory server about a store that refuses pages: each change, once."""
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pytest
-from farswap.server import store_watch
 from farswap.server.store_watch import StoreWatch
-from structlog.testing import CapturingLogger
+from structlog.testing import capture_logs
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
 
 
 class Store:
     """Counts as the native one does."""
 
     def __init__(self) -> None:
-        self.log = CapturingLogger()
         self.values = {"puts_full": 0, "used_bytes": 0, "capacity_bytes": 1000}
         self.problem = ""
         self.watch = StoreWatch(self, "/var/lib/farswap")
@@ -25,47 +26,45 @@ class Store:
     def disk_problem(self) -> str:
         return self.problem
 
-    def logged(self, **grown: int) -> list[dict[str, Any]]:
-        """What is logged at a look, when the counters have grown so; a gauge is set."""
+    def logged(self, **grown: int) -> Sequence[Mapping[str, Any]]:
+        """What is logged when the counters have grown so; a gauge is set."""
         for name, by in grown.items():
             self.values[name] = by if name == "used_bytes" else self.values[name] + by
-        self.watch.look()
-        calls, self.log.calls[:] = self.log.calls[:], []
-        return [{"level": call.method_name, "event": call.args[0], **call.kwargs} for call in calls]
+        with capture_logs() as lines:
+            self.watch.look()
+        return lines
 
 
 @pytest.fixture
-def store(monkeypatch: pytest.MonkeyPatch) -> Store:
-    made = Store()
-    monkeypatch.setattr(store_watch, "_log", made.log)
-    return made
+def store() -> Store:
+    return Store()
 
 
 def test_a_full_disk_is_logged_once_with_its_problem_and_so_is_its_end(store: Store) -> None:
     assert store.logged() == []
     store.problem = "3 MiB are free, 280 MiB are needed"
     (line,) = store.logged()
-    assert line["level"] == "error"
+    assert line["log_level"] == "error"
     assert "disk is full or failing" in line["event"]
     assert (line["path"], line["problem"]) == ("/var/lib/farswap", store.problem)
     store.problem = "2 MiB are free, 280 MiB are needed"
     assert store.logged() == []
     store.problem = ""
     (line,) = store.logged()
-    assert (line["level"], line["event"]) == ("info", "accepting pages again: the disk works")
+    assert (line["log_level"], line["event"]) == ("info", "accepting pages again: the disk works")
     assert store.logged() == []
     store.problem = "the file system is mounted read-only"
-    assert store.logged()[0]["level"] == "error"
+    assert store.logged()[0]["log_level"] == "error"
 
 
 def test_a_store_at_its_capacity_is_reported_once_until_a_part_of_it_is_free(store: Store) -> None:
     (line,) = store.logged(puts_full=1, used_bytes=990)
-    assert (line["level"], line["capacity_bytes"]) == ("warning", 1000)
+    assert (line["log_level"], line["capacity_bytes"]) == ("warning", 1000)
     assert "store.capacity" in line["event"]
     for _ in range(3):
         assert store.logged(used_bytes=985) == []
         assert store.logged(puts_full=1, used_bytes=990) == []
     (line,) = store.logged(used_bytes=900)
-    assert line["level"] == "info"
+    assert line["log_level"] == "info"
     assert "accepting pages again: below store.capacity" in line["event"]
     assert store.logged(used_bytes=900) == []
