@@ -6,6 +6,9 @@ import importlib.util
 
 import pytest
 
+# Marks of tests that make the running kernel swap.
+REAL_SWAP = [pytest.mark.root, pytest.mark.kernel, pytest.mark.timeout(300)]
+
 
 def require_native() -> None:
     if importlib.util.find_spec("farswap") is None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+from functools import partial
 from typing import TYPE_CHECKING
 
 from daemons import run_program
@@ -19,18 +20,18 @@ MIB = 1 << 20
 SWAPPED_OUT_MIB = 50
 
 
+def attribute(host: HostDaemon, device: str) -> None:
+    words = ["attribute", "--device", device, "--host", host.admin]
+    done = run_program("farswap.client_nbd.main", *words)
+    assert done.returncode == 0, done.stderr
+
+
 @contextlib.contextmanager
 def swapped_out(host: HostDaemon, directory: Path, *, stacked: bool = False) -> Iterator[None]:
     """While 50 MiB of a program are swapped out to the daemon; then its memory must be whole."""
-
-    def attribute(device: str) -> None:
-        words = ["attribute", "--device", device, "--host", host.admin]
-        done = run_program("farswap.client_nbd.main", *words)
-        assert done.returncode == 0, done.stderr
-
     verifier = PageVerifier.build(directory)
     with (
-        SwapOnLoop(host.nbd_uri, stacked=stacked, before_swapon=attribute),
+        SwapOnLoop(host.nbd_uri, stacked=stacked, before_swapon=partial(attribute, host)),
         MemoryCgroup(32 * MIB) as cgroup,
     ):
         program = verifier.start(mib=96, cgroup=cgroup.path, passes=1, pause=directory)

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import time
+from functools import partial
 from typing import TYPE_CHECKING
 
-import pytest
 from bench.local_cluster import LocalCluster
-from daemons import run_program
-from requirements import require_native
+from hang_guard import until
+from requirements import REAL_SWAP, require_native
 from swap.real_swap import (
     MemoryCgroup,
     PageVerifier,
@@ -16,17 +15,14 @@ from swap.real_swap import (
     memory_cgroup_root,
 )
 from system.slot_stamps import compare
+from system.swapped_out import attribute
 
 if TYPE_CHECKING:
     from pathlib import Path
 
 MIB = 1 << 20
 DEADLINE_S = 240
-pytestmark = [
-    pytest.mark.root,
-    pytest.mark.kernel,
-    pytest.mark.timeout(300),
-]
+pytestmark = REAL_SWAP
 
 
 def in_tree(cgroup: MemoryCgroup) -> str:
@@ -35,26 +31,13 @@ def in_tree(cgroup: MemoryCgroup) -> str:
     return f"/{cgroup.path.relative_to(root)}"
 
 
-def wait_for(*files: Path) -> None:
-    deadline = time.monotonic() + DEADLINE_S
-    while not all(file.exists() for file in files):
-        assert time.monotonic() < deadline
-        time.sleep(0.05)
-
-
 def test_each_page_counts_for_its_own_cgroup(tmp_path: Path) -> None:
     require_native()
     verifier = PageVerifier.build(tmp_path)
     with LocalCluster(device_bytes=384 * MIB, pool_bytes=96 * MIB) as cluster:
         host = cluster.host
-
-        def attribute(device: str) -> None:
-            words = ["attribute", "--device", device, "--host", host.admin]
-            done = run_program("farswap.client_nbd.main", *words)
-            assert done.returncode == 0, done.stderr
-
         with (
-            SwapOnLoop(host.nbd_uri, before_swapon=attribute) as swap,
+            SwapOnLoop(host.nbd_uri, before_swapon=partial(attribute, host)) as swap,
             MemoryCgroup(48 * MIB) as limited,
             MemoryCgroup(48 * MIB) as kept,
         ):
@@ -64,7 +47,7 @@ def test_each_page_counts_for_its_own_cgroup(tmp_path: Path) -> None:
                 verifier.start(mib=128, cgroup=cgroup.path, passes=1, seed=seed, pause=tmp_path)
                 for seed, cgroup in enumerate((limited, kept), 1)
             ]
-            wait_for(tmp_path / "1", tmp_path / "2")
+            until(lambda: (tmp_path / "1").exists() and (tmp_path / "2").exists())
             seeds = {
                 seed: cgroup.path.stat().st_ino & 0xFFFF_FFFF
                 for seed, cgroup in enumerate((limited, kept), 1)

@@ -7,8 +7,7 @@ import os
 from typing import TYPE_CHECKING
 
 import pytest
-from daemons import HostDaemon
-from requirements import require_native
+from requirements import REAL_SWAP
 from swap.real_swap import run
 from system.swapped_out import swapped_out
 
@@ -16,29 +15,9 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
 
-pytestmark = [
-    pytest.mark.root,
-    pytest.mark.kernel,
-    pytest.mark.timeout(300),
-]
+    from daemons import HostDaemon
 
-
-@pytest.fixture
-def host(tmp_path: Path, short_path: Path) -> Iterator[HostDaemon]:
-    """A daemon whose pool holds all; not started, so that its log can be chosen."""
-    require_native()
-    made = HostDaemon(
-        "host",
-        tmp_path,
-        {
-            "device": {"name": "swap0", "size": "128MiB", "host_id": "h"},
-            "nbd": {"listen": [f"unix:{short_path}/nbd"]},
-            "tier": {"pool_limit": "128MiB"},
-            "admin": {"listen": f"unix:{short_path}/admin"},
-        },
-    )
-    yield made
-    made.clean_up()
+pytestmark = REAL_SWAP
 
 
 def start(host: HostDaemon, log: Path) -> None:

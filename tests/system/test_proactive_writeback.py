@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import pytest
 from bench.local_cluster import LocalCluster
 from farswap.client_nbd.kernel.files import KernelFiles
-from requirements import require_native
+from requirements import REAL_SWAP, require_native
 from swap.real_swap import MemoryCgroup, PageVerifier, SwapOnLoop
 
 if TYPE_CHECKING:
@@ -17,11 +17,7 @@ if TYPE_CHECKING:
 MIB = 1 << 20
 VERIFIER_DEADLINE_S = 240
 STALLED_MIN = 0.01  # less is noise to the policy
-pytestmark = [
-    pytest.mark.root,
-    pytest.mark.kernel,
-    pytest.mark.timeout(300),
-]
+pytestmark = REAL_SWAP
 
 
 def stalled_us() -> int:

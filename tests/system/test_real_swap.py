@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 from bench.local_cluster import LocalCluster
-from requirements import require_native
+from requirements import REAL_SWAP, require_native
 from swap.real_swap import (
     MemoryCgroup,
     PageVerifier,
@@ -21,11 +21,7 @@ if TYPE_CHECKING:
 MIB = 1 << 20
 # A tenth of this on a quiet machine.
 VERIFIER_DEADLINE_S = 240
-pytestmark = [
-    pytest.mark.root,
-    pytest.mark.kernel,
-    pytest.mark.timeout(300),
-]
+pytestmark = REAL_SWAP
 
 
 @pytest.fixture

@@ -9,42 +9,26 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
-from daemons import HostDaemon
 from hang_guard import until
-from requirements import require_native
+from requirements import REAL_SWAP
 from swap.real_swap import run, swap_areas
 from system.swapped_out import MIB, swapped_out
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-pytestmark = [
-    pytest.mark.root,
-    pytest.mark.kernel,
-    pytest.mark.timeout(300),
-]
+    from daemons import HostDaemon
+
+pytestmark = REAL_SWAP
 
 
 @pytest.fixture
-def host(tmp_path: Path, short_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[HostDaemon]:
-    """A daemon whose pool holds all, in a process that faults can be put into."""
-    require_native()
+def host(host: HostDaemon, monkeypatch: pytest.MonkeyPatch) -> HostDaemon:
+    """Started, in a process that faults can be put into."""
     monkeypatch.setenv("PYTHONPATH", str(Path(__file__).parents[1]))
-    made = HostDaemon(
-        "host",
-        tmp_path,
-        {
-            "device": {"name": "swap0", "size": "128MiB", "host_id": "h"},
-            "nbd": {"listen": [f"unix:{short_path}/nbd"]},
-            "tier": {"pool_limit": "128MiB"},
-            "cluster": {"servers": []},
-            "admin": {"listen": f"unix:{short_path}/admin"},
-        },
-    )
-    made._module = "system.host_with_faults"
-    made.start()
-    yield made
-    made.clean_up()
+    host._module = "system.host_with_faults"
+    host.start()
+    return host
 
 
 @pytest.mark.parametrize(

@@ -17,7 +17,7 @@ from daemons import toml
 from vm.guest import HOST_ADDRESS, SCRIPTS
 
 if TYPE_CHECKING:
-    from daemons import MemoryServer
+    from daemons import MemoryServer, Sections
     from vm.guest import Guest, GuestRun
 
 MEMORY_MIB = 1024
@@ -31,21 +31,39 @@ class HostGuest:
     server: MemoryServer
     shared: Path
 
-    def run(self, script: str, sections: dict[str, Any], **parameters: object) -> GuestRun:
-        """Runs a script of guest/ to its end, which must be good. `sections`: of host.toml."""
+    def run(
+        self,
+        script: str,
+        *,
+        size: str,
+        pool_limit: str,
+        proactive: bool = True,
+        **parameters: object,
+    ) -> GuestRun:
+        """Runs a script of guest/ to its end, which must be good."""
         for program in self.guest.programs:
             shutil.copy(program, self.shared)
         port = self.server.pages.rpartition(":")[2]
-        common = {"nbd": {"listen": []}, "cluster": {"servers": [f"{HOST_ADDRESS}:{port}"]}}
-        (self.shared / "host.toml").write_text(toml(sections | common))
+        sections: Sections = {
+            "device": {"name": "swap0", "size": size, "host_id": "guest"},
+            "nbd": {"listen": []},
+            "tier": {"pool_limit": pool_limit},
+            "cluster": {"servers": [f"{HOST_ADDRESS}:{port}"]},
+            "shrinker": {"proactive": proactive},
+        }
+        (self.shared / "host.toml").write_text(toml(sections))
         self.guest.memory_mib = MEMORY_MIB
-        done = self.guest.run_overlay(
-            SCRIPTS / script,
-            shared=self.shared,
-            programs=Path(sys.executable).parent,
-            **parameters,
-        )
+        parameters |= {"shared": self.shared, "programs": Path(sys.executable).parent}
+        done = self.guest.run_overlay(SCRIPTS / script, **parameters)
         assert done.status == 0, done.transcript
+        return done
+
+    def swap(self, script: str, **parameters: Any) -> GuestRun:
+        """run(), in which page_verifier swaps, and finds its pages as they were."""
+        done = self.run(script, **parameters)
+        result = done.reports()["verifier"]
+        assert result["wrong_pages"] == 0
+        assert result["swapped_out"] > result["pages"] // 4
         return done
 
     def answer(self, name: str) -> Any:

@@ -18,15 +18,7 @@ pytestmark = [pytest.mark.vm, pytest.mark.root, pytest.mark.timeout(TEST_TIMEOUT
 
 
 def test_attached_device_swaps_and_is_let_go_empty(host_guest: HostGuest) -> None:
-    sections = {
-        "device": {"name": "swap0", "size": "128MiB", "host_id": "guest"},
-        "tier": {"pool_limit": "8MiB"},
-    }
-    run = host_guest.run("attach", sections, mib=48, limit_mib=24)
-    result = run.reports()["verifier"]
-    assert result["wrong_pages"] == 0
-    assert result["swapped_out"] > result["pages"] // 4
-
+    host_guest.swap("attach", size="128MiB", pool_limit="8MiB", mib=48, limit_mib=24)
     swapping = host_guest.answer("status")
     assert swapping["device"]["attached"] == "/dev/nbd0"
     assert swapping["device"]["swap_active"] is True
@@ -43,15 +35,7 @@ def test_attached_device_swaps_and_is_let_go_empty(host_guest: HostGuest) -> Non
 
 
 def test_a_device_that_another_is_stacked_on_is_not_detached(host_guest: HostGuest) -> None:
-    sections = {
-        "device": {"name": "swap0", "size": "96MiB", "host_id": "guest"},
-        "tier": {"pool_limit": "64MiB"},
-    }
-    run = host_guest.run("stacked", sections, mib=40, limit_mib=24)
-    result = run.reports()["verifier"]
-    assert result["wrong_pages"] == 0
-    assert result["swapped_out"] > result["pages"] // 4
-
+    host_guest.swap("stacked", size="96MiB", pool_limit="64MiB", mib=40, limit_mib=24)
     device = host_guest.answer("status")["device"]
     assert device["swap_areas"] == device["stacked"] == ["/dev/loop0"]
     checks = {check["subject"]: check for check in host_guest.answer("doctor")["checks"]}

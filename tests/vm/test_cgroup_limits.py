@@ -25,13 +25,9 @@ def by_path(listed: dict[str, Any]) -> dict[str, dict[str, Any]]:
 
 
 def test_limits_and_writeback_hold_by_cgroup(host_guest: HostGuest) -> None:
-    sections = {
-        "device": {"name": "swap0", "size": "384MiB", "host_id": "guest"},
-        "tier": {"pool_limit": "96MiB"},
-        # What goes to the server goes because of the limit.
-        "shrinker": {"proactive": False},
-    }
-    run = host_guest.run("cgroup_limits", sections, tests=TESTS, mib=128, limit_mib=48, pool_mib=16)
+    # What goes to the server goes because of the limit.
+    sizes = {"size": "384MiB", "pool_limit": "96MiB", "mib": 128, "limit_mib": 48, "pool_mib": 16}
+    run = host_guest.run("cgroup_limits", proactive=False, tests=TESTS, **sizes)
     reports = run.reports()
     stamps = reports["stamps"]
     status = host_guest.answer("status")
