@@ -27,7 +27,7 @@ def test_names_that_are_not_utf_8_can_be_shown(machine: Machine) -> None:
 # --- Placing
 
 
-def test_pages_before_anybody_looked(machine: Machine) -> None:
+def test_pages_before_the_first_pass(machine: Machine) -> None:
     c = machine.make("a/b/c")
     machine.engine.store(c, "page")
     machine.groups.update()
@@ -173,24 +173,33 @@ def test_one_made_again_under_its_name_is_another(machine: Machine) -> None:
 # --- Ids given out again
 
 
+def make_again(machine: Machine, path: str, id_: int) -> None:
+    """Makes a cgroup with the id of a removed one."""
+    if machine.make(path) != id_:
+        pytest.skip("needs a file system that gives out inode numbers again at once")
+
+
 def reuse(machine: Machine, old_path: str, new_path: str) -> int:
     """Removes one cgroup and makes another with the same id."""
     old = machine.id(old_path)
     machine.remove(old_path, number_is_free=True)
-    if machine.make(new_path) != old:
-        pytest.skip("needs a file system that gives out inode numbers again at once")
+    make_again(machine, new_path, old)
     return old
+
+
+def owners(machine: Machine, id_: int, *pages: str) -> list[str]:
+    """Of these pages and of a new one of the cgroup, stored after the next pass."""
+    machine.groups.update()
+    machine.engine.store(id_, "new")
+    machine.groups.update()
+    return [machine.owner(page) for page in (*pages, "new")]
 
 
 def test_an_id_of_a_placed_group_is_given_out_again(machine: Machine) -> None:
     machine.make("x")
     machine.engine.store(machine.make("a/b"), "old")
     machine.groups.update()
-    id_ = reuse(machine, "a/b", "x/y")
-    machine.groups.update()
-    machine.engine.store(id_, "new")
-    machine.groups.update()
-    assert [machine.owner("old"), machine.owner("new")] == ["/a", "/x/y"]
+    assert owners(machine, reuse(machine, "a/b", "x/y"), "old") == ["/a", "/x/y"]
 
 
 def test_an_id_of_a_group_that_was_met_only_now_is_given_out_again(machine: Machine) -> None:
@@ -198,11 +207,7 @@ def test_an_id_of_a_group_that_was_met_only_now_is_given_out_again(machine: Mach
     id_ = machine.make("a/b")
     machine.groups.update()
     machine.engine.store(id_, "old")
-    reuse(machine, "a/b", "x/y")
-    machine.groups.update()
-    machine.engine.store(id_, "new")
-    machine.groups.update()
-    assert [machine.owner("old"), machine.owner("new")] == ["/a", "/x/y"]
+    assert owners(machine, reuse(machine, "a/b", "x/y"), "old") == ["/a", "/x/y"]
 
 
 def test_an_id_of_the_long_dead_is_given_out_again(machine: Machine) -> None:
@@ -213,13 +218,8 @@ def test_an_id_of_the_long_dead_is_given_out_again(machine: Machine) -> None:
     machine.remove("a/b", number_is_free=True)
     machine.groups.update()
     machine.engine.store(old, "straggler")
-    if machine.make("x/y") != old:
-        pytest.skip("needs a file system that gives out inode numbers again at once")
-    machine.groups.update()
-    machine.engine.store(old, "new")
-    machine.groups.update()
-    pages = [machine.owner(page) for page in ("old", "straggler", "new")]
-    assert pages == ["/a", "/a", "/x/y"]
+    make_again(machine, "x/y", old)
+    assert owners(machine, old, "old", "straggler") == ["/a", "/a", "/x/y"]
 
 
 def test_an_id_of_one_that_nobody_saw_alive_is_given_out_again(machine: Machine) -> None:
@@ -227,12 +227,8 @@ def test_an_id_of_one_that_nobody_saw_alive_is_given_out_again(machine: Machine)
     machine.engine.store(old, "old")
     machine.remove("b", number_is_free=True)
     machine.groups.update()
-    if machine.make("x") != old:
-        pytest.skip("needs a file system that gives out inode numbers again at once")
-    machine.groups.update()
-    machine.engine.store(old, "new")
-    machine.groups.update()
-    assert [machine.owner("old"), machine.owner("new")] == ["/", "/x"]
+    make_again(machine, "x", old)
+    assert owners(machine, old, "old") == ["/", "/x"]
 
 
 def test_a_group_placed_elsewhere_by_an_end_that_was_missed(machine: Machine) -> None:
@@ -249,7 +245,7 @@ def test_a_group_placed_elsewhere_by_an_end_that_was_missed(machine: Machine) ->
     assert machine.settings("x/b") == {"writeback": False}
 
 
-def test_wishes_stay_at_the_path_when_a_cgroup_is_renamed(machine: Machine) -> None:
+def test_overrides_stay_at_the_path_when_a_cgroup_is_renamed(machine: Machine) -> None:
     machine.make("a/c")
     machine.groups.update()
     machine.groups.set("/a", GroupChange(writeback=False))
@@ -291,7 +287,7 @@ def test_without_watches_unknown_ids_lead_to_a_rescan(
     assert machine.owner("page") == "/a"
     machine.remove("a")
     machine.groups.update()
-    assert machine.owner("page") == "/a", "nothing asks for a rescan yet"
+    assert machine.owner("page") == "/a", "no rescan is due yet"
     machine.now_s = 5.0
     machine.groups.update()
     assert machine.owner("page") == "/"

@@ -93,7 +93,7 @@ def test_a_limit_whose_event_was_missed_is_read_in_time(machine: Machine) -> Non
     assert machine.settings("a") == {"pool_limit_bytes": 8192}
 
 
-def test_an_operators_wish_comes_before_the_file_and_can_be_taken_back(machine: Machine) -> None:
+def test_an_override_has_precedence_over_the_file_and_can_be_removed(machine: Machine) -> None:
     machine.make("a", max="8192", writeback="0")
     machine.groups.update()
     machine.groups.set("/a", GroupChange(pool_limit_bytes=4096, writeback=True))
@@ -104,7 +104,7 @@ def test_an_operators_wish_comes_before_the_file_and_can_be_taken_back(machine: 
     assert machine.settings("a") == {"pool_limit_bytes": 8192, "writeback": False}
 
 
-def test_a_wish_outlives_the_cgroup(machine: Machine) -> None:
+def test_an_override_outlives_the_cgroup(machine: Machine) -> None:
     machine.make("a/b")
     machine.groups.update()
     machine.groups.set("/a/b", GroupChange(remote_pages_max=7))
@@ -121,7 +121,7 @@ def test_a_wish_outlives_the_cgroup(machine: Machine) -> None:
         machine.groups.set("/a/b", GroupChange(remote_pages_max=None))
 
 
-def test_a_wish_that_cannot_be_is_not_remembered(machine: Machine) -> None:
+def test_an_override_that_is_refused_is_not_kept(machine: Machine) -> None:
     machine.make("a")
     machine.make("b")
     machine.groups.update()
@@ -137,7 +137,7 @@ def test_a_wish_that_cannot_be_is_not_remembered(machine: Machine) -> None:
     assert machine.engine.group(machine.id("b")) is None
 
 
-def test_wishes_for_the_root_cgroup(machine: Machine) -> None:
+def test_overrides_of_the_root_cgroup(machine: Machine) -> None:
     machine.groups.update()
     machine.groups.set("/", GroupChange(writeback=False))
     assert machine.engine.root.settings["writeback"] is False
