@@ -78,9 +78,7 @@ def show(session: Session, path: str, output_format: str) -> None:
     help="Maximum size of its pages on memory servers, uncompressed.",
 )
 @click.option(
-    "--compressor",
-    type=commands.COMPRESSOR_OR_DEFAULT,
-    help="Compressor of its new pages.",
+    "--compressor", type=commands.COMPRESSOR_OR_DEFAULT, help="Compressor of its new pages."
 )
 def set_(session: Session, *, path: str, output_format: str, **settings: object) -> None:
     """Set limits and settings of one cgroup and its descendants.

@@ -14,12 +14,7 @@ import click
 from farswap.common import cli
 from farswap.common.address import HOST_ADMIN, SERVER_ADMIN, Address
 from farswap.common.rpc_client import RpcClient
-from farswap.v1 import (
-    host_admin_pb2,
-    host_admin_pb2_grpc,
-    server_admin_pb2,
-    server_admin_pb2_grpc,
-)
+from farswap.v1 import host_admin_pb2, host_admin_pb2_grpc, server_admin_pb2, server_admin_pb2_grpc
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

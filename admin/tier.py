@@ -115,10 +115,7 @@ def set_(session: Session, *, output_format: str, **settings: object) -> None:
     help="Size of the pages to write back, uncompressed: 268435456 or 256MiB.",
 )
 @click.option(
-    "--cgroup",
-    "path",
-    type=commands.CGROUP,
-    help="Only pages of this cgroup and its descendants.",
+    "--cgroup", "path", type=commands.CGROUP, help="Only pages of this cgroup and its descendants."
 )
 @click.option(
     "--older-than",

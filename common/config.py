@@ -74,10 +74,7 @@ class _Override(str):
 
 
 def load(
-    model: type[C],
-    path: Path,
-    overrides: Sequence[str] = (),
-    check: Check[C] | None = None,
+    model: type[C], path: Path, overrides: Sequence[str] = (), check: Check[C] | None = None
 ) -> C:
     """Reads `path` as a `model`. Raises ConfigError with all problems."""
     try:

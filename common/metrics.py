@@ -91,10 +91,7 @@ def _in_base_units(name: str) -> str:
 
 
 def histogram(
-    name: str,
-    help_text: str,
-    labels: Labels,
-    values: Iterable[tuple[Labels, Sequence[int], int]],
+    name: str, help_text: str, labels: Labels, values: Iterable[tuple[Labels, Sequence[int], int]]
 ) -> Metric:
     """From native latencies: (labels, counts by power of two of microseconds, sum in ns)."""
     family = HistogramMetricFamily(name, help_text, labels=labels)

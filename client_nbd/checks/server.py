@@ -29,10 +29,7 @@ def servers(known: Iterable[MemoryServer]) -> list[Finding]:
 def alarm(known: Sequence[MemoryServer]) -> str:
     """First line of `status`; empty if no other host has this host's volume."""
     for state, meaning in (
-        (
-            "fenced",
-            "FENCED: {owner} took over this volume; pages only on {where} are lost",
-        ),
+        ("fenced", "FENCED: {owner} took over this volume; pages only on {where} are lost"),
         ("already_open", "ALREADY OPEN: {owner} has this volume; this daemon does not use {where}"),
     ):
         ended = [server for server in known if server.state == state]

@@ -20,13 +20,7 @@ if TYPE_CHECKING:
     from farswap.native import CgroupRecord
 
 # States of the pages that the tier holds; each is in exactly one.
-STATES = (
-    "same_filled_pages",
-    "local_pages",
-    "writing_pages",
-    "clean_pages",
-    "remote_pages",
-)
+STATES = ("same_filled_pages", "local_pages", "writing_pages", "clean_pages", "remote_pages")
 
 _READINGS = 6
 _READING_INTERVAL_S = 0.05
@@ -101,17 +95,13 @@ _TOTAL, _TOGETHER = -1, -2
 
 
 def accounts(
-    stats: Mapping[str, int],
-    records: Sequence[CgroupRecord],
-    path_of: Callable[[int], str] = str,
+    stats: Mapping[str, int], records: Sequence[CgroupRecord], path_of: Callable[[int], str] = str
 ) -> Accounts:
     """Accounts of the tier, of each group, and of the sum of all groups against the tier."""
     total = _account("the tier", stats, held(stats))
     groups = {
         record.id: _account(
-            f"cgroup {path_of(record.id) or record.id}",
-            record.counters,
-            held(states(record)),
+            f"cgroup {path_of(record.id) or record.id}", record.counters, held(states(record))
         )
         for record in records
     }

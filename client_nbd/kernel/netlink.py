@@ -146,8 +146,7 @@ def connect_body(
     """NBD_CMD_CONNECT."""
     sockets = b"".join(
         attribute(
-            _NBD_SOCK_ITEM | _NLA_F_NESTED,
-            attribute(_NBD_SOCK_FD, struct.pack("=I", descriptor)),
+            _NBD_SOCK_ITEM | _NLA_F_NESTED, attribute(_NBD_SOCK_FD, struct.pack("=I", descriptor))
         )
         for descriptor in descriptors
     )

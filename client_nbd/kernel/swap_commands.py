@@ -137,11 +137,7 @@ def _make_swap_area(device: str, node: Path) -> None:
         )
     try:
         made = subprocess.run(
-            ["mkswap", node],
-            capture_output=True,
-            text=True,
-            timeout=_MKSWAP_TIMEOUT_S,
-            check=False,
+            ["mkswap", node], capture_output=True, text=True, timeout=_MKSWAP_TIMEOUT_S, check=False
         )
     except (FileNotFoundError, subprocess.TimeoutExpired) as error:
         raise NotPossibleError(f"mkswap {device}: {error}") from error

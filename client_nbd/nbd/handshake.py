@@ -253,8 +253,7 @@ class Handshake:
         if not self._is_export(name):
             raise _OptionError(Reply.ERR_UNKNOWN, f"unknown export {_shown(name)}")
         self._answer(
-            Reply.INFO,
-            wire.INFO_EXPORT.pack(Info.EXPORT, self._export.bytes, _TRANSMISSION_FLAGS),
+            Reply.INFO, wire.INFO_EXPORT.pack(Info.EXPORT, self._export.bytes, _TRANSMISSION_FLAGS)
         )
         if Info.NAME in requested:
             self._answer(Reply.INFO, wire.INFO_TYPE.pack(Info.NAME) + self._name)

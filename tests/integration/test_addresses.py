@@ -97,9 +97,7 @@ def test_ipv6_zones_go_wherever_addresses_go(
 ) -> None:
     by, anywhere = namespace.by, f"[fe80::1%{zone}]:0"
     server = memory_server(
-        by=by,
-        server={"listen": anywhere, "advertise": anywhere},
-        admin={"listen": anywhere},
+        by=by, server={"listen": anywhere, "advertise": anywhere}, admin={"listen": anywhere}
     )
     assert server.pages.startswith(f"[fe80::1%{zone}]:")
     host = host_daemon(

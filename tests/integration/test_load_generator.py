@@ -165,10 +165,7 @@ def test_lost_connection_is_a_failure(server: Nbdkit) -> None:
 )
 def test_bad_command_line_is_refused_in_one_line(arguments: list[str], complaint: str) -> None:
     done = subprocess.run(
-        [native_program("farswap-loadgen"), *arguments],
-        check=False,
-        capture_output=True,
-        text=True,
+        [native_program("farswap-loadgen"), *arguments], check=False, capture_output=True, text=True
     )
     assert done.returncode == 2
     last = done.stderr.strip().splitlines()[-1]

@@ -22,10 +22,7 @@ def cluster() -> Iterator[LocalCluster]:
 
 @pytest.mark.parametrize(
     "leg",
-    [
-        Leg("own", 700_000, 1),
-        Leg("shared", 350_000, 1, options=("--shared",), seed=2),
-    ],
+    [Leg("own", 700_000, 1), Leg("shared", 350_000, 1, options=("--shared",), seed=2)],
     ids=lambda leg: leg.name,
 )
 def test_every_byte_is_right_while_the_memory_server_dies_and_returns(

@@ -105,11 +105,7 @@ def test_clients_of_memory_servers_that_vanish_are_let_go(
 ) -> None:
     with machines.near.entered():
         server = memory_server(
-            server={
-                "listen": f"{NEAR}:0",
-                "advertise": f"{NEAR}:0",
-                "keepalive": KEEPALIVE,
-            },
+            server={"listen": f"{NEAR}:0", "advertise": f"{NEAR}:0", "keepalive": KEEPALIVE},
             admin={"listen": f"{NEAR}:0", "keepalive": KEEPALIVE},
             metrics={"listen": f"{NEAR}:0"},
         )

@@ -14,12 +14,7 @@ from typing import ClassVar
 
 from hypothesis import strategies as st
 from hypothesis.stateful import invariant, rule
-from property.group_rules import (
-    GET_FAILURES,
-    SETTLE_MS,
-    GroupRules,
-    put_failures,
-)
+from property.group_rules import GET_FAILURES, SETTLE_MS, GroupRules, put_failures
 from property.native_tier import TOP
 from property.page_rules import ALL, NOTHING, PUTS, SLOTS, cgroups, charged, native
 from property.plain_tier import EMPTY, ROOT, PageKind, is_same_filled

@@ -8,12 +8,7 @@ from typing import TYPE_CHECKING
 from bench.local_cluster import LocalCluster
 from hang_guard import until
 from requirements import REAL_SWAP, require_native
-from swap.real_swap import (
-    MemoryCgroup,
-    PageVerifier,
-    SwapOnLoop,
-    memory_cgroup_root,
-)
+from swap.real_swap import MemoryCgroup, PageVerifier, SwapOnLoop, memory_cgroup_root
 from system.slot_stamps import compare
 from system.swapped_out import attribute
 

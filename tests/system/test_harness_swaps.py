@@ -6,18 +6,10 @@ from pathlib import Path
 
 import pytest
 from hang_guard import until
-from swap.real_swap import (
-    MemoryCgroup,
-    PageVerifier,
-    SwapOnLoop,
-    swap_areas,
-)
+from swap.real_swap import MemoryCgroup, PageVerifier, SwapOnLoop, swap_areas
 
 MIB = 1 << 20
-pytestmark = [
-    pytest.mark.root,
-    pytest.mark.kernel,
-]
+pytestmark = [pytest.mark.root, pytest.mark.kernel]
 
 
 @pytest.fixture

@@ -7,12 +7,7 @@ from typing import TYPE_CHECKING
 import pytest
 from bench.local_cluster import LocalCluster
 from requirements import REAL_SWAP, require_native
-from swap.real_swap import (
-    MemoryCgroup,
-    PageVerifier,
-    SwapOnLoop,
-    swap_areas,
-)
+from swap.real_swap import MemoryCgroup, PageVerifier, SwapOnLoop, swap_areas
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

@@ -202,11 +202,7 @@ def test_detach_swaps_off_then_discards_then_unbinds(machine: Machine) -> None:
     machine.daemon.attached = DEVICE
     machine.swap_on(active=True)
     machine.detach()
-    assert machine.events == [
-        f"swapoff {DEVICE}",
-        f"discard {SIZE}",
-        f"detach {DEVICE}",
-    ]
+    assert machine.events == [f"swapoff {DEVICE}", f"discard {SIZE}", f"detach {DEVICE}"]
 
 
 def test_detach_without_swap_needs_no_swapoff(machine: Machine) -> None:

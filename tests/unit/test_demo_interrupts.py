@@ -59,10 +59,7 @@ def test_pending_signal_keeps_the_next_context_from_being_entered() -> None:
     with Interrupts() as interrupts:
         with interrupts.shield(interrupted(events, leaving=True)):
             pass
-        with (
-            pytest.raises(KeyboardInterrupt),
-            interrupts.shield(interrupted(events)),
-        ):
+        with pytest.raises(KeyboardInterrupt), interrupts.shield(interrupted(events)):
             events.append("never")
     assert events == ["entered", "left"]
 

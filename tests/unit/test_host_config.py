@@ -73,18 +73,12 @@ def test_the_documented_file_is_good(path: Path, machine_id: Path) -> None:
             "metrics.listen: unix:/run/farswap/host.sock is taken by admin.listen",
         ),
         ("tier.state=/dev/hugepages/x", "tier.state: not available in this version"),
-        (
-            'cluster.etcd=["127.0.0.1:2379"]',
-            "cluster.etcd: not available in this version",
-        ),
+        ('cluster.etcd=["127.0.0.1:2379"]', "cluster.etcd: not available in this version"),
         (
             "cluster.replicas=2",
             "cluster.replicas: 2 replicas are not available in this version; it keeps 1",
         ),
-        (
-            'cluster.servers=["a:1", "b:2", "a:1"]',
-            "cluster.servers: a:1 is listed twice",
-        ),
+        ('cluster.servers=["a:1", "b:2", "a:1"]', "cluster.servers: a:1 is listed twice"),
         ('cluster.servers=["a:0"]', "cluster.servers: a:0 has no port"),
         (
             'nbd.listen=["tcp:0.0.0.0:10809"]',
@@ -104,10 +98,7 @@ def test_the_documented_file_is_good(path: Path, machine_id: Path) -> None:
             "admin.listen=unix:/run/farswap/swap0.sock",
             "admin.listen: unix:/run/farswap/swap0.sock is taken by nbd.listen",
         ),
-        (
-            'nbd.listen=["unix:/a", "unix:/a"]',
-            "nbd.listen: unix:/a is listed twice",
-        ),
+        ('nbd.listen=["unix:/a", "unix:/a"]', "nbd.listen: unix:/a is listed twice"),
     ],
 )
 def test_keys_are_checked_against_what_this_version_can_do(

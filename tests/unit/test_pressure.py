@@ -5,12 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 import pytest
-from farswap.client_nbd.cgroups.pressure import (
-    GroupSample,
-    HostSample,
-    ProactivePolicy,
-    Shrink,
-)
+from farswap.client_nbd.cgroups.pressure import GroupSample, HostSample, ProactivePolicy, Shrink
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -39,9 +34,7 @@ samples = st.builds(
     writeback=st.booleans(),
 )
 hosts = st.builds(
-    HostSample,
-    stall_us=st.none() | st.integers(0, 3 * SECOND_US),
-    pool_fullness=st.floats(0, 2),
+    HostSample, stall_us=st.none() | st.integers(0, 3 * SECOND_US), pool_fullness=st.floats(0, 2)
 )
 
 
@@ -226,10 +219,7 @@ def test_the_answer_does_not_breed_the_pressure_that_it_answers(wanted_in_s: int
         loads += back
         stall += min(SECOND_US, back * 1000) + (SECOND_US if second < 5 else 0)
         group = replace(
-            COLD,
-            local_pages=PAGES - remote,
-            pool_bytes=(PAGES - remote) * 4096,
-            loads_remote=loads,
+            COLD, local_pages=PAGES - remote, pool_bytes=(PAGES - remote) * 4096, loads_remote=loads
         )
         sent = pages(made.decide(1.0, HostSample(stall, filling(second)), [group]))
         remote += sent

@@ -14,12 +14,7 @@ from itertools import chain, islice
 from typing import TYPE_CHECKING
 
 import pytest
-from farswap.client_nbd.cgroups.pressure import (
-    GroupSample,
-    HostSample,
-    ProactivePolicy,
-    Shrink,
-)
+from farswap.client_nbd.cgroups.pressure import GroupSample, HostSample, ProactivePolicy, Shrink
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence

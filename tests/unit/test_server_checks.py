@@ -88,9 +88,7 @@ def test_a_change_is_logged_when_it_is_seen_and_once() -> None:
     engine.server_list = [memory_server()]
     assert logged() == [("info", "10.0.0.7:7070 is connected")]
     engine.server_list = [memory_server(**away("fenced", **OWNER))]
-    assert logged() == [
-        ("error", "host web2 (10.0.0.12) took over the volume on 10.0.0.7:7070"),
-    ]
+    assert logged() == [("error", "host web2 (10.0.0.12) took over the volume on 10.0.0.7:7070")]
     assert not logged()
     engine.server_list = [memory_server(lost_shards=2)]
     assert [level for level, _ in logged()] == ["info", "error"]

@@ -90,9 +90,7 @@ def test_pages_are_lost_where_the_rule_is_weaker(slot_guest: Callable[[str], Gue
     assert wrong > 0 or done.status != 0
 
 
-def test_scattered_frees_are_seen_where_trim_sees_none(
-    slot_guest: Callable[[str], Guest],
-) -> None:
+def test_scattered_frees_are_seen_where_trim_sees_none(slot_guest: Callable[[str], Guest]) -> None:
     notified = run(slot_guest("6.12"), "sieve", rule="safe", discard="-dpages", **SIEVE)
     trimmed = run(slot_guest("6.12"), "sieve", rule="none", discard="-dpages", **SIEVE)
     for name, reports in (("notices and TRIM", notified), ("TRIM alone", trimmed)):

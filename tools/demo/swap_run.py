@@ -64,10 +64,7 @@ def missing_requirement() -> str | None:
 
 
 def run(
-    cluster: LocalCluster,
-    interrupts: Interrupts,
-    program_mib: int,
-    on_stage: Callable[[str], None],
+    cluster: LocalCluster, interrupts: Interrupts, program_mib: int, on_stage: Callable[[str], None]
 ) -> SwapResult:
     """Swaps on, runs the program, swaps off."""
     cgroup_mib = program_mib // 2
