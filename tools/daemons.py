@@ -86,8 +86,8 @@ class Daemon(ABC):
         command = [sys.executable, "-m", self._module, "--config", str(self.config_path)]
         command = [*self.by, *command, *options]
         with self.log_path.open("ab") as log:
-            # A session of its own: an interrupt at the terminal is for who started the daemon, who
-            # may have swap to take off it first.
+            # A session of its own: an interrupt at the terminal is for the caller, which may have
+            # to swap off first.
             self._process = subprocess.Popen(
                 command,
                 stdin=subprocess.DEVNULL,

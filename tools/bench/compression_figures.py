@@ -55,7 +55,7 @@ class RemoteFaults:
 
     bytes_a_page: float
     latency: dict[str, Latency]
-    fetched: dict[str, float]  # share of the reads for which the server was asked
+    fetched: dict[str, float]  # share of the reads that fetched from the server
 
 
 def measure_compression(corpus: Path, _effort: Effort) -> list[Case | Skipped]:

@@ -1,4 +1,4 @@
-"""One memory server and one host daemon in a temporary directory, and what they say of themselves.
+"""One memory server and one host daemon in a temporary directory, and their status.
 
 Used by the benchmark, the demonstration and the soak run:
 

@@ -121,7 +121,7 @@ CREATE INDEX event_size ON event(size);
 
 
 class CorpusError(Exception):
-    """Not enough pages; the message says what is missing."""
+    """Not enough pages; the message is the reason."""
 
 
 @dataclass
@@ -186,7 +186,7 @@ class RealPages:
 
 @dataclass(frozen=True)
 class _Program:
-    """What to start, what to tell it, and how to wait until its memory is worth taking."""
+    """Command, input, and a wait until its memory is of use."""
 
     command: list[str]
     wait: Callable[[subprocess.Popen[bytes]], None]

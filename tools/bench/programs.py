@@ -9,7 +9,7 @@ TOP = Path(__file__).resolve().parents[2]
 
 
 class MissingProgramError(Exception):
-    """Something has not been built or installed; the message says how to."""
+    """Something is not built or installed; the message names the remedy."""
 
 
 def native_program(name: str, part: str = "bench") -> Path:

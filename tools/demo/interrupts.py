@@ -22,7 +22,7 @@ SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
 
 class Interrupts:
-    """Who may be interrupted, and when. One at a time, in the main thread."""
+    """The signals of a program. One at a time, in the main thread."""
 
     def __init__(self) -> None:
         self._holds = 0
@@ -38,7 +38,7 @@ class Interrupts:
             signal.signal(number, before)
 
     def check(self) -> None:
-        """Raises what had to wait."""
+        """Raises a pending interrupt."""
         if self._pending and not self._holds:
             self._raise()
 
@@ -51,7 +51,7 @@ class Interrupts:
         self._holds += 1
 
     def release(self) -> None:
-        """The end of one hold; `check` raises what came meanwhile."""
+        """Ends one hold; `check` raises an interrupt that arrived meanwhile."""
         self._holds -= 1
 
     def _arrived(self, _number: int, _frame: object) -> None:

@@ -22,12 +22,12 @@ if TYPE_CHECKING:
 
 CONNECTIONS = 2
 SAMPLE_PAGES = 2048
-# Of the pages read in a sample, how many must have come from where the sample says.
+# Minimum share of a sample's pages that come from the place under test.
 SAMPLE_PURITY = 0.99
 
 
 class DemoError(Exception):
-    """Something did not go as it must; the message says what."""
+    """The demonstration failed; the message is the reason."""
 
 
 @dataclass(frozen=True)
