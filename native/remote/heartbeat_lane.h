@@ -1,5 +1,5 @@
 // Heartbeats of a volume's owner to one memory server: one request per fifth of the owner's lease,
-// from the session's thread, on the channel of fetches, where no backlog of puts delays it. Answers
+// from the session's thread, on a channel of its own, where no backlog of puts delays it. Answers
 // have the server's room and state.
 #pragma once
 

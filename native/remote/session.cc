@@ -59,6 +59,7 @@ class ServerSession final : public Session, private LaneObserver, private rpc::C
     std::string address;
     std::unique_ptr<v1::PageStore::Stub> put_stub;
     std::unique_ptr<v1::PageStore::Stub> get_stub;
+    std::unique_ptr<v1::PageStore::Stub> heartbeat_stub;
   };
 
   void Run();
@@ -197,8 +198,10 @@ std::string ServerSession::ServeOneConnection() {
   const OpenedVolume volume{response.volume_id(), response.epoch(), LeaseOf(response)};
   connection.get_stub =
       v1::PageStore::NewStub(rpc::NewChannel(connection.address, cluster_.open_wait));
+  connection.heartbeat_stub =
+      v1::PageStore::NewStub(rpc::NewChannel(connection.address, cluster_.open_wait));
   get_lane_.Open(connection.get_stub.get(), completions_, volume);
-  heartbeat_lane_.Open(connection.get_stub.get(), completions_, volume);
+  heartbeat_lane_.Open(connection.heartbeat_stub.get(), completions_, volume);
   put_lane_.Open(connection.put_stub.get(), completions_, volume);
   discard_lane_.Open(connection.put_stub.get(), completions_, volume);
   NoteOpened(response);

@@ -3,7 +3,8 @@
 //
 // Threads: "fs-remote-N" connects, runs the put, discard and heartbeat lanes, and watches
 // deadlines. Callers send fetches; the completion thread answers them. Put and Get have separate
-// channels, so separate TCP connections.
+// channels, so separate TCP connections. So has Session: the server's thread for heartbeats would
+// wake up for each fetch if they shared a connection.
 #pragma once
 
 #include <array>
