@@ -81,27 +81,28 @@ def attribute(kind: int, payload: bytes) -> bytes:
 
 def attributes(data: bytes) -> Iterator[tuple[int, bytes]]:
     """(type, payload) of each attribute. Raises ValueError for invalid bytes."""
-    at = 0
-    while at < len(data):
-        if len(data) - at < _ATTRIBUTE_HEADER.size:
-            raise ValueError("netlink attribute cut short")
-        size, kind = _ATTRIBUTE_HEADER.unpack_from(data, at)
-        if size < _ATTRIBUTE_HEADER.size or at + size > len(data):
-            raise ValueError(f"netlink attribute of {size} bytes")
-        yield kind & _NLA_TYPE_MASK, data[at + _ATTRIBUTE_HEADER.size : at + size]
-        at += (size + 3) & ~3
+    for (_, kind), payload in _parts(data, _ATTRIBUTE_HEADER, "attribute"):
+        yield kind & _NLA_TYPE_MASK, payload
 
 
 def messages(data: bytes) -> Iterator[Message]:
     """The messages of one datagram. Raises ValueError for invalid bytes."""
+    for (_, kind, _, sequence, _), payload in _parts(data, _MESSAGE_HEADER, "message"):
+        yield Message(kind, sequence, payload)
+
+
+def _parts(
+    data: bytes, header: struct.Struct, what: str
+) -> Iterator[tuple[tuple[int, ...], bytes]]:
+    """Fields of each header, of which the first is the length of the part, and the payload."""
     at = 0
     while at < len(data):
-        if len(data) - at < _MESSAGE_HEADER.size:
-            raise ValueError("netlink message cut short")
-        size, kind, _, sequence, _ = _MESSAGE_HEADER.unpack_from(data, at)
-        if size < _MESSAGE_HEADER.size or at + size > len(data):
-            raise ValueError(f"netlink message of {size} bytes")
-        yield Message(kind, sequence, data[at + _MESSAGE_HEADER.size : at + size])
+        if len(data) - at < header.size:
+            raise ValueError(f"netlink {what} cut short")
+        size, *_ = fields = header.unpack_from(data, at)
+        if size < header.size or at + size > len(data):
+            raise ValueError(f"netlink {what} of {size} bytes")
+        yield fields, data[at + header.size : at + size]
         at += (size + 3) & ~3
 
 
