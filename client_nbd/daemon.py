@@ -236,8 +236,7 @@ async def _serve_operators(host: RunningHost, parts: lifecycle.StopStack) -> dic
     admin = RpcServer(host.config.admin.listen, host.config.admin.keepalive)
     service = admin_service.HostAdminService(host, doctor)
     admin.add(
-        admin_service.SERVICE_NAME,
-        lambda server: host_admin_pb2_grpc.add_HostAdminServicer_to_server(service, server),
+        admin_service.SERVICE_NAME, host_admin_pb2_grpc.add_HostAdminServicer_to_server, service
     )
     parts.push("admin", admin.stop)
     await admin.start()

@@ -64,10 +64,12 @@ class RpcServer:
         if not listen.is_unix:
             listening.drop_vanished_at(self.address.port, keepalive_ms)
 
-    def add(self, service_name: str, register: Callable[[grpc.aio.Server], None]) -> None:
-        """Adds a service; `register` calls its add_..._to_server()."""
-        register(self._server)
-        self._names.append(service_name)
+    def add(
+        self, name: str, add_to_server: Callable[[Any, grpc.aio.Server], None], servicer: object
+    ) -> None:
+        """Adds a service by its generated add_..._to_server()."""
+        add_to_server(servicer, self._server)
+        self._names.append(name)
 
     async def start(self) -> None:
         """Serves; every service reports SERVING."""

@@ -100,8 +100,7 @@ async def _start(
         config=config, pages=pages, listen=listen, advertise=advertise, identity=identity
     )
     admin.add(
-        admin_service.SERVICE_NAME,
-        lambda server: server_admin_pb2_grpc.add_ServerAdminServicer_to_server(service, server),
+        admin_service.SERVICE_NAME, server_admin_pb2_grpc.add_ServerAdminServicer_to_server, service
     )
     parts.push("admin", admin.stop)
     await admin.start()

@@ -187,12 +187,12 @@ class Fleet:
     async def _serve(self) -> None:
         admin, server = (RpcServer(Address.parse("127.0.0.1:0")) for _ in range(2))
         admin.add(
-            "farswap.v1.HostAdmin",
-            lambda it: host_admin_pb2_grpc.add_HostAdminServicer_to_server(self.host, it),
+            "farswap.v1.HostAdmin", host_admin_pb2_grpc.add_HostAdminServicer_to_server, self.host
         )
         server.add(
             "farswap.v1.ServerAdmin",
-            lambda it: server_admin_pb2_grpc.add_ServerAdminServicer_to_server(Server(), it),
+            server_admin_pb2_grpc.add_ServerAdminServicer_to_server,
+            Server(),
         )
         await admin.start()
         await server.start()

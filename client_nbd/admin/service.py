@@ -1,6 +1,6 @@
 """The HostAdmin service: only translation to and from protocol messages.
 
-Protobuf types stop here and in admin_messages. What can wait (the engine's locks, a memory
+Protobuf types stop here and in messages.py. What can wait (the engine's locks, a memory
 server, netlink) runs in worker threads, so that the event loop always answers.
 """
 

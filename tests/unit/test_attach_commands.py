@@ -107,7 +107,8 @@ class Machine:
             server = RpcServer(Address.parse("127.0.0.1:0"))
             server.add(
                 "farswap.v1.HostAdmin",
-                lambda it: host_admin_pb2_grpc.add_HostAdminServicer_to_server(self.daemon, it),
+                host_admin_pb2_grpc.add_HostAdminServicer_to_server,
+                self.daemon,
             )
             await server.start()
             self.loop = asyncio.get_running_loop()

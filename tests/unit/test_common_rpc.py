@@ -75,12 +75,7 @@ class Running:
 async def start(listen: Address) -> Running:
     servicer = Servicer()
     server = RpcServer(listen)
-    server.add(
-        SERVICE,
-        lambda grpc_server: host_admin_pb2_grpc.add_HostAdminServicer_to_server(
-            servicer, grpc_server
-        ),
-    )
+    server.add(SERVICE, host_admin_pb2_grpc.add_HostAdminServicer_to_server, servicer)
     await server.start()
     return Running(server, servicer)
 

@@ -80,8 +80,7 @@ class Running:
         )
         service = admin_service.HostAdminService(host, Doctor(host))
         server.add(
-            admin_service.SERVICE_NAME,
-            lambda it: host_admin_pb2_grpc.add_HostAdminServicer_to_server(service, it),
+            admin_service.SERVICE_NAME, host_admin_pb2_grpc.add_HostAdminServicer_to_server, service
         )
         self.client = RpcClient(server.address, "farswap-host", 10)
         self.stub = host_admin_pb2_grpc.HostAdminStub(self.client.channel)
