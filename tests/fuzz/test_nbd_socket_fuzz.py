@@ -184,7 +184,7 @@ def assert_lets_go(host: HostDaemon, descriptors: int) -> None:
 
 
 @pytest.mark.parametrize("attack", ATTACKS)
-def test_attackers_harm_nobody_else(
+def test_attackers_do_not_affect_others(
     host: HostDaemon, bystander: Bystander, attack: Callable[[NbdClient, random.Random], None]
 ) -> None:
     descriptors = open_descriptors(host)

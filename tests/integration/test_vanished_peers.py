@@ -100,7 +100,7 @@ def test_nbd_clients_that_vanish_give_their_places_back(
                 assert other.read(0, 4096) == b"x" * 4096
 
 
-def test_clients_of_memory_servers_that_vanish_are_let_go(
+def test_clients_of_memory_servers_that_vanish_are_disconnected(
     machines: TwoMachines, memory_server: MakeServer
 ) -> None:
     with machines.near.entered():

@@ -134,7 +134,7 @@ def test_a_host_that_crashed_gets_its_volume_back_within_the_lease(
 
 @pytest.mark.root
 @pytest.mark.skipif(os.geteuid() != 0, reason="needs root: makes network namespaces")
-def test_an_owner_that_was_cut_off_longer_than_its_lease_goes_on_if_nobody_came(
+def test_an_owner_that_was_cut_off_longer_than_its_lease_goes_on_without_a_successor(
     memory_server: MakeServer, host_daemon: MakeHost
 ) -> None:
     machines = TwoMachines()

@@ -69,7 +69,7 @@ def test_the_reader_of_the_log_is_gone(
         assert host.stop() == 0
 
 
-def test_nobody_reads_the_log(host: HostDaemon, tmp_path: Path, log_pipe: tuple[Path, int]) -> None:
+def test_the_log_is_not_read(host: HostDaemon, tmp_path: Path, log_pipe: tuple[Path, int]) -> None:
     path, _ = log_pipe
     start(host, path)
     with swapped_out(host, tmp_path):

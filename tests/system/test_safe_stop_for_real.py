@@ -71,7 +71,7 @@ def odd_swap_area(tmp_path: Path) -> Iterator[None]:
 
 
 @pytest.mark.usefixtures("odd_swap_area")
-def test_an_odd_name_in_the_table_of_swap_areas_harms_nobody(
+def test_an_odd_name_in_the_table_of_swap_areas_has_no_effect(
     host: HostDaemon, tmp_path: Path
 ) -> None:
     with swapped_out(host, tmp_path):

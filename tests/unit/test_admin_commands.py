@@ -155,7 +155,7 @@ class TestErrors:
         for text in texts:
             assert text in line
 
-    def test_nobody_there(self, capfd: pytest.CaptureFixture[str]) -> None:
+    def test_an_absent_daemon(self, capfd: pytest.CaptureFixture[str]) -> None:
         result = run(capfd, "--host", "unix:/nonexistent/host.sock", "status")
         self.one_line(result, 1, "unix:/nonexistent/host.sock", "no such socket")
 

@@ -133,7 +133,7 @@ def test_pages_are_attributed_as_long_as_the_device_is_attached(machine: Machine
     assert machine.attribution.device == ""
 
 
-def test_kernel_and_engine_hold_the_two_ends_and_nobody_else_does(machine: Machine) -> None:
+def test_kernel_and_engine_alone_hold_the_two_ends(machine: Machine) -> None:
     machine.device.attach("/dev/nbd0", 1, 60)
     (kernels,) = machine.driver.sockets
     kernels.settimeout(HANG_GUARD_S)
@@ -163,7 +163,7 @@ def test_several_connections_need_the_flag_for_them(machine: Machine) -> None:
         ("/dev/nbd0", 1, 1 << 40),
     ],
 )
-def test_senseless_requests_touch_nothing(
+def test_invalid_requests_change_nothing(
     machine: Machine, device: str, connections: int, timeout_s: int
 ) -> None:
     with pytest.raises(InvalidArgumentError):
@@ -185,7 +185,7 @@ def test_a_missing_driver_comes_with_the_way_to_get_it(machine: Machine) -> None
         device.attach("/dev/nbd0", 1, 0)
 
 
-def test_a_device_of_somebody_else_is_refused(machine: Machine) -> None:
+def test_a_device_of_another_process_is_refused(machine: Machine) -> None:
     (machine.root / "sys/block/nbd0/pid").write_text("4242\n")
     with pytest.raises(NotPossibleError, match="in use, by process 4242"):
         machine.device.attach("/dev/nbd0", 1, 0)
@@ -269,7 +269,7 @@ def test_a_device_that_something_is_stacked_on_is_not_attached(machine: Machine)
     assert not machine.engine.served
 
 
-def test_a_device_stays_ours_for_the_stop_when_the_kernel_has_let_it_go(machine: Machine) -> None:
+def test_a_device_stays_ours_for_the_stop_when_the_kernel_has_released_it(machine: Machine) -> None:
     machine.device.attach("/dev/nbd0", 1, 0)
     machine.engine.close_connection(1)
     machine.files.swaps("/dev/nbd0 partition 65532 1024 -2")
@@ -281,7 +281,7 @@ def test_what_is_not_attached_cannot_be_detached(machine: Machine) -> None:
         machine.device.detach("/dev/nbd0")
 
 
-def test_a_device_that_the_kernel_let_go_is_no_longer_attached(machine: Machine) -> None:
+def test_a_device_that_the_kernel_released_is_no_longer_attached(machine: Machine) -> None:
     machine.device.attach("/dev/nbd0", 1, 0)
     machine.engine.close_connection(1)
     assert machine.device.device() == ""

@@ -160,7 +160,7 @@ def test_a_swap_area_is_used_as_it_is(machine: Machine) -> None:
     assert machine.node.read_bytes() == made
 
 
-def test_other_data_is_never_overwritten_and_the_device_let_go(machine: Machine) -> None:
+def test_other_data_is_never_overwritten_and_the_device_is_detached(machine: Machine) -> None:
     with machine.node.open("r+b") as file:
         file.seek(65536)
         file.write(b"_BHRfS_M")

@@ -82,7 +82,7 @@ def test_a_second_device_takes_the_place_of_the_first_only_on_request() -> None:
     assert machine.known == machine.devices
 
 
-def test_a_device_that_is_not_watched_gives_way_to_another() -> None:
+def test_a_device_that_is_not_watched_is_replaced_by_another() -> None:
     machine = Machine()
     machine.devices |= {"/dev/loop7": (7, 7), "/dev/loop8": (7, 8)}
     machine.engine.attribution_problem = "the kernel refused"

@@ -97,7 +97,7 @@ def test_pages_of_a_removed_cgroup_are_its_parents(machine: Machine) -> None:
     assert machine.owner("page") == machine.owner("later") == "/a"
 
 
-def test_a_cgroup_that_nobody_saw_alive(machine: Machine) -> None:
+def test_a_cgroup_that_no_pass_saw_alive(machine: Machine) -> None:
     b = machine.make("a/b")
     machine.engine.store(b, "page")
     machine.remove("a/b")
@@ -202,7 +202,7 @@ def test_an_id_of_a_placed_group_is_given_out_again(machine: Machine) -> None:
     assert owners(machine, reuse(machine, "a/b", "x/y"), "old") == ["/a", "/x/y"]
 
 
-def test_an_id_of_a_group_that_was_met_only_now_is_given_out_again(machine: Machine) -> None:
+def test_an_id_of_a_group_that_was_unknown_so_far_is_given_out_again(machine: Machine) -> None:
     machine.make("x")
     id_ = machine.make("a/b")
     machine.groups.update()
@@ -222,7 +222,7 @@ def test_an_id_of_the_long_dead_is_given_out_again(machine: Machine) -> None:
     assert owners(machine, old, "old", "straggler") == ["/a", "/a", "/x/y"]
 
 
-def test_an_id_of_one_that_nobody_saw_alive_is_given_out_again(machine: Machine) -> None:
+def test_an_id_of_one_that_no_pass_saw_alive_is_given_out_again(machine: Machine) -> None:
     old = machine.make("b")
     machine.engine.store(old, "old")
     machine.remove("b", number_is_free=True)

@@ -83,7 +83,7 @@ def test_other_options_need_fixed_newstyle() -> None:
     assert sent == b""
 
 
-def test_unknown_export_name_can_only_be_hung_up_on() -> None:
+def test_unknown_export_name_disconnects() -> None:
     event, sent = converse(client_flags() + option(Option.EXPORT_NAME, b"swap1"))
     assert event == Violation("unknown export 'swap1'")
     assert sent == b""

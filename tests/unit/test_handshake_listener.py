@@ -61,7 +61,7 @@ async def listening(
     await listener.stop()
 
 
-def trickle_until_hung_up_on(nbd: NbdClient) -> bool:
+def trickle_until_disconnected(nbd: NbdClient) -> bool:
     """Sends a byte whenever 10 ms have passed without the server hanging up."""
     nbd.sock.settimeout(0.01)
     for _ in range(2000):
@@ -149,7 +149,7 @@ async def test_taken_port_is_a_bind_error(engine) -> None:
             await make(engine).start([Address(host="127.0.0.1", port=port)])
 
 
-async def test_silent_client_is_hung_up_on(engine, short_path) -> None:
+async def test_silent_client_is_disconnected(engine, short_path) -> None:
     async with listening(engine, short_path, handshake_timeout_ms=100) as connect:
         with connect() as nbd:
             await in_thread(nbd.receive_greeting)
@@ -163,7 +163,7 @@ async def test_trickling_client_does_not_stretch_its_deadline(engine, short_path
             await in_thread(nbd.receive_greeting)
             with contextlib.suppress(BrokenPipeError):  # the timeout has passed
                 nbd.send(client_flags() + option(Option.GO, length=60_000))
-            assert await in_thread(trickle_until_hung_up_on, nbd)
+            assert await in_thread(trickle_until_disconnected, nbd)
 
 
 async def test_violation_closes_that_client_alone(engine, short_path) -> None:
@@ -193,7 +193,7 @@ async def test_more_handshakes_than_allowed_wait_for_their_turn(
             nbd.close()
 
 
-async def test_clients_beyond_the_limit_are_hung_up_on(engine, short_path) -> None:
+async def test_clients_beyond_the_limit_are_disconnected(engine, short_path) -> None:
     async with listening(engine, short_path, connections_max=1) as connect:
         first, second = (connect() for _ in range(2))
         with first, second:

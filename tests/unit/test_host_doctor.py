@@ -157,7 +157,7 @@ def test_an_area_of_the_same_or_a_lower_priority_is_no_problem(root: Path) -> No
     assert subjects(of_kernel(root)) == []
 
 
-def test_the_priority_of_a_device_that_is_only_named_is_looked_at_too(root: Path) -> None:
+def test_the_priority_of_a_device_that_is_only_named_is_checked_too(root: Path) -> None:
     (root / "proc/swaps").write_text(SWAPS + "/dev/loop7 partition 4 0 -2\n")
     assert subjects(of_kernel(root, device(""), swap=LOOP7)) == ["swap_priority"]
 
@@ -292,7 +292,7 @@ class TestAccounting:
         (found,) = tier_checks.accounting(lambda: {0: Account("late", 10, next(readings), 0)})
         assert found.level == "ok"
 
-    def test_a_group_that_goes_away_is_let_go(self) -> None:
+    def test_a_group_that_goes_away_is_no_suspect(self) -> None:
         readings = itertools.chain([{0: Account("gone", 10, 9, 0)}] * 3, itertools.repeat({}))
         (found,) = tier_checks.accounting(lambda: next(readings))
         assert found.level == "ok"

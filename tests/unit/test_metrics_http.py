@@ -93,7 +93,7 @@ async def test_a_client_that_does_not_finish_its_request_is_cut_off(
     await server.stop()
 
 
-async def test_clients_beyond_the_limit_are_hung_up_on_and_the_others_are_served(
+async def test_clients_beyond_the_limit_are_disconnected_and_the_others_are_served(
     server: Address,
 ) -> None:
     idle = [await asyncio.open_connection(server.host, server.port) for _ in range(CLIENTS_MAX)]

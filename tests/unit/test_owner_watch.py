@@ -95,7 +95,7 @@ def test_volumes_that_never_end_and_garbage_are_not_warned_of(pages: Pages) -> N
         ("expired", "warning", "deleting volume: its host was silent for volumes.expire_after"),
     ],
 )
-def test_what_befalls_an_owner_is_logged_with_its_name(
+def test_changes_of_an_owner_are_logged_with_its_name(
     pages: Pages, kind: str, level: str, event: str
 ) -> None:
     pages.events = [

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 pytestmark = [pytest.mark.vm, pytest.mark.root, pytest.mark.timeout(TEST_TIMEOUT_S)]
 
 
-def test_attached_device_swaps_and_is_let_go_empty(host_guest: HostGuest) -> None:
+def test_attached_device_swaps_and_is_detached_empty(host_guest: HostGuest) -> None:
     host_guest.swap("attach", size="128MiB", pool_limit="8MiB", mib=48, limit_mib=24)
     swapping = host_guest.answer("status")
     assert swapping["device"]["attached"] == "/dev/nbd0"
