@@ -25,7 +25,7 @@ using std::chrono::milliseconds;
 
 struct SlotExplanation {
   std::uint64_t slot;
-  tier::Tier::Explanation tier;
+  tier::Explanation tier;
   std::string server;
 };
 

@@ -169,7 +169,7 @@ void BindGroups(nb::module_& m) {
 }
 
 void BindRecords(nb::module_& m) {
-  using Progress = tier::Tier::ManualWriteback;
+  using Progress = tier::ManualWriteback;
   nb::class_<Progress>(m, "WritebackProgress")
       .def_ro("target_bytes", &Progress::target_bytes)
       .def_ro("written_bytes", &Progress::written_bytes)

@@ -359,7 +359,6 @@ void BindStatistics(nb::module_& m) {
       .def_ro("pool_entry_bytes", &TierStats::pool_entry_bytes)
       .def_ro("shrinking", &TierStats::shrinking)
       .def_prop_ro("counters", [](const TierStats& self) { return Counters(self.counters); });
-  using Explanation = Tier::Explanation;
   nb::class_<Explanation>(m, "Explanation")
       .def_prop_ro("state", [](const Explanation& self) { return std::string(self.state); })
       .def_ro("cgroup", &Explanation::cgroup)

@@ -4,7 +4,7 @@
 #include <memory>
 #include <utility>
 
-#include "tier/tier_impl.h"
+#include "tier/tier.h"
 #include "tier_fixture.h"
 
 namespace farswap::tier {
@@ -20,8 +20,8 @@ class OpenTierFixture : public TierFixture {
     ASSERT_TRUE(pool.ok() && table.ok() && arenas.ok());
     pool_ = pool.value().get();
     table_ = table.value().get();
-    tier_ = std::make_unique<TierImpl>(config_, &remote_, std::move(table.value()),
-                                       std::move(pool.value()), std::move(arenas.value()));
+    tier_ = std::make_unique<Tier>(config_, &remote_, std::move(table.value()),
+                                   std::move(pool.value()), std::move(arenas.value()));
   }
 
   // Of the tier.

@@ -92,10 +92,10 @@ TEST_F(TierStore, ExplainReportsWhereAPageIs) {
   StoreKind(1, 1, PageKind::kSameFilled);
   StoreKind(2, 1, PageKind::kCompressible);
   StoreKind(2, 2, PageKind::kCompressible);
-  const Tier::Explanation same = tier_->Explain(1);
+  const Explanation same = tier_->Explain(1);
   EXPECT_STREQ(same.state, "same_filled");
   EXPECT_NE(same.fill, 0u);
-  const Tier::Explanation local = tier_->Explain(2);
+  const Explanation local = tier_->Explain(2);
   EXPECT_STREQ(local.state, "local");
   EXPECT_EQ(local.version, 2u);
   EXPECT_EQ(local.codec, Codec::kLz4);

@@ -224,7 +224,7 @@ TEST_F(TierWriteback, AManualWritebackEndsWhenNothingIsLeft) {
   Start();
   StoreKind(3, 1, PageKind::kCompressible);
   WriteBack(100);
-  const Tier::ManualWriteback job = tier_->ManualWritebackProgress();
+  const ManualWriteback job = tier_->ManualWritebackProgress();
   EXPECT_EQ(job.written_bytes, kPageBytes);
   EXPECT_STREQ(job.stopped_because, "no more entries to write back");
 }

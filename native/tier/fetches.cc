@@ -64,7 +64,7 @@ struct Fetches::Neighbours {
 
 // --- Pages that are here ------------------------------------------------------------------------
 
-Tier::LoadResult Fetches::Load(SlotIndex slot, std::byte* out, SlotRecord* seen) {
+PageDevice::LoadResult Fetches::Load(SlotIndex slot, std::byte* out, SlotRecord* seen) {
   FARSWAP_CHECK(slot < pages_.slots());
   // Reading the clock costs a tenth of a load.
   constexpr std::uint32_t kSampled = 16;
@@ -86,17 +86,17 @@ Tier::LoadResult Fetches::Load(SlotIndex slot, std::byte* out, SlotRecord* seen)
       break;
     case SlotState::kRemote:
       if (seen != nullptr) *seen = record;
-      return Tier::LoadResult::kRemote;
+      return PageDevice::LoadResult::kRemote;
     case SlotState::kLocal:
     case SlotState::kClean:
     case SlotState::kWriting: {
       if (const Damage damage = Verify(pages_.ObjectOf(slot), out)) {
         group.Count(*damage);
-        if (record.state != SlotState::kClean) return Tier::LoadResult::kIoError;
+        if (record.state != SlotState::kClean) return PageDevice::LoadResult::kIoError;
         // Servers have the page: it is remote again.
         pages_.DropClean(slot);
         if (seen != nullptr) *seen = record;
-        return Tier::LoadResult::kRemote;
+        return PageDevice::LoadResult::kRemote;
       }
       if (!record.referenced) pages_.NoteRead(slot);
       group.Count(Counter::loads_local);
@@ -104,7 +104,7 @@ Tier::LoadResult Fetches::Load(SlotIndex slot, std::byte* out, SlotRecord* seen)
     }
   }
   if (sampled) group.local_latency.Add(Clock::now() - began);
-  return Tier::LoadResult::kDone;
+  return PageDevice::LoadResult::kDone;
 }
 
 // --- A fetch ------------------------------------------------------------------------------------
@@ -124,12 +124,12 @@ void Fetches::Continue(PageFetch* fetch) {
     const auto page = static_cast<std::size_t>(std::countr_zero(left));
     SlotRecord record;
     switch (Load(fetch->page_slots[page], fetch->page_outputs[page], &record)) {
-      case Tier::LoadResult::kDone:
+      case PageDevice::LoadResult::kDone:
         break;
-      case Tier::LoadResult::kIoError:
+      case PageDevice::LoadResult::kIoError:
         fetch->status_ = IoStatus::kIoError;
         break;
-      case Tier::LoadResult::kRemote:
+      case PageDevice::LoadResult::kRemote:
         Ask(fetch, page, record);
         break;
     }
@@ -366,9 +366,9 @@ class WaitedFetch final : public PageFetch {
 
 }  // namespace
 
-Tier::Explanation Fetches::Explain(SlotIndex slot) {
+Explanation Fetches::Explain(SlotIndex slot) {
   SlotRecord record;
-  Tier::Explanation explanation{};
+  Explanation explanation{};
   {
     const auto lock = pages_.Lock(slot);
     record = pages_.Get(slot);

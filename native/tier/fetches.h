@@ -27,10 +27,10 @@
 #include <mutex>
 #include <optional>
 
+#include "tier/config.h"
 #include "tier/page_device.h"
 #include "tier/pages.h"
 #include "tier/remote_store.h"
-#include "tier/tier.h"
 
 namespace farswap::tier {
 
@@ -41,11 +41,11 @@ class Fetches {
       : config_(config), remote_(*remote), pages_(*pages) {}
 
   /// See PageDevice::Load(). Sets `seen`, if any, to the record of a page that is to be fetched.
-  Tier::LoadResult Load(SlotIndex slot, std::byte* out, SlotRecord* seen);
+  PageDevice::LoadResult Load(SlotIndex slot, std::byte* out, SlotRecord* seen);
   /// See PageDevice::Fetch().
   void Start(PageFetch* fetch);
   /// See Tier::Explain().
-  Tier::Explanation Explain(SlotIndex slot);
+  Explanation Explain(SlotIndex slot);
   /// Returns when no thread adopts neighbours.
   void WaitForAdoptions();
 

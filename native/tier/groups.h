@@ -30,10 +30,10 @@
 #include <vector>
 
 #include "tier/cgroup_map.h"
+#include "tier/config.h"
 #include "tier/lru.h"
 #include "tier/pool.h"
 #include "tier/slot_table.h"
-#include "tier/tier.h"
 
 namespace farswap::tier {
 

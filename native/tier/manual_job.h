@@ -7,7 +7,7 @@
 #include <mutex>
 #include <optional>
 
-#include "tier/tier.h"
+#include "tier/config.h"
 #include "tier/writeback.h"
 
 namespace farswap::tier {
@@ -26,7 +26,7 @@ class ManualJob {
     const std::lock_guard lock(mutex_);
     End("cancelled");
   }
-  Tier::ManualWriteback Progress() const {
+  ManualWriteback Progress() const {
     const std::lock_guard lock(mutex_);
     return state_;
   }
@@ -73,7 +73,7 @@ class ManualJob {
   }
 
   mutable std::mutex mutex_;  // guards all below
-  Tier::ManualWriteback state_{0, 0, 0, true, ""};
+  ManualWriteback state_{0, 0, 0, true, ""};
   WritebackJob job_;
   std::uint64_t in_flight_pages_ = 0;
 };

@@ -24,11 +24,11 @@
 #include <thread>
 #include <vector>
 
+#include "tier/config.h"
 #include "tier/manual_job.h"
 #include "tier/pages.h"
 #include "tier/stale.h"
 #include "tier/store_queue.h"
-#include "tier/tier.h"
 #include "tier/writeback.h"
 
 namespace farswap::tier {

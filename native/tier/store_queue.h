@@ -43,10 +43,10 @@
 #include <vector>
 
 #include "tier/codec.h"
+#include "tier/config.h"
 #include "tier/owner.h"
 #include "tier/page_device.h"
 #include "tier/pages.h"
-#include "tier/tier.h"
 
 namespace farswap::tier {
 

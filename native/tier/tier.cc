@@ -6,7 +6,6 @@
 #include "base/boot_clock.h"
 #include "base/check.h"
 #include "tier/codec.h"
-#include "tier/tier_impl.h"
 
 namespace farswap::tier {
 namespace {
@@ -30,12 +29,12 @@ Result<std::unique_ptr<Tier>> Tier::Create(const TierConfig& config, RemoteStore
   if (!pool.ok()) return pool.error();
   auto arenas = Writeback::CreateArenas();
   if (!arenas.ok()) return arenas.error();
-  return std::unique_ptr<Tier>(new TierImpl(config, remote, std::move(table.value()),
-                                            std::move(pool.value()), std::move(arenas.value())));
+  return std::make_unique<Tier>(config, remote, std::move(table.value()), std::move(pool.value()),
+                                std::move(arenas.value()));
 }
 
-TierImpl::TierImpl(const TierConfig& config, RemoteStore* remote, std::unique_ptr<SlotTable> table,
-                   std::unique_ptr<Pool> pool, std::unique_ptr<LockedMapping> arenas)
+Tier::Tier(const TierConfig& config, RemoteStore* remote, std::unique_ptr<SlotTable> table,
+           std::unique_ptr<Pool> pool, std::unique_ptr<LockedMapping> arenas)
     : config_(config),
       stale_(table->slots()),
       pages_(std::move(table), std::move(pool), &stale_),
@@ -48,20 +47,18 @@ TierImpl::TierImpl(const TierConfig& config, RemoteStore* remote, std::unique_pt
   pages_.SetAcceptThreshold(config_.accept_threshold_percent);
 }
 
-TierImpl::~TierImpl() { StopWriteback(); }
-
-void TierImpl::StopWriteback() {
+void Tier::StopWriteback() {
   fetches_.WaitForAdoptions();
   stores_.Stop();
   shrinker_.Stop();
 }
 
-GroupIndex TierImpl::GroupHint(SlotIndex slot) {
+GroupIndex Tier::GroupHint(SlotIndex slot) {
   const auto lock = pages_.Lock(slot);
   return owners_.GroupOf(slot);
 }
 
-IoStatus TierImpl::TryStore(SlotIndex slot, const std::byte* page, PendingStore* store) {
+IoStatus Tier::TryStore(SlotIndex slot, const std::byte* page, PendingStore* store) {
   FARSWAP_CHECK(slot < pages_.slots());
   SlotRecord next;
   if (const std::optional<std::uint64_t> fill = SameFilled(page)) {
@@ -88,7 +85,7 @@ IoStatus TierImpl::TryStore(SlotIndex slot, const std::byte* page, PendingStore*
   return IoStatus::kOk;
 }
 
-void TierImpl::Invalidate(SlotIndex first, std::uint64_t count) {
+void Tier::Invalidate(SlotIndex first, std::uint64_t count) {
   FARSWAP_CHECK(first + count <= pages_.slots());
   pages_.ForEach(first, first + count, [this](SlotIndex slot) {
     stores_.Supersede(slot);
@@ -97,7 +94,7 @@ void TierImpl::Invalidate(SlotIndex first, std::uint64_t count) {
   });
 }
 
-bool TierImpl::OnSlotFree(SlotIndex slot) {
+bool Tier::OnSlotFree(SlotIndex slot) {
   FARSWAP_CHECK(slot < pages_.slots());
   const auto lock = pages_.Lock(slot);
   const std::optional<std::uint32_t> freed_at = owners_.FreedAt(slot);
@@ -105,39 +102,35 @@ bool TierImpl::OnSlotFree(SlotIndex slot) {
   return owners_.ForgetFreed(slot) || superseded;
 }
 
-void TierImpl::OwnersOf(SlotIndex first, std::span<CgroupId> owners) {
+void Tier::OwnersOf(SlotIndex first, std::span<CgroupId> owners) {
   FARSWAP_CHECK(first + owners.size() <= pages_.slots());
   pages_.ForEach(first, first + owners.size(),
                  [&](SlotIndex slot) { owners[slot - first] = owners_.OwnerOf(slot); });
 }
 
-bool TierImpl::PlaceCgroup(CgroupId id, CgroupId parent) {
+bool Tier::PlaceCgroup(CgroupId id, CgroupId parent) {
   const bool placed = pages_.groups().Place(id, parent);
   LimitsChanged();
   return placed;
 }
 
-void TierImpl::RemoveCgroup(CgroupId id) {
+void Tier::RemoveCgroup(CgroupId id) {
   if (pages_.groups().Remove(id)) LimitsChanged();
 }
 
-bool TierImpl::ConfigureCgroup(CgroupId id, const GroupSettings& settings) {
+bool Tier::ConfigureCgroup(CgroupId id, const GroupSettings& settings) {
   const bool done = pages_.groups().Configure(id, settings);
   LimitsChanged();
   return done;
 }
 
 // Pages may have to leave the pool, slot records to be rewritten; stores that wait may fit.
-void TierImpl::LimitsChanged() {
+void Tier::LimitsChanged() {
   shrinker_.Wake();
   stores_.RoomMade();
 }
 
-void TierImpl::SetCompressor(const Compressor& compressor) {
-  pages_.groups().SetRootCompressor(compressor);
-}
-
-Outcome TierImpl::SetLimits(std::uint64_t pool_bytes, std::uint32_t accept_threshold_percent) {
+Outcome Tier::SetLimits(std::uint64_t pool_bytes, std::uint32_t accept_threshold_percent) {
   if (pool_bytes < Pool::kPoolBytesMin || pool_bytes > config_.pool_bytes_max) {
     return Error{"a pool limit of " + std::to_string(pool_bytes) + " bytes is outside of " +
                  std::to_string(Pool::kPoolBytesMin) + " to the " +
@@ -151,13 +144,13 @@ Outcome TierImpl::SetLimits(std::uint64_t pool_bytes, std::uint32_t accept_thres
   return std::monostate{};
 }
 
-bool TierImpl::StartManualWriteback(const WritebackJob& job) {
+bool Tier::StartManualWriteback(const WritebackJob& job) {
   const bool started = manual_.Start(job);
   shrinker_.Wake();
   return started;
 }
 
-void TierImpl::WriteBackProactively(CgroupId id, std::uint64_t pages, std::uint32_t older_than_s) {
+void Tier::WriteBackProactively(CgroupId id, std::uint64_t pages, std::uint32_t older_than_s) {
   const GroupIndex index = id == kUnknownCgroup ? kRootGroup : pages_.groups().IndexOf(id);
   if (index == tier::Groups::kNoGroup) return;
   pages_.groups().At(index).proactive_older_than_s = older_than_s;
@@ -165,7 +158,7 @@ void TierImpl::WriteBackProactively(CgroupId id, std::uint64_t pages, std::uint3
   shrinker_.Wake();
 }
 
-TierStats TierImpl::Stats() const {
+TierStats Tier::Stats() const {
   TierStats stats{};
   stats.pool_limit_bytes = pages_.pool().capacity_bytes();
   stats.pool_used_bytes = pages_.pool().used_bytes();

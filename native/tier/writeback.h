@@ -24,11 +24,11 @@
 #include <vector>
 
 #include "base/locked_mapping.h"
+#include "tier/config.h"
 #include "tier/packer.h"
 #include "tier/pages.h"
 #include "tier/remote_store.h"
 #include "tier/stale.h"
-#include "tier/tier.h"
 
 namespace farswap::tier {
 
