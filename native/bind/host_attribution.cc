@@ -29,30 +29,25 @@ void BindRecord(nb::module_& m) {
 
 }  // namespace
 
-void BindHostAttribution(nb::module_& m, nb::class_<HostEngine>& engine) {
+void BindHostAttribution(nb::module_& m, nb::class_<Engine>& engine) {
   using namespace nb::literals;
   using NoGil = nb::call_guard<nb::gil_scoped_release>;
   BindRecord(m);
   engine
       .def(
           "attribute",
-          [](HostEngine& self, DeviceNumber device, const std::string& pin_directory,
-             bool free_hook) {
-            return self.engine().Attribute(device.first, device.second, pin_directory, free_hook);
+          [](Engine& self, DeviceNumber device, const std::string& pin_directory, bool free_hook) {
+            return self.Attribute(device.first, device.second, pin_directory, free_hook);
           },
           NoGil(), "device"_a, "pin_directory"_a, "free_hook"_a,
           "Attributes pages swapped out to the device (major, minor) by BPF from now on, and "
           "enables "
           "free notifications. If the kernel refuses, `problem` of the answer says why.")
-      .def(
-          "attribution", [](HostEngine& self) { return self.engine().attribution(); }, NoGil(),
-          "Source in use.")
-      .def(
-          "stop_attribution", [](HostEngine& self) { self.engine().StopAttribution(); }, NoGil(),
-          "Removes the programs from the kernel. Idempotent.")
-      .def(
-          "set_label", [](HostEngine& self, tier::CgroupId id) { self.engine().SetLabel(id); },
-          NoGil(), "id"_a, "Cgroup of pages that BPF does not attribute; 0: the root group.");
+      .def("attribution", &Engine::attribution, NoGil(), "Source in use.")
+      .def("stop_attribution", &Engine::StopAttribution, NoGil(),
+           "Removes the programs from the kernel. Idempotent.")
+      .def("set_label", &Engine::SetLabel, NoGil(), "id"_a,
+           "Cgroup of pages that BPF does not attribute; 0: the root group.");
 }
 
 }  // namespace farswap::bind

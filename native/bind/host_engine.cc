@@ -1,12 +1,58 @@
 #include "bind/host_engine.h"
 
+#include <nanobind/stl/unique_ptr.h>
+
+#include <chrono>
+#include <memory>
+#include <span>
+#include <stdexcept>
 #include <string>
 #include <utility>
+#include <vector>
 
 #include "base/reclaim_path.h"
 
 namespace farswap::bind {
 namespace {
+
+using std::chrono::milliseconds;
+
+std::unique_ptr<Engine> CreateEngine(std::uint64_t slots, std::uint64_t pool_bytes_max,
+                                     std::uint32_t accept_threshold_percent,
+                                     std::uint64_t store_wait_ms, std::uint64_t fetch_wait_ms,
+                                     std::vector<std::string> servers, std::string host_id,
+                                     std::string device, bool take_over) {
+  EngineConfig config;
+  config.tier.slots = slots;
+  config.tier.pool_bytes_max = pool_bytes_max;
+  config.tier.accept_threshold_percent = accept_threshold_percent;
+  config.tier.store_wait = milliseconds(store_wait_ms);
+  config.cluster.servers = std::move(servers);
+  config.cluster.host_id = std::move(host_id);
+  config.cluster.device = std::move(device);
+  config.cluster.take_over = take_over;
+  config.cluster.fetch_wait = milliseconds(fetch_wait_ms);
+  auto created = [&] {
+    nb::gil_scoped_release release;
+    return Engine::Create(std::move(config));
+  }();
+  if (!created.ok()) throw std::runtime_error(created.error().message);
+  return std::move(created.value());
+}
+
+nb::bytes Incarnation(const Engine& self) {
+  return nb::bytes(self.incarnation().data(), self.incarnation().size());
+}
+
+std::uint64_t Serve(Engine& self, int fd, const nb::bytes& initial, std::string peer) {
+  const std::span bytes(reinterpret_cast<const std::byte*>(initial.c_str()), initial.size());
+  auto id = [&] {
+    nb::gil_scoped_release release;
+    return self.connections().Serve(fd, bytes, std::move(peer));
+  }();
+  if (!id.ok()) throw std::runtime_error(id.error().message);
+  return id.value();
+}
 
 void BindRecords(nb::module_& m) {
   nb::class_<ReclaimProtection>(m, "ReclaimProtection")
@@ -47,28 +93,36 @@ void BindHostEngine(nb::module_& m) {
   BindRecords(m);
   m.def("enter_reclaim_path", &EnterReclaimPath,
         "Prepares this process for the reclaim path. Call it before any thread starts.");
-  nb::class_<HostEngine> engine(
-      m, "HostEngine", "A host's data path: NBD connections, the local tier, memory servers.");
+  nb::class_<Engine> engine(m, "HostEngine",
+                            "A host's data path: NBD connections, the local tier, memory servers.");
   BindHostTier(m, engine);
   BindHostAttribution(m, engine);
   engine
-      .def(nb::init<std::uint64_t, std::uint64_t, std::uint32_t, std::uint64_t, std::uint64_t,
-                    std::vector<std::string>, std::string, std::string, bool>(),
-           nb::kw_only(), "slots"_a, "pool_bytes_max"_a, "accept_threshold_percent"_a,
-           "store_wait_ms"_a, "fetch_wait_ms"_a, "servers"_a, "host_id"_a, "device"_a,
-           "take_over"_a, "Starts the engine's threads. RuntimeError if a resource is missing.")
-      .def_prop_ro("incarnation", &HostEngine::Incarnation,
-                   "16 random bytes that identify the slot table.")
-      .def("serve", &HostEngine::Serve, "fd"_a, "initial"_a, "peer"_a,
+      .def(nb::new_(&CreateEngine), nb::kw_only(), "slots"_a, "pool_bytes_max"_a,
+           "accept_threshold_percent"_a, "store_wait_ms"_a, "fetch_wait_ms"_a, "servers"_a,
+           "host_id"_a, "device"_a, "take_over"_a,
+           "Starts the engine's threads. RuntimeError if a resource is missing.")
+      .def_prop_ro("incarnation", &Incarnation, "16 random bytes that identify the slot table.")
+      .def("serve", &Serve, "fd"_a, "initial"_a, "peer"_a,
            "Serves a stream socket after its NBD handshake; always takes over the descriptor. "
            "`initial`: bytes that the client sent after the handshake. Returns the id.")
-      .def("connections", &HostEngine::Connections, NoGil(), "Connections being served.")
-      .def("close_connection", &HostEngine::CloseConnection, NoGil(), "id"_a,
-           "Ends a connection; False if the id is unknown.")
-      .def("wait_connection", &HostEngine::WaitConnection, NoGil(), "id"_a, "timeout_ms"_a,
-           "Waits until a connection has ended; False on timeout.")
-      .def("servers", &HostEngine::Servers, NoGil(), "Memory servers, as seen by this host.")
-      .def("stop", &HostEngine::Stop, NoGil(),
+      .def(
+          "connections", [](Engine& self) { return self.connections().List(); }, NoGil(),
+          "Connections being served.")
+      .def(
+          "close_connection",
+          [](Engine& self, std::uint64_t id) { return self.connections().Close(id); }, NoGil(),
+          "id"_a, "Ends a connection; False if the id is unknown.")
+      .def(
+          "wait_connection",
+          [](Engine& self, std::uint64_t id, std::uint64_t timeout_ms) {
+            return self.connections().Wait(id, milliseconds(timeout_ms));
+          },
+          NoGil(), "id"_a, "timeout_ms"_a, "Waits until a connection has ended; False on timeout.")
+      .def(
+          "servers", [](Engine& self) { return self.cluster().Servers(); }, NoGil(),
+          "Memory servers, as seen by this host.")
+      .def("stop", &Engine::Stop, NoGil(),
            "Ends connections, sessions and threads. Afterwards only stats() may be called. "
            "Idempotent.");
 }

@@ -51,7 +51,7 @@ nb::dict CounterDict(const tier::CounterValues& values) {
   return counters;
 }
 
-nb::dict Stats(HostEngine& self) {
+nb::dict Stats(Engine& self) {
   const tier::TierStats stats = [&] {
     nb::gil_scoped_release release;
     return self.tier().Stats();
@@ -82,7 +82,7 @@ nb::dict CounterHelp() {
   return help;
 }
 
-void Configure(HostEngine& self, tier::CgroupId id, std::optional<std::uint64_t> pool_limit_bytes,
+void Configure(Engine& self, tier::CgroupId id, std::optional<std::uint64_t> pool_limit_bytes,
                bool writeback, std::optional<std::uint64_t> remote_pages_max,
                const std::optional<NamedCompressor>& compressor) {
   tier::GroupSettings settings;
@@ -96,23 +96,23 @@ void Configure(HostEngine& self, tier::CgroupId id, std::optional<std::uint64_t>
   }
 }
 
-void SetRecompression(HostEngine& self, const std::string& codec, int level) {
+void SetRecompression(Engine& self, const std::string& codec, int level) {
   if (codec.empty()) return self.tier().SetRecompression(std::nullopt);
   if (codec != "zstd") throw nb::value_error("recompression supports only zstd");
   self.tier().SetRecompression(CompressorFrom(codec, level));
 }
 
-void SetPacking(HostEngine& self, bool on) {
+void SetPacking(Engine& self, bool on) {
   const Outcome done = self.tier().SetPacking(on);
   if (!done.ok()) throw std::runtime_error(done.error().message);
 }
 
-void SetLimits(HostEngine& self, std::uint64_t pool_limit_bytes, std::uint32_t percent) {
+void SetLimits(Engine& self, std::uint64_t pool_limit_bytes, std::uint32_t percent) {
   const Outcome done = self.tier().SetLimits(pool_limit_bytes, percent);
   if (!done.ok()) throw nb::value_error(done.error().message.c_str());
 }
 
-std::vector<tier::CgroupId> SlotOwners(HostEngine& self, std::uint64_t first, std::uint64_t count) {
+std::vector<tier::CgroupId> SlotOwners(Engine& self, std::uint64_t first, std::uint64_t count) {
   if (first + count > self.tier().slots() || first + count < first) {
     throw nb::index_error("slots are beyond the end of the device");
   }
@@ -120,6 +120,19 @@ std::vector<tier::CgroupId> SlotOwners(HostEngine& self, std::uint64_t first, st
   nb::gil_scoped_release release;
   self.tier().OwnersOf(static_cast<tier::SlotIndex>(first), owners);
   return owners;
+}
+
+SlotExplanation Explain(Engine& self, std::uint64_t slot) {
+  const std::uint64_t slots = self.tier().slots();
+  if (slot >= slots) {
+    throw nb::index_error(("slot " + std::to_string(slot) +
+                           " is beyond the end of the device: it has " + std::to_string(slots) +
+                           " slots")
+                              .c_str());
+  }
+  nb::gil_scoped_release release;
+  const auto index = static_cast<tier::SlotIndex>(slot);
+  return {self.tier().Explain(index), slot, self.cluster().ServerOf(index)};
 }
 
 void BindGroups(nb::module_& m) {
@@ -179,25 +192,23 @@ void BindRecords(nb::module_& m) {
                    [](const Progress& self) { return std::string(self.stopped_because); });
   nb::class_<SlotExplanation>(m, "SlotExplanation")
       .def_ro("slot", &SlotExplanation::slot)
-      .def_prop_ro("state",
-                   [](const SlotExplanation& self) { return std::string(self.tier.state); })
-      .def_prop_ro("version", [](const SlotExplanation& self) { return self.tier.version; })
+      .def_prop_ro("state", [](const SlotExplanation& self) { return std::string(self.state); })
+      .def_ro("version", &SlotExplanation::version)
       .def_prop_ro("codec",
-                   [](const SlotExplanation& self) { return static_cast<int>(self.tier.codec); })
-      .def_prop_ro("size_bytes", [](const SlotExplanation& self) { return self.tier.size_bytes; })
-      .def_prop_ro("stored_boot_s",
-                   [](const SlotExplanation& self) { return self.tier.stored_boot_s; })
-      .def_prop_ro("fill", [](const SlotExplanation& self) { return self.tier.fill; })
-      .def_prop_ro("cgroup", [](const SlotExplanation& self) { return self.tier.cgroup; })
-      .def_prop_ro("referenced", [](const SlotExplanation& self) { return self.tier.referenced; })
-      .def_prop_ro("verified", [](const SlotExplanation& self) { return self.tier.verified; })
-      .def_prop_ro("problem", [](const SlotExplanation& self) { return self.tier.problem; })
+                   [](const SlotExplanation& self) { return static_cast<int>(self.codec); })
+      .def_ro("size_bytes", &SlotExplanation::size_bytes)
+      .def_ro("stored_boot_s", &SlotExplanation::stored_boot_s)
+      .def_ro("fill", &SlotExplanation::fill)
+      .def_ro("cgroup", &SlotExplanation::cgroup)
+      .def_ro("referenced", &SlotExplanation::referenced)
+      .def_ro("verified", &SlotExplanation::verified)
+      .def_ro("problem", &SlotExplanation::problem)
       .def_ro("server", &SlotExplanation::server);
 }
 
 }  // namespace
 
-void BindHostTier(nb::module_& m, nb::class_<HostEngine>& engine) {
+void BindHostTier(nb::module_& m, nb::class_<Engine>& engine) {
   using namespace nb::literals;
   BindRecords(m);
   BindGroups(m);
@@ -206,38 +217,36 @@ void BindHostTier(nb::module_& m, nb::class_<HostEngine>& engine) {
   engine
       .def("stats", &Stats, nb::sig("def stats(self) -> dict[str, int]"),
            "Gauges and counters of the tier by name.")
-      .def("explain", &HostEngine::Explain, "slot"_a,
+      .def("explain", &Explain, "slot"_a,
            "State of a slot's page; reads the page, also from a server, to verify it. IndexError.")
       .def("slot_owners", &SlotOwners, "first"_a, "count"_a,
            "Cgroup id of each slot's page; 0: empty, or the root group. IndexError.")
       .def(
           "start_writeback",
-          [](HostEngine& self, std::uint64_t bytes, tier::CgroupId cgroup,
-             std::uint32_t older_than_s) {
+          [](Engine& self, std::uint64_t bytes, tier::CgroupId cgroup, std::uint32_t older_than_s) {
             return self.tier().StartManualWriteback({bytes, cgroup, older_than_s});
           },
           NoGil(), "bytes"_a, "cgroup"_a = 0, "older_than_s"_a = 0,
           "Starts writeback of the coldest pages, `bytes` before compression, of a cgroup and its "
           "descendants (0: all), stored at least `older_than_s` ago. False if a job is running.")
       .def(
-          "cancel_writeback", [](HostEngine& self) { self.tier().CancelManualWriteback(); },
+          "cancel_writeback", [](Engine& self) { self.tier().CancelManualWriteback(); }, NoGil())
+      .def(
+          "writeback_progress", [](Engine& self) { return self.tier().ManualWritebackProgress(); },
           NoGil())
       .def(
-          "writeback_progress",
-          [](HostEngine& self) { return self.tier().ManualWritebackProgress(); }, NoGil())
-      .def(
           "write_back_proactively",
-          [](HostEngine& self, tier::CgroupId cgroup, std::uint64_t pages, std::uint32_t age_s) {
+          [](Engine& self, tier::CgroupId cgroup, std::uint64_t pages, std::uint32_t age_s) {
             self.tier().WriteBackProactively(cgroup, pages, age_s);
           },
           NoGil(), "cgroup"_a, "pages"_a, "older_than_s"_a,
           "Writes back a cgroup's coldest pages, without its descendants, at low priority.")
       .def(
-          "cgroups", [](HostEngine& self) { return self.tier().CgroupStats(); }, NoGil(),
+          "cgroups", [](Engine& self) { return self.tier().CgroupStats(); }, NoGil(),
           "All groups with pages, a place or settings, the root group first.")
       .def(
           "place_cgroup",
-          [](HostEngine& self, tier::CgroupId id, tier::CgroupId parent) {
+          [](Engine& self, tier::CgroupId id, tier::CgroupId parent) {
             return self.tier().PlaceCgroup(id, parent);
           },
           NoGil(), "id"_a, "parent"_a,
@@ -245,15 +254,14 @@ void BindHostTier(nb::module_& m, nb::class_<HostEngine>& engine) {
           "if "
           "the parent is not placed, the cgroup has another parent, or there are too many groups.")
       .def(
-          "remove_cgroup",
-          [](HostEngine& self, tier::CgroupId id) { self.tier().RemoveCgroup(id); }, NoGil(),
-          "id"_a, "Removes a cgroup; its pages, including later ones, are reparented.")
+          "remove_cgroup", [](Engine& self, tier::CgroupId id) { self.tier().RemoveCgroup(id); },
+          NoGil(), "id"_a, "Removes a cgroup; its pages, including later ones, are reparented.")
       .def("configure_cgroup", &Configure, "id"_a, nb::kw_only(), "pool_limit_bytes"_a.none(),
            "writeback"_a, "remote_pages_max"_a.none(), "compressor"_a.none(),
            "Sets all of a cgroup's settings. ValueError; RuntimeError: too many cgroups.")
       .def(
           "set_compressor",
-          [](HostEngine& self, const std::string& codec, int level) {
+          [](Engine& self, const std::string& codec, int level) {
             self.tier().SetCompressor(CompressorFrom(codec, level));
           },
           "codec"_a, "level"_a,

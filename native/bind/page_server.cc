@@ -114,8 +114,7 @@ void BindPageServer(nb::module_& m) {
       .def("watch_owners", &store::PageServer::WatchOwners,
            nb::call_guard<nb::gil_scoped_release>(),
            "Deletes volumes of hosts that are silent for too long; returns changes of owners since "
-           "the "
-           "last call.")
+           "the last call.")
       .def("stats", &Stats, nb::sig("def stats(self) -> dict[str, int]"),
            "Gauges and counters, by name.")
       .def("disk_problem", &store::PageServer::DiskProblem,
