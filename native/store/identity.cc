@@ -48,17 +48,8 @@ Result<Identity> Identity::Load(Rocks* rocks, const std::string& boot_id_path) {
   return identity;
 }
 
-void Identity::AddOpen(Rocks* rocks, rocksdb::WriteBatch* batch) {
-  record_.closed = false;
-  Add(rocks, batch);
-}
-
-void Identity::AddClosed(Rocks* rocks, rocksdb::WriteBatch* batch) {
-  record_.closed = true;
-  Add(rocks, batch);
-}
-
-void Identity::Add(Rocks* rocks, rocksdb::WriteBatch* batch) const {
+void Identity::Add(Rocks* rocks, rocksdb::WriteBatch* batch, bool closed) {
+  record_.closed = closed;
   batch->Put(rocks->volumes, rocksdb::Slice(&kStoreTag, 1), EncodeStoreRecord(record_));
 }
 

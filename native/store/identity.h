@@ -25,14 +25,10 @@ class Identity {
   bool intact() const { return intact_; }
   void NoteMarked() { intact_ = true; }
 
-  /// Adds the record of an open store.
-  void AddOpen(Rocks* rocks, rocksdb::WriteBatch* batch);
-  /// Adds the record of a store with all pages synced.
-  void AddClosed(Rocks* rocks, rocksdb::WriteBatch* batch);
+  /// Adds the record of the store to the batch. `closed`: all pages are synced.
+  void Add(Rocks* rocks, rocksdb::WriteBatch* batch, bool closed);
 
  private:
-  void Add(Rocks* rocks, rocksdb::WriteBatch* batch) const;
-
   StoreRecord record_;
   Id run_id_{};
   bool intact_ = true;

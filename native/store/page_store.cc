@@ -148,7 +148,7 @@ Outcome PageStore::Impl::MarkOpen(VolumeTable* table) {
   if (!rocks->is_writable) {
     return std::monostate{};
   }
-  identity->AddOpen(rocks.get(), &batch);
+  identity->Add(rocks.get(), &batch, /*closed=*/false);
   if (const rocksdb::Status status = rocks->WriteSynced(&batch); !status.ok()) {
     return Error{status.ToString()};
   }
@@ -163,7 +163,7 @@ void PageStore::Impl::Close() {
     return;
   }
   rocksdb::WriteBatch batch;
-  identity->AddClosed(rocks.get(), &batch);
+  identity->Add(rocks.get(), &batch, /*closed=*/true);
   // If this fails, pages count as missing after a reboot.
   rocks->WriteSynced(&batch).PermitUncheckedError();
 }

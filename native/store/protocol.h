@@ -85,12 +85,12 @@ struct OpenRequest {
 
 struct OpenedVolume {
   OpenStatus status = OpenStatus::kOk;
-  std::string message;  // for the host's operator; empty if kOk
+  std::string message{};  // for the host's operator; empty if kOk
   std::uint64_t volume_id = 0;
   std::uint64_t epoch = 0;
   bool intact = true;
   bool has_other = false;  // another host is the live owner, or was until now:
-  Owner other;
+  Owner other{};
   std::chrono::milliseconds other_idle{};
 };
 

@@ -46,10 +46,7 @@ void PutGarbage(Rocks* rocks, std::uint64_t volume_id, VolumeRecord record,
 }
 
 OpenedVolume Refuse(OpenStatus status, std::string message) {
-  OpenedVolume refused;
-  refused.status = status;
-  refused.message = std::move(message);
-  return refused;
+  return {.status = status, .message = std::move(message)};
 }
 
 std::string Versions(const OpenRequest& request) {
@@ -212,9 +209,7 @@ OpenedVolume VolumeTable::Judge(const OpenRequest& request, const Device& device
         return Refuse(OpenStatus::kInvalid, "this incarnation has " + std::to_string(volume.slots) +
                                                 " slots, not " + std::to_string(request.slots));
       }
-      OpenedVolume opened;
-      opened.intact = volume.intact;
-      return opened;
+      return {.intact = volume.intact};
     }
     case OpenDecision::kNew: {
       std::shared_lock lock(volumes_mutex_);
@@ -399,7 +394,6 @@ std::shared_ptr<Volume> VolumeTable::Find(std::uint64_t volume_id) const {
 std::vector<std::shared_ptr<Volume>> VolumeTable::List() const {
   std::vector<std::shared_ptr<Volume>> all;
   std::shared_lock lock(volumes_mutex_);
-  all.reserve(volumes_.size());
   for (const auto& [id, volume] : volumes_) all.push_back(volume);
   return all;
 }
