@@ -61,7 +61,7 @@ TimePoint DiscardLane::Service(TimePoint now) {
     }
   }
   Send();
-  give_up_at_ = now + kCallDeadline;
+  give_up_at_ = now + volume_.owner_lease / 2;
   return give_up_at_;
 }
 
@@ -80,7 +80,7 @@ void DiscardLane::OnCompleted(bool) {
   if (loss) observer_->OnVolumeLost(*loss);
   const std::lock_guard lock(mutex_);
   if (again) {
-    retry_at_ = Clock::now() + kRetryAfter;
+    retry_at_ = Clock::now() + volume_.owner_lease / 10;
   } else {
     queue_.erase(queue_.begin(), queue_.begin() + static_cast<std::ptrdiff_t>(in_flight_));
   }

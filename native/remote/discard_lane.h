@@ -1,6 +1,7 @@
 // Pending discards of one memory server. They are collected for a moment, then sent in batches, one
-// call at a time. A failed batch is sent again later, or on the next connection: a server may fail
-// to discard and still answer fetches.
+// call at a time. A call without an answer is cancelled after half an owner's lease. A failed batch
+// is sent again a tenth of a lease later, or on the next connection: a server may fail to discard
+// and still answer fetches.
 #pragma once
 
 #include <grpcpp/client_context.h>
@@ -25,8 +26,6 @@ class DiscardLane final : private rpc::Completion {
   static constexpr std::size_t kQueuedMax = 16384;
   static constexpr std::size_t kBatchMax = 4096;  // of the protocol
   static constexpr std::chrono::milliseconds kGatherFor{10};
-  static constexpr std::chrono::milliseconds kCallDeadline{5000};
-  static constexpr std::chrono::milliseconds kRetryAfter{1000};
 
   explicit DiscardLane(LaneObserver* observer) : observer_(observer) {}
 

@@ -162,11 +162,15 @@ TEST_F(ClusterTest, DiscardWhoseCallFailedIsSentAgainAndCutsNobodyOff) {
 }
 
 TEST_F(ClusterTest, DiscardThatIsNotAnsweredIsCancelledAndSentAgain) {
-  ASSERT_EQ(PutOne(*cluster_, 1, 5), PutResult::kAcked);
+  cluster_.reset();
+  store_.Tell([](FakeStore::Script* script) { script->lease = milliseconds(2000); });
+  const auto cluster = NewCluster(TestConfig({store_.address()}));
+  ASSERT_TRUE(Connected(*cluster));
+  ASSERT_EQ(PutOne(*cluster, 1, 5), PutResult::kAcked);
   store_.Tell([](FakeStore::Script* script) { script->hold_call = true; });
-  Discard(*cluster_, {{.key = 1, .version = 5}});
+  Discard(*cluster, {{.key = 1, .version = 5}});
   EXPECT_TRUE(Eventually([&] { return !store_.Has(1); }));
-  EXPECT_EQ(cluster_->Servers()[0].reconnects, 0u);
+  EXPECT_EQ(cluster->Servers()[0].reconnects, 0u);
 }
 
 // Fills the queue; further items stay with the caller.

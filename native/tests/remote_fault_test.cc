@@ -119,6 +119,7 @@ TEST_F(FaultTest, PutToAHungServerIsUnavailableInTime) {
 TEST_F(FaultTest, HungServerIsFoundOutWhileNothingIsUnderWay) {
   store_.Tell([](FakeStore::Script* script) { script->lease = milliseconds(500); });
   Connect();
+  ASSERT_TRUE(Eventually([&] { return store_.seen().heartbeats > 0; }));
   proxy_.Stall(true);
   EXPECT_TRUE(Eventually([&] { return !cluster_->Writable(); }));
   EXPECT_FALSE(cluster_->Servers()[0].connected());
