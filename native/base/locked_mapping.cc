@@ -34,15 +34,14 @@ Result<std::unique_ptr<LockedMapping>> LockedMapping::Create(std::size_t bytes,
   // A child must not copy the mapping: its exit would be slow, and copy-on-write faults would
   // allocate.
   madvise(address, length, MADV_DONTFORK);
-  const bool locked = mlock(address, length) == 0;
-  if (!locked && madvise(address, length, MADV_POPULATE_WRITE) != 0) {
+  if (mlock(address, length) != 0 && madvise(address, length, MADV_POPULATE_WRITE) != 0) {
     const int reason = errno;
     munmap(address, length);
     return Error{"failed to populate " + std::to_string(length) + " bytes for the " + name + ": " +
                  std::strerror(reason)};
   }
   return std::unique_ptr<LockedMapping>(
-      new LockedMapping(static_cast<std::byte*>(address), length, locked));
+      new LockedMapping(static_cast<std::byte*>(address), length));
 }
 
 LockedMapping::~LockedMapping() { munmap(data_, bytes_); }

@@ -9,8 +9,8 @@
 
 namespace farswap {
 
-/// One anonymous mapping, zero-filled and populated, unmapped by the destructor.
-/// Requests transparent huge pages. `locked()`: whether the lock was granted.
+/// One anonymous mapping, zero-filled and populated, unmapped by the destructor. Requests
+/// transparent huge pages.
 class LockedMapping {
  public:
   static Result<std::unique_ptr<LockedMapping>> Create(std::size_t bytes, const std::string& name);
@@ -20,15 +20,12 @@ class LockedMapping {
 
   std::byte* data() const { return data_; }
   std::size_t bytes() const { return bytes_; }
-  bool locked() const { return locked_; }
 
  private:
-  LockedMapping(std::byte* data, std::size_t bytes, bool locked)
-      : data_(data), bytes_(bytes), locked_(locked) {}
+  LockedMapping(std::byte* data, std::size_t bytes) : data_(data), bytes_(bytes) {}
 
-  std::byte* data_;
-  std::size_t bytes_;
-  bool locked_;
+  std::byte* const data_;
+  const std::size_t bytes_;
 };
 
 }  // namespace farswap

@@ -47,7 +47,6 @@ inline constexpr std::uint16_t kFlagFastZero = 1 << 4;  // WRITE_ZEROES
 enum class WireError : std::uint32_t {
   kNone = 0,
   kIo = 5,
-  kNoMemory = 12,
   kInvalid = 22,
   kNoSpace = 28,
 };

@@ -105,7 +105,7 @@ TEST(Pool, EntriesNeverOverlapAndKeepTheirBytes) {
   }
   for (const auto& [ref, unused] : held) pool->Free(ref);
   EXPECT_EQ(pool->entry_bytes(), 0u);
-  EXPECT_EQ(pool->free_slabs(), pool->slab_count());
+  EXPECT_EQ(pool->used_slabs(), 0u);
 }
 
 TEST(Pool, IsFullOnlyWhenItsBytesAreUsed) {

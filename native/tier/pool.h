@@ -103,7 +103,6 @@ class Pool {
   std::uint64_t capacity_bytes() const { return std::uint64_t{slab_limit()} * kSlabBytes; }
   std::uint64_t used_bytes() const { return std::uint64_t{used_slabs()} * kSlabBytes; }
   std::uint64_t entry_bytes() const { return entry_bytes_.load(std::memory_order_relaxed); }
-  std::uint32_t slab_count() const { return slab_count_; }
   std::uint32_t slab_limit() const { return slab_limit_.load(std::memory_order_relaxed); }
   std::uint32_t used_slabs() const {
     return slab_count_ - free_slab_count_.load(std::memory_order_relaxed);
@@ -114,7 +113,6 @@ class Pool {
     const std::uint32_t used = used_slabs();
     return limit > used ? limit - used : 0;
   }
-  bool locked() const { return mapping_->locked(); }
 
   /// Bytes an object of this size takes, header and rounding included, in a class of its own.
   static std::size_t EntryBytes(std::size_t object_bytes);
