@@ -24,8 +24,8 @@ _CONNECT_TIMEOUT_S = 1.0
 
 
 @contextlib.contextmanager
-def published(path: Path, mode: int = 0o600) -> Iterator[Path]:
-    """Yields the path to bind to; at exit the socket is at `path` with `mode`. Raises BindError."""
+def published(path: Path) -> Iterator[Path]:
+    """Yields the path to bind to; at exit the socket is at `path`. Raises BindError."""
     _refuse_if_taken(path)
     try:
         path.parent.mkdir(mode=0o755, parents=True, exist_ok=True)
@@ -34,17 +34,17 @@ def published(path: Path, mode: int = 0o600) -> Iterator[Path]:
             if len(str(draft).encode()) > UNIX_PATH_BYTES_MAX:
                 raise BindError(f"unix:{path}: the directory's name is too long for a socket")
             yield draft
-            draft.chmod(mode)
+            draft.chmod(0o600)
             draft.rename(path)
     except OSError as error:
         raise BindError(f"unix:{path}: {error.strerror}") from error
 
 
-def listen(path: Path, mode: int = 0o600, backlog: int = 128) -> socket.socket:
+def listen(path: Path, backlog: int = 128) -> socket.socket:
     """A listening, non-blocking stream socket at `path`. Raises BindError."""
     listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_CLOEXEC)
     try:
-        with published(path, mode) as draft:
+        with published(path) as draft:
             listener.bind(str(draft))
             listener.listen(backlog)
     except BaseException:

@@ -115,9 +115,9 @@ class PageClient:
             pb.SessionRequest(sequence=sequence, volume_id=self.volume_id, epoch=self.epoch)
         )
 
-    def batch(self, objects: Iterable[pb.Object], batch_id: int = 1) -> pb.PutRequest:
+    def batch(self, objects: Iterable[pb.Object]) -> pb.PutRequest:
         return pb.PutRequest(
-            batch_id=batch_id, volume_id=self.volume_id, epoch=self.epoch, objects=objects
+            batch_id=1, volume_id=self.volume_id, epoch=self.epoch, objects=objects
         )
 
     def put(self, objects: Iterable[pb.Object]) -> pb.PutResponse:

@@ -10,14 +10,14 @@ if TYPE_CHECKING:
     from farswap.native import CgroupRecord, Latency
 
 # The engine's names; "local" is also same-filled and empty.
-TIERS = ("local", "remote")
+_TIERS = ("local", "remote")
 # As many as the engine's.
 _BUCKETS = 24
 
 
 def in_total(records: Sequence[CgroupRecord]) -> dict[str, tuple[list[int], int]]:
     """By tier: counts by power of two of microseconds, and the sum in nanoseconds."""
-    return {tier: _sum(record.latency[tier] for record in records) for tier in TIERS}
+    return {tier: _sum(record.latency[tier] for record in records) for tier in _TIERS}
 
 
 def _sum(parts: Iterable[Latency]) -> tuple[list[int], int]:

@@ -90,12 +90,12 @@ def zram_missing() -> str | None:
     return None
 
 
-def zram_used_bytes(corpus: Path, algorithm: str = "lz4") -> int:
-    """Memory that a zram device takes for the pages of the corpus (mem_used_total)."""
+def zram_used_bytes(corpus: Path) -> int:
+    """Memory of a zram device with LZ4 for the pages of the corpus (mem_used_total)."""
     number = int((ZRAM_CONTROL / "hot_add").read_text())
     block = Path(f"/sys/block/zram{number}")
     try:
-        (block / "comp_algorithm").write_text(algorithm)
+        (block / "comp_algorithm").write_text("lz4")
         (block / "disksize").write_text(str(corpus.stat().st_size))
         with _device_node(block) as node, corpus.open("rb") as source, node.open("wb") as target:
             shutil.copyfileobj(source, target, COPY_BYTES)

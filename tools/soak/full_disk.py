@@ -78,7 +78,7 @@ def small_disk(kind: str, directory: Path) -> Iterator[Path]:
         subprocess.run(["umount", "--lazy", str(mounted)], check=True)
 
 
-def run_full_disk(kind: str, seconds: float, directory: Path, seed: int = 1) -> Report:
+def run_full_disk(kind: str, seconds: float, directory: Path) -> Report:
     """Runs it; SoakError when something was wrong."""
     with small_disk(kind, directory) as disk:
         server = MemoryServer(
@@ -92,8 +92,8 @@ def run_full_disk(kind: str, seconds: float, directory: Path, seed: int = 1) -> 
         )
         report = Report()
         server.start()
-        trouble = _Trouble(server, disk, report, random.Random(seed))
-        load = _Load(server, trouble.restarting, report, random.Random(seed + 1))
+        trouble = _Trouble(server, disk, report, random.Random(1))
+        load = _Load(server, trouble.restarting, report, random.Random(2))
         try:
             trouble.start()
             load.run(seconds)
