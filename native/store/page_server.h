@@ -21,6 +21,7 @@ struct PageServerConfig {
   std::uint64_t block_cache_bytes = 0;
   std::chrono::milliseconds keepalive{30000};  // silence after which a host is disconnected
   LeaseConfig leases{};
+  std::chrono::milliseconds source_silence_max{5000};  // ends a copy from another server
 };
 
 class PageServer {

@@ -7,7 +7,9 @@
 #include <string>
 #include <utility>
 
+#include "store/copy_call.h"
 #include "store/served_calls.h"
+#include "store/wire.h"
 
 namespace farswap::store {
 namespace {
@@ -27,14 +29,6 @@ grpc::Status RefusedOpen(const OpenedVolume& opened) {
       return grpc::Status::OK;
   }
 }
-
-bool ReadId(const std::string& bytes, Id* id) {
-  if (bytes.size() != kIdBytes) return false;
-  std::ranges::copy(bytes, id->begin());
-  return true;
-}
-
-std::string Bytes(const Id& id) { return {id.begin(), id.end()}; }
 
 bool ReadRequest(const v1::OpenVolumeRequest& request, OpenRequest* read) {
   read->host_id = request.host_id();
@@ -71,27 +65,6 @@ std::string ReadablePeer(const std::string& peer) {
   return address.substr(0, kNameBytesMax);
 }
 
-ObjectRecord BorrowObject(const v1::Object& object) {
-  ObjectRecord record;
-  record.key = object.key();
-  record.version = object.version();
-  // Records have no seal: an object that has one counts as invalid.
-  record.codec = object.has_seal() ? 0 : static_cast<std::uint32_t>(object.codec());
-  record.checksum = object.checksum();
-  record.stored_boot_s = object.stored_boot_s();
-  record.bytes = object.bytes();
-  return record;
-}
-
-void CopyObject(const ObjectRecord& record, v1::Object* object) {
-  object->set_key(record.key);
-  object->set_version(record.version);
-  object->set_codec(static_cast<v1::Codec>(record.codec));
-  object->set_checksum(record.checksum);
-  object->set_stored_boot_s(record.stored_boot_s);
-  object->set_bytes(record.bytes.data(), record.bytes.size());
-}
-
 void CopyVolume(const VolumeInfo& info, const std::vector<std::uint64_t>& shards,
                 v1::DescribeResponse::Volume* volume) {
   volume->set_volume_id(info.volume_id);
@@ -109,7 +82,8 @@ void CopyVolume(const VolumeInfo& info, const std::vector<std::uint64_t>& shards
 
 }  // namespace
 
-PageService::PageService(PageStore* store) : store_(store) {}
+PageService::PageService(PageStore* store, std::chrono::milliseconds source_silence_max)
+    : store_(store), copies_(store, source_silence_max) {}
 PageService::~PageService() = default;
 
 void PageService::Register(grpc::ServerBuilder* builder) {
@@ -122,6 +96,7 @@ void PageService::Register(grpc::ServerBuilder* builder) {
   add(&puts_, "fs-put", kPutThreads, false);
   add(&opens_, "fs-open", 1, false);
   add(&sessions_, "fs-session", 1, false);
+  add(&copies_queue_, "fs-copies", 1, false);
   builder->RegisterService(&service_);
   builder->RegisterAsyncGenericService(&unserved_);
 }
@@ -135,6 +110,7 @@ void PageService::Start() {
   new ServedCall(this, &puts_, &Service::RequestDiscard, &PageService::AnswerDiscard);
   new ServedCall(this, &puts_, &Service::RequestListShard, &PageService::AnswerListShard);
   new ServedCall(this, &puts_, &Service::RequestDescribe, &PageService::AnswerDescribe);
+  new CopyCall(this, &copies_queue_);
   new UnservedCall(this, &opens_);
   ticker_ = std::make_unique<Ticker>(this);
 }
@@ -354,12 +330,15 @@ bool PageService::stopping() const {
 }
 
 void PageService::StopStreams() {
-  std::lock_guard lock(mutex_);
-  stopping_ = true;
-  if (ticker_) ticker_->Stop();
-  for (const auto& [context, phase] : streams_) {
-    if (phase == Phase::kIdle) context->TryCancel();
+  {
+    std::lock_guard lock(mutex_);
+    stopping_ = true;
+    if (ticker_) ticker_->Stop();
+    for (const auto& [context, phase] : streams_) {
+      if (phase == Phase::kIdle) context->TryCancel();
+    }
   }
+  copies_.Stop();
 }
 
 }  // namespace farswap::store

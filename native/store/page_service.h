@@ -1,11 +1,11 @@
 // The gRPC service PageStore over a store::PageStore.
 //
-// Four completion queues. All sockets belong to the first, whose one thread ("fs-get") also
+// Five completion queues. All sockets belong to the first, whose one thread ("fs-get") also
 // answers gets without any hand-over to another thread. It ticks the store's clock too, so that
 // time in which no socket was read counts in no lease. A few threads ("fs-put") serve puts and
 // discards, which may wait for the disk or for a RocksDB stall. One ("fs-open") serves opens and
 // closes, which wait for the disk. One ("fs-session") serves sessions and never waits, so that no
-// owner counts as silent meanwhile.
+// owner counts as silent meanwhile. One ("fs-copies") begins copies, and sends their progress.
 //
 // A call is one object, which gives gRPC one operation at a time and deletes itself at its end. A
 // stream reads a request, answers it, reads the next; it reuses its messages, so that pages cause
@@ -15,6 +15,7 @@
 #include <grpcpp/generic/async_generic_service.h>
 #include <grpcpp/server_builder.h>
 
+#include <chrono>
 #include <condition_variable>
 #include <cstddef>
 #include <memory>
@@ -23,6 +24,7 @@
 
 #include "farswap/v1/page_store.grpc.pb.h"
 #include "rpc/completion_threads.h"
+#include "store/copies.h"
 #include "store/page_store.h"
 
 namespace farswap::store {
@@ -32,14 +34,15 @@ class PageService {
   // Limit for all hosts together. More streams are refused with RESOURCE_EXHAUSTED.
   static constexpr std::size_t kStreamsMax = 1536;
 
-  explicit PageService(PageStore* store);
+  /// A copy ends when its source is silent for `source_silence_max`.
+  PageService(PageStore* store, std::chrono::milliseconds source_silence_max);
   ~PageService();
 
   /// Call it before the server is built.
   void Register(grpc::ServerBuilder* builder);
   /// Call it after the server is built.
   void Start();
-  /// Ends idle streams at once, and others after their request.
+  /// Ends idle streams and copies at once, and other streams after their request.
   void StopStreams();
   /// Call it after the server's Shutdown(). Returns when no call is left.
   void Drain();
@@ -50,16 +53,11 @@ class PageService {
   class ServedStream;
   template <typename Request, typename Response>
   class ServedCall;
+  class CopyCall;
   class UnservedCall;
   class Ticker;
 
-  // The methods that are served.
-  using Protocol = v1::PageStore;
-  using Service = Protocol::WithAsyncMethod_OpenVolume<
-      Protocol::WithAsyncMethod_Session<Protocol::WithAsyncMethod_Put<Protocol::WithAsyncMethod_Get<
-          Protocol::WithAsyncMethod_Discard<Protocol::WithAsyncMethod_CloseVolume<
-              Protocol::WithAsyncMethod_ListShard<Protocol::WithGenericMethod_CopyShard<
-                  Protocol::WithAsyncMethod_Describe<Protocol::Service>>>>>>>>>;
+  using Service = v1::PageStore::AsyncService;
 
   struct Queue {
     grpc::ServerCompletionQueue* queue = nullptr;  // owned by the threads
@@ -102,6 +100,8 @@ class PageService {
   Queue puts_;
   Queue opens_;
   Queue sessions_;
+  Queue copies_queue_;
+  Copies copies_;
   std::unique_ptr<Ticker> ticker_;
 
   mutable std::mutex mutex_;  // guards all below

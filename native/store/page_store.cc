@@ -73,8 +73,14 @@ struct PageStore::Impl {
     if (garbage_collector) garbage_collector->Wake();
   }
 
-  CallStatus PutObjects(std::uint64_t volume_id, std::uint64_t epoch,
-                        std::span<const ObjectRecord> objects, std::span<ObjectStatus> results);
+  struct PutOutcome {
+    CallStatus status;
+    bool disk_full = false;  // all results are kFull
+    ObjectCount written{};
+  };
+  PutOutcome PutObjects(std::uint64_t volume_id, std::uint64_t epoch,
+                        std::span<const ObjectRecord> objects, std::span<ObjectStatus> results,
+                        const ShardCopying* copying = nullptr);
   void CountPuts(std::span<const ObjectRecord> objects, std::span<const ObjectStatus> results);
   CallStatus CountRefused(CallStatus status);
   VolumeInfo InfoOf(const Volume& volume) const;
@@ -282,32 +288,48 @@ Result<CallStatus> PageStore::CloseVolume(std::uint64_t volume_id, std::uint64_t
 
 CallStatus PageStore::Put(std::uint64_t volume_id, std::uint64_t epoch,
                           std::span<const ObjectRecord> objects, std::span<ObjectStatus> results) {
-  return impl_->CountRefused(impl_->PutObjects(volume_id, epoch, objects, results));
+  const auto outcome = impl_->PutObjects(volume_id, epoch, objects, results);
+  if (outcome.disk_full) {
+    impl_->counters.Add(Counter::puts_disk_full, objects.size());
+  } else if (outcome.status == CallStatus::kOk) {
+    impl_->CountPuts(objects, results);
+  }
+  return impl_->CountRefused(outcome.status);
 }
 
-CallStatus PageStore::Impl::PutObjects(std::uint64_t volume_id, std::uint64_t epoch,
-                                       std::span<const ObjectRecord> objects,
-                                       std::span<ObjectStatus> results) {
-  if (objects.size() > kBatchObjectsMax) return CallStatus::kInvalid;
+CallStatus PageStore::PutCopies(std::uint64_t volume_id, std::uint64_t epoch,
+                                const ShardCopying& copying, std::span<const ObjectRecord> objects,
+                                std::span<ObjectStatus> results, ObjectCount* written) {
+  const auto outcome = impl_->PutObjects(volume_id, epoch, objects, results, &copying);
+  *written = outcome.written;
+  impl_->counters.Add(Counter::copied_objects, written->objects);
+  impl_->counters.Add(Counter::copied_bytes, written->bytes);
+  return outcome.status;
+}
+
+PageStore::Impl::PutOutcome PageStore::Impl::PutObjects(std::uint64_t volume_id,
+                                                        std::uint64_t epoch,
+                                                        std::span<const ObjectRecord> objects,
+                                                        std::span<ObjectStatus> results,
+                                                        const ShardCopying* copying) {
+  if (objects.size() > kBatchObjectsMax) return {CallStatus::kInvalid};
   const std::shared_lock lock(exchange);
   const std::shared_ptr<Volume> volume = volumes->Find(volume_id);
   CallStatus status = volume ? volume->Check(epoch) : CallStatus::kUnknownVolume;
-  if (status != CallStatus::kOk) return status;
+  if (status != CallStatus::kOk) return {status};
   if (!AcceptsPages()) {
     std::ranges::fill(results, ObjectStatus::kFull);
-    counters.Add(Counter::puts_disk_full, objects.size());
-    return status;
+    return {.status = status, .disk_full = true};
   }
-  PutBatch batch(rocks.get(), volumes.get(), volume.get(), objects, results);
+  PutBatch batch(rocks.get(), volumes.get(), volume.get(), objects, results,
+                 copying && copying->replace_equal);
   batch.Validate();
   const StripesLock stripes(volume.get(), batch.stripes());
   status = volume->Check(epoch);
-  if (status == CallStatus::kOk) {
-    batch.Compare(config.capacity_bytes);
-    batch.Write();
-    CountPuts(objects, results);
-  }
-  return status;
+  if (status != CallStatus::kOk) return {status};
+  if (copying && !volume->NoteCopy(*copying)) return {CallStatus::kStaleGeneration};
+  batch.Compare(config.capacity_bytes);
+  return {.status = status, .written = batch.Write()};
 }
 
 void PageStore::Impl::CountPuts(std::span<const ObjectRecord> objects,
@@ -332,6 +354,9 @@ CallStatus PageStore::Impl::CountRefused(CallStatus status) {
   if (status == CallStatus::kFenced) counters.Add(Counter::fenced);
   if (status == CallStatus::kUnknownVolume) counters.Add(Counter::unknown_volume);
   if (status == CallStatus::kInvalid) counters.Add(Counter::invalid_batches);
+  if (status == CallStatus::kRetryAfter || status == CallStatus::kStaleGeneration) {
+    counters.Add(Counter::copies_refused);
+  }
   return status;
 }
 
@@ -412,6 +437,38 @@ Result<CallStatus> PageStore::ListShard(std::uint64_t volume_id, std::uint64_t e
   const rocksdb::Status read = store::ListShard(impl_->rocks.get(), volume_id, shard, cursor, list);
   return read.ok() ? Result<CallStatus>(status) : Error{read.ToString()};
 }
+
+CallStatus PageStore::Versions(std::uint64_t volume_id, std::uint64_t epoch,
+                               std::span<const std::uint64_t> keys,
+                               std::span<std::uint64_t> versions) {
+  const std::shared_lock lock(impl_->exchange);
+  const std::shared_ptr<Volume> volume = impl_->volumes->Find(volume_id);
+  const CallStatus status = volume ? volume->Check(epoch) : CallStatus::kUnknownVolume;
+  for (std::size_t i = 0; status == CallStatus::kOk && i < keys.size(); i += kBatchObjectsMax) {
+    const auto some = keys.subspan(i, std::min(kBatchObjectsMax, keys.size() - i));
+    Lookup lookup(impl_->rocks.get());
+    for (const std::uint64_t key : some) lookup.Add(volume_id, key);
+    lookup.Run(true);
+    for (std::size_t j = 0; j < some.size(); ++j) {
+      const auto record =
+          lookup.status(j).ok() ? DecodeRecord(some[j], lookup.value(j)) : std::nullopt;
+      versions[i + j] = record ? record->version : 0;
+    }
+  }
+  return status;
+}
+
+CallStatus PageStore::CheckCopy(std::uint64_t volume_id, std::uint64_t epoch,
+                                const ShardCopying& copying) {
+  const std::shared_lock lock(impl_->exchange);
+  const std::shared_ptr<Volume> volume = impl_->volumes->Find(volume_id);
+  const CallStatus status = volume ? volume->Check(epoch) : CallStatus::kUnknownVolume;
+  if (status != CallStatus::kOk) return status;
+  if (copying.shard >= volume->shards()) return CallStatus::kInvalid;
+  return volume->NoteCopy(copying) ? CallStatus::kOk : CallStatus::kStaleGeneration;
+}
+
+void PageStore::CountRefused(CallStatus status) { impl_->CountRefused(status); }
 
 Result<std::vector<std::uint64_t>> PageStore::ShardsOf(std::uint64_t volume_id) const {
   const std::shared_lock lock(impl_->exchange);

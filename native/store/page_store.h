@@ -91,6 +91,19 @@ class PageStore {
   /// A part of what is kept of a shard; an error is RocksDB's.
   Result<CallStatus> ListShard(std::uint64_t volume_id, std::uint64_t epoch, std::uint64_t shard,
                                std::uint64_t cursor, ShardList* list);
+
+  /// As Put(), for objects of one shard from another server. Counts what it wrote.
+  CallStatus PutCopies(std::uint64_t volume_id, std::uint64_t epoch, const ShardCopying& copying,
+                       std::span<const ObjectRecord> objects, std::span<ObjectStatus> results,
+                       ObjectCount* written);
+  /// Versions of the objects of ascending keys; 0: there is none, or it is damaged.
+  CallStatus Versions(std::uint64_t volume_id, std::uint64_t epoch,
+                      std::span<const std::uint64_t> keys, std::span<std::uint64_t> versions);
+  /// Whether a copy of the shard may run; kStaleGeneration: one of a newer generation has begun.
+  CallStatus CheckCopy(std::uint64_t volume_id, std::uint64_t epoch, const ShardCopying& copying);
+  /// Counts a call that was refused without a call of this class.
+  void CountRefused(CallStatus status);
+
   /// The shards of which an object is kept, ascending.
   Result<std::vector<std::uint64_t>> ShardsOf(std::uint64_t volume_id) const;
 

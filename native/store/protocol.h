@@ -17,10 +17,20 @@ inline constexpr std::size_t kBatchObjectsMax = 256;
 inline constexpr std::size_t kGetKeysMax = 64;
 inline constexpr std::size_t kDiscardItemsMax = 4096;
 inline constexpr std::size_t kListedEntriesMax = 1024;
+inline constexpr std::size_t kShardObjectsMax =
+    tier::kShardSlots + tier::kShardSlots / tier::kBundleSlots;
+inline constexpr std::size_t kCopiesMax = 4;  // at one target
 inline constexpr std::uint64_t kVolumeSlotsMax = tier::kSlotsMax;
 
 /// Numbers of CallStatus in proto/farswap/v1/page_store.proto.
-enum class CallStatus : std::uint8_t { kOk = 1, kFenced = 2, kUnknownVolume = 3, kInvalid = 4 };
+enum class CallStatus : std::uint8_t {
+  kOk = 1,
+  kFenced = 2,
+  kUnknownVolume = 3,
+  kInvalid = 4,
+  kRetryAfter = 5,
+  kStaleGeneration = 7,
+};
 
 /// Numbers of ObjectStatus in proto/farswap/v1/page_store.proto.
 enum class ObjectStatus : std::uint8_t {
@@ -47,6 +57,18 @@ struct ShardEntry {
 struct ShardList {
   std::vector<ShardEntry> entries;
   std::uint64_t next_cursor = 0;  // 0: that was all
+};
+
+/// A copy of a shard from another server. A newer generation ends copies of older ones.
+struct ShardCopying {
+  std::uint64_t shard = 0;
+  std::uint32_t generation = 0;
+  bool replace_equal = false;  // also write what the store has in the same version
+};
+
+struct ObjectCount {
+  std::uint64_t objects = 0;
+  std::uint64_t bytes = 0;  // of the objects, without keys and headers
 };
 
 /// Numbers of ServerState in proto/farswap/v1/page_store.proto.

@@ -64,7 +64,7 @@ void PutBatch::ApplyGroup(std::size_t begin, std::size_t end, Kept state,
       result = ObjectStatus::kIoError;
     } else if (state.parsed && object.version < state.version) {
       result = ObjectStatus::kSuperseded;
-    } else if (state.parsed && object.version == state.version) {
+    } else if (state.parsed && object.version == state.version && !replace_equal_) {
       result = ObjectStatus::kOk;
     } else if (!Admit(bytes, state.bytes, capacity_bytes)) {
       result = ObjectStatus::kFull;
@@ -97,17 +97,22 @@ bool PutBatch::Admit(std::uint64_t new_bytes, std::uint64_t old_bytes,
   return true;
 }
 
-void PutBatch::Write() {
-  if (accepted_count_ == 0) return;
+ObjectCount PutBatch::Write() {
+  if (accepted_count_ == 0) return {};
   writes_.Merge(rocks_->usage, EncodeVolumeKey(volume_->id), EncodeUsage(change_));
   const rocksdb::Status status = rocks_->Write(&writes_);
   if (status.ok()) {
     volume_->pages += change_.pages;
     volume_->bytes += change_.bytes;
-    return;
+    ObjectCount written{.objects = accepted_count_};
+    for (std::size_t i = 0; i < accepted_count_; ++i) {
+      written.bytes += objects_[accepted_[i]].bytes.size();
+    }
+    return written;
   }
   volumes_->Release(static_cast<std::uint64_t>(change_.bytes));  // wraps if negative
   for (std::size_t i = 0; i < accepted_count_; ++i) results_[accepted_[i]] = ObjectStatus::kIoError;
+  return {};
 }
 
 }  // namespace farswap::store

@@ -1,7 +1,8 @@
-// State of one Put call: valid objects, existing records, and records to write.
+// State of one Put call, or of a batch of a copy: valid objects, existing records, and records to
+// write.
 //
-// PageStore::Put() takes these steps in this order: Validate() without any lock, then, with
-// stripes() locked and the epoch checked, Compare() and Write().
+// PageStore::Impl::PutObjects() takes these steps in this order: Validate() without any lock, then,
+// with stripes() locked and the epoch checked, Compare() and Write().
 #pragma once
 
 #include <rocksdb/write_batch.h>
@@ -22,15 +23,21 @@ namespace farswap::store {
 class PutBatch {
  public:
   PutBatch(Rocks* rocks, VolumeTable* volumes, Volume* volume,
-           std::span<const ObjectRecord> objects, std::span<ObjectStatus> results)
-      : rocks_(rocks), volumes_(volumes), volume_(volume), objects_(objects), results_(results) {}
+           std::span<const ObjectRecord> objects, std::span<ObjectStatus> results,
+           bool replace_equal)
+      : rocks_(rocks),
+        volumes_(volumes),
+        volume_(volume),
+        objects_(objects),
+        results_(results),
+        replace_equal_(replace_equal) {}
 
   void Validate();
   std::uint32_t stripes() const { return stripes_; }
   /// Reads existing records, decides about each object, and reserves the bytes they add.
   void Compare(std::uint64_t capacity_bytes);
-  /// Writes the objects that Compare() accepted, and their usage.
-  void Write();
+  /// Writes the objects that Compare() accepted, and their usage; returns how many.
+  ObjectCount Write();
 
  private:
   // State of a key while the objects of the batch are applied.
@@ -51,6 +58,7 @@ class PutBatch {
   Volume* volume_;
   std::span<const ObjectRecord> objects_;
   std::span<ObjectStatus> results_;
+  const bool replace_equal_;                           // write an equal version again
   std::array<std::uint16_t, kBatchObjectsMax> order_;  // valid ones, by key, then in their order
   std::size_t valid_ = 0;
   std::uint32_t stripes_ = 0;

@@ -14,6 +14,7 @@
 #include <cstdint>
 #include <mutex>
 #include <string>
+#include <unordered_map>
 #include <utility>
 
 #include "store/protocol.h"
@@ -65,6 +66,14 @@ struct Volume {
     return Idle(now) + std::chrono::milliseconds(silent_before_ms.load(std::memory_order_relaxed));
   }
 
+  /// Notes that the copy runs. False: one of a newer generation has begun.
+  bool NoteCopy(const ShardCopying& copying) {
+    const std::lock_guard lock(generations_mutex);
+    std::uint32_t& newest = generations[copying.shard];
+    newest = std::max(newest, copying.generation);
+    return copying.generation == newest;
+  }
+
   Owner owner() const {
     const std::lock_guard lock(owner_mutex);
     return owner_now;
@@ -92,6 +101,9 @@ struct Volume {
 
   mutable std::mutex owner_mutex;  // a leaf
   Owner owner_now;
+
+  std::mutex generations_mutex;                                  // a leaf
+  std::unordered_map<std::uint64_t, std::uint32_t> generations;  // newest copy of each shard
 };
 
 /// Holds the stripes of `mask` (bit i: stripe i) of a volume.
