@@ -4,6 +4,8 @@ An `RpcServer` has one listen address, its services, and the standard health and
 Errors of farswap's tree become statuses here and nowhere else. Any other exception is a bug: it is
 logged with its traceback and answered INTERNAL without details.
 
+Each call of an audited method, one that changes something, is a log line: who, what, result.
+
 Unix sockets are mode 0600: write permission is permission to operate the daemon. gRPC binds them in
 a private directory, and they are renamed to their path (see unix_socket): this replaces a stale
 socket, and other users can connect at no time.
@@ -15,6 +17,7 @@ import contextlib
 import socket
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn, cast
+from urllib.parse import unquote
 
 import grpc
 import grpc.aio
@@ -22,11 +25,14 @@ from farswap.common import listening, log, text, unix_socket
 from farswap.common.address import Address
 from farswap.common.config_sections import KEEPALIVE_DEFAULT
 from farswap.common.errors import BindError, FarswapError
+from google.protobuf import descriptor_pool, text_format
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncGenerator, Awaitable, Callable
+    from collections.abc import AsyncGenerator, Awaitable, Callable, Collection
+
+    from google.protobuf.message import Message
 
     _Handler = grpc.RpcMethodHandler[Any, Any]
     _Context = grpc.aio.ServicerContext[Any, Any]
@@ -52,8 +58,9 @@ class RpcServer:
     """
 
     def __init__(self, listen: Address, keepalive_ms: int = KEEPALIVE_DEFAULT) -> None:
+        self._audited: set[str] = set()
         self._server = grpc.aio.server(
-            interceptors=[_ErrorsToStatus()],
+            interceptors=[_ErrorsToStatus(self._audited)],
             options=_options(listen, keepalive_ms),
             maximum_concurrent_rpcs=64,
         )
@@ -65,11 +72,21 @@ class RpcServer:
             listening.drop_vanished_at(self.address.port, keepalive_ms)
 
     def add(
-        self, name: str, add_to_server: Callable[[Any, grpc.aio.Server], None], servicer: object
+        self,
+        name: str,
+        add_to_server: Callable[[Any, grpc.aio.Server], None],
+        servicer: object,
+        reads: Collection[str] | None = None,
     ) -> None:
-        """Adds a service by its generated add_..._to_server()."""
+        """Adds a service by its generated add_..._to_server().
+
+        With `reads`, its unary methods beside those are audited.
+        """
         add_to_server(servicer, self._server)
         self._names.append(name)
+        if reads is not None:
+            methods = descriptor_pool.Default().FindServiceByName(name).methods_by_name
+            self._audited |= {f"/{name}/{method}" for method in {*methods} - {*reads}}
 
     async def start(self) -> None:
         """Serves; every service reports SERVING."""
@@ -136,7 +153,13 @@ def _why_not_bound(listen: Address) -> str:
 
 
 class _ErrorsToStatus(_Interceptor):
-    """Wraps the behaviours of unary-unary and unary-stream methods, the only kinds used."""
+    """Wraps the behaviours of unary-unary and unary-stream methods, the only kinds used.
+
+    `audited`: methods, as in URLs, whose unary calls are logged.
+    """
+
+    def __init__(self, audited: Collection[str]) -> None:
+        self._audited = audited
 
     async def intercept_service(
         self,
@@ -150,8 +173,11 @@ class _ErrorsToStatus(_Interceptor):
             return handler
         # In grpc.aio behaviours are coroutine functions; the library's types are wrong.
         if handler.unary_unary is not None:
+            behaviour = cast("_Unary", handler.unary_unary)
+            if method in self._audited:
+                behaviour = _audit(behaviour, method)
             return grpc.unary_unary_rpc_method_handler(
-                cast("Any", _guard_unary(cast("_Unary", handler.unary_unary), method)),
+                cast("Any", _guard_unary(behaviour, method)),
                 handler.request_deserializer,
                 handler.response_serializer,
             )
@@ -162,6 +188,29 @@ class _ErrorsToStatus(_Interceptor):
                 handler.response_serializer,
             )
         return handler
+
+
+def _audit(behaviour: _Unary, method: str) -> _Unary:
+    async def audited(request: object, context: _Context) -> object:
+        result = "cancelled; it may have taken effect"
+        try:
+            response = await behaviour(request, context)
+            result = "done"
+        except Exception as error:
+            result = f"failed: {error}" if isinstance(error, FarswapError) else "internal error"
+            raise
+        finally:
+            fields = text_format.MessageToString(cast("Message", request), as_one_line=True)
+            _log.info(
+                "administration",
+                by=unquote(context.peer()),
+                call=method.rpartition("/")[2],
+                **({"request": fields} if fields else {}),
+                result=result,
+            )
+        return response
+
+    return audited
 
 
 def _guard_unary(behaviour: _Unary, method: str) -> _Unary:

@@ -21,6 +21,7 @@ from farswap.v1 import host_admin_pb2_grpc
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
 from hang_guard import HANG_GUARD_S
+from structlog.testing import capture_logs
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
@@ -59,6 +60,9 @@ class Servicer(host_admin_pb2_grpc.HostAdminServicer):
         finally:
             self.cancelled.set()
 
+    async def Detach(self, request, context) -> pb.DetachResponse:  # noqa: N802
+        return pb.DetachResponse()
+
     async def Attach(self, request, context) -> pb.AttachResponse:  # noqa: N802
         await asyncio.Event().wait()
         raise AssertionError
@@ -72,10 +76,10 @@ class Running:
         self.stub = host_admin_pb2_grpc.HostAdminStub(self.client.channel)
 
 
-async def start(listen: Address) -> Running:
+async def start(listen: Address, reads: tuple[str, ...] | None = None) -> Running:
     servicer = Servicer()
     server = RpcServer(listen)
-    server.add(SERVICE, host_admin_pb2_grpc.add_HostAdminServicer_to_server, servicer)
+    server.add(SERVICE, host_admin_pb2_grpc.add_HostAdminServicer_to_server, servicer, reads)
     await server.start()
     return Running(server, servicer)
 
@@ -243,3 +247,33 @@ def test_every_error_has_a_status_and_an_exit_code() -> None:
     for kind in tree(errors.FarswapError):
         assert grpc.StatusCode[kind.status]
         assert kind.exit_code in (1, 2)
+
+
+async def test_calls_that_change_something_are_logged_with_who_what_and_result() -> None:
+    made = await start(Address.parse("127.0.0.1:0"), reads=("Status",))
+    stub, call = made.stub, made.client.call
+
+    def call_all() -> None:
+        call(stub.Status, pb.HostStatusRequest())
+        call(stub.Detach, pb.DetachRequest(device="/dev/nbd0"))
+        with pytest.raises(errors.InvalidArgumentError):
+            call(stub.ExplainSlot, pb.ExplainSlotRequest())
+        made.servicer.error = KeyError("secret")
+        with pytest.raises(errors.RemoteError):
+            call(stub.ExplainSlot, pb.ExplainSlotRequest())
+        with pytest.raises(grpc.RpcError):
+            stub.Attach(pb.AttachRequest(), timeout=0.1)
+
+    with capture_logs() as lines:
+        await asyncio.to_thread(call_all)
+        await made.server.stop(0)
+    made.client.close()
+    audit = [line for line in lines if line["event"] == "administration"]
+    assert [(line["call"], line["result"]) for line in audit] == [
+        ("Detach", "done"),
+        ("ExplainSlot", "failed: no such slot"),
+        ("ExplainSlot", "internal error"),
+        ("Attach", "cancelled; it may have taken effect"),
+    ]
+    assert audit[0]["request"] == 'device: "/dev/nbd0"'
+    assert audit[0]["by"].startswith("ipv4:127.0.0.1:")
