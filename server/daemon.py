@@ -100,7 +100,10 @@ async def _start(
         config=config, pages=pages, listen=listen, advertise=advertise, identity=identity
     )
     admin.add(
-        admin_service.SERVICE_NAME, server_admin_pb2_grpc.add_ServerAdminServicer_to_server, service
+        admin_service.SERVICE_NAME,
+        server_admin_pb2_grpc.add_ServerAdminServicer_to_server,
+        service,
+        reads=admin_service.READS,
     )
     parts.push("admin", admin.stop)
     await admin.start()

@@ -22,6 +22,7 @@ _GAUGES = {
     "disk_free_bytes": "Bytes free for the server on the store's file system.",
     "disk_reserve_bytes": "Bytes free below which the store refuses pages.",
     "disk_full": "1 while the store refuses pages because its disk is full or failing.",
+    "draining": "1 while hosts are to move their shards to other servers.",
     "ballast_bytes": "Bytes of the ballast, which reserves disk space for accepted pages.",
     "ballast_bytes_max": "Bytes of the whole ballast.",
     "pages": "Number of live pages.",

@@ -8,6 +8,7 @@
 
 #include <chrono>
 #include <cstdint>
+#include <functional>
 #include <memory>
 #include <optional>
 #include <stdexcept>
@@ -50,6 +51,25 @@ nb::dict Stats(const store::PageServer& server) {
   nb::dict by_name;
   for (const auto& [name, value] : stats) by_name[name.c_str()] = value;
   return by_name;
+}
+
+// Calls a method of the server without the GIL. Raises RuntimeError.
+template <typename Method, typename... Arguments>
+auto Call(Method method, Arguments... arguments) {
+  auto result = [&] {
+    nb::gil_scoped_release unlocked;
+    return std::invoke(method, arguments...);
+  }();
+  if (!result.ok()) throw std::runtime_error(result.error().message);
+  return std::move(result.value());
+}
+
+std::uint64_t CountShards(const store::PageServer& server, std::uint64_t volume_id) {
+  return Call(&store::PageServer::CountShards, &server, volume_id);
+}
+
+void SetDraining(store::PageServer& server, bool draining) {
+  Call(&store::PageServer::SetDraining, &server, draining);
 }
 
 nb::bytes Bytes(const store::Id& id) { return nb::bytes(id.data(), id.size()); }
@@ -121,6 +141,10 @@ void BindPageServer(nb::module_& m) {
            nb::call_guard<nb::gil_scoped_release>(),
            "Why the store refuses pages; empty if it accepts them.")
       .def("volumes", &store::PageServer::Volumes, nb::call_guard<nb::gil_scoped_release>())
+      .def("count_shards", &CountShards, nb::arg("volume_id"),
+           "Number of the volume's shards of which an object is kept. RuntimeError.")
+      .def("set_draining", &SetDraining, nb::arg("draining"),
+           "Starts or ends a drain, on the disk first. RuntimeError if it cannot be written.")
       .def(
           "stop",
           [](store::PageServer& server, std::uint32_t grace_ms) {

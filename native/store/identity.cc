@@ -8,12 +8,17 @@ namespace farswap::store {
 namespace {
 
 constexpr char kStoreTag = 'f';
+constexpr char kDrainTag = 's';
 
 Id NewId() {
   std::random_device source;
   Id id;
   std::ranges::generate(id, [&] { return static_cast<std::uint8_t>(source()); });
   return id;
+}
+
+rocksdb::Status Read(Rocks* rocks, char tag, std::string* value) {
+  return rocks->db->Get({}, rocks->volumes, rocksdb::Slice(&tag, 1), value);
 }
 
 // Empty if unreadable, which equals no other boot.
@@ -31,8 +36,10 @@ Result<Identity> Identity::Load(Rocks* rocks, const std::string& boot_id_path) {
   identity.run_id_ = NewId();
   const std::string boot_id = ReadBootId(boot_id_path);
   std::string value;
-  const rocksdb::Status status =
-      rocks->db->Get({}, rocks->volumes, rocksdb::Slice(&kStoreTag, 1), &value);
+  const rocksdb::Status drain = Read(rocks, kDrainTag, &value);
+  if (!drain.ok() && !drain.IsNotFound()) return Error{drain.ToString()};
+  identity.draining_ = drain.ok();
+  const rocksdb::Status status = Read(rocks, kStoreTag, &value);
   if (status.IsNotFound()) {
     identity.record_.uuid = NewId();
   } else if (!status.ok()) {
@@ -51,6 +58,12 @@ Result<Identity> Identity::Load(Rocks* rocks, const std::string& boot_id_path) {
 void Identity::Add(Rocks* rocks, rocksdb::WriteBatch* batch, bool closed) {
   record_.closed = closed;
   batch->Put(rocks->volumes, rocksdb::Slice(&kStoreTag, 1), EncodeStoreRecord(record_));
+  const rocksdb::Slice drain(&kDrainTag, 1);
+  if (draining_) {
+    batch->Put(rocks->volumes, drain, {});
+  } else {
+    batch->Delete(rocks->volumes, drain);
+  }
 }
 
 }  // namespace farswap::store

@@ -1,4 +1,4 @@
-// Identity of a store, and whether it has all pages that it acknowledged.
+// Identity of a store, whether it has all pages that it acknowledged, and whether it is draining.
 //
 // Pages are written without fsync, so a crash of the machine may lose some. The store has the id of
 // the boot in which it was last open, and whether it was then closed, with all data synced. After
@@ -24,14 +24,18 @@ class Identity {
   /// False: pages may be missing, and the volumes are not yet marked so.
   bool intact() const { return intact_; }
   void NoteMarked() { intact_ = true; }
+  /// Whether hosts are to move their shards to other servers. The caller writes a change by Add().
+  bool draining() const { return draining_; }
+  void SetDraining(bool draining) { draining_ = draining; }
 
-  /// Adds the record of the store to the batch. `closed`: all pages are synced.
+  /// Adds the records of the store to the batch. `closed`: all pages are synced.
   void Add(Rocks* rocks, rocksdb::WriteBatch* batch, bool closed);
 
  private:
   StoreRecord record_;
   Id run_id_{};
   bool intact_ = true;
+  bool draining_ = false;
 };
 
 }  // namespace farswap::store

@@ -23,6 +23,7 @@ static_assert(kGetKeysMax * (tier::kBundleBytesMax + 64) < kSentBytesMax);
 // Hosts ping every few seconds to detect a dead server; gRPC's default disconnects them for it.
 constexpr int kClientPingIntervalMs = 1000;
 constexpr int kStreamsPerConnectionMax = 64;
+constexpr char kStopped[] = "the server is stopping";
 
 void Configure(grpc::ServerBuilder* builder, std::chrono::milliseconds keepalive) {
   const int keepalive_ms = static_cast<int>(keepalive.count());
@@ -97,6 +98,19 @@ ServerState PageServer::State() const {
 std::vector<VolumeInfo> PageServer::Volumes() const {
   std::shared_lock lock(impl_->mutex);
   return impl_->store ? impl_->store->Volumes() : impl_->last_volumes;
+}
+
+Result<std::uint64_t> PageServer::CountShards(std::uint64_t volume_id) const {
+  std::shared_lock lock(impl_->mutex);
+  if (!impl_->store) return Error{kStopped};
+  auto shards = impl_->store->ShardsOf(volume_id);
+  if (!shards.ok()) return shards.error();
+  return shards.value().size();
+}
+
+Outcome PageServer::SetDraining(bool draining) {
+  std::shared_lock lock(impl_->mutex);
+  return impl_->store ? impl_->store->SetDraining(draining) : Outcome(Error{kStopped});
 }
 
 std::vector<std::pair<std::string, std::uint64_t>> PageServer::Stats() const {

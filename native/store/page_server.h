@@ -36,6 +36,10 @@ class PageServer {
   const Id& run_id() const;
   ServerState State() const;
   std::vector<VolumeInfo> Volumes() const;
+  /// Number of shards of which an object is kept. An error is RocksDB's, or that it is stopped.
+  Result<std::uint64_t> CountShards(std::uint64_t volume_id) const;
+  /// See PageStore.
+  Outcome SetDraining(bool draining);
   /// After Stop(), this and Volumes() return their last values.
   std::vector<std::pair<std::string, std::uint64_t>> Stats() const;
   /// Deletes volumes of hosts that are silent for too long; returns changes of owners since the

@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <array>
+#include <atomic>
 #include <filesystem>
 #include <mutex>
 #include <optional>
@@ -95,6 +96,8 @@ struct PageStore::Impl {
   std::shared_mutex exchange;
   std::unique_ptr<Rocks> rocks;  // outlives the members below
   std::optional<Identity> identity;
+  std::mutex drain_mutex;             // serializes SetDraining(); after `exchange`
+  std::atomic<bool> draining{false};  // identity->draining(), once it is on the disk
   std::unique_ptr<VolumeTable> volumes;
   std::optional<GarbageCollector> garbage_collector;  // none while the store is read-only
   std::optional<DiskGuard> disk_guard;
@@ -135,6 +138,7 @@ Outcome PageStore::Impl::Load() {
   Result<Identity> loaded = Identity::Load(rocks.get(), config.boot_id_path);
   if (!loaded.ok()) return loaded.error();
   identity = std::move(loaded.value());
+  draining = identity->draining();
   return LoadVolumes();
 }
 
@@ -480,6 +484,23 @@ Result<std::vector<std::uint64_t>> PageStore::ShardsOf(std::uint64_t volume_id) 
   return shards;
 }
 
+Outcome PageStore::SetDraining(bool draining) {
+  const std::shared_lock lock(impl_->exchange);
+  const std::lock_guard serial(impl_->drain_mutex);
+  Identity& identity = *impl_->identity;
+  const bool before = identity.draining();
+  if (draining == before) return std::monostate{};
+  identity.SetDraining(draining);
+  rocksdb::WriteBatch batch;
+  identity.Add(impl_->rocks.get(), &batch, /*closed=*/false);
+  if (const rocksdb::Status status = impl_->rocks->WriteSynced(&batch); !status.ok()) {
+    identity.SetDraining(before);
+    return Error{"store " + impl_->config.path + ": " + status.ToString()};
+  }
+  impl_->draining = draining;
+  return std::monostate{};
+}
+
 const Id& PageStore::uuid() const { return impl_->identity->uuid(); }
 const Id& PageStore::run_id() const { return impl_->identity->run_id(); }
 
@@ -488,6 +509,7 @@ std::chrono::milliseconds PageStore::owner_lease() const {
 }
 
 ServerState PageStore::state() const {
+  if (impl_->draining) return ServerState::kDraining;
   if (!disk_problem().empty()) return ServerState::kDiskFull;
   const bool full = used_bytes() + RecordBytes(tier::kPageBytes) > capacity_bytes();
   return full ? ServerState::kFull : ServerState::kActive;
@@ -557,6 +579,7 @@ std::vector<std::pair<std::string, std::uint64_t>> PageStore::Stats() const {
       {"ballast_bytes", impl_->room.ballast_bytes()},
       {"ballast_bytes_max", impl_->room.ballast_bytes_max()},
       {"disk_full", takes_pages ? 0U : 1U},
+      {"draining", impl_->draining ? 1U : 0U},
       {"pages", pages},
       {"writes_stopped", Property(db, impl_->rocks->pages, "rocksdb.is-write-stopped")},
       {"background_errors", Property(db, impl_->rocks->pages, "rocksdb.background-errors")},

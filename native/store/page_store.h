@@ -113,9 +113,15 @@ class PageStore {
   void ExpireSilent();
   std::vector<OwnerEvent> TakeOwnerEvents();
 
+  /// Starts or ends a drain: hosts learn it from state(), and move their shards to other servers.
+  /// It is on the disk (fsync) before it takes effect. No change if it cannot be written.
+  Outcome SetDraining(bool draining);
+
   const Id& uuid() const;
   const Id& run_id() const;
   std::chrono::milliseconds owner_lease() const;
+  /// The state that hosts act on. A drain comes before a full disk and a reached capacity: those
+  /// move no shard away, and the answers to Puts report them in any case.
   ServerState state() const;
   std::uint64_t capacity_bytes() const;
   std::uint64_t used_bytes() const;

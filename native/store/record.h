@@ -14,6 +14,7 @@
 //   "f"                                  -> u8 format of the whole store, 2, 16 bytes uuid,
 //                                           u8 length and id of the boot that last wrote to it,
 //                                           u8 whether it was closed since
+//   "s"                                  -> empty; exists while the server is draining
 //   "d" u8 host length, host, device     -> u64 epoch, u8 n, n retired incarnations of 16 bytes,
 //                                           oldest first
 //   "v" volume id (u64 big endian)       -> u64 epoch, u64 slots, u8 garbage, u8 intact,

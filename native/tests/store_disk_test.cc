@@ -132,6 +132,26 @@ TEST_F(DiskTest, AStoreOnADiskThatFailsOpensForReading) {
   EXPECT_EQ(opened_->Open('b').status, OpenStatus::kOk);
 }
 
+TEST_F(DiskTest, ADrainThatCannotBeWrittenChangesNothingAndOneThatIsOutlastsTheDisk) {
+  Open();
+  ASSERT_EQ(opened_->Open().status, OpenStatus::kOk);
+  faults_.writes = Faults::kAlways;
+  EXPECT_FALSE(opened_->store->SetDraining(true).ok());
+  EXPECT_NE(opened_->store->state(), ServerState::kDraining);
+  faults_.writes = 0;
+  StoreUntil(true);
+  EXPECT_EQ(opened_->store->state(), ServerState::kActive);
+  ASSERT_TRUE(opened_->store->SetDraining(true).ok());
+  faults_.writes = Faults::kAlways;
+  StoreUntil(false);
+  EXPECT_EQ(opened_->store->state(), ServerState::kDraining);
+  opened_->Reopen();
+  EXPECT_EQ(opened_->store->state(), ServerState::kDraining) << "read-only";
+  faults_.writes = 0;
+  StoreUntil(true);
+  EXPECT_EQ(opened_->store->state(), ServerState::kDraining);
+}
+
 TEST_F(DiskTest, BlocksThatCannotBeReadEndNothingAndLoseNothing) {
   Open();
   ASSERT_EQ(opened_->Open().status, OpenStatus::kOk);

@@ -184,6 +184,27 @@ TEST_F(PageStoreTest, PagesAndCountsSurviveAReopen) {
   }
 }
 
+TEST_F(PageStoreTest, ADrainSurvivesReopensUntilItIsEnded) {
+  OpenedStore opened(directory_.Path("s"));
+  EXPECT_EQ(opened.store->state(), ServerState::kActive);
+  for (const bool draining : {true, true, false}) {
+    ASSERT_TRUE(opened.store->SetDraining(draining).ok());
+    for (int reopen = 0; reopen < 2; ++reopen) {
+      const auto expected = draining ? ServerState::kDraining : ServerState::kActive;
+      EXPECT_EQ(opened.store->state(), expected);
+      EXPECT_EQ(opened.Stat("draining"), draining ? 1u : 0u);
+      opened.Reopen();
+    }
+  }
+}
+
+TEST_F(PageStoreTest, AFullServerThatDrainsReportsTheDrain) {
+  OpenedStore opened(directory_.Path("s"), 4096);
+  EXPECT_EQ(opened.store->state(), ServerState::kFull);
+  ASSERT_TRUE(opened.store->SetDraining(true).ok());
+  EXPECT_EQ(opened.store->state(), ServerState::kDraining);
+}
+
 TEST_F(PageStoreTest, HigherVersionWinsAmongConcurrentStreamsAndCountsStayExact) {
   OpenedStore opened(directory_.Path("s"));
   opened.Open();

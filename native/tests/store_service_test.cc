@@ -296,6 +296,26 @@ TEST_F(ServiceTest, SessionAnswersEachRequestInTurn) {
   EXPECT_EQ(response.status(), v1::CALL_STATUS_OK) << "a bad request ends no stream";
 }
 
+TEST_F(ServiceTest, ADrainingServerReportsItToNewAndPresentHostsAndServesOn) {
+  Host host(server_->port());
+  ASSERT_TRUE(host.Open().ok());
+  EXPECT_EQ(host.BeatOnce(host.Beat(1)).state(), v1::SERVER_STATE_ACTIVE);
+  ASSERT_TRUE(server_->SetDraining(true).ok());
+  EXPECT_EQ(host.BeatOnce(host.Beat(2)).state(), v1::SERVER_STATE_DRAINING);
+  Host newcomer(server_->port(), "newcomer");
+  ASSERT_TRUE(newcomer.Open().ok());
+  EXPECT_EQ(newcomer.volume().state(), v1::SERVER_STATE_DRAINING);
+  EXPECT_EQ(host.PutOnce(host.Batch(1, 0, 1, 1)).results(0), v1::OBJECT_STATUS_OK);
+  EXPECT_EQ(host.GetOnce(host.Slots(1, {0})).results(0).status(), v1::OBJECT_STATUS_OK);
+  EXPECT_EQ(server_->CountShards(host.volume().volume_id()).value(), 1u);
+  EXPECT_EQ(server_->CountShards(newcomer.volume().volume_id()).value(), 0u);
+  ASSERT_TRUE(server_->SetDraining(false).ok());
+  EXPECT_EQ(host.BeatOnce(host.Beat(3)).state(), v1::SERVER_STATE_ACTIVE);
+  server_->Stop(milliseconds(0));
+  EXPECT_FALSE(server_->SetDraining(true).ok());
+  EXPECT_FALSE(server_->CountShards(host.volume().volume_id()).ok());
+}
+
 TEST_F(ServiceTest, DiscardAndCloseAnswer) {
   Host host(server_->port());
   ASSERT_TRUE(host.Open().ok());
