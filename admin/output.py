@@ -184,9 +184,12 @@ def _end_of(name: str, cells: int) -> str:
 
 def _text(value: str | Text) -> Text:
     """Just as it is: it may hold what terminals or rich would take for commands."""
-    if isinstance(value, Text):
-        return value
-    return Text("".join(c if c.isprintable() else "\N{REPLACEMENT CHARACTER}" for c in value))
+    return value if isinstance(value, Text) else Text(printable(value))
+
+
+def printable(text: str) -> str:
+    """Without control characters."""
+    return "".join(c if c.isprintable() else "\N{REPLACEMENT CHARACTER}" for c in text)
 
 
 def print_lines(out: Console, shown: RenderableType) -> None:

@@ -35,6 +35,20 @@ class HostClient:
 
 
 @dataclass(frozen=True, slots=True)
+class ServerClient:
+    """A memory server. status() comes first: it checks the peer."""
+
+    client: RpcClient
+    stub: server_admin_pb2_grpc.ServerAdminStub
+
+    def status(self, *, count_shards: bool = False) -> server_admin_pb2.ServerStatus:
+        """With the number of each volume's shards, if wanted."""
+        request = server_admin_pb2.ServerStatusRequest(count_shards=count_shards)
+        status: server_admin_pb2.ServerStatus = self.client.status(self.stub.Status, request)
+        return status
+
+
+@dataclass(frozen=True, slots=True)
 class Session:
     """The global options."""
 
@@ -52,18 +66,16 @@ class Session:
             status = client.status(stub.Status, host_admin_pb2.HostStatusRequest())
             yield HostClient(client, stub, status)
 
-    def server_status(self) -> server_admin_pb2.ServerStatus:
-        """Of --server, else $FARSWAP_SERVER, else the default."""
+    @contextlib.contextmanager
+    def server(self) -> Iterator[ServerClient]:
+        """--server, else $FARSWAP_SERVER, else the default."""
         if self.host_option is not None:
             raise click.UsageError("this command is for a memory server: use --server, not --host")
         with self._client(
             self.server_option, "FARSWAP_SERVER", SERVER_ADMIN, "farswap-server"
         ) as client:
             stub = server_admin_pb2_grpc.ServerAdminStub(client.channel)
-            status: server_admin_pb2.ServerStatus = client.status(
-                stub.Status, server_admin_pb2.ServerStatusRequest()
-            )
-            return status
+            yield ServerClient(client, stub)
 
     def _client(
         self, option: str | None, variable: str, default: Address, program: str

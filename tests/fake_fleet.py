@@ -20,6 +20,7 @@ from farswap.common.version import API_VERSION, Identity
 from farswap.v1 import (
     host_admin_pb2,
     host_admin_pb2_grpc,
+    page_store_pb2,
     server_admin_pb2,
     server_admin_pb2_grpc,
     types_pb2,
@@ -161,14 +162,39 @@ class Host(host_admin_pb2_grpc.HostAdminServicer):
 
 
 class Server(server_admin_pb2_grpc.ServerAdminServicer):
+    def __init__(self) -> None:
+        self.draining = False
+        self.calls: list[str] = []
+        # Volumes with shards at each look that counts them; the last one stays.
+        self.left: list[list[server_admin_pb2.VolumeStatus]] = []
+
+    async def Drain(self, request, context) -> server_admin_pb2.DrainResponse:  # noqa: N802
+        self.draining = True
+        self.calls.append("Drain")
+        return server_admin_pb2.DrainResponse()
+
+    async def Undrain(self, request, context) -> server_admin_pb2.UndrainResponse:  # noqa: N802
+        self.draining = False
+        self.calls.append("Undrain")
+        return server_admin_pb2.UndrainResponse()
+
     async def Status(self, request, context) -> server_admin_pb2.ServerStatus:  # noqa: N802
+        left = self.left[:1] if request.count_shards else []
+        if request.count_shards and len(self.left) > 1:
+            self.left.pop(0)
+        state = page_store_pb2.SERVER_STATE_DRAINING if self.draining else 1
         return server_admin_pb2.ServerStatus(
             info=Identity("farswap-server").server_info(),
             listen="127.0.0.1:7070",
             path=LONG_PATH,
             capacity_bytes=8 << 30,
             used_bytes=2 << 30,
-            volumes=[server_admin_pb2.VolumeStatus(host_id="h" * 90, device="swap0", garbage=True)],
+            state=state,
+            draining=self.draining,
+            volumes=[
+                server_admin_pb2.VolumeStatus(host_id="h" * 90, device="swap0", garbage=True),
+                *(volume for look in left for volume in look),
+            ],
         )
 
 
@@ -177,6 +203,7 @@ class Fleet:
 
     def __init__(self) -> None:
         self.host = Host()
+        self.server = Server()
         self._loop = asyncio.new_event_loop()
         self._stop = asyncio.Event()
         self._addresses: Future[tuple[str, str]] = Future()
@@ -192,7 +219,7 @@ class Fleet:
         server.add(
             "farswap.v1.ServerAdmin",
             server_admin_pb2_grpc.add_ServerAdminServicer_to_server,
-            Server(),
+            self.server,
         )
         await admin.start()
         await server.start()
@@ -222,6 +249,9 @@ def fleet(shared_fleet: Fleet, monkeypatch: pytest.MonkeyPatch) -> Fleet:
     shared_fleet.host.stopped_because = ""
     shared_fleet.host.endless = False
     shared_fleet.host.asked.clear()
+    shared_fleet.server.draining = False
+    shared_fleet.server.calls.clear()
+    shared_fleet.server.left.clear()
     return shared_fleet
 
 

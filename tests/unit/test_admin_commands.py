@@ -236,6 +236,8 @@ def test_every_help_page_teaches_by_example() -> None:
         ["tier", "show"],
         ["tier", "writeback"],
         ["server", "show"],
+        ["server", "drain"],
+        ["server", "undrain"],
         ["slot", "explain"],
         ["cgroup", "list"],
         ["cgroup", "show"],

@@ -87,7 +87,8 @@ class LocalCluster:
 
     def server_status(self) -> server_admin_pb2.ServerStatus:
         """What the memory server holds."""
-        return Session(None, self.server.admin, STATUS_DEADLINE_S).server_status()
+        with Session(None, self.server.admin, STATUS_DEADLINE_S).server() as server:
+            return server.status()
 
     def write_back(self) -> None:
         """Sends all that is in the pool to the server, and waits for it."""

@@ -1,0 +1,227 @@
+"""A drain of a memory server as an operator sees it: what is left, rate, remaining time, stalls.
+
+`Left` is one look at the server. `Progress` makes a `Report` of each look. `follow` looks until
+the server has no shard, or the drain was ended. A look that gets no answer counts as a look: the
+server keeps the drain, so a wait outlasts its restart.
+"""
+
+from __future__ import annotations
+
+import time
+from collections import deque
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from farswap.admin import output
+from farswap.common.errors import FarswapError, VersionMismatchError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+    from farswap.v1 import server_admin_pb2 as pb
+
+# A look reads an index of all pages: between looks is at least this, and four times a look's time.
+_INTERVAL_S = 1.0
+_PAUSE_FACTOR = 4
+_RATE_OVER_S = 60.0
+STALLED_AFTER_S = 30.0
+# Volumes in texts; JSON has all.
+_NAMED_MAX = 8
+
+
+@dataclass(frozen=True, slots=True)
+class Left:
+    """What hosts have not moved. `volumes`: those with shards, the silent ones first."""
+
+    draining: bool
+    volumes: tuple[pb.VolumeStatus, ...] = ()
+
+    @classmethod
+    def of(cls, status: pb.ServerStatus) -> Left:
+        """From a status with numbers of shards."""
+        volumes = sorted(
+            (volume for volume in status.volumes if volume.shards),
+            key=lambda volume: (volume.owner_live, -volume.bytes, volume.host_id, volume.device),
+        )
+        return cls(status.draining, tuple(volumes))
+
+    @property
+    def shards(self) -> int:
+        """On the server."""
+        return sum(volume.shards for volume in self.volumes)
+
+    @property
+    def bytes(self) -> int:
+        """Of all shards."""
+        return sum(volume.bytes for volume in self.volumes)
+
+    def document(self) -> dict[str, object]:
+        """For JSON."""
+        return {
+            "draining": self.draining,
+            "shards": self.shards,
+            "bytes": self.bytes,
+            "waits_for": [
+                {
+                    "host_id": volume.host_id,
+                    "device": volume.device,
+                    "owner_name": volume.owner_name,
+                    "shards": volume.shards,
+                    "bytes": volume.bytes,
+                    "silent": not volume.owner_live,
+                    "silent_ms": volume.silent_ms,
+                    "expires_in_ms": _expires_in_ms(volume),
+                }
+                for volume in self.volumes
+            ],
+        }
+
+    def waits(self) -> list[str]:
+        """A line for each volume, as far as there is room."""
+        named = self.volumes[:_NAMED_MAX]
+        lines = [output.printable(f"waits for {_volume_text(volume)}") for volume in named]
+        more = len(self.volumes) - len(lines)
+        return lines + ([f"waits for {more} more volumes"] if more > 0 else [])
+
+
+@dataclass(frozen=True, slots=True)
+class Report:
+    """A look, compared with earlier ones. None: not known."""
+
+    left: Left
+    moved_bytes: int = 0
+    bytes_per_second: float | None = None
+    eta_s: float | None = None
+    stalled_s: float = 0.0
+    no_answer: str = ""  # why the server did not answer; the rest is of the last answer
+
+    @property
+    def finished(self) -> bool:
+        """The server confirms that it has no shard."""
+        return not self.no_answer and self.left.draining and not self.left.volumes
+
+    @property
+    def ended(self) -> bool:
+        """By `undrain`."""
+        return not self.no_answer and not self.left.draining
+
+    def document(self) -> dict[str, object]:
+        """For JSON."""
+        return self.left.document() | {
+            "finished": self.finished,
+            "moved_bytes": self.moved_bytes,
+            "bytes_per_second": self.bytes_per_second and round(self.bytes_per_second),
+            "eta_s": self.eta_s and round(self.eta_s),
+            "stalled_s": round(self.stalled_s),
+            "no_answer": self.no_answer,
+        }
+
+    def lines(self) -> list[str]:
+        """The figures, then what the drain waits for."""
+        if self.no_answer:
+            return [f"drain: waits for the server: {self.no_answer}"]
+        words = [f"drain: {amount(self.left)} left", f"{output.size(self.moved_bytes)} moved"]
+        if self.stalled_s:
+            words.append(f"STALLED: nothing moved for {output.span(round(self.stalled_s * 1000))}")
+        elif self.bytes_per_second is not None and self.eta_s is not None:
+            words.append(f"{output.size(round(self.bytes_per_second))}/s")
+            words.append(f"{output.span(round(self.eta_s * 1000))} to go")
+        return [", ".join(words), *(f"  {line}" for line in self.left.waits())]
+
+    def key(self) -> object:
+        """Changes when a log of the drain needs another line."""
+        whole = self.moved_bytes + self.left.bytes
+        tenth = 10 * self.moved_bytes // whole if whole else 0
+        silent = {volume.volume_id for volume in self.left.volumes if not volume.owner_live}
+        return tenth, bool(self.stalled_s), bool(self.no_answer), silent
+
+
+class Progress:
+    """The looks so far. A drain stalls if neither bytes nor shards reach a new minimum."""
+
+    def __init__(self) -> None:
+        self._looks: deque[tuple[float, int]] = deque()
+        self._first_bytes = 0
+        self._least = (0, 0)
+        self._moved_at_s = 0.0
+        self._last = Report(Left(draining=True), no_answer="not asked yet")
+
+    def note(self, left: Left, at_s: float) -> Report:
+        """Of an answer, at `at_s` of a monotonic clock."""
+        if not self._looks:
+            self._first_bytes = left.bytes
+            self._least = (left.bytes, left.shards)
+            self._moved_at_s = at_s
+        elif left.bytes < self._least[0] or left.shards < self._least[1]:
+            self._least = (min(left.bytes, self._least[0]), min(left.shards, self._least[1]))
+            self._moved_at_s = at_s
+        self._looks.append((at_s, left.bytes))
+        while len(self._looks) > 2 and at_s - self._looks[0][0] > _RATE_OVER_S:
+            self._looks.popleft()
+        since_s, before = self._looks[0]
+        rate = (before - left.bytes) / (at_s - since_s) if at_s > since_s else 0.0
+        idle_s = at_s - self._moved_at_s
+        self._last = Report(
+            left,
+            moved_bytes=max(0, self._first_bytes - left.bytes),
+            bytes_per_second=rate if rate > 0 else None,
+            eta_s=left.bytes / rate if rate > 0 else None,
+            stalled_s=idle_s if idle_s >= STALLED_AFTER_S and left.shards else 0.0,
+        )
+        return self._last
+
+    def note_no_answer(self, why: str) -> Report:
+        """Of a look without an answer."""
+        last = self._last
+        return Report(last.left, moved_bytes=last.moved_bytes, no_answer=why)
+
+
+def follow(
+    look: Callable[[], Left],
+    *,
+    clock: Callable[[], float] = time.monotonic,
+    sleep: Callable[[float], None] = time.sleep,
+) -> Iterator[Report]:
+    """Reports until the drain is finished or ended. There is no time limit."""
+    progress = Progress()
+    while True:
+        began_s = clock()
+        try:
+            report = progress.note(look(), clock())
+        except VersionMismatchError:
+            raise
+        except FarswapError as error:
+            report = progress.note_no_answer(str(error))
+        yield report
+        if report.finished or report.ended:
+            return
+        sleep(max(_INTERVAL_S, _PAUSE_FACTOR * (clock() - began_s)))
+
+
+def amount(left: Left) -> str:
+    """`3 shards, 12.0 MiB of 2 volumes`."""
+    return (
+        f"{_count(left.shards, 'shard')}, {output.size(left.bytes)} "
+        f"of {_count(len(left.volumes), 'volume')}"
+    )
+
+
+def _count(number: int, noun: str) -> str:
+    return f"{number} {noun}{'' if number == 1 else 's'}"
+
+
+def _expires_in_ms(volume: pb.VolumeStatus) -> int | None:
+    return volume.expires_in_ms if volume.HasField("expires_in_ms") else None
+
+
+def _volume_text(volume: pb.VolumeStatus) -> str:
+    size = f"{_count(volume.shards, 'shard')}, {output.size(volume.bytes)}"
+    text = f"{volume.host_id}/{volume.device}: {size}"
+    if volume.owner_live:
+        return text
+    host = volume.owner_name or "its host"
+    text += f"; {host} is silent for {output.span(volume.silent_ms)}: start farswap-host there"
+    expires_in_ms = _expires_in_ms(volume)
+    if expires_in_ms is None:
+        return text
+    return f"{text}, or the volume is deleted in {output.span(expires_in_ms)}"
