@@ -3,6 +3,9 @@
 `Left` is one look at the server. `Progress` makes a `Report` of each look. `follow` looks until
 the server has no shard, or the drain was ended. A look that gets no answer counts as a look: the
 server keeps the drain, so a wait outlasts its restart.
+
+A host may place a shard until it receives the answer to its next heartbeat. So a server without
+shards is drained once each live host was heard after the drain began.
 """
 
 from __future__ import annotations
@@ -25,6 +28,8 @@ _INTERVAL_S = 1.0
 _PAUSE_FACTOR = 4
 _RATE_OVER_S = 60.0
 STALLED_AFTER_S = 30.0
+# The server counts silence in ticks of 100 ms.
+_TICKS_S = 0.2
 # Volumes in texts; JSON has all.
 _NAMED_MAX = 8
 
@@ -35,6 +40,7 @@ class Left:
 
     draining: bool
     volumes: tuple[pb.VolumeStatus, ...] = ()
+    silent_ms: int | None = None  # of the live host that was heard least recently
 
     @classmethod
     def of(cls, status: pb.ServerStatus) -> Left:
@@ -43,7 +49,12 @@ class Left:
             (volume for volume in status.volumes if volume.shards),
             key=lambda volume: (volume.owner_live, -volume.bytes, volume.host_id, volume.device),
         )
-        return cls(status.draining, tuple(volumes))
+        live = [
+            volume.silent_ms
+            for volume in status.volumes
+            if volume.owner_live and not volume.garbage
+        ]
+        return cls(status.draining, tuple(volumes), max(live, default=None))
 
     @property
     def shards(self) -> int:
@@ -93,12 +104,14 @@ class Report:
     bytes_per_second: float | None = None
     eta_s: float | None = None
     stalled_s: float = 0.0
+    hosts_informed: bool = False
     no_answer: str = ""  # why the server did not answer; the rest is of the last answer
 
     @property
     def finished(self) -> bool:
-        """The server confirms that it has no shard."""
-        return not self.no_answer and self.left.draining and not self.left.volumes
+        """The server confirms that it has no shard, and no host will place one."""
+        empty = self.left.draining and not self.left.volumes
+        return empty and self.hosts_informed and not self.no_answer
 
     @property
     def ended(self) -> bool:
@@ -113,6 +126,7 @@ class Report:
             "bytes_per_second": self.bytes_per_second and round(self.bytes_per_second),
             "eta_s": self.eta_s and round(self.eta_s),
             "stalled_s": round(self.stalled_s),
+            "hosts_informed": self.hosts_informed,
             "no_answer": self.no_answer,
         }
 
@@ -126,7 +140,10 @@ class Report:
         elif self.bytes_per_second is not None and self.eta_s is not None:
             words.append(f"{output.size(round(self.bytes_per_second))}/s")
             words.append(f"{output.span(round(self.eta_s * 1000))} to go")
-        return [", ".join(words), *(f"  {line}" for line in self.left.waits())]
+        waits = self.left.waits() or [
+            "waits for heartbeats of hosts, whose answers carry the drain"
+        ]
+        return [", ".join(words), *(f"  {line}" for line in waits)]
 
     def key(self) -> object:
         """Changes when a log of the drain needs another line."""
@@ -137,9 +154,13 @@ class Report:
 
 
 class Progress:
-    """The looks so far. A drain stalls if neither bytes nor shards reach a new minimum."""
+    """The looks so far. A drain stalls if neither bytes nor shards reach a new minimum.
 
-    def __init__(self) -> None:
+    `started_s`: a time of a monotonic clock when the server was draining.
+    """
+
+    def __init__(self, started_s: float) -> None:
+        self._started_s = started_s
         self._looks: deque[tuple[float, int]] = deque()
         self._first_bytes = 0
         self._least = (0, 0)
@@ -147,7 +168,7 @@ class Progress:
         self._last = Report(Left(draining=True), no_answer="not asked yet")
 
     def note(self, left: Left, at_s: float) -> Report:
-        """Of an answer, at `at_s` of a monotonic clock."""
+        """Of an answer to a look that began at `at_s`."""
         if not self._looks:
             self._first_bytes = left.bytes
             self._least = (left.bytes, left.shards)
@@ -167,6 +188,8 @@ class Progress:
             bytes_per_second=rate if rate > 0 else None,
             eta_s=left.bytes / rate if rate > 0 else None,
             stalled_s=idle_s if idle_s >= STALLED_AFTER_S and left.shards else 0.0,
+            hosts_informed=left.silent_ms is None
+            or at_s - left.silent_ms / 1000 - _TICKS_S > self._started_s,
         )
         return self._last
 
@@ -183,11 +206,11 @@ def follow(
     sleep: Callable[[float], None] = time.sleep,
 ) -> Iterator[Report]:
     """Reports until the drain is finished or ended. There is no time limit."""
-    progress = Progress()
+    progress = Progress(clock())
     while True:
         began_s = clock()
         try:
-            report = progress.note(look(), clock())
+            report = progress.note(look(), began_s)
         except VersionMismatchError:
             raise
         except FarswapError as error:

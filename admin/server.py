@@ -59,9 +59,9 @@ def drain(session: Session, *, wait: bool, dry_run: bool, output_format: str) ->
     and gets no new shards. Repeat the command to watch a drain.
 
     With --wait, shows what is left, what the drain waits for, rate and remaining time, until the
-    server confirms that it has no shard. There is no time limit; a drain that moves nothing for
-    30 s is shown as stalled. Ctrl-C ends the wait, not the drain. With -o json, --wait prints one
-    document per line and look.
+    server confirms that it has no shard, and each live host has heard of the drain. There is no
+    time limit; a drain that moves nothing for 30 s is shown as stalled. Ctrl-C ends the wait, not
+    the drain. With -o json, --wait prints one document per line and look.
 
     \b
     Examples:

@@ -65,6 +65,16 @@ def test_hosts_see_a_drain_and_its_end_and_it_outlasts_a_restart(
     assert ["call=Drain" in line for line in audited(server)] == [True, False]
 
 
+def waiting(server: MemoryServer) -> subprocess.Popen[str]:
+    program = [sys.executable, "-m", "farswap.admin.main", "--server", server.admin]
+    return subprocess.Popen(
+        [*program, "server", "drain", "--wait"],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+
+
 def stderr_of(process: subprocess.Popen[str], word: str) -> str:
     """The next line with `word`."""
     assert process.stderr is not None
@@ -75,16 +85,10 @@ def test_a_wait_names_volumes_outlasts_a_kill_and_ends_without_shards(
     memory_server: MakeServer,
 ) -> None:
     server = memory_server(server={"owner_lease": "1s"})
-    program = [sys.executable, "-m", "farswap.admin.main", "--server", server.admin]
     with PageClient(server.pages) as host:
         put_pages(host)
         until(lambda: not server.ask("server", "show")["volumes"][0]["owner_live"])
-        with subprocess.Popen(
-            [*program, "server", "drain", "--wait"],
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            text=True,
-        ) as process:
+        with waiting(server) as process:
             line = stderr_of(process, "waits for tester/swap0: 2 shards")
             assert "tester.example is silent" in line
             server.kill()
@@ -97,3 +101,16 @@ def test_a_wait_names_volumes_outlasts_a_kill_and_ends_without_shards(
             out, _ = process.communicate(timeout=HANG_GUARD_S)
             assert process.returncode == 0
     assert out.startswith("drained: no shard is left")
+
+
+def test_a_live_host_without_shards_is_waited_for_until_it_has_heard_of_the_drain(
+    memory_server: MakeServer,
+) -> None:
+    server = memory_server(server={"owner_lease": "5m"})
+    with PageClient(server.pages) as host:
+        host.open()
+        with waiting(server) as process:
+            stderr_of(process, "waits for heartbeats of hosts")
+            assert process.poll() is None
+            until(lambda: host.beat() and process.poll() is not None)
+            assert process.returncode == 0

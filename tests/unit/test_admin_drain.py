@@ -71,8 +71,17 @@ class TestProgress:
         assert reports[-1].finished
 
     def test_volumes_without_shards_and_garbage_are_not_waited_for(self) -> None:
-        (report,) = follow([left(volume("a", 0), pb.VolumeStatus(bytes=5, garbage=True))])
+        (report,) = follow([left(silent("a", 0), pb.VolumeStatus(bytes=5, garbage=True))])
         assert report.finished
+
+    def test_a_server_is_drained_once_each_live_host_was_heard_after_the_drain_began(self) -> None:
+        beats = [(500, 1900), (200, 3900), (200, 1700), (100, 100)]
+        looks = [left(volume("a", 0, silent_ms=a), volume("b", 0, silent_ms=b)) for a, b in beats]
+        reports = follow(looks)
+        assert [report.finished for report in reports] == [False, False, True]
+        assert reports[1].lines()[1] == (
+            "  waits for heartbeats of hosts, whose answers carry the drain"
+        )
 
     def test_a_stall_begins_after_30_s_without_less_and_ends_with_the_next_move(self) -> None:
         looks = [left(volume("a", 3)), *[left(volume("a", 2))] * 17, left(volume("a", 1)), left()]
