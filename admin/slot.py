@@ -52,7 +52,8 @@ def _rows(found: pb.SlotExplanation) -> list[output.Row]:
         rows.append(("codec", output.enum_name(found, "codec")))
     rows.append(("age", output.span(found.age_ms) if found.age_known else "unknown"))
     rows.append(("referenced", "yes" if found.referenced else "no"))
-    rows.append(("server", found.server or "none"))
+    replicas = [f"{replica.address} ({replica.state})" for replica in found.replicas]
+    rows.append(("replicas", ", ".join(replicas) or "none"))
     intact = output.good("yes") if found.verified else output.bad(f"not verified: {found.problem}")
     rows.append(("intact", intact))
     return rows

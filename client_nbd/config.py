@@ -49,14 +49,14 @@ class DeviceSize(ByteSize):
 
 
 class Replicas(int):
-    """How many servers keep each page; this version keeps it on one."""
+    """How many servers keep each page."""
 
     @classmethod
     def parse(cls, number: object) -> Self:
         """Raises ValueError with the operator's message."""
-        if number != 1 or isinstance(number, bool):
-            raise ValueError(f"{number} replicas are {_LATER}; it keeps 1")
-        return cls(1)
+        if not isinstance(number, int) or isinstance(number, bool) or not 1 <= number <= 3:
+            raise ValueError(f"{number} is not 1 to 3 replicas")
+        return cls(number)
 
 
 class Unavailable:
@@ -104,6 +104,7 @@ class ClusterSection(Section, frozen=True):
     servers: list[Address] = msgspec.field(default_factory=list)
     etcd: Unavailable | None = None
     replicas: Replicas = Replicas(1)
+    repair_after: Annotated[Milliseconds, Within("1s", "7d")] = Milliseconds(300_000)
     fetch_wait: Annotated[Milliseconds, Within("100ms", "1d")] = Milliseconds(60_000)
 
 

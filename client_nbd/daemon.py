@@ -80,6 +80,8 @@ def native_engine(config: HostConfig, *, take_over: bool = False) -> HostEngine:
             host_id=config.host_id,
             device=config.device.name,
             take_over=take_over,
+            replicas=config.cluster.replicas,
+            repair_after_ms=config.cluster.repair_after,
         )
     except RuntimeError as error:
         raise StartError(str(error)) from error

@@ -145,6 +145,10 @@ class FakeEngine(EngineDouble):
         return self.server_list
 
     @override
+    def placement(self) -> native.Placement:
+        return record(native.Placement, replicas=1, debt_shards=0, lost_shards=0, copies=0)
+
+    @override
     def explain(self, slot: int) -> native.SlotExplanation:
         return record(
             native.SlotExplanation,
@@ -158,7 +162,7 @@ class FakeEngine(EngineDouble):
             referenced=True,
             verified=True,
             problem="",
-            server="127.0.0.1:7070",
+            replicas=[record(native.Replica, address="127.0.0.1:7070", state="current")],
         )
 
     @override

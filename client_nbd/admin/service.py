@@ -159,7 +159,10 @@ class HostAdminService(host_admin_pb2_grpc.HostAdminServicer):
         age_s = max(0, int(time.clock_gettime(time.CLOCK_BOOTTIME)) - found.stored_boot_s)
         known = found.stored_boot_s != 0
         age_ms = age_s * 1000 if known else 0
-        return of_record(pb.SlotExplanation, found, age_known=known, age_ms=age_ms)
+        replicas = [of_record(pb.SlotExplanation.Replica, replica) for replica in found.replicas]
+        return of_record(
+            pb.SlotExplanation, found, age_known=known, age_ms=age_ms, replicas=replicas
+        )
 
     async def Attach(  # noqa: N802
         self, request: pb.AttachRequest, context: _Context

@@ -21,7 +21,8 @@ std::unique_ptr<Engine> CreateEngine(std::uint64_t slots, std::uint64_t pool_byt
                                      std::uint32_t accept_threshold_percent,
                                      std::uint64_t store_wait_ms, std::uint64_t fetch_wait_ms,
                                      std::vector<std::string> servers, std::string host_id,
-                                     std::string device, bool take_over) {
+                                     std::string device, bool take_over, std::size_t replicas,
+                                     std::uint64_t repair_after_ms) {
   EngineConfig config;
   config.tier.slots = slots;
   config.tier.pool_bytes_max = pool_bytes_max;
@@ -31,6 +32,8 @@ std::unique_ptr<Engine> CreateEngine(std::uint64_t slots, std::uint64_t pool_byt
   config.cluster.host_id = std::move(host_id);
   config.cluster.device = std::move(device);
   config.cluster.take_over = take_over;
+  config.cluster.replicas = replicas;
+  config.cluster.repair_after = milliseconds(repair_after_ms);
   config.cluster.fetch_wait = milliseconds(fetch_wait_ms);
   auto created = [&] {
     nb::gil_scoped_release release;
@@ -66,6 +69,16 @@ void BindRecords(nb::module_& m) {
       .def_ro("requests", &Connection::requests)
       .def_ro("errors", &Connection::errors)
       .def_ro("last_refusal", &Connection::last_refusal);
+  using Replica = remote::Cluster::ReplicaInfo;
+  nb::class_<Replica>(m, "Replica")
+      .def_ro("address", &Replica::address)
+      .def_ro("state", &Replica::state);
+  using Placement = remote::PlacementInfo;
+  nb::class_<Placement>(m, "Placement")
+      .def_ro("replicas", &Placement::replicas)
+      .def_ro("debt_shards", &Placement::debt)
+      .def_ro("lost_shards", &Placement::lost)
+      .def_ro("copies", &Placement::copies);
   using Server = remote::Cluster::ServerInfo;
   nb::class_<Server>(m, "MemoryServer")
       .def_ro("address", &Server::address)
@@ -101,6 +114,7 @@ void BindHostEngine(nb::module_& m) {
       .def(nb::new_(&CreateEngine), nb::kw_only(), "slots"_a, "pool_bytes_max"_a,
            "accept_threshold_percent"_a, "store_wait_ms"_a, "fetch_wait_ms"_a, "servers"_a,
            "host_id"_a, "device"_a, "take_over"_a,
+           "replicas"_a, "repair_after_ms"_a,
            "Starts the engine's threads. RuntimeError if a resource is missing.")
       .def_prop_ro("incarnation", &Incarnation, "16 random bytes that identify the slot table.")
       .def("serve", &Serve, "fd"_a, "initial"_a, "peer"_a,
@@ -122,6 +136,9 @@ void BindHostEngine(nb::module_& m) {
       .def(
           "servers", [](Engine& self) { return self.cluster().Servers(); }, NoGil(),
           "Memory servers, as seen by this host.")
+      .def(
+          "placement", [](Engine& self) { return self.cluster().Placement(); }, NoGil(),
+          "How the volume's shards are placed.")
       .def("stop", &Engine::Stop, NoGil(),
            "Ends connections, sessions and threads. Afterwards only stats() may be called. "
            "Idempotent.");

@@ -18,7 +18,7 @@ namespace nb = nanobind;
 
 struct SlotExplanation : tier::Explanation {
   std::uint64_t slot;
-  std::string server;
+  std::vector<remote::Cluster::ReplicaInfo> replicas;
 };
 
 /// Adds HostEngine, its records and enter_reclaim_path() to the module.

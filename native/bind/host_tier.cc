@@ -132,7 +132,7 @@ SlotExplanation Explain(Engine& self, std::uint64_t slot) {
   }
   nb::gil_scoped_release release;
   const auto index = static_cast<tier::SlotIndex>(slot);
-  return {self.tier().Explain(index), slot, self.cluster().ServerOf(index)};
+  return {self.tier().Explain(index), slot, self.cluster().ReplicasOf(index)};
 }
 
 void BindGroups(nb::module_& m) {
@@ -203,7 +203,7 @@ void BindRecords(nb::module_& m) {
       .def_ro("referenced", &SlotExplanation::referenced)
       .def_ro("verified", &SlotExplanation::verified)
       .def_ro("problem", &SlotExplanation::problem)
-      .def_ro("server", &SlotExplanation::server);
+      .def_ro("replicas", &SlotExplanation::replicas);
 }
 
 }  // namespace

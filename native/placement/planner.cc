@@ -66,12 +66,19 @@ std::size_t Planner::Pick(std::size_t count) {
   return std::uniform_int_distribution<std::size_t>(0, count - 1)(random_);
 }
 
+// Two different ones, if there are two.
+std::pair<std::size_t, std::size_t> Planner::PickTwo(std::size_t count) {
+  const std::size_t first = Pick(count);
+  return {first, count > 1 ? (first + 1 + Pick(count - 1)) % count : first};
+}
+
 // The emptier of two random ones: M. Mitzenmacher, The Power of Two Choices, IEEE TPDS 12(10),
 // 2001.
 std::optional<MemberIndex> Planner::Emptier(std::span<const MemberIndex> members) {
   if (members.empty()) return std::nullopt;
-  const MemberIndex first = members[Pick(members.size())];
-  const MemberIndex second = members[Pick(members.size())];
+  const auto [one, other] = PickTwo(members.size());
+  const MemberIndex first = members[one];
+  const MemberIndex second = members[other];
   const auto fullness = [this](MemberIndex index) { return members_[index].reported.fullness(); };
   return fullness(second) < fullness(first) ? second : first;
 }
@@ -145,8 +152,9 @@ ReplicaSet Planner::Place(ShardIndex shard) {
   }
   ReplicaSet set;
   if (!usable.empty()) {
-    const Copyset* first = usable[Pick(usable.size())];
-    const Copyset* second = usable[Pick(usable.size())];
+    const auto [one, other] = PickTwo(usable.size());
+    const Copyset* first = usable[one];
+    const Copyset* second = usable[other];
     const Copyset* chosen = fullest(*second) < fullest(*first) ? second : first;
     for (const MemberIndex member : chosen->All().first(config_.replicas)) {
       set = set.With(member, kCurrent);

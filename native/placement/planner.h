@@ -32,6 +32,7 @@
 #include <random>
 #include <span>
 #include <unordered_map>
+#include <utility>
 #include <vector>
 
 #include "placement/copysets.h"
@@ -182,6 +183,7 @@ class Planner {
   State& StateOf(MemberIndex index);
   void Issue(Time now, std::vector<Action>* actions);
   std::size_t Pick(std::size_t count);
+  std::pair<std::size_t, std::size_t> PickTwo(std::size_t count);
 
   PlannerConfig config_;
   std::vector<Copyset> copysets_;

@@ -29,6 +29,20 @@ enum class ReplicaState : std::uint8_t {
   kStale,    // missed a Put or a Discard
 };
 
+inline const char* NameOf(ReplicaState state) {
+  switch (state) {
+    case ReplicaState::kNone:
+      return "none";
+    case ReplicaState::kJoining:
+      return "joining";
+    case ReplicaState::kCurrent:
+      return "current";
+    case ReplicaState::kStale:
+      return "stale";
+  }
+  return "";
+}
+
 struct Replica {
   MemberIndex member = 0;
   ReplicaState state = ReplicaState::kNone;

@@ -11,6 +11,7 @@
 #include <optional>
 #include <random>
 #include <set>
+#include <span>
 #include <utility>
 
 #include "remote/completions.h"
@@ -19,11 +20,13 @@
 #include "remote/opening_gate.h"
 #include "remote/put_part.h"
 #include "remote/session.h"
-#include "remote/shard_map.h"
+#include "remote/shards.h"
 #include "rpc/completion_threads.h"
 
 namespace farswap::remote {
 
+using placement::ReplicaSet;
+using placement::ReplicaState;
 using tier::GetResult;
 using tier::PutResult;
 
@@ -46,6 +49,9 @@ std::string Check(const ClusterConfig& config) {
   if (!NameInRange(config.host_id)) return "the host id must have 1 to 128 bytes";
   if (!NameInRange(config.device)) return "the device's name must have 1 to 128 bytes";
   if (config.slots == 0) return "the device has no slots";
+  if (config.replicas < 1 || config.replicas > placement::ReplicaSet::kReplicasMax) {
+    return "a page has 1 to " + std::to_string(placement::ReplicaSet::kReplicasMax) + " replicas";
+  }
   for (const auto wait :
        {config.fetch_wait, config.put_wait, config.open_wait, config.answer_wait, config.close_wait,
         config.outage_wait, config.full_wait, config.move_wait}) {
@@ -71,10 +77,15 @@ std::string HostName() {
 
 }  // namespace
 
-class Cluster::State final : public SessionPeers {
+class Cluster::State final : public SessionPeers, private ShardServers, public FetchRouter {
  public:
   explicit State(const ClusterConfig& config)
-      : map(config.slots, Seed()),
+      : shards({.slots = config.slots,
+                .host_id = config.host_id,
+                .replicas = config.replicas,
+                .repair_after = config.repair_after,
+                .seed = Seed()},
+               this),
         config_(config),
         members_(config.servers, config.move_wait),
         gate_(config.servers.size(), config.answer_wait, config.take_over) {
@@ -85,79 +96,114 @@ class Cluster::State final : public SessionPeers {
           .number = number, .cluster = &config_, .host_name = HostName(), .session_nonce = nonce};
       sessions_.push_back(Session::Create(session, this, &completion_thread));
     }
+    shards.Start();
     for (const auto& session : sessions_) session->Start();
   }
 
   Members& members() override { return members_; }
   OpeningGate& gate() override { return gate_; }
+  FetchRouter& router() override { return *this; }
   void OnDecided() override {
     for (const auto& session : sessions_) session->OnDecided();
   }
   void OnMoved(std::size_t session) override { sessions_[session]->OnMoved(); }
   void OnStoreGone(std::size_t session, MemberIndex gone) override {
-    lost_shards[session] += map.ShardCount(gone);
+    lost_shards[session] += shards.OnStoreGone(gone);
   }
+  void OnOpened(MemberIndex member, bool intact) override { shards.OnOpened(member, intact); }
+  void OnAway(MemberIndex member) override { shards.OnAway(member); }
 
   const std::vector<std::unique_ptr<Session>>& sessions() const { return sessions_; }
-  /// Target of the member; nullptr: none, or its store is gone.
-  Target* TargetOf(std::optional<MemberIndex> member) const {
-    const auto number = member ? members_.SessionOf(*member) : std::nullopt;
+  /// Target of the member; nullptr: its store is gone.
+  Target* TargetOf(MemberIndex member) const {
+    const auto number = members_.SessionOf(member);
     return number ? sessions_[*number].get() : nullptr;
   }
 
-  ShardMap map;
+  /// Why no server has room for a new shard.
+  PutResult WhyNotPlaced() const {
+    const bool any = std::ranges::any_of(
+        sessions_, [](const auto& session) { return session->connected_member() != kNoMember; });
+    return any ? PutResult::kServerFull : PutResult::kUnavailable;
+  }
+
+  /// Sends the fetch to a current replica that has not answered yet: a connected one, or one that
+  /// may come back. False: there is none.
+  bool Ask(tier::RemoteFetch* fetch) const {
+    const ReplicaSet set = shards.SetOf(fetch->keys[0]);
+    for (const bool connected : {true, false}) {
+      const auto ask = [&](MemberIndex member, Target* target) {
+        if ((target->connected_member() == member) != connected) return false;
+        fetch->route.asked = member;
+        return target->Get(fetch, member);
+      };
+      if (AnyUnasked(*fetch, set, ask)) return true;
+    }
+    return false;
+  }
+
+  void OnAnswered(tier::RemoteFetch* fetch, const GetResults& results) override {
+    tier::RemoteFetch::Route& route = fetch->route;
+    if (route.open == 0) return fetch->OnGetDone();
+    route.answerers[route.answered++] = route.asked;
+    if (route.answered == route.answerers.size() || !Ask(fetch)) EndFetch(fetch, results);
+  }
+  bool HasAnother(const tier::RemoteFetch& fetch) const override {
+    return AnyUnasked(fetch, shards.SetOf(fetch.keys[0]), [&](MemberIndex member, Target* target) {
+      return member != fetch.route.asked && target->connected_member() == member;
+    });
+  }
+  void MoveOn(tier::RemoteFetch* fetch) override {
+    if (!Ask(fetch)) EndFetch(fetch, GetResult::kUnavailable);
+  }
+
+  Shards shards;
   std::array<std::atomic<std::uint64_t>, kServersMax> lost_shards{};  // by session
   Completions completions;
   rpc::CompletionThreads completion_thread{std::make_unique<grpc::CompletionQueue>(),
                                            "fs-remote-grpc", 1, &PrepareToAnswer};
 
  private:
+  // Calls `ask` for each current replica that has not answered until it returns true.
+  template <typename Function>
+  bool AnyUnasked(const tier::RemoteFetch& fetch, const ReplicaSet& set, Function ask) const {
+    const auto answerers = std::span(fetch.route.answerers).first(fetch.route.answered);
+    // Shards begin with different ones.
+    const std::size_t first = Shards::ShardOf(fetch.keys[0]);
+    for (std::size_t i = 0; i < ReplicaSet::kReplicasMax; ++i) {
+      const placement::Replica replica = set.At((first + i) % ReplicaSet::kReplicasMax);
+      if (replica.state != ReplicaState::kCurrent) continue;
+      if (std::ranges::find(answerers, replica.member) != answerers.end()) continue;
+      Target* const target = TargetOf(replica.member);
+      if (target && ask(replica.member, target)) return true;
+    }
+    return false;
+  }
+
+  std::vector<Report> Reports() const override {
+    std::vector<Report> reports;
+    for (const auto& session : sessions_) {
+      const MemberIndex member = session->connected_member();
+      if (member == kNoMember) continue;
+      reports.push_back({member, session->report()});
+      const auto id = std::bit_cast<std::array<std::uint64_t, 2>>(members_.UuidOf(member));
+      reports.back().member.id = id[0] ^ id[1];
+      reports.back().member.domain = member;
+    }
+    return reports;
+  }
+  std::optional<OpenedServer> WhereIs(MemberIndex member) const override {
+    const auto number = members_.SessionOf(member);
+    const auto opened = number ? sessions_[*number]->opened() : std::nullopt;
+    if (!opened) return std::nullopt;
+    return OpenedServer{members_.UuidOf(member), opened->address, opened->volume};
+  }
+
   const ClusterConfig config_;
   Members members_;
   OpeningGate gate_;
   std::vector<std::unique_ptr<Session>> sessions_;  // last: they use all of the above
 };
-
-namespace {
-
-// Candidates for the batch's new shards, looked up once, if it has any.
-class Candidates {
- public:
-  explicit Candidates(const std::vector<std::unique_ptr<Session>>& sessions)
-      : sessions_(sessions) {}
-
-  /// `former`: the shard's earlier member whose store is gone, if any.
-  std::optional<MemberIndex> Place(ShardMap* map, tier::ObjectKey key,
-                                   std::optional<MemberIndex> former) {
-    if (!looked_up_) LookUp();
-    return map->Place(key, found_.data(), count_, former.value_or(kNoMember));
-  }
-
-  /// Why no server was available.
-  PutResult problem() const {
-    return any_connected_ ? PutResult::kServerFull : PutResult::kUnavailable;
-  }
-
- private:
-  void LookUp() {
-    looked_up_ = true;
-    for (const auto& session : sessions_) {
-      const MemberIndex member = session->connected_member();
-      any_connected_ |= member != kNoMember;
-      if (member == kNoMember || !session->placeable()) continue;
-      found_[count_] = {member, session->free_bytes()};
-      ++count_;
-    }
-  }
-
-  const std::vector<std::unique_ptr<Session>>& sessions_;
-  bool looked_up_ = false;
-  bool any_connected_ = false;
-  std::size_t count_ = 0;
-  std::array<Candidate, kServersMax> found_;
-};
-
-}  // namespace
 
 Result<std::unique_ptr<Cluster>> Cluster::Create(const ClusterConfig& config) {
   std::string problem = Check(config);
@@ -170,38 +216,46 @@ Cluster::Cluster(std::unique_ptr<State> state) : state_(std::move(state)) {}
 Cluster::~Cluster() { Stop(); }
 
 void Cluster::Put(tier::PutBatch* batch) {
-  const auto parts_left = std::make_shared<std::atomic<std::uint32_t>>(0);
+  const auto split =
+      std::make_shared<SplitBatch>(batch, &state_->shards, state_->shards.BeginPut());
   std::array<PutPart*, kServersMax> part_of{};  // by session
-  std::uint32_t parts = 0;
   const auto new_part = [&](MemberIndex member) {
-    ++parts;
+    ++split->parts_left;
     auto part = std::make_unique<PutPart>();
-    part->batch = batch;
-    part->parts_left = parts_left;
+    part->split = split;
     part->member = member;
     return part.release();
   };
-  Candidates candidates(state_->sessions());
+  // False: the replica's store is just gone.
+  const auto add = [&](std::size_t index, MemberIndex member) {
+    const auto session = state_->members().SessionOf(member);
+    if (!session) return false;
+    PutPart*& part = part_of[*session];
+    if (!part) part = new_part(member);
+    if (part->member != member) return false;  // or the session has just changed its member
+    part->indices[part->count++] = static_cast<std::uint8_t>(index);
+    return true;
+  };
   for (std::size_t i = 0; i < batch->count; ++i) {
     const tier::ObjectKey key = batch->objects[i].key;
-    std::optional<MemberIndex> member = state_->map.MemberOf(key);
-    if (!state_->TargetOf(member)) member = candidates.Place(&state_->map, key, member);
-    if (!member) {
-      batch->results[i] = candidates.problem();
-      continue;
+    ReplicaSet set = state_->shards.SetOf(key);
+    if (set.empty()) set = state_->shards.Place(key);
+    bool any = false;
+    bool all = true;
+    for (const placement::Replica& replica : set.All()) {
+      if (replica.state != ReplicaState::kJoining && replica.state != ReplicaState::kCurrent) {
+        continue;
+      }
+      const bool added = add(i, replica.member);
+      any |= added;
+      all &= added;
     }
-    batch->results[i] = PutResult::kUnavailable;
-    const auto session = state_->members().SessionOf(*member);
-    if (!session) continue;  // its store is just gone
-    PutPart*& part = part_of[*session];
-    if (!part) part = new_part(*member);
-    // Or the session has just changed its member.
-    if (part->member == *member) part->indices[part->count++] = static_cast<std::uint8_t>(i);
+    batch->results[i] = any && all ? PutResult::kAcked : PutResult::kUnavailable;
+    if (set.empty()) batch->results[i] = state_->WhyNotPlaced();
   }
   // Without any part, an empty one ends the batch.
-  PutPart* const empty = parts == 0 ? new_part(kNoMember) : nullptr;
+  PutPart* const empty = split->parts_left == 0 ? new_part(kNoMember) : nullptr;
   // From here on the last part may finish the batch at any time.
-  parts_left->store(parts);
   if (empty) state_->completions.Finish(empty);
   for (std::size_t i = 0; i < state_->sessions().size(); ++i) {
     PutPart* const part = part_of[i];
@@ -212,23 +266,32 @@ void Cluster::Put(tier::PutBatch* batch) {
 }
 
 void Cluster::Get(tier::RemoteFetch* fetch) {
-  const std::optional<MemberIndex> member = state_->map.MemberOf(fetch->keys[0]);
-  Target* const target = state_->TargetOf(member);
-  if (!target) {
-    state_->completions.Finish(fetch, GetResult::kNotFound);
-  } else if (!target->Get(fetch, *member)) {
-    state_->completions.Finish(fetch, GetResult::kUnavailable);
+  fetch->route = {};
+  fetch->route.open = ~std::uint64_t{0} >> (tier::RemoteFetch::kKeysMax - fetch->count);
+  if (state_->Ask(fetch)) return;
+  const bool placed = !state_->shards.SetOf(fetch->keys[0]).empty();
+  state_->completions.Finish(fetch, placed ? GetResult::kUnavailable : GetResult::kNotFound);
+}
+
+// Members that take the shard's Discards. A stale one is compared before it is current again.
+template <typename Function>
+void Cluster::ForEachTaker(tier::ObjectKey key, Function function) const {
+  for (const placement::Replica& replica : state_->shards.SetOf(key).All()) {
+    const bool takes =
+        replica.state == ReplicaState::kJoining || replica.state == ReplicaState::kCurrent;
+    Target* const target = takes ? state_->TargetOf(replica.member) : nullptr;
+    if (target) function(target);
   }
 }
 
 bool Cluster::TakesDiscards(tier::SlotIndex slot) const {
-  const Target* const target = state_->TargetOf(state_->map.MemberOf(slot));
-  return !target || target->TakesDiscards();
+  bool takes = true;
+  ForEachTaker(slot, [&](const Target* target) { takes &= target->TakesDiscards(); });
+  return takes;
 }
 
 void Cluster::Discard(std::span<const tier::DiscardItem> items) {
-  Target* const target = state_->TargetOf(state_->map.MemberOf(items.front().key));
-  if (target) target->Discard(items);
+  ForEachTaker(items.front().key, [&](Target* target) { target->Discard(items); });
 }
 
 bool Cluster::Writable() const {
@@ -242,18 +305,25 @@ std::vector<Cluster::ServerInfo> Cluster::Servers() const {
     const SessionStatus status = state_->sessions()[i]->status();
     const bool known = status.member != kNoMember;
     servers.push_back({status, state_->members().AddressOf(i),
-                       known ? state_->map.ShardCount(status.member) : 0, state_->lost_shards[i]});
+                       known ? state_->shards.ReplicasOn(status.member) : 0, state_->lost_shards[i]});
   }
   return servers;
 }
 
-std::string Cluster::ServerOf(tier::SlotIndex slot) const {
-  const std::optional<MemberIndex> member = state_->map.MemberOf(slot);
-  const auto session = member ? state_->members().SessionOf(*member) : std::nullopt;
-  return session ? state_->members().AddressOf(*session) : "";
+std::vector<Cluster::ReplicaInfo> Cluster::ReplicasOf(tier::SlotIndex slot) const {
+  std::vector<ReplicaInfo> replicas;
+  for (const placement::Replica& replica : state_->shards.SetOf(slot).All()) {
+    const auto session = state_->members().SessionOf(replica.member);
+    if (replica.state == ReplicaState::kNone || !session) continue;
+    replicas.push_back({state_->members().AddressOf(*session), NameOf(replica.state)});
+  }
+  return replicas;
 }
 
+PlacementInfo Cluster::Placement() const { return state_->shards.status(); }
+
 void Cluster::Stop() {
+  state_->shards.Stop();
   for (const auto& session : state_->sessions()) session->BeginStop();
   for (const auto& session : state_->sessions()) session->Stop();
 }

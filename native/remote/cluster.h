@@ -1,5 +1,6 @@
-// The memory servers of a host as one store: places shards, cuts batches by server, and has one
-// session per address. Callers never wait for the network. Servers are known by the uuids of their
+// The memory servers of a host as one store: cuts batches by server, asks one replica after the
+// other, and has one session per address. Where replicas are is in shards.h. Callers never wait for
+// the network. Servers are known by the uuids of their
 // stores (members.h); the volume is opened only if no other host has it (opening_gate.h).
 //
 // Threads: "fs-remote", "fs-remote-grpc", and one "fs-remote-N" per server; gRPC adds a few for
@@ -19,6 +20,7 @@
 
 #include "base/result.h"
 #include "remote/config.h"
+#include "remote/placement_info.h"
 #include "remote/session_record.h"
 #include "tier/remote_store.h"
 
@@ -43,8 +45,13 @@ class Cluster final : public tier::RemoteStore {
   };
   std::vector<ServerInfo> Servers() const;
 
-  /// Address of the server with the slot's shard; "" if not placed.
-  std::string ServerOf(tier::SlotIndex slot) const;
+  struct ReplicaInfo {
+    std::string address;
+    std::string state;
+  };
+  /// Of the slot's shard; empty if it is not placed.
+  std::vector<ReplicaInfo> ReplicasOf(tier::SlotIndex slot) const;
+  PlacementInfo Placement() const;
 
   /// Fails pending calls with kUnavailable, runs all callbacks, closes the volume, joins the
   /// sessions. Later calls fail with kUnavailable. Idempotent.
@@ -52,6 +59,8 @@ class Cluster final : public tier::RemoteStore {
 
  private:
   class State;
+  template <typename Function>
+  void ForEachTaker(tier::ObjectKey key, Function function) const;
   explicit Cluster(std::unique_ptr<State> state);
 
   std::unique_ptr<State> state_;

@@ -34,7 +34,7 @@ void Completions::Finish(tier::RemoteFetch* fetch, tier::GetResult result) {
   FARSWAP_CHECK(result == tier::GetResult::kNotFound || result == tier::GetResult::kUnavailable);
   const std::lock_guard lock(mutex_);
   tier::RemoteFetch*& list = result == tier::GetResult::kNotFound ? not_found_ : unavailable_;
-  fetch->next = std::exchange(list, fetch);
+  fetch->route.next = std::exchange(list, fetch);
   changed_.notify_all();
 }
 
@@ -48,8 +48,8 @@ void Completions::Run() {
     if (!part && !not_found && !unavailable) return;
     lock.unlock();
     while (part) FinishPart(std::exchange(part, part->newer));
-    AnswerList(not_found, tier::GetResult::kNotFound);
-    AnswerList(unavailable, tier::GetResult::kUnavailable);
+    ForEachFetch(not_found, [](auto* fetch) { EndFetch(fetch, tier::GetResult::kNotFound); });
+    ForEachFetch(unavailable, [](auto* fetch) { EndFetch(fetch, tier::GetResult::kUnavailable); });
     lock.lock();
   }
 }

@@ -16,7 +16,7 @@ class Completions {
   Completions();
   ~Completions();  // answers the rest
 
-  /// OnPutDone(); the results are set already.
+  /// FinishPart(part).
   void Finish(PutPart* part);
   /// OnMissing(result) for every key, then OnGetDone(). kNotFound or kUnavailable.
   void Finish(tier::RemoteFetch* fetch, tier::GetResult result);
@@ -28,8 +28,8 @@ class Completions {
   std::mutex mutex_;
   std::condition_variable changed_;
   PutPart* parts_ = nullptr;                  // linked by `newer`
-  tier::RemoteFetch* not_found_ = nullptr;    // linked by `next`
-  tier::RemoteFetch* unavailable_ = nullptr;  // linked by `next`
+  tier::RemoteFetch* not_found_ = nullptr;    // linked by Route::next
+  tier::RemoteFetch* unavailable_ = nullptr;  // linked by Route::next
   bool stopping_ = false;
   std::thread thread_;
 };

@@ -1,7 +1,10 @@
-// For threads that answer fetches: reserve memory, and end fetches with one result for all slots.
+// For threads that answer fetches: reserve memory, and end fetches.
 #pragma once
 
+#include <array>
+#include <bit>
 #include <cstddef>
+#include <cstdint>
 #include <utility>
 
 #include "tier/bundle.h"
@@ -15,27 +18,45 @@ inline void PrepareToAnswer() {
   [[maybe_unused]] const Outcome prepared = tier::PrepareThreadForBundles();
 }
 
-/// What the last replica answered: an object that is refused then is missing.
-inline void AnswerLast(tier::RemoteFetch* fetch, std::size_t index, tier::GetResult result,
-                       const tier::Object& object) {
-  if (result == tier::GetResult::kFound) {
-    if (fetch->OnObject(index, object) == tier::Verdict::kAccept) return;
-    result = tier::GetResult::kCorrupt;
+/// What a replica answered for each index that is still open.
+using GetResults = std::array<tier::GetResult, tier::RemoteFetch::kKeysMax>;
+
+/// Chooses the replica that a fetch asks next. Called on any thread, without locks.
+class FetchRouter {
+ public:
+  /// The replica that was asked has answered: the fetch asks another one for what is open, or ends.
+  virtual void OnAnswered(tier::RemoteFetch* fetch, const GetResults& results) = 0;
+  /// Whether a connected replica could be asked in place of the one that is. Any locks.
+  virtual bool HasAnother(const tier::RemoteFetch& fetch) const = 0;
+  /// The replica that was asked is not connected: the fetch asks another one.
+  virtual void MoveOn(tier::RemoteFetch* fetch) = 0;
+
+ protected:
+  ~FetchRouter() = default;
+};
+
+template <typename Function>
+void ForEachOpen(const tier::RemoteFetch& fetch, Function function) {
+  for (std::uint64_t open = fetch.route.open; open != 0; open &= open - 1) {
+    function(static_cast<std::size_t>(std::countr_zero(open)));
   }
-  fetch->OnMissing(index, result);
 }
 
-inline void AnswerAll(tier::RemoteFetch* fetch, tier::GetResult result) {
-  for (std::size_t index = 0; index < fetch->count; ++index) fetch->OnMissing(index, result);
+/// Ends the fetch.
+inline void EndFetch(tier::RemoteFetch* fetch, const GetResults& results) {
+  ForEachOpen(*fetch, [&](std::size_t index) { fetch->OnMissing(index, results[index]); });
   fetch->OnGetDone();
 }
+inline void EndFetch(tier::RemoteFetch* fetch, tier::GetResult result) {
+  GetResults results;
+  results.fill(result);
+  EndFetch(fetch, results);
+}
 
-/// `first` heads a list linked by RemoteFetch::next, or is nullptr.
-inline void AnswerList(tier::RemoteFetch* first, tier::GetResult result) {
-  while (first) {
-    tier::RemoteFetch* const fetch = std::exchange(first, first->next);
-    AnswerAll(fetch, result);
-  }
+/// `first` heads a list linked by Route::next, or is nullptr.
+template <typename Function>
+void ForEachFetch(tier::RemoteFetch* first, Function function) {
+  while (first) function(std::exchange(first, first->route.next));
 }
 
 }  // namespace farswap::remote

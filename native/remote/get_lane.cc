@@ -1,53 +1,40 @@
 #include "remote/get_lane.h"
 
 #include <algorithm>
+#include <bit>
 #include <utility>
 
 #include "base/check.h"
-#include "remote/get_answers.h"
 #include "remote/wire.h"
 
 namespace farswap::remote {
 
 using tier::GetResult;
 using tier::RemoteFetch;
+using tier::Verdict;
 
-namespace {
-
-void AnswerFrom(const v1::GetResponse& answer, RemoteFetch* fetch) {
-  const bool credible = answer.status() == v1::CALL_STATUS_OK &&
-                        static_cast<std::size_t>(answer.results_size()) == fetch->count;
-  if (!credible) {
-    const bool later = answer.status() == v1::CALL_STATUS_RETRY_AFTER;
-    AnswerAll(fetch, later ? GetResult::kUnavailable : GetResult::kCorrupt);
-    return;
-  }
-  for (std::size_t index = 0; index < fetch->count; ++index) {
-    const GotObject got = ReadResult(answer.results(static_cast<int>(index)), fetch->keys[index]);
-    AnswerLast(fetch, index, got.result, got.object);
-  }
-  fetch->OnGetDone();
-}
-
-}  // namespace
-
-GetLane::GetLane(std::chrono::milliseconds fetch_wait, LaneObserver* observer)
-    : fetch_wait_(fetch_wait), observer_(observer) {}
+GetLane::GetLane(std::chrono::milliseconds fetch_wait, FetchRouter* router, LaneObserver* observer)
+    : fetch_wait_(fetch_wait), router_(router), observer_(observer) {}
 
 GetLane::~GetLane() { FARSWAP_CHECK(!queue_.oldest() && !stream_); }
 
 bool GetLane::Get(RemoteFetch* fetch, MemberIndex member) {
   GetStream* ready = nullptr;
+  TimePoint& expires = fetch->route.expires;
+  const bool first = expires == TimePoint{};
+  if (first) expires = Clock::now() + fetch_wait_;
   {
     const std::lock_guard lock(mutex_);
     if (member != member_) return false;
     Record* const record = NewRecord();
     record->fetch = fetch;
-    record->expires = Clock::now() + fetch_wait_;
+    // Later in the queue, later in time: what comes from another lane may wait a little longer.
+    record->expires = queue_.newest() ? std::max(expires, queue_.newest()->expires) : expires;
     queue_.Append(record);
     ready = BeginSend();
   }
   SendFrom(ready);
+  if (!first) observer_->OnLaneWork();  // the end of its time is nearer than that of a new one
   return true;
 }
 
@@ -57,8 +44,8 @@ void GetLane::Rebind(MemberIndex member) {
     FARSWAP_CHECK(!stream_);
     member_ = member;
   }
-  AnswerList(TakeExpired(kNever),
-             member == kNoMember ? GetResult::kUnavailable : GetResult::kNotFound);
+  AnswerAll(TakeExpired(kNever),
+            member == kNoMember ? GetResult::kUnavailable : GetResult::kNotFound);
 }
 
 void GetLane::Open(v1::PageStore::Stub* stub, rpc::CompletionThreads* completions,
@@ -75,7 +62,11 @@ void GetLane::Open(v1::PageStore::Stub* stub, rpc::CompletionThreads* completion
 }
 
 TimePoint GetLane::Service(TimePoint now) {
-  AnswerList(TakeExpired(now), GetResult::kUnavailable);
+  ForEachFetch(TakeExpired(now), [](auto* fetch) { EndFetch(fetch, GetResult::kUnavailable); });
+  if (!stream_) {
+    const auto movable = [this](const Record& record) { return router_->HasAnother(*record.fetch); };
+    ForEachFetch(TakeWhere(movable), [this](auto* fetch) { router_->MoveOn(fetch); });
+  }
   const std::lock_guard lock(mutex_);
   // Later fetches expire later, so they need no wake-up.
   return std::min(queue_.expires(), now + fetch_wait_);
@@ -93,7 +84,37 @@ std::string GetLane::Detach() {
 void GetLane::OnAnswer(const v1::GetResponse& answer) {
   RemoteFetch* const fetch = Claim(answer.request_id());
   // None: the answer is late, or its id is invalid.
-  if (fetch) AnswerFrom(answer, fetch);
+  if (fetch) Deliver(answer, fetch);
+}
+
+void GetLane::Deliver(const v1::GetResponse& answer, RemoteFetch* fetch) {
+  GetResults results;
+  const auto open = static_cast<std::size_t>(std::popcount(fetch->route.open));
+  const bool credible = answer.status() == v1::CALL_STATUS_OK &&
+                        static_cast<std::size_t>(answer.results_size()) == open;
+  if (!credible) {
+    const bool later = answer.status() == v1::CALL_STATUS_RETRY_AFTER;
+    results.fill(later ? GetResult::kUnavailable : GetResult::kCorrupt);
+  } else {
+    int position = 0;
+    ForEachOpen(*fetch, [&](std::size_t index) {
+      const GotObject got = ReadResult(answer.results(position++), fetch->keys[index]);
+      results[index] = got.result;
+      if (got.result != GetResult::kFound) return;
+      results[index] = GetResult::kCorrupt;  // if it is not accepted
+      if (fetch->OnObject(index, got.object) == Verdict::kAccept) {
+        fetch->route.open &= ~(std::uint64_t{1} << index);
+      }
+    });
+  }
+  router_->OnAnswered(fetch, results);
+}
+
+// `first` heads a list.
+void GetLane::AnswerAll(RemoteFetch* first, GetResult result) {
+  GetResults results;
+  results.fill(result);
+  ForEachFetch(first, [&](RemoteFetch* fetch) { router_->OnAnswered(fetch, results); });
 }
 
 void GetLane::OnWritable() {
@@ -145,9 +166,8 @@ GetLane::GetStream* GetLane::BeginSend() {
   request->set_request_id(record->request_id);
   request->set_volume_id(volume_.id);
   request->set_epoch(volume_.epoch);
-  for (std::size_t index = 0; index < record->fetch->count; ++index) {
-    request->add_keys(record->fetch->keys[index]);
-  }
+  ForEachOpen(*record->fetch,
+              [&](std::size_t index) { request->add_keys(record->fetch->keys[index]); });
   queue_.MarkSent();
   return stream_.get();
 }
@@ -160,17 +180,31 @@ void GetLane::SendFrom(GetStream* ready) {
   }
 }
 
-// Fetches that have expired by `now`, oldest first, linked by RemoteFetch::next.
-RemoteFetch* GetLane::TakeExpired(TimePoint now) {
+// Fetches whose record is wanted, oldest first, linked by Route::next.
+template <typename Predicate>
+RemoteFetch* GetLane::TakeWhere(Predicate wanted) {
   const std::lock_guard lock(mutex_);
   RemoteFetch* first = nullptr;
   RemoteFetch** last = &first;
-  while (Record* const record = queue_.TakeExpired(now)) {
-    *last = Release(record);
-    last = &(*last)->next;
+  for (Record* record = queue_.oldest(); record;) {
+    Record* const next = record->newer;
+    if (wanted(*record)) {
+      queue_.Remove(record);
+      *last = Release(record);
+      last = &(*last)->route.next;
+    }
+    record = next;
   }
   *last = nullptr;
   return first;
+}
+
+RemoteFetch* GetLane::TakeExpired(TimePoint now) {
+  {
+    const std::lock_guard lock(mutex_);
+    if (queue_.expires() > now) return nullptr;
+  }
+  return TakeWhere([now](const Record& record) { return record.expires <= now; });
 }
 
 }  // namespace farswap::remote

@@ -1,6 +1,6 @@
 // Pending fetches of one memory server. They are sent in order, pipelined on one stream, each with
 // its id; answers come in any order. A fetch outlives the connection: it is sent again on the next
-// one until it is answered, or fetch_wait after Get().
+// one until it is answered, until another replica can answer it, or fetch_wait after it began.
 //
 // Get() sends on the caller's thread if the stream is free, else the end of the previous write
 // does: no thread waits or is woken. The completion thread runs callbacks.
@@ -14,6 +14,7 @@
 #include <vector>
 
 #include "farswap/v1/page_store.grpc.pb.h"
+#include "remote/get_answers.h"
 #include "remote/lane.h"
 #include "remote/members.h"
 #include "remote/resend_queue.h"
@@ -24,7 +25,7 @@ namespace farswap::remote {
 
 class GetLane final : public Stream<v1::GetRequest, v1::GetResponse>::Owner {
  public:
-  GetLane(std::chrono::milliseconds fetch_wait, LaneObserver* observer);
+  GetLane(std::chrono::milliseconds fetch_wait, FetchRouter* router, LaneObserver* observer);
   ~GetLane();  // after Rebind(kNoMember)
 
   /// Takes the fetch; false if the lane is not the member's. Any thread.
@@ -37,7 +38,8 @@ class GetLane final : public Stream<v1::GetRequest, v1::GetResponse>::Owner {
   /// detached.
   void Rebind(MemberIndex member);
   void Open(v1::PageStore::Stub* stub, rpc::CompletionThreads* completions, OpenedVolume volume);
-  /// Answers expired fetches; returns the latest time of the next call.
+  /// Ends expired fetches, and moves others on while the lane is detached; returns the latest time
+  /// of the next call.
   TimePoint Service(TimePoint now);
   /// Drops the connection; returns why it was lost. Pending fetches wait for the next Open().
   std::string Detach();
@@ -66,9 +68,14 @@ class GetLane final : public Stream<v1::GetRequest, v1::GetResponse>::Owner {
   tier::RemoteFetch* Claim(std::uint64_t request_id);
   GetStream* BeginSend();
   void SendFrom(GetStream* ready);
+  template <typename Predicate>
+  tier::RemoteFetch* TakeWhere(Predicate wanted);
   tier::RemoteFetch* TakeExpired(TimePoint now);
+  void Deliver(const v1::GetResponse& answer, tier::RemoteFetch* fetch);
+  void AnswerAll(tier::RemoteFetch* first, tier::GetResult result);
 
   const std::chrono::milliseconds fetch_wait_;
+  FetchRouter* const router_;
   LaneObserver* const observer_;
 
   // Guards all below. Taken before the stream's lock; never held during callbacks.

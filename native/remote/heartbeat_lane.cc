@@ -10,7 +10,7 @@ void HeartbeatLane::Open(v1::PageStore::Stub* stub, rpc::CompletionThreads* comp
                          OpenedVolume volume) {
   FARSWAP_CHECK(!stream_);
   volume_ = volume;
-  due_ = {};
+  heard_at_ = due_ = Clock::now();
   answered_ = sequence_;
   stream_ = std::make_unique<SessionStream>(this, observer_, completions);
   stream_->Start(stub->PrepareAsyncSession(stream_->context(), completions->queue()));
@@ -19,33 +19,44 @@ void HeartbeatLane::Open(v1::PageStore::Stub* stub, rpc::CompletionThreads* comp
 TimePoint HeartbeatLane::Service(TimePoint now) {
   if (!stream_) return kNever;
   if (now < due_) return due_;
-  if (sequence_ - answered_ >= kUnansweredMax) {
+  v1::SessionRequest* request = nullptr;
+  if (sequence_ - answered_ < pace_.unanswered_max) request = stream_->BeginWrite();
+  if (!request) {
+    // For so long the stream may not be up, or a write not end.
+    const TimePoint give_up_at = due_ + Interval() * pace_.unanswered_max;
+    const bool unanswered = sequence_ - answered_ >= pace_.unanswered_max;
+    if (!unanswered && now < give_up_at) return give_up_at;
     observer_->OnLaneBroken();
     return kNever;
   }
-  v1::SessionRequest* const request = stream_->BeginWrite();
-  if (!request) return kNever;  // until OnWritable()
   request->set_sequence(++sequence_);
   request->set_volume_id(volume_.id);
   request->set_epoch(volume_.epoch);
   request->set_boot_ms(BootMilliseconds());
   stream_->Send();
-  due_ = now + HeartbeatOf(volume_.owner_lease);
+  due_ = now + Interval();
   return due_;
+}
+
+std::optional<TimePoint> HeartbeatLane::SilentSince() const {
+  const TimePoint heard_at = heard_at_;
+  const bool silent = stream_ && Clock::now() - heard_at >= Interval() * pace_.unanswered_max;
+  return silent ? std::optional(heard_at) : std::nullopt;
 }
 
 std::string HeartbeatLane::Detach() {
   if (!stream_) return "";
-  const bool silent = sequence_ - answered_ >= kUnansweredMax;
+  const bool silent = SilentSince().has_value();
   std::string why = stream_->Shutdown();
   stream_.reset();
-  if (silent) return std::to_string(kUnansweredMax) + " heartbeats without an answer";
+  if (silent) return std::to_string(pace_.unanswered_max) + " heartbeats without an answer";
   return why;
 }
 
 void HeartbeatLane::OnAnswer(const v1::SessionResponse& answer) {
   if (answer.status() != v1::CALL_STATUS_OK) return;
   answered_ = answer.sequence();
+  heard_at_ = Clock::now();
   stores_->NoteSpace(answer.capacity_bytes(), answer.used_bytes());
   stores_->NoteState(answer.state());
 }

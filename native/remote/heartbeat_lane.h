@@ -1,11 +1,14 @@
 // Heartbeats of a volume's owner to one memory server: one request per fifth of the owner's lease,
-// from the session's thread, on a channel of its own, where no backlog of puts delays it. Answers
-// have the server's room and state.
+// or more where another replica can take over, from the session's thread, on a channel of its own,
+// where no backlog of puts delays it. Answers have the server's room and state.
 #pragma once
 
+#include <algorithm>
 #include <atomic>
+#include <chrono>
 #include <cstdint>
 #include <memory>
+#include <optional>
 #include <string>
 
 #include "farswap/v1/page_store.grpc.pb.h"
@@ -18,17 +21,21 @@ class PutLane;
 
 class HeartbeatLane final : public Stream<v1::SessionRequest, v1::SessionResponse>::Owner {
  public:
-  /// Unanswered requests in a row after which the connection is dropped.
-  static constexpr std::uint64_t kUnansweredMax = 5;
-
+  struct Pace {
+    std::chrono::milliseconds interval_max;  // between requests
+    std::uint64_t unanswered_max;            // in a row, after which the connection is dropped
+  };
   /// `stores` gets the server's room and state.
-  HeartbeatLane(PutLane* stores, LaneObserver* observer) : stores_(stores), observer_(observer) {}
+  HeartbeatLane(const Pace& pace, PutLane* stores, LaneObserver* observer)
+      : pace_(pace), stores_(stores), observer_(observer) {}
 
   // Only for the session's thread.
 
   void Open(v1::PageStore::Stub* stub, rpc::CompletionThreads* completions, OpenedVolume volume);
   /// Sends a request if it is time; returns the latest time of the next call.
   TimePoint Service(TimePoint now);
+  /// Since when the server is silent; nothing: it is not.
+  std::optional<TimePoint> SilentSince() const;
   /// Drops the connection; returns why it was lost.
   std::string Detach();
 
@@ -38,6 +45,11 @@ class HeartbeatLane final : public Stream<v1::SessionRequest, v1::SessionRespons
   void OnAnswer(const v1::SessionResponse& answer) override;
   void OnWritable() override { observer_->OnLaneWork(); }
 
+  std::chrono::milliseconds Interval() const {
+    return std::min(HeartbeatOf(volume_.owner_lease), pace_.interval_max);
+  }
+
+  const Pace pace_;
   PutLane* const stores_;
   LaneObserver* const observer_;
   std::unique_ptr<SessionStream> stream_;
@@ -45,6 +57,7 @@ class HeartbeatLane final : public Stream<v1::SessionRequest, v1::SessionRespons
   TimePoint due_{};
   std::uint64_t sequence_ = 0;              // of the last request
   std::atomic<std::uint64_t> answered_{0};  // of the last answer
+  std::atomic<TimePoint> heard_at_{};       // the last answer, or the opening
 };
 
 }  // namespace farswap::remote

@@ -39,6 +39,8 @@ class LaneObserver {
   virtual void OnLaneWork() = 0;
   /// The connection is broken.
   virtual void OnLaneBroken() = 0;
+  /// The server has been away for outage_wait: Puts do without it. On the session's thread.
+  virtual void OnAway() = 0;
   virtual void OnVolumeLost(VolumeLoss loss) = 0;
 
  protected:

@@ -53,6 +53,11 @@ std::string Members::AddressOf(std::size_t session) const {
   return sessions_[session].address;
 }
 
+ServerId Members::UuidOf(MemberIndex member) const {
+  const std::lock_guard lock(mutex_);
+  return members_[member].uuid;
+}
+
 MemberIndex Members::Find(const ServerId& uuid) const {
   const auto found = std::find_if(members_.begin(), members_.end(),
                                   [&](const Member& member) { return member.uuid == uuid; });

@@ -27,11 +27,12 @@
 #include <string>
 #include <vector>
 
+#include "placement/replica_set.h"
 #include "remote/lane.h"
 
 namespace farswap::remote {
 
-using MemberIndex = std::uint16_t;
+using placement::MemberIndex;
 inline constexpr MemberIndex kNoMember = 0xffff;
 
 /// 16 random bytes of a store, or of a run of its server.
@@ -41,7 +42,7 @@ std::string Hex(const ServerId& id);
 
 class Members {
  public:
-  static constexpr std::size_t kMembersMax = 4096;
+  static constexpr std::size_t kMembersMax = placement::kMembersMax;
 
   /// One session per address. A silent server counts as moved `move_wait` after its last answer.
   Members(std::vector<std::string> addresses, std::chrono::milliseconds move_wait);
@@ -70,6 +71,7 @@ class Members {
   void NoteSilent(std::size_t session, TimePoint now);
 
   std::string AddressOf(std::size_t session) const;
+  ServerId UuidOf(MemberIndex member) const;
   /// Lock-free. nullopt: the member's store is gone.
   std::optional<std::size_t> SessionOf(MemberIndex member) const {
     const std::uint16_t session = session_of_[member].load(std::memory_order_acquire);

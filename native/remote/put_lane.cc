@@ -62,10 +62,13 @@ TimePoint PutLane::Service(TimePoint now) {
   FinishAnswered();
   const TimePoint refuse_at = stream_ ? kNever : detached_at_ + outage_wait_;
   if (now >= refuse_at) {
+    bool begins = false;
     {
       const std::lock_guard lock(mutex_);
-      refusing_ = true;
+      begins = !std::exchange(refusing_, true);
     }
+    // Before its parts end: they are sent again to the replicas that are left.
+    if (begins) observer_->OnAway();
     EndExpired(kNever);
   }
   EndExpired(now);
@@ -74,11 +77,11 @@ TimePoint PutLane::Service(TimePoint now) {
   return std::min(queue_.expires(), refusing_ ? kNever : refuse_at);
 }
 
-std::string PutLane::Detach() {
+std::string PutLane::Detach(TimePoint lost_at) {
   if (!stream_) return "";
   std::string why = stream_->Shutdown();
   stream_.reset();
-  detached_at_ = Clock::now();
+  detached_at_ = lost_at;
   const std::lock_guard lock(mutex_);
   queue_.Rewind();
   return why;
@@ -99,9 +102,7 @@ bool PutLane::SendOne() {
   request->set_batch_id(part->batch_id);
   request->set_volume_id(volume_.id);
   request->set_epoch(volume_.epoch);
-  for (std::size_t i = 0; i < part->count; ++i) {
-    AppendObject(part->batch->objects[part->indices[i]], request);
-  }
+  for (std::size_t i = 0; i < part->count; ++i) AppendObject(part->ObjectAt(i), request);
   {
     const std::lock_guard lock(mutex_);
     queue_.MarkSent();

@@ -1,12 +1,12 @@
-// A PutBatch has one part per server; it is done with its last part.
+// A PutBatch goes out in parts, one per server; an object with several replicas is in as many parts.
+// Its result is the worst of its replicas'. The batch is done with its last part.
 #pragma once
 
 #include <array>
-#include <atomic>
 #include <cstddef>
 #include <cstdint>
 #include <memory>
-#include <utility>
+#include <mutex>
 
 #include "remote/lane.h"
 #include "remote/members.h"
@@ -14,16 +14,41 @@
 
 namespace farswap::remote {
 
-/// The pages of a batch for one server. Allocated by Put(), freed when answered.
+struct PutPart;
+
+/// Called by the parts of batches, from any thread, without locks.
+class PutObserver {
+ public:
+  /// The part has its results; the batch may not be done yet.
+  virtual void OnPartDone(const PutPart& part) = 0;
+  /// All parts are done. The batch does not know yet.
+  virtual void OnBatchDone(std::uint64_t era) = 0;
+
+ protected:
+  ~PutObserver() = default;
+};
+
+/// What the parts of a batch share.
+struct SplitBatch {
+  SplitBatch(tier::PutBatch* split, PutObserver* parts_observer, std::uint64_t put_era)
+      : batch(split), observer(parts_observer), era(put_era) {}
+
+  tier::PutBatch* const batch;
+  PutObserver* const observer;
+  const std::uint64_t era;  // see PutEras
+  std::mutex mutex;          // guards parts_left and the batch's results
+  std::size_t parts_left = 0;
+};
+
+/// Objects of a batch for one server. Allocated by Put(), freed when answered.
 struct PutPart {
-  tier::PutBatch* batch = nullptr;
-  // Shared by the batch's parts. Decremented with release, so that the thread that reaches zero
-  // sees all results; each part writes results of its pages only.
-  std::shared_ptr<std::atomic<std::uint32_t>> parts_left;
+  std::shared_ptr<SplitBatch> split;
   MemberIndex member = kNoMember;
   std::size_t count = 0;
   std::array<std::uint8_t, tier::PutBatch::kObjectsMax> indices;  // into the batch
   std::array<tier::PutResult, tier::PutBatch::kObjectsMax> results;
+
+  const tier::Object& ObjectAt(std::size_t i) const { return split->batch->objects[indices[i]]; }
 
   // The put lane's.
   std::uint64_t batch_id = 0;
@@ -34,16 +59,34 @@ struct PutPart {
 };
 static_assert(tier::PutBatch::kObjectsMax <= 256, "indices are bytes");
 
-/// Stores the results in the batch, and frees the part. The batch may be destroyed then.
-inline void FinishPart(PutPart* finished) {
-  const std::unique_ptr<PutPart> part(finished);
-  for (std::size_t i = 0; i < part->count; ++i) {
-    part->batch->results[part->indices[i]] = part->results[i];
+/// Of two replicas' results: one that is superseded decides, then one that may or may not have the
+/// object.
+inline tier::PutResult Worse(tier::PutResult one, tier::PutResult other) {
+  using enum tier::PutResult;
+  for (const tier::PutResult result : {kSuperseded, kUnavailable, kRejected, kServerFull}) {
+    if (one == result || other == result) return result;
   }
-  if (part->parts_left->fetch_sub(1, std::memory_order_acq_rel) == 1) part->batch->OnPutDone();
+  return kAcked;
 }
 
-/// The same, with one result for all its pages.
+/// Merges the results into those of the batch, and frees the part. The batch may be destroyed then.
+inline void FinishPart(PutPart* finished) {
+  const std::unique_ptr<PutPart> part(finished);
+  SplitBatch& split = *part->split;
+  split.observer->OnPartDone(*part);
+  {
+    const std::lock_guard lock(split.mutex);
+    for (std::size_t i = 0; i < part->count; ++i) {
+      tier::PutResult& result = split.batch->results[part->indices[i]];
+      result = Worse(result, part->results[i]);
+    }
+    if (--split.parts_left > 0) return;
+  }
+  split.observer->OnBatchDone(split.era);
+  split.batch->OnPutDone();
+}
+
+/// The same, with one result for all its objects.
 inline void FinishPart(PutPart* part, tier::PutResult result) {
   part->results.fill(result);
   FinishPart(part);

@@ -18,6 +18,7 @@ class ResendQueue {
   T* oldest() const { return oldest_; }
   T* oldest_unsent() const { return unsent_; }
   std::size_t sent_count() const { return sent_count_; }
+  T* newest() const { return newest_; }
   /// Of the oldest, or kNever.
   TimePoint expires() const { return oldest_ ? oldest_->expires : kNever; }
 

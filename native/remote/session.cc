@@ -29,6 +29,12 @@ namespace {
 // The server ends an owner's lease a moment after its last answer implies.
 constexpr milliseconds kLeaseSlack{20};
 
+// With several replicas a silent server must not delay Puts and Gets for longer than outage_wait.
+HeartbeatLane::Pace PaceOf(const ClusterConfig& cluster) {
+  if (cluster.replicas == 1) return {.interval_max = milliseconds::max(), .unanswered_max = 5};
+  return {.interval_max = cluster.outage_wait / 2, .unanswered_max = 2};
+}
+
 // Lock order: a lane's lock, then mutex_, then the record's or the gate's.
 class ServerSession final : public Session, private LaneObserver, private rpc::Completion {
  public:
@@ -44,11 +50,14 @@ class ServerSession final : public Session, private LaneObserver, private rpc::C
   void Discard(std::span<const tier::DiscardItem> items) override { discard_lane_.Add(items); }
   MemberIndex connected_member() const override { return connected_member_; }
   bool writable() const override;
-  bool placeable() const override;
-  std::uint64_t free_bytes() const override;
+  placement::Member report() const override;
 
   void Start() override;
   SessionStatus status() const override;
+  std::optional<OpenedAt> opened() const override {
+    const std::lock_guard lock(mutex_);
+    return opened_;
+  }
   void OnDecided() override { OnLaneWork(); }
   void OnMoved() override;
   void BeginStop() override;
@@ -72,7 +81,7 @@ class ServerSession final : public Session, private LaneObserver, private rpc::C
   void Rebind(const Members::Answer& answer);
   std::string AwaitTurn(const v1::OpenVolumeResponse& response);
   std::string GiveUp();
-  void NoteOpened(const v1::OpenVolumeResponse& response);
+  void NoteOpened(const v1::OpenVolumeResponse& response, const OpenedAt& at);
   std::string Detach();
   void CloseVolume(const Connection& connection, const OpenedVolume& volume);
   void LearnOwner();
@@ -90,6 +99,7 @@ class ServerSession final : public Session, private LaneObserver, private rpc::C
   void OnCompleted(bool ok) override;
   void OnLaneWork() override;
   void OnLaneBroken() override;
+  void OnAway() override;
   void OnVolumeLost(VolumeLoss loss) override;
 
   const SessionConfig config_;
@@ -118,6 +128,7 @@ class ServerSession final : public Session, private LaneObserver, private rpc::C
   bool ended_ = false;   // fenced or permanently refused
   bool call_done_ = false;
   std::string refusal_;  // why the current connection is unusable
+  std::optional<OpenedAt> opened_;
 
   std::mutex stop_mutex_;  // one Stop() joins, the others wait for it
   std::thread thread_;     // last: uses all of the above
@@ -129,11 +140,11 @@ ServerSession::ServerSession(const SessionConfig& session_config, SessionPeers* 
       cluster_(*config_.cluster),
       peers_(peers),
       completions_(completions),
-      get_lane_(cluster_.fetch_wait, this),
+      get_lane_(cluster_.fetch_wait, &peers->router(), this),
       put_lane_(cluster_.put_wait, std::min(cluster_.put_wait, cluster_.outage_wait),
                 cluster_.full_wait, this),
       discard_lane_(this),
-      heartbeat_lane_(&put_lane_, this) {}
+      heartbeat_lane_(PaceOf(cluster_), &put_lane_, this) {}
 
 void ServerSession::Start() {
   thread_ = StartThread("fs-remote-" + std::to_string(config_.number), [this] { Run(); });
@@ -170,6 +181,7 @@ void ServerSession::Run() {
     const std::lock_guard lock(mutex_);
     if (stopping_ || ended_) break;
   }
+  OnAway();
   get_lane_.Rebind(kNoMember);
   put_lane_.Rebind(kNoMember);
   LearnOwner();
@@ -204,7 +216,7 @@ std::string ServerSession::ServeOneConnection() {
   heartbeat_lane_.Open(connection.heartbeat_stub.get(), completions_, volume);
   put_lane_.Open(connection.put_stub.get(), completions_, volume);
   discard_lane_.Open(connection.put_stub.get(), completions_, volume);
-  NoteOpened(response);
+  NoteOpened(response, {connection.address, volume});
   WaitUntil(kNever, [] { return false; });
   const bool orderly = !broken();
   problem = Detach();
@@ -351,21 +363,28 @@ std::string ServerSession::GiveUp() {
   return record_.GiveUp(owned_since_ != kNever);
 }
 
-void ServerSession::NoteOpened(const v1::OpenVolumeResponse& response) {
+void ServerSession::NoteOpened(const v1::OpenVolumeResponse& response, const OpenedAt& at) {
   put_lane_.NoteSpace(response.capacity_bytes(), response.used_bytes());
   put_lane_.NoteState(response.state());
   owned_since_ = kNever;
   const auto run = IdOf(response.run_id());
   const bool restarted = run_ && run_ != run;
   run_ = run;
+  const bool intact = !restarted || response.store_intact();
+  {
+    const std::lock_guard lock(mutex_);
+    opened_ = at;
+  }
   connected_member_ = member_;
-  record_.NoteOpened(member_, response.epoch(), restarted && !response.store_intact());
+  peers_->OnOpened(member_, intact);
+  record_.NoteOpened(member_, response.epoch(), !intact);
 }
 
 std::string ServerSession::Detach() {
+  const TimePoint lost_at = heartbeat_lane_.SilentSince().value_or(Clock::now());
   const std::string fetch_problem = get_lane_.Detach();
   const std::string heartbeat_problem = heartbeat_lane_.Detach();
-  const std::string store_problem = put_lane_.Detach();
+  const std::string store_problem = put_lane_.Detach(lost_at);
   discard_lane_.Detach();
   record_.NoteDetached(Clock::now());
   const std::lock_guard lock(mutex_);
@@ -414,6 +433,7 @@ void ServerSession::NoteDisconnected(const std::string& problem) {
   record_.NoteDisconnected(problem);
   const std::lock_guard lock(mutex_);
   broken_ = false;
+  opened_.reset();
 }
 
 TimePoint ServerSession::ServiceLanes() {
@@ -465,6 +485,10 @@ void ServerSession::OnLaneBroken() {
   changed_.notify_all();
 }
 
+void ServerSession::OnAway() {
+  if (member_ != kNoMember) peers_->OnAway(member_);
+}
+
 void ServerSession::OnVolumeLost(VolumeLoss loss) {
   const std::lock_guard lock(mutex_);
   // Another lane has reported it, or the next connection will.
@@ -494,14 +518,13 @@ bool ServerSession::writable() const {
          state != v1::SERVER_STATE_DISK_FULL;
 }
 
-bool ServerSession::placeable() const {
-  return writable() && put_lane_.state() == v1::SERVER_STATE_ACTIVE;
-}
-
-std::uint64_t ServerSession::free_bytes() const {
-  const std::uint64_t capacity = put_lane_.capacity_bytes();
-  const std::uint64_t used = put_lane_.used_bytes();
-  return capacity > used ? capacity - used : 0;
+placement::Member ServerSession::report() const {
+  const v1::ServerState state = put_lane_.state();
+  const bool leaving = state == v1::SERVER_STATE_DRAINING;
+  return {.capacity_bytes = put_lane_.capacity_bytes(),
+          .used_bytes = put_lane_.used_bytes(),
+          .full = !writable() || (state != v1::SERVER_STATE_ACTIVE && !leaving),
+          .leaving = leaving};
 }
 
 }  // namespace

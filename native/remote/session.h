@@ -10,9 +10,11 @@
 #include <array>
 #include <cstddef>
 #include <memory>
+#include <optional>
 #include <string>
 
 #include "remote/config.h"
+#include "remote/get_answers.h"
 #include "remote/members.h"
 #include "remote/session_record.h"
 #include "remote/target.h"
@@ -32,6 +34,12 @@ struct SessionConfig {
   std::array<std::byte, 16> session_nonce{};  // one per run of the host's daemon
 };
 
+/// A server, and the volume that is open there.
+struct OpenedAt {
+  std::string address;
+  OpenedVolume volume;
+};
+
 /// Shared by a host's sessions, which it outlives.
 class SessionPeers {
  public:
@@ -43,6 +51,11 @@ class SessionPeers {
   virtual void OnMoved(std::size_t session) = 0;
   /// The store of the session's former member is gone, with its objects.
   virtual void OnStoreGone(std::size_t session, MemberIndex gone) = 0;
+  /// The volume is open at the member. `intact`: all that it acknowledged is still there.
+  virtual void OnOpened(MemberIndex member, bool intact) = 0;
+  /// The member has been away for outage_wait.
+  virtual void OnAway(MemberIndex member) = 0;
+  virtual FetchRouter& router() = 0;
 
  protected:
   ~SessionPeers() = default;
@@ -56,6 +69,8 @@ class Session : public Target {
   /// Starts, after all sessions were made.
   virtual void Start() = 0;
   virtual SessionStatus status() const = 0;
+  /// Where the volume is open; nothing: not connected.
+  virtual std::optional<OpenedAt> opened() const = 0;
 
   virtual void OnDecided() = 0;
   virtual void OnMoved() = 0;

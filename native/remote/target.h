@@ -4,6 +4,7 @@
 #include <cstdint>
 #include <span>
 
+#include "placement/planner.h"
 #include "remote/members.h"
 #include "remote/put_part.h"
 #include "tier/remote_store.h"
@@ -27,9 +28,8 @@ class Target {
   virtual MemberIndex connected_member() const = 0;
   /// Connected, and not known to be full.
   virtual bool writable() const = 0;
-  /// Writable, and takes new shards.
-  virtual bool placeable() const = 0;
-  virtual std::uint64_t free_bytes() const = 0;
+  /// For placement; without its identity.
+  virtual placement::Member report() const = 0;
 };
 
 }  // namespace farswap::remote

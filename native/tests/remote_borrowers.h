@@ -164,6 +164,12 @@ inline bool Holds(Cluster& cluster, tier::ObjectKey slot, tier::ObjectVersion ve
   return fetch.Holds(0, version);
 }
 
+/// Address of the first replica of the slot's shard; "": not placed.
+inline std::string ServerOf(const Cluster& cluster, tier::SlotIndex slot) {
+  const auto replicas = cluster.ReplicasOf(slot);
+  return replicas.empty() ? "" : replicas[0].address;
+}
+
 inline bool Connected(const Cluster& cluster, std::size_t server = 0) {
   return Eventually([&] { return cluster.Servers()[server].connected(); });
 }

@@ -57,7 +57,7 @@ TEST_F(ClusterTest, EachPageOfABatchHasItsOwnResult) {
 TEST_F(ClusterTest, SlotOfAnUnplacedShardIsNotFound) {
   EXPECT_EQ(GetOne(*cluster_, 3), GetResult::kNotFound);
   EXPECT_EQ(store_.seen().fetches, 0u);
-  EXPECT_EQ(cluster_->ServerOf(3), "");
+  EXPECT_EQ(ServerOf(*cluster_, 3), "");
 }
 
 TEST_F(ClusterTest, MissingSlotOfAPlacedShardIsNotFound) {
@@ -68,7 +68,7 @@ TEST_F(ClusterTest, MissingSlotOfAPlacedShardIsNotFound) {
   ASSERT_TRUE(fetch.done.Wait());
   EXPECT_EQ(fetch.answered[0].result, GetResult::kNotFound);
   EXPECT_TRUE(fetch.Holds(1, 1));
-  EXPECT_EQ(cluster_->ServerOf(0), store_.address());
+  EXPECT_EQ(ServerOf(*cluster_, 0), store_.address());
 }
 
 TEST_F(ClusterTest, AnObjectThatIsRefusedIsMissingWhereNoOtherReplicaHasIt) {
@@ -304,7 +304,7 @@ TEST_F(ClusterTest, BatchIsCutByServerAndEndsOnce) {
   EXPECT_GT(servers[0].shards, 50u);
   EXPECT_GT(servers[1].shards, 50u);
   for (tier::SlotIndex shard = 0; shard < 200; ++shard) {
-    const bool first = cluster->ServerOf(shard * kShardSlots) == store_.address();
+    const bool first = ServerOf(*cluster, shard * kShardSlots) == store_.address();
     EXPECT_EQ(store_.Has(shard * kShardSlots), first);
     EXPECT_EQ(other.Has(shard * kShardSlots), !first);
   }
@@ -313,16 +313,15 @@ TEST_F(ClusterTest, BatchIsCutByServerAndEndsOnce) {
 TEST_F(ClusterTest, FullServersShardsFailWhileNewOnesGoElsewhere) {
   FakeStore roomy;
   FakeStore tight;
-  roomy.Tell([](FakeStore::Script* script) { script->capacity_bytes = 1u << 30; });
-  tight.Tell([](FakeStore::Script* script) { script->capacity_bytes = 1u << 20; });
+  tight.Tell([](FakeStore::Script* script) { script->used_bytes = script->capacity_bytes / 2; });
   const auto cluster = NewCluster(TestConfig({roomy.address(), tight.address()}));
   ASSERT_TRUE(Connected(*cluster, 0) && Connected(*cluster, 1));
   ASSERT_EQ(PutOne(*cluster, 0, 1), PutResult::kAcked);
-  ASSERT_EQ(cluster->ServerOf(0), roomy.address()) << "it has more room";
+  ASSERT_EQ(ServerOf(*cluster, 0), roomy.address()) << "it has more room";
   roomy.Tell([](FakeStore::Script* script) { script->full = true; });
   EXPECT_EQ(PutOne(*cluster, 0, 2), PutResult::kServerFull);
   EXPECT_EQ(PutOne(*cluster, kShardSlots, 1), PutResult::kAcked);
-  EXPECT_EQ(cluster->ServerOf(kShardSlots), tight.address());
+  EXPECT_EQ(ServerOf(*cluster, kShardSlots), tight.address());
   EXPECT_TRUE(cluster->Writable());
 }
 

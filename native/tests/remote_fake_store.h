@@ -86,6 +86,11 @@ class FakeStore final : private v1::PageStore::Service {
     const std::lock_guard lock(mutex_);
     return seen_;
   }
+  /// Loses an object.
+  void Lose(std::uint64_t key) {
+    const std::lock_guard lock(mutex_);
+    objects_.erase(key);
+  }
   bool Has(std::uint64_t key) const {
     const std::lock_guard lock(mutex_);
     return objects_.contains(key);

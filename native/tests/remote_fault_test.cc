@@ -136,7 +136,7 @@ TEST_F(FaultTest, PutToAServerLongAwayFailsAtOnceAndSparesTheOthersPages) {
   ASSERT_TRUE(Connected(*cluster_, 0) && Connected(*cluster_, 1));
   tier::SlotIndex there = 0;
   while (PutOne(*cluster_, there, 1) == PutResult::kAcked &&
-         cluster_->ServerOf(there) != store_.address()) {
+         ServerOf(*cluster_, there) != store_.address()) {
     there += kShardSlots;
   }
   store_.Stop();

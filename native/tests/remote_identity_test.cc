@@ -93,7 +93,7 @@ TEST_F(IdentityTest, ServerWhoseAddressChangedGoesOnWhereItIs) {
   ASSERT_TRUE(fetch.done.Wait());
   EXPECT_TRUE(fetch.Holds(0, 1));
   EXPECT_EQ(cluster->Servers()[0].address, moved.address());
-  EXPECT_EQ(cluster->ServerOf(0), moved.address());
+  EXPECT_EQ(ServerOf(*cluster, 0), moved.address());
   EXPECT_EQ(cluster->Servers()[0].epoch, 1u);
 }
 
@@ -112,7 +112,7 @@ TEST_F(IdentityTest, AnotherStoreAtTheAddressLosesThePagesOfTheFirstAndTakesNewO
   ASSERT_TRUE(Connected(*cluster));
   EXPECT_EQ(cluster->Servers()[0].lost_shards, 2u);
   EXPECT_EQ(GetOne(*cluster, 0), GetResult::kNotFound);
-  EXPECT_EQ(cluster->ServerOf(0), "");
+  EXPECT_EQ(ServerOf(*cluster, 0), "");
   EXPECT_TRUE(cluster->TakesDiscards(0));
   Discard(*cluster, {{.key = 0, .version = 1}});
   EXPECT_EQ(PutOne(*cluster, 1, 2), PutResult::kAcked);

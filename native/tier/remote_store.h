@@ -3,6 +3,7 @@
 #pragma once
 
 #include <array>
+#include <chrono>
 #include <cstddef>
 #include <cstdint>
 #include <span>
@@ -69,7 +70,17 @@ class RemoteFetch {
 
   std::size_t count = 0;
   std::array<ObjectKey, kKeysMax> keys;
-  RemoteFetch* next = nullptr;  // for the RemoteStore's queues
+
+  /// The RemoteStore's, from Get() on: how far the fetch has come.
+  struct Route {
+    std::uint64_t open = 0;      // indices that have not ended, by bit
+    std::uint16_t asked = 0;     // the replica that is asked now
+    std::uint8_t answered = 0;   // how many replicas have answered, and which
+    std::array<std::uint16_t, 3> answerers{};
+    std::chrono::steady_clock::time_point expires{};  // set by the first replica's lane
+    RemoteFetch* next = nullptr;                      // in a list of fetches
+  };
+  Route route;
 };
 
 /// A stale object, up to this version.

@@ -49,6 +49,8 @@ class Machine:
             host_id="cgroups",
             device="swap0",
             take_over=False,
+            replicas=1,
+            repair_after_ms=300_000,
         )
         ours, theirs = socket.socketpair()
         self.engine.serve(theirs.detach(), b"", "test")

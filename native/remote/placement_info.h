@@ -1,0 +1,16 @@
+// How the shards of a volume are placed, for operators.
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+
+namespace farswap::remote {
+
+struct PlacementInfo {
+  std::size_t replicas;  // wanted of each shard
+  std::uint32_t debt;    // shards with fewer current ones
+  std::uint32_t lost;    // shards whose every replica was on stores that are gone
+  std::size_t copies;    // replicas that are being made
+};
+
+}  // namespace farswap::remote

@@ -1,0 +1,230 @@
+#include "remote/shard_copier.h"
+
+#include <grpcpp/client_context.h>
+
+#include <map>
+#include <utility>
+
+#include "base/thread.h"
+#include "farswap/v1/page_store.grpc.pb.h"
+#include "rpc/channel.h"
+
+namespace farswap::remote {
+
+using placement::Action;
+using placement::ActionResult;
+using std::chrono::milliseconds;
+
+// In the copier's list while it lives.
+class ShardCopier::Call {
+ public:
+  explicit Call(ShardCopier* copier) : copier_(copier) {
+    const std::lock_guard lock(copier_->mutex_);
+    copier_->calls_.push_front(this);
+    at_ = copier_->calls_.begin();
+    if (copier_->stopping_) context_.TryCancel();
+  }
+  ~Call() {
+    const std::lock_guard lock(copier_->mutex_);
+    copier_->calls_.erase(at_);
+  }
+  Call(const Call&) = delete;
+  Call& operator=(const Call&) = delete;
+
+  grpc::ClientContext* context() { return &context_; }
+  void NoteAnswer() {
+    const std::lock_guard lock(copier_->mutex_);
+    answered_at_ = Clock::now();
+  }
+  /// The copier's lock is held.
+  void Cancel() { context_.TryCancel(); }
+  bool SilentSince(TimePoint before) const { return answered_at_ < before; }
+
+ private:
+  ShardCopier* const copier_;
+  grpc::ClientContext context_;
+  TimePoint answered_at_ = Clock::now();
+  std::list<Call*>::iterator at_;
+};
+
+namespace {
+
+constexpr milliseconds kOpenWait{3000};
+constexpr int kDiscardItemsMax = 4096;  // of the protocol
+
+/// A piece of work in progress.
+class Worker {
+ public:
+  Worker(ShardCopier* copier, const ShardWork& work)
+      : copier_(copier), work_(work), member_(StubOf(work.member)) {}
+
+  FinishedWork Do() {
+    FinishedWork finished{.action = work_.action, .result = ActionResult::kFailed};
+    switch (work_.action.kind) {
+      case Action::Kind::kCopy:
+        finished.result = Copy({}, &finished.retry_after);
+        break;
+      case Action::Kind::kCompare:
+        finished.result = Compare(&finished.retry_after);
+        break;
+      case Action::Kind::kDrop:
+        finished.result = Drop() ? ActionResult::kDone : ActionResult::kFailed;
+        break;
+      case Action::Kind::kSettle:
+        break;
+    }
+    return finished;
+  }
+
+ private:
+  using Stub = v1::PageStore::Stub;
+  using Versions = std::map<std::uint64_t, std::uint64_t>;  // by key
+
+  static std::unique_ptr<Stub> StubOf(const OpenedServer& server) {
+    return v1::PageStore::NewStub(rpc::NewChannel(server.address, kOpenWait));
+  }
+  template <typename Request>
+  static Request RequestTo(const OpenedServer& server) {
+    Request request;
+    request.set_volume_id(server.volume.id);
+    request.set_epoch(server.volume.epoch);
+    return request;
+  }
+
+  // Makes the member fetch these objects from the source, or all that it lacks.
+  ActionResult Copy(const std::vector<std::uint64_t>& keys, milliseconds* retry_after) {
+    if (!work_.source) return ActionResult::kFailed;
+    auto request = RequestTo<v1::CopyShardRequest>(work_.member);
+    request.set_shard(work_.action.shard);
+    request.set_generation(work_.action.generation);
+    const OpenedServer& from = *work_.source;
+    v1::CopyShardRequest::Source* const source = request.mutable_source();
+    source->set_server_uuid(from.uuid.data(), from.uuid.size());
+    source->set_address(from.address);
+    source->set_volume_id(from.volume.id);
+    source->set_epoch(from.volume.epoch);
+    for (const std::uint64_t key : keys) request.add_keys(key);
+    ShardCopier::Call call(copier_);
+    const auto answers = member_->CopyShard(call.context(), request);
+    v1::CopyShardResponse answer;
+    bool done = false;
+    while (answers->Read(&answer)) {
+      call.NoteAnswer();
+      done |= answer.status() == v1::CALL_STATUS_OK && answer.done();
+    }
+    if (answers->Finish().ok() && done) return ActionResult::kDone;
+    if (answer.status() != v1::CALL_STATUS_RETRY_AFTER) return ActionResult::kFailed;
+    *retry_after = milliseconds(answer.retry_after_ms());
+    return ActionResult::kLater;
+  }
+
+  // The source first: what it lists later than the member was sent to both.
+  ActionResult Compare(milliseconds* retry_after) {
+    if (!work_.source) return ActionResult::kDone;  // there is nothing to compare with
+    const auto source = StubOf(*work_.source);
+    const auto wanted = List(source.get(), *work_.source);
+    const auto there = List(member_.get(), work_.member);
+    if (!wanted || !there) return ActionResult::kFailed;
+    std::vector<std::uint64_t> missing;
+    for (const auto& [key, version] : *wanted) {
+      const auto found = there->find(key);
+      if (found == there->end() || found->second < version) missing.push_back(key);
+    }
+    return missing.empty() ? ActionResult::kDone : Copy(missing, retry_after);
+  }
+
+  std::optional<Versions> List(Stub* stub, const OpenedServer& server) {
+    Versions versions;
+    auto request = RequestTo<v1::ListShardRequest>(server);
+    request.set_shard(work_.action.shard);
+    do {
+      v1::ListShardResponse answer;
+      ShardCopier::Call call(copier_);
+      const grpc::Status status = stub->ListShard(call.context(), request, &answer);
+      if (!status.ok() || answer.status() != v1::CALL_STATUS_OK) return std::nullopt;
+      for (const auto& entry : answer.entries()) versions[entry.key()] = entry.version();
+      request.set_cursor(answer.next_cursor());
+    } while (request.cursor() != 0);
+    return versions;
+  }
+
+  // What is put there later has a higher version, and stays.
+  bool Drop() {
+    const auto there = List(member_.get(), work_.member);
+    if (!there) return false;
+    auto request = RequestTo<v1::DiscardRequest>(work_.member);
+    const auto discard = [&] {
+      if (request.items().empty()) return true;
+      v1::DiscardResponse answer;
+      ShardCopier::Call call(copier_);
+      const grpc::Status status = member_->Discard(call.context(), request, &answer);
+      request.clear_items();
+      return status.ok() && answer.status() == v1::CALL_STATUS_OK;
+    };
+    for (const auto& [key, version] : *there) {
+      v1::DiscardRequest::Item* const item = request.add_items();
+      item->set_key(key);
+      item->set_version(version);
+      if (request.items_size() == kDiscardItemsMax && !discard()) return false;
+    }
+    return discard();
+  }
+
+  ShardCopier* const copier_;
+  const ShardWork& work_;
+  const std::unique_ptr<Stub> member_;
+};
+
+}  // namespace
+
+ShardCopier::ShardCopier(std::size_t threads, std::function<void(const FinishedWork&)> done)
+    : thread_count_(threads), done_(std::move(done)) {}
+
+ShardCopier::~ShardCopier() { Stop(); }
+
+void ShardCopier::Start() {
+  for (std::size_t i = 0; i < thread_count_; ++i) {
+    threads_.push_back(StartThread("fs-remote-copy-" + std::to_string(i), [this] { Run(); }));
+  }
+}
+
+void ShardCopier::Add(ShardWork work) {
+  const std::lock_guard lock(mutex_);
+  work_.push_back(std::move(work));
+  changed_.notify_one();
+}
+
+void ShardCopier::CancelSilent(TimePoint before) {
+  const std::lock_guard lock(mutex_);
+  for (Call* const call : calls_) {
+    if (call->SilentSince(before)) call->Cancel();
+  }
+}
+
+void ShardCopier::Stop() {
+  {
+    const std::lock_guard lock(mutex_);
+    stopping_ = true;
+    for (Call* const call : calls_) call->Cancel();
+    changed_.notify_all();
+  }
+  for (std::thread& thread : threads_) {
+    if (thread.joinable()) thread.join();
+  }
+}
+
+void ShardCopier::Run() {
+  std::unique_lock lock(mutex_);
+  for (;;) {
+    changed_.wait(lock, [this] { return stopping_ || !work_.empty(); });
+    if (stopping_) return;
+    const ShardWork work = std::move(work_.front());
+    work_.pop_front();
+    lock.unlock();
+    const FinishedWork finished = Worker(this, work).Do();
+    done_(finished);
+    lock.lock();
+  }
+}
+
+}  // namespace farswap::remote

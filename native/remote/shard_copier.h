@@ -1,0 +1,78 @@
+// Copies, compares and drops shards on memory servers, by calls of its own, on a few threads
+// "fs-remote-copy-N". Pages travel from server to server; the host only says which.
+#pragma once
+
+#include <chrono>
+#include <condition_variable>
+#include <cstddef>
+#include <deque>
+#include <functional>
+#include <list>
+#include <memory>
+#include <mutex>
+#include <optional>
+#include <string>
+#include <thread>
+#include <vector>
+
+#include "placement/planner.h"
+#include "remote/lane.h"
+#include "remote/members.h"
+
+namespace grpc {
+class ClientContext;
+}
+
+namespace farswap::remote {
+
+/// A server where the volume is open.
+struct OpenedServer {
+  ServerId uuid{};
+  std::string address;
+  OpenedVolume volume;
+};
+
+/// kCopy, kCompare or kDrop, and where.
+struct ShardWork {
+  placement::Action action;
+  OpenedServer member;
+  std::optional<OpenedServer> source;
+};
+
+struct FinishedWork {
+  placement::Action action;
+  placement::ActionResult result;
+  std::chrono::milliseconds retry_after{};
+};
+
+class ShardCopier {
+ public:
+  /// `done` is called on the copier's threads, without locks.
+  ShardCopier(std::size_t threads, std::function<void(const FinishedWork&)> done);
+  ~ShardCopier();  // after Stop()
+
+  void Start();
+  void Add(ShardWork work);
+  /// Cancels calls that have had no answer since `before`: gRPC's own deadlines follow the wall
+  /// clock.
+  void CancelSilent(TimePoint before);
+  /// Cancels everything and joins the threads; work that was not done is not reported. Idempotent.
+  void Stop();
+
+  class Call;  // one that can be cancelled
+
+ private:
+  void Run();
+
+  const std::size_t thread_count_;
+  const std::function<void(const FinishedWork&)> done_;
+
+  std::mutex mutex_;  // guards all below
+  std::condition_variable changed_;
+  std::deque<ShardWork> work_;
+  std::list<Call*> calls_;
+  bool stopping_ = false;
+  std::vector<std::thread> threads_;
+};
+
+}  // namespace farswap::remote

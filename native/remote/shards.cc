@@ -1,0 +1,221 @@
+#include "remote/shards.h"
+
+#include <algorithm>
+#include <functional>
+#include <utility>
+
+#include "base/thread.h"
+
+namespace farswap::remote {
+
+using placement::Action;
+using placement::ActionResult;
+using placement::ReplicaSet;
+using placement::ReplicaState;
+using std::chrono::milliseconds;
+
+namespace {
+
+constexpr std::size_t kFanout = 32;        // members that a host uses at most
+constexpr std::size_t kCopysetWidth = 4;   // copysets that a member leads
+constexpr std::size_t kCopiesMax = 2;      // at a time
+constexpr milliseconds kReportEvery{1000};
+constexpr milliseconds kSilentMax{10000};  // of a server during a call
+
+}  // namespace
+
+Shards::Shards(const ShardsConfig& config, const ShardServers* servers)
+    : shards_((config.slots + tier::kShardSlots - 1) / tier::kShardSlots),
+      replicas_(config.replicas),
+      host_(std::hash<std::string>{}(config.host_id)),
+      servers_(*servers),
+      planner_({.shards = shards_,
+                .replicas = config.replicas,
+                .jobs_max = kCopiesMax,
+                .repair_after = config.repair_after,
+                .seed = config.seed}),
+      copier_(kCopiesMax, [this](const FinishedWork& work) {
+        const std::lock_guard lock(mutex_);
+        finished_.push_back(work);
+        Wake();
+      }) {}
+
+Shards::~Shards() { Stop(); }
+
+void Shards::Start() {
+  copier_.Start();
+  thread_ = StartThread("fs-remote-plan", [this] { Run(); });
+}
+
+void Shards::Stop() {
+  {
+    const std::lock_guard lock(mutex_);
+    stopping_ = true;
+    changed_.notify_all();
+  }
+  if (thread_.joinable()) thread_.join();
+  copier_.Stop();
+}
+
+// --- From the data path -------------------------------------------------------------------------
+
+ReplicaSet Shards::Place(tier::ObjectKey key) {
+  const placement::ShardIndex shard = ShardOf(key);
+  if (shard >= shards_) return {};
+  const std::lock_guard lock(mutex_);
+  TakeReports();
+  const ReplicaSet set = planner_.Place(shard);
+  Wake();
+  return set;
+}
+
+// A replica that lacks an object is current no longer, unless it is the last one.
+void Shards::OnPartDone(const PutPart& part) {
+  using enum tier::PutResult;
+  for (std::size_t i = 0; i < part.count; ++i) {
+    const tier::PutResult result = part.results[i];
+    if (result == kAcked || result == kSuperseded) continue;
+    const placement::ShardIndex shard = ShardOf(part.ObjectAt(i).key);
+    const std::lock_guard lock(mutex_);
+    planner_.ReplicaMissed(shard, part.member);
+    Wake();
+  }
+}
+
+void Shards::OnBatchDone(std::uint64_t era) {
+  if (!eras_.End(era)) return;
+  const std::lock_guard lock(mutex_);
+  if (!settling_.empty()) Wake();
+}
+
+// --- From the sessions --------------------------------------------------------------------------
+
+void Shards::OnOpened(MemberIndex member, bool intact) {
+  const std::lock_guard lock(mutex_);
+  planner_.MemberBack(member, intact);
+  TakeReports();
+  Wake();
+}
+
+void Shards::OnAway(MemberIndex member) {
+  const std::lock_guard lock(mutex_);
+  planner_.MemberAway(member, Now());
+  Wake();
+}
+
+std::uint32_t Shards::OnStoreGone(MemberIndex member) {
+  const std::lock_guard lock(mutex_);
+  const std::uint32_t lost = planner_.lost();
+  planner_.MemberGone(member);
+  std::erase_if(peers_, [&](const placement::Peer& peer) { return peer.member == member; });
+  UpdateCopysets();
+  Wake();
+  return planner_.lost() - lost;
+}
+
+// With mutex_ held, as the following.
+void Shards::TakeReports() {
+  const std::size_t known = peers_.size();
+  for (const ShardServers::Report& report : servers_.Reports()) {
+    planner_.Report(report.index, report.member);
+    const auto peer = std::ranges::find(peers_, report.index, &placement::Peer::member);
+    if (peer == peers_.end()) peers_.push_back({report.index, report.member.id, report.member.domain});
+  }
+  if (peers_.size() != known) UpdateCopysets();
+}
+
+void Shards::UpdateCopysets() {
+  const auto all = placement::MakeCopysets(peers_, replicas_, replicas_ == 1 ? 1 : kCopysetWidth);
+  planner_.UseCopysets(placement::CopysetsOf(host_, all, kFanout));
+}
+
+std::uint32_t Shards::ReplicasOn(MemberIndex member) const {
+  const std::lock_guard lock(mutex_);
+  return planner_.ReplicasOn(member);
+}
+
+PlacementInfo Shards::status() const {
+  const std::lock_guard lock(mutex_);
+  return {replicas_, planner_.debt(), planner_.lost(), planner_.jobs()};
+}
+
+// --- The planner's thread -----------------------------------------------------------------------
+
+void Shards::Wake() {
+  wake_ = true;
+  changed_.notify_all();
+}
+
+void Shards::Run() {
+  std::vector<Action> actions;
+  std::unique_lock lock(mutex_);
+  while (!stopping_) {
+    wake_ = false;
+    const placement::Time now = Now();
+    TakeReports();
+    EndWork(now);
+    EndSettled(now);
+    planner_.Tick(now, &actions);
+    for (const Action& action : actions) Begin(action);
+    actions.clear();
+    copier_.CancelSilent(Clock::now() - kSilentMax);
+    EndSettled(now);
+    const placement::Time pause = std::clamp(planner_.NextTick(now) - now, milliseconds(1),
+                                             kReportEvery);
+    changed_.wait_for(lock, pause, [this] { return stopping_ || wake_; });
+  }
+}
+
+void Shards::Begin(const Action& action) {
+  if (action.kind == Action::Kind::kSettle) {
+    settling_.push_back({action, eras_.Turn()});
+    return;
+  }
+  const ReplicaSet set = planner_.SetOf(action.shard);
+  const bool drop = action.kind == Action::Kind::kDrop;
+  if (drop && set.StateOf(action.member)) return;  // it is of the set again
+  ShardWork work{.action = action, .member = {}, .source = {}};
+  for (const placement::Replica& replica : set.All()) {
+    if (work.source || replica.state != ReplicaState::kCurrent) continue;
+    if (action.kind == Action::Kind::kCopy && replica.member != action.source) continue;
+    work.source = servers_.WhereIs(replica.member);
+  }
+  const auto member = servers_.WhereIs(action.member);
+  if (!member) {
+    finished_.push_back({.action = action, .result = ActionResult::kFailed});
+    wake_ = true;
+    return;
+  }
+  work.member = *member;
+  if (drop) dropping_.push_back(action);
+  copier_.Add(std::move(work));
+}
+
+// A copy must not begin while the same replica is still being dropped.
+bool Shards::Settled(const Action& action, std::uint64_t era) const {
+  return eras_.Reached(era) && std::ranges::none_of(dropping_, [&](const Action& drop) {
+           return drop.shard == action.shard && drop.member == action.member;
+         });
+}
+
+void Shards::EndSettled(placement::Time now) {
+  std::erase_if(settling_, [&](const Settling& settling) {
+    if (!Settled(settling.action, settling.era)) return false;
+    planner_.Finished(settling.action, ActionResult::kDone, now);
+    wake_ = true;
+    return true;
+  });
+}
+
+void Shards::EndWork(placement::Time now) {
+  for (const FinishedWork& work : std::exchange(finished_, {})) {
+    if (work.action.kind == Action::Kind::kDrop) {
+      std::erase_if(dropping_, [&](const Action& drop) {
+        return drop.shard == work.action.shard && drop.member == work.action.member;
+      });
+    }
+    planner_.Finished(work.action, work.result, now, work.retry_after);
+  }
+}
+
+}  // namespace farswap::remote

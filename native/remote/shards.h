@@ -1,0 +1,128 @@
+// The replicas of a volume's shards: the placement planner, driven by what the sessions report, and
+// the work that it orders. The host is the only writer of its map.
+//
+// SetOf() is for the data path, without a lock. The thread "fs-remote-plan" runs the planner and
+// reports to it; ShardCopier does what needs the network.
+#pragma once
+
+#include <chrono>
+#include <condition_variable>
+#include <cstddef>
+#include <cstdint>
+#include <memory>
+#include <mutex>
+#include <optional>
+#include <string>
+#include <thread>
+#include <vector>
+
+#include "placement/planner.h"
+#include "remote/members.h"
+#include "remote/placement_info.h"
+#include "remote/put_eras.h"
+#include "remote/put_part.h"
+#include "remote/shard_copier.h"
+#include "tier/page.h"
+
+namespace farswap::remote {
+
+/// What Shards needs of the servers' sessions. Called with its lock held.
+class ShardServers {
+ public:
+  struct Report {
+    MemberIndex index;
+    placement::Member member;
+  };
+  /// Of the members that are connected.
+  virtual std::vector<Report> Reports() const = 0;
+  /// Nothing: the member is not connected.
+  virtual std::optional<OpenedServer> WhereIs(MemberIndex member) const = 0;
+
+ protected:
+  ~ShardServers() = default;
+};
+
+struct ShardsConfig {
+  std::uint64_t slots = 0;
+  std::string host_id;
+  std::size_t replicas = 1;  // 1 to 3
+  std::chrono::milliseconds repair_after{};
+  std::uint64_t seed = 0;
+};
+
+class Shards final : public PutObserver {
+ public:
+  Shards(const ShardsConfig& config, const ShardServers* servers);
+  ~Shards();  // after Stop()
+
+  void Start();
+  /// Cancels all work. Idempotent.
+  void Stop();
+
+  static placement::ShardIndex ShardOf(tier::ObjectKey key) {
+    return static_cast<placement::ShardIndex>(tier::FirstSlotOf(key) / tier::kShardSlots);
+  }
+
+  // Any thread.
+
+  /// Empty: the object's shard is not placed, not on the device, or lost.
+  placement::ReplicaSet SetOf(tier::ObjectKey key) const {
+    const placement::ShardIndex shard = ShardOf(key);
+    return shard < shards_ ? planner_.SetOf(shard) : placement::ReplicaSet{};
+  }
+  /// The set of a shard that is about to get its first object. Empty: no member has room.
+  placement::ReplicaSet Place(tier::ObjectKey key);
+  /// A Put begins, before it reads a set; returns its era.
+  std::uint64_t BeginPut() { return eras_.Begin(); }
+
+  void OnOpened(MemberIndex member, bool intact);
+  void OnAway(MemberIndex member);
+  /// Returns how many shards were on that member alone.
+  std::uint32_t OnStoreGone(MemberIndex member);
+
+  std::uint32_t ReplicasOn(MemberIndex member) const;
+  PlacementInfo status() const;
+
+ private:
+  using Clock = std::chrono::steady_clock;
+
+  void OnPartDone(const PutPart& part) override;
+  void OnBatchDone(std::uint64_t era) override;
+
+  void Run();
+  void TakeReports();
+  void UpdateCopysets();
+  void Begin(const placement::Action& action);
+  bool Settled(const placement::Action& action, std::uint64_t era) const;
+  void EndSettled(placement::Time now);
+  void EndWork(placement::Time now);
+  void Wake();
+
+  static placement::Time Now() {
+    return std::chrono::duration_cast<placement::Time>(Clock::now().time_since_epoch());
+  }
+
+  const std::size_t shards_;
+  const std::size_t replicas_;
+  const std::uint64_t host_;
+  const ShardServers& servers_;
+  PutEras eras_;
+
+  mutable std::mutex mutex_;  // guards all below, but for planner_.SetOf()
+  std::condition_variable changed_;
+  placement::Planner planner_;
+  std::vector<placement::Peer> peers_;  // members with a store that is not gone
+  struct Settling {
+    placement::Action action;
+    std::uint64_t era;
+  };
+  std::vector<Settling> settling_;
+  std::vector<placement::Action> dropping_;
+  std::vector<FinishedWork> finished_;
+  bool wake_ = false;
+  bool stopping_ = false;
+  ShardCopier copier_;
+  std::thread thread_;  // last: uses all of the above
+};
+
+}  // namespace farswap::remote

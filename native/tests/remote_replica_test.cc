@@ -1,0 +1,278 @@
+// A page on several servers: writes that all of them take, reads that any of them answers.
+#include <gtest/gtest.h>
+
+#include <algorithm>
+#include <array>
+#include <chrono>
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "remote/cluster.h"
+#include "remote/put_eras.h"
+#include "remote/put_part.h"
+#include "remote_borrowers.h"
+#include "remote_fake_store.h"
+
+namespace farswap::remote {
+namespace {
+
+using std::chrono::milliseconds;
+using tier::GetResult;
+using tier::kShardSlots;
+using tier::PutResult;
+
+// Two replicas on three servers.
+class ReplicaTest : public ::testing::Test {
+ protected:
+  static constexpr milliseconds kOutageWait{50};
+
+  void SetUp() override {
+    ClusterConfig config =
+        TestConfig({stores_[0].address(), stores_[1].address(), stores_[2].address()});
+    config.replicas = 2;
+    config.outage_wait = kOutageWait;
+    cluster_ = NewCluster(config);
+    for (std::size_t i = 0; i < 3; ++i) ASSERT_TRUE(Connected(*cluster_, i));
+  }
+  void TearDown() override { cluster_.reset(); }
+
+  FakeStore& StoreAt(const std::string& address) {
+    for (FakeStore& store : stores_) {
+      if (store.address() == address) return store;
+    }
+    ADD_FAILURE() << "no store at " << address;
+    return stores_[0];
+  }
+  FakeStore& Replica(std::size_t index, tier::SlotIndex slot = 0) {
+    return StoreAt(cluster_->ReplicasOf(slot)[index].address);
+  }
+  std::vector<std::string> StatesOf(tier::SlotIndex slot) {
+    std::vector<std::string> states;
+    for (const auto& replica : cluster_->ReplicasOf(slot)) states.push_back(replica.state);
+    return states;
+  }
+  // The slot is put again until the cluster has noticed which servers are away.
+  tier::ObjectVersion PutUntilAcked(tier::SlotIndex slot, tier::ObjectVersion version) {
+    EXPECT_TRUE(Eventually([&] { return PutOne(*cluster_, slot, ++version) == PutResult::kAcked; }));
+    return version;
+  }
+
+  std::array<FakeStore, 3> stores_;
+  std::unique_ptr<Cluster> cluster_;
+};
+
+TEST_F(ReplicaTest, APageIsPutOnTwoServers) {
+  for (std::size_t shard = 0; shard < 8; ++shard) {
+    const auto slot = static_cast<tier::SlotIndex>(shard * kShardSlots);
+    ASSERT_EQ(PutOne(*cluster_, slot, 1), PutResult::kAcked);
+    EXPECT_EQ(StatesOf(slot), (std::vector<std::string>{"current", "current"}));
+    std::size_t copies = 0;
+    for (const FakeStore& store : stores_) copies += store.Has(slot) ? 1 : 0;
+    EXPECT_EQ(copies, 2u);
+  }
+  EXPECT_EQ(cluster_->Placement().debt, 0u);
+}
+
+TEST_F(ReplicaTest, APageIsAcknowledgedOnceBothServersHaveIt) {
+  ASSERT_EQ(PutOne(*cluster_, 0, 1), PutResult::kAcked);
+  Replica(1).Tell([](FakeStore::Script* script) { script->hold_puts = true; });
+  TestBatch batch;
+  batch.Add(0, 2);
+  Put(*cluster_, batch);
+  ASSERT_TRUE(Eventually([&] { return Replica(0).seen().batches == 2; }));
+  EXPECT_FALSE(batch.done.ready());
+  Replica(1).Tell([](FakeStore::Script* script) { script->hold_puts = false; });
+  ASSERT_TRUE(batch.done.Wait());
+  EXPECT_EQ(batch.results[0], PutResult::kAcked);
+}
+
+TEST_F(ReplicaTest, WhatOneReplicaHasLostComesFromTheOther) {
+  TestBatch batch;
+  for (tier::SlotIndex slot = 0; slot < 8; ++slot) batch.Add(slot, 1);
+  Put(*cluster_, batch);
+  ASSERT_TRUE(batch.done.Wait());
+  Replica(0).Lose(1);
+  Replica(1).Lose(2);
+  TestFetch fetch;
+  for (tier::SlotIndex slot = 0; slot < 8; ++slot) fetch.Add(slot);
+  Get(*cluster_, fetch);
+  ASSERT_TRUE(fetch.done.Wait());
+  for (std::size_t i = 0; i < 8; ++i) EXPECT_TRUE(fetch.Holds(i, 1)) << i;
+  const std::uint64_t first = Replica(0).seen().fetches;
+  EXPECT_EQ(first + Replica(1).seen().fetches, 2u) << "one is asked, then the other";
+}
+
+TEST_F(ReplicaTest, WhatBothHaveLostIsMissingOnce) {
+  ASSERT_EQ(PutOne(*cluster_, 0, 1), PutResult::kAcked);
+  for (FakeStore& store : stores_) store.Lose(0);
+  EXPECT_EQ(GetOne(*cluster_, 0), GetResult::kNotFound);
+  EXPECT_EQ(Replica(0).seen().fetches + Replica(1).seen().fetches, 2u);
+}
+
+TEST_F(ReplicaTest, AnObjectThatIsRefusedComesFromTheOther) {
+  ASSERT_EQ(PutOne(*cluster_, 0, 1), PutResult::kAcked);
+  class Picky final : public tier::RemoteFetch {
+   public:
+    Picky() { keys[count++] = 0; }
+    tier::Verdict OnObject(std::size_t, const tier::Object&) override {
+      return ++offered == 1 ? tier::Verdict::kTryAnother : tier::Verdict::kAccept;
+    }
+    void OnMissing(std::size_t, GetResult) override { ADD_FAILURE(); }
+    void OnGetDone() override { done.Set(); }
+    int offered = 0;
+    Waiter<> done;
+  } fetch;
+  cluster_->Get(&fetch);
+  ASSERT_TRUE(fetch.done.Wait());
+  EXPECT_EQ(fetch.offered, 2);
+}
+
+TEST_F(ReplicaTest, AServerThatIsAwayDelaysNoFetch) {
+  ASSERT_EQ(PutOne(*cluster_, 0, 1), PutResult::kAcked);
+  for (const std::size_t away : {0, 1}) {
+    FakeStore& store = Replica(away);
+    store.Stop();
+    ASSERT_TRUE(Eventually([&] {
+      return std::ranges::count_if(cluster_->Servers(),
+                                   [](const auto& server) { return server.connected(); }) == 2;
+    }));
+    EXPECT_TRUE(Holds(*cluster_, 0, 1));
+    store.Start();
+    ASSERT_TRUE(Eventually([&] {
+      return std::ranges::all_of(cluster_->Servers(),
+                                 [](const auto& server) { return server.connected(); });
+    }));
+    if (StatesOf(0) != std::vector<std::string>{"current", "current"}) break;  // it was long away
+  }
+}
+
+TEST_F(ReplicaTest, FetchesUnderWayMoveOnWhenTheirServerGoesAway) {
+  ASSERT_EQ(PutOne(*cluster_, 0, 1), PutResult::kAcked);
+  FakeStore& asked = Replica(0);  // shard 0 begins with it
+  asked.Tell([](FakeStore::Script* script) { script->hold_gets = true; });
+  std::vector<std::unique_ptr<TestFetch>> fetches;
+  for (int i = 0; i < 50; ++i) {
+    fetches.push_back(std::make_unique<TestFetch>(0));
+    Get(*cluster_, *fetches.back());
+  }
+  EXPECT_EQ(Replica(1).seen().fetches, 0u);
+  asked.Stop();
+  for (const auto& fetch : fetches) {
+    ASSERT_TRUE(fetch->done.Wait());
+    EXPECT_TRUE(fetch->Holds(0, 1));
+  }
+  EXPECT_GT(Replica(1).seen().fetches, 0u);
+}
+
+TEST_F(ReplicaTest, WritesDoWithoutAServerThatIsAwayAndItsOldPagesAreNotRead) {
+  ASSERT_EQ(PutOne(*cluster_, 0, 1), PutResult::kAcked);
+  FakeStore& away = Replica(0);
+  away.Stop();
+  const tier::ObjectVersion version = PutUntilAcked(0, 1);
+  EXPECT_EQ(cluster_->Placement().debt, 1u);
+  EXPECT_TRUE(Holds(*cluster_, 0, version));
+  const std::uint64_t asked = away.seen().fetches;
+  away.Start();
+  ASSERT_TRUE(Eventually([&] {
+    return std::ranges::all_of(cluster_->Servers(),
+                               [](const auto& server) { return server.connected(); });
+  }));
+  for (int i = 0; i < 10; ++i) EXPECT_TRUE(Holds(*cluster_, 0, version));
+  EXPECT_EQ(away.seen().fetches, asked) << "it has an older page";
+}
+
+TEST_F(ReplicaTest, TheLastServerOfAShardIsWaitedFor) {
+  ASSERT_EQ(PutOne(*cluster_, 0, 1), PutResult::kAcked);
+  FakeStore& first = Replica(0);
+  FakeStore& last = Replica(1);
+  first.Stop();
+  const tier::ObjectVersion version = PutUntilAcked(0, 1);
+  last.Stop();
+  ASSERT_TRUE(Eventually([&] { return PutOne(*cluster_, 0, 100) == PutResult::kUnavailable; }));
+  TestFetch fetch(0);
+  Get(*cluster_, fetch);
+  EXPECT_FALSE(fetch.done.ready());
+  last.Start();
+  ASSERT_TRUE(fetch.done.Wait());
+  EXPECT_TRUE(fetch.Holds(0, version) || fetch.Holds(0, 100));
+}
+
+TEST_F(ReplicaTest, AFullServerFailsThePageAndIsReplacedByAnother) {
+  ASSERT_EQ(PutOne(*cluster_, 0, 1), PutResult::kAcked);
+  Replica(0).Tell([](FakeStore::Script* script) { script->full = true; });
+  EXPECT_EQ(PutOne(*cluster_, 0, 2), PutResult::kServerFull);
+  const tier::ObjectVersion version = PutUntilAcked(0, 2);
+  EXPECT_TRUE(Holds(*cluster_, 0, version));
+}
+
+TEST_F(ReplicaTest, DiscardsReachBothServers) {
+  ASSERT_EQ(PutOne(*cluster_, 0, 1), PutResult::kAcked);
+  ASSERT_TRUE(cluster_->TakesDiscards(0));
+  Discard(*cluster_, {{0, 1}});
+  EXPECT_TRUE(Eventually([&] {
+    return std::ranges::none_of(stores_, [](const FakeStore& store) { return store.Has(0); });
+  }));
+}
+
+TEST_F(ReplicaTest, StopEndsAllThatIsUnderWay) {
+  ASSERT_EQ(PutOne(*cluster_, 0, 1), PutResult::kAcked);
+  for (FakeStore& store : stores_) {
+    store.Tell([](FakeStore::Script* script) { script->hold_gets = script->hold_puts = true; });
+  }
+  TestBatch batch;
+  batch.Add(0, 2);
+  Put(*cluster_, batch);
+  TestFetch fetch(0);
+  Get(*cluster_, fetch);
+  cluster_->Stop();
+  ASSERT_TRUE(batch.done.Wait());
+  ASSERT_TRUE(fetch.done.Wait());
+  EXPECT_EQ(batch.results[0], PutResult::kUnavailable);
+  EXPECT_EQ(fetch.answered[0].result, GetResult::kUnavailable);
+}
+
+TEST(Worse, OrdersResults) {
+  using enum PutResult;
+  const std::array order{kSuperseded, kUnavailable, kRejected, kServerFull, kAcked};
+  for (std::size_t worse = 0; worse < order.size(); ++worse) {
+    for (std::size_t better = worse; better < order.size(); ++better) {
+      EXPECT_EQ(Worse(order[worse], order[better]), order[worse]);
+      EXPECT_EQ(Worse(order[better], order[worse]), order[worse]);
+    }
+  }
+}
+
+TEST(PutEras, AnEraIsReachedOnceAllEarlierPutsHaveEnded) {
+  PutEras eras;
+  EXPECT_TRUE(eras.Reached(eras.Turn())) << "nothing is under way";
+  const auto first = eras.Begin();
+  const auto second = eras.Begin();
+  const auto turned = eras.Turn();
+  EXPECT_NE(turned, first);
+  const auto later = eras.Begin();
+  EXPECT_EQ(later, turned);
+  eras.End(second);
+  EXPECT_FALSE(eras.Reached(turned));
+  EXPECT_FALSE(eras.End(later)) << "a later Put does not matter";
+  EXPECT_FALSE(eras.Reached(turned));
+  EXPECT_TRUE(eras.End(first));
+  EXPECT_TRUE(eras.Reached(turned));
+}
+
+TEST(PutEras, ErasMayOverlapAndEndInAnyOrder) {
+  PutEras eras;
+  const auto first = eras.Begin();
+  const auto one = eras.Turn();
+  const auto second = eras.Begin();
+  const auto two = eras.Turn();
+  eras.End(second);
+  EXPECT_FALSE(eras.Reached(one));
+  EXPECT_FALSE(eras.Reached(two));
+  eras.End(first);
+  EXPECT_TRUE(eras.Reached(one));
+  EXPECT_TRUE(eras.Reached(two));
+}
+
+}  // namespace
+}  // namespace farswap::remote
