@@ -190,6 +190,25 @@ grpc::Status FakeStore::Discard(grpc::ServerContext* context, const v1::DiscardR
   return grpc::Status::OK;
 }
 
+// Copies nothing.
+grpc::Status FakeStore::CopyShard(grpc::ServerContext*, const v1::CopyShardRequest*,
+                                  grpc::ServerWriter<v1::CopyShardResponse>* answers) {
+  v1::CopyShardResponse answer;
+  answer.set_status(v1::CALL_STATUS_OK);
+  answer.set_done(true);
+  answers->Write(answer);
+  const std::lock_guard lock(mutex_);
+  ++seen_.copies;
+  return grpc::Status::OK;
+}
+
+// Has every shard without an object.
+grpc::Status FakeStore::ListShard(grpc::ServerContext*, const v1::ListShardRequest*,
+                                  v1::ListShardResponse* answer) {
+  answer->set_status(v1::CALL_STATUS_OK);
+  return grpc::Status::OK;
+}
+
 v1::CallStatus FakeStore::StatusOf(std::uint64_t epoch) {
   if (script_.unknown_volumes > 0) {
     --script_.unknown_volumes;

@@ -81,6 +81,7 @@ class FakeStore final : private v1::PageStore::Service {
     std::uint64_t batches = 0;
     std::uint64_t fetches = 0;
     std::uint64_t discards = 0;
+    std::uint64_t copies = 0;  // that it was called to make
   };
   Seen seen() const {
     const std::lock_guard lock(mutex_);
@@ -112,6 +113,11 @@ class FakeStore final : private v1::PageStore::Service {
                    grpc::ServerReaderWriter<v1::GetResponse, v1::GetRequest>* stream) override;
   grpc::Status Discard(grpc::ServerContext*, const v1::DiscardRequest*,
                        v1::DiscardResponse*) override;
+
+  grpc::Status CopyShard(grpc::ServerContext*, const v1::CopyShardRequest*,
+                         grpc::ServerWriter<v1::CopyShardResponse>*) override;
+  grpc::Status ListShard(grpc::ServerContext*, const v1::ListShardRequest*,
+                         v1::ListShardResponse*) override;
 
   v1::CallStatus StatusOf(std::uint64_t epoch);
   v1::PutResponse Keep(const v1::PutRequest& request);

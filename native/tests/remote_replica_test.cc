@@ -182,6 +182,33 @@ TEST_F(ReplicaTest, WritesDoWithoutAServerThatIsAwayAndItsOldPagesAreNotRead) {
   EXPECT_EQ(away.seen().fetches, asked) << "it has an older page";
 }
 
+// A Put that was sent to the replicas of before may reach the source after the copy has read it.
+TEST_F(ReplicaTest, AReplicaIsCopiedOnceAllPutsToTheFormerSetHaveEnded) {
+  ASSERT_EQ(PutOne(*cluster_, 0, 1), PutResult::kAcked);
+  FakeStore& stays = Replica(0);
+  FakeStore& away = Replica(1);
+  away.Stop();
+  const tier::ObjectVersion version = PutUntilAcked(0, 1);
+  stays.Tell([](FakeStore::Script* script) { script->hold_puts = true; });
+  TestBatch batch;
+  batch.Add(1, 1);
+  Put(*cluster_, batch);
+  away.Start();
+  ASSERT_TRUE(Eventually([&] { return StatesOf(0).back() == "joining"; }));
+  // It gets what is written from now on.
+  TestBatch later;
+  later.Add(2, 1);
+  Put(*cluster_, later);
+  ASSERT_TRUE(Eventually([&] { return away.Has(2); }));
+  EXPECT_EQ(away.seen().copies, 0u);
+  EXPECT_FALSE(batch.done.ready());
+  stays.Tell([](FakeStore::Script* script) { script->hold_puts = false; });
+  ASSERT_TRUE(batch.done.Wait() && later.done.Wait());
+  ASSERT_TRUE(Eventually([&] { return StatesOf(0).back() == "current"; }));
+  EXPECT_EQ(away.seen().copies, 1u);
+  EXPECT_TRUE(Holds(*cluster_, 0, version));
+}
+
 TEST_F(ReplicaTest, TheLastServerOfAShardIsWaitedFor) {
   ASSERT_EQ(PutOne(*cluster_, 0, 1), PutResult::kAcked);
   FakeStore& first = Replica(0);

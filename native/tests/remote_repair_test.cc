@@ -1,0 +1,209 @@
+// Replicas that fall behind, are lost or leave, on real page servers: shards get their replicas
+// back from server to server, and no page is lost.
+#include <gtest/gtest.h>
+
+#include <algorithm>
+#include <array>
+#include <chrono>
+#include <cstdlib>
+#include <filesystem>
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "remote/cluster.h"
+#include "remote_borrowers.h"
+#include "store/page_server.h"
+
+namespace farswap::remote {
+namespace {
+
+using std::chrono_literals::operator""ms;
+using tier::kShardSlots;
+using tier::PutResult;
+
+// Three servers with stores of their own, at fixed addresses.
+class RepairTest : public ::testing::Test {
+ protected:
+  static constexpr std::size_t kServers = 3;
+  static constexpr std::size_t kShards = 6;
+  static constexpr tier::SlotIndex kPagesAShard = 64;
+
+  void SetUp() override {
+    std::string pattern = ::testing::TempDir() + "farswap-repair-XXXXXX";
+    ASSERT_NE(mkdtemp(pattern.data()), nullptr);
+    directory_ = pattern;
+    for (std::size_t i = 0; i < kServers; ++i) StartServer(i);
+  }
+  void TearDown() override {
+    cluster_.reset();
+    for (auto& server : servers_) server.reset();
+    std::filesystem::remove_all(directory_);
+  }
+
+  std::string PathOf(std::size_t server) const {
+    return directory_ + "/" + std::to_string(server) + "-" + std::to_string(store_of_[server]);
+  }
+  void StartServer(std::size_t i) {
+    auto created = store::PageServer::Create({.listen = "127.0.0.1:" + std::to_string(ports_[i]),
+                                              .path = PathOf(i),
+                                              .capacity_bytes = std::uint64_t{64} << 20,
+                                              .block_cache_bytes = 8 << 20,
+                                              .leases = {.owner_lease = 500ms}});
+    ASSERT_TRUE(created.ok()) << created.error().message;
+    servers_[i] = std::move(created.value());
+    ports_[i] = servers_[i]->port();
+  }
+  void StopServer(std::size_t i) { servers_[i].reset(); }
+  // The next StartServer() finds an empty store.
+  void Wipe(std::size_t i) {
+    StopServer(i);
+    std::filesystem::remove_all(PathOf(i));
+    ++store_of_[i];
+  }
+
+  void Connect(std::size_t replicas, std::chrono::milliseconds repair_after = 600'000ms) {
+    std::vector<std::string> addresses;
+    for (const int port : ports_) addresses.push_back("127.0.0.1:" + std::to_string(port));
+    ClusterConfig config = TestConfig(addresses);
+    config.replicas = replicas;
+    config.outage_wait = 200ms;
+    config.repair_after = repair_after;
+    cluster_ = NewCluster(config);
+    for (std::size_t i = 0; i < kServers; ++i) ASSERT_TRUE(Connected(*cluster_, i));
+  }
+
+  // Writes every page until it is acknowledged, in a higher version each time.
+  void WriteAll() {
+    for (std::size_t shard = 0; shard < kShards; ++shard) {
+      const auto first = static_cast<tier::SlotIndex>(shard * kShardSlots);
+      ASSERT_TRUE(Eventually([&] {
+        ++version_;
+        TestBatch batch;
+        for (tier::SlotIndex page = 0; page < kPagesAShard; ++page) {
+          batch.Add(first + page, version_);
+        }
+        Put(*cluster_, batch);
+        EXPECT_TRUE(batch.done.Wait());
+        version_of_[shard] = version_;
+        return std::all_of(batch.results.begin(), batch.results.begin() + kPagesAShard,
+                           [](PutResult result) { return result == PutResult::kAcked; });
+      }));
+    }
+  }
+  void ExpectAll() {
+    for (std::size_t shard = 0; shard < kShards; ++shard) {
+      TestFetch fetch;
+      for (tier::SlotIndex page = 0; page < kPagesAShard; ++page) {
+        fetch.Add(static_cast<tier::SlotIndex>(shard * kShardSlots) + page);
+      }
+      Get(*cluster_, fetch);
+      ASSERT_TRUE(fetch.done.Wait());
+      for (std::size_t i = 0; i < fetch.count; ++i) {
+        EXPECT_TRUE(fetch.Holds(i, version_of_[shard])) << "shard " << shard << " page " << i;
+      }
+    }
+  }
+  void AwaitNoDebt() {
+    ASSERT_TRUE(Eventually([&] {
+      const PlacementInfo placement = cluster_->Placement();
+      return placement.debt == 0 && placement.copies == 0;
+    })) << cluster_->Placement().debt;
+  }
+  void AwaitDebt() {
+    ASSERT_TRUE(Eventually([&] { return cluster_->Placement().debt > 0; }));
+  }
+  std::uint32_t ShardsOn(std::size_t server) { return cluster_->Servers()[server].shards; }
+
+  std::string directory_;
+  std::array<int, kServers> ports_{};
+  std::array<int, kServers> store_of_{};
+  std::array<std::unique_ptr<store::PageServer>, kServers> servers_;
+  std::unique_ptr<Cluster> cluster_;
+  tier::ObjectVersion version_ = 0;
+  std::array<tier::ObjectVersion, kShards> version_of_{};
+};
+
+TEST_F(RepairTest, AServerThatWasAwayGetsTheChangesAndCanReplaceAnyOther) {
+  Connect(2);
+  WriteAll();
+  for (std::size_t away = 0; away < kServers; ++away) {
+    StopServer(away);
+    AwaitDebt();
+    WriteAll();
+    ExpectAll();
+    StartServer(away);
+    AwaitNoDebt();
+    ExpectAll();
+  }
+  EXPECT_EQ(cluster_->Placement().lost, 0u);
+}
+
+TEST_F(RepairTest, StoresThatAreLostOneAfterTheOtherCostNoPage) {
+  Connect(2);
+  WriteAll();
+  for (std::size_t lost = 0; lost < kServers; ++lost) {
+    Wipe(lost);
+    StartServer(lost);
+    ASSERT_TRUE(Eventually([&] { return cluster_->Servers()[lost].connected(); }));
+    AwaitNoDebt();
+    ExpectAll();
+  }
+  EXPECT_EQ(cluster_->Placement().lost, 0u);
+}
+
+TEST_F(RepairTest, AServerThatStaysAwayIsReplaced) {
+  Connect(2, 300ms);
+  WriteAll();
+  StopServer(0);
+  AwaitDebt();
+  AwaitNoDebt();
+  EXPECT_EQ(ShardsOn(1), kShards);
+  EXPECT_EQ(ShardsOn(2), kShards);
+  ExpectAll();
+  StopServer(1);
+  ExpectAll();
+}
+
+TEST_F(RepairTest, WithThreeReplicasTwoStoresMayBeLost) {
+  Connect(3);
+  WriteAll();
+  Wipe(0);
+  StartServer(0);
+  ASSERT_TRUE(Eventually([&] { return cluster_->Servers()[0].connected(); }));
+  AwaitNoDebt();
+  Wipe(1);
+  Wipe(2);
+  ExpectAll();
+}
+
+TEST_F(RepairTest, WithOneReplicaALostStoreIsCountedAndItsShardsStartAgain) {
+  Connect(1);
+  WriteAll();
+  const std::uint32_t shards = ShardsOn(0);
+  Wipe(0);
+  StartServer(0);
+  ASSERT_TRUE(Eventually([&] { return cluster_->Servers()[0].lost_shards == shards; }));
+  EXPECT_EQ(cluster_->Placement().lost, shards);
+  WriteAll();
+  ExpectAll();
+}
+
+TEST_F(RepairTest, PagesWrittenDuringACopyAreNotLost) {
+  Connect(2);
+  for (int round = 0; round < 3; ++round) {
+    WriteAll();
+    Wipe(0);
+    StartServer(0);
+    while (cluster_->Servers()[0].connected() == false) WriteAll();
+    for (int i = 0; i < 5; ++i) WriteAll();
+    AwaitNoDebt();
+    StopServer(1);
+    ExpectAll();
+    StartServer(1);
+    AwaitNoDebt();
+  }
+}
+
+}  // namespace
+}  // namespace farswap::remote
