@@ -113,8 +113,7 @@ void BindHostEngine(nb::module_& m) {
   engine
       .def(nb::new_(&CreateEngine), nb::kw_only(), "slots"_a, "pool_bytes_max"_a,
            "accept_threshold_percent"_a, "store_wait_ms"_a, "fetch_wait_ms"_a, "servers"_a,
-           "host_id"_a, "device"_a, "take_over"_a,
-           "replicas"_a, "repair_after_ms"_a,
+           "host_id"_a, "device"_a, "take_over"_a, "replicas"_a, "repair_after_ms"_a,
            "Starts the engine's threads. RuntimeError if a resource is missing.")
       .def_prop_ro("incarnation", &Incarnation, "16 random bytes that identify the slot table.")
       .def("serve", &Serve, "fd"_a, "initial"_a, "peer"_a,

@@ -305,7 +305,8 @@ std::vector<Cluster::ServerInfo> Cluster::Servers() const {
     const SessionStatus status = state_->sessions()[i]->status();
     const bool known = status.member != kNoMember;
     servers.push_back({status, state_->members().AddressOf(i),
-                       known ? state_->shards.ReplicasOn(status.member) : 0, state_->lost_shards[i]});
+                       known ? state_->shards.ReplicasOn(status.member) : 0,
+                       state_->lost_shards[i]});
   }
   return servers;
 }

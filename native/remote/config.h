@@ -19,14 +19,14 @@ struct ClusterConfig {
   std::uint64_t slots = 0;
   std::size_t replicas = 1;                         // of each page, 1 to 3
   std::chrono::milliseconds repair_after{300'000};  // away for longer: replaced
-  std::chrono::milliseconds fetch_wait{60000};  // deadline of a fetch
-  std::chrono::milliseconds put_wait{10000};    // deadline of a batch
-  std::chrono::milliseconds open_wait{3000};    // timeout of an attempt to connect
-  std::chrono::milliseconds answer_wait{1000};  // of other servers, before opening
-  std::chrono::milliseconds close_wait{1000};   // to close the volume, at the end
-  std::chrono::milliseconds outage_wait{1000};  // unreachable for longer: gets no more batches
-  std::chrono::milliseconds full_wait{1000};    // pause after a server was full
-  std::chrono::milliseconds move_wait{10000};   // silent for longer: may have moved
+  std::chrono::milliseconds fetch_wait{60000};      // deadline of a fetch
+  std::chrono::milliseconds put_wait{10000};        // deadline of a batch
+  std::chrono::milliseconds open_wait{3000};        // timeout of an attempt to connect
+  std::chrono::milliseconds answer_wait{1000};      // of other servers, before opening
+  std::chrono::milliseconds close_wait{1000};       // to close the volume, at the end
+  std::chrono::milliseconds outage_wait{1000};      // unreachable for longer: gets no more batches
+  std::chrono::milliseconds full_wait{1000};        // pause after a server was full
+  std::chrono::milliseconds move_wait{10000};       // silent for longer: may have moved
 };
 
 }  // namespace farswap::remote

@@ -64,7 +64,9 @@ void GetLane::Open(v1::PageStore::Stub* stub, rpc::CompletionThreads* completion
 TimePoint GetLane::Service(TimePoint now) {
   ForEachFetch(TakeExpired(now), [](auto* fetch) { EndFetch(fetch, GetResult::kUnavailable); });
   if (!stream_) {
-    const auto movable = [this](const Record& record) { return router_->HasAnother(*record.fetch); };
+    const auto movable = [this](const Record& record) {
+      return router_->HasAnother(*record.fetch);
+    };
     ForEachFetch(TakeWhere(movable), [this](auto* fetch) { router_->MoveOn(fetch); });
   }
   const std::lock_guard lock(mutex_);

@@ -52,8 +52,8 @@ class PutLane final : public Stream<v1::PutRequest, v1::PutResponse>::Owner {
   void Open(v1::PageStore::Stub* stub, rpc::CompletionThreads* completions, OpenedVolume volume);
   /// Sends, delivers answers, ends expired parts; returns the latest time of the next call.
   TimePoint Service(TimePoint now);
-  /// Drops the connection, which was lost at that time; returns why. Pending parts wait for the next
-  /// Open().
+  /// Drops the connection, which was lost at that time; returns why. Pending parts wait for the
+  /// next Open().
   std::string Detach(TimePoint lost_at);
 
  private:

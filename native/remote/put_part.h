@@ -1,5 +1,5 @@
-// A PutBatch goes out in parts, one per server; an object with several replicas is in as many parts.
-// Its result is the worst of its replicas'. The batch is done with its last part.
+// A PutBatch goes out in parts, one per server; an object with several replicas is in as many
+// parts. Its result is the worst of its replicas'. The batch is done with its last part.
 #pragma once
 
 #include <array>
@@ -36,7 +36,7 @@ struct SplitBatch {
   tier::PutBatch* const batch;
   PutObserver* const observer;
   const std::uint64_t era;  // see PutEras
-  std::mutex mutex;          // guards parts_left and the batch's results
+  std::mutex mutex;         // guards parts_left and the batch's results
   std::size_t parts_left = 0;
 };
 

@@ -16,9 +16,9 @@ using std::chrono::milliseconds;
 
 namespace {
 
-constexpr std::size_t kFanout = 32;        // members that a host uses at most
-constexpr std::size_t kCopysetWidth = 4;   // copysets that a member leads
-constexpr std::size_t kCopiesMax = 2;      // at a time
+constexpr std::size_t kFanout = 32;       // members that a host uses at most
+constexpr std::size_t kCopysetWidth = 4;  // copysets that a member leads
+constexpr std::size_t kCopiesMax = 2;     // at a time
 constexpr milliseconds kReportEvery{1000};
 constexpr milliseconds kSilentMax{10000};  // of a server during a call
 
@@ -119,7 +119,8 @@ void Shards::TakeReports() {
   for (const ShardServers::Report& report : servers_.Reports()) {
     planner_.Report(report.index, report.member);
     const auto peer = std::ranges::find(peers_, report.index, &placement::Peer::member);
-    if (peer == peers_.end()) peers_.push_back({report.index, report.member.id, report.member.domain});
+    if (peer == peers_.end())
+      peers_.push_back({report.index, report.member.id, report.member.domain});
   }
   if (peers_.size() != known) UpdateCopysets();
 }
@@ -160,8 +161,8 @@ void Shards::Run() {
     actions.clear();
     copier_.CancelSilent(Clock::now() - kSilentMax);
     EndSettled(now);
-    const placement::Time pause = std::clamp(planner_.NextTick(now) - now, milliseconds(1),
-                                             kReportEvery);
+    const placement::Time pause =
+        std::clamp(planner_.NextTick(now) - now, milliseconds(1), kReportEvery);
     changed_.wait_for(lock, pause, [this] { return stopping_ || wake_; });
   }
 }

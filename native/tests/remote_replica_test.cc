@@ -54,7 +54,8 @@ class ReplicaTest : public ::testing::Test {
   }
   // The slot is put again until the cluster has noticed which servers are away.
   tier::ObjectVersion PutUntilAcked(tier::SlotIndex slot, tier::ObjectVersion version) {
-    EXPECT_TRUE(Eventually([&] { return PutOne(*cluster_, slot, ++version) == PutResult::kAcked; }));
+    EXPECT_TRUE(
+        Eventually([&] { return PutOne(*cluster_, slot, ++version) == PutResult::kAcked; }));
     return version;
   }
 

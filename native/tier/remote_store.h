@@ -73,9 +73,9 @@ class RemoteFetch {
 
   /// The RemoteStore's, from Get() on: how far the fetch has come.
   struct Route {
-    std::uint64_t open = 0;      // indices that have not ended, by bit
-    std::uint16_t asked = 0;     // the replica that is asked now
-    std::uint8_t answered = 0;   // how many replicas have answered, and which
+    std::uint64_t open = 0;     // indices that have not ended, by bit
+    std::uint16_t asked = 0;    // the replica that is asked now
+    std::uint8_t answered = 0;  // how many replicas have answered, and which
     std::array<std::uint16_t, 3> answerers{};
     std::chrono::steady_clock::time_point expires{};  // set by the first replica's lane
     RemoteFetch* next = nullptr;                      // in a list of fetches
