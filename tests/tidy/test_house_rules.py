@@ -35,7 +35,7 @@ CPP_LAYERS = {
     "bpf": {"base", "tier"},
     "nbd": {"base", "tier"},
     "rpc": {"base"},
-    "remote": {"base", "tier", "rpc"},
+    "remote": {"base", "placement", "tier", "rpc"},
     "store": {"base", "tier", "rpc"},
     "bind": {"base", "tier", "bpf", "nbd", "remote", "store"},
 }
