@@ -131,7 +131,7 @@ TEST_F(ReplicaTest, AnObjectThatIsRefusedComesFromTheOther) {
 
 TEST_F(ReplicaTest, AServerThatIsAwayDelaysNoFetch) {
   ASSERT_EQ(PutOne(*cluster_, 0, 1), PutResult::kAcked);
-  for (const std::size_t away : {0, 1}) {
+  for (const std::size_t away : {std::size_t{0}, std::size_t{1}}) {
     FakeStore& store = Replica(away);
     store.Stop();
     ASSERT_TRUE(Eventually([&] {
