@@ -201,6 +201,9 @@ TEST_F(ReplicaTest, AReplicaIsCopiedOnceAllPutsToTheFormerSetHaveEnded) {
   later.Add(2, 1);
   Put(*cluster_, later);
   ASSERT_TRUE(Eventually([&] { return away.Has(2); }));
+  // Time enough for a copy that does not wait.
+  const std::uint64_t heartbeats = away.seen().heartbeats;
+  ASSERT_TRUE(Eventually([&] { return away.seen().heartbeats >= heartbeats + 8; }));
   EXPECT_EQ(away.seen().copies, 0u);
   EXPECT_FALSE(batch.done.ready());
   stays.Tell([](FakeStore::Script* script) { script->hold_puts = false; });
