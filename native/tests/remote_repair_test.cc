@@ -189,6 +189,23 @@ TEST_F(RepairTest, WithOneReplicaALostStoreIsCountedAndItsShardsStartAgain) {
   ExpectAll();
 }
 
+class DrainTest : public RepairTest, public ::testing::WithParamInterface<std::size_t> {};
+
+TEST_P(DrainTest, AServerThatIsDrainedEndsWithoutObjectsAndNoPageIsLost) {
+  Connect(GetParam());
+  WriteAll();
+  ASSERT_GT(ShardsOn(0), 0u);
+  ASSERT_TRUE(servers_[0]->SetDraining(true).ok());
+  while (ShardsOn(0) > 0) WriteAll();
+  ASSERT_TRUE(Eventually([&] { return servers_[0]->Volumes().at(0).pages == 0; }));
+  AwaitNoDebt();
+  StopServer(0);
+  ExpectAll();
+  EXPECT_EQ(cluster_->Placement().lost, 0u);
+}
+
+INSTANTIATE_TEST_SUITE_P(Replicas, DrainTest, ::testing::Values(1, 2));
+
 TEST_F(RepairTest, PagesWrittenDuringACopyAreNotLost) {
   Connect(2);
   for (int round = 0; round < 3; ++round) {
