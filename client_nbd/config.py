@@ -1,7 +1,7 @@
 """Keys of host.toml, with type, default and range.
 
-Keys that this version knows and cannot serve yet (`tier.state`, `cluster.etcd`, more than one
-replica) are refused with that reason, never ignored.
+Keys that this version knows and cannot serve yet (`tier.state`, `cluster.etcd`) are refused with
+that reason, never ignored.
 """
 
 # The decoder reads the annotations at run time: no `from __future__ import annotations` here.

@@ -44,6 +44,7 @@ def test_the_documented_file_is_good(path: Path, machine_id: Path) -> None:
     assert config.host_id == "0123456789abcdef0123456789abcdef"
     assert config.tier.store_wait == 2000
     assert config.cluster.fetch_wait == 60_000
+    assert (config.cluster.replicas, config.cluster.repair_after) == (1, 300_000)
     assert config.reclaim.protect
     assert config.metrics.listen is None
     assert (config.tier.compressor, config.tier.recompress) == ("lz4", "zstd:1")
@@ -74,10 +75,12 @@ def test_the_documented_file_is_good(path: Path, machine_id: Path) -> None:
         ),
         ("tier.state=/dev/hugepages/x", "tier.state: not available in this version"),
         ('cluster.etcd=["127.0.0.1:2379"]', "cluster.etcd: not available in this version"),
-        (
-            "cluster.replicas=2",
-            "cluster.replicas: 2 replicas are not available in this version; it keeps 1",
-        ),
+        ("cluster.replicas=0", "cluster.replicas: 0 is not 1 to 3 replicas"),
+        ("cluster.replicas=4", "cluster.replicas: 4 is not 1 to 3 replicas"),
+        ("cluster.replicas=true", "cluster.replicas: True is not 1 to 3 replicas"),
+        ('cluster.replicas="2"', "cluster.replicas: 2 is not 1 to 3 replicas"),
+        ("cluster.repair_after=999ms", "cluster.repair_after: 999ms is not 1s to 7d"),
+        ("cluster.repair_after=8d", "cluster.repair_after: 8d is not 1s to 7d"),
         ('cluster.servers=["a:1", "b:2", "a:1"]', "cluster.servers: a:1 is listed twice"),
         ('cluster.servers=["a:0"]', "cluster.servers: a:0 has no port"),
         (
@@ -120,6 +123,12 @@ def test_what_is_proactive_by_default(path: Path, machine_id: Path) -> None:
     assert changed.cgroups.root == "/sys/fs/cgroup"
     with pytest.raises(ConfigError, match=r"cgroups\.root"):
         host_config.load(path, ["cgroups.root=cgroup"], machine_id)
+
+
+def test_a_page_has_up_to_three_replicas(path: Path, machine_id: Path) -> None:
+    overrides = ["cluster.replicas=3", "cluster.repair_after=1h"]
+    cluster = host_config.load(path, overrides, machine_id).cluster
+    assert (cluster.replicas, cluster.repair_after) == (3, 3_600_000)
 
 
 def test_remote_nbd_clients_are_allowed_by_configuration(path: Path, machine_id: Path) -> None:
