@@ -39,6 +39,12 @@ def memory_server(**changed: object) -> native.MemoryServer:
     return record(native.MemoryServer, **(made | changed))
 
 
+def placement(**changed: int) -> native.Placement:
+    """What placement() says when each shard has its one replica."""
+    made = {"replicas": 1, "debt_shards": 0, "lost_shards": 0, "copies": 0}
+    return record(native.Placement, **(made | changed))
+
+
 class FakeEngine(EngineDouble):
     incarnation = bytes(range(16))
 
@@ -52,6 +58,7 @@ class FakeEngine(EngineDouble):
         self.writeback_ends = ""  # at once, with this reason, before anything has moved
         self.writeback_cancelled = threading.Event()
         self.server_list: list[native.MemoryServer] = []
+        self.placed = placement()
         # Overrides of stats(), the result of cgroups(), the arguments of set_...().
         self.changed_stats: dict[str, int] = {}
         self.group_records: list[native.CgroupRecord] = []
@@ -146,7 +153,7 @@ class FakeEngine(EngineDouble):
 
     @override
     def placement(self) -> native.Placement:
-        return record(native.Placement, replicas=1, debt_shards=0, lost_shards=0, copies=0)
+        return self.placed
 
     @override
     def explain(self, slot: int) -> native.SlotExplanation:
@@ -162,7 +169,10 @@ class FakeEngine(EngineDouble):
             referenced=True,
             verified=True,
             problem="",
-            replicas=[record(native.Replica, address="127.0.0.1:7070", state="current")],
+            replicas=[
+                record(native.Replica, address="127.0.0.1:7070", state="current"),
+                record(native.Replica, address="127.0.0.2:7070", state="joining"),
+            ],
         )
 
     @override

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 from farswap.client_nbd.checks import findings
 from farswap.client_nbd.checks import kernel as kernel_checks
+from farswap.client_nbd.checks import replicas as replica_checks
 from farswap.client_nbd.checks import server as server_checks
 from farswap.client_nbd.checks import tier as tier_checks
 
@@ -40,6 +41,7 @@ class Doctor:
     def _glance(self) -> list[Finding]:
         host = self._host
         stats = host.engine.stats()
+        servers = host.engine.servers()
         use = host.devices.use()
         state = host.attribution.state()
         expected = bool(host.device.device() or host.attribution.device)
@@ -51,7 +53,10 @@ class Doctor:
             kernel_checks.discard(
                 use, stats, tier_checks.held(stats), free_hook=bool(state.free_hook)
             ),
-            *server_checks.servers(host.engine.servers()),
+            *server_checks.servers(servers),
+            *replica_checks.replicas(
+                host.engine.placement(), servers, host.config.cluster.repair_after
+            ),
             *tier_checks.failures(stats),
             *findings.of_stop(host.gate.waits_for),
             *findings.of_groups(host.groups.problems()),

@@ -40,6 +40,11 @@ def alarm(known: Sequence[MemoryServer]) -> str:
     return ""
 
 
+def is_nearly_full(server: MemoryServer) -> bool:
+    """Whether it may refuse pages soon."""
+    return server.used_bytes > server.capacity_bytes * _FULL_SHARE
+
+
 def _owner(server: MemoryServer) -> str:
     if not server.owner_name:
         return "another host"
@@ -56,7 +61,7 @@ def _state(server: MemoryServer) -> Finding:
         if server.shards:
             away += "; pages that are only there are unreadable"
         return Finding("error", _SUBJECT, away, "start farswap-server there, or fix the network")
-    if server.used_bytes > server.capacity_bytes * _FULL_SHARE:
+    if is_nearly_full(server):
         share = 100 * server.used_bytes // max(1, server.capacity_bytes)
         remedy = "raise store.capacity there, or add a server"
         return Finding("warning", _SUBJECT, f"{server.address} is {share} % full", remedy)
@@ -99,8 +104,8 @@ def _losses(server: MemoryServer) -> list[Finding]:
     found: list[Finding] = []
     if server.lost_shards:
         message = (
-            f"{server.address} has another store than before: pages of {server.lost_shards} shards "
-            "are lost, and reads of them fail with EIO"
+            f"{server.address} has another store than before: the former one had the last replica "
+            f"of {server.lost_shards} shards; their pages are lost, and reads of them fail with EIO"
         )
         remedy = "restore the former store, or restart the programs that had pages there"
         found.append(Finding("error", _SUBJECT, message, remedy))

@@ -1,0 +1,72 @@
+"""Findings about the replicas of the device's shards."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from farswap.client_nbd.checks.findings import Finding
+from farswap.client_nbd.checks.server import is_nearly_full
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from farswap.common.units import Milliseconds
+    from farswap.native import MemoryServer, Placement
+
+_SUBJECT = "replicas"
+
+
+def replicas(
+    placement: Placement, servers: Sequence[MemoryServer], repair_after: Milliseconds
+) -> list[Finding]:
+    """Whether servers and replicas suffice.
+
+    A lost shard, or a server that is away, is a finding of that server.
+    """
+    if not servers:
+        return []
+    found = [*_servers(placement, servers), *_debt(placement, servers, repair_after)]
+    return found or [Finding("ok", _SUBJECT, f"no shard has fewer than {_current(placement)}")]
+
+
+def _servers(placement: Placement, servers: Sequence[MemoryServer]) -> list[Finding]:
+    connected = sum(server.connected for server in servers)
+    if len(servers) < placement.replicas:
+        have = f"cluster.servers has {len(servers)}"
+        remedy = "add memory servers, or lower cluster.replicas"
+    elif 0 < connected < placement.replicas:
+        have = f"{connected} of {len(servers)} memory servers are connected"
+        remedy = "see the findings of the servers"
+    else:
+        return []
+    message = f"degraded: cluster.replicas is {placement.replicas}, and {have}"
+    return [Finding("warning", _SUBJECT, message, remedy)]
+
+
+def _debt(
+    placement: Placement, servers: Sequence[MemoryServer], repair_after: Milliseconds
+) -> list[Finding]:
+    if not placement.debt_shards:
+        return []
+    reasons = [reason for server in servers for reason in _reasons(server)]
+    why = f" ({', '.join(reasons)})" if reasons else ""
+    message = (
+        f"{placement.debt_shards} shards have fewer than {_current(placement)}{why}; "
+        f"copies under way: {placement.copies}"
+    )
+    remedy = (
+        f"start the servers that are away, or wait: {repair_after} after a server went away, its "
+        "replicas are replaced on servers with room"
+    )
+    return [Finding("warning", _SUBJECT, message, remedy)]
+
+
+def _reasons(server: MemoryServer) -> list[str]:
+    if not server.connected:
+        return [f"{server.address} is {server.state.replace('_', ' ')}"]
+    return [f"{server.address} is nearly full"] if is_nearly_full(server) else []
+
+
+def _current(placement: Placement) -> str:
+    count = placement.replicas
+    return f"{count} current replica{'s' if count > 1 else ''}"

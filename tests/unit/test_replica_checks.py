@@ -1,0 +1,59 @@
+"""What an operator reads about the replicas of shards."""
+
+from __future__ import annotations
+
+import pytest
+from fake_engine import memory_server, placement
+from farswap.client_nbd.checks.replicas import replicas
+from farswap.common.units import Milliseconds
+
+UP = memory_server(address="a:1")
+AWAY = memory_server(address="b:1", connected=False, state="away")
+REFUSED = memory_server(address="c:1", connected=False, state="already_open")
+FULL = memory_server(address="d:1", used_bytes=95)
+REPAIR_AFTER = Milliseconds(300_000)
+
+
+def test_a_daemon_without_servers_has_no_replicas_to_check() -> None:
+    assert replicas(placement(), [], REPAIR_AFTER) == []
+
+
+@pytest.mark.parametrize(("wanted", "words"), [(1, "1 current replica"), (2, "2 current replicas")])
+def test_as_many_replicas_as_wanted_are_ok(wanted: int, words: str) -> None:
+    (found,) = replicas(placement(replicas=wanted), [UP, FULL], REPAIR_AFTER)
+    assert (found.level, found.message) == ("ok", f"no shard has fewer than {words}")
+
+
+@pytest.mark.parametrize(
+    ("servers", "have"),
+    [
+        ([UP, FULL], "cluster.servers has 2"),
+        ([UP, AWAY, REFUSED], "1 of 3 memory servers are connected"),
+    ],
+)
+def test_fewer_servers_than_replicas_is_degraded(servers: list, have: str) -> None:
+    (found,) = replicas(placement(replicas=3), servers, REPAIR_AFTER)
+    assert found.level == "warning"
+    assert found.message == f"degraded: cluster.replicas is 3, and {have}"
+    assert found.remedy
+
+
+def test_servers_that_are_all_away_are_findings_of_their_own() -> None:
+    (found,) = replicas(placement(replicas=2), [AWAY, REFUSED], REPAIR_AFTER)
+    assert found.level == "ok"
+
+
+def test_a_debt_is_reported_with_the_servers_that_cause_it_and_the_remedy() -> None:
+    placed = placement(replicas=2, debt_shards=7, copies=2)
+    (found,) = replicas(placed, [UP, AWAY, REFUSED, FULL, UP], REPAIR_AFTER)
+    assert found.level == "warning"
+    assert found.message == (
+        "7 shards have fewer than 2 current replicas "
+        "(b:1 is away, c:1 is already open, d:1 is nearly full); copies under way: 2"
+    )
+    assert "5m after a server went away" in found.remedy
+
+
+def test_a_debt_that_is_only_being_repaired_has_no_other_reason() -> None:
+    (found,) = replicas(placement(replicas=2, debt_shards=7, copies=2), [UP, UP], REPAIR_AFTER)
+    assert found.message == "7 shards have fewer than 2 current replicas; copies under way: 2"
