@@ -1,4 +1,4 @@
-"""`farswapctl status`: device, tier, servers and health of a host on one screen."""
+"""`farswapctl status`: device, tier, servers, replicas and health of a host on one screen."""
 
 from __future__ import annotations
 
@@ -24,6 +24,7 @@ def command(session: Session, output_format: str) -> None:
     Examples:
       farswapctl status
       farswapctl --host 127.0.0.1:7072 status -o json | jq .tier.remote_pages
+      farswapctl status -o json | jq .placement.replication_debt_shards
     """
     with session.host() as host:
         status = host.status
@@ -40,6 +41,8 @@ def _print(out: Console, status: pb.HostStatus) -> None:
     output.print_rows(out, "tier", tier.rows(status.tier))
     output.print_rows(out, "attribution", _attribution_rows(status.attribution))
     _print_servers(out, status)
+    if status.servers:
+        output.print_rows(out, "placement", _placement_rows(status.placement))
     _print_health(out, status)
 
 
@@ -72,6 +75,17 @@ def _print_servers(out: Console, status: pb.HostStatus) -> None:
     if rows:
         spare = ("last error", "reconnects", "shards")
         output.print_table(out, "servers", columns, rows, spare)
+
+
+def _placement_rows(placement: pb.PlacementStatus) -> list[output.Row]:
+    debt = placement.replication_debt_shards
+    lost = placement.lost_shards
+    return [
+        ("replicas wanted", str(placement.replicas_wanted)),
+        ("short of replicas", output.bad(f"{debt} shards") if debt else output.good("none")),
+        ("copies under way", str(placement.replica_copies)),
+        ("lost", output.bad(f"{lost} shards") if lost else output.good("none")),
+    ]
 
 
 def _state(server: pb.MemoryServerStatus) -> Text:

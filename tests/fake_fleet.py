@@ -57,6 +57,7 @@ class Host(host_admin_pb2_grpc.HostAdminServicer):
             finding("LEVEL_WARNING", "swap_priority", "is low", "raise it"),
         ]
         self.asked: list[Message] = []
+        self.replicas: list[host_admin_pb2.SlotExplanation.Replica] = []
         self.looks = 0
 
     async def Status(self, request, context) -> host_admin_pb2.HostStatus:  # noqa: N802
@@ -99,6 +100,9 @@ class Host(host_admin_pb2_grpc.HostAdminServicer):
                 )
             ],
             findings=[finding("LEVEL_WARNING", "memlock", "no")],
+            placement=host_admin_pb2.PlacementStatus(
+                replicas_wanted=2, replication_debt_shards=77, replica_copies=1, lost_shards=0
+            ),
         )
 
     async def Doctor(self, request, context) -> host_admin_pb2.DoctorReport:  # noqa: N802
@@ -137,7 +141,11 @@ class Host(host_admin_pb2_grpc.HostAdminServicer):
         if request.slot == 99:
             raise InvalidArgumentError("slot 99 is out of range")
         return host_admin_pb2.SlotExplanation(
-            slot=request.slot, state="remote", codec=types_pb2.CODEC_ZSTD, problem="no server"
+            slot=request.slot,
+            state="remote",
+            codec=types_pb2.CODEC_ZSTD,
+            problem="no server",
+            replicas=self.replicas,
         )
 
     async def Writeback(self, request, context) -> Reports:  # noqa: N802
@@ -252,6 +260,7 @@ def fleet(shared_fleet: Fleet, monkeypatch: pytest.MonkeyPatch) -> Fleet:
     shared_fleet.server.draining = False
     shared_fleet.server.calls.clear()
     shared_fleet.server.left.clear()
+    shared_fleet.host.replicas.clear()
     return shared_fleet
 
 

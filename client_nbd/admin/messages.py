@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from farswap.client_nbd.cgroups.settings import Settings
     from farswap.client_nbd.checks.findings import Finding
     from farswap.client_nbd.running_host import RunningHost
-    from farswap.native import MemoryServer
+    from farswap.native import MemoryServer, Placement
 
 _NAMED_MAX = 3
 
@@ -149,6 +149,16 @@ def counters(values: Mapping[str, int]) -> list[types_pb2.Counter]:
 def server_status(server: MemoryServer) -> pb.MemoryServerStatus:
     """A memory server, as seen by this host."""
     return of_record(pb.MemoryServerStatus, server)
+
+
+def placement_status(placement: Placement) -> pb.PlacementStatus:
+    """The replicas of the device's shards."""
+    return pb.PlacementStatus(
+        replicas_wanted=placement.replicas,
+        replication_debt_shards=placement.debt_shards,
+        replica_copies=placement.copies,
+        lost_shards=placement.lost_shards,
+    )
 
 
 def findings(found: Sequence[Finding]) -> list[pb.Finding]:

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 from farswap.client_nbd.admin import latency
 from farswap.client_nbd.checks.tier import STATES, held, states
 from farswap.common import metrics
-from prometheus_client.core import InfoMetricFamily
+from prometheus_client.core import CounterMetricFamily, InfoMetricFamily
 from prometheus_client.registry import Collector
 
 if TYPE_CHECKING:
@@ -50,7 +50,7 @@ _SERVER_GAUGES = {
     "connected": "1 if the server is connected.",
     "capacity_bytes": "Bytes that the server accepts.",
     "used_bytes": "Bytes that the server has, of all hosts.",
-    "shards": "Shards of this device on the server.",
+    "shards": "Shards of this device with a replica on the server.",
 }
 
 _ATTRIBUTION = {
@@ -115,6 +115,7 @@ class HostMetrics(Collector):
         yield from self._tier()
         yield from self._by_cgroup()
         yield from self._servers()
+        yield from self._placement()
         yield from self._device()
         yield from self._attribution()
         levels = Counter(finding.level for finding in self._doctor.problems())
@@ -192,6 +193,23 @@ class HostMetrics(Collector):
             "memory_server",
             ["server"],
             [([at], {name: getattr(it, name) for name in counted}) for at, it in known.items()],
+        )
+
+    def _placement(self) -> Iterator[Metric]:
+        placement = self._host.engine.placement()
+        yield metrics.gauge(
+            "farswap_replicas_wanted", "Replicas that each shard should have.", placement.replicas
+        )
+        yield metrics.gauge(
+            "farswap_replication_debt_shards",
+            "Shards with fewer current replicas than wanted.",
+            placement.debt_shards,
+        )
+        yield metrics.gauge("farswap_replica_copies", "Replicas being made.", placement.copies)
+        yield CounterMetricFamily(
+            "farswap_lost_shards",
+            "Shards whose last replica was on a store that is gone.",
+            placement.lost_shards,
         )
 
     def _device(self) -> Iterator[Metric]:

@@ -224,6 +224,7 @@ class HostAdminService(host_admin_pb2_grpc.HostAdminServicer):
             tier=messages.tier_status(host),
             attribution=messages.attribution_status(host.attribution.state()),
             servers=[messages.server_status(server) for server in servers],
+            placement=messages.placement_status(host.engine.placement()),
             findings=messages.findings(self._doctor.problems()),
         )
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import signal
 import subprocess
 import sys
@@ -57,6 +58,29 @@ class TestTables:
         _, out, _ = run(capfd, "slot", "explain", "5")
         assert "not verified: no server" in out
         assert "zstd" in out
+        assert re.search(r"^  replicas +none$", out, re.MULTILINE)
+
+    def test_all_replicas_of_a_slot_are_named_with_their_states(
+        self, fleet: Fleet, capfd: pytest.CaptureFixture[str]
+    ) -> None:
+        fleet.host.replicas += [
+            host_admin_pb2.SlotExplanation.Replica(address="a:1", state="current"),
+            host_admin_pb2.SlotExplanation.Replica(address="b:1", state="stale"),
+        ]
+        _, out, _ = run(capfd, "slot", "explain", "5")
+        assert re.search(r"^  replicas +a:1 \(current\), b:1 \(stale\)$", out, re.MULTILINE)
+
+    def test_status_counts_the_shards_short_of_replicas(
+        self, capfd: pytest.CaptureFixture[str]
+    ) -> None:
+        _, out, _ = run(capfd, "status")
+        for key, value in (
+            ("replicas wanted", "2"),
+            ("short of replicas", "77 shards"),
+            ("copies under way", "1"),
+            ("lost", "none"),
+        ):
+            assert re.search(f"^  {key} +{value}$", out, re.MULTILINE)
 
 
 @pytest.mark.usefixtures("fleet")
@@ -89,6 +113,7 @@ class TestJson:
         assert status["findings"][0]["level"] == "warning"
         assert status["device"]["connections"][0]["peer"] == "kernel /dev/nbd0"
         assert status["servers"][0]["connected"] is False
+        assert status["placement"]["replication_debt_shards"] == 77
 
 
 class TestWriteback:

@@ -1,4 +1,4 @@
-"""What is said of pages that may not leave the pool."""
+"""Messages of the admin service: pages that may not leave the pool, replicas of shards."""
 
 from __future__ import annotations
 
@@ -6,7 +6,9 @@ from types import SimpleNamespace
 
 import pytest
 from fake_cgroups import record
-from farswap.client_nbd.admin.messages import kept_from_servers
+from fake_engine import placement
+from farswap.client_nbd.admin.messages import kept_from_servers, placement_status
+from farswap.v1 import host_admin_pb2 as pb
 
 
 def view(
@@ -47,3 +49,10 @@ def test_a_quota_keeps_all_below_it(remote: int, reason: str) -> None:
 def test_of_many_the_first_are_named() -> None:
     views = [view(f"/{n}", writeback=False, local_pages=1) for n in range(1, 6)]
     assert kept_from_servers(views, "/") == "writeback is off for /1, /2, /3 and 2 more"
+
+
+def test_the_placement_has_the_names_that_operators_read() -> None:
+    placed = placement(replicas=2, debt_shards=5, copies=1, lost_shards=3)
+    assert placement_status(placed) == pb.PlacementStatus(
+        replicas_wanted=2, replication_debt_shards=5, replica_copies=1, lost_shards=3
+    )

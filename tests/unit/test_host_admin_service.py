@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 from fake_cgroups import FakeGroups, latency, record
-from fake_engine import FakeEngine, memory_server
+from fake_engine import FakeEngine, memory_server, placement
 from farswap.client_nbd import config as host_config
 from farswap.client_nbd.admin import service as admin_service
 from farswap.client_nbd.attribution import Attribution
@@ -219,14 +219,21 @@ async def test_writeback_of_nothing_is_refused(running: Running) -> None:
         await asyncio.to_thread(follow)
 
 
-async def test_a_slot_is_explained_with_its_age(running: Running) -> None:
-    found = await asyncio.to_thread(
-        running.client.call, running.stub.ExplainSlot, pb.ExplainSlotRequest(slot=1023)
-    )
+async def test_status_and_its_findings_count_shards_short_of_replicas(running: Running) -> None:
+    running.engine.server_list = [memory_server()]
+    running.engine.placed = placement(replicas=2, debt_shards=5)
+    status = await running.status()
+    assert status.placement.replication_debt_shards == 5
+    assert [found.subject for found in status.findings].count("replicas") == 2
+
+
+async def test_a_slot_is_explained_with_its_age_and_replicas(running: Running) -> None:
+    found = await running.call("ExplainSlot", pb.ExplainSlotRequest(slot=1023))
     assert found.slot == 1023
     assert found.codec == types_pb2.CODEC_LZ4
     assert found.age_known
     assert 60_000 <= found.age_ms < 70_000
+    assert [replica.state for replica in found.replicas] == ["current", "joining"]
 
 
 async def test_a_slot_beyond_the_device_is_an_invalid_argument(running: Running) -> None:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 from fake_cgroups import FakeGroups, latency, record
-from fake_engine import FakeEngine, memory_server
+from fake_engine import FakeEngine, memory_server, placement
 from farswap.client_nbd.admin.metrics import HostMetrics, ShownCgroups
 from farswap.client_nbd.attribution import AttributionState
 from farswap.client_nbd.kernel.files import KernelFiles
@@ -43,6 +43,7 @@ def engine() -> FakeEngine:
         record(8),
     ]
     made.server_list = [memory_server(shards=3, reconnects=2)]
+    made.placed = placement(replicas=2, debt_shards=5, copies=1, lost_shards=3)
     return made
 
 
@@ -114,6 +115,13 @@ def test_servers_and_findings_are_exported(samples: Samples) -> None:
     assert samples["farswap_memory_server_reconnects_total", "10.0.0.7:7070"] == 2
     assert samples["farswap_findings", "warning"] == 1
     assert samples["farswap_findings", "error"] == 0
+
+
+def test_the_debt_in_replicas_is_exported(samples: Samples) -> None:
+    assert samples["farswap_replicas_wanted",] == 2
+    assert samples["farswap_replication_debt_shards",] == 5
+    assert samples["farswap_replica_copies",] == 1
+    assert samples["farswap_lost_shards_total",] == 3
 
 
 def view(id_: int, path: str, **changed: object) -> SimpleNamespace:
