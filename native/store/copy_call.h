@@ -39,8 +39,7 @@ class PageService::CopyCall final : public Call, private Copies::Caller {
     new CopyCall(service_, on_);
     if (!service_->AddStream(&context_)) {
       const std::lock_guard lock(state_mutex_);
-      return Finish(
-          {grpc::StatusCode::RESOURCE_EXHAUSTED, "too many streams, or the server is stopping"});
+      return Finish(service_->RefuseStream());
     }
     service_->SetPhase(&context_, Phase::kBusy);
     SetStage(Stage::kIdle);

@@ -324,6 +324,11 @@ bool PageService::SetPhase(grpc::ServerContext* context, Phase phase) {
   return !stopping_;
 }
 
+grpc::Status PageService::RefuseStream() {
+  store_->counters().Add(Counter::streams_refused);
+  return {grpc::StatusCode::RESOURCE_EXHAUSTED, "too many streams, or the server is stopping"};
+}
+
 bool PageService::stopping() const {
   std::lock_guard lock(mutex_);
   return stopping_;

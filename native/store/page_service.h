@@ -88,6 +88,8 @@ class PageService {
 
   enum class Phase { kIdle, kBusy };
   bool AddStream(grpc::ServerContext* context);
+  /// Status of a stream that AddStream() did not add.
+  grpc::Status RefuseStream();
   /// Status at the end of the stream.
   grpc::Status EndStream(grpc::ServerContext* context);
   /// False if the server is stopping: the caller must not serve the request.

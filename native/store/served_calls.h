@@ -88,8 +88,7 @@ class PageService::ServedStream final : public Call {
     if (!ok) return delete this;  // the server is stopping
     new ServedStream(service_, on_, accept_, answer_);
     if (service_->AddStream(&context_)) return Read();
-    service_->store_->counters().Add(Counter::streams_refused);
-    Finish({grpc::StatusCode::RESOURCE_EXHAUSTED, "too many streams, or the server is stopping"});
+    Finish(service_->RefuseStream());
   }
 
   void Read() {
