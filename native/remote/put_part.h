@@ -3,6 +3,7 @@
 #pragma once
 
 #include <array>
+#include <bitset>
 #include <cstddef>
 #include <cstdint>
 #include <memory>
@@ -36,8 +37,9 @@ struct SplitBatch {
   tier::PutBatch* const batch;
   PutObserver* const observer;
   const std::uint64_t era;  // see PutEras
-  std::mutex mutex;         // guards parts_left and the batch's results
+  std::mutex mutex;         // guards all below, and the batch's results
   std::size_t parts_left = 0;
+  std::bitset<tier::PutBatch::kObjectsMax> kept;  // by at least one replica
 };
 
 /// Objects of a batch for one server. Allocated by Put(), freed when answered.
@@ -71,6 +73,7 @@ inline tier::PutResult Worse(tier::PutResult one, tier::PutResult other) {
 
 /// Merges the results into those of the batch, and frees the part. The batch may be destroyed then.
 inline void FinishPart(PutPart* finished) {
+  using enum tier::PutResult;
   const std::unique_ptr<PutPart> part(finished);
   SplitBatch& split = *part->split;
   split.observer->OnPartDone(*part);
@@ -79,8 +82,14 @@ inline void FinishPart(PutPart* finished) {
     for (std::size_t i = 0; i < part->count; ++i) {
       tier::PutResult& result = split.batch->results[part->indices[i]];
       result = Worse(result, part->results[i]);
+      if (part->results[i] == kAcked) split.kept.set(part->indices[i]);
     }
     if (--split.parts_left > 0) return;
+  }
+  // What one replica refused and another keeps must be put again, or discarded.
+  for (std::size_t i = 0; i < split.batch->count; ++i) {
+    tier::PutResult& result = split.batch->results[i];
+    if (split.kept[i] && (result == kRejected || result == kServerFull)) result = kUnavailable;
   }
   split.observer->OnBatchDone(split.era);
   split.batch->OnPutDone();

@@ -55,8 +55,8 @@ constexpr int kDiscardItemsMax = 4096;  // of the protocol
 /// A piece of work in progress.
 class Worker {
  public:
-  Worker(ShardCopier* copier, const ShardWork& work)
-      : copier_(copier), work_(work), member_(StubOf(work.member)) {}
+  Worker(ShardCopier* copier, const ShardCopier::Owner* owner, const ShardWork& work)
+      : copier_(copier), owner_(*owner), work_(work), member_(StubOf(work.member)) {}
 
   FinishedWork Do() {
     FinishedWork finished{.action = work_.action, .result = ActionResult::kFailed};
@@ -148,13 +148,15 @@ class Worker {
     return versions;
   }
 
-  // What is put there later has a higher version, and stays.
+  // What is put there after the listing has a higher version, and stays. A replica that joined
+  // before may have objects of its own in the list, so nothing is dropped then.
   bool Drop() {
     const auto there = List(member_.get(), work_.member);
     if (!there) return false;
     auto request = RequestTo<v1::DiscardRequest>(work_.member);
     const auto discard = [&] {
       if (request.items().empty()) return true;
+      if (!owner_.MayDrop(work_.action)) return false;
       v1::DiscardResponse answer;
       ShardCopier::Call call(copier_);
       const grpc::Status status = member_->Discard(call.context(), request, &answer);
@@ -171,14 +173,15 @@ class Worker {
   }
 
   ShardCopier* const copier_;
+  const ShardCopier::Owner& owner_;
   const ShardWork& work_;
   const std::unique_ptr<Stub> member_;
 };
 
 }  // namespace
 
-ShardCopier::ShardCopier(std::size_t threads, std::function<void(const FinishedWork&)> done)
-    : thread_count_(threads), done_(std::move(done)) {}
+ShardCopier::ShardCopier(std::size_t threads, Owner* owner)
+    : thread_count_(threads), owner_(owner) {}
 
 ShardCopier::~ShardCopier() { Stop(); }
 
@@ -221,8 +224,7 @@ void ShardCopier::Run() {
     const ShardWork work = std::move(work_.front());
     work_.pop_front();
     lock.unlock();
-    const FinishedWork finished = Worker(this, work).Do();
-    done_(finished);
+    owner_->OnWorkDone(Worker(this, owner_, work).Do());
     lock.lock();
   }
 }

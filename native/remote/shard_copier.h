@@ -6,7 +6,6 @@
 #include <condition_variable>
 #include <cstddef>
 #include <deque>
-#include <functional>
 #include <list>
 #include <memory>
 #include <mutex>
@@ -47,8 +46,18 @@ struct FinishedWork {
 
 class ShardCopier {
  public:
-  /// `done` is called on the copier's threads, without locks.
-  ShardCopier(std::size_t threads, std::function<void(const FinishedWork&)> done);
+  /// Called on the copier's threads, without locks.
+  class Owner {
+   public:
+    virtual void OnWorkDone(const FinishedWork& work) = 0;
+    /// Whether the member is still none of the shard's set.
+    virtual bool MayDrop(const placement::Action& action) const = 0;
+
+   protected:
+    ~Owner() = default;
+  };
+
+  ShardCopier(std::size_t threads, Owner* owner);
   ~ShardCopier();  // after Stop()
 
   void Start();
@@ -65,7 +74,7 @@ class ShardCopier {
   void Run();
 
   const std::size_t thread_count_;
-  const std::function<void(const FinishedWork&)> done_;
+  Owner* const owner_;
 
   std::mutex mutex_;  // guards all below
   std::condition_variable changed_;

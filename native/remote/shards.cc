@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <functional>
+#include <span>
 #include <utility>
 
 #include "base/thread.h"
@@ -34,11 +35,7 @@ Shards::Shards(const ShardsConfig& config, const ShardServers* servers)
                 .jobs_max = kCopiesMax,
                 .repair_after = config.repair_after,
                 .seed = config.seed}),
-      copier_(kCopiesMax, [this](const FinishedWork& work) {
-        const std::lock_guard lock(mutex_);
-        finished_.push_back(work);
-        Wake();
-      }) {}
+      copier_(kCopiesMax, this) {}
 
 Shards::~Shards() { Stop(); }
 
@@ -71,21 +68,32 @@ ReplicaSet Shards::Place(tier::ObjectKey key) {
 
 // A replica that lacks an object is current no longer, unless it is the last one.
 void Shards::OnPartDone(const PutPart& part) {
-  using enum tier::PutResult;
+  const auto missed = [](tier::PutResult result) {
+    return result != tier::PutResult::kAcked && result != tier::PutResult::kSuperseded;
+  };
+  const auto results = std::span(part.results).first(part.count);
+  if (std::ranges::none_of(results, missed)) return;
+  const std::lock_guard lock(mutex_);
   for (std::size_t i = 0; i < part.count; ++i) {
-    const tier::PutResult result = part.results[i];
-    if (result == kAcked || result == kSuperseded) continue;
-    const placement::ShardIndex shard = ShardOf(part.ObjectAt(i).key);
-    const std::lock_guard lock(mutex_);
-    planner_.ReplicaMissed(shard, part.member);
-    Wake();
+    if (missed(results[i])) planner_.ReplicaMissed(ShardOf(part.ObjectAt(i).key), part.member);
   }
+  Wake();
 }
 
 void Shards::OnBatchDone(std::uint64_t era) {
   if (!eras_.End(era)) return;
   const std::lock_guard lock(mutex_);
-  if (!settling_.empty()) Wake();
+  if (!waiting_.empty()) Wake();
+}
+
+void Shards::OnWorkDone(const FinishedWork& work) {
+  const std::lock_guard lock(mutex_);
+  finished_.push_back(work);
+  Wake();
+}
+
+bool Shards::MayDrop(const Action& action) const {
+  return !planner_.SetOf(action.shard).StateOf(action.member);
 }
 
 // --- From the sessions --------------------------------------------------------------------------
@@ -167,16 +175,42 @@ void Shards::Run() {
   }
 }
 
+// Whether the action may begin: all Puts that went to an earlier set have ended, and no other work
+// on the replica is under way. A copy must not meet a drop; a drop must find what those Puts left.
+bool Shards::Settled(const Waiting& waiting) const {
+  return eras_.Reached(waiting.era) && std::ranges::none_of(working_, [&](const Action& work) {
+           return work.shard == waiting.action.shard && work.member == waiting.action.member;
+         });
+}
+
 void Shards::Begin(const Action& action) {
-  if (action.kind == Action::Kind::kSettle) {
-    settling_.push_back({action, eras_.Turn()});
-    return;
+  if (action.kind == Action::Kind::kSettle || action.kind == Action::Kind::kDrop) {
+    waiting_.push_back({action, eras_.Turn()});
+  } else {
+    BeginWork(action);
   }
-  const ReplicaSet set = planner_.SetOf(action.shard);
-  const bool drop = action.kind == Action::Kind::kDrop;
-  if (drop && set.StateOf(action.member)) return;  // it is of the set again
+}
+
+void Shards::EndSettled(placement::Time now) {
+  for (std::size_t i = 0; i < waiting_.size();) {
+    if (!Settled(waiting_[i])) {
+      ++i;
+      continue;
+    }
+    const Action action = waiting_[i].action;
+    waiting_.erase(waiting_.begin() + static_cast<std::ptrdiff_t>(i));
+    wake_ = true;
+    if (action.kind == Action::Kind::kSettle) {
+      planner_.Finished(action, ActionResult::kDone, now);
+    } else if (MayDrop(action)) {
+      BeginWork(action);
+    }
+  }
+}
+
+void Shards::BeginWork(const Action& action) {
   ShardWork work{.action = action, .member = {}, .source = {}};
-  for (const placement::Replica& replica : set.All()) {
+  for (const placement::Replica& replica : planner_.SetOf(action.shard).All()) {
     if (work.source || replica.state != ReplicaState::kCurrent) continue;
     if (action.kind == Action::Kind::kCopy && replica.member != action.source) continue;
     work.source = servers_.WhereIs(replica.member);
@@ -188,33 +222,17 @@ void Shards::Begin(const Action& action) {
     return;
   }
   work.member = *member;
-  if (drop) dropping_.push_back(action);
+  working_.push_back(action);
   copier_.Add(std::move(work));
-}
-
-// A copy must not begin while the same replica is still being dropped.
-bool Shards::Settled(const Action& action, std::uint64_t era) const {
-  return eras_.Reached(era) && std::ranges::none_of(dropping_, [&](const Action& drop) {
-           return drop.shard == action.shard && drop.member == action.member;
-         });
-}
-
-void Shards::EndSettled(placement::Time now) {
-  std::erase_if(settling_, [&](const Settling& settling) {
-    if (!Settled(settling.action, settling.era)) return false;
-    planner_.Finished(settling.action, ActionResult::kDone, now);
-    wake_ = true;
-    return true;
-  });
 }
 
 void Shards::EndWork(placement::Time now) {
   for (const FinishedWork& work : std::exchange(finished_, {})) {
-    if (work.action.kind == Action::Kind::kDrop) {
-      std::erase_if(dropping_, [&](const Action& drop) {
-        return drop.shard == work.action.shard && drop.member == work.action.member;
-      });
-    }
+    const auto ended = std::ranges::find_if(working_, [&](const Action& action) {
+      return action.kind == work.action.kind && action.shard == work.action.shard &&
+             action.member == work.action.member && action.job == work.action.job;
+    });
+    if (ended != working_.end()) working_.erase(ended);
     planner_.Finished(work.action, work.result, now, work.retry_after);
   }
 }

@@ -50,7 +50,7 @@ struct ShardsConfig {
   std::uint64_t seed = 0;
 };
 
-class Shards final : public PutObserver {
+class Shards final : public PutObserver, private ShardCopier::Owner {
  public:
   Shards(const ShardsConfig& config, const ShardServers* servers);
   ~Shards();  // after Stop()
@@ -88,12 +88,20 @@ class Shards final : public PutObserver {
 
   void OnPartDone(const PutPart& part) override;
   void OnBatchDone(std::uint64_t era) override;
+  void OnWorkDone(const FinishedWork& work) override;
+  bool MayDrop(const placement::Action& action) const override;
 
   void Run();
   void TakeReports();
   void UpdateCopysets();
+  struct Waiting {
+    placement::Action action;  // kSettle or kDrop
+    std::uint64_t era;
+  };
+
+  bool Settled(const Waiting& waiting) const;
   void Begin(const placement::Action& action);
-  bool Settled(const placement::Action& action, std::uint64_t era) const;
+  void BeginWork(const placement::Action& action);
   void EndSettled(placement::Time now);
   void EndWork(placement::Time now);
   void Wake();
@@ -112,12 +120,8 @@ class Shards final : public PutObserver {
   std::condition_variable changed_;
   placement::Planner planner_;
   std::vector<placement::Peer> peers_;  // members with a store that is not gone
-  struct Settling {
-    placement::Action action;
-    std::uint64_t era;
-  };
-  std::vector<Settling> settling_;
-  std::vector<placement::Action> dropping_;
+  std::vector<Waiting> waiting_;
+  std::vector<placement::Action> working_;  // in copier_
   std::vector<FinishedWork> finished_;
   bool wake_ = false;
   bool stopping_ = false;

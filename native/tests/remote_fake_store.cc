@@ -7,6 +7,8 @@
 #include <cstdlib>
 #include <utility>
 
+#include "tier/page.h"
+
 namespace farswap::remote {
 
 using std::chrono::steady_clock;
@@ -191,21 +193,33 @@ grpc::Status FakeStore::Discard(grpc::ServerContext* context, const v1::DiscardR
 }
 
 // Copies nothing.
-grpc::Status FakeStore::CopyShard(grpc::ServerContext*, const v1::CopyShardRequest*,
+grpc::Status FakeStore::CopyShard(grpc::ServerContext* context, const v1::CopyShardRequest* request,
                                   grpc::ServerWriter<v1::CopyShardResponse>* answers) {
+  if (!WaitWhile(context, &Script::hold_copies)) return grpc::Status::CANCELLED;
+  {
+    const std::lock_guard lock(mutex_);
+    seen_.copies += request->keys().empty() ? 1 : 0;
+    seen_.copied_keys.insert(seen_.copied_keys.end(), request->keys().begin(),
+                             request->keys().end());
+  }
   v1::CopyShardResponse answer;
   answer.set_status(v1::CALL_STATUS_OK);
   answer.set_done(true);
   answers->Write(answer);
-  const std::lock_guard lock(mutex_);
-  ++seen_.copies;
   return grpc::Status::OK;
 }
 
-// Has every shard without an object.
-grpc::Status FakeStore::ListShard(grpc::ServerContext*, const v1::ListShardRequest*,
+grpc::Status FakeStore::ListShard(grpc::ServerContext*, const v1::ListShardRequest* request,
                                   v1::ListShardResponse* answer) {
+  const std::lock_guard lock(mutex_);
   answer->set_status(v1::CALL_STATUS_OK);
+  for (const auto& [key, object] : objects_) {
+    const auto slot = tier::FirstSlotOf(static_cast<tier::ObjectKey>(key));
+    if (slot / tier::kShardSlots != request->shard()) continue;
+    v1::ListShardResponse::Entry* const entry = answer->add_entries();
+    entry->set_key(key);
+    entry->set_version(object.version());
+  }
   return grpc::Status::OK;
 }
 

@@ -29,6 +29,7 @@ class FakeStore final : private v1::PageStore::Service {
     bool hold_puts = false;          // read no further batch
     bool hold_gets = false;          // answer no further fetch
     bool hold_closes = false;        // answer no CloseVolume
+    bool hold_copies = false;        // answer no CopyShard
     bool full = false;               // every page is answered FULL
     std::size_t reverse_gets = 0;    // gather so many, then answer the last one first
     int unknown_volumes = 0;         // so many requests are answered UNKNOWN_VOLUME
@@ -81,7 +82,8 @@ class FakeStore final : private v1::PageStore::Service {
     std::uint64_t batches = 0;
     std::uint64_t fetches = 0;
     std::uint64_t discards = 0;
-    std::uint64_t copies = 0;  // that it was called to make
+    std::uint64_t copies = 0;                // of whole shards that it was called to make
+    std::vector<std::uint64_t> copied_keys;  // of other copies
   };
   Seen seen() const {
     const std::lock_guard lock(mutex_);
