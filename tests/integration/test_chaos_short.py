@@ -10,7 +10,6 @@ import os
 import random
 import shutil
 import signal
-import time
 from typing import TYPE_CHECKING
 
 import pytest
@@ -24,30 +23,41 @@ if TYPE_CHECKING:
     from conftest import MakeHost, MakeServer
     from daemons import HostDaemon, MemoryServer
 
-OUTAGE_S = 2.5  # longer than outage_wait: writes go on without the server
 FAULTS = 8
 NEVER_COUNTED = ("fail_checksum", "decompress_fail", "fetch_missing", "fetch_unavailable")
 
 
-def _killed(server: MemoryServer) -> None:
+def _until_missed(host: HostDaemon, server: MemoryServer) -> None:
+    """The host does without the server: it has no replica there, or counts those as missing."""
+
+    def missed() -> bool:
+        status = host.ask("status")
+        (its,) = (each for each in status["servers"] if each["address"] == server.pages)
+        debt = status["placement"]["replication_debt_shards"]
+        return not its["connected"] and (debt > 0 or its["shards"] == 0)
+
+    until(missed)
+
+
+def _killed(host: HostDaemon, server: MemoryServer) -> None:
     server.kill()
-    time.sleep(OUTAGE_S)
+    _until_missed(host, server)
     server.start()
 
 
-def _frozen(server: MemoryServer) -> None:
+def _frozen(host: HostDaemon, server: MemoryServer) -> None:
     os.kill(server.pid, signal.SIGSTOP)
-    time.sleep(OUTAGE_S)
+    _until_missed(host, server)
     os.kill(server.pid, signal.SIGCONT)
 
 
-def _wiped(server: MemoryServer) -> None:
+def _wiped(_host: HostDaemon, server: MemoryServer) -> None:
     server.kill()
     shutil.rmtree(server.store_path)
     server.start()
 
 
-def _drained(server: MemoryServer) -> None:
+def _drained(_host: HostDaemon, server: MemoryServer) -> None:
     done = server.ctl("server", "drain", "--wait")
     assert done.returncode == 0, done.stderr
     done = server.ctl("server", "undrain")
@@ -84,13 +94,13 @@ def test_no_page_is_lost_whichever_server_fails_next(
         cluster={"replicas": 2},
     )
     choice = random.Random(9)
-    done: list[Callable[[MemoryServer], None]] = []
+    done: list[Callable[[HostDaemon, MemoryServer], None]] = []
 
     def progressed(name: str, page_ops: int) -> None:
         if name != "load" or len(done) == FAULTS or page_ops < 20_000 * len(done):
             return
         fault = ALL_FAULTS[len(done) % len(ALL_FAULTS)]
-        fault(choice.choice(servers))
+        fault(host, choice.choice(servers))
         done.append(fault)
         _await_no_debt(host)
 
