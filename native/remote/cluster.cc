@@ -54,7 +54,7 @@ std::string Check(const ClusterConfig& config) {
   }
   for (const auto wait :
        {config.fetch_wait, config.put_wait, config.open_wait, config.answer_wait, config.close_wait,
-        config.outage_wait, config.full_wait, config.move_wait}) {
+        config.outage_wait, config.silence_wait, config.full_wait, config.move_wait}) {
     if (wait.count() <= 0) return "every wait must be positive";
   }
   return "";

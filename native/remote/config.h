@@ -25,6 +25,7 @@ struct ClusterConfig {
   std::chrono::milliseconds answer_wait{1000};      // of other servers, before opening
   std::chrono::milliseconds close_wait{1000};       // to close the volume, at the end
   std::chrono::milliseconds outage_wait{1000};      // unreachable for longer: gets no more batches
+  std::chrono::milliseconds silence_wait{1000};     // of a server whose pages others have too
   std::chrono::milliseconds full_wait{1000};        // pause after a server was full
   std::chrono::milliseconds move_wait{10000};       // silent for longer: may have moved
 };

@@ -20,11 +20,11 @@ TimePoint HeartbeatLane::Service(TimePoint now) {
   if (!stream_) return kNever;
   if (now < due_) return due_;
   v1::SessionRequest* request = nullptr;
-  if (sequence_ - answered_ < pace_.unanswered_max) request = stream_->BeginWrite();
+  if (sequence_ - answered_ < UnansweredMax()) request = stream_->BeginWrite();
   if (!request) {
     // For so long the stream may not be up, or a write not end.
-    const TimePoint give_up_at = due_ + Interval() * pace_.unanswered_max;
-    const bool unanswered = sequence_ - answered_ >= pace_.unanswered_max;
+    const TimePoint give_up_at = due_ + Interval() * UnansweredMax();
+    const bool unanswered = sequence_ - answered_ >= UnansweredMax();
     if (!unanswered && now < give_up_at) return give_up_at;
     observer_->OnLaneBroken();
     return kNever;
@@ -40,7 +40,7 @@ TimePoint HeartbeatLane::Service(TimePoint now) {
 
 std::optional<TimePoint> HeartbeatLane::SilentSince() const {
   const TimePoint heard_at = heard_at_;
-  const bool silent = stream_ && Clock::now() - heard_at >= Interval() * pace_.unanswered_max;
+  const bool silent = stream_ && Clock::now() - heard_at >= Interval() * UnansweredMax();
   return silent ? std::optional(heard_at) : std::nullopt;
 }
 
@@ -49,7 +49,7 @@ std::string HeartbeatLane::Detach() {
   const bool silent = SilentSince().has_value();
   std::string why = stream_->Shutdown();
   stream_.reset();
-  if (silent) return std::to_string(pace_.unanswered_max) + " heartbeats without an answer";
+  if (silent) return std::to_string(UnansweredMax()) + " heartbeats without an answer";
   return why;
 }
 

@@ -1,5 +1,5 @@
 // Heartbeats of a volume's owner to one memory server: one request per fifth of the owner's lease,
-// or more where another replica can take over, from the session's thread, on a channel of its own,
+// or more where another replica takes over, from the session's thread, on a channel of its own,
 // where no backlog of puts delays it. Answers have the server's room and state.
 #pragma once
 
@@ -21,13 +21,11 @@ class PutLane;
 
 class HeartbeatLane final : public Stream<v1::SessionRequest, v1::SessionResponse>::Owner {
  public:
-  struct Pace {
-    std::chrono::milliseconds interval_max;  // between requests
-    std::uint64_t unanswered_max;            // in a row, after which the connection is dropped
-  };
+  /// Drops the connection of a server that is silent for `silence_max`, or for the owner's lease.
   /// `stores` gets the server's room and state.
-  HeartbeatLane(const Pace& pace, PutLane* stores, LaneObserver* observer)
-      : pace_(pace), stores_(stores), observer_(observer) {}
+  HeartbeatLane(std::optional<std::chrono::milliseconds> silence_max, PutLane* stores,
+                LaneObserver* observer)
+      : silence_max_(silence_max), stores_(stores), observer_(observer) {}
 
   // Only for the session's thread.
 
@@ -45,11 +43,17 @@ class HeartbeatLane final : public Stream<v1::SessionRequest, v1::SessionRespons
   void OnAnswer(const v1::SessionResponse& answer) override;
   void OnWritable() override { observer_->OnLaneWork(); }
 
+  std::chrono::milliseconds SilenceMax() const {
+    return silence_max_.value_or(volume_.owner_lease);
+  }
   std::chrono::milliseconds Interval() const {
-    return std::min(HeartbeatOf(volume_.owner_lease), pace_.interval_max);
+    return std::min(HeartbeatOf(volume_.owner_lease), SilenceMax() / 2);
+  }
+  std::uint64_t UnansweredMax() const {
+    return static_cast<std::uint64_t>(SilenceMax() / Interval());
   }
 
-  const Pace pace_;
+  const std::optional<std::chrono::milliseconds> silence_max_;
   PutLane* const stores_;
   LaneObserver* const observer_;
   std::unique_ptr<SessionStream> stream_;

@@ -29,10 +29,10 @@ namespace {
 // The server ends an owner's lease a moment after its last answer implies.
 constexpr milliseconds kLeaseSlack{20};
 
-// With several replicas a silent server must not delay Puts and Gets for longer than outage_wait.
-HeartbeatLane::Pace PaceOf(const ClusterConfig& cluster) {
-  if (cluster.replicas == 1) return {.interval_max = milliseconds::max(), .unanswered_max = 5};
-  return {.interval_max = cluster.outage_wait / 2, .unanswered_max = 2};
+// Another replica takes over from a silent server; a single one is waited for while it may answer.
+std::optional<milliseconds> SilenceOf(const ClusterConfig& cluster) {
+  if (cluster.replicas == 1) return std::nullopt;
+  return cluster.silence_wait;
 }
 
 // Lock order: a lane's lock, then mutex_, then the record's or the gate's.
@@ -144,7 +144,7 @@ ServerSession::ServerSession(const SessionConfig& session_config, SessionPeers* 
       put_lane_(cluster_.put_wait, std::min(cluster_.put_wait, cluster_.outage_wait),
                 cluster_.full_wait, this),
       discard_lane_(this),
-      heartbeat_lane_(PaceOf(cluster_), &put_lane_, this) {}
+      heartbeat_lane_(SilenceOf(cluster_), &put_lane_, this) {}
 
 void ServerSession::Start() {
   thread_ = StartThread("fs-remote-" + std::to_string(config_.number), [this] { Run(); });

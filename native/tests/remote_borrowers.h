@@ -185,6 +185,7 @@ inline ClusterConfig TestConfig(std::vector<std::string> servers) {
           .open_wait = 2 * kHangGuard,
           .answer_wait = std::chrono::milliseconds(100),
           .outage_wait = 2 * kHangGuard,
+          .silence_wait = 2 * kHangGuard,
           .full_wait = 2 * kHangGuard};
 }
 

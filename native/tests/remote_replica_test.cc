@@ -25,14 +25,20 @@ using tier::PutResult;
 // Two replicas on three servers.
 class ReplicaTest : public ::testing::Test {
  protected:
-  static constexpr milliseconds kOutageWait{50};
+  static constexpr milliseconds kShort{50};
   const std::vector<std::string> kBothCurrent{"current", "current"};
 
-  void SetUp() override {
+  void SetUp() override { Connect(/*silence_wait=*/2 * kHangGuard); }
+  // By default, heartbeats are frequent and none is ever missed.
+  void Connect(milliseconds silence_wait, milliseconds lease = 5 * kShort) {
     ClusterConfig config =
         TestConfig({stores_[0].address(), stores_[1].address(), stores_[2].address()});
     config.replicas = 2;
-    config.outage_wait = kOutageWait;
+    config.outage_wait = kShort;
+    config.silence_wait = silence_wait;
+    for (FakeStore& store : stores_) {
+      store.Tell([&](FakeStore::Script* script) { script->lease = lease; });
+    }
     cluster_ = NewCluster(config);
     for (std::size_t i = 0; i < 3; ++i) ASSERT_TRUE(Connected(*cluster_, i));
   }
@@ -154,6 +160,8 @@ TEST_F(ReplicaTest, AServerThatIsAwayDelaysNoFetch) {
 
 // The lease of 10 s would have one with a single replica wait for it.
 TEST_F(ReplicaTest, AServerThatAnswersNoHeartbeatIsAwayAfterTwo) {
+  cluster_.reset();
+  Connect(/*silence_wait=*/2 * kShort, /*lease=*/milliseconds(10'000));
   stores_[0].Tell([](FakeStore::Script* script) { script->ignore_heartbeats = true; });
   ASSERT_TRUE(Eventually([&] {
     return cluster_->Servers()[0].last_error.ends_with("2 heartbeats without an answer");
