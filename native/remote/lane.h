@@ -39,8 +39,11 @@ class LaneObserver {
   virtual void OnLaneWork() = 0;
   /// The connection is broken.
   virtual void OnLaneBroken() = 0;
-  /// The server has been away for outage_wait: Puts do without it. On the session's thread.
+  /// The server has been away for outage_wait, or answered no Put for so long: Puts do without it.
+  /// On the session's thread.
   virtual void OnAway() = 0;
+  /// The server, which stayed connected, has answered its Puts. On the session's thread.
+  virtual void OnBack() = 0;
   virtual void OnVolumeLost(VolumeLoss loss) = 0;
 
  protected:

@@ -60,21 +60,51 @@ void PutLane::NoteSpace(std::uint64_t capacity_bytes, std::uint64_t used_bytes) 
 
 TimePoint PutLane::Service(TimePoint now) {
   FinishAnswered();
-  const TimePoint refuse_at = stream_ ? kNever : detached_at_ + outage_wait_;
-  if (now >= refuse_at) {
-    bool begins = false;
-    {
-      const std::lock_guard lock(mutex_);
-      begins = !std::exchange(refusing_, true);
-    }
-    // Before its parts end: they are sent again to the replicas that are left.
-    if (begins) observer_->OnAway();
-    EndExpired(kNever);
-  }
+  EndStall();
+  if (stream_ ? Stalled(now) : now >= detached_at_ + outage_wait_) Refuse();
   EndExpired(now);
   while (SendOne()) continue;
   const std::lock_guard lock(mutex_);
-  return std::min(queue_.expires(), refusing_ ? kNever : refuse_at);
+  return std::min(queue_.expires(), NextCheck(now));
+}
+
+void PutLane::Refuse() {
+  bool begins = false;
+  {
+    const std::lock_guard lock(mutex_);
+    begins = !std::exchange(refusing_, true);
+    if (begins && stream_) stall_ends_at_ = batch_id_sent_;
+  }
+  // Before its parts end: they are sent again to the replicas that are left.
+  if (begins) observer_->OnAway();
+  EndExpired(kNever);
+}
+
+void PutLane::EndStall() {
+  {
+    const std::lock_guard lock(mutex_);
+    if (!std::exchange(stall_ended_, false)) return;
+    refusing_ = false;
+  }
+  observer_->OnBack();
+}
+
+// Whether the server has answered no part for outage_wait, and a batch waits for nothing else.
+bool PutLane::Stalled(TimePoint now) {
+  const std::lock_guard lock(mutex_);
+  if (queue_.sent_count() == 0 || now < waiting_since_ + outage_wait_) return false;
+  for (const PutPart* part = queue_.oldest(); part; part = part->newer) {
+    if (IsDispensable(*part)) return true;
+  }
+  return false;
+}
+
+// When Service() checks again whether the server is away. Other servers' answers wake no one here.
+TimePoint PutLane::NextCheck(TimePoint now) const {
+  if (refusing_) return kNever;
+  if (!stream_) return detached_at_ + outage_wait_;
+  if (queue_.sent_count() == 0) return kNever;
+  return std::max(waiting_since_ + outage_wait_, now + outage_wait_ / 8);
 }
 
 std::string PutLane::Detach(TimePoint lost_at) {
@@ -83,6 +113,8 @@ std::string PutLane::Detach(TimePoint lost_at) {
   stream_.reset();
   detached_at_ = lost_at;
   const std::lock_guard lock(mutex_);
+  stall_ends_at_ = 0;
+  stall_ended_ = false;
   queue_.Rewind();
   return why;
 }
@@ -105,6 +137,8 @@ bool PutLane::SendOne() {
   for (std::size_t i = 0; i < part->count; ++i) AppendObject(part->ObjectAt(i), request);
   {
     const std::lock_guard lock(mutex_);
+    if (queue_.sent_count() == 0) waiting_since_ = Clock::now();
+    batch_id_sent_ = part->batch_id;
     queue_.MarkSent();
   }
   stream_->Send();
@@ -121,6 +155,11 @@ void PutLane::Answer(const v1::PutResponse& answer) {
   const bool accepted = answer.status() == v1::CALL_STATUS_OK;
   if (accepted) NoteSpace(answer.capacity_bytes(), answer.used_bytes());
   const std::lock_guard lock(mutex_);
+  waiting_since_ = Clock::now();
+  if (stall_ends_at_ != 0 && answer.batch_id() >= stall_ends_at_) {
+    stall_ends_at_ = 0;
+    stall_ended_ = true;
+  }
   PutPart* part = queue_.oldest();
   while (part && part->sent && part->batch_id != answer.batch_id()) part = part->newer;
   // None: the answer is late, or its id is invalid.

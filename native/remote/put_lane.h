@@ -1,7 +1,9 @@
 // Pending parts of batches for one memory server. They are sent in order, a few at a time, and
 // answered in that order. A part outlives the connection: it is sent again on the next one until it
 // is answered, or put_wait after Put(). After `outage_wait` without the server, parts are refused
-// at once, so that its outage does not delay batches with other servers.
+// at once, so that its outage does not delay batches with other servers. The same holds for a
+// server that is connected but answers no part for so long, if a batch waits for it alone: it is
+// away until it has answered every part that it was sent.
 //
 // The session's thread does all work, including OnPutDone(): copying a batch into its message takes
 // longer than a fetch, so neither the completion thread nor Put()'s caller should do it.
@@ -64,6 +66,10 @@ class PutLane final : public Stream<v1::PutRequest, v1::PutResponse>::Owner {
 
   bool SendOne();
   void Answer(const v1::PutResponse& answer);
+  void Refuse();
+  void EndStall();
+  bool Stalled(TimePoint now);
+  TimePoint NextCheck(TimePoint now) const;
   void EndExpired(TimePoint now);
   void FinishAnswered();
 
@@ -84,6 +90,10 @@ class PutLane final : public Stream<v1::PutRequest, v1::PutResponse>::Owner {
   std::uint64_t batch_id_last_ = 0;
   MemberIndex member_ = kNoMember;
   bool refusing_ = false;
+  std::uint64_t batch_id_sent_ = 0;  // the last one
+  std::uint64_t stall_ends_at_ = 0;  // the batch whose answer ends a stall; 0: there is none
+  bool stall_ended_ = false;
+  TimePoint waiting_since_;  // for the next answer, while parts are sent
 
   // Hints for placement and status; they order no other memory access.
   std::atomic<std::uint64_t> capacity_bytes_{0};

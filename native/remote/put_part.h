@@ -2,12 +2,14 @@
 // parts. Its result is the worst of its replicas'. The batch is done with its last part.
 #pragma once
 
+#include <algorithm>
 #include <array>
 #include <bitset>
 #include <cstddef>
 #include <cstdint>
 #include <memory>
 #include <mutex>
+#include <span>
 
 #include "remote/lane.h"
 #include "remote/members.h"
@@ -17,9 +19,14 @@ namespace farswap::remote {
 
 struct PutPart;
 
-/// Called by the parts of batches, from any thread, without locks.
+/// Called by the parts of batches, from any thread.
 class PutObserver {
  public:
+  /// Whether the member is a current replica of the object's shard. Any locks.
+  virtual bool IsCurrent(tier::ObjectKey key, MemberIndex member) const = 0;
+
+  // Without locks:
+
   /// The part has its results; the batch may not be done yet.
   virtual void OnPartDone(const PutPart& part) = 0;
   /// All parts are done. The batch does not know yet.
@@ -39,7 +46,8 @@ struct SplitBatch {
   const std::uint64_t era;  // see PutEras
   std::mutex mutex;         // guards all below, and the batch's results
   std::size_t parts_left = 0;
-  std::bitset<tier::PutBatch::kObjectsMax> kept;  // by at least one replica
+  std::bitset<tier::PutBatch::kObjectsMax> kept;     // by at least one replica
+  std::bitset<tier::PutBatch::kObjectsMax> settled;  // by a current replica
 };
 
 /// Objects of a batch for one server. Allocated by Put(), freed when answered.
@@ -71,6 +79,14 @@ inline tier::PutResult Worse(tier::PutResult one, tier::PutResult other) {
   return kAcked;
 }
 
+/// Whether no object of the part, which is not finished, depends on its replica: a current one has
+/// each of them. Takes the batch's lock.
+inline bool IsDispensable(const PutPart& part) {
+  const std::lock_guard lock(part.split->mutex);
+  const auto indices = std::span(part.indices).first(part.count);
+  return std::ranges::all_of(indices, [&](std::uint8_t i) { return part.split->settled[i]; });
+}
+
 /// Merges the results into those of the batch, and frees the part. The batch may be destroyed then.
 inline void FinishPart(PutPart* finished) {
   using enum tier::PutResult;
@@ -83,6 +99,10 @@ inline void FinishPart(PutPart* finished) {
       tier::PutResult& result = split.batch->results[part->indices[i]];
       result = Worse(result, part->results[i]);
       if (part->results[i] == kAcked) split.kept.set(part->indices[i]);
+      const bool has_it = part->results[i] == kAcked || part->results[i] == kSuperseded;
+      if (has_it && split.observer->IsCurrent(part->ObjectAt(i).key, part->member)) {
+        split.settled.set(part->indices[i]);
+      }
     }
     if (--split.parts_left > 0) return;
   }

@@ -100,6 +100,7 @@ class ServerSession final : public Session, private LaneObserver, private rpc::C
   void OnLaneWork() override;
   void OnLaneBroken() override;
   void OnAway() override;
+  void OnBack() override { peers_->OnOpened(member_, /*intact=*/true); }
   void OnVolumeLost(VolumeLoss loss) override;
 
   const SessionConfig config_;

@@ -51,9 +51,10 @@ class SessionPeers {
   virtual void OnMoved(std::size_t session) = 0;
   /// The store of the session's former member is gone, with its objects.
   virtual void OnStoreGone(std::size_t session, MemberIndex gone) = 0;
-  /// The volume is open at the member. `intact`: all that it acknowledged is still there.
+  /// The volume is open at the member, or the member answers again. `intact`: all that it
+  /// acknowledged is still there.
   virtual void OnOpened(MemberIndex member, bool intact) = 0;
-  /// The member has been away for outage_wait.
+  /// The member has been away, or has answered no Put, for outage_wait.
   virtual void OnAway(MemberIndex member) = 0;
   virtual FetchRouter& router() = 0;
 

@@ -86,6 +86,9 @@ class Shards final : public PutObserver, private ShardCopier::Owner {
  private:
   using Clock = std::chrono::steady_clock;
 
+  bool IsCurrent(tier::ObjectKey key, MemberIndex member) const override {
+    return SetOf(key).StateOf(member) == placement::ReplicaState::kCurrent;
+  }
   void OnPartDone(const PutPart& part) override;
   void OnBatchDone(std::uint64_t era) override;
   void OnWorkDone(const FinishedWork& work) override;

@@ -28,16 +28,22 @@ class ReplicaTest : public ::testing::Test {
   static constexpr milliseconds kShort{50};
   const std::vector<std::string> kBothCurrent{"current", "current"};
 
-  void SetUp() override { Connect(/*silence_wait=*/2 * kHangGuard); }
+  void SetUp() override { Connect({}); }
   // By default, heartbeats are frequent and none is ever missed.
-  void Connect(milliseconds silence_wait, milliseconds lease = 5 * kShort) {
+  struct Waits {
+    milliseconds outage = kShort;
+    milliseconds silence = 2 * kHangGuard;
+    milliseconds lease = 5 * kShort;
+  };
+  void Connect(const Waits& waits) {
+    cluster_.reset();
     ClusterConfig config =
         TestConfig({stores_[0].address(), stores_[1].address(), stores_[2].address()});
     config.replicas = 2;
-    config.outage_wait = kShort;
-    config.silence_wait = silence_wait;
+    config.outage_wait = waits.outage;
+    config.silence_wait = waits.silence;
     for (FakeStore& store : stores_) {
-      store.Tell([&](FakeStore::Script* script) { script->lease = lease; });
+      store.Tell([&](FakeStore::Script* script) { script->lease = waits.lease; });
     }
     cluster_ = NewCluster(config);
     for (std::size_t i = 0; i < 3; ++i) ASSERT_TRUE(Connected(*cluster_, i));
@@ -94,6 +100,7 @@ TEST_F(ReplicaTest, APageIsPutOnTwoServers) {
 }
 
 TEST_F(ReplicaTest, APageIsAcknowledgedOnceBothServersHaveIt) {
+  Connect({.outage = 2 * kHangGuard});
   ASSERT_EQ(PutOne(*cluster_, 0, 1), PutResult::kAcked);
   Replica(1).Tell([](FakeStore::Script* script) { script->hold_puts = true; });
   TestBatch batch;
@@ -160,8 +167,7 @@ TEST_F(ReplicaTest, AServerThatIsAwayDelaysNoFetch) {
 
 // The lease of 10 s would have one with a single replica wait for it.
 TEST_F(ReplicaTest, AServerThatAnswersNoHeartbeatIsAwayAfterTwo) {
-  cluster_.reset();
-  Connect(/*silence_wait=*/2 * kShort, /*lease=*/milliseconds(10'000));
+  Connect({.silence = 2 * kShort, .lease = milliseconds(10'000)});
   stores_[0].Tell([](FakeStore::Script* script) { script->ignore_heartbeats = true; });
   ASSERT_TRUE(Eventually([&] {
     return cluster_->Servers()[0].last_error.ends_with("2 heartbeats without an answer");
@@ -232,6 +238,7 @@ TEST_F(ReplicaTest, AReplicaIsCopiedOnceAllPutsToTheFormerSetHaveEnded) {
 
 // Else the Put would leave an object that nothing drops any more.
 TEST_F(ReplicaTest, AReplicaIsDroppedOnceAllPutsToItHaveEnded) {
+  Connect({.outage = 2 * kHangGuard});
   ASSERT_EQ(PutOne(*cluster_, 0, 1), PutResult::kAcked);
   FakeStore& leaves = Replica(0);
   FakeStore& joins =
@@ -251,6 +258,54 @@ TEST_F(ReplicaTest, AReplicaIsDroppedOnceAllPutsToItHaveEnded) {
   leaves.Tell([](FakeStore::Script* script) { script->hold_puts = false; });
   ASSERT_TRUE(batch.done.Wait());
   EXPECT_TRUE(Eventually([&] { return !leaves.Has(0) && !leaves.Has(1); }));
+}
+
+// Its heartbeats are answered, as with a disk that hangs.
+TEST_F(ReplicaTest, AServerThatAnswersNoPutHoldsUpNone) {
+  ASSERT_EQ(PutOne(*cluster_, 0, 1), PutResult::kAcked);
+  FakeStore& stays = Replica(0);
+  FakeStore& hangs = Replica(1);
+  hangs.Tell([](FakeStore::Script* script) { script->hold_puts = true; });
+  EXPECT_EQ(PutOne(*cluster_, 0, 2), PutResult::kUnavailable) << "the other one has it";
+  EXPECT_EQ(StatesOf(0), (std::vector<std::string>{"current", "stale"}));
+  EXPECT_EQ(PutOne(*cluster_, 0, 3), PutResult::kAcked);
+  EXPECT_TRUE(Holds(*cluster_, 0, 3));
+  EXPECT_EQ(ConnectedServers(), 3u);
+  LetTimePass(stays);
+  EXPECT_EQ(hangs.seen().copies, 0u) << "it does not join while it answers nothing";
+  hangs.Tell([](FakeStore::Script* script) { script->hold_puts = false; });
+  ASSERT_TRUE(Eventually([&] { return StatesOf(0) == kBothCurrent; }));
+  EXPECT_EQ(hangs.seen().copies, 1u);
+  EXPECT_EQ(PutOne(*cluster_, 0, 4), PutResult::kAcked);
+}
+
+TEST_F(ReplicaTest, AJoiningReplicaThatAnswersNoPutHoldsUpNone) {
+  ASSERT_EQ(PutOne(*cluster_, 0, 1), PutResult::kAcked);
+  FakeStore& joins = Replica(1);
+  joins.Stop();
+  tier::ObjectVersion version = PutUntilAcked(0, 1);
+  joins.Tell([](FakeStore::Script* script) { script->hold_puts = script->hold_copies = true; });
+  joins.Start();
+  ASSERT_TRUE(Eventually([&] { return StatesOf(0).back() == "joining"; }));
+  version = PutUntilAcked(0, version);
+  EXPECT_EQ(StatesOf(0).back(), "stale");
+  EXPECT_TRUE(Holds(*cluster_, 0, version));
+}
+
+TEST_F(ReplicaTest, AServerThatIsTheOnlyOneIsWaitedForWhenItAnswersNoPut) {
+  ASSERT_EQ(PutOne(*cluster_, 0, 1), PutResult::kAcked);
+  FakeStore& last = Replica(0);
+  Replica(1).Stop();
+  PutUntilAcked(0, 1);
+  last.Tell([](FakeStore::Script* script) { script->hold_puts = true; });
+  TestBatch batch;
+  batch.Add(0, 100);
+  Put(*cluster_, batch);
+  LetTimePass(last);
+  EXPECT_FALSE(batch.done.ready());
+  last.Tell([](FakeStore::Script* script) { script->hold_puts = false; });
+  ASSERT_TRUE(batch.done.Wait());
+  EXPECT_EQ(batch.results[0], PutResult::kAcked);
 }
 
 TEST_F(ReplicaTest, TheLastServerOfAShardIsWaitedFor) {
