@@ -2,29 +2,19 @@
 
 #include <algorithm>
 #include <array>
-#include <atomic>
 #include <filesystem>
-#include <mutex>
 #include <optional>
 #include <shared_mutex>
 #include <system_error>
 
 #include "store/discard_batch.h"
-#include "store/disk_guard.h"
-#include "store/garbage_collector.h"
-#include "store/identity.h"
+#include "store/live_store.h"
 #include "store/lookup.h"
 #include "store/put_batch.h"
-#include "store/rocks.h"
-#include "store/room.h"
 #include "store/shard_list.h"
-#include "store/volume_table.h"
 
 namespace farswap::store {
 namespace {
-
-// RocksDB delays stores from 20 files on.
-constexpr std::uint64_t kLevel0FilesMax = 12;
 
 bool IsName(const std::string& name) { return !name.empty() && name.size() <= kNameBytesMax; }
 
@@ -40,39 +30,10 @@ std::uint64_t FileBytes(const std::string& path) {
   return total;
 }
 
-std::uint64_t Property(rocksdb::DB* db, rocksdb::ColumnFamilyHandle* family,
-                       const std::string& name) {
-  std::uint64_t value = 0;
-  db->GetIntProperty(family, name, &value);
-  return value;
-}
-
 }  // namespace
 
-struct PageStore::Impl {
-  explicit Impl(const PageStoreConfig& store_config)
-      : config(store_config),
-        files(config.files ? config.files : rocksdb::FileSystem::Default()),
-        clock(config.clock),
-        room(config.path, config.capacity_bytes) {}
-
-  Outcome Load();
-  Outcome LoadVolumes();
-  Outcome MarkOpen(VolumeTable* table);
-  void Close();
-
-  RocksConfig rocks_config() { return {config.path, config.block_cache_bytes, &room, files}; }
-  Room::CompactionNeeds CompactionNeeds();
-  std::string WriteError();
-  bool AcceptsPages() const;  // call it under `exchange`
-  void Repair();
-  bool OpenForReading();
-  void OpenForWriting();
-
-  void CollectGarbage();
-  void WakeCollector() {
-    if (garbage_collector) garbage_collector->Wake();
-  }
+struct PageStore::Impl : LiveStore {
+  using LiveStore::LiveStore;
 
   struct PutOutcome {
     CallStatus status;
@@ -85,153 +46,16 @@ struct PageStore::Impl {
   void CountPuts(std::span<const ObjectRecord> objects, std::span<const ObjectStatus> results);
   CallStatus CountRefused(CallStatus status);
   VolumeInfo InfoOf(const Volume& volume) const;
-
-  const PageStoreConfig config;
-  const std::shared_ptr<rocksdb::FileSystem> files;
-  RunningClock clock;
-  Counters counters;
-  Room room;
-  // Shared in every call, exclusive while the read-only and the writable instance are exchanged.
-  // The first lock of all.
-  std::shared_mutex exchange;
-  std::unique_ptr<Rocks> rocks;  // outlives the members below
-  std::optional<Identity> identity;
-  std::mutex drain_mutex;             // serializes SetDraining(); after `exchange`
-  std::atomic<bool> draining{false};  // identity->draining(), once it is on the disk
-  std::unique_ptr<VolumeTable> volumes;
-  std::optional<GarbageCollector> garbage_collector;  // none while the store is read-only
-  std::optional<DiskGuard> disk_guard;
 };
 
 PageStore::PageStore(std::unique_ptr<Impl> impl) : impl_(std::move(impl)) {}
 
-PageStore::~PageStore() {
-  impl_->disk_guard.reset();
-  impl_->garbage_collector.reset();
-  impl_->Close();
-}
+PageStore::~PageStore() = default;
 
 Result<std::unique_ptr<PageStore>> PageStore::Open(const PageStoreConfig& config) {
   auto impl = std::make_unique<Impl>(config);
-  bool unwritable = false;
-  auto rocks = OpenRocks(impl->rocks_config(), &unwritable);
-  if (!rocks.ok() && unwritable) {
-    auto reading = OpenRocksForReading(impl->rocks_config(), rocks.error().message);
-    if (reading.ok()) rocks = std::move(reading);
-  }
-  if (!rocks.ok()) return rocks.error();
-  impl->rocks = std::move(rocks.value());
-  Outcome loaded = impl->Load();
-  if (!loaded.ok() && impl->rocks->error->is_set() && impl->OpenForReading()) loaded = impl->Load();
-  if (!loaded.ok()) {
-    return Error{"store " + config.path + ": " + loaded.error().message};
-  }
-  impl->CollectGarbage();
-  impl->disk_guard.emplace(
-      &impl->room, DiskGuard::Store{[store = impl.get()] { return store->CompactionNeeds(); },
-                                    [store = impl.get()] { return store->WriteError(); },
-                                    [store = impl.get()] { store->Repair(); }});
+  if (Outcome opened = impl->Open(); !opened.ok()) return opened.error();
   return std::unique_ptr<PageStore>(new PageStore(std::move(impl)));
-}
-
-Outcome PageStore::Impl::Load() {
-  Result<Identity> loaded = Identity::Load(rocks.get(), config.boot_id_path);
-  if (!loaded.ok()) return loaded.error();
-  identity = std::move(loaded.value());
-  draining = identity->draining();
-  return LoadVolumes();
-}
-
-Outcome PageStore::Impl::LoadVolumes() {
-  auto table = std::make_unique<VolumeTable>(rocks.get(), &clock, config.leases);
-  Outcome loaded = table->Load();
-  if (loaded.ok()) loaded = MarkOpen(table.get());
-  if (loaded.ok()) volumes = std::move(table);
-  return loaded;
-}
-
-// Called before the first page is stored. Marks of the volumes replace the one of the store. A
-// read-only store is marked in memory.
-Outcome PageStore::Impl::MarkOpen(VolumeTable* table) {
-  rocksdb::WriteBatch batch;
-  if (!identity->intact()) table->AddNotIntact(&batch);
-  if (!rocks->is_writable) {
-    return std::monostate{};
-  }
-  identity->Add(rocks.get(), &batch, /*closed=*/false);
-  if (const rocksdb::Status status = rocks->WriteSynced(&batch); !status.ok()) {
-    return Error{status.ToString()};
-  }
-  identity->NoteMarked();
-  return std::monostate{};
-}
-
-// If a disk without room prevents the flush, the synced log has those writes.
-void PageStore::Impl::Close() {
-  volumes->SaveSilence();
-  if (AcceptsPages() && !rocks->db->Flush({}, {rocks->pages, rocks->volumes, rocks->usage}).ok()) {
-    return;
-  }
-  rocksdb::WriteBatch batch;
-  identity->Add(rocks.get(), &batch, /*closed=*/true);
-  // If this fails, pages count as missing after a reboot.
-  rocks->WriteSynced(&batch).PermitUncheckedError();
-}
-
-void PageStore::Impl::CollectGarbage() {
-  if (config.collect_garbage && rocks->is_writable) {
-    garbage_collector.emplace(rocks.get(), volumes.get(), &counters);
-  }
-}
-
-// A compaction reads at most level 0 and the level below, and writes each page once.
-Room::CompactionNeeds PageStore::Impl::CompactionNeeds() {
-  const std::shared_lock lock(exchange);
-  const std::uint64_t level0_files =
-      Property(rocks->db.get(), rocks->pages, "rocksdb.num-files-at-level0");
-  const std::uint64_t live_bytes = volumes->live_bytes();
-  const std::uint64_t bytes_max = volumes->NextGarbage() ? UINT64_MAX : live_bytes * 17 / 16;
-  const std::uint64_t read_bytes = (level0_files + kLevelBaseMemtables) * room.memtable_bytes();
-  return {std::min(read_bytes, bytes_max), bytes_max, level0_files >= kLevel0FilesMax};
-}
-
-std::string PageStore::Impl::WriteError() {
-  const std::shared_lock lock(exchange);
-  return rocks->error->text();
-}
-
-bool PageStore::Impl::AcceptsPages() const { return !rocks->error->is_set() && room.has_room(); }
-
-// Called only by the guard's thread. Reads go on meanwhile.
-void PageStore::Impl::Repair() {
-  if (rocks->error->is_set() && (rocks->is_for_reading || OpenForReading())) OpenForWriting();
-}
-
-bool PageStore::Impl::OpenForReading() {
-  {
-    const std::unique_lock lock(exchange);  // waits for the last write
-    rocks->is_writable = false;
-  }
-  garbage_collector.reset();
-  auto reading = OpenRocksForReading(rocks_config(), rocks->error->text());
-  if (!reading.ok()) return false;
-  const std::unique_lock lock(exchange);
-  rocks->Swap(reading.value().get());
-  return true;
-}
-
-// Reloads the volumes: after a failed write only the disk knows whether it took effect.
-void PageStore::Impl::OpenForWriting() {
-  bool unwritable = false;
-  auto writing = OpenRocks(rocks_config(), &unwritable);
-  if (!writing.ok()) return rocks->error->Set(writing.error().message);
-  const std::unique_lock lock(exchange);
-  rocks->Swap(writing.value().get());
-  if (Outcome loaded = LoadVolumes(); !loaded.ok()) {
-    rocks->Swap(writing.value().get());
-    return rocks->error->Set(loaded.error().message);
-  }
-  CollectGarbage();
 }
 
 OpenedVolume PageStore::OpenVolume(const OpenRequest& request) {
@@ -484,22 +308,7 @@ Result<std::vector<std::uint64_t>> PageStore::ShardsOf(std::uint64_t volume_id) 
   return shards;
 }
 
-Outcome PageStore::SetDraining(bool draining) {
-  const std::shared_lock lock(impl_->exchange);
-  const std::lock_guard serial(impl_->drain_mutex);
-  Identity& identity = *impl_->identity;
-  const bool before = identity.draining();
-  if (draining == before) return std::monostate{};
-  identity.SetDraining(draining);
-  rocksdb::WriteBatch batch;
-  identity.Add(impl_->rocks.get(), &batch, /*closed=*/false);
-  if (const rocksdb::Status status = impl_->rocks->WriteSynced(&batch); !status.ok()) {
-    identity.SetDraining(before);
-    return Error{"store " + impl_->config.path + ": " + status.ToString()};
-  }
-  impl_->draining = draining;
-  return std::monostate{};
-}
+Outcome PageStore::SetDraining(bool draining) { return impl_->SetDraining(draining); }
 
 const Id& PageStore::uuid() const { return impl_->identity->uuid(); }
 const Id& PageStore::run_id() const { return impl_->identity->run_id(); }
@@ -581,8 +390,8 @@ std::vector<std::pair<std::string, std::uint64_t>> PageStore::Stats() const {
       {"disk_full", takes_pages ? 0U : 1U},
       {"draining", impl_->draining ? 1U : 0U},
       {"pages", pages},
-      {"writes_stopped", Property(db, impl_->rocks->pages, "rocksdb.is-write-stopped")},
-      {"background_errors", Property(db, impl_->rocks->pages, "rocksdb.background-errors")},
+      {"writes_stopped", IntProperty(db, impl_->rocks->pages, "rocksdb.is-write-stopped")},
+      {"background_errors", IntProperty(db, impl_->rocks->pages, "rocksdb.background-errors")},
   };
   for (std::size_t i = 0; i < kCounterCount; ++i) {
     const auto counter = static_cast<Counter>(i);

@@ -1,0 +1,78 @@
+// The RocksDB of a running store, what was loaded from it, and what keeps it running.
+//
+// When RocksDB stops writing, it is exchanged for a read-only instance, and that for a writable one
+// when the disk works (DiskGuard calls Repair()). Calls hold `exchange` shared meanwhile. Private
+// to store/.
+#pragma once
+
+#include <atomic>
+#include <memory>
+#include <mutex>
+#include <optional>
+#include <shared_mutex>
+#include <string>
+
+#include "store/disk_guard.h"
+#include "store/garbage_collector.h"
+#include "store/identity.h"
+#include "store/page_store.h"
+#include "store/rocks.h"
+#include "store/room.h"
+#include "store/volume_table.h"
+
+namespace farswap::store {
+
+/// A gauge of RocksDB; 0 if there is none.
+std::uint64_t IntProperty(rocksdb::DB* db, rocksdb::ColumnFamilyHandle* family,
+                          const std::string& name);
+
+struct LiveStore {
+  explicit LiveStore(const PageStoreConfig& store_config);
+  /// Flushes if there is room, so that the next start replays no log.
+  ~LiveStore();
+  LiveStore(const LiveStore&) = delete;
+  LiveStore& operator=(const LiveStore&) = delete;
+
+  /// Call it once, first.
+  Outcome Open();
+  /// See PageStore.
+  Outcome SetDraining(bool wanted);
+
+  /// Call it with `exchange` held.
+  bool AcceptsPages() const { return !rocks->error->is_set() && room.has_room(); }
+  void WakeCollector() {
+    if (garbage_collector) garbage_collector->Wake();
+  }
+
+  const PageStoreConfig config;
+  const std::shared_ptr<rocksdb::FileSystem> files;
+  RunningClock clock;
+  Counters counters;
+  Room room;
+  // Shared in every call, exclusive while the read-only and the writable instance are exchanged.
+  // The first lock of all.
+  mutable std::shared_mutex exchange;
+  std::unique_ptr<Rocks> rocks;  // outlives the members below
+  std::optional<Identity> identity;
+  std::mutex drain_mutex;             // serializes SetDraining(); after `exchange`
+  std::atomic<bool> draining{false};  // identity->draining(), once it is on the disk
+  std::unique_ptr<VolumeTable> volumes;
+  std::optional<GarbageCollector> garbage_collector;  // none while the store is read-only
+  std::optional<DiskGuard> disk_guard;
+
+ private:
+  Outcome Load();
+  Outcome LoadVolumes();
+  Outcome MarkOpen(VolumeTable* table);
+  void Close();
+
+  RocksConfig rocks_config() { return {config.path, config.block_cache_bytes, &room, files}; }
+  Room::CompactionNeeds CompactionNeeds();
+  std::string WriteErrorText();
+  void Repair();
+  bool OpenForReading();
+  void OpenForWriting();
+  void CollectGarbage();
+};
+
+}  // namespace farswap::store
