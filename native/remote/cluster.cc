@@ -15,10 +15,10 @@
 #include <utility>
 
 #include "remote/completions.h"
-#include "remote/get_answers.h"
 #include "remote/members.h"
 #include "remote/opening_gate.h"
 #include "remote/put_part.h"
+#include "remote/replica_reads.h"
 #include "remote/session.h"
 #include "remote/shards.h"
 #include "rpc/completion_threads.h"
@@ -77,7 +77,7 @@ std::string HostName() {
 
 }  // namespace
 
-class Cluster::State final : public SessionPeers, private ShardServers, public FetchRouter {
+class Cluster::State final : public SessionPeers, private ShardServers, private Targets {
  public:
   explicit State(const ClusterConfig& config)
       : shards({.slots = config.slots,
@@ -102,7 +102,7 @@ class Cluster::State final : public SessionPeers, private ShardServers, public F
 
   Members& members() override { return members_; }
   OpeningGate& gate() override { return gate_; }
-  FetchRouter& router() override { return *this; }
+  FetchRouter& router() override { return reads; }
   void OnDecided() override {
     for (const auto& session : sessions_) session->OnDecided();
   }
@@ -114,8 +114,7 @@ class Cluster::State final : public SessionPeers, private ShardServers, public F
   void OnAway(MemberIndex member) override { shards.OnAway(member); }
 
   const std::vector<std::unique_ptr<Session>>& sessions() const { return sessions_; }
-  /// Target of the member; nullptr: its store is gone.
-  Target* TargetOf(MemberIndex member) const {
+  Target* TargetOf(MemberIndex member) const override {
     const auto number = members_.SessionOf(member);
     return number ? sessions_[*number].get() : nullptr;
   }
@@ -127,59 +126,14 @@ class Cluster::State final : public SessionPeers, private ShardServers, public F
     return any ? PutResult::kServerFull : PutResult::kUnavailable;
   }
 
-  /// Sends the fetch to a current replica that has not answered yet: a connected one, or one that
-  /// may come back. False: there is none.
-  bool Ask(tier::RemoteFetch* fetch) const {
-    const ReplicaSet set = shards.SetOf(fetch->keys[0]);
-    for (const bool connected : {true, false}) {
-      const auto ask = [&](MemberIndex member, Target* target) {
-        if ((target->connected_member() == member) != connected) return false;
-        fetch->route.asked = member;
-        return target->Get(fetch, member);
-      };
-      if (AnyUnasked(*fetch, set, ask)) return true;
-    }
-    return false;
-  }
-
-  void OnAnswered(tier::RemoteFetch* fetch, const GetResults& results) override {
-    tier::RemoteFetch::Route& route = fetch->route;
-    if (route.open == 0) return fetch->OnGetDone();
-    route.answerers[route.answered++] = route.asked;
-    if (route.answered == route.answerers.size() || !Ask(fetch)) EndFetch(fetch, results);
-  }
-  bool HasAnother(const tier::RemoteFetch& fetch) const override {
-    return AnyUnasked(fetch, shards.SetOf(fetch.keys[0]), [&](MemberIndex member, Target* target) {
-      return member != fetch.route.asked && target->connected_member() == member;
-    });
-  }
-  void MoveOn(tier::RemoteFetch* fetch) override {
-    if (!Ask(fetch)) EndFetch(fetch, GetResult::kUnavailable);
-  }
-
   Shards shards;
+  ReplicaReads reads{&shards, this};
   std::array<std::atomic<std::uint64_t>, kServersMax> lost_shards{};  // by session
   Completions completions;
   rpc::CompletionThreads completion_thread{std::make_unique<grpc::CompletionQueue>(),
                                            "fs-remote-grpc", 1, &PrepareToAnswer};
 
  private:
-  // Calls `ask` for each current replica that has not answered until it returns true.
-  template <typename Function>
-  bool AnyUnasked(const tier::RemoteFetch& fetch, const ReplicaSet& set, Function ask) const {
-    const auto answerers = std::span(fetch.route.answerers).first(fetch.route.answered);
-    // Shards begin with different ones.
-    const std::size_t first = Shards::ShardOf(fetch.keys[0]);
-    for (std::size_t i = 0; i < ReplicaSet::kReplicasMax; ++i) {
-      const placement::Replica replica = set.At((first + i) % ReplicaSet::kReplicasMax);
-      if (replica.state != ReplicaState::kCurrent) continue;
-      if (std::ranges::find(answerers, replica.member) != answerers.end()) continue;
-      Target* const target = TargetOf(replica.member);
-      if (target && ask(replica.member, target)) return true;
-    }
-    return false;
-  }
-
   std::vector<Report> Reports() const override {
     std::vector<Report> reports;
     for (const auto& session : sessions_) {
@@ -268,7 +222,7 @@ void Cluster::Put(tier::PutBatch* batch) {
 void Cluster::Get(tier::RemoteFetch* fetch) {
   fetch->route = {};
   fetch->route.open = ~std::uint64_t{0} >> (tier::RemoteFetch::kKeysMax - fetch->count);
-  if (state_->Ask(fetch)) return;
+  if (state_->reads.Ask(fetch)) return;
   const bool placed = !state_->shards.SetOf(fetch->keys[0]).empty();
   state_->completions.Finish(fetch, placed ? GetResult::kUnavailable : GetResult::kNotFound);
 }

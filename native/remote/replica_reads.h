@@ -1,0 +1,45 @@
+// Which replica a fetch asks: a current one, a connected one first, then another one for what it
+// did not deliver.
+#pragma once
+
+#include "placement/replica_set.h"
+#include "remote/get_answers.h"
+#include "remote/members.h"
+#include "remote/shards.h"
+#include "remote/target.h"
+
+namespace farswap::remote {
+
+/// The servers' sessions, by member. Any thread, any locks.
+class Targets {
+ public:
+  /// nullptr: the member's store is gone.
+  virtual Target* TargetOf(MemberIndex member) const = 0;
+
+ protected:
+  ~Targets() = default;
+};
+
+class ReplicaReads final : public FetchRouter {
+ public:
+  ReplicaReads(const Shards* shards, const Targets* targets)
+      : shards_(*shards), targets_(*targets) {}
+
+  /// Sends the fetch to a current replica that has not answered yet: a connected one, or one that
+  /// may come back. False: there is none.
+  bool Ask(tier::RemoteFetch* fetch) const;
+
+  void OnAnswered(tier::RemoteFetch* fetch, const GetResults& results) override;
+  bool HasAnother(const tier::RemoteFetch& fetch) const override;
+  void MoveOn(tier::RemoteFetch* fetch) override;
+
+ private:
+  template <typename Function>
+  bool AnyUnasked(const tier::RemoteFetch& fetch, const placement::ReplicaSet& set,
+                  Function ask) const;
+
+  const Shards& shards_;
+  const Targets& targets_;
+};
+
+}  // namespace farswap::remote
