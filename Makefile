@@ -180,6 +180,10 @@ bench: setup programs ## measure against peers in the same run
 soak: setup loadgen ## verify 10 million page operations while the memory server is killed ten times, then full disks
 	PYTHONPATH=tools $(PY) -m soak
 
+.PHONY: chaos
+chaos: setup loadgen ## fail memory servers for CHAOS_MINUTES (10), one after the other, under a verified load (root)
+	PYTHONPATH=tools $(PY) -m chaos
+
 .PHONY: sim
 sim: build ## simulate 200 memory servers and 1,000 hosts for 30 days of faults
 	cmake --build build/$(BUILD) --target farswap-sim

@@ -38,6 +38,20 @@ class Latency:
 
 
 @dataclass(frozen=True)
+class Progress:
+    """What a phase has done so far. `slowest_us`: by kind of request, since the last progress."""
+
+    name: str
+    page_ops: int
+    errors: int
+    mismatched_pages: int
+    slowest_us: dict[str, float]
+
+
+_PROGRESS_KEYS = tuple(Progress.__dataclass_fields__)
+
+
+@dataclass(frozen=True)
 class PhaseReport:
     """What one phase did; see loadgen/report.cc for the wire form."""
 
@@ -50,6 +64,7 @@ class PhaseReport:
     bytes_read: int
     bytes_written: int
     latency: dict[str, Latency]
+    marked_latency: dict[str, Latency]
     errors: dict[str, int]
     verified_pages: int
     mismatched_pages: int
@@ -61,9 +76,10 @@ class PhaseReport:
     @classmethod
     def parse(cls, fields: dict[str, Any]) -> Self:
         """Takes a "phase" event."""
-        latency = {op: Latency(**values) for op, values in fields["latency"].items()}
-        rest = {key: fields[key] for key in cls.__dataclass_fields__ if key != "latency"}
-        return cls(latency=latency, **rest)
+        rest = {key: fields[key] for key in cls.__dataclass_fields__}
+        for key in ("latency", "marked_latency"):
+            rest[key] = {op: Latency(**values) for op, values in fields[key].items()}
+        return cls(**rest)
 
     @property
     def mib_per_s(self) -> float:
@@ -88,7 +104,7 @@ class LoadSession:
         connections: int = 1,
         corpus: Path | None = None,
         options: Sequence[str] = (),
-        on_progress: Callable[[str, int], None] = lambda _name, _page_ops: None,
+        on_progress: Callable[[Progress], None] = lambda _progress: None,
     ) -> None:
         self.connect = connect
         self._on_progress = on_progress
@@ -128,20 +144,24 @@ class LoadSession:
         waiting = self._next_event()
         if (waiting["event"], waiting.get("name")) != ("waiting", name):
             raise AssertionError(f"phase {name} is not the next one: {waiting}")
-        assert self._process.stdin is not None
-        self._process.stdin.write("\n")
-        self._process.stdin.flush()
+        self.command("")
         while True:
             event = self._next_event()
             if event["event"] == "phase":
                 break
-            self._on_progress(name, event["page_ops"])
+            self._on_progress(Progress(**{key: event[key] for key in _PROGRESS_KEYS}))
         report = PhaseReport.parse(event)
         problems = report.troubles + report.mismatches
         if report.mismatched_pages or problems:
             listed = "\n  ".join(problems)
             raise LoadError(f"{name}: {report.mismatched_pages} wrong pages\n  {listed}")
         return report
+
+    def command(self, text: str) -> None:
+        """`end` ends the phase; `mark` and `unmark` begin and end the time of `marked_latency`."""
+        assert self._process.stdin is not None
+        self._process.stdin.write(text + "\n")
+        self._process.stdin.flush()
 
     def finish(self) -> None:
         """Ends the load generator after its last phase, in order."""

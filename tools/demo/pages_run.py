@@ -74,7 +74,7 @@ def run(
         connections=CONNECTIONS,
         corpus=pages.path,
         options=["--pure"],
-        on_progress=lambda name, done: on_progress(name, done, totals[name]),
+        on_progress=lambda at: on_progress(at.name, at.page_ops, totals[at.name]),
     )
     with interrupts.shield(load) as session:
 

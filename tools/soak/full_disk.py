@@ -59,16 +59,16 @@ class Report:
 
 
 @contextlib.contextmanager
-def small_disk(kind: str, directory: Path) -> Iterator[Path]:
+def small_disk(kind: str, directory: Path, size: int = DISK_BYTES) -> Iterator[Path]:
     """A new file system of `kind`, tmpfs or ext4, mounted below `directory`. Needs root."""
     mounted = directory / "disk"
     mounted.mkdir()
     if kind == "tmpfs":
-        mount = ["mount", "-t", "tmpfs", "-o", f"size={DISK_BYTES}", "disk", str(mounted)]
+        mount = ["mount", "-t", "tmpfs", "-o", f"size={size}", "disk", str(mounted)]
     else:
         image = directory / "image"
         with image.open("wb") as file:
-            file.truncate(DISK_BYTES)
+            file.truncate(size)
         subprocess.run([f"mkfs.{kind}", "-q", str(image)], check=True)
         mount = ["mount", "-o", "loop", str(image), str(mounted)]
     subprocess.run(mount, check=True)

@@ -24,7 +24,7 @@ from bench.measurements import settle
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
-    from bench.load_generator import PhaseReport
+    from bench.load_generator import PhaseReport, Progress
 
 MIB = 1 << 20
 CONNECTIONS = 4
@@ -77,9 +77,9 @@ def run_leg(
     kills_before = cluster.server_kills
     kill_at = [leg.page_ops * (n + 1) // (leg.server_kills + 1) for n in range(leg.server_kills)]
 
-    def progressed(name: str, page_ops: int) -> None:
-        on_progress(page_ops if name == "load" else 0)
-        if name == "load" and kill_at and page_ops >= kill_at[0]:
+    def progressed(progress: Progress) -> None:
+        on_progress(progress.page_ops if progress.name == "load" else 0)
+        if progress.name == "load" and kill_at and progress.page_ops >= kill_at[0]:
             del kill_at[0]
             cluster.server.kill()
             time.sleep(OUTAGE_S)

@@ -1,10 +1,17 @@
 // farswap-loadgen: a pipelined NBD client that checks every byte it reads against what it wrote.
 // Connects all its connections first, then runs the phases one after another, one thread a
 // connection. See options.h for the command line and report.h for the output.
+#include <poll.h>
+#include <unistd.h>
+
+#include <algorithm>
+#include <array>
 #include <condition_variable>
 #include <csignal>
 #include <cstdio>
 #include <mutex>
+#include <optional>
+#include <string>
 #include <thread>
 
 #include "loadgen/corpus.h"
@@ -38,6 +45,45 @@ void Emit(const std::string& line) {
   std::fflush(stdout);
 }
 
+/// Lines of standard input. Between phases an empty one begins the next; during a phase with
+/// progress lines, "end" ends it, "mark" and "unmark" begin and end the time whose latencies are
+/// also counted as marked.
+class Commands {
+ public:
+  /// The next line, after `wait_ms` at most; -1: no limit. Nothing: none has come, or interrupted.
+  std::optional<std::string> Next(int wait_ms) {
+    for (;;) {
+      if (const std::size_t end = text_.find('\n'); end != std::string::npos) {
+        std::string line = text_.substr(0, end);
+        text_.erase(0, end + 1);
+        return line;
+      }
+      pollfd input{STDIN_FILENO, POLLIN, 0};
+      if (ended_ || poll(&input, 1, wait_ms) <= 0) {
+        return std::nullopt;
+      }
+      std::array<char, 256> bytes{};
+      const ssize_t got = read(STDIN_FILENO, bytes.data(), bytes.size());
+      ended_ = got <= 0;
+      text_.append(bytes.data(), static_cast<std::size_t>(std::max<ssize_t>(got, 0)));
+    }
+  }
+
+ private:
+  std::string text_;
+  bool ended_ = false;
+};
+
+void Execute(Commands* commands) {
+  while (const std::optional<std::string> command = commands->Next(0)) {
+    if (*command == "end") {
+      phase_ended = true;
+    } else if (*command == "mark" || *command == "unmark") {
+      latency_marked = *command == "mark";
+    }
+  }
+}
+
 /// Counts the workers that are through, and wakes the printer of progress lines.
 class Finish {
  public:
@@ -60,7 +106,8 @@ class Finish {
 };
 
 void RunPhase(const Options& options, const Phase& phase,
-              std::vector<std::unique_ptr<Worker>>* workers, Totals* totals) {
+              std::vector<std::unique_ptr<Worker>>* workers, Commands* commands, Totals* totals) {
+  phase_ended = latency_marked = false;
   PhaseResults results;
   std::vector<std::thread> threads;
   const std::size_t active = phase.connections == 0 ? workers->size() : phase.connections;
@@ -82,6 +129,7 @@ void RunPhase(const Options& options, const Phase& phase,
   while (!finish.Wait(interval)) {
     if (options.progress_ms != 0) {
       Emit(ProgressLine(phase, results, elapsed()));
+      Execute(commands);
     }
   }
   const double seconds = elapsed();
@@ -92,13 +140,9 @@ void RunPhase(const Options& options, const Phase& phase,
   Emit(PhaseLine(phase, results, seconds));
 }
 
-/// The end of the input is the end of who drives us.
-void WaitForLine() {
-  int c = std::getchar();
-  while (c != '\n' && c != EOF) {
-    c = std::getchar();
-  }
-  if (c == EOF) {
+/// The input ends with the process that drives this one.
+void AwaitStart(Commands* commands) {
+  if (!commands->Next(-1)) {
     interrupted = true;
     stop_requested = true;
   }
@@ -173,13 +217,14 @@ int Run(const Options& options) {
     workers.push_back(std::make_unique<Worker>(i, std::move(sockets[i]), options, history.get()));
   }
   Totals totals;
+  Commands commands;
   for (const Phase& phase : options.phases) {
     if (phase.wait) {
       Emit(WaitingLine(phase));
-      WaitForLine();
+      AwaitStart(&commands);
     }
     if (!stop_requested) {
-      RunPhase(options, phase, &workers, &totals);
+      RunPhase(options, phase, &workers, &commands, &totals);
     }
   }
   totals.interrupted = interrupted;
@@ -192,7 +237,7 @@ int Run(const Options& options) {
 
 int main(int argc, char** argv) {
   struct sigaction action {};
-  action.sa_handler = farswap::bench::OnSignal;  // no SA_RESTART: getchar() must return
+  action.sa_handler = farswap::bench::OnSignal;  // no SA_RESTART: poll() must return
   sigaction(SIGINT, &action, nullptr);
   sigaction(SIGTERM, &action, nullptr);
   auto options = farswap::bench::ParseOptions(argc, argv);

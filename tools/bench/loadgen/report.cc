@@ -1,5 +1,6 @@
 #include "loadgen/report.h"
 
+#include <algorithm>
 #include <array>
 #include <cstdio>
 #include <map>
@@ -54,6 +55,7 @@ struct Merged {
   std::uint64_t bytes_written = 0;
   std::uint64_t requests = 0;
   std::array<LatencyHistogram, kOpCount> latency;
+  std::array<LatencyHistogram, kOpCount> marked_latency;
   std::array<std::map<std::uint32_t, std::uint64_t>, kOpCount> errors;
   Findings findings;
   std::vector<std::string> troubles;
@@ -70,6 +72,7 @@ struct Merged {
     bytes_written += result.bytes_written;
     for (std::size_t op = 0; op < kOpCount; ++op) {
       latency[op].Merge(result.latency[op]);
+      marked_latency[op].Merge(result.marked_latency[op]);
       requests += result.latency[op].count();
       for (const auto& [error, count] : result.errors[op]) {
         errors[op][error] += count;
@@ -97,14 +100,31 @@ std::string LatencyJson(const LatencyHistogram& histogram) {
          ",\"max_us\":" + us(histogram.max_ns()) + "}";
 }
 
-std::string OpsJson(const Merged& merged) {
+std::string OpsJson(const std::array<LatencyHistogram, kOpCount>& latency) {
   std::string json = "{";
   for (std::size_t op = 0; op < kOpCount; ++op) {
-    if (merged.latency[op].count() == 0) {
+    if (latency[op].count() == 0) {
       continue;
     }
     json += (json.size() > 1 ? "," : "") + Quote(OpName(static_cast<Op>(op))) + ":" +
-            LatencyJson(merged.latency[op]);
+            LatencyJson(latency[op]);
+  }
+  return json + "}";
+}
+
+// Also resets it.
+std::string SlowestJson(const PhaseResults& results) {
+  std::string json = "{";
+  for (std::size_t op = 0; op < kOpCount; ++op) {
+    std::uint64_t slowest_ns = 0;
+    for (const auto& result : results) {
+      slowest_ns = std::max(slowest_ns, result->slowest_ns[op].exchange(0));
+    }
+    if (slowest_ns == 0) {
+      continue;
+    }
+    json += (json.size() > 1 ? "," : "") + Quote(OpName(static_cast<Op>(op))) + ":" +
+            Number(static_cast<double>(slowest_ns) / 1000.0);
   }
   return json + "}";
 }
@@ -143,7 +163,8 @@ std::string ProgressLine(const Phase& phase, const PhaseResults& results, double
   return "{\"event\":\"progress\",\"name\":" + Quote(phase.name) +
          ",\"seconds\":" + Number(seconds) + ",\"page_ops\":" + std::to_string(page_ops) +
          ",\"errors\":" + std::to_string(errors) +
-         ",\"mismatched_pages\":" + std::to_string(mismatches) + "}\n";
+         ",\"mismatched_pages\":" + std::to_string(mismatches) +
+         ",\"slowest_us\":" + SlowestJson(results) + "}\n";
 }
 
 std::string WaitingLine(const Phase& phase) {
@@ -160,7 +181,9 @@ std::string PhaseLine(const Phase& phase, const PhaseResults& results, double se
          ",\"page_ops_per_s\":" + Number(static_cast<double>(merged.page_ops) / safe_seconds) +
          ",\"bytes_read\":" + std::to_string(merged.bytes_read) +
          ",\"bytes_written\":" + std::to_string(merged.bytes_written) +
-         ",\"latency\":" + OpsJson(merged) + ",\"errors\":" + ErrorsJson(merged) +
+         ",\"latency\":" + OpsJson(merged.latency) +
+         ",\"marked_latency\":" + OpsJson(merged.marked_latency) +
+         ",\"errors\":" + ErrorsJson(merged) +
          ",\"verified_pages\":" + std::to_string(merged.findings.verified_pages) +
          ",\"mismatched_pages\":" + std::to_string(merged.findings.mismatched_pages) +
          ",\"zeros_after_failure\":" + std::to_string(merged.findings.zeros_after_failure) +

@@ -35,6 +35,8 @@ std::uint16_t CommandOf(Op op) {
 }  // namespace
 
 std::atomic<bool> stop_requested{false};
+std::atomic<bool> phase_ended{false};
+std::atomic<bool> latency_marked{false};
 
 std::uint64_t NowNs() {
   timespec now{};
@@ -87,7 +89,7 @@ void Worker::Run(const Phase& phase, std::uint64_t page_ops_max, PhaseResult* re
   bool more = true;
   while (true) {
     more = more && now_ns_ < deadline_ns && !stop_requested.load(std::memory_order_relaxed) &&
-           Refill(&source, page_ops_max);
+           !phase_ended.load(std::memory_order_relaxed) && Refill(&source, page_ops_max);
     if (free_.size() == phase.depth) {
       if (more) {
         continue;
@@ -260,7 +262,7 @@ bool Worker::TakeReply(const Reply& reply, const std::byte* payload) {
   request.in_flight = false;
   free_.push_back(static_cast<std::uint32_t>(reply.handle & 0xffffffffULL));
   const auto op = static_cast<std::size_t>(request.op);
-  result_->latency[op].Count(now_ns_ - request.issued_ns);
+  CountLatency(op, now_ns_ - request.issued_ns);
   history_->End(index_, &request, reply.error, payload, &result_->findings);
   const Draft draft{request.op, request.offset, request.length};
   result_->page_ops.fetch_add(request.op == Op::kFlush ? 1 : draft.pages(),
@@ -275,6 +277,17 @@ bool Worker::TakeReply(const Reply& reply, const std::byte* payload) {
   }
   result_->mismatches_sum.store(result_->findings.mismatched_pages, std::memory_order_relaxed);
   return true;
+}
+
+void Worker::CountLatency(std::size_t op, std::uint64_t latency_ns) {
+  result_->latency[op].Count(latency_ns);
+  if (latency_marked.load(std::memory_order_relaxed)) {
+    result_->marked_latency[op].Count(latency_ns);
+  }
+  std::atomic<std::uint64_t>& slowest = result_->slowest_ns[op];
+  if (latency_ns > slowest.load(std::memory_order_relaxed)) {
+    slowest.store(latency_ns, std::memory_order_relaxed);
+  }
 }
 
 bool Worker::CheckStall() {

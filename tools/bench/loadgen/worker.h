@@ -28,6 +28,10 @@ namespace farswap::bench {
 
 /// Set by a signal, or by the first worker that cannot go on.
 extern std::atomic<bool> stop_requested;
+/// Ends the current phase.
+extern std::atomic<bool> phase_ended;
+/// Whether latencies are also counted as marked.
+extern std::atomic<bool> latency_marked;
 
 enum class Trouble : std::uint8_t { kNone, kStall, kConnection };
 
@@ -36,10 +40,12 @@ struct PhaseResult {
   std::atomic<std::uint64_t> page_ops{0};
   std::atomic<std::uint64_t> errors_sum{0};
   std::atomic<std::uint64_t> mismatches_sum{0};
+  std::array<std::atomic<std::uint64_t>, kOpCount> slowest_ns{};  // since the last progress line
 
   std::uint64_t bytes_read = 0;
   std::uint64_t bytes_written = 0;
   std::array<LatencyHistogram, kOpCount> latency;
+  std::array<LatencyHistogram, kOpCount> marked_latency;
   std::array<std::map<std::uint32_t, std::uint64_t>, kOpCount> errors;  // NBD error -> requests
   Findings findings;
   Trouble trouble = Trouble::kNone;
@@ -71,6 +77,7 @@ class Worker {
   bool WaitAndReceive();
   bool TakeReplies();
   bool TakeReply(const Reply& reply, const std::byte* payload);
+  void CountLatency(std::size_t op, std::uint64_t latency_ns);
   bool CheckStall();
   bool Fail(Trouble trouble, std::string message);
 
