@@ -1,8 +1,8 @@
 """A drain of a memory server as an operator sees it: what is left, rate, remaining time, stalls.
 
-`Left` is one look at the server. `Progress` makes a `Report` of each look. `follow` looks until
-the server has no shard, or the drain was ended. A look that gets no answer counts as a look: the
-server keeps the drain, so a wait outlasts its restart.
+`Left` is one look at the server. `Progress` makes a `Report` of each look. `follow` looks at one or
+more servers until each has no shard, or its drain was ended. A look that gets no answer counts as
+a look: the server keeps the drain, so a wait outlasts its restart.
 
 A host may place a shard until it receives the answer to its next heartbeat. So a server without
 shards is drained once each live host was heard after the drain began.
@@ -19,7 +19,7 @@ from farswap.admin import output
 from farswap.common.errors import FarswapError, VersionMismatchError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable, Iterator, Sequence
 
     from farswap.v1 import server_admin_pb2 as pb
 
@@ -41,6 +41,7 @@ class Left:
     draining: bool
     volumes: tuple[pb.VolumeStatus, ...] = ()
     silent_ms: int | None = None  # of the live host that was heard least recently
+    mapped: int = 0  # replicas that live hosts have here by their maps, also without an object
 
     @classmethod
     def of(cls, status: pb.ServerStatus) -> Left:
@@ -49,12 +50,13 @@ class Left:
             (volume for volume in status.volumes if volume.shards),
             key=lambda volume: (volume.owner_live, -volume.bytes, volume.host_id, volume.device),
         )
-        live = [
-            volume.silent_ms
-            for volume in status.volumes
-            if volume.owner_live and not volume.garbage
-        ]
-        return cls(status.draining, tuple(volumes), max(live, default=None))
+        live = [volume for volume in status.volumes if volume.owner_live and not volume.garbage]
+        return cls(
+            status.draining,
+            tuple(volumes),
+            max((volume.silent_ms for volume in live), default=None),
+            sum(volume.placement.replicas_here for volume in live),
+        )
 
     @property
     def shards(self) -> int:
@@ -72,6 +74,7 @@ class Left:
             "draining": self.draining,
             "shards": self.shards,
             "bytes": self.bytes,
+            "mapped_shards": self.mapped,
             "waits_for": [
                 {
                     "host_id": volume.host_id,
@@ -109,14 +112,19 @@ class Report:
 
     @property
     def finished(self) -> bool:
-        """The server confirms that it has no shard, and no host will place one."""
-        empty = self.left.draining and not self.left.volumes
+        """The server confirms that it has no shard, and no host has or will place one here."""
+        empty = self.left.draining and not self.left.volumes and not self.left.mapped
         return empty and self.hosts_informed and not self.no_answer
 
     @property
     def ended(self) -> bool:
         """By `undrain`."""
         return not self.no_answer and not self.left.draining
+
+    @property
+    def done(self) -> bool:
+        """No later look changes it."""
+        return self.finished or self.ended
 
     def document(self) -> dict[str, object]:
         """For JSON."""
@@ -141,7 +149,9 @@ class Report:
             words.append(f"{output.size(round(self.bytes_per_second))}/s")
             words.append(f"{output.span(round(self.eta_s * 1000))} to go")
         waits = self.left.waits() or [
-            "waits for heartbeats of hosts, whose answers carry the drain"
+            f"waits for hosts to move {output.count(self.left.mapped, 'shard')} without pages"
+            if self.left.mapped
+            else "waits for heartbeats of hosts, whose answers carry the drain"
         ]
         return [", ".join(words), *(f"  {line}" for line in waits)]
 
@@ -200,37 +210,44 @@ class Progress:
 
 
 def follow(
-    look: Callable[[], Left],
+    looks: Sequence[Callable[[], Left]],
     *,
     clock: Callable[[], float] = time.monotonic,
     sleep: Callable[[float], None] = time.sleep,
-) -> Iterator[Report]:
-    """Reports until the drain is finished or ended. There is no time limit."""
-    progress = Progress(clock())
+) -> Iterator[list[Report]]:
+    """Reports of drains that began together, until each is finished or ended.
+
+    A server that is done is looked at no more. There is no time limit.
+    """
+    progress = [Progress(clock()) for _ in looks]
+    reports: dict[int, Report] = {}
     while True:
         began_s = clock()
-        try:
-            report = progress.note(look(), began_s)
-        except VersionMismatchError:
-            raise
-        except FarswapError as error:
-            report = progress.note_no_answer(str(error))
-        yield report
-        if report.finished or report.ended:
+        for at, look in enumerate(looks):
+            if at not in reports or not reports[at].done:
+                reports[at] = _report(progress[at], look, clock)
+        yield list(reports.values())
+        if all(report.done for report in reports.values()):
             return
         sleep(max(_INTERVAL_S, _PAUSE_FACTOR * (clock() - began_s)))
+
+
+def _report(progress: Progress, look: Callable[[], Left], clock: Callable[[], float]) -> Report:
+    began_s = clock()
+    try:
+        return progress.note(look(), began_s)
+    except VersionMismatchError:
+        raise
+    except FarswapError as error:
+        return progress.note_no_answer(str(error))
 
 
 def amount(left: Left) -> str:
     """`3 shards, 12.0 MiB of 2 volumes`."""
     return (
-        f"{_count(left.shards, 'shard')}, {output.size(left.bytes)} "
-        f"of {_count(len(left.volumes), 'volume')}"
+        f"{output.count(left.shards, 'shard')}, {output.size(left.bytes)} "
+        f"of {output.count(len(left.volumes), 'volume')}"
     )
-
-
-def _count(number: int, noun: str) -> str:
-    return f"{number} {noun}{'' if number == 1 else 's'}"
 
 
 def _expires_in_ms(volume: pb.VolumeStatus) -> int | None:
@@ -238,7 +255,7 @@ def _expires_in_ms(volume: pb.VolumeStatus) -> int | None:
 
 
 def _volume_text(volume: pb.VolumeStatus) -> str:
-    size = f"{_count(volume.shards, 'shard')}, {output.size(volume.bytes)}"
+    size = f"{output.count(volume.shards, 'shard')}, {output.size(volume.bytes)}"
     text = f"{volume.host_id}/{volume.device}: {size}"
     if volume.owner_live:
         return text

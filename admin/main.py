@@ -6,7 +6,7 @@ Exit codes: 0, 1 (failed), 2 (usage). Errors are one line on stderr.
 from __future__ import annotations
 
 import click
-from farswap.admin import cgroup, commands, device, doctor, server, slot, status, tier, top
+from farswap.admin import cgroup, cluster, commands, device, doctor, server, slot, status, tier, top
 from farswap.admin.session import Session
 from farswap.common import cli
 from farswap.common.address import HOST_ADMIN, SERVER_ADMIN
@@ -48,6 +48,7 @@ def command(
     Examples:
       farswapctl status                             the local host on one screen
       farswapctl --host 10.0.0.5:7072 tier show     another host's pool and counters
+      farswapctl cluster status                     all memory servers and their volumes
       farswapctl doctor                             problems and their remedies
       farswapctl top                                rates and load times, live
       farswapctl tier writeback --bytes 256MiB      move cold pages out now
@@ -65,6 +66,7 @@ command.add_command(doctor.command, "doctor")
 command.add_command(device.command, "device")
 command.add_command(tier.command, "tier")
 command.add_command(cgroup.command, "cgroup")
+command.add_command(cluster.command, "cluster")
 command.add_command(server.command, "server")
 command.add_command(slot.command, "slot")
 

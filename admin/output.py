@@ -213,6 +213,11 @@ def size(value: int) -> str:
     return f"{amount:.1f} TiB"
 
 
+def count(number: int, noun: str) -> str:
+    """`1 shard`, `3 shards`."""
+    return f"{number} {noun}{'' if number == 1 else 's'}"
+
+
 def share(part: int, whole: int) -> str:
     """`37 %`."""
     return f"{100 * part / whole:.0f} %" if whole else "-"
@@ -233,6 +238,11 @@ def span(ms: int) -> str:
 def level_style(level: str) -> str:
     """Of `ok`, `warning` and `error`."""
     return _LEVEL_STYLES.get(level, "")
+
+
+def level_text(level: str, text: str) -> Text:
+    """In the style of the level."""
+    return Text(printable(text), style=level_style(level))
 
 
 def good(text: str) -> Text:

@@ -11,8 +11,10 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import click
+from farswap.admin import members
 from farswap.common import cli
 from farswap.common.address import HOST_ADMIN, SERVER_ADMIN, Address
+from farswap.common.errors import NotPossibleError
 from farswap.common.rpc_client import RpcClient
 from farswap.v1 import host_admin_pb2, host_admin_pb2_grpc, server_admin_pb2, server_admin_pb2_grpc
 
@@ -67,15 +69,26 @@ class Session:
             yield HostClient(client, stub, status)
 
     @contextlib.contextmanager
-    def server(self) -> Iterator[ServerClient]:
-        """--server, else $FARSWAP_SERVER, else the default."""
+    def server(self, address: str | None = None) -> Iterator[ServerClient]:
+        """The admin address, else --server, else $FARSWAP_SERVER, else the default."""
         if self.host_option is not None:
             raise click.UsageError("this command is for a memory server: use --server, not --host")
         with self._client(
-            self.server_option, "FARSWAP_SERVER", SERVER_ADMIN, "farswap-server"
+            address or self.server_option, "FARSWAP_SERVER", SERVER_ADMIN, "farswap-server"
         ) as client:
             stub = server_admin_pb2_grpc.ServerAdminStub(client.channel)
             yield ServerClient(client, stub)
+
+    def cluster(self, servers: str | None) -> list[Address]:
+        """Page addresses of memory servers: --servers, $FARSWAP_SERVERS, or those of the host."""
+        named = members.named(servers)
+        if named:
+            return named
+        with self.host() as host:
+            used = [Address.parse(server.address) for server in host.status.servers]
+        if not used:
+            raise NotPossibleError("the host has no memory servers; name them by --servers")
+        return used
 
     def _client(
         self, option: str | None, variable: str, default: Address, program: str

@@ -78,14 +78,16 @@ def _print_servers(out: Console, status: pb.HostStatus) -> None:
 
 
 def _placement_rows(placement: pb.PlacementStatus) -> list[output.Row]:
-    debt = placement.replication_debt_shards
-    lost = placement.lost_shards
     return [
         ("replicas wanted", str(placement.replicas_wanted)),
-        ("short of replicas", output.bad(f"{debt} shards") if debt else output.good("none")),
+        ("short of replicas", _shards(placement.replication_debt_shards)),
         ("copies under way", str(placement.replica_copies)),
-        ("lost", output.bad(f"{lost} shards") if lost else output.good("none")),
+        ("lost", _shards(placement.lost_shards)),
     ]
+
+
+def _shards(number: int) -> Text:
+    return output.bad(output.count(number, "shard")) if number else output.good("none")
 
 
 def _state(server: pb.MemoryServerStatus) -> Text:
@@ -101,6 +103,5 @@ def _print_health(out: Console, status: pb.HostStatus) -> None:
     rows: list[output.Row] = []
     for finding in status.findings:
         level = output.enum_name(finding, "level")
-        style = output.level_style(level)
-        rows.append((level, Text(f"{finding.subject}: {finding.message}", style=style)))
+        rows.append((level, output.level_text(level, f"{finding.subject}: {finding.message}")))
     output.print_rows(out, "health", rows or [("ok", output.good("no problems"))])

@@ -100,6 +100,7 @@ class ServerAdminService(server_admin_pb2_grpc.ServerAdminServicer):
         shards: int | None = None
         if count_shards and not volume.garbage:
             shards = self._count_shards(volume)
+        placement = volume.placement
         return of_record(
             pb.VolumeStatus,
             volume,
@@ -108,6 +109,7 @@ class ServerAdminService(server_admin_pb2_grpc.ServerAdminServicer):
             owner_address=volume.owner.address,
             owner_live=volume.live,
             shards=shards,
+            placement=placement and of_record(page_store_pb2.VolumePlacement, placement),
         )
 
     def _count_shards(self, volume: Volume) -> int:

@@ -96,6 +96,12 @@ void BindPageServer(nb::module_& m) {
   nb::class_<store::Owner>(m, "Owner", "A run of a host daemon that has a volume open.")
       .def_ro("host_name", &store::Owner::host_name)
       .def_ro("address", &store::Owner::address);
+  nb::class_<store::VolumePlacement>(m, "VolumePlacement", "How the host places its shards.")
+      .def_ro("replicas_wanted", &store::VolumePlacement::replicas)
+      .def_ro("replication_debt_shards", &store::VolumePlacement::debt)
+      .def_ro("lost_shards", &store::VolumePlacement::lost)
+      .def_ro("replica_copies", &store::VolumePlacement::copies)
+      .def_ro("replicas_here", &store::VolumePlacement::here);
   nb::class_<store::VolumeInfo>(m, "Volume", "A host's device on this server.")
       .def_ro("volume_id", &store::VolumeInfo::volume_id)
       .def_ro("host_id", &store::VolumeInfo::host_id)
@@ -112,7 +118,9 @@ void BindPageServer(nb::module_& m) {
       .def_prop_ro(
           "silent_ms", [](const store::VolumeInfo& it) { return it.silence.count(); },
           "Time since the owner was heard, while servers ran.")
-      .def_prop_ro("expires_in_ms", &ExpiresInMs, "None: never.");
+      .def_prop_ro("expires_in_ms", &ExpiresInMs, "None: never.")
+      .def_ro("placement", &store::VolumeInfo::placement,
+              "Of the owner's last heartbeat; None: none came since the server started.");
   nb::class_<store::OwnerEvent>(m, "OwnerEvent", "A change of a volume's owner.")
       .def_prop_ro("kind", &KindOf, "displaced, succeeded or expired")
       .def_ro("host_id", &store::OwnerEvent::host_id)

@@ -112,6 +112,7 @@ class Cluster::State final : public SessionPeers, private ShardServers, private 
   }
   void OnOpened(MemberIndex member, bool intact) override { shards.OnOpened(member, intact); }
   void OnAway(MemberIndex member) override { shards.OnAway(member); }
+  PlacementInfo PlacementOn(MemberIndex member) const override { return shards.status(member); }
 
   const std::vector<std::unique_ptr<Session>>& sessions() const { return sessions_; }
   Target* TargetOf(MemberIndex member) const override {
@@ -257,10 +258,8 @@ std::vector<Cluster::ServerInfo> Cluster::Servers() const {
   std::vector<ServerInfo> servers;
   for (std::size_t i = 0; i < state_->sessions().size(); ++i) {
     const SessionStatus status = state_->sessions()[i]->status();
-    const bool known = status.member != kNoMember;
     servers.push_back({status, state_->members().AddressOf(i),
-                       known ? state_->shards.ReplicasOn(status.member) : 0,
-                       state_->lost_shards[i]});
+                       state_->shards.status(status.member).here, state_->lost_shards[i]});
   }
   return servers;
 }
@@ -275,7 +274,7 @@ std::vector<Cluster::ReplicaInfo> Cluster::ReplicasOf(tier::SlotIndex slot) cons
   return replicas;
 }
 
-PlacementInfo Cluster::Placement() const { return state_->shards.status(); }
+PlacementInfo Cluster::Placement() const { return state_->shards.status(kNoMember); }
 
 void Cluster::Stop() {
   state_->shards.Stop();

@@ -33,6 +33,13 @@ TimePoint HeartbeatLane::Service(TimePoint now) {
   request->set_volume_id(volume_.id);
   request->set_epoch(volume_.epoch);
   request->set_boot_ms(BootMilliseconds());
+  const PlacementInfo placement = placement_();
+  v1::VolumePlacement* const sent = request->mutable_placement();
+  sent->set_replicas_wanted(static_cast<std::uint32_t>(placement.replicas));
+  sent->set_replication_debt_shards(placement.debt);
+  sent->set_lost_shards(placement.lost);
+  sent->set_replica_copies(static_cast<std::uint32_t>(placement.copies));
+  sent->set_replicas_here(placement.here);
   stream_->Send();
   due_ = now + Interval();
   return due_;

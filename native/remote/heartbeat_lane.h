@@ -7,12 +7,15 @@
 #include <atomic>
 #include <chrono>
 #include <cstdint>
+#include <functional>
 #include <memory>
 #include <optional>
 #include <string>
+#include <utility>
 
 #include "farswap/v1/page_store.grpc.pb.h"
 #include "remote/lane.h"
+#include "remote/placement_info.h"
 #include "remote/stream.h"
 
 namespace farswap::remote {
@@ -22,10 +25,13 @@ class PutLane;
 class HeartbeatLane final : public Stream<v1::SessionRequest, v1::SessionResponse>::Owner {
  public:
   /// Drops the connection of a server that is silent for `silence_max`, or for the owner's lease.
-  /// `stores` gets the server's room and state.
-  HeartbeatLane(std::optional<std::chrono::milliseconds> silence_max, PutLane* stores,
-                LaneObserver* observer)
-      : silence_max_(silence_max), stores_(stores), observer_(observer) {}
+  /// `stores` gets the server's room and state, the server gets `placement`.
+  HeartbeatLane(std::optional<std::chrono::milliseconds> silence_max,
+                std::function<PlacementInfo()> placement, PutLane* stores, LaneObserver* observer)
+      : silence_max_(silence_max),
+        placement_(std::move(placement)),
+        stores_(stores),
+        observer_(observer) {}
 
   // Only for the session's thread.
 
@@ -54,6 +60,7 @@ class HeartbeatLane final : public Stream<v1::SessionRequest, v1::SessionRespons
   }
 
   const std::optional<std::chrono::milliseconds> silence_max_;
+  const std::function<PlacementInfo()> placement_;
   PutLane* const stores_;
   LaneObserver* const observer_;
   std::unique_ptr<SessionStream> stream_;

@@ -11,6 +11,7 @@ struct PlacementInfo {
   std::uint32_t debt;    // shards with fewer current ones
   std::uint32_t lost;    // shards whose every replica was on stores that are gone
   std::size_t copies;    // replicas that are being made
+  std::uint32_t here;    // replicas on the member that was asked for
 };
 
 }  // namespace farswap::remote

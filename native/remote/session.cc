@@ -145,7 +145,9 @@ ServerSession::ServerSession(const SessionConfig& session_config, SessionPeers* 
       put_lane_(cluster_.put_wait, std::min(cluster_.put_wait, cluster_.outage_wait),
                 cluster_.full_wait, this),
       discard_lane_(this),
-      heartbeat_lane_(SilenceOf(cluster_), &put_lane_, this) {}
+      heartbeat_lane_(
+          SilenceOf(cluster_), [this] { return peers_->PlacementOn(connected_member_); },
+          &put_lane_, this) {}
 
 void ServerSession::Start() {
   thread_ = StartThread("fs-remote-" + std::to_string(config_.number), [this] { Run(); });

@@ -16,6 +16,7 @@
 #include "remote/config.h"
 #include "remote/get_answers.h"
 #include "remote/members.h"
+#include "remote/placement_info.h"
 #include "remote/session_record.h"
 #include "remote/target.h"
 
@@ -56,6 +57,7 @@ class SessionPeers {
   virtual void OnOpened(MemberIndex member, bool intact) = 0;
   /// The member has been away, or has answered no Put, for outage_wait.
   virtual void OnAway(MemberIndex member) = 0;
+  virtual PlacementInfo PlacementOn(MemberIndex member) const = 0;
   virtual FetchRouter& router() = 0;
 
  protected:

@@ -138,14 +138,13 @@ void Shards::UpdateCopysets() {
   planner_.UseCopysets(placement::CopysetsOf(host_, all, kFanout));
 }
 
-std::uint32_t Shards::ReplicasOn(MemberIndex member) const {
+PlacementInfo Shards::status(MemberIndex member) const {
   const std::lock_guard lock(mutex_);
-  return planner_.ReplicasOn(member);
-}
-
-PlacementInfo Shards::status() const {
-  const std::lock_guard lock(mutex_);
-  return {replicas_, planner_.debt(), planner_.lost(), planner_.jobs()};
+  return {.replicas = replicas_,
+          .debt = planner_.debt(),
+          .lost = planner_.lost(),
+          .copies = planner_.jobs(),
+          .here = planner_.ReplicasOn(member)};
 }
 
 // --- The planner's thread -----------------------------------------------------------------------

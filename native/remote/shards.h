@@ -80,8 +80,8 @@ class Shards final : public PutObserver, private ShardCopier::Owner {
   /// Returns how many shards were on that member alone.
   std::uint32_t OnStoreGone(MemberIndex member);
 
-  std::uint32_t ReplicasOn(MemberIndex member) const;
-  PlacementInfo status() const;
+  /// `here` is of the member.
+  PlacementInfo status(MemberIndex member) const;
 
  private:
   using Clock = std::chrono::steady_clock;

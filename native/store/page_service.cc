@@ -65,6 +65,22 @@ std::string ReadablePeer(const std::string& peer) {
   return address.substr(0, kNameBytesMax);
 }
 
+VolumePlacement ReadPlacement(const v1::VolumePlacement& sent) {
+  return {.replicas = sent.replicas_wanted(),
+          .debt = sent.replication_debt_shards(),
+          .lost = sent.lost_shards(),
+          .copies = sent.replica_copies(),
+          .here = sent.replicas_here()};
+}
+
+void CopyPlacement(const VolumePlacement& placement, v1::VolumePlacement* sent) {
+  sent->set_replicas_wanted(placement.replicas);
+  sent->set_replication_debt_shards(placement.debt);
+  sent->set_lost_shards(placement.lost);
+  sent->set_replica_copies(placement.copies);
+  sent->set_replicas_here(placement.here);
+}
+
 void CopyVolume(const VolumeInfo& info, const std::vector<std::uint64_t>& shards,
                 v1::DescribeResponse::Volume* volume) {
   volume->set_volume_id(info.volume_id);
@@ -78,6 +94,7 @@ void CopyVolume(const VolumeInfo& info, const std::vector<std::uint64_t>& shards
   volume->set_objects(info.pages);
   volume->set_bytes(info.bytes);
   volume->mutable_shards()->Assign(shards.begin(), shards.end());
+  if (info.placement) CopyPlacement(*info.placement, volume->mutable_placement());
 }
 
 }  // namespace
@@ -251,7 +268,9 @@ grpc::Status PageService::AnswerDescribe(const grpc::ServerContext& /*context*/,
 
 CallStatus PageService::AnswerSession(const v1::SessionRequest& request,
                                       v1::SessionResponse* response) {
-  const CallStatus status = store_->Hear(request.volume_id(), request.epoch(), request.boot_ms());
+  Heartbeat heartbeat{.boot_ms = request.boot_ms()};
+  if (request.has_placement()) heartbeat.placement = ReadPlacement(request.placement());
+  const CallStatus status = store_->Hear(request.volume_id(), request.epoch(), heartbeat);
   response->set_sequence(request.sequence());
   response->set_status(static_cast<v1::CallStatus>(status));
   response->set_capacity_bytes(store_->capacity_bytes());

@@ -82,9 +82,10 @@ OpenedVolume PageStore::OpenVolume(const OpenRequest& request) {
   return opened;
 }
 
-CallStatus PageStore::Hear(std::uint64_t volume_id, std::uint64_t epoch, std::uint64_t boot_ms) {
+CallStatus PageStore::Hear(std::uint64_t volume_id, std::uint64_t epoch,
+                           const Heartbeat& heartbeat) {
   const std::shared_lock lock(impl_->exchange);
-  return impl_->CountRefused(impl_->volumes->Hear(volume_id, epoch, boot_ms));
+  return impl_->CountRefused(impl_->volumes->Hear(volume_id, epoch, heartbeat));
 }
 
 void PageStore::Tick() { impl_->clock.Tick(); }
@@ -348,6 +349,7 @@ VolumeInfo PageStore::Impl::InfoOf(const Volume& volume) const {
       .live = volume.Idle(now) <= config.leases.owner_lease,
       .silence = volume.Silence(now),
       .expires_in = {},
+      .placement = volume.placement(),
   };
   if (config.leases.expire_after.count() > 0) {
     info.expires_in = std::max<std::chrono::milliseconds>(config.leases.expire_after - info.silence,

@@ -60,6 +60,7 @@ struct VolumeInfo {
   bool live;                          // whether the owner is live
   std::chrono::milliseconds silence;  // time since the owner was heard, while servers ran
   std::optional<std::chrono::milliseconds> expires_in;
+  std::optional<VolumePlacement> placement;  // of the owner's last heartbeat
 };
 
 class PageStore {
@@ -74,7 +75,7 @@ class PageStore {
 
   OpenedVolume OpenVolume(const OpenRequest& request);
   /// A heartbeat of the owner. Never waits for RocksDB.
-  CallStatus Hear(std::uint64_t volume_id, std::uint64_t epoch, std::uint64_t boot_ms);
+  CallStatus Hear(std::uint64_t volume_id, std::uint64_t epoch, const Heartbeat& heartbeat);
   Result<CallStatus> CloseVolume(std::uint64_t volume_id, std::uint64_t epoch);
 
   /// One atomic write. Sets `results`, one per object, if it returns kOk. Objects of one key take

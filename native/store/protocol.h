@@ -4,6 +4,7 @@
 #include <chrono>
 #include <cstddef>
 #include <cstdint>
+#include <optional>
 #include <string>
 #include <vector>
 
@@ -103,6 +104,21 @@ struct OpenRequest {
   std::uint64_t boot_ms = 0;
   bool probe = false;
   bool take_over = false;
+};
+
+/// How the host places the volume's shards.
+struct VolumePlacement {
+  std::uint32_t replicas = 0;  // wanted of each
+  std::uint32_t debt = 0;      // shards with fewer current ones
+  std::uint32_t lost = 0;      // shards whose last replica was on a store that is gone
+  std::uint32_t copies = 0;    // replicas being made
+  std::uint32_t here = 0;      // replicas on this server
+};
+
+/// A heartbeat of a volume's owner.
+struct Heartbeat {
+  std::uint64_t boot_ms = 0;  // of the host's boot clock
+  std::optional<VolumePlacement> placement{};
 };
 
 struct OpenedVolume {

@@ -13,6 +13,7 @@
 #include <cstddef>
 #include <cstdint>
 #include <mutex>
+#include <optional>
 #include <string>
 #include <unordered_map>
 #include <utility>
@@ -50,10 +51,13 @@ struct Volume {
     return CallStatus::kOk;
   }
 
-  /// Records a sign of life of the owner, at `now` of the RunningClock and `boot_ms` of its boot
-  /// clock.
-  void Hear(std::chrono::milliseconds now, std::uint64_t boot_ms) {
-    heard_boot_ms.store(std::max(boot_ms, heard_boot_ms.load()));
+  /// Records a sign of life of the owner, at `now` of the RunningClock.
+  void Hear(std::chrono::milliseconds now, const Heartbeat& heartbeat) {
+    if (heartbeat.placement) {
+      const std::lock_guard lock(owner_mutex);
+      placement_now = heartbeat.placement;
+    }
+    heard_boot_ms.store(std::max(heartbeat.boot_ms, heard_boot_ms.load()));
     heard_ms.store(now.count(), std::memory_order_relaxed);
     silent_before_ms.store(0, std::memory_order_relaxed);
   }
@@ -82,6 +86,11 @@ struct Volume {
     const std::lock_guard lock(owner_mutex);
     owner_now = std::move(owner);
   }
+  /// Nothing: no heartbeat had it since the server started.
+  std::optional<VolumePlacement> placement() const {
+    const std::lock_guard lock(owner_mutex);
+    return placement_now;
+  }
 
   std::uint64_t id = 0;
   std::uint64_t slots = 0;
@@ -101,6 +110,7 @@ struct Volume {
 
   mutable std::mutex owner_mutex;  // a leaf
   Owner owner_now;
+  std::optional<VolumePlacement> placement_now;
 
   std::mutex generations_mutex;                                  // a leaf
   std::unordered_map<std::uint64_t, std::uint32_t> generations;  // newest copy of each shard

@@ -180,7 +180,7 @@ OpenedVolume VolumeTable::Open(const OpenRequest& request) {
     if (decision != OpenDecision::kSame) {
       device.current->heard_boot_ms = 0;  // another process, maybe on another machine
     }
-    device.current->Hear(clock_->Now(), request.boot_ms);
+    device.current->Hear(clock_->Now(), {.boot_ms = request.boot_ms});
     devices_[name] = std::move(device);
   }
   return opened;
@@ -322,14 +322,15 @@ rocksdb::Status VolumeTable::CloseCurrent(const std::string& name, Device* devic
   return status;
 }
 
-CallStatus VolumeTable::Hear(std::uint64_t volume_id, std::uint64_t epoch, std::uint64_t boot_ms) {
+CallStatus VolumeTable::Hear(std::uint64_t volume_id, std::uint64_t epoch,
+                             const Heartbeat& heartbeat) {
   const std::shared_ptr<Volume> volume = Find(volume_id);
   CallStatus status = volume ? volume->Check(epoch) : CallStatus::kUnknownVolume;
-  if (status == CallStatus::kOk && IsPast(boot_ms, volume->heard_boot_ms)) {
+  if (status == CallStatus::kOk && IsPast(heartbeat.boot_ms, volume->heard_boot_ms)) {
     status = CallStatus::kFenced;
   }
   if (status == CallStatus::kOk) {
-    volume->Hear(clock_->Now(), boot_ms);
+    volume->Hear(clock_->Now(), heartbeat);
     if (volume->opened) {
       volume->intact = true;  // the owner has read the answer with intact = false
     }

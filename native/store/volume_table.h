@@ -50,7 +50,7 @@ class VolumeTable {
   Result<CallStatus> Close(std::uint64_t volume_id, std::uint64_t epoch);
 
   /// A heartbeat of the owner.
-  CallStatus Hear(std::uint64_t volume_id, std::uint64_t epoch, std::uint64_t boot_ms);
+  CallStatus Hear(std::uint64_t volume_id, std::uint64_t epoch, const Heartbeat& heartbeat);
   /// Makes volumes of hosts that are silent for too long garbage; returns their number.
   std::size_t ExpireSilent();
   /// Saves changed times of silence, in minutes.

@@ -196,7 +196,7 @@ TEST_F(OwnerTest, CloneIsRefusedWhileTheOwnerIsHeardAndServedWhenItIsSilent) {
   const OpenedVolume owner = opened_->Open(MakeOpen('a', 'n'));
   for (int i = 0; i < 5; ++i) {
     Run(seconds(9));
-    EXPECT_EQ(opened_->store->Hear(owner.volume_id, owner.epoch, 0), CallStatus::kOk);
+    EXPECT_EQ(opened_->store->Hear(owner.volume_id, owner.epoch, {}), CallStatus::kOk);
     const OpenedVolume refused = opened_->store->OpenVolume(MakeOpen('b', 'm'));
     EXPECT_EQ(refused.status, OpenStatus::kAlreadyOpen);
     EXPECT_TRUE(refused.has_other);
@@ -206,7 +206,7 @@ TEST_F(OwnerTest, CloneIsRefusedWhileTheOwnerIsHeardAndServedWhenItIsSilent) {
   const OpenedVolume clone = opened_->store->OpenVolume(MakeOpen('b', 'm'));
   EXPECT_EQ(clone.status, OpenStatus::kOk);
   EXPECT_FALSE(clone.has_other);
-  EXPECT_NE(opened_->store->Hear(owner.volume_id, owner.epoch, 0), CallStatus::kOk);
+  EXPECT_NE(opened_->store->Hear(owner.volume_id, owner.epoch, {}), CallStatus::kOk);
   EXPECT_EQ(opened_->store->OpenVolume(MakeOpen('a', 'n')).status, OpenStatus::kFenced);
 }
 
@@ -215,12 +215,15 @@ TEST_F(OwnerTest, MachineThatWasResumedFromASnapshotIsFencedAndTheOtherOneIsNot)
   OpenRequest now = MakeOpen('a', 'n');
   now.boot_ms = 600'000;
   const OpenedVolume owner = opened_->Open(now);
-  EXPECT_EQ(opened_->store->Hear(owner.volume_id, owner.epoch, 700'000), CallStatus::kOk);
+  EXPECT_EQ(opened_->store->Hear(owner.volume_id, owner.epoch, {.boot_ms = 700'000}),
+            CallStatus::kOk);
   OpenRequest resumed = MakeOpen('a', 'n');
   resumed.boot_ms = 650'000;
   EXPECT_EQ(opened_->store->OpenVolume(resumed).status, OpenStatus::kFenced);
-  EXPECT_EQ(opened_->store->Hear(owner.volume_id, owner.epoch, 650'000), CallStatus::kFenced);
-  EXPECT_EQ(opened_->store->Hear(owner.volume_id, owner.epoch, 702'000), CallStatus::kOk);
+  EXPECT_EQ(opened_->store->Hear(owner.volume_id, owner.epoch, {.boot_ms = 650'000}),
+            CallStatus::kFenced);
+  EXPECT_EQ(opened_->store->Hear(owner.volume_id, owner.epoch, {.boot_ms = 702'000}),
+            CallStatus::kOk);
   now.boot_ms = 704'000;
   EXPECT_EQ(opened_->Open(now).epoch, owner.epoch);
 }
@@ -233,7 +236,8 @@ TEST_F(OwnerTest, MachineThatBootedAgainIsOfNoPast) {
   OpenRequest after = MakeOpen('b', 'm');
   after.boot_ms = 20'000;
   const OpenedVolume owner = opened_->Open(after);
-  EXPECT_EQ(opened_->store->Hear(owner.volume_id, owner.epoch, 22'000), CallStatus::kOk);
+  EXPECT_EQ(opened_->store->Hear(owner.volume_id, owner.epoch, {.boot_ms = 22'000}),
+            CallStatus::kOk);
 }
 
 TEST_F(OwnerTest, PageCallsAndProbesKeepNoOwnerAlive) {
@@ -280,7 +284,7 @@ TEST_F(OwnerTest, ProbeAnswersAsAnOpenWouldAndChangesNothing) {
   const OpenedVolume would = probe(take_over);
   EXPECT_EQ(would.status, OpenStatus::kOk);
   EXPECT_TRUE(would.has_other) << "whom it would displace";
-  EXPECT_EQ(opened_->store->Hear(owner.volume_id, owner.epoch, 0), CallStatus::kOk);
+  EXPECT_EQ(opened_->store->Hear(owner.volume_id, owner.epoch, {}), CallStatus::kOk);
   EXPECT_EQ(opened_->store->Volumes().size(), 1u);
   EXPECT_TRUE(opened_->store->TakeOwnerEvents().empty());
 }
@@ -349,7 +353,7 @@ TEST_F(OwnerTest, HeardHostStartsItsSilenceFromZeroAlsoForTheNextRun) {
   const OpenedVolume owner = opened_->Open(MakeOpen('a', 'n'));
   Run(minutes(50));
   Reopen();
-  EXPECT_EQ(opened_->store->Hear(owner.volume_id, owner.epoch, 0), CallStatus::kOk);
+  EXPECT_EQ(opened_->store->Hear(owner.volume_id, owner.epoch, {}), CallStatus::kOk);
   EXPECT_EQ(Info().silence, milliseconds(0));
   Run(seconds(1));
   Reopen();
@@ -412,10 +416,10 @@ TEST_F(OwnerTest, MissingPagesAreReportedUntilTheOwnerIsHeardAfterIt) {
   OpenRequest probe = MakeOpen('a', 'n');
   probe.probe = true;
   EXPECT_FALSE(opened_->store->OpenVolume(probe).intact);
-  EXPECT_EQ(opened_->store->Hear(owner.volume_id, owner.epoch, 0), CallStatus::kOk);
+  EXPECT_EQ(opened_->store->Hear(owner.volume_id, owner.epoch, {}), CallStatus::kOk);
   EXPECT_FALSE(opened_->Open(MakeOpen('a', 'n')).intact) << "the owner was not yet informed";
   EXPECT_FALSE(opened_->Open(MakeOpen('a', 'n')).intact) << "the answer may be lost";
-  EXPECT_EQ(opened_->store->Hear(owner.volume_id, owner.epoch, 0), CallStatus::kOk);
+  EXPECT_EQ(opened_->store->Hear(owner.volume_id, owner.epoch, {}), CallStatus::kOk);
   EXPECT_TRUE(opened_->Open(MakeOpen('a', 'n')).intact);
   Reopen();
   EXPECT_TRUE(opened_->Open(MakeOpen('a', 'n')).intact);

@@ -14,6 +14,7 @@ from farswap.admin import drain
 from farswap.admin.drain import Left
 from farswap.common.errors import UnreachableError, VersionMismatchError
 from farswap.v1 import server_admin_pb2 as pb
+from farswap.v1.page_store_pb2 import VolumePlacement
 from hang_guard import HANG_GUARD_S
 
 if TYPE_CHECKING:
@@ -58,7 +59,7 @@ def follow(looks: Iterable[Left | Exception], interval_s: float = 2.0) -> list[d
         nonlocal now
         now += interval_s
 
-    return list(drain.follow(look, clock=lambda: now, sleep=sleep))
+    return [report for (report,) in drain.follow([look], clock=lambda: now, sleep=sleep)]
 
 
 class TestProgress:
@@ -110,6 +111,29 @@ class TestProgress:
         with pytest.raises(VersionMismatchError):
             follow([left(volume("a", 3)), VersionMismatchError("API version 2")])
 
+    def test_a_shard_without_pages_in_a_hosts_map_is_waited_for(self) -> None:
+        mapped = VolumePlacement(replicas_here=1)
+        first, last = follow([left(volume("a", 0, placement=mapped)), left(volume("a", 0))])
+        assert not first.finished
+        assert first.lines()[1] == "  waits for hosts to move 1 shard without pages"
+        assert last.finished
+
+    def test_drains_that_began_together_are_followed_until_the_last_one_is_done(self) -> None:
+        now = 0.0
+        one = iter([left(volume("a", 1)), left(draining=False)])
+        other = iter([left(volume("a", 1)), left(volume("a", 1)), left()])
+
+        def sleep(_: float) -> None:
+            nonlocal now
+            now += 2
+
+        looks = [lambda: next(one), lambda: next(other)]
+        *_, last = drain.follow(looks, clock=lambda: now, sleep=sleep)
+        assert [(report.finished, report.ended) for report in last] == [
+            (False, True),
+            (True, False),
+        ]
+
     def test_looks_take_a_fifth_of_the_time(self) -> None:
         pauses = []
         now = 0.0
@@ -120,7 +144,7 @@ class TestProgress:
             now += 3
             return next(looks)
 
-        list(drain.follow(slow_look, clock=lambda: now, sleep=pauses.append))
+        list(drain.follow([slow_look], clock=lambda: now, sleep=pauses.append))
         assert pauses == [12]
 
     def test_silent_hosts_come_first_with_what_frees_their_shards(self) -> None:
@@ -156,7 +180,7 @@ class TestCommand:
         assert lines[2] == "  waits for a/swap0: 3 shards, 3.0 MiB"
         assert lines[3].startswith("not known: the room on other servers")
         document = json.loads(run(capfd, "server", "drain", "--dry-run", "-o", "json")[1])
-        assert (document["dry_run"], document["room_elsewhere_bytes"]) == (True, None)
+        assert (document["dry_run"], document["plan"]) == (True, None)
 
     def test_drain_returns_at_once_and_undrain_ends_it(
         self, fleet: Fleet, capfd: pytest.CaptureFixture[str]

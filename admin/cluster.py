@@ -1,0 +1,311 @@
+"""`farswapctl cluster`: all memory servers and volumes on one screen."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import click
+from farswap.admin import commands, members, output
+from farswap.admin.drain import Left, Progress, Report
+from farswap.common.errors import FarswapError, RemoteError
+from farswap.v1 import server_admin_pb2
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from farswap.admin.members import Member
+    from farswap.admin.session import Session
+    from farswap.v1 import page_store_pb2 as pb
+    from rich.console import Console
+
+# Between the two looks that give a drain's rate.
+_RATE_OVER_S = 2.0
+_FULL_SHARE = 0.9
+
+
+@click.group()
+def command() -> None:
+    """The memory servers as a whole."""
+
+
+@dataclass(frozen=True, slots=True)
+class VolumeView:
+    """A host's device on all servers. `placement` is None if no server has it from its host."""
+
+    host_id: str
+    device: str
+    owner_name: str
+    live: bool
+    silent_ms: int
+    bytes: int  # of all replicas
+    placement: pb.VolumePlacement | None
+
+    @property
+    def debt(self) -> int:
+        """Shards with fewer current replicas than wanted."""
+        return self.placement.replication_debt_shards if self.placement else 0
+
+    @property
+    def lost(self) -> int:
+        """Shards without a replica."""
+        return self.placement.lost_shards if self.placement else 0
+
+
+@dataclass(frozen=True, slots=True)
+class View:
+    """Answers of all servers, and the drains among them by address."""
+
+    members: tuple[Member, ...]
+    drains: dict[str, Report]
+
+    def volumes(self) -> list[VolumeView]:
+        """By host and device."""
+        found: dict[tuple[str, str], list[pb.DescribeResponse.Volume]] = {}
+        for member in self.members:
+            for volume in member.answer.volumes:
+                found.setdefault((volume.host_id, volume.device), []).append(volume)
+        return [_volume_view(parts) for _, parts in sorted(found.items())]
+
+    @property
+    def debt(self) -> int:
+        """Of all volumes."""
+        return sum(volume.debt for volume in self.volumes())
+
+    def problems(self) -> list[tuple[str, str]]:
+        """Level and text."""
+        found = [
+            ("error", f"{volume.host_id}/{volume.device}: {_shards(volume.lost)} lost")
+            for volume in self.volumes()
+            if volume.lost
+        ]
+        for member in self.members:
+            found += [("warning", f"{member.address}: {text}") for text in _lags(member)]
+        for volume in self.volumes():
+            name = f"{volume.host_id}/{volume.device}"
+            if volume.debt:
+                found.append(("warning", f"{name}: {_shards(volume.debt)} short of replicas"))
+            if not volume.live:
+                silence = output.span(volume.silent_ms)
+                found.append(("warning", f"{name}: its host is silent for {silence}"))
+        for address, report in self.drains.items():
+            if report.stalled_s:
+                found.append(("warning", f"{address}: {report.lines()[0]}"))
+        return found
+
+    @property
+    def health(self) -> str:
+        """`ok`, `warning` or `error`."""
+        levels = [level for level, _ in self.problems()]
+        return "error" if "error" in levels else "warning" if levels else "ok"
+
+    def document(self) -> dict[str, object]:
+        """For JSON."""
+        return {
+            "health": self.health,
+            "replication_debt_shards": self.debt,
+            "lost_shards": sum(volume.lost for volume in self.volumes()),
+            "capacity_bytes": sum(one.answer.capacity_bytes for one in self.members),
+            "used_bytes": sum(one.answer.used_bytes for one in self.members),
+            "servers": [server_document(one) for one in self.members],
+            "volumes": [
+                {
+                    "host_id": volume.host_id,
+                    "device": volume.device,
+                    "owner_name": volume.owner_name,
+                    "owner_live": volume.live,
+                    "silent_ms": volume.silent_ms,
+                    "bytes": volume.bytes,
+                    "placement": volume.placement and output.plain(volume.placement),
+                }
+                for volume in self.volumes()
+            ],
+            "drains": {
+                address: report.document() for address, report in sorted(self.drains.items())
+            },
+            "problems": [{"level": level, "message": text} for level, text in self.problems()],
+        }
+
+
+@commands.verb(command)
+@members.option
+def status(session: Session, servers: str | None, output_format: str) -> None:
+    """Show health, capacity, replicas, drains and what lags.
+
+    Asks each memory server. Without --servers and $FARSWAP_SERVERS, these are the servers of the
+    host daemon at --host. Hosts tell servers how many shards are short of replicas.
+
+    While a server is draining, the command looks twice, 2 s apart, for the rate and the remaining
+    time. Exit code 1: a shard is lost, or no server answers.
+
+    \b
+    Examples:
+      farswapctl cluster status
+      farswapctl cluster status --servers 10.0.0.7:7070,10.0.0.8:7070
+      farswapctl cluster status -o json | jq .replication_debt_shards
+    """
+    view = look(session, servers)
+    if output_format == "json":
+        output.print_json(view.document())
+    else:
+        _print(output.console(), view)
+    if view.health == "error":
+        raise RemoteError("the cluster has lost shards")
+
+
+def look(session: Session, servers: str | None) -> View:
+    """Asks all servers. Raises FarswapError if none answers."""
+    addresses = session.cluster(servers)
+    first = members.describe_all(addresses, session.timeout_s)
+    if all(one.problem for one in first):
+        raise FarswapError(f"no memory server answers: {first[0].address}: {first[0].problem}")
+    progress = {one.address: Progress(time.monotonic()) for one in first if one.draining}
+    if not progress:
+        return View(tuple(first), {})
+    drains = _note(progress, first, {})
+    time.sleep(_RATE_OVER_S)
+    last = members.describe_all(addresses, session.timeout_s)
+    return View(tuple(last), _note(progress, last, drains))
+
+
+def _note(
+    progress: dict[str, Progress], looked: Sequence[Member], drains: dict[str, Report]
+) -> dict[str, Report]:
+    for one in looked:
+        if one.address in progress and one.draining:
+            drains[one.address] = progress[one.address].note(left_at(one), time.monotonic())
+    return drains
+
+
+def left_at(member: Member) -> Left:
+    """What a drain of the server has left."""
+    volumes = [
+        server_admin_pb2.VolumeStatus(
+            volume_id=volume.volume_id,
+            host_id=volume.host_id,
+            device=volume.device,
+            owner_name=volume.owner_name,
+            owner_live=volume.live,
+            silent_ms=volume.silent_ms,
+            bytes=volume.bytes,
+            shards=len(volume.shards),
+        )
+        for volume in member.answer.volumes
+    ]
+    status_ = server_admin_pb2.ServerStatus(draining=member.draining, volumes=volumes)
+    return Left.of(status_)
+
+
+def server_document(member: Member) -> dict[str, object]:
+    """For JSON."""
+    return {
+        "address": member.address,
+        "uuid": member.uuid or None,
+        "state": member.state,
+        "problem": member.problem,
+        "capacity_bytes": member.answer.capacity_bytes,
+        "used_bytes": member.answer.used_bytes,
+        "volumes": len(member.answer.volumes),
+        "shards": member.shards,
+    }
+
+
+def print_servers(out: Console, looked: Sequence[Member]) -> None:
+    """A table."""
+    rows = [
+        (
+            one.address,
+            output.good(one.state) if one.state == "active" else output.bad(one.state),
+            output.size(one.answer.used_bytes),
+            output.size(one.answer.capacity_bytes),
+            output.share(one.answer.used_bytes, one.answer.capacity_bytes),
+            str(len(one.answer.volumes)),
+            str(one.shards),
+            one.uuid,
+        )
+        for one in looked
+    ]
+    columns = (
+        "address",
+        "state",
+        ">used",
+        ">capacity",
+        ">share",
+        ">volumes",
+        ">shards",
+        "uuid",
+    )
+    output.print_table(out, "servers", columns, rows, spare=("uuid", "volumes", "share", "shards"))
+
+
+def _print(out: Console, view: View) -> None:
+    used = sum(one.answer.used_bytes for one in view.members)
+    capacity = sum(one.answer.capacity_bytes for one in view.members)
+    answering = sum(not one.problem for one in view.members)
+    rows: list[output.Row] = [
+        ("health", output.good("ok") if view.health == "ok" else output.bad(view.health)),
+        ("servers", f"{len(view.members)}, {answering} answer"),
+        ("used", f"{output.size(used)} of {output.size(capacity)}"),
+        (
+            "short of replicas",
+            output.bad(_shards(view.debt)) if view.debt else output.good("none"),
+        ),
+    ]
+    output.print_rows(out, "cluster", rows)
+    print_servers(out, view.members)
+    volumes = view.volumes()
+    if volumes:
+        columns = ("host/device", "state", ">replicas", ">size", ">short", ">copies", ">lost")
+        output.print_table(out, "volumes", columns, [_volume_row(each) for each in volumes])
+    if view.drains:
+        lines = [
+            (address, report.lines()[0].removeprefix("drain: "))
+            for address, report in sorted(view.drains.items())
+        ]
+        output.print_rows(out, "drains", lines)
+    problems = [(level, output.level_text(level, text)) for level, text in view.problems()] or [
+        ("ok", output.good("no problems"))
+    ]
+    output.print_rows(out, "problems", problems)
+
+
+def _volume_row(volume: VolumeView) -> tuple[str, ...]:
+    placement = volume.placement
+    return (
+        f"{volume.host_id}/{volume.device}",
+        "live" if volume.live else f"silent for {output.span(volume.silent_ms)}",
+        str(placement.replicas_wanted) if placement else "?",
+        output.size(volume.bytes),
+        str(volume.debt) if placement else "?",
+        str(placement.replica_copies) if placement else "?",
+        str(volume.lost) if placement else "?",
+    )
+
+
+def _volume_view(parts: Sequence[pb.DescribeResponse.Volume]) -> VolumeView:
+    newest = min(parts, key=lambda part: (not part.HasField("placement"), part.silent_ms))
+    return VolumeView(
+        newest.host_id,
+        newest.device,
+        newest.owner_name,
+        any(part.live for part in parts),
+        newest.silent_ms,
+        sum(part.bytes for part in parts),
+        newest.placement if newest.HasField("placement") else None,
+    )
+
+
+def _lags(member: Member) -> list[str]:
+    if member.problem:
+        return [f"does not answer: {member.problem}"]
+    if member.state not in ("active", "draining"):
+        return [member.state.replace("_", " ")]
+    if member.answer.used_bytes > _FULL_SHARE * member.answer.capacity_bytes:
+        share = output.share(member.answer.used_bytes, member.answer.capacity_bytes)
+        return [f"{share} of its capacity is used"]
+    return []
+
+
+def _shards(number: int) -> str:
+    return output.count(number, "shard")

@@ -1,0 +1,103 @@
+"""The memory servers of a cluster, and what each answers about itself on its page address.
+
+Servers come from --servers, $FARSWAP_SERVERS, or from the daemon that a command is about: a host
+names the servers that it uses.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+import click
+from farswap.admin import output
+from farswap.common.address import Address
+from farswap.common.errors import FarswapError, RemoteError
+from farswap.common.rpc_client import RpcClient
+from farswap.v1 import page_store_pb2 as pb
+from farswap.v1 import page_store_pb2_grpc
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+VARIABLE = "FARSWAP_SERVERS"
+_AT_A_TIME = 32
+
+
+@dataclass(frozen=True, slots=True)
+class Member:
+    """A memory server. Without an answer, `problem` is the reason, and the rest is empty."""
+
+    address: str
+    problem: str = ""
+    answer: pb.DescribeResponse = field(default_factory=pb.DescribeResponse)
+
+    @property
+    def state(self) -> str:
+        """As `active`, `draining`; `unreachable`."""
+        return "unreachable" if self.problem else output.enum_name(self.answer, "state")
+
+    @property
+    def uuid(self) -> str:
+        """Of its store, hexadecimal."""
+        return self.answer.server_uuid.hex()
+
+    @property
+    def draining(self) -> bool:
+        """Hosts move its shards to other servers."""
+        return self.answer.state == pb.SERVER_STATE_DRAINING
+
+    @property
+    def free_bytes(self) -> int:
+        """Until its capacity is reached."""
+        return max(0, self.answer.capacity_bytes - self.answer.used_bytes)
+
+    @property
+    def shards(self) -> int:
+        """Of which it keeps an object."""
+        return sum(len(volume.shards) for volume in self.answer.volumes)
+
+
+def option(command: Callable[..., object]) -> Callable[..., object]:
+    """--servers."""
+    return click.option(
+        "--servers",
+        metavar="ADDR,...",
+        help=f"Page addresses of the cluster's memory servers. Default: ${VARIABLE}.",
+    )(command)
+
+
+def named(servers: str | None) -> list[Address]:
+    """Those of --servers or the environment. Raises UsageError."""
+    text = servers or os.environ.get(VARIABLE) or ""
+    try:
+        return [Address.parse(part.strip()) for part in text.split(",") if part.strip()]
+    except ValueError as error:
+        raise click.UsageError(str(error)) from error
+
+
+def describe_all(addresses: Sequence[Address], timeout_s: float) -> list[Member]:
+    """Asks all at once; in their order."""
+    with ThreadPoolExecutor(max_workers=_AT_A_TIME) as threads:
+        return list(threads.map(lambda address: _describe(address, timeout_s), addresses))
+
+
+def _describe(address: Address, timeout_s: float) -> Member:
+    whole = pb.DescribeResponse()
+    try:
+        with contextlib.closing(RpcClient(address, "farswap-server", timeout_s)) as client:
+            stub = page_store_pb2_grpc.PageStoreStub(client.channel)
+            request = pb.DescribeRequest()
+            while True:
+                answer = client.call(stub.Describe, request)
+                if answer.status != pb.CALL_STATUS_OK:
+                    raise RemoteError(f"{address}: {output.enum_name(answer, 'status')}")
+                whole.MergeFrom(answer)
+                request.cursor = answer.next_cursor
+                if not request.cursor:
+                    return Member(str(address), answer=whole)
+    except FarswapError as error:
+        return Member(str(address), problem=str(error).removeprefix(f"{address}: "))

@@ -1,0 +1,117 @@
+"""The cluster as its operator sees it: real memory servers, and hosts that use them."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from fleet import PAGE_BYTES, pages
+from hang_guard import until
+from nbd_client import NbdClient
+
+if TYPE_CHECKING:
+    from conftest import MakeHost, MakeServer
+    from daemons import HostDaemon, MemoryServer
+
+WRITTEN = 256
+SIZE = WRITTEN * PAGE_BYTES
+
+
+def write_back(host: HostDaemon) -> None:
+    """Until all pages are remote."""
+
+    def moved() -> bool:
+        host.ctl("tier", "writeback", "--bytes", f"{SIZE}B")
+        return host.ask("status")["tier"]["remote_pages"] == WRITTEN
+
+    with NbdClient.of(host) as client:
+        client.write(0, pages(0, WRITTEN))
+        until(moved)
+
+
+def placed(host: HostDaemon) -> dict[str, Any]:
+    """The one volume, once its host has said where its shards are."""
+    found: dict[str, Any] = {}
+
+    def known() -> bool:
+        (found["volume"],) = host.ask("cluster", "status")["volumes"]
+        placement = found["volume"]["placement"]
+        return placement is not None and placement["replicas_here"] == 1
+
+    until(known)
+    return found["volume"]
+
+
+def connected(host: HostDaemon) -> bool:
+    return all(server["connected"] for server in host.ask("status")["servers"])
+
+
+def page_addresses(*servers: MemoryServer) -> str:
+    return ",".join(server.pages for server in servers)
+
+
+def test_cluster_status_adds_up_what_servers_and_hosts_know(
+    memory_server: MakeServer, host_daemon: MakeHost
+) -> None:
+    servers = [memory_server(), memory_server()]
+    host = host_daemon(*servers, cluster={"replicas": 2})
+    until(lambda: connected(host))
+    write_back(host)
+    volume = placed(host)
+    assert (volume["owner_live"], volume["placement"]["replicas_wanted"]) == (True, 2)
+    status = host.ask("cluster", "status")
+    assert (status["health"], status["replication_debt_shards"]) == ("ok", 0)
+    assert [(one["address"], one["shards"]) for one in status["servers"]] == [
+        (server.pages, 1) for server in servers
+    ]
+    assert host.ask("server", "list") == status["servers"]
+    servers[1].kill()
+    until(lambda: host.ask("cluster", "status")["replication_debt_shards"] == 1)
+    status = host.ask("cluster", "status")
+    assert status["health"] == "warning"
+    assert servers[1].pages in status["problems"][0]["message"]
+    screen = host.ctl("cluster", "status").stdout
+    assert "1 shard short of replicas" in screen
+    assert "unreachable" in screen
+
+
+def test_a_drain_that_cannot_fit_is_refused_with_the_numbers(
+    memory_server: MakeServer, host_daemon: MakeHost
+) -> None:
+    servers = [memory_server(), memory_server()]
+    host = host_daemon(*servers, cluster={"replicas": 2})
+    until(lambda: connected(host))
+    write_back(host)
+    first = servers[0]
+    everyone = page_addresses(*servers)
+    refused = first.ctl("server", "drain", "--servers", everyone)
+    assert refused.returncode == 1
+    assert "nothing changed: 1 shard of 1 have no place" in refused.stderr
+    assert "already on each of them" in refused.stderr
+    assert first.ask("server", "show")["draining"] is False
+    dry = first.ask("server", "drain", "--dry-run", "--servers", everyone)
+    assert (dry["plan"]["fits"], dry["plan"]["crowded_shards"]) == (False, 1)
+    third = memory_server()
+    wider = page_addresses(*servers, third)
+    plan = first.ask("server", "drain", "--dry-run", "--servers", wider)["plan"]
+    assert plan["fits"] is True
+    assert [target["added_bytes"] > 0 for target in plan["targets"]] == [False, True]
+    assert first.ask("server", "drain", "--force", "--servers", everyone)["draining"] is True
+    status = first.ask("cluster", "status", "--servers", everyone)
+    assert status["drains"][first.pages]["shards"] == 1
+
+
+def test_two_servers_are_drained_at_once(memory_server: MakeServer, host_daemon: MakeHost) -> None:
+    servers = [memory_server() for _ in range(3)]
+    host = host_daemon(*servers)
+    until(lambda: connected(host))
+    write_back(host)
+    (holder,) = [one for one in servers if one.ask("server", "show")["volumes"][0]["shards"]]
+    (other, last) = [one for one in servers if one is not holder]
+    everyone = page_addresses(*servers)
+    drains = ("server", "drain", holder.admin, other.admin)
+    done = holder.ctl(*drains, "--wait", "--servers", everyone)
+    assert (done.returncode, done.stderr.count("nothing changed")) == (0, 0)
+    assert done.stdout.count("drained: no shard is left") == 2
+    assert last.ask("server", "show")["volumes"][0]["shards"] == 1
+    ended = holder.ctl("server", "undrain", holder.admin, other.admin)
+    assert ended.stdout.count("not draining; state: active") == 2
