@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, Protocol, TypeVar, cast
 
 import grpc
 from farswap.common.errors import (
+    FarswapError,
     TimedOutError,
     UnreachableError,
     VersionMismatchError,
@@ -107,14 +108,17 @@ class RpcClient:
         try:
             yield
         except grpc.RpcError as error:
-            code = _code(error)
-            if code is grpc.StatusCode.UNAVAILABLE:
-                raise UnreachableError(f"{self.address}: no answer: {_reason(error)}") from None
-            if code is grpc.StatusCode.DEADLINE_EXCEEDED:
-                raise TimedOutError(
-                    f"{self.address}: no answer within {self.timeout_s:g} s"
-                ) from None
-            raise error_of_status(code.name, _details(error)) from None
+            raise error_of(error, str(self.address), self.timeout_s) from None
+
+
+def error_of(error: grpc.RpcError, peer: str, timeout_s: float) -> FarswapError:
+    """The exception of farswap's tree for gRPC's, of a call to `peer` with that deadline."""
+    code = _code(error)
+    if code is grpc.StatusCode.UNAVAILABLE:
+        return UnreachableError(f"{peer}: no answer: {_reason(error)}")
+    if code is grpc.StatusCode.DEADLINE_EXCEEDED:
+        return TimedOutError(f"{peer}: no answer within {timeout_s:g} s")
+    return error_of_status(code.name, _details(error))
 
 
 def _code(error: grpc.RpcError) -> grpc.StatusCode:

@@ -14,7 +14,8 @@ from typing import TYPE_CHECKING, Protocol
 
 import pytest
 from daemons import Daemon, HostDaemon, MemoryServer, Sections
-from requirements import require_native
+from etcd_server import EtcdServer
+from requirements import require_etcd, require_native
 from swap.real_swap import missing_requirement
 
 if TYPE_CHECKING:
@@ -47,6 +48,16 @@ def short_path() -> Iterator[Path]:
     path = Path(tempfile.mkdtemp(prefix="farswap-"))
     yield path
     shutil.rmtree(path, ignore_errors=True)
+
+
+@pytest.fixture
+def etcd_server(tmp_path: Path) -> Iterator[EtcdServer]:
+    """A running etcd."""
+    require_etcd()
+    server = EtcdServer(tmp_path)
+    server.start()
+    yield server
+    server.clean_up()
 
 
 @pytest.fixture

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 
+import etcd_server
 import pytest
 
 # Marks of tests that make the running kernel swap.
@@ -15,3 +16,8 @@ def require_native() -> None:
         pytest.skip("needs farswap installed: make setup")
     if importlib.util.find_spec("farswap.native") is None:
         pytest.skip("needs the native core, farswap.native: make setup")
+
+
+def require_etcd() -> None:
+    if etcd_server.PROGRAM is None:
+        pytest.skip("needs etcd: make packages")
