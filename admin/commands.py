@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, cast
 
 import click
@@ -87,6 +88,25 @@ class Parsed(click.ParamType["object"]):
             self.fail(str(error), param, ctx)
 
 
+@dataclass(frozen=True, slots=True)
+class VolumeName:
+    """Of a host's device."""
+
+    host_id: str
+    device: str
+
+    @classmethod
+    def parse(cls, text: str) -> VolumeName:
+        """Raises ValueError with the operator's message."""
+        host_id, _, device = text.rpartition("/")
+        if not (host_id and device):
+            raise ValueError(f'"{text}" is not HOST/DEVICE as in `farswapctl volume list`')
+        return cls(host_id, device)
+
+    def __str__(self) -> str:
+        return f"{self.host_id}/{self.device}"
+
+
 class Default:
     """The type of DEFAULT."""
 
@@ -145,3 +165,5 @@ COMPRESSOR = Parsed(_COMPRESSORS, Compressor.parse)
 COMPRESSOR_OR_DEFAULT = Parsed(_COMPRESSORS, Compressor.parse, _OR_DEFAULT)
 RECOMPRESSOR = Parsed("off|zstd:LEVEL", Recompressor.parse)
 CGROUP = Parsed("PATH", _cgroup_path)
+VOLUME = Parsed("HOST/DEVICE", VolumeName.parse)
+QUOTA = Parsed("SIZE", _size, {"off": NO_LIMIT, **_OR_DEFAULT})

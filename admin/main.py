@@ -6,7 +6,19 @@ Exit codes: 0, 1 (failed), 2 (usage). Errors are one line on stderr.
 from __future__ import annotations
 
 import click
-from farswap.admin import cgroup, cluster, commands, device, doctor, server, slot, status, tier, top
+from farswap.admin import (
+    cgroup,
+    cluster,
+    commands,
+    device,
+    doctor,
+    server,
+    slot,
+    status,
+    tier,
+    top,
+    volume,
+)
 from farswap.admin.session import Session
 from farswap.common import cli
 from farswap.common.address import HOST_ADMIN, SERVER_ADMIN
@@ -54,6 +66,7 @@ def command(
       farswapctl tier writeback --bytes 256MiB      move cold pages out now
       farswapctl slot explain 1234                  one page: place, version, size, age
       farswapctl --server 10.0.0.7:7071 server show -o json
+      farswapctl --server 10.0.0.7:7071 volume list
     """
     if host is not None and server_address is not None:
         raise click.UsageError("--host and --server exclude each other")
@@ -68,6 +81,7 @@ command.add_command(tier.command, "tier")
 command.add_command(cgroup.command, "cgroup")
 command.add_command(cluster.command, "cluster")
 command.add_command(server.command, "server")
+command.add_command(volume.command, "volume")
 command.add_command(slot.command, "slot")
 
 

@@ -6,7 +6,7 @@ import json
 from typing import TYPE_CHECKING
 
 import click
-from farswap.admin import cluster, commands, drain_command, members, output
+from farswap.admin import cluster, commands, drain_command, members, output, volume
 from farswap.admin import drain as drains
 
 if TYPE_CHECKING:
@@ -60,48 +60,9 @@ command.add_command(drain_command.undrain)
 def _print(out: Console, status: pb.ServerStatus) -> None:
     output.print_program(out, status.info)
     output.print_rows(out, "store", _rows(status))
-    volumes = [
-        (
-            f"{volume.host_id}/{volume.device}",
-            str(volume.epoch),
-            str(volume.pages),
-            str(volume.shards) if volume.HasField("shards") else "",
-            output.size(volume.bytes),
-            _state(volume),
-            f"{volume.owner_name} {volume.owner_address}".strip(),
-            _expiry(volume),
-            volume.incarnation,
-        )
-        for volume in status.volumes
-    ]
-    if volumes:
-        columns = (
-            "host/device",
-            ">epoch",
-            ">pages",
-            ">shards",
-            ">size",
-            "state",
-            "owner",
-            "deleted in",
-            "incarnation",
-        )
-        spare = ("incarnation", "epoch", "owner", "pages")
-        output.print_table(out, "volumes", columns, volumes, spare=spare)
+    if status.volumes:
+        volume.print_table(out, status.volumes)
     output.print_counters(out, status.counters)
-
-
-def _state(volume: pb.VolumeStatus) -> str:
-    if volume.garbage:
-        return "garbage, being deleted"
-    state = "live" if volume.owner_live else f"silent for {output.span(volume.silent_ms)}"
-    return state if volume.intact else f"{state}, pages may be missing"
-
-
-def _expiry(volume: pb.VolumeStatus) -> str:
-    if volume.garbage or volume.owner_live:
-        return ""
-    return output.span(volume.expires_in_ms) if volume.HasField("expires_in_ms") else "never"
 
 
 def _server_state(status: pb.ServerStatus) -> str:
@@ -112,7 +73,8 @@ def _server_state(status: pb.ServerStatus) -> str:
 def _rows(status: pb.ServerStatus) -> list[output.Row]:
     used = (
         f"{output.size(status.used_bytes)} of {output.size(status.capacity_bytes)} "
-        f"({output.share(status.used_bytes, status.capacity_bytes)})"
+        f"({output.share(status.used_bytes, status.capacity_bytes)}), "
+        f"{output.size(status.reserve_bytes)} reserved for repair"
     )
     stopped = status.writes_stopped
     problem = status.disk_problem

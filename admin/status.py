@@ -92,7 +92,7 @@ def _shards(number: int) -> Text:
 
 def _state(server: pb.MemoryServerStatus) -> Text:
     if server.connected:
-        return output.good("connected")
+        return output.bad("quota reached") if server.at_quota else output.good("connected")
     if server.state in ("connecting", "away"):
         return output.bad(f"unreachable for {output.span(server.disconnected_ms)}")
     owner = f", host {server.owner_name} ({server.owner_address})" if server.owner_name else ""

@@ -6,14 +6,17 @@ A worker thread reads the store's figures, since its locks and a walk over its f
 from __future__ import annotations
 
 import asyncio
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
-from farswap.common.errors import NotPossibleError
+from farswap.common.errors import InvalidArgumentError, NotPossibleError
 from farswap.common.messages import of_record, take_fields
+from farswap.server.config import QUOTA_BYTES_MIN
 from farswap.v1 import page_store_pb2, server_admin_pb2_grpc, types_pb2
 from farswap.v1 import server_admin_pb2 as pb
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     import grpc.aio
     from farswap.common.address import Address
     from farswap.common.version import Identity
@@ -21,6 +24,8 @@ if TYPE_CHECKING:
     from farswap.server.config import ServerConfig
 
     _Context = grpc.aio.ServicerContext[Any, Any]
+
+_T = TypeVar("_T")
 
 SERVICE_NAME = pb.DESCRIPTOR.services_by_name["ServerAdmin"].full_name
 # Methods that change nothing; calls of all others are audited.
@@ -58,21 +63,43 @@ class ServerAdminService(server_admin_pb2_grpc.ServerAdminServicer):
         self, request: pb.DrainRequest, context: _Context
     ) -> pb.DrainResponse:
         """NotPossibleError if the store cannot keep it."""
-        await asyncio.to_thread(self._set_draining, draining=True)
+        await _try(self._pages.set_draining, draining=True)
         return pb.DrainResponse()
 
     async def Undrain(  # noqa: N802
         self, request: pb.UndrainRequest, context: _Context
     ) -> pb.UndrainResponse:
         """NotPossibleError if the store cannot keep it."""
-        await asyncio.to_thread(self._set_draining, draining=False)
+        await _try(self._pages.set_draining, draining=False)
         return pb.UndrainResponse()
 
-    def _set_draining(self, *, draining: bool) -> None:
-        try:
-            self._pages.set_draining(draining)
-        except RuntimeError as error:
-            raise NotPossibleError(f"nothing changed: {error}") from error
+    async def DeleteVolume(  # noqa: N802
+        self, request: pb.DeleteVolumeRequest, context: _Context
+    ) -> pb.DeleteVolumeResponse:
+        """NotPossibleError if there is none, or if its owner is live, unless forced."""
+        deleted = await _try(
+            self._pages.delete_volume,
+            host_id=request.host_id,
+            device=request.device,
+            force=request.force,
+        )
+        return pb.DeleteVolumeResponse(pages=deleted.pages, bytes=deleted.bytes)
+
+    async def SetQuota(  # noqa: N802
+        self, request: pb.SetQuotaRequest, context: _Context
+    ) -> pb.SetQuotaResponse:
+        """NotPossibleError if the device was never open here."""
+        kind = request.WhichOneof("quota")
+        if kind is None or (kind == "bytes" and request.bytes < QUOTA_BYTES_MIN):
+            raise InvalidArgumentError(f"a quota has at least {QUOTA_BYTES_MIN} bytes")
+        quotas = {"bytes": request.bytes, "off": self._pages.NO_QUOTA, "use_default": None}
+        await _try(
+            self._pages.set_quota,
+            host_id=request.host_id,
+            device=request.device,
+            quota_bytes=quotas[kind],
+        )
+        return pb.SetQuotaResponse()
 
     def _status(self, *, count_shards: bool) -> pb.ServerStatus:
         stats = self._pages.stats()
@@ -117,3 +144,11 @@ class ServerAdminService(server_admin_pb2_grpc.ServerAdminServicer):
             return self._pages.count_shards(volume.volume_id)
         except RuntimeError as error:
             raise NotPossibleError(f"failed to count shards: {error}") from error
+
+
+async def _try(change: Callable[..., _T], **arguments: object) -> _T:
+    """Calls a method of the store, on a thread since it waits for the disk."""
+    try:
+        return await asyncio.to_thread(change, **arguments)
+    except RuntimeError as error:
+        raise NotPossibleError(f"nothing changed: {error}") from error

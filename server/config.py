@@ -20,6 +20,9 @@ _BlockCache = Annotated[ByteSize, Within("1MiB", "1024TiB")]
 _OwnerLease = Annotated[Milliseconds, Within("500ms", "10m")]
 # Silence is saved in minutes.
 EXPIRE_AFTER_MS_MIN = 60_000
+# A batch of pages.
+QUOTA_BYTES_MIN = 1 << 20
+_RESERVE_PERCENT_MAX = 50
 
 
 class ExpireAfter(Milliseconds):
@@ -38,6 +41,35 @@ class ExpireAfter(Milliseconds):
         return span
 
 
+class Quota(ByteSize):
+    """At least 1 MiB, or 0, written "off"."""
+
+    @classmethod
+    def parse(cls, text: object) -> Self:
+        """Raises ValueError with the operator's message."""
+        if text == "off":
+            return cls(0)
+        size = super().parse(text)
+        if size < QUOTA_BYTES_MIN:
+            raise ValueError(f'{size} is less than {ByteSize(QUOTA_BYTES_MIN)}; "off" is no quota')
+        return size
+
+
+class RepairReserve(int):
+    """A share of the capacity, written as `2%`."""
+
+    @classmethod
+    def parse(cls, text: object) -> Self:
+        """Raises ValueError with the operator's message."""
+        digits = text[:-1] if isinstance(text, str) and text.endswith("%") else ""
+        if not (digits.isascii() and digits.isdigit()) or int(digits[:3]) > _RESERVE_PERCENT_MAX:
+            raise ValueError(f"{text} is not 0% to {_RESERVE_PERCENT_MAX}%")
+        return cls(digits)
+
+    def __str__(self) -> str:
+        return f"{int(self)}%"
+
+
 class ServerSection(Section, frozen=True):
     """[server]: the page protocol. Hosts use `advertise`; default: `listen`."""
 
@@ -48,17 +80,22 @@ class ServerSection(Section, frozen=True):
 
 
 class StoreSection(Section, frozen=True):
-    """[store]: the pages. `capacity` is for live compressed pages; files need more room."""
+    """[store]: the pages. `capacity` is for live compressed pages; files need more room.
+
+    Its last part, `repair_reserve`, takes copies of shards from other servers only.
+    """
 
     path: str
     capacity: _Capacity
+    repair_reserve: RepairReserve = RepairReserve(2)
     block_cache: _BlockCache = ByteSize(1 << 30)
 
 
 class VolumesSection(Section, frozen=True):
-    """[volumes]: expiry of silent hosts' volumes."""
+    """[volumes]: expiry of silent hosts' volumes, and limits of each."""
 
     expire_after: ExpireAfter = ExpireAfter(7 * 86_400_000)
+    quota_default: Quota = Quota(0)
 
 
 class AdminSection(Section, frozen=True):

@@ -53,6 +53,8 @@ def native_pages(config: ServerConfig) -> PageServer:
             listen=config.server.listen.host_port,
             path=config.store.path,
             capacity_bytes=config.store.capacity,
+            reserve_bytes=config.store.capacity * config.store.repair_reserve // 100,
+            quota_default=config.volumes.quota_default or None,
             block_cache_bytes=config.store.block_cache,
             keepalive_ms=config.server.keepalive,
             owner_lease_ms=config.server.owner_lease,

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 # Values of the store's stats() that are not counters.
 _GAUGES = {
     "capacity_bytes": "Maximum bytes of live pages.",
+    "reserve_bytes": "Bytes of the capacity only for copies from other servers.",
     "used_bytes": "Bytes of live pages, including keys.",
     "disk_bytes": "Bytes of the store's files.",
     "disk_free_bytes": "Bytes free for the server on the store's file system.",
@@ -52,11 +53,14 @@ class PagesMetrics(Collector):
         bytes_: Counter[tuple[str, str, str]] = Counter()
         silent: dict[tuple[str, str], float] = {}
         expires: dict[tuple[str, str], float] = {}
+        quotas: dict[tuple[str, str], float] = {}
         for volume in self._pages.volumes():
             of = (volume.host_id, volume.device, "garbage" if volume.garbage else "live")
             pages[of] += volume.pages
             bytes_[of] += volume.bytes
             if not volume.garbage:
+                if volume.quota_bytes is not None:
+                    quotas[of[:2]] = volume.quota_bytes
                 silent[of[:2]] = volume.silent_ms / 1000
                 if volume.expires_in_ms is not None:
                     expires[of[:2]] = volume.expires_in_ms / 1000
@@ -72,6 +76,12 @@ class PagesMetrics(Collector):
             "Bytes of pages of a host's device.",
             labels,
             bytes_.items(),
+        )
+        yield metrics.gauges(
+            "farswap_server_volume_quota_bytes",
+            "Maximum bytes of pages of a host's device. Absent without a quota.",
+            labels[:2],
+            quotas.items(),
         )
         yield metrics.gauges(
             "farswap_server_volume_silent_seconds",

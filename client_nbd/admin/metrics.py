@@ -50,6 +50,7 @@ _SERVER_GAUGES = {
     "connected": "1 if the server is connected.",
     "capacity_bytes": "Bytes that the server accepts.",
     "used_bytes": "Bytes that the server has, of all hosts.",
+    "at_quota": "1 if the server refuses pages of this device: its quota there is reached.",
     "shards": "Shards of this device with a replica on the server.",
 }
 

@@ -61,6 +61,10 @@ def _state(server: MemoryServer) -> Finding:
         if server.shards:
             away += "; pages that are only there are unreadable"
         return Finding("error", _SUBJECT, away, "start farswap-server there, or fix the network")
+    if server.at_quota:
+        message = f"{server.address} refuses pages: the quota of this device there is reached"
+        remedy = "raise it by `farswapctl volume set-quota` on that server, or add a server"
+        return Finding("warning", _SUBJECT, message, remedy)
     if is_nearly_full(server):
         share = 100 * server.used_bytes // max(1, server.capacity_bytes)
         remedy = "raise store.capacity there, or add a server"

@@ -86,6 +86,7 @@ void BindRecords(nb::module_& m) {
       .def_prop_ro("connected", [](const Server& it) { return it.connected(); })
       .def_ro("capacity_bytes", &Server::capacity_bytes)
       .def_ro("used_bytes", &Server::used_bytes)
+      .def_ro("at_quota", &Server::at_quota)
       .def_ro("epoch", &Server::epoch)
       .def_ro("reconnects", &Server::reconnects)
       .def_ro("last_error", &Server::last_error)

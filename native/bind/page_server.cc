@@ -22,12 +22,11 @@ namespace nb = nanobind;
 namespace farswap::bind {
 namespace {
 
-std::unique_ptr<store::PageServer> CreateServer(const std::string& listen, const std::string& path,
-                                                std::uint64_t capacity_bytes,
-                                                std::uint64_t block_cache_bytes,
-                                                std::uint32_t keepalive_ms,
-                                                std::uint32_t owner_lease_ms,
-                                                std::uint64_t expire_after_ms) {
+std::unique_ptr<store::PageServer> CreateServer(
+    const std::string& listen, const std::string& path, std::uint64_t capacity_bytes,
+    std::uint64_t reserve_bytes, std::optional<std::uint64_t> quota_default,
+    std::uint64_t block_cache_bytes, std::uint32_t keepalive_ms, std::uint32_t owner_lease_ms,
+    std::uint64_t expire_after_ms) {
   auto server = [&] {
     nb::gil_scoped_release unlocked;
     return store::PageServer::Create(
@@ -37,7 +36,9 @@ std::unique_ptr<store::PageServer> CreateServer(const std::string& listen, const
          .block_cache_bytes = block_cache_bytes,
          .keepalive = std::chrono::milliseconds(keepalive_ms),
          .leases = {.owner_lease = std::chrono::milliseconds(owner_lease_ms),
-                    .expire_after = std::chrono::milliseconds(expire_after_ms)}});
+                    .expire_after = std::chrono::milliseconds(expire_after_ms)},
+         .reserve_bytes = reserve_bytes,
+         .quota_default = quota_default.value_or(store::kNoQuota)});
   }();
   if (!server.ok()) throw std::runtime_error(server.error().message);
   return std::move(server.value());
@@ -72,6 +73,16 @@ void SetDraining(store::PageServer& server, bool draining) {
   Call(&store::PageServer::SetDraining, &server, draining);
 }
 
+store::VolumeInfo DeleteVolume(store::PageServer& server, const std::string& host_id,
+                               const std::string& device, bool force) {
+  return Call(&store::PageServer::DeleteVolume, &server, host_id, device, force);
+}
+
+void SetQuota(store::PageServer& server, const std::string& host_id, const std::string& device,
+              std::optional<std::uint64_t> quota_bytes) {
+  Call(&store::PageServer::SetQuota, &server, host_id, device, quota_bytes);
+}
+
 nb::bytes Bytes(const store::Id& id) { return nb::bytes(id.data(), id.size()); }
 
 std::optional<std::int64_t> ExpiresInMs(const store::VolumeInfo& volume) {
@@ -90,9 +101,7 @@ const char* KindOf(const store::OwnerEvent& event) {
   return "";
 }
 
-}  // namespace
-
-void BindPageServer(nb::module_& m) {
+void BindVolumes(nb::module_& m) {
   nb::class_<store::Owner>(m, "Owner", "A run of a host daemon that has a volume open.")
       .def_ro("host_name", &store::Owner::host_name)
       .def_ro("address", &store::Owner::address);
@@ -110,6 +119,8 @@ void BindPageServer(nb::module_& m) {
       .def_ro("epoch", &store::VolumeInfo::epoch)
       .def_ro("pages", &store::VolumeInfo::pages)
       .def_ro("bytes", &store::VolumeInfo::bytes)
+      .def_ro("quota_bytes", &store::VolumeInfo::quota_bytes, "None: no quota.")
+      .def_ro("at_quota", &store::VolumeInfo::at_quota, "Whether the quota refuses pages.")
       .def_ro("garbage", &store::VolumeInfo::garbage, "Being deleted in the background.")
       .def_ro("intact", &store::VolumeInfo::intact,
               "False: pages may be missing, and the owner was not yet informed.")
@@ -127,12 +138,19 @@ void BindPageServer(nb::module_& m) {
       .def_ro("device", &store::OwnerEvent::device)
       .def_ro("before", &store::OwnerEvent::before)
       .def_ro("after", &store::OwnerEvent::after);
+}
+
+}  // namespace
+
+void BindPageServer(nb::module_& m) {
+  BindVolumes(m);
   nb::class_<store::PageServer>(m, "PageServer",
                                 "A page store and its gRPC service, with their threads. "
                                 "RuntimeError if it cannot open the store or cannot listen.")
       .def(nb::new_(&CreateServer), nb::kw_only(), nb::arg("listen"), nb::arg("path"),
-           nb::arg("capacity_bytes"), nb::arg("block_cache_bytes"), nb::arg("keepalive_ms"),
-           nb::arg("owner_lease_ms"), nb::arg("expire_after_ms"))
+           nb::arg("capacity_bytes"), nb::arg("reserve_bytes"), nb::arg("quota_default").none(),
+           nb::arg("block_cache_bytes"), nb::arg("keepalive_ms"), nb::arg("owner_lease_ms"),
+           nb::arg("expire_after_ms"))
       .def_prop_ro("port", &store::PageServer::port, "Bound port.")
       .def_prop_ro("uuid", [](const store::PageServer& it) { return Bytes(it.uuid()); })
       .def_prop_ro("run_id", [](const store::PageServer& it) { return Bytes(it.run_id()); })
@@ -151,6 +169,16 @@ void BindPageServer(nb::module_& m) {
       .def("volumes", &store::PageServer::Volumes, nb::call_guard<nb::gil_scoped_release>())
       .def("count_shards", &CountShards, nb::arg("volume_id"),
            "Number of the volume's shards of which an object is kept. RuntimeError.")
+      .def("delete_volume", &DeleteVolume, nb::kw_only(), nb::arg("host_id"), nb::arg("device"),
+           nb::arg("force"),
+           "Makes the device's volume garbage; returns its last state. RuntimeError if there is "
+           "none, or if its owner is live, unless `force`.")
+      .def(
+          "set_quota", &SetQuota, nb::kw_only(), nb::arg("host_id"), nb::arg("device"),
+          nb::arg("quota_bytes").none(),
+          "Limits the device's volumes; NO_QUOTA: no limit, None: the default. RuntimeError if the "
+          "device was never open here.")
+      .def_ro_static("NO_QUOTA", &store::kNoQuota)
       .def("set_draining", &SetDraining, nb::arg("draining"),
            "Starts or ends a drain, on the disk first. RuntimeError if it cannot be written.")
       .def(

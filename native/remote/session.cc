@@ -169,6 +169,7 @@ SessionStatus ServerSession::status() const {
   SessionStatus status = record_.Status(Clock::now());
   status.capacity_bytes = put_lane_.capacity_bytes();
   status.used_bytes = put_lane_.used_bytes();
+  status.at_quota = put_lane_.state() == v1::SERVER_STATE_QUOTA_REACHED;
   return status;
 }
 
@@ -518,7 +519,7 @@ void ServerSession::OnMoved() {
 bool ServerSession::writable() const {
   const v1::ServerState state = put_lane_.state();
   return connected_member_ != kNoMember && !put_lane_.full() && state != v1::SERVER_STATE_FULL &&
-         state != v1::SERVER_STATE_DISK_FULL;
+         state != v1::SERVER_STATE_DISK_FULL && state != v1::SERVER_STATE_QUOTA_REACHED;
 }
 
 placement::Member ServerSession::report() const {

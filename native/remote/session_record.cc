@@ -37,6 +37,7 @@ SessionStatus SessionRecord::Status(TimePoint now) const {
       .member = last_member_,
       .capacity_bytes = 0,
       .used_bytes = 0,
+      .at_quota = false,
       .epoch = epoch_,
       .reconnects = connections_ > 0 ? connections_ - 1 : 0,
       .last_error = last_error_,

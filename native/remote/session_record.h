@@ -34,8 +34,9 @@ struct SessionStatus {
 
   SessionState state;
   MemberIndex member;            // the last connected one
-  std::uint64_t capacity_bytes;  // set by the session, as the next
+  std::uint64_t capacity_bytes;  // set by the session, as the next two
   std::uint64_t used_bytes;
+  bool at_quota;  // the server refuses pages of this volume, and takes others
   std::uint64_t epoch;
   std::uint64_t reconnects;
   std::string last_error;         // why the last connection ended or failed

@@ -45,8 +45,8 @@ CallStatus DiscardBatch(Rocks* rocks, VolumeTable* volumes, Volume* volume, std:
   *written = rocks->Write(&writes);
   if (written->ok()) {
     volume->pages += change.pages;
-    volume->bytes += change.bytes;
-    volumes->Release(static_cast<std::uint64_t>(-change.bytes));
+    volume->bytes.Release(static_cast<std::uint64_t>(-change.bytes));
+    volumes->live_bytes().Release(static_cast<std::uint64_t>(-change.bytes));
     *discarded += static_cast<std::uint64_t>(-change.pages);
   }
   return CallStatus::kOk;

@@ -61,7 +61,8 @@ Outcome LiveStore::Load() {
 }
 
 Outcome LiveStore::LoadVolumes() {
-  auto table = std::make_unique<VolumeTable>(rocks.get(), &clock, config.leases);
+  auto table =
+      std::make_unique<VolumeTable>(rocks.get(), &clock, config.leases, config.quota_default);
   Outcome loaded = table->Load();
   if (loaded.ok()) loaded = MarkOpen(table.get());
   if (loaded.ok()) volumes = std::move(table);
@@ -98,7 +99,7 @@ void LiveStore::Close() {
 
 void LiveStore::CollectGarbage() {
   if (config.collect_garbage && rocks->is_writable) {
-    garbage_collector.emplace(rocks.get(), volumes.get(), &counters);
+    garbage_collector = std::make_unique<GarbageCollector>(rocks.get(), volumes.get(), &counters);
   }
 }
 
@@ -107,7 +108,7 @@ Room::CompactionNeeds LiveStore::CompactionNeeds() {
   const std::shared_lock lock(exchange);
   const std::uint64_t level0_files =
       IntProperty(rocks->db.get(), rocks->pages, "rocksdb.num-files-at-level0");
-  const std::uint64_t live_bytes = volumes->live_bytes();
+  const std::uint64_t live_bytes = volumes->live_bytes().value();
   const std::uint64_t bytes_max = volumes->NextGarbage() ? UINT64_MAX : live_bytes * 17 / 16;
   const std::uint64_t read_bytes = (level0_files + kLevelBaseMemtables) * room.memtable_bytes();
   return {std::min(read_bytes, bytes_max), bytes_max, level0_files >= kLevel0FilesMax};
@@ -124,11 +125,13 @@ void LiveStore::Repair() {
 }
 
 bool LiveStore::OpenForReading() {
+  std::unique_ptr<GarbageCollector> ended;
   {
     const std::unique_lock lock(exchange);  // waits for the last write
     rocks->is_writable = false;
+    ended = std::move(garbage_collector);
   }
-  garbage_collector.reset();
+  ended.reset();
   auto reading = OpenRocksForReading(rocks_config(), rocks->error->text());
   if (!reading.ok()) return false;
   const std::unique_lock lock(exchange);

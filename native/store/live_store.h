@@ -57,7 +57,7 @@ struct LiveStore {
   std::mutex drain_mutex;             // serializes SetDraining(); after `exchange`
   std::atomic<bool> draining{false};  // identity->draining(), once it is on the disk
   std::unique_ptr<VolumeTable> volumes;
-  std::optional<GarbageCollector> garbage_collector;  // none while the store is read-only
+  std::unique_ptr<GarbageCollector> garbage_collector;  // none while the store is read-only
   std::optional<DiskGuard> disk_guard;
 
  private:

@@ -64,6 +64,8 @@ Result<std::unique_ptr<PageServer>> PageServer::Create(const PageServerConfig& c
   auto impl = std::make_unique<Impl>();
   auto store = PageStore::Open({.path = config.path,
                                 .capacity_bytes = config.capacity_bytes,
+                                .reserve_bytes = config.reserve_bytes,
+                                .quota_default = config.quota_default,
                                 .block_cache_bytes = config.block_cache_bytes,
                                 .leases = config.leases});
   if (!store.ok()) return store.error();
@@ -111,6 +113,20 @@ Result<std::uint64_t> PageServer::CountShards(std::uint64_t volume_id) const {
 Outcome PageServer::SetDraining(bool draining) {
   std::shared_lock lock(impl_->mutex);
   return impl_->store ? impl_->store->SetDraining(draining) : Outcome(Error{kStopped});
+}
+
+Result<VolumeInfo> PageServer::DeleteVolume(const std::string& host_id, const std::string& device,
+                                            bool force) {
+  std::shared_lock lock(impl_->mutex);
+  if (!impl_->store) return Error{kStopped};
+  return impl_->store->DeleteVolume(host_id, device, force);
+}
+
+Outcome PageServer::SetQuota(const std::string& host_id, const std::string& device,
+                             std::optional<std::uint64_t> quota_bytes) {
+  std::shared_lock lock(impl_->mutex);
+  return impl_->store ? impl_->store->SetQuota(host_id, device, quota_bytes)
+                      : Outcome(Error{kStopped});
 }
 
 std::vector<std::pair<std::string, std::uint64_t>> PageServer::Stats() const {

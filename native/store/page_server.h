@@ -22,6 +22,8 @@ struct PageServerConfig {
   std::chrono::milliseconds keepalive{30000};  // silence after which a host is disconnected
   LeaseConfig leases{};
   std::chrono::milliseconds source_silence_max{5000};  // ends a copy from another server
+  std::uint64_t reserve_bytes = 0;                     // this and the next: see PageStoreConfig
+  std::uint64_t quota_default = kNoQuota;
 };
 
 class PageServer {
@@ -40,6 +42,10 @@ class PageServer {
   Result<std::uint64_t> CountShards(std::uint64_t volume_id) const;
   /// See PageStore.
   Outcome SetDraining(bool draining);
+  Result<VolumeInfo> DeleteVolume(const std::string& host_id, const std::string& device,
+                                  bool force);
+  Outcome SetQuota(const std::string& host_id, const std::string& device,
+                   std::optional<std::uint64_t> quota_bytes);
   /// After Stop(), this and Volumes() return their last values.
   std::vector<std::pair<std::string, std::uint64_t>> Stats() const;
   /// Deletes volumes of hosts that are silent for too long; returns changes of owners since the

@@ -93,6 +93,7 @@ void CopyVolume(const VolumeInfo& info, const std::vector<std::uint64_t>& shards
   volume->set_silent_ms(static_cast<std::uint64_t>(info.silence.count()));
   volume->set_objects(info.pages);
   volume->set_bytes(info.bytes);
+  if (info.quota_bytes) volume->set_quota_bytes(*info.quota_bytes);
   volume->mutable_shards()->Assign(shards.begin(), shards.end());
   if (info.placement) CopyPlacement(*info.placement, volume->mutable_placement());
 }
@@ -175,7 +176,7 @@ grpc::Status PageService::AnswerOpen(const grpc::ServerContext& context,
   response->set_server_uuid(Bytes(store_->uuid()));
   response->set_run_id(Bytes(store_->run_id()));
   response->set_store_intact(opened.intact);
-  response->set_state(State());
+  response->set_state(State(opened.volume_id));
   response->set_owner_lease_ms(static_cast<std::uint32_t>(store_->owner_lease().count()));
   if (opened.has_other) {
     v1::OpenVolumeResponse::Owner* const owner = response->mutable_owner();
@@ -245,7 +246,7 @@ grpc::Status PageService::AnswerDescribe(const grpc::ServerContext& /*context*/,
   response->set_status(v1::CALL_STATUS_OK);
   response->set_server_uuid(Bytes(store_->uuid()));
   response->set_run_id(Bytes(store_->run_id()));
-  response->set_state(State());
+  response->set_state(State(0));
   response->set_capacity_bytes(store_->capacity_bytes());
   response->set_used_bytes(store_->used_bytes());
   std::vector<VolumeInfo> volumes = store_->Volumes();
@@ -275,12 +276,13 @@ CallStatus PageService::AnswerSession(const v1::SessionRequest& request,
   response->set_status(static_cast<v1::CallStatus>(status));
   response->set_capacity_bytes(store_->capacity_bytes());
   response->set_used_bytes(store_->used_bytes());
-  response->set_state(State());
+  response->set_state(State(request.volume_id()));
   return status;
 }
 
-v1::ServerState PageService::State() const {
-  return stopping() ? v1::SERVER_STATE_STOPPING : static_cast<v1::ServerState>(store_->state());
+v1::ServerState PageService::State(std::uint64_t volume_id) const {
+  return stopping() ? v1::SERVER_STATE_STOPPING
+                    : static_cast<v1::ServerState>(store_->StateFor(volume_id));
 }
 
 CallStatus PageService::AnswerPut(const v1::PutRequest& request, v1::PutResponse* response) {

@@ -80,7 +80,8 @@ class PageService {
   CallStatus AnswerPut(const v1::PutRequest& request, v1::PutResponse* response);
   CallStatus AnswerGet(const v1::GetRequest& request, v1::GetResponse* response);
 
-  v1::ServerState State() const;
+  /// For the host of a volume; 0: for all.
+  v1::ServerState State(std::uint64_t volume_id) const;
   bool stopping() const;
 
   void BeginCall();

@@ -37,13 +37,15 @@ struct PageStore::Impl : LiveStore {
 
   struct PutOutcome {
     CallStatus status;
-    bool disk_full = false;  // all results are kFull
+    bool disk_full = false;        // all results are kFull
+    std::uint64_t over_quota = 0;  // of the results that are kFull
     ObjectCount written{};
   };
   PutOutcome PutObjects(std::uint64_t volume_id, std::uint64_t epoch,
                         std::span<const ObjectRecord> objects, std::span<ObjectStatus> results,
                         const ShardCopying* copying = nullptr);
-  void CountPuts(std::span<const ObjectRecord> objects, std::span<const ObjectStatus> results);
+  void CountPuts(std::span<const ObjectRecord> objects, std::span<const ObjectStatus> results,
+                 std::uint64_t over_quota);
   CallStatus CountRefused(CallStatus status);
   VolumeInfo InfoOf(const Volume& volume) const;
 };
@@ -115,13 +117,29 @@ Result<CallStatus> PageStore::CloseVolume(std::uint64_t volume_id, std::uint64_t
   return closed;
 }
 
+Result<VolumeInfo> PageStore::DeleteVolume(const std::string& host_id, const std::string& device,
+                                           bool force) {
+  const std::shared_lock lock(impl_->exchange);
+  auto deleted = impl_->volumes->Delete(host_id, device, force);
+  if (!deleted.ok()) return deleted.error();
+  impl_->counters.Add(Counter::volumes_deleted);
+  impl_->WakeCollector();
+  return impl_->InfoOf(*deleted.value());
+}
+
+Outcome PageStore::SetQuota(const std::string& host_id, const std::string& device,
+                            std::optional<std::uint64_t> quota_bytes) {
+  const std::shared_lock lock(impl_->exchange);
+  return impl_->volumes->SetQuota(host_id, device, quota_bytes);
+}
+
 CallStatus PageStore::Put(std::uint64_t volume_id, std::uint64_t epoch,
                           std::span<const ObjectRecord> objects, std::span<ObjectStatus> results) {
   const auto outcome = impl_->PutObjects(volume_id, epoch, objects, results);
   if (outcome.disk_full) {
     impl_->counters.Add(Counter::puts_disk_full, objects.size());
   } else if (outcome.status == CallStatus::kOk) {
-    impl_->CountPuts(objects, results);
+    impl_->CountPuts(objects, results, outcome.over_quota);
   }
   return impl_->CountRefused(outcome.status);
 }
@@ -157,12 +175,12 @@ PageStore::Impl::PutOutcome PageStore::Impl::PutObjects(std::uint64_t volume_id,
   status = volume->Check(epoch);
   if (status != CallStatus::kOk) return {status};
   if (copying && !volume->NoteCopy(*copying)) return {CallStatus::kStaleGeneration};
-  batch.Compare(config.capacity_bytes);
-  return {.status = status, .written = batch.Write()};
+  batch.Compare(config.capacity_bytes - (copying ? 0 : config.reserve_bytes));
+  return {.status = status, .over_quota = batch.over_quota(), .written = batch.Write()};
 }
 
 void PageStore::Impl::CountPuts(std::span<const ObjectRecord> objects,
-                                std::span<const ObjectStatus> results) {
+                                std::span<const ObjectStatus> results, std::uint64_t over_quota) {
   std::array<std::uint64_t, 8> by_status{};
   std::uint64_t bytes = 0;
   for (std::size_t i = 0; i < objects.size(); ++i) {
@@ -172,7 +190,8 @@ void PageStore::Impl::CountPuts(std::span<const ObjectRecord> objects,
   const auto of = [&](ObjectStatus status) { return by_status[static_cast<std::size_t>(status)]; };
   counters.Add(Counter::puts, of(ObjectStatus::kOk));
   counters.Add(Counter::puts_superseded, of(ObjectStatus::kSuperseded));
-  counters.Add(Counter::puts_full, of(ObjectStatus::kFull));
+  counters.Add(Counter::puts_full, of(ObjectStatus::kFull) - over_quota);
+  counters.Add(Counter::puts_over_quota, over_quota);
   counters.Add(Counter::puts_invalid, of(ObjectStatus::kInvalid));
   counters.Add(Counter::puts_io_error, of(ObjectStatus::kIoError));
   counters.Add(Counter::put_bytes, bytes);
@@ -321,14 +340,23 @@ std::chrono::milliseconds PageStore::owner_lease() const {
 ServerState PageStore::state() const {
   if (impl_->draining) return ServerState::kDraining;
   if (!disk_problem().empty()) return ServerState::kDiskFull;
-  const bool full = used_bytes() + RecordBytes(tier::kPageBytes) > capacity_bytes();
+  const bool full =
+      used_bytes() + RecordBytes(tier::kPageBytes) + impl_->config.reserve_bytes > capacity_bytes();
   return full ? ServerState::kFull : ServerState::kActive;
+}
+
+ServerState PageStore::StateFor(std::uint64_t volume_id) const {
+  const ServerState all = state();
+  if (all != ServerState::kActive) return all;
+  const std::shared_lock lock(impl_->exchange);
+  const std::shared_ptr<Volume> volume = impl_->volumes->Find(volume_id);
+  return volume && volume->AtQuota() ? ServerState::kQuotaReached : all;
 }
 
 std::uint64_t PageStore::capacity_bytes() const { return impl_->config.capacity_bytes; }
 std::uint64_t PageStore::used_bytes() const {
   const std::shared_lock lock(impl_->exchange);
-  return impl_->volumes->live_bytes();
+  return impl_->volumes->live_bytes().value();
 }
 std::string PageStore::disk_problem() const { return impl_->disk_guard->problem(); }
 Counters& PageStore::counters() { return impl_->counters; }
@@ -342,7 +370,9 @@ VolumeInfo PageStore::Impl::InfoOf(const Volume& volume) const {
       .incarnation = volume.incarnation,
       .epoch = volume.epoch,
       .pages = static_cast<std::uint64_t>(volume.pages.load()),
-      .bytes = static_cast<std::uint64_t>(volume.bytes.load()),
+      .bytes = volume.bytes.value(),
+      .quota_bytes = {},
+      .at_quota = volume.AtQuota(),
       .garbage = volume.garbage,
       .intact = volume.intact,
       .owner = volume.owner(),
@@ -351,6 +381,7 @@ VolumeInfo PageStore::Impl::InfoOf(const Volume& volume) const {
       .expires_in = {},
       .placement = volume.placement(),
   };
+  if (const std::uint64_t quota = volume.quota_bytes; quota != kNoQuota) info.quota_bytes = quota;
   if (config.leases.expire_after.count() > 0) {
     info.expires_in = std::max<std::chrono::milliseconds>(config.leases.expire_after - info.silence,
                                                           std::chrono::milliseconds(0));
@@ -382,7 +413,8 @@ std::vector<std::pair<std::string, std::uint64_t>> PageStore::Stats() const {
   rocksdb::DB* db = impl_->rocks->db.get();
   std::vector<std::pair<std::string, std::uint64_t>> stats = {
       {"capacity_bytes", capacity_bytes()},
-      {"used_bytes", impl_->volumes->live_bytes()},
+      {"reserve_bytes", impl_->config.reserve_bytes},
+      {"used_bytes", impl_->volumes->live_bytes().value()},
       {"garbage_bytes", garbage_bytes},
       {"disk_bytes", FileBytes(impl_->config.path)},
       {"disk_free_bytes", impl_->room.free_bytes()},

@@ -38,6 +38,8 @@ namespace farswap::store {
 struct PageStoreConfig {
   std::string path;
   std::uint64_t capacity_bytes = 0;  // of live pages, with their keys and headers
+  std::uint64_t reserve_bytes = 0;   // the last part of it, only for copies from other servers
+  std::uint64_t quota_default = kNoQuota;  // of volumes without one of their own
   std::uint64_t block_cache_bytes = 0;
   bool collect_garbage = true;  // off only in tests of crashes
   LeaseConfig leases{};
@@ -54,6 +56,8 @@ struct VolumeInfo {
   std::uint64_t epoch;
   std::uint64_t pages;
   std::uint64_t bytes;
+  std::optional<std::uint64_t> quota_bytes;
+  bool at_quota;  // the quota refuses pages
   bool garbage;
   bool intact;  // false: pages may be missing, and the owner was not yet informed
   Owner owner;
@@ -114,6 +118,12 @@ class PageStore {
   void ExpireSilent();
   std::vector<OwnerEvent> TakeOwnerEvents();
 
+  /// See VolumeTable. Delete() returns the volume's last state.
+  Result<VolumeInfo> DeleteVolume(const std::string& host_id, const std::string& device,
+                                  bool force);
+  Outcome SetQuota(const std::string& host_id, const std::string& device,
+                   std::optional<std::uint64_t> quota_bytes);
+
   /// Starts or ends a drain: hosts learn it from state(), and move their shards to other servers.
   /// It is on the disk (fsync) before it takes effect. No change if it cannot be written.
   Outcome SetDraining(bool draining);
@@ -124,6 +134,8 @@ class PageStore {
   /// The state that hosts act on. A drain comes before a full disk and a reached capacity: those
   /// move no shard away, and the answers to Puts report them in any case.
   ServerState state() const;
+  /// The same for the host of a volume: kQuotaReached in place of kActive.
+  ServerState StateFor(std::uint64_t volume_id) const;
   std::uint64_t capacity_bytes() const;
   std::uint64_t used_bytes() const;
   /// Why the store refuses pages, for operators; empty if it accepts them.

@@ -22,6 +22,7 @@ inline constexpr std::size_t kShardObjectsMax =
     tier::kShardSlots + tier::kShardSlots / tier::kBundleSlots;
 inline constexpr std::size_t kCopiesMax = 4;  // at one target
 inline constexpr std::uint64_t kVolumeSlotsMax = tier::kSlotsMax;
+inline constexpr std::uint64_t kNoQuota = UINT64_MAX;
 
 /// Numbers of CallStatus in proto/farswap/v1/page_store.proto.
 enum class CallStatus : std::uint8_t {
@@ -79,6 +80,7 @@ enum class ServerState : std::uint8_t {
   kDiskFull = 3,
   kDraining = 4,
   kStopping = 5,
+  kQuotaReached = 6,
 };
 
 /// The first four have the numbers of OpenStatus in proto/farswap/v1/page_store.proto; the others

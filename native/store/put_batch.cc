@@ -92,9 +92,23 @@ void PutBatch::ApplyGroup(std::size_t begin, std::size_t end, Kept state,
 
 bool PutBatch::Admit(std::uint64_t new_bytes, std::uint64_t old_bytes,
                      std::uint64_t capacity_bytes) {
-  if (new_bytes > old_bytes) return volumes_->Reserve(new_bytes - old_bytes, capacity_bytes);
-  volumes_->Release(old_bytes - new_bytes);
-  return true;
+  if (new_bytes <= old_bytes) {
+    Release(old_bytes - new_bytes);
+    return true;
+  }
+  const std::uint64_t more = new_bytes - old_bytes;
+  if (!volume_->bytes.Reserve(more, volume_->quota_bytes)) {
+    ++over_quota_;
+    return false;
+  }
+  if (volumes_->live_bytes().Reserve(more, capacity_bytes)) return true;
+  volume_->bytes.Release(more);
+  return false;
+}
+
+void PutBatch::Release(std::uint64_t bytes) {
+  volume_->bytes.Release(bytes);
+  volumes_->live_bytes().Release(bytes);
 }
 
 ObjectCount PutBatch::Write() {
@@ -103,14 +117,13 @@ ObjectCount PutBatch::Write() {
   const rocksdb::Status status = rocks_->Write(&writes_);
   if (status.ok()) {
     volume_->pages += change_.pages;
-    volume_->bytes += change_.bytes;
     ObjectCount written{.objects = accepted_count_};
     for (std::size_t i = 0; i < accepted_count_; ++i) {
       written.bytes += objects_[accepted_[i]].bytes.size();
     }
     return written;
   }
-  volumes_->Release(static_cast<std::uint64_t>(change_.bytes));  // wraps if negative
+  Release(static_cast<std::uint64_t>(change_.bytes));  // wraps if negative
   for (std::size_t i = 0; i < accepted_count_; ++i) results_[accepted_[i]] = ObjectStatus::kIoError;
   return {};
 }

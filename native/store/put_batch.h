@@ -36,6 +36,8 @@ class PutBatch {
   std::uint32_t stripes() const { return stripes_; }
   /// Reads existing records, decides about each object, and reserves the bytes they add.
   void Compare(std::uint64_t capacity_bytes);
+  /// Objects that the volume's quota refused; their result is kFull.
+  std::uint64_t over_quota() const { return over_quota_; }
   /// Writes the objects that Compare() accepted, and their usage; returns how many.
   ObjectCount Write();
 
@@ -52,6 +54,7 @@ class PutBatch {
   std::size_t GroupEnd(std::size_t begin) const;
   void ApplyGroup(std::size_t begin, std::size_t end, Kept state, std::uint64_t capacity_bytes);
   bool Admit(std::uint64_t new_bytes, std::uint64_t old_bytes, std::uint64_t capacity_bytes);
+  void Release(std::uint64_t bytes);
 
   Rocks* rocks_;
   VolumeTable* volumes_;
@@ -64,6 +67,7 @@ class PutBatch {
   std::uint32_t stripes_ = 0;
   std::array<std::uint16_t, kBatchObjectsMax> accepted_;  // those that change their key's record
   std::size_t accepted_count_ = 0;
+  std::uint64_t over_quota_ = 0;
   rocksdb::WriteBatch writes_;
   Usage change_;
 };

@@ -235,6 +235,18 @@ std::string EncodeDeviceName(const std::string& host_id, const std::string& devi
   return writer.value + device;
 }
 
+std::string EncodeQuota(std::uint64_t bytes) {
+  Writer writer;
+  writer.Add(bytes);
+  return std::move(writer.value);
+}
+
+std::optional<std::uint64_t> DecodeQuota(std::string_view value) {
+  Reader reader{value};
+  const auto bytes = reader.Integer<std::uint64_t>();
+  return reader.Complete() ? std::optional(bytes) : std::nullopt;
+}
+
 std::string EncodeVolumeRecord(const VolumeRecord& record) { return Encode(record); }
 std::optional<VolumeRecord> DecodeVolumeRecord(std::string_view value) {
   return Decode<VolumeRecord>(value);

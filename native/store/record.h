@@ -17,6 +17,9 @@
 //   "s"                                  -> empty; exists while the server is draining
 //   "d" u8 host length, host, device     -> u64 epoch, u8 n, n retired incarnations of 16 bytes,
 //                                           oldest first
+//   "q" u8 host length, host, device     -> u64 quota in bytes, all ones: none; without a record
+//   the
+//                                           configured default holds
 //   "v" volume id (u64 big endian)       -> u64 epoch, u64 slots, u8 garbage, u8 intact,
 //                                           16 bytes incarnation, 16 bytes nonce of the owner,
 //                                           u32 its takeover_count, u32 minutes of silence, and
@@ -99,6 +102,9 @@ struct DeviceRecord {
 std::string EncodeDeviceRecord(const DeviceRecord& record);
 std::optional<DeviceRecord> DecodeDeviceRecord(std::string_view value);
 std::string EncodeDeviceName(const std::string& host_id, const std::string& device);
+
+std::string EncodeQuota(std::uint64_t bytes);
+std::optional<std::uint64_t> DecodeQuota(std::string_view value);
 
 /// A run of a host daemon that has opened a volume.
 struct Owner {

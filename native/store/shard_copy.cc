@@ -268,7 +268,9 @@ bool ShardCopy::AddStored(std::span<const ObjectStatus> results, std::uint64_t f
   if (!failed && of(ObjectStatus::kFull) == 0) return true;
   const std::string problem = store_->disk_problem();
   if (!problem.empty()) return End(v1::CALL_STATUS_FULL, problem);
-  return End(v1::CALL_STATUS_FULL, failed ? "the disk failed" : "capacity reached");
+  if (failed) return End(v1::CALL_STATUS_FULL, "the disk failed");
+  const bool quota = store_->StateFor(request_.volume_id()) == ServerState::kQuotaReached;
+  return End(v1::CALL_STATUS_FULL, quota ? "the volume's quota is reached" : "capacity reached");
 }
 
 bool ShardCopy::InShard(std::uint64_t key) const {

@@ -28,6 +28,26 @@ namespace farswap::store {
 // 64 locks per thread.
 inline constexpr std::size_t kStripes = 32;
 
+/// Bytes that are kept, or reserved by a write in progress.
+class KeptBytes {
+ public:
+  std::uint64_t value() const { return value_.load(std::memory_order_relaxed); }
+  void Set(std::uint64_t bytes) { value_ = bytes; }
+
+  /// False, without effect, if `bytes` more would exceed `limit`.
+  bool Reserve(std::uint64_t bytes, std::uint64_t limit) {
+    std::uint64_t current = value();
+    do {
+      if (current > limit || bytes > limit - current) return false;
+    } while (!value_.compare_exchange_weak(current, current + bytes));
+    return true;
+  }
+  void Release(std::uint64_t bytes) { value_.fetch_sub(bytes, std::memory_order_relaxed); }
+
+ private:
+  std::atomic<std::uint64_t> value_{0};
+};
+
 struct Volume {
   static std::size_t StripeOf(std::uint64_t key) {
     return tier::FirstSlotOf(static_cast<tier::ObjectKey>(key)) / tier::kShardSlots % kStripes;
@@ -49,6 +69,12 @@ struct Volume {
       return CallStatus::kUnknownVolume;
     }
     return CallStatus::kOk;
+  }
+
+  /// Whether the quota refuses a page.
+  bool AtQuota() const {
+    const std::uint64_t quota = quota_bytes;
+    return quota != kNoQuota && bytes.value() + RecordBytes(tier::kPageBytes) > quota;
   }
 
   /// Records a sign of life of the owner, at `now` of the RunningClock.
@@ -100,7 +126,8 @@ struct Volume {
   std::atomic<std::uint64_t> epoch{0};  // the device's newest, also raised when a successor opens
   std::atomic<bool> garbage{false};
   std::atomic<std::int64_t> pages{0};
-  std::atomic<std::int64_t> bytes{0};
+  KeptBytes bytes;
+  std::atomic<std::uint64_t> quota_bytes{kNoQuota};
   std::atomic<bool> opened{false};  // whether it was opened since the server started
   std::atomic<bool> intact{true};   // see VolumeRecord
   std::atomic<std::int64_t> heard_ms{0};

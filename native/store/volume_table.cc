@@ -9,6 +9,7 @@ namespace farswap::store {
 namespace {
 
 constexpr char kDeviceTag = 'd';
+constexpr char kQuotaTag = 'q';
 constexpr char kVolumeTag = 'v';
 
 Error Damaged(const std::string& what) { return Error{"the record of " + what + " is damaged"}; }
@@ -73,13 +74,17 @@ Outcome VolumeTable::Load() {
 
 Outcome VolumeTable::LoadVolumes() {
   const std::unique_ptr<rocksdb::Iterator> it(rocks_->db->NewIterator({}, rocks_->volumes));
-  // Devices sort before volumes ('d' < 'v'), so AddLoaded() finds the device.
+  // Devices and quotas sort before volumes ('d' < 'q' < 'v'), so AddLoaded() finds both.
   for (it->SeekToFirst(); it->Valid(); it->Next()) {
     const std::string_view tail = it->key().ToStringView().substr(1);
     if (it->key()[0] == kDeviceTag) {
       auto record = DecodeDeviceRecord(it->value().ToStringView());
       if (!record) return Damaged("a device");
       devices_[std::string(tail)].record = *std::move(record);
+    } else if (it->key()[0] == kQuotaTag) {
+      const auto quota = DecodeQuota(it->value().ToStringView());
+      if (!quota) return Damaged("a quota");
+      devices_[std::string(tail)].quota = quota;
     } else if (it->key()[0] == kVolumeTag) {
       const auto id = DecodeVolumeKey(tail);
       const auto record = DecodeVolumeRecord(it->value().ToStringView());
@@ -96,6 +101,7 @@ Outcome VolumeTable::AddLoaded(std::uint64_t volume_id, const VolumeRecord& reco
   auto volume = MakeVolume(volume_id, record);
   volume->epoch = device->second.record.epoch;
   volume->heard_ms = clock_->Now().count();
+  volume->quota_bytes = QuotaOf(device->second);
   if (!record.garbage) {
     device->second.current = volume;
     device->second.saved = record;
@@ -105,6 +111,7 @@ Outcome VolumeTable::AddLoaded(std::uint64_t volume_id, const VolumeRecord& reco
 }
 
 Outcome VolumeTable::LoadUsage() {
+  std::uint64_t live_bytes = 0;
   const std::unique_ptr<rocksdb::Iterator> it(rocks_->db->NewIterator({}, rocks_->usage));
   for (it->SeekToFirst(); it->Valid(); it->Next()) {
     const auto id = DecodeVolumeKey(it->key().ToStringView());
@@ -112,9 +119,10 @@ Outcome VolumeTable::LoadUsage() {
     const auto volume = id ? volumes_.find(*id) : volumes_.end();
     if (!usage || volume == volumes_.end()) return Damaged("usage");
     volume->second->pages = usage->pages;
-    volume->second->bytes = usage->bytes;
-    if (!volume->second->garbage) live_bytes_ += static_cast<std::uint64_t>(usage->bytes);
+    volume->second->bytes.Set(static_cast<std::uint64_t>(usage->bytes));
+    if (!volume->second->garbage) live_bytes += static_cast<std::uint64_t>(usage->bytes);
   }
+  live_bytes_.Set(live_bytes);
   return it->status().ok() ? Outcome(std::monostate{}) : Outcome(Error{it->status().ToString()});
 }
 
@@ -268,6 +276,7 @@ void VolumeTable::OpenNew(const std::string& name, const OpenRequest& request, D
   }
   if (old) Retire(old, record.epoch);
   device->current = MakeVolume(id, record);
+  device->current->quota_bytes = QuotaOf(*device);
   opened->volume_id = id;
   opened->epoch = record.epoch;
   device->saved = std::move(record);
@@ -320,6 +329,49 @@ rocksdb::Status VolumeTable::CloseCurrent(const std::string& name, Device* devic
     device->current.reset();
   }
   return status;
+}
+
+Result<std::shared_ptr<Volume>> VolumeTable::Delete(const std::string& host_id,
+                                                    const std::string& device, bool force) {
+  const std::string name = EncodeDeviceName(host_id, device);
+  const std::string shown = host_id + "/" + device;
+  std::lock_guard lock(open_mutex_);
+  const auto found = devices_.find(name);
+  if (found == devices_.end() || !found->second.current) {
+    return Error{shown + " has no volume here"};
+  }
+  const std::shared_ptr<Volume> volume = found->second.current;
+  const auto idle = volume->Idle(clock_->Now());
+  if (!force && idle <= config_.owner_lease) {
+    const Owner owner = volume->owner();
+    return Error{shown + " has a live owner, " + owner.host_name + " (" + owner.address +
+                 "), which loses its pages here: stop farswap-host there, or use --force"};
+  }
+  const rocksdb::Status status = CloseCurrent(name, &found->second);
+  return status.ok() ? Result(volume) : Error{status.ToString()};
+}
+
+Outcome VolumeTable::SetQuota(const std::string& host_id, const std::string& device,
+                              std::optional<std::uint64_t> quota_bytes) {
+  const std::string name = EncodeDeviceName(host_id, device);
+  std::lock_guard lock(open_mutex_);
+  const auto found = devices_.find(name);
+  if (found == devices_.end()) {
+    return Error{host_id + "/" + device + " was never open here"};
+  }
+  rocksdb::WriteBatch batch;
+  if (quota_bytes) {
+    batch.Put(rocks_->volumes, kQuotaTag + name, EncodeQuota(*quota_bytes));
+  } else {
+    batch.Delete(rocks_->volumes, kQuotaTag + name);
+  }
+  if (const rocksdb::Status status = rocks_->WriteSynced(&batch); !status.ok()) {
+    return Error{status.ToString()};
+  }
+  Device& changed = found->second;
+  changed.quota = quota_bytes;
+  if (changed.current) changed.current->quota_bytes = QuotaOf(changed);
+  return std::monostate{};
 }
 
 CallStatus VolumeTable::Hear(std::uint64_t volume_id, std::uint64_t epoch,
@@ -383,7 +435,7 @@ void VolumeTable::Retire(const std::shared_ptr<Volume>& volume, std::uint64_t ep
   const StripesLock stripes(volume.get(), StripesLock::kAll);
   volume->epoch = epoch;
   volume->garbage = true;
-  Release(static_cast<std::uint64_t>(volume->bytes.load()));
+  live_bytes_.Release(volume->bytes.value());
 }
 
 std::shared_ptr<Volume> VolumeTable::Find(std::uint64_t volume_id) const {
@@ -419,14 +471,6 @@ Outcome VolumeTable::Forget(const Volume& volume) {
   std::unique_lock lock(volumes_mutex_);
   volumes_.erase(volume.id);
   return std::monostate{};
-}
-
-bool VolumeTable::Reserve(std::uint64_t bytes, std::uint64_t limit) {
-  std::uint64_t current = live_bytes_.load(std::memory_order_relaxed);
-  do {
-    if (current + bytes > limit) return false;
-  } while (!live_bytes_.compare_exchange_weak(current, current + bytes));
-  return true;
 }
 
 }  // namespace farswap::store

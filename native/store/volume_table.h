@@ -6,13 +6,13 @@
 // deleted. Called by PageStore (any thread) and by the GarbageCollector.
 #pragma once
 
-#include <atomic>
 #include <chrono>
 #include <cstdint>
 #include <deque>
 #include <map>
 #include <memory>
 #include <mutex>
+#include <optional>
 #include <shared_mutex>
 #include <string>
 #include <unordered_map>
@@ -37,8 +37,10 @@ class VolumeTable {
   // Limit of events for TakeEvents(); the oldest are dropped.
   static constexpr std::size_t kEventsMax = 256;
 
-  VolumeTable(Rocks* rocks, const RunningClock* clock, const LeaseConfig& config)
-      : rocks_(rocks), clock_(clock), config_(config) {}
+  /// `quota_default`: of devices without a quota of their own.
+  VolumeTable(Rocks* rocks, const RunningClock* clock, const LeaseConfig& config,
+              std::uint64_t quota_default)
+      : rocks_(rocks), clock_(clock), config_(config), quota_default_(quota_default) {}
 
   /// Reads all records. Call it once, first.
   Outcome Load();
@@ -48,6 +50,15 @@ class VolumeTable {
   OpenedVolume Open(const OpenRequest& request);
   /// Makes it garbage. kOk if it already is.
   Result<CallStatus> Close(std::uint64_t volume_id, std::uint64_t epoch);
+
+  /// Makes the device's volume garbage. Its incarnation is FENCED from then on. An error if there
+  /// is none, or if its owner is live, unless `force`.
+  Result<std::shared_ptr<Volume>> Delete(const std::string& host_id, const std::string& device,
+                                         bool force);
+  /// nullopt: the default. Of this volume and all that succeed it. An error if the device was never
+  /// open here.
+  Outcome SetQuota(const std::string& host_id, const std::string& device,
+                   std::optional<std::uint64_t> quota_bytes);
 
   /// A heartbeat of the owner.
   CallStatus Hear(std::uint64_t volume_id, std::uint64_t epoch, const Heartbeat& heartbeat);
@@ -64,20 +75,22 @@ class VolumeTable {
   /// Removes a garbage volume after its pages.
   Outcome Forget(const Volume& volume);
 
-  /// Bytes of live pages. Reserve() fails without effect if `bytes` more would exceed `limit`.
-  std::uint64_t live_bytes() const { return live_bytes_.load(std::memory_order_relaxed); }
-  bool Reserve(std::uint64_t bytes, std::uint64_t limit);
-  void Release(std::uint64_t bytes) { live_bytes_.fetch_sub(bytes, std::memory_order_relaxed); }
+  /// Of live pages of all volumes.
+  KeptBytes& live_bytes() { return live_bytes_; }
 
  private:
   struct Device {
     DeviceRecord record;
+    std::optional<std::uint64_t> quota;
     std::shared_ptr<Volume> current;  // the open one, if any
     VolumeRecord saved;               // its record in the store
   };
 
   Outcome LoadVolumes();
   Outcome LoadUsage();
+  std::uint64_t QuotaOf(const Device& device) const {
+    return device.quota.value_or(quota_default_);
+  }
   Outcome AddLoaded(std::uint64_t volume_id, const VolumeRecord& record);
   OpenedVolume Judge(const OpenRequest& request, const Device& device, OpenDecision decision) const;
   void OpenNew(const std::string& name, const OpenRequest& request, Device* device,
@@ -93,12 +106,13 @@ class VolumeTable {
   Rocks* rocks_;
   const RunningClock* clock_;
   const LeaseConfig config_;
+  const std::uint64_t quota_default_;
   std::mutex open_mutex_;                    // serializes every change; held across the fsync
   std::map<std::string, Device> devices_;    // by EncodeDeviceName(); under open_mutex_
   std::deque<OwnerEvent> events_;            // under open_mutex_
   mutable std::shared_mutex volumes_mutex_;  // after open_mutex_; never held across I/O
   std::unordered_map<std::uint64_t, std::shared_ptr<Volume>> volumes_;
-  std::atomic<std::uint64_t> live_bytes_{0};
+  KeptBytes live_bytes_;
 };
 
 }  // namespace farswap::store

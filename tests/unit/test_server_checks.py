@@ -20,6 +20,7 @@ def away(state: str = "away", **changed: object) -> dict[str, object]:
     [
         ({}, "ok", "connected"),
         ({"used_bytes": 95}, "warning", "95 % full"),
+        ({"at_quota": True}, "warning", "the quota of this device there is reached"),
         (away(disconnected_ms=5000), "error", "no answer from 10.0.0.7:7070 for 5 s"),
         (away(shards=1, last_error="refused"), "error", "refused; pages"),
         (away("fenced", shards=1, **OWNER), "error", "host web2 (10.0.0.12) took over the volume"),

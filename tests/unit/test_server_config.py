@@ -38,6 +38,8 @@ def test_what_is_left_out_has_a_default(path: Path) -> None:
     config = server_config.load(path)
     assert config.server.advertise is None
     assert config.store.block_cache == 1 << 30
+    assert str(config.store.repair_reserve) == "2%"
+    assert config.volumes.quota_default == 0
     assert str(config.admin.listen) == "127.0.0.1:7071"
 
 
@@ -54,6 +56,11 @@ def test_what_is_left_out_has_a_default(path: Path) -> None:
         ("store.path=relative", 'store.path: "relative" is not absolute'),
         ("store.capacity=1MiB", "store.capacity: 1MiB is not 2MiB to 1048576TiB"),
         ("store.block_cache=1KiB", "store.block_cache: 1KiB is not 1MiB to 1024TiB"),
+        ("store.repair_reserve=51%", "store.repair_reserve: 51% is not 0% to 50%"),
+        ("store.repair_reserve=2", "store.repair_reserve: 2 is not 0% to 50%"),
+        ("store.repair_reserve=%", "store.repair_reserve: % is not 0% to 50%"),
+        ("volumes.quota_default=1KiB", "volumes.quota_default: 1KiB is less than 1MiB"),
+        ("volumes.quota_default=none", 'volumes.quota_default: "none" is not a size'),
         ("store.capacty=1GiB", "store.capacty: unknown key; did you mean capacity?"),
     ],
 )
@@ -61,6 +68,14 @@ def test_a_bad_value_is_named_with_its_key(path: Path, override: str, message: s
     with pytest.raises(ConfigError) as caught:
         server_config.load(path, [override])
     assert f"--set: {message}" in str(caught.value)
+
+
+def test_shares_and_quotas_are_read(path: Path) -> None:
+    overrides = ["store.repair_reserve=50%", "volumes.quota_default=1MiB"]
+    config = server_config.load(path, overrides)
+    assert (config.store.repair_reserve, config.volumes.quota_default) == (50, 1 << 20)
+    off = server_config.load(path, ["store.repair_reserve=0%", "volumes.quota_default=off"])
+    assert (off.store.repair_reserve, off.volumes.quota_default) == (0, 0)
 
 
 def test_all_problems_are_reported_at_once(path: Path) -> None:
