@@ -1,15 +1,15 @@
-"""`farswapctl device show`: the swap device of a host and its connections."""
+"""`farswapctl device`: the swap device of a host, its connections, and its pages' replicas."""
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
 import click
-from farswap.admin import commands, output
+from farswap.admin import commands, output, placement
+from farswap.v1 import host_admin_pb2 as pb
 
 if TYPE_CHECKING:
     from farswap.admin.session import Session
-    from farswap.v1 import host_admin_pb2 as pb
     from rich.console import Console
 
 
@@ -29,6 +29,26 @@ def show(session: Session, output_format: str) -> None:
     with session.host() as host:
         device = host.status.device
     output.print_answer(device, output_format, _print)
+
+
+@commands.verb(command, "set")
+@click.option(
+    "--replicas", metavar="1|2|3", type=click.IntRange(1, 3), required=True, help="Of each page."
+)
+def set_(session: Session, *, replicas: int, output_format: str) -> None:
+    """Change on how many memory servers each page is kept.
+
+    Pages are copied, or dropped, in the background; `farswapctl status` shows what is left. The
+    change lasts until the daemon exits; to keep it, edit cluster.replicas in host.toml.
+
+    \b
+    Example:
+      farswapctl device set --replicas 2
+    """
+    with session.host() as host:
+        request = pb.SetReplicasRequest(replicas=replicas)
+        changed = host.client.call(host.stub.SetReplicas, request)
+    output.print_answer(changed, output_format, placement.print_rows)
 
 
 def _print(out: Console, device: pb.DeviceStatus) -> None:

@@ -13,6 +13,7 @@ from farswap.admin import (
     device,
     doctor,
     server,
+    shard,
     slot,
     status,
     tier,
@@ -82,6 +83,7 @@ command.add_command(cgroup.command, "cgroup")
 command.add_command(cluster.command, "cluster")
 command.add_command(server.command, "server")
 command.add_command(volume.command, "volume")
+command.add_command(shard.command, "shard")
 command.add_command(slot.command, "slot")
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from farswap.admin import commands, device, output, tier
+from farswap.admin import commands, device, output, placement, tier
 from farswap.common.errors import RemoteError
 from rich.text import Text
 
@@ -42,7 +42,7 @@ def _print(out: Console, status: pb.HostStatus) -> None:
     output.print_rows(out, "attribution", _attribution_rows(status.attribution))
     _print_servers(out, status)
     if status.servers:
-        output.print_rows(out, "placement", _placement_rows(status.placement))
+        placement.print_rows(out, status.placement)
     _print_health(out, status)
 
 
@@ -75,19 +75,6 @@ def _print_servers(out: Console, status: pb.HostStatus) -> None:
     if rows:
         spare = ("last error", "reconnects", "shards")
         output.print_table(out, "servers", columns, rows, spare)
-
-
-def _placement_rows(placement: pb.PlacementStatus) -> list[output.Row]:
-    return [
-        ("replicas wanted", str(placement.replicas_wanted)),
-        ("short of replicas", _shards(placement.replication_debt_shards)),
-        ("copies under way", str(placement.replica_copies)),
-        ("lost", _shards(placement.lost_shards)),
-    ]
-
-
-def _shards(number: int) -> Text:
-    return output.bad(output.count(number, "shard")) if number else output.good("none")
 
 
 def _state(server: pb.MemoryServerStatus) -> Text:

@@ -14,6 +14,8 @@ _MS_BY_UNIT = {"ms": 1, "s": 1000, "m": 60_000, "h": 3_600_000, "d": 86_400_000}
 
 # A page of the kernel, and a slot of a swap device.
 PAGE_BYTES = 4096
+# Pages that are placed together (native/tier/page.h).
+SHARD_SLOTS = 4096
 
 # Maximum of the signed 64-bit fields of protocol and native core.
 BYTES_MAX = (1 << 63) - 1

@@ -57,7 +57,7 @@ class Host(host_admin_pb2_grpc.HostAdminServicer):
             finding("LEVEL_WARNING", "swap_priority", "is low", "raise it"),
         ]
         self.asked: list[Message] = []
-        self.replicas: list[host_admin_pb2.SlotExplanation.Replica] = []
+        self.replicas: list[host_admin_pb2.Replica] = []
         self.looks = 0
 
     async def Status(self, request, context) -> host_admin_pb2.HostStatus:  # noqa: N802

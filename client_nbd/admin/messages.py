@@ -12,6 +12,7 @@ from farswap.client_nbd.checks.tier import held, states, stored
 from farswap.common import text
 from farswap.common.compressor import Compressor
 from farswap.common.messages import of_record, take_fields
+from farswap.common.units import SHARD_SLOTS
 from farswap.v1 import host_admin_pb2 as pb
 from farswap.v1 import types_pb2
 
@@ -23,7 +24,7 @@ if TYPE_CHECKING:
     from farswap.client_nbd.cgroups.settings import Settings
     from farswap.client_nbd.checks.findings import Finding
     from farswap.client_nbd.running_host import RunningHost
-    from farswap.native import MemoryServer, Placement
+    from farswap.native import MemoryServer, Placement, Replica
 
 _NAMED_MAX = 3
 
@@ -149,6 +150,17 @@ def counters(values: Mapping[str, int]) -> list[types_pb2.Counter]:
 def server_status(server: MemoryServer) -> pb.MemoryServerStatus:
     """A memory server, as seen by this host."""
     return of_record(pb.MemoryServerStatus, server)
+
+
+def shard_status(shard: int, replicas: Sequence[Replica], slots: int) -> pb.ShardStatus:
+    """`slots`: of the device."""
+    first = shard * SHARD_SLOTS
+    return pb.ShardStatus(
+        shard=shard,
+        first_slot=first,
+        slots=min(SHARD_SLOTS, slots - first),
+        replicas=[of_record(pb.Replica, replica) for replica in replicas],
+    )
 
 
 def placement_status(placement: Placement) -> pb.PlacementStatus:

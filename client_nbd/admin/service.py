@@ -14,9 +14,9 @@ from farswap.client_nbd.admin import messages
 from farswap.client_nbd.cgroups.groups import GroupChange
 from farswap.client_nbd.checks import server as server_checks
 from farswap.common.compressor import Compressor, Recompressor
-from farswap.common.errors import BusyError, InvalidArgumentError
+from farswap.common.errors import BusyError, InvalidArgumentError, NotPossibleError
 from farswap.common.messages import of_record
-from farswap.common.units import Milliseconds
+from farswap.common.units import SHARD_SLOTS, Milliseconds
 from farswap.v1 import host_admin_pb2 as pb
 from farswap.v1 import host_admin_pb2_grpc
 
@@ -44,6 +44,7 @@ _STALLED = f"memory servers took no page for {WRITEBACK_STALL_S:.0f} s, see `far
 _NO_MORE = "no more entries to write back"
 # An answer of them stays far below gRPC's limit.
 _OWNERS_MAX = 1 << 16
+_SHARDS_AT_A_TIME = 4096
 
 _CGROUP_SETTINGS = GroupChange.__annotations__.keys()
 
@@ -159,10 +160,45 @@ class HostAdminService(host_admin_pb2_grpc.HostAdminServicer):
         age_s = max(0, int(time.clock_gettime(time.CLOCK_BOOTTIME)) - found.stored_boot_s)
         known = found.stored_boot_s != 0
         age_ms = age_s * 1000 if known else 0
-        replicas = [of_record(pb.SlotExplanation.Replica, replica) for replica in found.replicas]
+        replicas = [of_record(pb.Replica, replica) for replica in found.replicas]
         return of_record(
             pb.SlotExplanation, found, age_known=known, age_ms=age_ms, replicas=replicas
         )
+
+    async def ListShards(  # noqa: N802
+        self, request: pb.ListShardsRequest, context: _Context
+    ) -> AsyncIterator[pb.ShardStatus]:
+        """InvalidArgumentError if the device has no such shard."""
+        if request.HasField("shard"):
+            yield await asyncio.to_thread(self._shard, request.shard)
+            return
+        for first in range(0, self._shards, _SHARDS_AT_A_TIME):
+            placed = await asyncio.to_thread(self._host.engine.shards, first, _SHARDS_AT_A_TIME)
+            for shard in placed:
+                yield messages.shard_status(shard.shard, shard.replicas, self._host.config.slots)
+
+    async def MoveShard(  # noqa: N802
+        self, request: pb.MoveShardRequest, context: _Context
+    ) -> pb.ShardStatus:
+        """NotPossibleError."""
+        await asyncio.to_thread(self._shard, request.shard)
+        try:
+            await asyncio.to_thread(
+                self._host.engine.move_shard, request.shard, request.source, request.target
+            )
+        except RuntimeError as error:
+            raise NotPossibleError(f"shard {request.shard} stays: {error}") from error
+        return await asyncio.to_thread(self._shard, request.shard)
+
+    async def SetReplicas(  # noqa: N802
+        self, request: pb.SetReplicasRequest, context: _Context
+    ) -> pb.PlacementStatus:
+        """InvalidArgumentError."""
+        try:
+            await asyncio.to_thread(self._host.engine.set_replicas, request.replicas)
+        except ValueError as error:
+            raise InvalidArgumentError(str(error)) from error
+        return messages.placement_status(self._host.engine.placement())
 
     async def Attach(  # noqa: N802
         self, request: pb.AttachRequest, context: _Context
@@ -203,6 +239,19 @@ class HostAdminService(host_admin_pb2_grpc.HostAdminServicer):
         count = min(request.count, _OWNERS_MAX, max(0, self._host.config.slots - request.first))
         owners = await asyncio.to_thread(self._host.engine.slot_owners, request.first, count)
         return pb.SlotOwnersResponse(cgroup_ids=owners)
+
+    @property
+    def _shards(self) -> int:
+        return -(-self._host.config.slots // SHARD_SLOTS)
+
+    def _shard(self, shard: int) -> pb.ShardStatus:
+        if shard >= self._shards:
+            raise InvalidArgumentError(
+                f"shard {shard} is out of range: the device has shards 0..{self._shards - 1}"
+            )
+        found = self._host.engine.shards(shard, 1)
+        replicas = found[0].replicas if found else []
+        return messages.shard_status(shard, replicas, self._host.config.slots)
 
     def _cgroup(self, path: str) -> pb.CgroupStatus:
         """A cgroup's status, also without pages in the tier. Raises NotFoundError."""

@@ -57,6 +57,17 @@ std::uint64_t Serve(Engine& self, int fd, const nb::bytes& initial, std::string 
   return id.value();
 }
 
+void MoveShard(Engine& self, std::uint64_t shard, const std::string& source,
+               const std::string& target) {
+  const Outcome begun = self.cluster().MoveShard(shard, source, target);
+  if (!begun.ok()) throw std::runtime_error(begun.error().message);
+}
+
+void SetReplicas(Engine& self, std::size_t replicas) {
+  const Outcome done = self.cluster().SetReplicas(replicas);
+  if (!done.ok()) throw nb::value_error(done.error().message.c_str());
+}
+
 void BindRecords(nb::module_& m) {
   nb::class_<ReclaimProtection>(m, "ReclaimProtection")
       .def_ro("subject", &ReclaimProtection::subject)
@@ -73,6 +84,8 @@ void BindRecords(nb::module_& m) {
   nb::class_<Replica>(m, "Replica")
       .def_ro("address", &Replica::address)
       .def_ro("state", &Replica::state);
+  using Shard = remote::Cluster::ShardInfo;
+  nb::class_<Shard>(m, "Shard").def_ro("shard", &Shard::shard).def_ro("replicas", &Shard::replicas);
   using Placement = remote::PlacementInfo;
   nb::class_<Placement>(m, "Placement")
       .def_ro("replicas", &Placement::replicas)
@@ -139,6 +152,18 @@ void BindHostEngine(nb::module_& m) {
       .def(
           "placement", [](Engine& self) { return self.cluster().Placement(); }, NoGil(),
           "How the volume's shards are placed.")
+      .def(
+          "shards",
+          [](Engine& self, std::uint64_t first, std::uint64_t count) {
+            return self.cluster().PlacedShards(first, count);
+          },
+          NoGil(), "first"_a, "count"_a,
+          "Those of the `count` shards from `first` that are placed.")
+      .def("move_shard", &MoveShard, "shard"_a, "source"_a, "target"_a,
+           "Begins to copy a replica of a shard from one server to another, which takes its place. "
+           "By their addresses. RuntimeError.")
+      .def("set_replicas", &SetReplicas, "replicas"_a,
+           "Changes the number of replicas of each page; copies follow. ValueError.")
       .def("stop", &Engine::Stop, NoGil(),
            "Ends connections, sessions and threads. Afterwards only stats() may be called. "
            "Idempotent.");

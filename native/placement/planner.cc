@@ -171,6 +171,24 @@ ReplicaSet Planner::Place(ShardIndex shard) {
   return set;
 }
 
+std::string Planner::Move(ShardIndex shard, MemberIndex from, MemberIndex to) {
+  const ReplicaSet set = shard < config_.shards ? SetOf(shard) : ReplicaSet{};
+  if (set.StateOf(from) != kCurrent) return "the shard has no current replica there";
+  if (set.StateOf(to)) return "the shard has a replica there already";
+  if (jobs_.contains(shard)) return "another replica of the shard is being made";
+  if (!SourceOf(set)) return "no server with a current replica is connected";
+  if (!StateOf(to).takes_shards()) return "the target is away, full or draining";
+  // In a full set a stale replica makes room; without one all are current.
+  std::optional<MemberIndex> leaver;
+  for (const Replica& replica : set.All()) {
+    if (set.full() && replica.state == kStale) leaver = replica.member;
+  }
+  const bool retires = !set.full() || leaver;
+  Join(shard, to, retires ? leaver : from, false);
+  if (retires) jobs_.at(shard).retires = from;
+  return "";
+}
+
 // --- The one place where a shard's set changes.
 
 void Planner::Change(ShardIndex shard, ReplicaSet set) {
@@ -358,6 +376,12 @@ void Planner::Complete(ShardIndex shard, const Job& job) {
   jobs_.erase(shard);
   Change(shard, SetOf(shard).With(job.member, kCurrent));
   if (job.leaver) Drop(shard, *job.leaver);
+  const ReplicaSet set = SetOf(shard);
+  if (job.retires && set.StateOf(*job.retires) == kCurrent &&
+      set.Count(kCurrent) > config_.replicas) {
+    Change(shard, set.With(*job.retires, kNone));
+    Drop(shard, *job.retires);
+  }
   Trim(shard);
   scan_wanted_ |= NeedOf(SetOf(shard)) != Need::kNothing;
 }

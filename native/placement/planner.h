@@ -31,6 +31,7 @@
 #include <optional>
 #include <random>
 #include <span>
+#include <string>
 #include <unordered_map>
 #include <utility>
 #include <vector>
@@ -108,6 +109,9 @@ class Planner {
   // Shards.
   /// The set of a shard whose first page is about to be written. Empty: no member has room.
   ReplicaSet Place(ShardIndex shard);
+  /// Copies a shard's replica to another member, which takes its place. Why not; "": begun, also
+  /// beyond `jobs_max`.
+  std::string Move(ShardIndex shard, MemberIndex from, MemberIndex to);
   /// A Put or Discard did not reach the replica.
   void ReplicaMissed(ShardIndex shard, MemberIndex member);
   /// A member that is back has the shard. True: it may drop that.
@@ -152,6 +156,7 @@ class Planner {
     MemberIndex member;
     std::optional<MemberIndex> leaver;  // of a set that was full: it made room for the member
     bool changes_only;
+    std::optional<MemberIndex> retires{};  // of a set with room: leaves once the member is current
     Action::Kind step = Action::Kind::kSettle;
     bool under_way = false;
     Time not_before{};

@@ -37,6 +37,12 @@ constexpr std::size_t kNameBytesMax = 128;
 
 bool NameInRange(const std::string& name) { return !name.empty() && name.size() <= kNameBytesMax; }
 
+std::string CheckReplicas(std::size_t replicas) {
+  constexpr std::size_t kMax = ReplicaSet::kReplicasMax;
+  if (replicas >= 1 && replicas <= kMax) return "";
+  return "a page has 1 to " + std::to_string(kMax) + " replicas";
+}
+
 std::string Check(const ClusterConfig& config) {
   if (config.servers.size() > kServersMax) {
     return "more than " + std::to_string(kServersMax) + " memory servers";
@@ -49,9 +55,7 @@ std::string Check(const ClusterConfig& config) {
   if (!NameInRange(config.host_id)) return "the host id must have 1 to 128 bytes";
   if (!NameInRange(config.device)) return "the device's name must have 1 to 128 bytes";
   if (config.slots == 0) return "the device has no slots";
-  if (config.replicas < 1 || config.replicas > placement::ReplicaSet::kReplicasMax) {
-    return "a page has 1 to " + std::to_string(placement::ReplicaSet::kReplicasMax) + " replicas";
-  }
+  if (std::string problem = CheckReplicas(config.replicas); !problem.empty()) return problem;
   for (const auto wait :
        {config.fetch_wait, config.put_wait, config.open_wait, config.answer_wait, config.close_wait,
         config.outage_wait, config.silence_wait, config.full_wait, config.move_wait}) {
@@ -113,11 +117,22 @@ class Cluster::State final : public SessionPeers, private ShardServers, private 
   void OnOpened(MemberIndex member, bool intact) override { shards.OnOpened(member, intact); }
   void OnAway(MemberIndex member) override { shards.OnAway(member); }
   PlacementInfo PlacementOn(MemberIndex member) const override { return shards.status(member); }
+  std::size_t replicas() const override { return shards.replicas(); }
 
   const std::vector<std::unique_ptr<Session>>& sessions() const { return sessions_; }
   Target* TargetOf(MemberIndex member) const override {
     const auto number = members_.SessionOf(member);
     return number ? sessions_[*number].get() : nullptr;
+  }
+
+  /// The member whose store is at the address.
+  std::optional<MemberIndex> MemberAt(const std::string& address) const {
+    for (std::size_t number = 0; number < sessions_.size(); ++number) {
+      if (members_.AddressOf(number) != address) continue;
+      const MemberIndex member = sessions_[number]->status().member;
+      if (member != kNoMember) return member;
+    }
+    return std::nullopt;
   }
 
   /// Why no server has room for a new shard.
@@ -265,13 +280,44 @@ std::vector<Cluster::ServerInfo> Cluster::Servers() const {
 }
 
 std::vector<Cluster::ReplicaInfo> Cluster::ReplicasOf(tier::SlotIndex slot) const {
-  std::vector<ReplicaInfo> replicas;
-  for (const placement::Replica& replica : state_->shards.SetOf(slot).All()) {
-    const auto session = state_->members().SessionOf(replica.member);
-    if (replica.state == ReplicaState::kNone || !session) continue;
-    replicas.push_back({state_->members().AddressOf(*session), NameOf(replica.state)});
+  std::vector<ShardInfo> found = PlacedShards(Shards::ShardOf(slot), 1);
+  return found.empty() ? std::vector<ReplicaInfo>{} : std::move(found[0].replicas);
+}
+
+std::vector<Cluster::ShardInfo> Cluster::PlacedShards(std::uint64_t first,
+                                                      std::uint64_t count) const {
+  std::vector<ShardInfo> found;
+  const std::uint64_t shards = state_->shards.count();
+  for (std::uint64_t shard = first; shard < shards && shard - first < count; ++shard) {
+    ShardInfo info{.shard = shard, .replicas = {}};
+    const auto slot = static_cast<tier::SlotIndex>(shard * tier::kShardSlots);
+    for (const placement::Replica& replica : state_->shards.SetOf(slot).All()) {
+      const auto session = state_->members().SessionOf(replica.member);
+      if (replica.state == ReplicaState::kNone || !session) continue;
+      info.replicas.push_back({state_->members().AddressOf(*session), NameOf(replica.state)});
+    }
+    if (!info.replicas.empty()) found.push_back(std::move(info));
   }
-  return replicas;
+  return found;
+}
+
+Outcome Cluster::MoveShard(std::uint64_t shard, const std::string& from, const std::string& to) {
+  if (shard >= state_->shards.count()) return Error{"the device has no such shard"};
+  const auto source = state_->MemberAt(from);
+  const auto target = state_->MemberAt(to);
+  if (!source) return Error{from + " is no memory server of this host"};
+  if (!target) return Error{to + " is no memory server of this host"};
+  std::string problem =
+      state_->shards.Move(static_cast<placement::ShardIndex>(shard), *source, *target);
+  if (!problem.empty()) return Error{std::move(problem)};
+  return std::monostate{};
+}
+
+Outcome Cluster::SetReplicas(std::size_t replicas) {
+  std::string problem = CheckReplicas(replicas);
+  if (!problem.empty()) return Error{std::move(problem)};
+  state_->shards.SetReplicas(replicas);
+  return std::monostate{};
 }
 
 PlacementInfo Cluster::Placement() const { return state_->shards.status(kNoMember); }

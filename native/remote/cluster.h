@@ -53,6 +53,18 @@ class Cluster final : public tier::RemoteStore {
   std::vector<ReplicaInfo> ReplicasOf(tier::SlotIndex slot) const;
   PlacementInfo Placement() const;
 
+  struct ShardInfo {
+    std::uint64_t shard;
+    std::vector<ReplicaInfo> replicas;
+  };
+  /// Those of `count` shards from the first that are placed.
+  std::vector<ShardInfo> PlacedShards(std::uint64_t first, std::uint64_t count) const;
+  /// Begins to copy a shard's replica from one server to another, which takes its place. By the
+  /// servers' addresses.
+  Outcome MoveShard(std::uint64_t shard, const std::string& from, const std::string& to);
+  /// Changes the number of replicas of every page, 1 to 3; copies follow.
+  Outcome SetReplicas(std::size_t replicas);
+
   /// Fails pending calls with kUnavailable, runs all callbacks, closes the volume, joins the
   /// sessions. Later calls fail with kUnavailable. Idempotent.
   void Stop();

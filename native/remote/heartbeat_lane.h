@@ -26,9 +26,9 @@ class HeartbeatLane final : public Stream<v1::SessionRequest, v1::SessionRespons
  public:
   /// Drops the connection of a server that is silent for `silence_max`, or for the owner's lease.
   /// `stores` gets the server's room and state, the server gets `placement`.
-  HeartbeatLane(std::optional<std::chrono::milliseconds> silence_max,
+  HeartbeatLane(std::function<std::optional<std::chrono::milliseconds>()> silence_max,
                 std::function<PlacementInfo()> placement, PutLane* stores, LaneObserver* observer)
-      : silence_max_(silence_max),
+      : silence_max_(std::move(silence_max)),
         placement_(std::move(placement)),
         stores_(stores),
         observer_(observer) {}
@@ -50,7 +50,7 @@ class HeartbeatLane final : public Stream<v1::SessionRequest, v1::SessionRespons
   void OnWritable() override { observer_->OnLaneWork(); }
 
   std::chrono::milliseconds SilenceMax() const {
-    return silence_max_.value_or(volume_.owner_lease);
+    return silence_max_().value_or(volume_.owner_lease);
   }
   std::chrono::milliseconds Interval() const {
     return std::min(HeartbeatOf(volume_.owner_lease), SilenceMax() / 2);
@@ -59,7 +59,7 @@ class HeartbeatLane final : public Stream<v1::SessionRequest, v1::SessionRespons
     return static_cast<std::uint64_t>(SilenceMax() / Interval());
   }
 
-  const std::optional<std::chrono::milliseconds> silence_max_;
+  const std::function<std::optional<std::chrono::milliseconds>()> silence_max_;
   const std::function<PlacementInfo()> placement_;
   PutLane* const stores_;
   LaneObserver* const observer_;

@@ -29,12 +29,6 @@ namespace {
 // The server ends an owner's lease a moment after its last answer implies.
 constexpr milliseconds kLeaseSlack{20};
 
-// Another replica takes over from a silent server; a single one is waited for while it may answer.
-std::optional<milliseconds> SilenceOf(const ClusterConfig& cluster) {
-  if (cluster.replicas == 1) return std::nullopt;
-  return cluster.silence_wait;
-}
-
 // Lock order: a lane's lock, then mutex_, then the record's or the gate's.
 class ServerSession final : public Session, private LaneObserver, private rpc::Completion {
  public:
@@ -91,6 +85,12 @@ class ServerSession final : public Session, private LaneObserver, private rpc::C
     return broken_;
   }
   TimePoint ServiceLanes();
+  // Another replica takes over from a silent server; a single one is waited for while it may
+  // answer.
+  std::optional<milliseconds> SilenceMax() const {
+    if (peers_->replicas() == 1) return std::nullopt;
+    return cluster_.silence_wait;
+  }
   template <typename Predicate>
   void WaitUntil(TimePoint until, Predicate done);
   void BeginCall();
@@ -145,9 +145,9 @@ ServerSession::ServerSession(const SessionConfig& session_config, SessionPeers* 
       put_lane_(cluster_.put_wait, std::min(cluster_.put_wait, cluster_.outage_wait),
                 cluster_.full_wait, this),
       discard_lane_(this),
-      heartbeat_lane_(
-          SilenceOf(cluster_), [this] { return peers_->PlacementOn(connected_member_); },
-          &put_lane_, this) {}
+      heartbeat_lane_([this] { return SilenceMax(); },
+                      [this] { return peers_->PlacementOn(connected_member_); }, &put_lane_, this) {
+}
 
 void ServerSession::Start() {
   thread_ = StartThread("fs-remote-" + std::to_string(config_.number), [this] { Run(); });

@@ -58,6 +58,8 @@ class SessionPeers {
   /// The member has been away, or has answered no Put, for outage_wait.
   virtual void OnAway(MemberIndex member) = 0;
   virtual PlacementInfo PlacementOn(MemberIndex member) const = 0;
+  /// Wanted of each page.
+  virtual std::size_t replicas() const = 0;
   virtual FetchRouter& router() = 0;
 
  protected:

@@ -96,6 +96,24 @@ bool Shards::MayDrop(const Action& action) const {
   return !planner_.SetOf(action.shard).StateOf(action.member);
 }
 
+// --- From operators -----------------------------------------------------------------------------
+
+void Shards::SetReplicas(std::size_t replicas) {
+  const std::lock_guard lock(mutex_);
+  replicas_ = replicas;
+  planner_.SetReplicas(replicas);
+  UpdateCopysets();
+  Wake();
+}
+
+std::string Shards::Move(placement::ShardIndex shard, MemberIndex from, MemberIndex to) {
+  const std::lock_guard lock(mutex_);
+  TakeReports();
+  std::string problem = planner_.Move(shard, from, to);
+  Wake();
+  return problem;
+}
+
 // --- From the sessions --------------------------------------------------------------------------
 
 void Shards::OnOpened(MemberIndex member, bool intact) {

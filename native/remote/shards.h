@@ -5,6 +5,7 @@
 // reports to it; ShardCopier does what needs the network.
 #pragma once
 
+#include <atomic>
 #include <chrono>
 #include <condition_variable>
 #include <cstddef>
@@ -75,6 +76,12 @@ class Shards final : public PutObserver, private ShardCopier::Owner {
   /// A Put begins, before it reads a set; returns its era.
   std::uint64_t BeginPut() { return eras_.Begin(); }
 
+  /// See Planner.
+  void SetReplicas(std::size_t replicas);
+  std::string Move(placement::ShardIndex shard, MemberIndex from, MemberIndex to);
+  std::size_t replicas() const { return replicas_; }
+  std::size_t count() const { return shards_; }
+
   void OnOpened(MemberIndex member, bool intact);
   void OnAway(MemberIndex member);
   /// Returns how many shards were on that member alone.
@@ -114,7 +121,7 @@ class Shards final : public PutObserver, private ShardCopier::Owner {
   }
 
   const std::size_t shards_;
-  const std::size_t replicas_;
+  std::atomic<std::size_t> replicas_;
   const std::uint64_t host_;
   const ShardServers& servers_;
   PutEras eras_;

@@ -129,6 +129,76 @@ TEST_F(PlannerTest, WithoutRoomAnywhereAShardIsNotPlaced) {
   EXPECT_TRUE(planner_->Place(0).empty());
 }
 
+TEST_F(PlannerTest, MovesAReplicaToTheMemberThatAnOperatorNames) {
+  Make(2, 4);
+  const ReplicaSet before = planner_->Place(0);
+  const MemberIndex from = before.At(0).member;
+  const MemberIndex stays = before.At(1).member;
+  MemberIndex to = 0;
+  while (before.StateOf(to)) ++to;
+  // It is the fullest, which a surplus replica would leave.
+  Report(stays, [](Member* member) { member->used_bytes = 900; });
+  EXPECT_EQ(planner_->Move(0, from, to), "");
+  EXPECT_EQ(planner_->Move(0, from, to), "the shard has a replica there already");
+  EXPECT_EQ(planner_->SetOf(0).Count(kCurrent), 2u) << "no replica is missed meanwhile";
+  const auto work = Work();
+  EXPECT_EQ(In(planner_->SetOf(0), kCurrent), (std::vector{stays, to}));
+  EXPECT_EQ(work.back().kind, Kind::kDrop);
+  EXPECT_EQ(work.back().member, from);
+}
+
+TEST_F(PlannerTest, AMoveThatFailsLeavesTheReplicaWhereItWas) {
+  Make(1, 2);
+  const ReplicaSet before = planner_->Place(0);
+  const MemberIndex from = before.At(0).member;
+  const MemberIndex to = from == 0 ? 1 : 0;
+  ASSERT_EQ(planner_->Move(0, from, to), "");
+  for (const Action& action : Tick()) Finish(action, ActionResult::kFailed);
+  EXPECT_EQ(In(planner_->SetOf(0), kCurrent), std::vector{from});
+  EXPECT_EQ(planner_->SetOf(0).Count(kJoining), 0u);
+}
+
+TEST_F(PlannerTest, AMoveOfTheOnlyCurrentReplicaTakesThePlaceOfAStaleOne) {
+  Make(3, 4);
+  const ReplicaSet before = planner_->Place(0);
+  const MemberIndex from = before.At(0).member;
+  for (const std::size_t i : {1, 2}) planner_->MemberAway(before.At(i).member, now_);
+  MemberIndex to = 0;
+  while (before.StateOf(to)) ++to;
+  ASSERT_EQ(planner_->Move(0, from, to), "");
+  EXPECT_EQ(planner_->SetOf(0).StateOf(from), kCurrent);
+}
+
+TEST_F(PlannerTest, RefusesMovesThatItCannotMake) {
+  Make(1, 3);
+  const MemberIndex from = planner_->Place(0).At(0).member;
+  const auto to = static_cast<MemberIndex>((from + 1) % 3);
+  EXPECT_EQ(planner_->Move(1, from, to), "the shard has no current replica there");
+  EXPECT_EQ(planner_->Move(0, to, from), "the shard has no current replica there");
+  EXPECT_EQ(planner_->Move(0, from, from), "the shard has a replica there already");
+  Report(to, [](Member* member) { member->leaving = true; });
+  EXPECT_EQ(planner_->Move(0, from, to), "the target is away, full or draining");
+  planner_->MemberAway(from, now_);
+  EXPECT_EQ(planner_->Move(0, from, static_cast<MemberIndex>((from + 2) % 3)),
+            "no server with a current replica is connected");
+}
+
+TEST_F(PlannerTest, AMoveKeepsTheFormerReplicaWhereAnotherIsGoneMeanwhile) {
+  Make(2, 4);
+  const ReplicaSet before = planner_->Place(0);
+  const MemberIndex from = before.At(0).member;
+  const MemberIndex other = before.At(1).member;
+  MemberIndex to = 0;
+  while (before.StateOf(to)) ++to;
+  ASSERT_EQ(planner_->Move(0, from, to), "");
+  planner_->MemberGone(other);
+  for (auto actions = Tick(); !actions.empty() && planner_->SetOf(0).StateOf(to) != kCurrent;
+       actions = Tick()) {
+    for (const Action& action : actions) Finish(action);
+  }
+  EXPECT_EQ(In(planner_->SetOf(0), kCurrent), (std::vector{from, to}));
+}
+
 TEST_F(PlannerTest, WaitsForAMemberThatIsAwayAndThenCopiesTheChangesOnly) {
   Make(2, 3);
   planner_->Place(0);

@@ -29,20 +29,19 @@ class World {
                                                        .rebalance_every = Time(5000),
                                                        .imbalance_max = 0.05,
                                                        .seed = seed});
-    std::vector<Peer> peers;
     for (std::size_t i = 0; i < kMembers; ++i) {
-      peers.push_back({.member = static_cast<MemberIndex>(i),
-                       .id = HashOf(i, seed),
-                       .domain = static_cast<std::uint32_t>(i)});
+      peers_.push_back({.member = static_cast<MemberIndex>(i),
+                        .id = HashOf(i, seed),
+                        .domain = static_cast<std::uint32_t>(i)});
       ReportOne(static_cast<MemberIndex>(i));
     }
-    planner_->UseCopysets(MakeCopysets(peers, replicas_, 3));
+    planner_->UseCopysets(MakeCopysets(peers_, replicas_, 3));
   }
 
   void Step() {
     now_ += Time(static_cast<std::int64_t>(Roll(2000)));
     const auto member = static_cast<MemberIndex>(Roll(kMembers));
-    switch (Roll(12)) {
+    switch (Roll(14)) {
       case 0:
         return GoAway(member);
       case 1:
@@ -54,6 +53,12 @@ class World {
       case 5:
       case 6:
         return Write(static_cast<ShardIndex>(Roll(kShards)));
+      case 7:
+        planner_->Move(static_cast<ShardIndex>(Roll(kShards)), member,
+                       static_cast<MemberIndex>(Roll(kMembers)));
+        return;
+      case 8:
+        return Roll(8) == 0 ? ChangeReplicas(1 + Roll(3)) : Act();
       default:
         return Act();
     }
@@ -124,6 +129,12 @@ class World {
     }
   }
 
+  void ChangeReplicas(std::size_t replicas) {
+    replicas_ = replicas;
+    planner_->SetReplicas(replicas);
+    planner_->UseCopysets(MakeCopysets(peers_, replicas, 3));
+  }
+
   void Toggle(MemberIndex member) {
     leaving_[member] = !leaving_[member];
     ReportOne(member);
@@ -184,7 +195,8 @@ class World {
   }
 
   std::mt19937_64 random_;
-  const std::size_t replicas_;
+  std::size_t replicas_;
+  std::vector<Peer> peers_;
   std::unique_ptr<Planner> planner_;
   Time now_{};
   std::vector<Action> actions_;

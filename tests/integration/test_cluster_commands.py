@@ -115,3 +115,36 @@ def test_two_servers_are_drained_at_once(memory_server: MakeServer, host_daemon:
     assert last.ask("server", "show")["volumes"][0]["shards"] == 1
     ended = holder.ctl("server", "undrain", holder.admin, other.admin)
     assert ended.stdout.count("not draining; state: active") == 2
+
+
+def shard_states(host: HostDaemon) -> dict[str, str]:
+    """Of the device's one shard, by address."""
+    found = host.ask("shard", "show", "0")["replicas"]
+    return {replica["address"]: replica["state"] for replica in found}
+
+
+def test_an_operator_moves_a_shard_and_changes_the_number_of_replicas(
+    memory_server: MakeServer, host_daemon: MakeHost
+) -> None:
+    servers = [memory_server(), memory_server()]
+    host = host_daemon(*servers)
+    until(lambda: connected(host))
+    assert host.ctl("shard", "list").stdout == "no shard\n"
+    write_back(host)
+    (source,) = shard_states(host)
+    (target,) = {server.pages for server in servers} - {source}
+    moved = host.ctl("shard", "move", "0", "--from", source, "--to", target, "--wait")
+    assert (moved.returncode, moved.stderr) == (0, "")
+    assert shard_states(host) == {target: "current"}
+    assert [shard["shard"] for shard in host.ask("shard", "list", "--on", target)["shards"]] == [0]
+    refused = host.ctl("shard", "move", "0", "--from", source, "--to", target)
+    assert "shard 0 stays: the shard has no current replica there" in refused.stderr
+    unknown = host.ctl("shard", "move", "0", "--from", target, "--to", "127.0.0.1:1")
+    assert "127.0.0.1:1 is no memory server of this host" in unknown.stderr
+    assert host.ask("device", "set", "--replicas", "2")["replicas_wanted"] == 2
+    until(lambda: shard_states(host) == {source: "current", target: "current"})
+    host.ask("device", "set", "--replicas", "1")
+    until(lambda: len(shard_states(host)) == 1)
+    with NbdClient.of(host) as client:
+        assert client.read(0, SIZE) == pages(0, WRITTEN)
+    assert "out of range" in host.ctl("shard", "show", "99").stderr

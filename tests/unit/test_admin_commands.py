@@ -64,8 +64,8 @@ class TestTables:
         self, fleet: Fleet, capfd: pytest.CaptureFixture[str]
     ) -> None:
         fleet.host.replicas += [
-            host_admin_pb2.SlotExplanation.Replica(address="a:1", state="current"),
-            host_admin_pb2.SlotExplanation.Replica(address="b:1", state="stale"),
+            host_admin_pb2.Replica(address="a:1", state="current"),
+            host_admin_pb2.Replica(address="b:1", state="stale"),
         ]
         _, out, _ = run(capfd, "slot", "explain", "5")
         assert re.search(r"^  replicas +a:1 \(current\), b:1 \(stale\)$", out, re.MULTILINE)
