@@ -9,6 +9,12 @@ namespace farswap::placement {
 
 using enum ReplicaState;
 
+namespace {
+
+constexpr std::size_t kDropsMax = 16;  // at a time
+
+}  // namespace
+
 Planner::Planner(const PlannerConfig& config)
     : config_(config),
       words_(std::make_unique<std::atomic<std::uint64_t>[]>(config.shards)),
@@ -201,7 +207,9 @@ void Planner::Change(ShardIndex shard, ReplicaSet set) {
     if (replica.state != kNone) --members_[replica.member].replicas;
   }
   for (const Replica& replica : set.All()) {
-    if (replica.state != kNone) ++members_[replica.member].replicas;
+    if (replica.state == kNone) continue;
+    ++members_[replica.member].replicas;
+    ForgetDrop({replica.member, shard});
   }
   words_[shard].store(set.word(), std::memory_order_release);
 }
@@ -251,7 +259,7 @@ void Planner::MemberAway(MemberIndex index, Time now) {
 void Planner::MemberBack(MemberIndex index, bool intact) {
   State& member = StateOf(index);
   member.away = member.replaced = false;
-  scan_wanted_ = true;
+  scan_wanted_ = issue_drops_ = true;
   if (intact) return;
   for (ShardIndex shard = 0; shard < config_.shards; ++shard) {
     if (SetOf(shard).StateOf(index)) ReplicaMissed(shard, index);
@@ -262,6 +270,7 @@ void Planner::MemberGone(MemberIndex index) {
   State& member = StateOf(index);
   member = State{.reported = {}, .replicas = member.replicas};
   scan_wanted_ = true;
+  for (ShardIndex shard = 0; shard < config_.shards; ++shard) ForgetDrop({index, shard});
   for (ShardIndex shard = 0; shard < config_.shards && member.replicas > 0; ++shard) {
     if (!SetOf(shard).StateOf(index)) continue;
     const auto job = jobs_.find(shard);
@@ -281,11 +290,6 @@ void Planner::ReplicaMissed(ShardIndex shard, MemberIndex member) {
   if (set.StateOf(member) != kCurrent || set.Count(kCurrent) == 1) return;
   Change(shard, set.With(member, kStale));
   scan_wanted_ = true;
-}
-
-bool Planner::MayDrop(ShardIndex shard, MemberIndex member) const {
-  const ReplicaSet set = SetOf(shard);
-  return !set.StateOf(member) && set.Count(kCurrent) >= config_.replicas;
 }
 
 // --- Jobs.
@@ -353,8 +357,9 @@ void Planner::SkipToCompare(ShardIndex shard) {
 }
 
 void Planner::Finished(const Action& action, ActionResult result, Time now, Time retry_after) {
+  if (action.kind == Action::Kind::kDrop) return FinishedDrop(action, result, now);
   const auto found = jobs_.find(action.shard);
-  if (found == jobs_.end() || action.kind == Action::Kind::kDrop) return;
+  if (found == jobs_.end()) return;
   Job& job = found->second;
   if (!job.under_way || job.id != action.job || job.step != action.kind) return;
   job.under_way = false;
@@ -375,6 +380,7 @@ void Planner::Finished(const Action& action, ActionResult result, Time now, Time
 void Planner::Complete(ShardIndex shard, const Job& job) {
   jobs_.erase(shard);
   Change(shard, SetOf(shard).With(job.member, kCurrent));
+  issue_drops_ = true;  // of an earlier replica that was kept while the shard was in debt
   if (job.leaver) Drop(shard, *job.leaver);
   const ReplicaSet set = SetOf(shard);
   if (job.retires && set.StateOf(*job.retires) == kCurrent &&
@@ -393,6 +399,7 @@ void Planner::Abandon(ShardIndex shard) {
   const auto [member, had_copy] = std::pair(job.mapped().member, job.mapped().changes_only);
   Change(shard, set.With(member, had_copy ? kStale : kNone));
   if (!had_copy) Drop(shard, member);
+  if (job.mapped().leaver) Drop(shard, *job.mapped().leaver);
   scan_wanted_ = true;
 }
 
@@ -419,13 +426,43 @@ void Planner::Trim(ShardIndex shard) {
   }
 }
 
-// A member that is away is asked when it is back which shards it has.
 void Planner::Drop(ShardIndex shard, MemberIndex member) {
-  if (!members_[member].present()) return;
-  drops_.push_back({.kind = Action::Kind::kDrop,
-                    .shard = shard,
-                    .member = member,
-                    .generation = SetOf(shard).generation()});
+  drops_[{member, shard}] = {.job = ++last_job_};
+  issue_drops_ = true;
+}
+
+void Planner::ForgetDrop(std::pair<MemberIndex, ShardIndex> replica) {
+  const auto drop = drops_.extract(replica);
+  if (drop && drop.mapped().under_way) --drops_under_way_;
+}
+
+void Planner::FinishedDrop(const Action& action, ActionResult result, Time now) {
+  const auto found = drops_.find({action.member, action.shard});
+  if (found == drops_.end() || found->second.job != action.job || !found->second.under_way) return;
+  issue_drops_ = true;
+  if (result == ActionResult::kDone) return ForgetDrop(found->first);
+  found->second.under_way = false;
+  --drops_under_way_;
+  drops_at_ = now + config_.retry_after;
+}
+
+void Planner::IssueDrops(Time now, std::vector<Action>* actions) {
+  if (!issue_drops_ || now < drops_at_) return;
+  issue_drops_ = false;
+  for (auto& [replica, drop] : drops_) {
+    if (drops_under_way_ == kDropsMax) return;
+    const auto [member, shard] = replica;
+    const ReplicaSet set = SetOf(shard);
+    const bool full = set.Count(kCurrent) >= config_.replicas;
+    if (drop.under_way || !full || !members_[member].present()) continue;
+    drop.under_way = true;
+    ++drops_under_way_;
+    actions->push_back({.kind = Action::Kind::kDrop,
+                        .shard = shard,
+                        .member = member,
+                        .generation = set.generation(),
+                        .job = drop.job});
+  }
 }
 
 // --- Rebalancing: shards of the fullest member that has some go to emptier ones.
@@ -478,8 +515,7 @@ void Planner::Tick(Time now, std::vector<Action>* actions) {
 }
 
 void Planner::Issue(Time now, std::vector<Action>* actions) {
-  actions->insert(actions->end(), drops_.begin(), drops_.end());
-  drops_.clear();
+  IssueDrops(now, actions);
   std::vector<ShardIndex> without_source;
   for (auto& [shard, job] : jobs_) {
     if (job.under_way || job.not_before > now) continue;
@@ -516,7 +552,7 @@ Time Planner::NextTick(Time now) const {
   if (scan_wanted_ || (waiting && jobs_.size() < config_.jobs_max)) {
     next = std::min(next, resume_at_);
   }
-  if (!drops_.empty()) next = now;
+  if (issue_drops_) next = std::min(next, drops_at_);
   return std::max(next, now);
 }
 

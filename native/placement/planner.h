@@ -16,7 +16,8 @@
 // What must hold:
 //   - A shard's last current replica stays current while its member is away: no Put reaches anyone,
 //     so it misses none. Only a store that is gone ends it.
-//   - A replica is dropped only when the shard has as many current ones as are wanted.
+//   - A replica is dropped only when the shard has as many current ones as are wanted, and once its
+//     member is present.
 //   - A member that is away for less than `repair_after` is waited for, and then gets the changes.
 //
 // The caller applies what happened, then calls Tick(), and again at NextTick(). One thread at a
@@ -27,6 +28,7 @@
 #include <chrono>
 #include <cstddef>
 #include <cstdint>
+#include <map>
 #include <memory>
 #include <optional>
 #include <random>
@@ -114,8 +116,6 @@ class Planner {
   std::string Move(ShardIndex shard, MemberIndex from, MemberIndex to);
   /// A Put or Discard did not reach the replica.
   void ReplicaMissed(ShardIndex shard, MemberIndex member);
-  /// A member that is back has the shard. True: it may drop that.
-  bool MayDrop(ShardIndex shard, MemberIndex member) const;
 
   /// The outcome of an action; of one that was overtaken it changes nothing.
   void Finished(const Action& action, ActionResult result, Time now, Time retry_after = {});
@@ -161,6 +161,10 @@ class Planner {
     bool under_way = false;
     Time not_before{};
   };
+  struct DueDrop {
+    std::uint64_t job;
+    bool under_way = false;
+  };
 
   Need NeedOf(const ReplicaSet& set) const;
   std::optional<MemberIndex> StaleToRejoin(const ReplicaSet& set) const;
@@ -183,10 +187,13 @@ class Planner {
   void Abandon(ShardIndex shard);
   void Trim(ShardIndex shard);
   void Drop(ShardIndex shard, MemberIndex member);
+  void ForgetDrop(std::pair<MemberIndex, ShardIndex> replica);
+  void FinishedDrop(const Action& action, ActionResult result, Time now);
   void Rebalance();
   bool MoveOneFrom(MemberIndex fullest);
   State& StateOf(MemberIndex index);
   void Issue(Time now, std::vector<Action>* actions);
+  void IssueDrops(Time now, std::vector<Action>* actions);
   std::size_t Pick(std::size_t count);
   std::pair<std::size_t, std::size_t> PickTwo(std::size_t count);
 
@@ -200,7 +207,11 @@ class Planner {
   std::array<std::vector<ShardIndex>, static_cast<std::size_t>(Need::kNothing)> waiting_;
   bool scan_wanted_ = false;
   std::unordered_map<ShardIndex, Job> jobs_;
-  std::vector<Action> drops_;  // for the next Tick()
+  // Of replicas that left their sets, until their members have dropped them.
+  std::map<std::pair<MemberIndex, ShardIndex>, DueDrop> drops_;
+  std::size_t drops_under_way_ = 0;
+  bool issue_drops_ = false;
+  Time drops_at_{};  // none is issued before
   std::uint64_t last_job_ = 0;
   Time resume_at_{};  // no job starts before
   Time rebalance_at_{};

@@ -229,7 +229,11 @@ TEST_F(PlannerTest, ReplacesAMemberThatIsAwayForTooLong) {
   EXPECT_FALSE(done[1].changes_only);
   EXPECT_FALSE(planner_->SetOf(0).StateOf(away));
   EXPECT_EQ(planner_->debt(), 0u);
-  EXPECT_TRUE(planner_->MayDrop(0, away)) << "when it is back";
+  EXPECT_TRUE(Tick().empty());
+  planner_->MemberBack(away, true);
+  const Action drop = Tick().at(0);
+  EXPECT_EQ(drop.kind, Kind::kDrop);
+  EXPECT_EQ(drop.member, away);
 }
 
 TEST_F(PlannerTest, TheLastCurrentReplicaNeverBecomesStale) {
@@ -417,14 +421,39 @@ TEST_F(PlannerTest, AJoiningReplicaIsComparedWhenItsSourceIsGone) {
 TEST_F(PlannerTest, ADroppedShardAlwaysHasAFullSetElsewhere) {
   Make(2, 3);
   planner_->Place(0);
-  const MemberIndex first = First(0);
-  EXPECT_FALSE(planner_->MayDrop(0, first)) << "it is of the set";
-  planner_->MemberGone(first);
-  const auto outsider =
-      static_cast<MemberIndex>(planner_->SetOf(0).StateOf(0) || first == 0
-                                   ? (planner_->SetOf(0).StateOf(1) || first == 1 ? 2 : 1)
-                                   : 0);
-  EXPECT_FALSE(planner_->MayDrop(0, outsider)) << "one replica is missing";
+  const MemberIndex left = First(0);
+  planner_->MemberAway(left, now_);
+  now_ += 5min;
+  Work();
+  const MemberIndex stays = First(0);
+  planner_->MemberGone(stays);
+  planner_->MemberBack(left, true);
+  for (const Action& action : Tick()) EXPECT_NE(action.kind, Kind::kDrop);
+}
+
+TEST_F(PlannerTest, ADropIsRepeatedUntilItsMemberHasDoneIt) {
+  Make(1, 2);
+  planner_->Place(0);
+  const MemberIndex from = First(0);
+  Report(from, [](Member* member) { member->leaving = true; });
+  for (int step = 0; step < 3; ++step) Finish(Tick().at(0));
+  const Action first = Tick().at(0);
+  ASSERT_EQ(first.kind, Kind::kDrop);
+  Finish(first, ActionResult::kFailed);
+  EXPECT_TRUE(Tick().empty());
+  planner_->MemberAway(from, now_);
+  now_ += 10min;
+  EXPECT_TRUE(Tick().empty());
+  planner_->MemberBack(from, true);
+  const Action second = Tick().at(0);
+  EXPECT_EQ(second.kind, Kind::kDrop);
+  EXPECT_EQ(second.member, from);
+  Finish(first);
+  EXPECT_TRUE(Tick().empty()) << "that action was overtaken";
+  Finish(second);
+  planner_->MemberAway(from, now_);
+  planner_->MemberBack(from, true);
+  EXPECT_TRUE(Tick().empty());
 }
 
 TEST_F(PlannerTest, AnotherNumberOfReplicasBecomesWork) {

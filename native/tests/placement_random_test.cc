@@ -71,11 +71,26 @@ class World {
       ComeBack(member);
       ReportOne(member);
     }
-    for (int i = 0; i < 5000 && (planner_->debt() > 0 || planner_->jobs() > 0); ++i) {
+    const auto busy = [this] {
+      return planner_->debt() > 0 || planner_->jobs() > 0 || AnyUndropped();
+    };
+    for (int i = 0; i < 5000 && busy(); ++i) {
       now_ += Time(100);
       Act();
     }
     EXPECT_EQ(planner_->debt(), 0u);
+    EXPECT_FALSE(AnyUndropped());
+  }
+
+  // Whether a member has pages of a shard that has a full set elsewhere.
+  bool AnyUndropped() const {
+    for (MemberIndex member = 0; member < kMembers; ++member) {
+      for (ShardIndex shard = 0; shard < kShards; ++shard) {
+        const bool has = stored_[member][shard] != Versions{};
+        if (has && !planner_->SetOf(shard).StateOf(member)) return true;
+      }
+    }
+    return false;
   }
 
   void Check() const {
@@ -124,9 +139,6 @@ class World {
     if (!away_[member]) return;
     away_[member] = false;
     planner_->MemberBack(member, Roll(4) > 0);
-    for (ShardIndex shard = 0; shard < kShards; ++shard) {
-      if (planner_->MayDrop(shard, member)) stored_[member][shard] = {};
-    }
   }
 
   void ChangeReplicas(std::size_t replicas) {
@@ -176,15 +188,21 @@ class World {
     if (actions_.empty()) return;
     const std::size_t index = Roll(actions_.size());
     const Action action = actions_[index];
+    // As the host does: a drop waits for other work on the replica.
+    const bool waits = std::ranges::any_of(actions_, [&](const Action& other) {
+      return other.shard == action.shard && other.member == action.member &&
+             other.kind != action.kind;
+    });
+    if (action.kind == Action::Kind::kDrop && waits) return;
     actions_.erase(actions_.begin() + static_cast<std::ptrdiff_t>(index));
     const bool reached = !away_[action.member] && !away_[action.source];
+    ActionResult result = reached ? ActionResult::kDone : ActionResult::kFailed;
     if (action.kind == Action::Kind::kDrop) {
       if (reached && !planner_->SetOf(action.shard).StateOf(action.member)) {
         stored_[action.member][action.shard] = {};
       }
-      return;
+      return planner_->Finished(action, result, now_);
     }
-    ActionResult result = reached ? ActionResult::kDone : ActionResult::kFailed;
     if (reached && Roll(5) == 0) result = ActionResult::kLater;
     if (action.kind == Action::Kind::kCopy && result == ActionResult::kDone) {
       Versions& to = stored_[action.member][action.shard];

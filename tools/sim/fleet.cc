@@ -176,12 +176,14 @@ void Fleet::Start(std::size_t host, const Action& action) {
       const auto result = Up(member) ? ActionResult::kDone : ActionResult::kFailed;
       return After(kCompare, [=, this] { Finish(host, action, result); });
     }
-    case Action::Kind::kDrop:
+    case Action::Kind::kDrop: {
+      const auto result = Up(member) ? ActionResult::kDone : ActionResult::kFailed;
       if (Up(member) && !hosts_[host].planner->SetOf(action.shard).StateOf(action.member) &&
           std::erase(kept, action.member) > 0) {
         servers_[member].used_bytes -= kShardBytes;
       }
-      return;
+      return After(kRoundTrip, [=, this] { Finish(host, action, result); });
+    }
   }
 }
 
@@ -252,18 +254,7 @@ void Fleet::BringUp(std::size_t server) {
     const auto member = static_cast<MemberIndex>(server);
     hosts_[host].planner->MemberBack(member, true);
     hosts_[host].planner->Report(member, MemberOf(server));
-    Sweep(host, server);
   });
-}
-
-// A member that is back names the shards that it has; some have full sets elsewhere.
-void Fleet::Sweep(std::size_t host, std::size_t server) {
-  const auto member = static_cast<MemberIndex>(server);
-  for (ShardIndex shard = 0; shard < config_.shards; ++shard) {
-    if (!hosts_[host].planner->MayDrop(shard, member)) continue;
-    if (std::erase(kept_[host][shard], member) > 0) servers_[server].used_bytes -= kShardBytes;
-  }
-  totals_.messages += 2;
 }
 
 void Fleet::Wipe(std::size_t server) {

@@ -132,7 +132,6 @@ class Fleet {
   void Start(std::size_t host, const Action& action);
   void StartCopy(std::size_t host, const Action& action);
   void Finish(std::size_t host, const Action& action, ActionResult result, Time retry = {});
-  void Sweep(std::size_t host, std::size_t server);
   void NoteDebt(std::size_t host);
   bool Up(std::size_t server) const { return servers_[server].down == 0; }
 
