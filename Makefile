@@ -182,7 +182,7 @@ soak: setup loadgen ## verify 10 million page operations while the memory server
 
 .PHONY: chaos
 chaos: setup loadgen ## fail memory servers for CHAOS_MINUTES (10), one after the other, under a verified load (root)
-	PYTHONPATH=tools $(PY) -m chaos
+	PYTHONPATH=tools $(PY) -m chaos $(CHAOS_ARGS)
 
 .PHONY: sim
 sim: build ## simulate 200 memory servers and 1,000 hosts for 30 days of faults

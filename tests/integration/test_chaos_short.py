@@ -1,39 +1,57 @@
-"""`make chaos` in short: every kind of fault once, under its load."""
+"""`make chaos` in short: every kind of fault, a rolling restart, and a drain that is killed."""
 
 from __future__ import annotations
 
 import os
+from typing import TYPE_CHECKING, Any
 
 import pytest
 from bench.programs import MissingProgramError, native_program
 from chaos.cluster import ChaosCluster
 from chaos.faults import KINDS, plan
-from chaos.run import run_faults
+from chaos.run import Run
+from chaos.scenarios import Scenario, faults, named
+
+if TYPE_CHECKING:
+    from chaos.verdict import Verdict
 
 pytestmark = [
     pytest.mark.root,
     pytest.mark.skipif(os.geteuid() != 0, reason="needs root: network namespaces, mounts"),
 ]
 SECONDS_MAX = 2.0
+SEED = 9
 
 
-def test_no_page_is_lost_whichever_server_fails_next() -> None:
+def play(scenario: Scenario) -> tuple[Verdict, list[dict[str, Any]]]:
+    """Also the records of its faults."""
     try:
         native_program("farswap-loadgen")
     except MissingProgramError as missing:
         pytest.skip(str(missing))
-    kinds = [kind for kind in KINDS if kind not in {"fill", "stall"}]
-    records = []
-    with ChaosCluster(servers=3, replicas=2) as cluster:
-        verdict = run_faults(
-            cluster,
-            9,
-            plan(9, kinds, SECONDS_MAX),
-            lambda done: done < len(kinds),
-            records.append,
-        )
+    records: list[dict[str, Any]] = []
+    with ChaosCluster(scenario) as cluster:
+        verdict = Run(cluster, SEED, records.append, scenario.shape).play(scenario.play)
+        print("\n".join(verdict.lines()))
         assert verdict.problems == [], cluster.logs()
-    assert {record["kind"] for record in records if record["event"] == "fault"} == set(kinds)
     assert verdict.document()["wrong_pages"] == 0
     assert verdict.counters["loads_remote"] > 0
     assert verdict.counters["written_back_pages"] > 0
+    return verdict, [record for record in records if record["event"] == "fault"]
+
+
+def test_no_page_is_lost_whichever_server_fails_next() -> None:
+    planned = plan(SEED, seconds_max=SECONDS_MAX)
+    _, records = play(Scenario(faults(planned, lambda done: done < len(KINDS), calm_s=0)))
+    assert {record["kind"] for record in records} == set(KINDS)
+
+
+def test_a_rolling_restart_copies_what_was_written_meanwhile() -> None:
+    verdict, records = play(named("rolling", small=True))
+    assert len(records) == 3
+    assert "copied by the rolling restart" in verdict.figures
+
+
+def test_a_drain_outlasts_kills_of_both_servers_and_of_the_command() -> None:
+    verdict, _ = play(named("drain", small=True))
+    assert "drained" in verdict.figures

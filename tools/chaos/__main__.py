@@ -12,6 +12,7 @@ import argparse
 import json
 import os
 import random
+import signal
 import sys
 import time
 from pathlib import Path
@@ -20,7 +21,8 @@ from typing import TYPE_CHECKING, Any
 from bench.programs import TOP
 from chaos.cluster import ChaosCluster
 from chaos.faults import KINDS, plan
-from chaos.run import run_faults
+from chaos.run import Run
+from chaos.scenarios import NAMES, Scenario, faults, named
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -28,12 +30,16 @@ if TYPE_CHECKING:
 
 MINUTES = float(os.environ.get("CHAOS_MINUTES") or 10)
 
+CALM_S = 2.0
+
 
 def main() -> int:
     """Runs the command line."""
     parser = argparse.ArgumentParser(prog="chaos", description=__doc__)
     parser.add_argument("--minutes", type=float, default=MINUTES, help="how long faults go on")
     parser.add_argument("--faults", type=int, help="so many faults instead")
+    parser.add_argument("--scenario", choices=NAMES, default=NAMES[0])
+    parser.add_argument("--small", action="store_true", help="less data, for drain and rolling")
     parser.add_argument("--kinds", nargs="+", choices=KINDS, default=list(KINDS))
     parser.add_argument("--seed", type=int, default=random.randrange(1_000_000))
     parser.add_argument("--log", type=Path, default=TOP / "build" / "chaos.jsonl")
@@ -41,15 +47,24 @@ def main() -> int:
     if os.geteuid() != 0:
         print("chaos: needs root: it makes network namespaces and file systems", file=sys.stderr)
         return 2
-    with arguments.log.open("w") as file, ChaosCluster(servers=3, replicas=2) as cluster:
-        more = _until(arguments.minutes, arguments.faults)
-        faults = plan(arguments.seed, arguments.kinds)
-        verdict = run_faults(cluster, arguments.seed, faults, more, _logger(file))
+    # The cluster ends in order.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
+    scenario = _scenario(arguments)
+    with arguments.log.open("w") as file, ChaosCluster(scenario) as cluster:
+        run = Run(cluster, arguments.seed, _logger(file), scenario.shape)
+        verdict = run.play(scenario.play)
         if verdict.problems:
             arguments.log.with_suffix(".log").write_text(cluster.logs())
     print("\n".join(verdict.lines()))
     print("chaos: FAILED" if verdict.problems else "chaos: OK")
     return bool(verdict.problems)
+
+
+def _scenario(arguments: argparse.Namespace) -> Scenario:
+    if arguments.scenario != NAMES[0]:
+        return named(arguments.scenario, small=arguments.small)
+    planned = plan(arguments.seed, arguments.kinds)
+    return Scenario(faults(planned, _until(arguments.minutes, arguments.faults), CALM_S))
 
 
 def _until(minutes: float, faults: int | None) -> Callable[[int], bool]:

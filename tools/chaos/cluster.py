@@ -18,6 +18,7 @@ from soak.full_disk import small_disk
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
+    from chaos.scenarios import Scenario
     from farswap.v1 import host_admin_pb2, server_admin_pb2
 
 MIB = 1 << 20
@@ -73,10 +74,10 @@ class Server(MemoryServer):
 class ChaosCluster:
     """Gone when the block ends, with processes, namespaces and disks. Needs root."""
 
-    def __init__(self, servers: int, replicas: int, sizes: Sizes | None = None) -> None:
-        self._count = servers
-        self._replicas = replicas
-        self.sizes = sizes or Sizes()
+    def __init__(self, scenario: Scenario) -> None:
+        self._count = scenario.servers
+        self._replicas = scenario.replicas
+        self.sizes = scenario.sizes
         self._copied: dict[str, int] = {}  # bytes, by run of a server
 
     def __enter__(self) -> Self:

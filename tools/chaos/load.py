@@ -6,6 +6,7 @@ import os
 import signal
 import threading
 from contextlib import ExitStack
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Self
 
 from bench.load_generator import LoadError, LoadSession, phase
@@ -16,19 +17,35 @@ if TYPE_CHECKING:
 
 CONNECTIONS = 4
 DEPTH = 8
-MIX = "read:50/write:40/trim:10"
 STALL_MS = 120_000
 MILLISECONDS_MAX = 7 * 86_400_000  # the load ends by command
+
+
+@dataclass(frozen=True)
+class Shape:
+    """Of the load: what its first phase does with each page once, and then at random."""
+
+    first: str = "zero"
+    mix: str = "read:50/write:40/trim:10"
+    size: str = "4k-64k"
+    rate: int = 0  # pages a second; 0: as many as it can
 
 
 class Load:
     """Runs while the block does; then every page is read once more. `reports`: of all phases."""
 
-    def __init__(self, cluster: ChaosCluster, seed: int, mix: str = MIX, checks: int = 1) -> None:
+    def __init__(self, cluster: ChaosCluster, seed: int, shape: Shape, checks: int) -> None:
         self._checks = [f"check{n}" for n in range(checks)]
         phases = [
-            phase("blank", mix="zero", order="once", size="256k"),
-            phase("load", mix=mix, size="4k-64k", depth=DEPTH, milliseconds=MILLISECONDS_MAX),
+            phase("first", mix=shape.first, order="once", size="256k"),
+            phase(
+                "load",
+                mix=shape.mix,
+                size=shape.size,
+                depth=DEPTH,
+                milliseconds=MILLISECONDS_MAX,
+                rate=shape.rate,
+            ),
             *(
                 phase(name, mix="read", order="once-random", size="16k", depth=DEPTH)
                 for name in self._checks
@@ -51,7 +68,7 @@ class Load:
     def __enter__(self) -> Self:
         with ExitStack() as stack:
             stack.enter_context(self._session)
-            self._keep(self._session.run("blank"))
+            self._keep(self._session.run("first"))
             self._thread.start()
             self._stack = stack.pop_all()
         return self

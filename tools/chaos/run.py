@@ -1,20 +1,22 @@
-"""A load and faults: the next one begins when the last is healed and no shard lacks a replica."""
+"""A scenario beside a load, and its verdict. A scenario injects faults one by one.
+
+Each fault ends when it is healed and no shard lacks a replica.
+"""
 
 from __future__ import annotations
 
-import itertools
 import time
 from typing import TYPE_CHECKING, Any
 
 from bench.load_generator import LoadError
 from chaos.faults import heal, inject, victim_of
-from chaos.load import Load
+from chaos.load import Load, Shape
 from chaos.verdict import Verdict
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator
+    from collections.abc import Callable
 
-    from chaos.cluster import ChaosCluster
+    from chaos.cluster import ChaosCluster, Server
     from chaos.faults import Fault
 
     Log = Callable[[dict[str, Any]], None]
@@ -22,78 +24,82 @@ if TYPE_CHECKING:
 PROBLEMS = (LoadError, RuntimeError, TimeoutError)
 
 
-def run_faults(
-    cluster: ChaosCluster,
-    seed: int,
-    faults: Iterator[Fault],
-    more: Callable[[int], bool],
-    log: Log,
-) -> Verdict:
-    """Injects faults while more(how many there were)."""
-    verdict = Verdict(seed)
-    planned = itertools.takewhile(lambda _: more(len(verdict.faults)), faults)
-    with Load(cluster, seed, checks=1 + len(cluster.servers)) as load:
-        verdict.reports = load.reports
-        try:
-            _inject_all(cluster, load, planned, verdict, log)
-            load.end()
-            load.check_pages()
-            _check_without_each(cluster, load)
-        except PROBLEMS as error:
-            verdict.problems.append(str(error))
-        _take_figures(cluster, verdict)
-    verdict.judge()
-    log(verdict.document())
-    return verdict
+class Run:
+    """One scenario."""
 
+    def __init__(
+        self, cluster: ChaosCluster, seed: int, log: Log, shape: Shape | None = None
+    ) -> None:
+        self.cluster = cluster
+        self.log = log
+        self.verdict = Verdict(seed)
+        self.load = Load(cluster, seed, shape or Shape(), checks=1 + len(cluster.servers))
 
-def _inject_all(
-    cluster: ChaosCluster, load: Load, faults: Iterable[Fault], verdict: Verdict, log: Log
-) -> None:
-    for fault in faults:
-        load.check()
-        cluster.note_copies()
-        server = victim_of(cluster, fault)
+    def play(self, scenario: Callable[[Run], None]) -> Verdict:
+        """Runs it, then reads every page, also while each server is away."""
+        with self.load:
+            self.verdict.reports = self.load.reports
+            try:
+                scenario(self)
+                self.load.end()
+                self.load.check_pages()
+                self._check_without_each()
+            except PROBLEMS as error:
+                self.verdict.problems.append(str(error))
+            self._take_figures()
+        self.verdict.judge()
+        self.log(self.verdict.document())
+        return self.verdict
+
+    def fault(self, fault: Fault) -> None:
+        """Injects it, and waits until it is healed and its debt is paid."""
+        server = victim_of(self.cluster, fault)
+
+        def happen() -> None:
+            try:
+                inject(self.cluster, server, fault)
+            except BaseException:
+                heal(self.cluster, server)
+                raise
+
+        self.watch(fault.kind, server, happen, way=fault.way, seconds=fault.seconds)
+
+    def watch(
+        self, kind: str, server: Server, happen: Callable[[], None], **details: object
+    ) -> None:
+        """Records what `happen` costs, until no debt is left."""
+        self.load.check()
+        self.cluster.note_copies()
+        self.load.mark(faulty=True)
         began = time.monotonic()
+        happen()
+        healed = time.monotonic()
+        self.cluster.await_no_debt()
+        slowest_us = self.load.mark(faulty=False)
         record = {
             "event": "fault",
-            "number": len(verdict.faults) + 1,
-            "kind": fault.kind,
+            "number": len(self.verdict.faults) + 1,
+            "kind": kind,
             "server": server.name,
-            "way": fault.way,
-            "seconds": fault.seconds,
-        }
-        load.mark(faulty=True)
-        try:
-            inject(cluster, server, fault)
-        except BaseException:
-            heal(cluster, server)
-            raise
-        healed = time.monotonic()
-        cluster.await_no_debt()
-        slowest_us = load.mark(faulty=False)
-        record |= {
+            **details,
             "lasted_s": round(healed - began, 1),
             "debt_s": round(time.monotonic() - healed, 1),
-            "slowest_ms": {kind: round(us / 1000, 1) for kind, us in slowest_us.items()},
-            "errors": load.progress.errors if load.progress else 0,
+            "slowest_ms": {op: round(us / 1000, 1) for op, us in slowest_us.items()},
+            "errors": self.load.progress.errors if self.load.progress else 0,
         }
-        verdict.faults.append(record)
-        log(record)
+        self.verdict.faults.append(record)
+        self.log(record)
 
+    def _check_without_each(self) -> None:
+        for server in self.cluster.servers:
+            self.cluster.note_copies()
+            server.kill()
+            self.load.check_pages()
+            server.start()
+            self.cluster.await_no_debt()
 
-def _check_without_each(cluster: ChaosCluster, load: Load) -> None:
-    """Every replica of every page is right: each server is away while all pages are read."""
-    for server in cluster.servers:
-        cluster.note_copies()
-        server.kill()
-        load.check_pages()
-        server.start()
-        cluster.await_no_debt()
-
-
-def _take_figures(cluster: ChaosCluster, verdict: Verdict) -> None:
-    status = cluster.status()
-    verdict.counters = {counter.name: counter.value for counter in status.tier.counters}
-    verdict.lost_shards = status.placement.lost_shards
-    verdict.copied_bytes = cluster.note_copies()
+    def _take_figures(self) -> None:
+        status = self.cluster.status()
+        self.verdict.counters = {counter.name: counter.value for counter in status.tier.counters}
+        self.verdict.lost_shards = status.placement.lost_shards
+        self.verdict.copied_bytes = self.cluster.note_copies()

@@ -26,6 +26,7 @@ class Verdict:
     counters: Mapping[str, int] = field(default_factory=dict)
     lost_shards: int = 0
     copied_bytes: int = 0
+    figures: dict[str, str] = field(default_factory=dict)  # of a scenario
     problems: list[str] = field(default_factory=list)
 
     def judge(self) -> None:
@@ -56,6 +57,7 @@ class Verdict:
             "loads_remote": self.counters.get("loads_remote", 0),
             "written_back_pages": self.counters.get("written_back_pages", 0),
             "copied_bytes": self.copied_bytes,
+            "figures": self.figures,
             "latency": self._latency("latency"),
             "latency_during_faults": self._latency("marked_latency"),
         }
@@ -83,6 +85,7 @@ class Verdict:
                 f"left (median), slowest read {figures['read_ms']:,.0f} ms, "
                 f"write {figures['write_ms']:,.0f} ms"
             )
+        lines += [f"{name}: {figure}" for name, figure in self.figures.items()]
         return lines + [f"WRONG: {problem}" for problem in self.problems]
 
     def _errors(self, kind: str) -> int:

@@ -112,6 +112,8 @@ Outcome ParsePhaseNumber(std::string_view key, std::string_view text, Phase* pha
     phase->connections = static_cast<std::uint32_t>(value);
   } else if (key == "ops") {
     phase->page_ops = value;
+  } else if (key == "rate") {
+    phase->rate = value;
   } else if (key == "milliseconds") {
     phase->seconds = static_cast<double>(value) / 1000.0;
   } else if (key == "first") {
@@ -244,8 +246,8 @@ const char* const kUsage =
     "  --export NAME  --connections N  --corpus FILE [--pure]  --synthetic-pages N  --shared\n"
     "  --seed N  --stall-ms N  --progress-ms N\n"
     "keys of a phase: mix=read:60/write:30/trim:5/zero:5/flush:1  size=4k|4k-128k  depth=64\n"
-    "  order=random|sequential|once|once-random  ops=PAGES  milliseconds=N  first=SLOT\n"
-    "  count=SLOTS  connections=N  skip_repeated=1  fua=1  wait=1\n"
+    "  order=random|sequential|once|once-random  ops=PAGES  milliseconds=N  rate=PAGES\n"
+    "  first=SLOT  count=SLOTS  connections=N  skip_repeated=1  fua=1  wait=1\n"
     "exit code: 0 every byte was right, 1 a wrong byte, 2 usage, 3 a stall, 4 connection lost\n";
 
 Result<Options> ParseOptions(int argc, char** argv) {

@@ -30,7 +30,8 @@ struct Phase {
   std::uint32_t connections = 0;  // how many of the connections take part; 0: all
   std::uint32_t depth = 64;       // requests in flight a connection
   std::uint64_t page_ops = 0;     // stop after so many pages, over all connections; 0: no limit
-  double seconds = 0;             // stop after so long; 0: no limit
+  std::uint64_t rate = 0;  // at most so many pages a second, over all connections; 0: no limit
+  double seconds = 0;      // stop after so long; 0: no limit
   std::uint64_t first_slot = 0;
   std::uint64_t slot_count = 0;  // 0: to the end of the device
 };

@@ -6,14 +6,17 @@
 
 #include <algorithm>
 #include <cerrno>
+#include <chrono>
 #include <cstring>
 #include <ctime>
+#include <thread>
 #include <utility>
 
 namespace farswap::bench {
 namespace {
 
 constexpr std::size_t kIovecsMax = 512;
+constexpr std::chrono::milliseconds kRatePause{1};
 constexpr int kConflictsMax = 16;  // draws that overlap something in flight, before waiting
 
 std::uint16_t CommandOf(Op op) {
@@ -83,18 +86,23 @@ void Worker::Run(const Phase& phase, std::uint64_t page_ops_max, PhaseResult* re
   const std::uint32_t workers = phase.connections == 0 ? options_.connections : phase.connections;
   OpSource source(phase, index_, workers, exported().bytes / kPageBytes, options_.shared,
                   Mix(options_.seed) ^ Mix(serial_), *history_);
-  now_ns_ = last_reply_ns_ = NowNs();
+  now_ns_ = last_reply_ns_ = began_ns_ = NowNs();
   const std::uint64_t deadline_ns =
       phase.seconds > 0 ? now_ns_ + static_cast<std::uint64_t>(phase.seconds * 1e9) : ~0ULL;
   bool more = true;
   while (true) {
     more = more && now_ns_ < deadline_ns && !stop_requested.load(std::memory_order_relaxed) &&
-           !phase_ended.load(std::memory_order_relaxed) && Refill(&source, page_ops_max);
+           !phase_ended.load(std::memory_order_relaxed) &&
+           (AheadOfRate() || Refill(&source, page_ops_max));
     if (free_.size() == phase.depth) {
-      if (more) {
-        continue;
+      if (!more) {
+        return;
       }
-      return;
+      if (AheadOfRate()) {
+        std::this_thread::sleep_for(kRatePause);
+      }
+      now_ns_ = NowNs();
+      continue;
     }
     if (!Flush() || !Receive()) {
       stop_requested = true;
@@ -102,6 +110,17 @@ void Worker::Run(const Phase& phase, std::uint64_t page_ops_max, PhaseResult* re
     }
     now_ns_ = NowNs();
   }
+}
+
+bool Worker::AheadOfRate() const {
+  if (phase_->rate == 0) {
+    return false;
+  }
+  const std::uint32_t workers =
+      phase_->connections == 0 ? options_.connections : phase_->connections;
+  const double seconds = static_cast<double>(now_ns_ - began_ns_) / 1e9;
+  return static_cast<double>(page_ops_issued_) * workers >
+         seconds * static_cast<double>(phase_->rate);
 }
 
 bool Worker::Refill(OpSource* source, std::uint64_t page_ops_max) {

@@ -68,6 +68,7 @@ class Worker {
   static constexpr int kPollMs = 200;
 
   void Prepare(const Phase& phase, PhaseResult* result);
+  bool AheadOfRate() const;
   bool Refill(OpSource* source, std::uint64_t page_ops_max);
   bool Issue(const Draft& draft);
   void Queue(const Request& request, std::size_t index);
@@ -92,6 +93,7 @@ class Worker {
   std::vector<std::uint32_t> free_;
   std::uint64_t serial_ = 0;
   std::uint64_t page_ops_issued_ = 0;
+  std::uint64_t began_ns_ = 0;  // the phase
   std::optional<Draft> postponed_;
   std::uint64_t now_ns_ = 0;
   std::uint64_t last_reply_ns_ = 0;
