@@ -19,6 +19,7 @@ def print_rows(out: Console, placement: pb.PlacementStatus) -> None:
         ("short of replicas", _shards(placement.replication_debt_shards)),
         ("copies under way", str(placement.replica_copies)),
         ("lost", _shards(placement.lost_shards)),
+        ("objects repaired", f"{placement.repaired_objects}, {placement.failed_repairs} failed"),
     ]
     output.print_rows(out, "placement", rows)
 

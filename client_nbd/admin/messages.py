@@ -170,6 +170,8 @@ def placement_status(placement: Placement) -> pb.PlacementStatus:
         replication_debt_shards=placement.debt_shards,
         replica_copies=placement.copies,
         lost_shards=placement.lost_shards,
+        repaired_objects=placement.repaired_objects,
+        failed_repairs=placement.failed_repairs,
     )
 
 

@@ -212,6 +212,16 @@ class HostMetrics(Collector):
             "Shards whose last replica was on a store that is gone.",
             placement.lost_shards,
         )
+        yield CounterMetricFamily(
+            "farswap_repaired_objects",
+            "Objects that a current replica lacked or had damaged, copied from another.",
+            placement.repaired_objects,
+        )
+        yield CounterMetricFamily(
+            "farswap_failed_repairs",
+            "Objects that a current replica lacked or had damaged, and that no copy replaced.",
+            placement.failed_repairs,
+        )
 
     def _device(self) -> Iterator[Metric]:
         host = self._host

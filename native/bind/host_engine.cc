@@ -91,7 +91,9 @@ void BindRecords(nb::module_& m) {
       .def_ro("replicas", &Placement::replicas)
       .def_ro("debt_shards", &Placement::debt)
       .def_ro("lost_shards", &Placement::lost)
-      .def_ro("copies", &Placement::copies);
+      .def_ro("copies", &Placement::copies)
+      .def_ro("repaired_objects", &Placement::repaired_objects)
+      .def_ro("failed_repairs", &Placement::failed_repairs);
   using Server = remote::Cluster::ServerInfo;
   nb::class_<Server>(m, "MemoryServer")
       .def_ro("address", &Server::address)

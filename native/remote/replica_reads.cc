@@ -1,7 +1,9 @@
 #include "remote/replica_reads.h"
 
 #include <algorithm>
+#include <bit>
 #include <cstddef>
+#include <cstdint>
 #include <span>
 
 namespace farswap::remote {
@@ -26,9 +28,30 @@ bool ReplicaReads::Ask(RemoteFetch* fetch) const {
 
 void ReplicaReads::OnAnswered(RemoteFetch* fetch, const GetResults& results) {
   RemoteFetch::Route& route = fetch->route;
-  if (route.open == 0) return fetch->OnGetDone();
-  route.answerers[route.answered++] = route.asked;
-  if (route.answered == route.answerers.size() || !Ask(fetch)) EndFetch(fetch, results);
+  if (route.open == 0 && route.answered == 0) return fetch->OnGetDone();
+  const std::size_t answer = route.answered++;
+  route.answerers[answer] = route.asked;
+  route.left[answer] = route.open;
+  ForEachOpen(*fetch, [&](std::size_t index) {
+    if (results[index] != GetResult::kUnavailable) route.bad[answer] |= std::uint64_t{1} << index;
+  });
+  if (route.open != 0 && route.answered < route.answerers.size() && Ask(fetch)) return;
+  RepairBad(*fetch);
+  EndFetch(fetch, results);
+}
+
+void ReplicaReads::RepairBad(const RemoteFetch& fetch) const {
+  const RemoteFetch::Route& route = fetch.route;
+  for (std::size_t good = 1; good < route.answered; ++good) {
+    const std::uint64_t delivered = route.left[good - 1] & ~route.left[good];
+    for (std::size_t bad = 0; bad < good; ++bad) {
+      for (std::uint64_t keys = route.bad[bad] & delivered; keys != 0; keys &= keys - 1) {
+        shards_.Repair({.key = fetch.keys[static_cast<std::size_t>(std::countr_zero(keys))],
+                        .member = route.answerers[bad],
+                        .source = route.answerers[good]});
+      }
+    }
+  }
 }
 
 bool ReplicaReads::HasAnother(const RemoteFetch& fetch) const {

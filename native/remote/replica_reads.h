@@ -1,5 +1,5 @@
 // Which replica a fetch asks: a current one, a connected one first, then another one for what it
-// did not deliver.
+// did not deliver. What one replica lacks or has damaged, and a later one delivered, is repaired.
 #pragma once
 
 #include "placement/replica_set.h"
@@ -22,8 +22,7 @@ class Targets {
 
 class ReplicaReads final : public FetchRouter {
  public:
-  ReplicaReads(const Shards* shards, const Targets* targets)
-      : shards_(*shards), targets_(*targets) {}
+  ReplicaReads(Shards* shards, const Targets* targets) : shards_(*shards), targets_(*targets) {}
 
   /// Sends the fetch to a current replica that has not answered yet: a connected one, or one that
   /// may come back. False: there is none.
@@ -38,7 +37,9 @@ class ReplicaReads final : public FetchRouter {
   bool AnyUnasked(const tier::RemoteFetch& fetch, const placement::ReplicaSet& set,
                   Function ask) const;
 
-  const Shards& shards_;
+  void RepairBad(const tier::RemoteFetch& fetch) const;
+
+  Shards& shards_;
   const Targets& targets_;
 };
 

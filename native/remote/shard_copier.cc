@@ -62,10 +62,10 @@ class Worker {
     FinishedWork finished{.action = work_.action, .result = ActionResult::kFailed};
     switch (work_.action.kind) {
       case Action::Kind::kCopy:
-        finished.result = Copy({}, &finished.retry_after);
+        finished.result = Copy(work_.repairs, &finished);
         break;
       case Action::Kind::kCompare:
-        finished.result = Compare(&finished.retry_after);
+        finished.result = Compare(&finished);
         break;
       case Action::Kind::kDrop:
         finished.result = Drop() ? ActionResult::kDone : ActionResult::kFailed;
@@ -92,7 +92,7 @@ class Worker {
   }
 
   // Makes the member fetch these objects from the source, or all that it lacks.
-  ActionResult Copy(const std::vector<std::uint64_t>& keys, milliseconds* retry_after) {
+  ActionResult Copy(const std::vector<std::uint64_t>& keys, FinishedWork* finished) {
     if (!work_.source) return ActionResult::kFailed;
     auto request = RequestTo<v1::CopyShardRequest>(work_.member);
     request.set_shard(work_.action.shard);
@@ -104,6 +104,7 @@ class Worker {
     source->set_volume_id(from.volume.id);
     source->set_epoch(from.volume.epoch);
     for (const std::uint64_t key : keys) request.add_keys(key);
+    request.set_replace_equal(!work_.repairs.empty());
     ShardCopier::Call call(copier_);
     const auto answers = member_->CopyShard(call.context(), request);
     v1::CopyShardResponse answer;
@@ -112,14 +113,15 @@ class Worker {
       call.NoteAnswer();
       done |= answer.status() == v1::CALL_STATUS_OK && answer.done();
     }
+    finished->copied_objects = answer.copied_objects();
     if (answers->Finish().ok() && done) return ActionResult::kDone;
     if (answer.status() != v1::CALL_STATUS_RETRY_AFTER) return ActionResult::kFailed;
-    *retry_after = milliseconds(answer.retry_after_ms());
+    finished->retry_after = milliseconds(answer.retry_after_ms());
     return ActionResult::kLater;
   }
 
   // The source first: what it lists later than the member was sent to both.
-  ActionResult Compare(milliseconds* retry_after) {
+  ActionResult Compare(FinishedWork* finished) {
     if (!work_.source) return ActionResult::kDone;  // there is nothing to compare with
     const auto source = StubOf(*work_.source);
     const auto wanted = List(source.get(), *work_.source);
@@ -130,7 +132,7 @@ class Worker {
       const auto found = there->find(key);
       if (found == there->end() || found->second < version) missing.push_back(key);
     }
-    return missing.empty() ? ActionResult::kDone : Copy(missing, retry_after);
+    return missing.empty() ? ActionResult::kDone : Copy(missing, finished);
   }
 
   std::optional<Versions> List(Stub* stub, const OpenedServer& server) {

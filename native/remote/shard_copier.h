@@ -5,6 +5,7 @@
 #include <chrono>
 #include <condition_variable>
 #include <cstddef>
+#include <cstdint>
 #include <deque>
 #include <list>
 #include <memory>
@@ -36,12 +37,14 @@ struct ShardWork {
   placement::Action action;
   OpenedServer member;
   std::optional<OpenedServer> source;
+  std::vector<std::uint64_t> repairs;  // kCopy: of these objects alone, in place of equal versions
 };
 
 struct FinishedWork {
   placement::Action action;
   placement::ActionResult result;
   std::chrono::milliseconds retry_after{};
+  std::uint64_t copied_objects = 0;
 };
 
 class ShardCopier {

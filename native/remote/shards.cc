@@ -23,6 +23,8 @@ constexpr std::size_t kCopiesMax = 2;     // at a time
 constexpr milliseconds kReportEvery{1000};
 constexpr milliseconds kSilentMax{10000};  // of a server during a call
 
+constexpr std::uint64_t kRepair = UINT64_MAX;  // no job of the planner
+
 }  // namespace
 
 Shards::Shards(const ShardsConfig& config, const ShardServers* servers)
@@ -162,7 +164,9 @@ PlacementInfo Shards::status(MemberIndex member) const {
           .debt = planner_.debt(),
           .lost = planner_.lost(),
           .copies = planner_.jobs(),
-          .here = planner_.ReplicasOn(member)};
+          .here = planner_.ReplicasOn(member),
+          .repaired_objects = repaired_objects_,
+          .failed_repairs = failed_repairs_};
 }
 
 // --- The planner's thread -----------------------------------------------------------------------
@@ -184,6 +188,7 @@ void Shards::Run() {
     planner_.Tick(now, &actions);
     for (const Action& action : actions) Begin(action);
     actions.clear();
+    BeginRepair(now);
     copier_.CancelSilent(Clock::now() - kSilentMax);
     EndSettled(now);
     const placement::Time pause =
@@ -225,8 +230,8 @@ void Shards::EndSettled(placement::Time now) {
   }
 }
 
-void Shards::BeginWork(const Action& action) {
-  ShardWork work{.action = action, .member = {}, .source = {}};
+void Shards::BeginWork(const Action& action, std::vector<std::uint64_t> repairs) {
+  ShardWork work{.action = action, .member = {}, .source = {}, .repairs = std::move(repairs)};
   for (const placement::Replica& replica : planner_.SetOf(action.shard).All()) {
     if (work.source || replica.state != ReplicaState::kCurrent) continue;
     if (action.kind == Action::Kind::kCopy && replica.member != action.source) continue;
@@ -250,8 +255,48 @@ void Shards::EndWork(placement::Time now) {
              action.member == work.action.member && action.job == work.action.job;
     });
     if (ended != working_.end()) working_.erase(ended);
+    if (work.action.job == kRepair) {
+      EndRepair(work, now);
+      continue;
+    }
     planner_.Finished(work.action, work.result, now, work.retry_after);
   }
+}
+
+// Repairs objects of a replica that is still current, from one that is.
+void Shards::BeginRepair(placement::Time now) {
+  while (now >= repair_at_) {
+    const auto batch = repairs_.Begin();
+    if (!batch) return;
+    const ReplicaSet set = planner_.SetOf(batch->shard);
+    const auto usable = [&](const placement::Replica& replica) {
+      return replica.state == ReplicaState::kCurrent && replica.member != batch->member &&
+             (replica.member == batch->source || batch->source == kNoMember);
+    };
+    const auto replicas = set.All();
+    const auto source = std::ranges::find_if(replicas, usable);
+    if (set.StateOf(batch->member) != ReplicaState::kCurrent || source == replicas.end()) {
+      repairs_.End(/*again=*/false);
+      continue;
+    }
+    repairing_ = batch->keys.size();
+    BeginWork({.kind = Action::Kind::kCopy,
+               .shard = batch->shard,
+               .member = batch->member,
+               .source = source->member,
+               .generation = set.generation(),
+               .job = kRepair},
+              batch->keys);
+    return;
+  }
+}
+
+void Shards::EndRepair(const FinishedWork& work, placement::Time now) {
+  repaired_objects_ += work.copied_objects;
+  if (work.result == ActionResult::kFailed) failed_repairs_ += repairing_ - work.copied_objects;
+  if (work.result != ActionResult::kDone)
+    repair_at_ = now + std::max(work.retry_after, kReportEvery);
+  repairs_.End(/*again=*/work.result == ActionResult::kLater);
 }
 
 }  // namespace farswap::remote

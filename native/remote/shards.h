@@ -22,6 +22,7 @@
 #include "remote/placement_info.h"
 #include "remote/put_eras.h"
 #include "remote/put_part.h"
+#include "remote/repair_queue.h"
 #include "remote/shard_copier.h"
 #include "tier/page.h"
 
@@ -87,6 +88,10 @@ class Shards final : public PutObserver, private ShardCopier::Owner {
   /// Returns how many shards were on that member alone.
   std::uint32_t OnStoreGone(MemberIndex member);
 
+  /// Has the object copied, soon, if both replicas are current. Takes no lock that is held for
+  /// long.
+  void Repair(const RepairQueue::Object& object) { repairs_.Add(object); }
+
   /// `here` is of the member.
   PlacementInfo status(MemberIndex member) const;
 
@@ -111,7 +116,9 @@ class Shards final : public PutObserver, private ShardCopier::Owner {
 
   bool Settled(const Waiting& waiting) const;
   void Begin(const placement::Action& action);
-  void BeginWork(const placement::Action& action);
+  void BeginWork(const placement::Action& action, std::vector<std::uint64_t> repairs = {});
+  void BeginRepair(placement::Time now);
+  void EndRepair(const FinishedWork& work, placement::Time now);
   void EndSettled(placement::Time now);
   void EndWork(placement::Time now);
   void Wake();
@@ -125,6 +132,7 @@ class Shards final : public PutObserver, private ShardCopier::Owner {
   const std::uint64_t host_;
   const ShardServers& servers_;
   PutEras eras_;
+  RepairQueue repairs_;
 
   mutable std::mutex mutex_;  // guards all below, but for planner_.SetOf()
   std::condition_variable changed_;
@@ -133,6 +141,10 @@ class Shards final : public PutObserver, private ShardCopier::Owner {
   std::vector<Waiting> waiting_;
   std::vector<placement::Action> working_;  // in copier_
   std::vector<FinishedWork> finished_;
+  std::size_t repairing_ = 0;  // objects in copier_
+  placement::Time repair_at_{};
+  std::uint64_t repaired_objects_ = 0;
+  std::uint64_t failed_repairs_ = 0;
   bool wake_ = false;
   bool stopping_ = false;
   ShardCopier copier_;

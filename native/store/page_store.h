@@ -2,8 +2,9 @@
 //
 // Invariants, after any crash of the process: Get() returns an object whose Put() returned kOk
 // until a higher version is put, it is discarded, or its volume ends; the newest epoch is on the
-// disk; used_bytes is exact. Thread-safe. Put() and Discard() may wait for a RocksDB stall, Get()
-// never does. Called by PageService.
+// disk; used_bytes is exact, but for records in damaged blocks of files, which count as much as
+// what replaces them. Thread-safe. Put() and Discard() may wait for a RocksDB stall, Get() never
+// does. Called by PageService.
 //
 // Reads go on when the disk is full or fails. Pages are then refused with kFull, early enough for
 // RocksDB to write the accepted ones (room.h), and accepted again when the disk works. A store that

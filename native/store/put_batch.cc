@@ -46,6 +46,10 @@ void PutBatch::Compare(std::uint64_t capacity_bytes) {
       const auto record = DecodeRecord(objects_[order_[begin]].key, lookup.value(group));
       state.parsed = record.has_value();
       state.version = record ? record->version : 0;
+    } else if (status.IsCorruption()) {
+      // A damaged block of a file. It counted as much as what replaces it, if versions are equal.
+      state.readable = state.found = true;
+      state.bytes = RecordBytes(objects_[order_[begin]].bytes.size());
     }
     ApplyGroup(begin, end, state, capacity_bytes);
     begin = end;

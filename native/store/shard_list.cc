@@ -24,6 +24,8 @@ class Walk {
     rocksdb::ReadOptions options;
     options.iterate_upper_bound = &end_slice_;
     options.fill_cache = false;
+    // A record of a damaged block is listed as far as it is readable, and found damaged when read.
+    options.verify_checksums = false;
     it_.reset(rocks->db->NewIterator(options, rocks->pages));
   }
 
@@ -65,6 +67,7 @@ rocksdb::Status ListShard(Rocks* rocks, std::uint64_t volume_id, std::uint64_t s
                                .version = record ? record->version : 0,
                                .bytes = record ? record->bytes.size() : 0});
     }
+    if (!walk.status().ok()) break;  // the next Seek() would reset it
   }
   return walk.status();
 }

@@ -196,15 +196,23 @@ grpc::Status FakeStore::Discard(grpc::ServerContext* context, const v1::DiscardR
 grpc::Status FakeStore::CopyShard(grpc::ServerContext* context, const v1::CopyShardRequest* request,
                                   grpc::ServerWriter<v1::CopyShardResponse>* answers) {
   if (!WaitWhile(context, &Script::hold_copies)) return grpc::Status::CANCELLED;
+  v1::CopyShardResponse answer;
   {
     const std::lock_guard lock(mutex_);
+    if (script_.refused_copies > 0) {
+      --script_.refused_copies;
+      answer.set_status(v1::CALL_STATUS_RETRY_AFTER);
+      answers->Write(answer);
+      return grpc::Status::OK;
+    }
     seen_.copies += request->keys().empty() ? 1 : 0;
-    seen_.copied_keys.insert(seen_.copied_keys.end(), request->keys().begin(),
-                             request->keys().end());
+    auto& keys = request->replace_equal() ? seen_.repaired_keys : seen_.copied_keys;
+    keys.insert(keys.end(), request->keys().begin(), request->keys().end());
+    if (request->replace_equal()) seen_.repair_source = request->source().address();
   }
-  v1::CopyShardResponse answer;
   answer.set_status(v1::CALL_STATUS_OK);
   answer.set_done(true);
+  answer.set_copied_objects(static_cast<std::uint64_t>(request->keys_size()));
   answers->Write(answer);
   return grpc::Status::OK;
 }

@@ -30,6 +30,7 @@ class FakeStore final : private v1::PageStore::Service {
     bool hold_gets = false;          // answer no further fetch
     bool hold_closes = false;        // answer no CloseVolume
     bool hold_copies = false;        // answer no CopyShard
+    int refused_copies = 0;          // so many CopyShard are answered RETRY_AFTER
     bool full = false;               // every page is answered FULL
     std::size_t reverse_gets = 0;    // gather so many, then answer the last one first
     int unknown_volumes = 0;         // so many requests are answered UNKNOWN_VOLUME
@@ -84,6 +85,8 @@ class FakeStore final : private v1::PageStore::Service {
     std::uint64_t discards = 0;
     std::uint64_t copies = 0;                // of whole shards that it was called to make
     std::vector<std::uint64_t> copied_keys;  // of other copies
+    std::vector<std::uint64_t> repaired_keys;
+    std::string repair_source;  // address of the last one
   };
   Seen seen() const {
     const std::lock_guard lock(mutex_);

@@ -14,6 +14,7 @@
 #include "remote/cluster.h"
 #include "remote_borrowers.h"
 #include "store/page_server.h"
+#include "store_damage.h"
 
 namespace farswap::remote {
 namespace {
@@ -62,12 +63,13 @@ class RepairTest : public ::testing::Test {
     ++store_of_[i];
   }
 
-  void Connect(std::size_t replicas, std::chrono::milliseconds repair_after = 600'000ms) {
+  void Connect(std::size_t replicas, std::chrono::milliseconds repair_after = 600'000ms,
+               std::chrono::milliseconds outage_wait = 200ms) {
     std::vector<std::string> addresses;
     for (const int port : ports_) addresses.push_back("127.0.0.1:" + std::to_string(port));
     ClusterConfig config = TestConfig(addresses);
     config.replicas = replicas;
-    config.outage_wait = 200ms;
+    config.outage_wait = outage_wait;
     config.repair_after = repair_after;
     cluster_ = NewCluster(config);
     for (std::size_t i = 0; i < kServers; ++i) ASSERT_TRUE(Connected(*cluster_, i));
@@ -150,6 +152,36 @@ TEST_F(RepairTest, StoresThatAreLostOneAfterTheOtherCostNoPage) {
     ExpectAll();
   }
   EXPECT_EQ(cluster_->Placement().lost, 0u);
+}
+
+// Of a file of the store, which serves the other pages.
+TEST_F(RepairTest, APageOnADamagedDiskComesFromTheOtherReplicaAndIsRepaired) {
+  Connect(2, 600'000ms, /*outage_wait=*/2 * kHangGuard);  // it misses nothing
+  WriteAll();
+  constexpr tier::SlotIndex kSlot = 7;
+  const std::string asked_first = cluster_->ReplicasOf(kSlot)[0].address;
+  std::size_t server = 0;
+  while (cluster_->Servers()[server].address != asked_first) ++server;
+  StopServer(server);
+  ASSERT_TRUE(Eventually([&] { return !cluster_->Servers()[server].connected(); }));
+  ASSERT_TRUE(store::DamageBytes(PathOf(server), BytesOf(kSlot, version_of_[0])));
+  StartServer(server);
+  ASSERT_TRUE(Eventually([&] { return cluster_->Servers()[server].connected(); }));
+  AwaitNoDebt();
+  ExpectAll();
+  const auto counters = [&] {
+    std::uint64_t corrupt = 0;
+    for (const auto& [name, value] : servers_[server]->Stats()) {
+      corrupt += name == "gets_corrupt" ? value : 0;
+    }
+    return corrupt;
+  };
+  const std::uint64_t corrupt = counters();
+  ASSERT_GT(corrupt, 0u);
+  ASSERT_TRUE(Eventually([&] { return cluster_->Placement().repaired_objects == corrupt; }));
+  ExpectAll();
+  EXPECT_EQ(counters(), corrupt) << "no read meets the damage again";
+  EXPECT_EQ(cluster_->Placement().failed_repairs, 0u);
 }
 
 TEST_F(RepairTest, AServerThatStaysAwayIsReplaced) {

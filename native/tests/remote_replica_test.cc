@@ -127,6 +127,10 @@ TEST_F(ReplicaTest, WhatOneReplicaHasLostComesFromTheOther) {
   for (std::size_t i = 0; i < 8; ++i) EXPECT_TRUE(fetch.Holds(i, 1)) << i;
   const std::uint64_t first = Replica(0).seen().fetches;
   EXPECT_EQ(first + Replica(1).seen().fetches, 2u) << "one is asked, then the other";
+  ASSERT_TRUE(Eventually([&] { return cluster_->Placement().repaired_objects == 1; }));
+  EXPECT_EQ(Replica(0).seen().repaired_keys, std::vector<std::uint64_t>{1});
+  EXPECT_EQ(Replica(0).seen().repair_source, Replica(1).address());
+  EXPECT_TRUE(Replica(1).seen().repaired_keys.empty()) << "it was not asked for that";
 }
 
 TEST_F(ReplicaTest, WhatBothHaveLostIsMissingOnce) {
@@ -134,6 +138,8 @@ TEST_F(ReplicaTest, WhatBothHaveLostIsMissingOnce) {
   for (FakeStore& store : stores_) store.Lose(0);
   EXPECT_EQ(GetOne(*cluster_, 0), GetResult::kNotFound);
   EXPECT_EQ(Replica(0).seen().fetches + Replica(1).seen().fetches, 2u);
+  LetTimePass(Replica(0));
+  EXPECT_TRUE(Replica(0).seen().repaired_keys.empty()) << "there is no source";
 }
 
 TEST_F(ReplicaTest, AnObjectThatIsRefusedComesFromTheOther) {
@@ -152,6 +158,17 @@ TEST_F(ReplicaTest, AnObjectThatIsRefusedComesFromTheOther) {
   cluster_->Get(&fetch);
   ASSERT_TRUE(fetch.done.Wait());
   EXPECT_EQ(fetch.offered, 2);
+  ASSERT_TRUE(Eventually([&] { return cluster_->Placement().repaired_objects == 1; }));
+  EXPECT_EQ(Replica(0).seen().repaired_keys, std::vector<std::uint64_t>{0});
+}
+
+TEST_F(ReplicaTest, ARepairThatAServerRefusesForNowIsRepeated) {
+  ASSERT_EQ(PutOne(*cluster_, 0, 1), PutResult::kAcked);
+  Replica(0).Lose(0);
+  Replica(0).Tell([](FakeStore::Script* script) { script->refused_copies = 1; });
+  for (int i = 0; i < 3; ++i) EXPECT_TRUE(Holds(*cluster_, 0, 1));
+  ASSERT_TRUE(Eventually([&] { return cluster_->Placement().repaired_objects == 1; }));
+  EXPECT_EQ(cluster_->Placement().failed_repairs, 0u);
 }
 
 TEST_F(ReplicaTest, AServerThatIsAwayDelaysNoFetch) {

@@ -9,6 +9,7 @@
 #include "store/rocks.h"
 #include "store/room.h"
 #include "store_copy_fixture.h"
+#include "store_damage.h"
 #include "store_scripted_source.h"
 
 namespace farswap::store {
@@ -135,6 +136,40 @@ TEST_F(RealCopyTest, ReplaceEqualRepairsADamagedRecord) {
   EXPECT_EQ(Copy(request).copied_objects(), 10u);
   EXPECT_EQ(target_.Stat("used_bytes"), used);
   EXPECT_EQ(target_.Stat("pages"), 10u);
+}
+
+// RocksDB reads nothing of a block whose checksum fails.
+TEST_F(RealCopyTest, ReplaceEqualRepairsTheRecordsOfADamagedBlock) {
+  Fill(*source_.host, 0, 300, 5);
+  Fill(*target_.host, 0, 300, 5);
+  const std::uint64_t used = target_.Stat("used_bytes");
+  target_.server.reset();
+  const std::string path = directory_.Path("1");
+  ASSERT_TRUE(DamageBytes(path, ObjectBytes(3, 5, 100)));
+  target_ = Start(64 * kMiB, path);
+  const auto status_of = [&](std::uint64_t key) {
+    return target_.host->GetOnce(target_.host->Slots(1, {key})).results(0).status();
+  };
+  v1::CopyShardRequest request = FromSource();
+  request.set_replace_equal(true);
+  for (std::uint64_t key = 0; key < 300; ++key) {
+    if (status_of(key) == v1::OBJECT_STATUS_OK) continue;
+    EXPECT_EQ(status_of(key), v1::OBJECT_STATUS_CORRUPT);
+    request.add_keys(key);
+  }
+  EXPECT_GT(request.keys_size(), 1) << "a block has several records";
+  EXPECT_LT(request.keys_size(), 300);
+  v1::ListShardRequest list;
+  list.set_volume_id(request.volume_id());
+  list.set_epoch(request.epoch());
+  v1::ListShardResponse listed;
+  grpc::ClientContext context;
+  ASSERT_TRUE(target_.host->stub().ListShard(&context, list, &listed).ok());
+  EXPECT_EQ(listed.entries_size(), 300) << "a copy from here knows what it lacks";
+  EXPECT_EQ(Copy(request).copied_objects(), static_cast<std::uint64_t>(request.keys_size()));
+  for (std::uint64_t key = 0; key < 300; ++key) ASSERT_EQ(TargetVersion(key), 5u) << key;
+  EXPECT_EQ(target_.Stat("used_bytes"), used);
+  EXPECT_EQ(target_.Stat("pages"), 300u);
 }
 
 TEST_F(RealCopyTest, PutsThatRaceWithCopiesAreNeverLowered) {

@@ -77,6 +77,8 @@ class RemoteFetch {
     std::uint16_t asked = 0;    // the replica that is asked now
     std::uint8_t answered = 0;  // how many replicas have answered, and which
     std::array<std::uint16_t, 3> answerers{};
+    std::array<std::uint64_t, 3> left{};  // what was open after each answer
+    std::array<std::uint64_t, 3> bad{};   // of that, what the replica lacks or has damaged
     std::chrono::steady_clock::time_point expires{};  // set by the first replica's lane
     RemoteFetch* next = nullptr;                      // in a list of fetches
   };

@@ -79,6 +79,7 @@ class TestTables:
             ("short of replicas", "77 shards"),
             ("copies under way", "1"),
             ("lost", "none"),
+            ("objects repaired", "0, 0 failed"),
         ):
             assert re.search(f"^  {key} +{value}$", out, re.MULTILINE)
 

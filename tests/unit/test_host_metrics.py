@@ -43,7 +43,9 @@ def engine() -> FakeEngine:
         record(8),
     ]
     made.server_list = [memory_server(shards=3, reconnects=2)]
-    made.placed = placement(replicas=2, debt_shards=5, copies=1, lost_shards=3)
+    made.placed = placement(
+        replicas=2, debt_shards=5, copies=1, lost_shards=3, repaired_objects=9, failed_repairs=4
+    )
     return made
 
 
@@ -122,6 +124,8 @@ def test_the_debt_in_replicas_is_exported(samples: Samples) -> None:
     assert samples["farswap_replication_debt_shards",] == 5
     assert samples["farswap_replica_copies",] == 1
     assert samples["farswap_lost_shards_total",] == 3
+    assert samples["farswap_repaired_objects_total",] == 9
+    assert samples["farswap_failed_repairs_total",] == 4
 
 
 def view(id_: int, path: str, **changed: object) -> SimpleNamespace:
