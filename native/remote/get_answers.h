@@ -26,9 +26,12 @@ class FetchRouter {
  public:
   /// The replica that was asked has answered: the fetch asks another one for what is open, or ends.
   virtual void OnAnswered(tier::RemoteFetch* fetch, const GetResults& results) = 0;
-  /// Whether a connected replica could be asked in place of the one that is. Any locks.
+  /// Whether a connected replica that answers could be asked in place of the one that is. Any
+  /// locks.
   virtual bool HasAnother(const tier::RemoteFetch& fetch) const = 0;
-  /// The replica that was asked is not connected: the fetch asks another one.
+  /// Whether shards have several replicas. Any locks.
+  virtual bool HasReplicas() const = 0;
+  /// The replica that was asked is not connected, or slow: the fetch asks another one.
   virtual void MoveOn(tier::RemoteFetch* fetch) = 0;
 
  protected:

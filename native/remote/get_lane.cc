@@ -13,8 +13,16 @@ using tier::GetResult;
 using tier::RemoteFetch;
 using tier::Verdict;
 
-GetLane::GetLane(std::chrono::milliseconds fetch_wait, FetchRouter* router, LaneObserver* observer)
-    : fetch_wait_(fetch_wait), router_(router), observer_(observer) {}
+namespace {
+
+constexpr std::chrono::milliseconds kWatchEvery{2};
+constexpr std::chrono::milliseconds kWatchIdle{100};  // without fetches, it ends
+
+}  // namespace
+
+GetLane::GetLane(std::chrono::milliseconds fetch_wait, std::chrono::milliseconds outage_wait,
+                 FetchRouter* router, LaneObserver* observer)
+    : fetch_wait_(fetch_wait), outage_wait_(outage_wait), router_(router), observer_(observer) {}
 
 GetLane::~GetLane() { FARSWAP_CHECK(!queue_.oldest() && !stream_); }
 
@@ -22,19 +30,27 @@ bool GetLane::Get(RemoteFetch* fetch, MemberIndex member) {
   GetStream* ready = nullptr;
   TimePoint& expires = fetch->route.expires;
   const bool first = expires == TimePoint{};
-  if (first) expires = Clock::now() + fetch_wait_;
+  const TimePoint now = Clock::now();
+  if (first) expires = now + fetch_wait_;
+  bool wake = !first;  // the end of its time is nearer than that of a new one
   {
     const std::lock_guard lock(mutex_);
     if (member != member_) return false;
     Record* const record = NewRecord();
     record->fetch = fetch;
+    record->asked_at = now;
+    hedging_.NoteFetch(now);
+    if (!watching_ && router_->HasReplicas()) {
+      wake = watching_ = true;
+      busy_at_ = now;
+    }
     // Later in the queue, later in time: what comes from another lane may wait a little longer.
     record->expires = queue_.newest() ? std::max(expires, queue_.newest()->expires) : expires;
     queue_.Append(record);
     ready = BeginSend();
   }
   SendFrom(ready);
-  if (!first) observer_->OnLaneWork();  // the end of its time is nearer than that of a new one
+  if (wake) observer_->OnLaneWork();
   return true;
 }
 
@@ -57,21 +73,56 @@ void GetLane::Open(v1::PageStore::Stub* stub, rpc::CompletionThreads* completion
     FARSWAP_CHECK(!stream_);
     volume_ = volume;
     stream_ = std::move(stream);
+    waiting_since_ = Clock::now();
   }
   opened->Start(stub->PrepareAsyncGet(opened->context(), completions->queue()));
 }
 
 TimePoint GetLane::Service(TimePoint now) {
   ForEachFetch(TakeExpired(now), [](auto* fetch) { EndFetch(fetch, GetResult::kUnavailable); });
-  if (!stream_) {
+  const TimePoint watch_at = Watch(now);
+  const std::lock_guard lock(mutex_);
+  // Later fetches expire later, so they need no wake-up.
+  return std::min({queue_.expires(), now + fetch_wait_, watch_at});
+}
+
+// Moves fetches to other replicas; returns when to check again.
+TimePoint GetLane::Watch(TimePoint now) {
+  RemoteFetch* slow = nullptr;
+  TimePoint next = now + kWatchEvery;
+  {
+    const std::lock_guard lock(mutex_);
+    if (queue_.oldest()) busy_at_ = now;
+    if (!router_->HasReplicas() || now >= busy_at_ + kWatchIdle) watching_ = false;
+    if (!watching_) next = kNever;
+    const bool waits = stream_ && watching_ && queue_.sent_count() > 0;
+    if (waits && now >= waiting_since_ + outage_wait_) stalled_ = true;
+    if (waits && !stalled_) slow = TakeSlow(now);
+  }
+  ForEachFetch(slow, [this](auto* fetch) { router_->MoveOn(fetch); });
+  if (!stream_ || stalled_) {
     const auto movable = [this](const Record& record) {
       return router_->HasAnother(*record.fetch);
     };
     ForEachFetch(TakeWhere(movable), [this](auto* fetch) { router_->MoveOn(fetch); });
   }
-  const std::lock_guard lock(mutex_);
-  // Later fetches expire later, so they need no wake-up.
-  return std::min(queue_.expires(), now + fetch_wait_);
+  return next;
+}
+
+// Call it with mutex_ held. Later fetches were asked for later.
+RemoteFetch* GetLane::TakeSlow(TimePoint now) {
+  RemoteFetch* first = nullptr;
+  for (Record* record = queue_.oldest(); record && record->asked_at + hedging_.delay() <= now;) {
+    Record* const next = record->newer;
+    if (!record->fetch->route.hedged && router_->HasAnother(*record->fetch) && hedging_.Take(now)) {
+      queue_.Remove(record);
+      RemoteFetch* const fetch = Release(record);
+      fetch->route.hedged = true;
+      fetch->route.next = std::exchange(first, fetch);
+    }
+    record = next;
+  }
+  return first;
 }
 
 std::string GetLane::Detach() {
@@ -80,11 +131,12 @@ std::string GetLane::Detach() {
   const std::lock_guard lock(mutex_);
   stream_.reset();
   queue_.Rewind();
+  stalled_ = false;
   return why;
 }
 
 void GetLane::OnAnswer(const v1::GetResponse& answer) {
-  RemoteFetch* const fetch = Claim(answer.request_id());
+  RemoteFetch* const fetch = Claim(answer.request_id(), Clock::now());
   // None: the answer is late, or its id is invalid.
   if (fetch) Deliver(answer, fetch);
 }
@@ -148,13 +200,16 @@ RemoteFetch* GetLane::Release(Record* record) {
   return std::exchange(record->fetch, nullptr);
 }
 
-RemoteFetch* GetLane::Claim(std::uint64_t request_id) {
+RemoteFetch* GetLane::Claim(std::uint64_t request_id, TimePoint now) {
   const std::lock_guard lock(mutex_);
+  waiting_since_ = now;
+  if (stalled_) stalled_ = false;
   const auto index = static_cast<std::uint32_t>(request_id);
   if (index / kRecordsPerChunk >= chunks_.size()) return nullptr;
   Record* const record = &chunks_[index / kRecordsPerChunk][index % kRecordsPerChunk];
   if (!record->fetch || !record->sent || record->request_id != request_id) return nullptr;
   queue_.Remove(record);
+  hedging_.NoteAnswer(now - record->asked_at);
   return Release(record);
 }
 
@@ -170,6 +225,7 @@ GetLane::GetStream* GetLane::BeginSend() {
   request->set_epoch(volume_.epoch);
   ForEachOpen(*record->fetch,
               [&](std::size_t index) { request->add_keys(record->fetch->keys[index]); });
+  if (queue_.sent_count() == 0) waiting_since_ = std::max(waiting_since_, record->asked_at);
   queue_.MarkSent();
   return stream_.get();
 }

@@ -2,10 +2,17 @@
 // its id; answers come in any order. A fetch outlives the connection: it is sent again on the next
 // one until it is answered, until another replica can answer it, or fetch_wait after it began.
 //
+// A fetch belongs to one lane at a time, so that two replicas never answer it at once: one that is
+// slow (hedging.h) leaves its lane for another replica's, once, and a late answer finds no record.
+// If no fetch is answered for outage_wait, the lane is stalled: all that can leaves it, and new
+// fetches go elsewhere, until an answer comes. While fetches are under way the session's thread
+// checks every kWatchEvery; so Get() wakes it only after a pause.
+//
 // Get() sends on the caller's thread if the stream is free, else the end of the previous write
 // does: no thread waits or is woken. The completion thread runs callbacks.
 #pragma once
 
+#include <atomic>
 #include <chrono>
 #include <cstdint>
 #include <memory>
@@ -15,6 +22,7 @@
 
 #include "farswap/v1/page_store.grpc.pb.h"
 #include "remote/get_answers.h"
+#include "remote/hedging.h"
 #include "remote/lane.h"
 #include "remote/members.h"
 #include "remote/resend_queue.h"
@@ -25,11 +33,14 @@ namespace farswap::remote {
 
 class GetLane final : public Stream<v1::GetRequest, v1::GetResponse>::Owner {
  public:
-  GetLane(std::chrono::milliseconds fetch_wait, FetchRouter* router, LaneObserver* observer);
+  GetLane(std::chrono::milliseconds fetch_wait, std::chrono::milliseconds outage_wait,
+          FetchRouter* router, LaneObserver* observer);
   ~GetLane();  // after Rebind(kNoMember)
 
   /// Takes the fetch; false if the lane is not the member's. Any thread.
   bool Get(tier::RemoteFetch* fetch, MemberIndex member);
+  /// Any thread.
+  bool stalled() const { return stalled_; }
 
   // Only for the session's thread.
 
@@ -50,6 +61,7 @@ class GetLane final : public Stream<v1::GetRequest, v1::GetResponse>::Owner {
   struct Record {
     tier::RemoteFetch* fetch = nullptr;
     TimePoint expires;
+    TimePoint asked_at;
     // Index in the pool, and above it a generation, which rejects answers to earlier uses.
     std::uint64_t request_id = 0;
     Record* older = nullptr;
@@ -65,16 +77,19 @@ class GetLane final : public Stream<v1::GetRequest, v1::GetResponse>::Owner {
 
   Record* NewRecord();
   tier::RemoteFetch* Release(Record* record);
-  tier::RemoteFetch* Claim(std::uint64_t request_id);
+  tier::RemoteFetch* Claim(std::uint64_t request_id, TimePoint now);
   GetStream* BeginSend();
   void SendFrom(GetStream* ready);
   template <typename Predicate>
   tier::RemoteFetch* TakeWhere(Predicate wanted);
   tier::RemoteFetch* TakeExpired(TimePoint now);
+  tier::RemoteFetch* TakeSlow(TimePoint now);
+  TimePoint Watch(TimePoint now);
   void Deliver(const v1::GetResponse& answer, tier::RemoteFetch* fetch);
   void AnswerAll(tier::RemoteFetch* first, tier::GetResult result);
 
   const std::chrono::milliseconds fetch_wait_;
+  const std::chrono::milliseconds outage_wait_;
   FetchRouter* const router_;
   LaneObserver* const observer_;
 
@@ -87,6 +102,11 @@ class GetLane final : public Stream<v1::GetRequest, v1::GetResponse>::Owner {
   std::unique_ptr<GetStream> stream_;
   OpenedVolume volume_;
   MemberIndex member_ = kNoMember;
+  Hedging hedging_;
+  bool watching_ = false;
+  TimePoint busy_at_;        // the last check that found a fetch
+  TimePoint waiting_since_;  // for the next answer, while fetches are sent
+  std::atomic<bool> stalled_{false};
 };
 
 }  // namespace farswap::remote

@@ -13,11 +13,19 @@ using placement::ReplicaState;
 using tier::GetResult;
 using tier::RemoteFetch;
 
-bool ReplicaReads::Ask(RemoteFetch* fetch) const {
+namespace {
+
+bool Answers(const Target& target, MemberIndex member) {
+  return target.connected_member() == member && !target.stalled();
+}
+
+}  // namespace
+
+bool ReplicaReads::Ask(RemoteFetch* fetch, MemberIndex slow) const {
   const ReplicaSet set = shards_.SetOf(fetch->keys[0]);
-  for (const bool connected : {true, false}) {
+  for (const bool first_choice : {true, false}) {
     const auto ask = [&](MemberIndex member, Target* target) {
-      if ((target->connected_member() == member) != connected) return false;
+      if ((member != slow && Answers(*target, member)) != first_choice) return false;
       fetch->route.asked = member;
       return target->Get(fetch, member);
     };
@@ -56,12 +64,12 @@ void ReplicaReads::RepairBad(const RemoteFetch& fetch) const {
 
 bool ReplicaReads::HasAnother(const RemoteFetch& fetch) const {
   return AnyUnasked(fetch, shards_.SetOf(fetch.keys[0]), [&](MemberIndex member, Target* target) {
-    return member != fetch.route.asked && target->connected_member() == member;
+    return member != fetch.route.asked && Answers(*target, member);
   });
 }
 
 void ReplicaReads::MoveOn(RemoteFetch* fetch) {
-  if (!Ask(fetch)) EndFetch(fetch, GetResult::kUnavailable);
+  if (!Ask(fetch, fetch->route.asked)) EndFetch(fetch, GetResult::kUnavailable);
 }
 
 // Calls `ask` for each current replica that has not answered until it returns true.

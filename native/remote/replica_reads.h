@@ -24,11 +24,12 @@ class ReplicaReads final : public FetchRouter {
  public:
   ReplicaReads(Shards* shards, const Targets* targets) : shards_(*shards), targets_(*targets) {}
 
-  /// Sends the fetch to a current replica that has not answered yet: a connected one, or one that
-  /// may come back. False: there is none.
-  bool Ask(tier::RemoteFetch* fetch) const;
+  /// Sends the fetch to a current replica that has not answered yet: a connected one that answers,
+  /// another than `slow`, or else any that may come back. False: there is none.
+  bool Ask(tier::RemoteFetch* fetch, MemberIndex slow = kNoMember) const;
 
   void OnAnswered(tier::RemoteFetch* fetch, const GetResults& results) override;
+  bool HasReplicas() const override { return shards_.replicas() > 1; }
   bool HasAnother(const tier::RemoteFetch& fetch) const override;
   void MoveOn(tier::RemoteFetch* fetch) override;
 

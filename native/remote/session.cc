@@ -43,6 +43,7 @@ class ServerSession final : public Session, private LaneObserver, private rpc::C
   bool TakesDiscards() const override { return discard_lane_.HasRoom(); }
   void Discard(std::span<const tier::DiscardItem> items) override { discard_lane_.Add(items); }
   MemberIndex connected_member() const override { return connected_member_; }
+  bool stalled() const override { return get_lane_.stalled(); }
   bool writable() const override;
   placement::Member report() const override;
 
@@ -141,7 +142,7 @@ ServerSession::ServerSession(const SessionConfig& session_config, SessionPeers* 
       cluster_(*config_.cluster),
       peers_(peers),
       completions_(completions),
-      get_lane_(cluster_.fetch_wait, &peers->router(), this),
+      get_lane_(cluster_.fetch_wait, cluster_.outage_wait, &peers->router(), this),
       put_lane_(cluster_.put_wait, std::min(cluster_.put_wait, cluster_.outage_wait),
                 cluster_.full_wait, this),
       discard_lane_(this),

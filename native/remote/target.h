@@ -26,6 +26,8 @@ class Target {
 
   /// The member whose volume is open; kNoMember: not connected.
   virtual MemberIndex connected_member() const = 0;
+  /// Fetches have been waiting for outage_wait, and none was answered.
+  virtual bool stalled() const = 0;
   /// Connected, and not known to be full.
   virtual bool writable() const = 0;
   /// For placement; without its identity.

@@ -75,6 +75,7 @@ class RemoteFetch {
   struct Route {
     std::uint64_t open = 0;     // indices that have not ended, by bit
     std::uint16_t asked = 0;    // the replica that is asked now
+    bool hedged = false;        // it has left a slow replica for another one
     std::uint8_t answered = 0;  // how many replicas have answered, and which
     std::array<std::uint16_t, 3> answerers{};
     std::array<std::uint64_t, 3> left{};  // what was open after each answer
