@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 import click
-from farswap.admin import commands, latency, output, pages
+from farswap.admin import commands, completion, latency, output, pages
 from farswap.common.units import PAGE_BYTES
 from farswap.v1 import host_admin_pb2 as pb
 
@@ -42,7 +42,7 @@ def list_(session: Session, output_format: str) -> None:
 
 
 @commands.verb(command)
-@click.argument("path", type=commands.CGROUP)
+@click.argument("path", type=commands.CGROUP, shell_complete=completion.cgroups)
 def show(session: Session, path: str, output_format: str) -> None:
     """Show one cgroup: pages, settings and their sources, load times, counters.
 
@@ -58,7 +58,7 @@ def show(session: Session, path: str, output_format: str) -> None:
 
 
 @commands.verb(command, "set")
-@click.argument("path", type=commands.CGROUP)
+@click.argument("path", type=commands.CGROUP, shell_complete=completion.cgroups)
 @click.option(
     "--pool-limit",
     "pool_limit_bytes",

@@ -10,6 +10,7 @@ from farswap.admin import (
     cgroup,
     cluster,
     commands,
+    completion,
     device,
     doctor,
     server,
@@ -85,6 +86,7 @@ command.add_command(server.command, "server")
 command.add_command(volume.command, "volume")
 command.add_command(shard.command, "shard")
 command.add_command(slot.command, "slot")
+command.add_command(completion.command, "completion")
 
 
 def main() -> None:

@@ -6,7 +6,7 @@ import time
 from typing import TYPE_CHECKING
 
 import click
-from farswap.admin import commands, output
+from farswap.admin import commands, completion, output
 from farswap.common.errors import RemoteError
 from farswap.v1 import host_admin_pb2 as pb
 from rich.text import Text
@@ -25,7 +25,12 @@ def command() -> None:
 
 
 @commands.verb(command, "list")
-@click.option("--on", metavar="ADDR", help="Only shards with a replica on this memory server.")
+@click.option(
+    "--on",
+    metavar="ADDR",
+    shell_complete=completion.servers,
+    help="Only shards with a replica on this memory server.",
+)
 @click.option("--not-current", is_flag=True, help="Only shards with a joining or stale replica.")
 def list_(session: Session, *, on: str | None, not_current: bool, output_format: str) -> None:
     """List shards with their replicas.
@@ -71,8 +76,22 @@ def show(session: Session, number: int, output_format: str) -> None:
 
 @commands.verb(command)
 @click.argument("number", metavar="N", type=_SHARD)
-@click.option("--from", "source", metavar="ADDR", required=True, help="Server that it leaves.")
-@click.option("--to", "target", metavar="ADDR", required=True, help="Server that it goes to.")
+@click.option(
+    "--from",
+    "source",
+    metavar="ADDR",
+    required=True,
+    shell_complete=completion.servers,
+    help="Server that it leaves.",
+)
+@click.option(
+    "--to",
+    "target",
+    metavar="ADDR",
+    required=True,
+    shell_complete=completion.servers,
+    help="Server that it goes to.",
+)
 @click.option("--wait", is_flag=True, help="Wait until it is there.")
 def move(
     session: Session, *, number: int, source: str, target: str, wait: bool, output_format: str

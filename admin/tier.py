@@ -6,7 +6,7 @@ import contextlib
 from typing import TYPE_CHECKING
 
 import click
-from farswap.admin import cgroup, commands, output, pages
+from farswap.admin import cgroup, commands, completion, output, pages
 from farswap.common import cli
 from farswap.common.errors import RemoteError
 from farswap.common.units import PAGE_BYTES
@@ -115,7 +115,11 @@ def set_(session: Session, *, output_format: str, **settings: object) -> None:
     help="Size of the pages to write back, uncompressed: 268435456 or 256MiB.",
 )
 @click.option(
-    "--cgroup", "path", type=commands.CGROUP, help="Only pages of this cgroup and its descendants."
+    "--cgroup",
+    "path",
+    type=commands.CGROUP,
+    shell_complete=completion.cgroups,
+    help="Only pages of this cgroup and its descendants.",
 )
 @click.option(
     "--older-than",

@@ -6,7 +6,7 @@ import sys
 from typing import TYPE_CHECKING, cast
 
 import click
-from farswap.admin import commands, output
+from farswap.admin import commands, completion, output
 from farswap.common.errors import NotFoundError
 from farswap.v1 import server_admin_pb2 as pb
 
@@ -46,7 +46,7 @@ def list_(session: Session, output_format: str) -> None:
 
 
 @commands.verb(command)
-@click.argument("volume", type=commands.VOLUME)
+@click.argument("volume", type=commands.VOLUME, shell_complete=completion.volumes)
 def show(session: Session, volume: commands.VolumeName, output_format: str) -> None:
     """Show one volume.
 
@@ -60,7 +60,7 @@ def show(session: Session, volume: commands.VolumeName, output_format: str) -> N
 
 
 @commands.verb(command)
-@click.argument("volume", type=commands.VOLUME)
+@click.argument("volume", type=commands.VOLUME, shell_complete=completion.volumes)
 @click.option("--force", is_flag=True, help="Delete it although its host is live.")
 @click.option("--yes", is_flag=True, help="Do not ask for confirmation.")
 def delete(
@@ -87,7 +87,7 @@ def delete(
 
 
 @commands.verb(command, "set-quota")
-@click.argument("volume", type=commands.VOLUME)
+@click.argument("volume", type=commands.VOLUME, shell_complete=completion.volumes)
 @click.argument("quota", type=commands.QUOTA)
 def set_quota(
     session: Session, volume: commands.VolumeName, quota: object, output_format: str
