@@ -113,8 +113,8 @@ std::optional<MemberIndex> Planner::Usual(std::span<const MemberIndex> members,
 
 // A member for one more replica: of a copyset with all that stay, or else of another failure
 // domain, or else any.
-std::optional<MemberIndex> Planner::Target(const ReplicaSet& set,
-                                           std::optional<MemberIndex> leaver) {
+std::optional<MemberIndex> Planner::Target(const ReplicaSet& set, std::optional<MemberIndex> leaver,
+                                           bool by_reserve) {
   const ReplicaSet stays = leaver ? set.With(*leaver, kNone) : set;
   std::vector<MemberIndex> in_copysets;
   std::vector<MemberIndex> apart;
@@ -125,7 +125,9 @@ std::optional<MemberIndex> Planner::Target(const ReplicaSet& set,
              std::ranges::find(copyset.All(), replica.member) != copyset.All().end();
     });
     for (const MemberIndex member : copyset.All()) {
-      if (!members_[member].takes_shards() || set.StateOf(member)) continue;
+      const State& state = members_[member];
+      const bool takes = by_reserve ? state.has_reserve() : state.takes_shards();
+      if (!takes || set.StateOf(member)) continue;
       const bool shares = SharesDomain(member, stays);
       (shares ? rest : together ? in_copysets : apart).push_back(member);
     }
@@ -239,10 +241,12 @@ void Planner::SetReplicas(std::size_t replicas) {
 void Planner::Report(MemberIndex index, const Member& member) {
   State& state = StateOf(index);
   const bool took_shards = state.takes_shards();
+  const bool had_reserve = state.has_reserve();
   const bool left = state.reported.leaving;
   state.reported = member;
   state.known = true;
-  scan_wanted_ |= took_shards != state.takes_shards() || left != member.leaving;
+  scan_wanted_ |= took_shards != state.takes_shards() || had_reserve != state.has_reserve() ||
+                  left != member.leaving;
 }
 
 void Planner::MemberAway(MemberIndex index, Time now) {
@@ -332,9 +336,25 @@ void Planner::StartJob(ShardIndex shard) {
     const bool leaves = replica.state == kCurrent && members_[replica.member].reported.leaving;
     if (replica.state == kStale || (leaves && !leaver)) leaver = replica.member;
   }
-  const auto target = Target(set, leaver);
-  // Without a target it waits for a scan, which the report of a member with room brings.
-  if (target) Join(shard, *target, set.full() ? leaver : std::nullopt, false);
+  if (const auto target = Target(set, leaver)) {
+    Join(shard, *target, set.full() ? leaver : std::nullopt, false);
+  } else if (need == Need::kReplace) {
+    JoinByReserve(shard, leaver);
+  }
+  // Else it waits for a scan, which the report of a member with room brings.
+}
+
+// Where the stale replica is, or else on another full member.
+void Planner::JoinByReserve(ShardIndex shard, std::optional<MemberIndex> leaver) {
+  const ReplicaSet set = SetOf(shard);
+  for (const Replica& replica : set.All()) {
+    if (replica.state == kStale && members_[replica.member].has_reserve()) {
+      return Join(shard, replica.member, std::nullopt, true);
+    }
+  }
+  if (const auto target = Target(set, leaver, true)) {
+    Join(shard, *target, set.full() ? leaver : std::nullopt, false);
+  }
 }
 
 void Planner::Join(ShardIndex shard, MemberIndex member, std::optional<MemberIndex> leaver,

@@ -65,6 +65,7 @@ struct Member {
   std::uint64_t capacity_bytes = 0;
   std::uint64_t used_bytes = 0;
   bool full = false;     // takes no new pages
+  bool reserve = false;  // takes copies although it is full
   bool leaving = false;  // draining: its shards go elsewhere
 
   double fullness() const {
@@ -147,6 +148,7 @@ class Planner {
 
     bool present() const { return known && !away; }
     bool takes_shards() const { return present() && !reported.full && !reported.leaving; }
+    bool has_reserve() const { return present() && reported.reserve && !reported.leaving; }
   };
 
   // What a shard is short of, most urgent first.
@@ -170,7 +172,9 @@ class Planner {
   std::optional<MemberIndex> StaleToRejoin(const ReplicaSet& set) const;
   std::optional<MemberIndex> SourceOf(const ReplicaSet& set) const;
   bool ReplaceNow(MemberIndex stale) const;
-  std::optional<MemberIndex> Target(const ReplicaSet& set, std::optional<MemberIndex> leaver);
+  std::optional<MemberIndex> Target(const ReplicaSet& set, std::optional<MemberIndex> leaver,
+                                    bool by_reserve = false);
+  void JoinByReserve(ShardIndex shard, std::optional<MemberIndex> leaver);
   std::optional<MemberIndex> Emptier(std::span<const MemberIndex> members);
   std::optional<MemberIndex> Usual(std::span<const MemberIndex> members,
                                    const ReplicaSet& stays) const;

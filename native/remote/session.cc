@@ -28,6 +28,8 @@ namespace {
 
 // The server ends an owner's lease a moment after its last answer implies.
 constexpr milliseconds kLeaseSlack{20};
+// Free, for a replica of a shard to be made by the reserve of a full server: a shard, compressed.
+constexpr std::uint64_t kRepairRoomBytes = std::uint64_t{tier::kShardSlots} * tier::kPageBytes / 4;
 
 // Lock order: a lane's lock, then mutex_, then the record's or the gate's.
 class ServerSession final : public Session, private LaneObserver, private rpc::Completion {
@@ -526,9 +528,12 @@ bool ServerSession::writable() const {
 placement::Member ServerSession::report() const {
   const v1::ServerState state = put_lane_.state();
   const bool leaving = state == v1::SERVER_STATE_DRAINING;
+  const std::uint64_t used_bytes = put_lane_.used_bytes();
   return {.capacity_bytes = put_lane_.capacity_bytes(),
-          .used_bytes = put_lane_.used_bytes(),
+          .used_bytes = used_bytes,
           .full = !writable() || (state != v1::SERVER_STATE_ACTIVE && !leaving),
+          .reserve = state == v1::SERVER_STATE_FULL &&
+                     used_bytes + kRepairRoomBytes <= put_lane_.capacity_bytes(),
           .leaving = leaving};
 }
 

@@ -366,6 +366,45 @@ TEST_F(PlannerTest, ReplicasWithoutRoomForAPutAreReplacedAtOnce) {
   EXPECT_EQ(planner_->debt(), 0u);
 }
 
+TEST_F(PlannerTest, AReserveTakesReplicasThatAreMissingAndNothingElse) {
+  Make(2, 3);
+  planner_->Place(0);
+  const ReplicaSet set = planner_->SetOf(0);
+  const MemberIndex gone = First(0);
+  for (MemberIndex member = 0; member < 3; ++member) {
+    Report(member, [](Member* it) { it->full = true; });
+  }
+  planner_->MemberGone(gone);
+  EXPECT_TRUE(Work().empty());
+  EXPECT_EQ(planner_->debt(), 1u);
+  for (MemberIndex member = 0; member < 3; ++member) {
+    Report(member, [](Member* it) { it->full = it->reserve = true; });
+  }
+  EXPECT_TRUE(planner_->Place(1).empty());
+  Work();
+  EXPECT_EQ(planner_->debt(), 0u);
+  EXPECT_EQ(planner_->SetOf(0).Count(kCurrent), 2u);
+  const ReplicaSet repaired = planner_->SetOf(0);
+  Report(repaired.At(0).member, [](Member* it) { it->leaving = true; });
+  EXPECT_TRUE(Work().empty()) << "a drain";
+  EXPECT_EQ(planner_->SetOf(0), repaired);
+  EXPECT_NE(repaired, set);
+}
+
+TEST_F(PlannerTest, AStaleReplicaOfAFullMemberRejoinsByItsReserveWhereNoMemberHasRoom) {
+  Make(2, 2);
+  planner_->Place(0);
+  for (MemberIndex member = 0; member < 2; ++member) {
+    Report(member, [](Member* it) { it->full = it->reserve = true; });
+  }
+  const MemberIndex away = First(0);
+  planner_->MemberAway(away, now_);
+  planner_->MemberBack(away, true);
+  Work();
+  EXPECT_EQ(planner_->SetOf(0).StateOf(away), kCurrent);
+  EXPECT_EQ(planner_->debt(), 0u);
+}
+
 TEST_F(PlannerTest, AStoreThatIsGoneIsReplacedFromTheOther) {
   Make(2, 3);
   planner_->Place(0);
