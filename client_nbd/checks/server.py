@@ -29,14 +29,17 @@ def servers(known: Iterable[MemoryServer]) -> list[Finding]:
 def alarm(known: Sequence[MemoryServer]) -> str:
     """First line of `status`; empty if no other host has this host's volume."""
     for state, meaning in (
-        ("fenced", "FENCED: {owner} took over this volume; pages only on {where} are lost"),
+        (
+            "fenced",
+            "FENCED: {owner} took over this volume{deleted}; pages only on {where} are lost",
+        ),
         ("already_open", "ALREADY OPEN: {owner} has this volume; this daemon does not use {where}"),
     ):
         ended = [server for server in known if server.state == state]
         if ended:
             named = next((server for server in ended if server.owner_name), ended[0])
             where = ", ".join(server.address for server in ended)
-            return meaning.format(owner=_owner(named), where=where)
+            return meaning.format(owner=_owner(named), deleted=_or_deleted(named), where=where)
     return ""
 
 
@@ -49,6 +52,10 @@ def _owner(server: MemoryServer) -> str:
     if not server.owner_name:
         return "another host"
     return f"host {server.owner_name} ({server.owner_address})"
+
+
+def _or_deleted(server: MemoryServer) -> str:
+    return "" if server.owner_name else ", or an operator deleted it"
 
 
 def _state(server: MemoryServer) -> Finding:
@@ -76,7 +83,8 @@ def _of_owner(server: MemoryServer) -> Finding | None:
     """A finding if another host has the volume on this server."""
     if server.state == "fenced":
         lost = "; pages that are only there are lost" if server.shards else ""
-        message = f"{_owner(server)} took over the volume on {server.address}{lost}"
+        message = f"{_owner(server)} took over the volume on {server.address}"
+        message += f"{_or_deleted(server)}{lost}"
         remedy = "two daemons have one host id and device: find the other; " + _TAKE_OVER
         return Finding("error", _SUBJECT, message, remedy)
     if server.state == "already_open":

@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+import os
+import signal
 from typing import TYPE_CHECKING, Any
 
+import pytest
 from farswap.v1 import page_store_pb2 as pb
+from fleet import PAGE_BYTES, pages
 from hang_guard import until
+from nbd_client import NbdClient, NbdError
 from page_client import PageClient, make_object
 
 if TYPE_CHECKING:
-    from conftest import MakeServer
+    from conftest import MakeHost, MakeServer
     from daemons import MemoryServer
 
 VOLUME = "tester/swap0"
@@ -86,6 +91,31 @@ def test_a_silent_host_finds_its_deleted_volume_fenced_after_a_restart(
         with PageClient(server.pages) as back:
             assert back.open().status == pb.OPEN_STATUS_FENCED
             assert back.get([1]).status != pb.CALL_STATUS_OK
+
+
+def test_a_host_that_was_silent_while_its_volume_was_deleted_reads_errors(
+    memory_server: MakeServer, host_daemon: MakeHost
+) -> None:
+    server = memory_server()
+    host = host_daemon(server)
+    until(lambda: host.ask("status")["servers"][0]["state"] == "active")
+    with NbdClient.of(host) as nbd:
+        nbd.write(0, pages(0, 64))
+        host.ask("tier", "writeback", "--bytes", "256KiB")
+        nbd.write(64 * PAGE_BYTES, pages(64, 8))
+        name = "/".join(host.sections["device"][key] for key in ("host_id", "name"))
+        os.kill(host.pid, signal.SIGSTOP)
+        try:
+            until(lambda: not server.ask("volume", "show", name)["owner_live"])
+            assert server.ask("volume", "delete", name, "--yes")["pages"] > 0
+        finally:
+            os.kill(host.pid, signal.SIGCONT)
+        until(lambda: "or an operator deleted it; pages only on" in host.ctl("status").stdout)
+        for slot in range(64):
+            with pytest.raises(NbdError):
+                nbd.read(slot * PAGE_BYTES, PAGE_BYTES)
+        assert nbd.read(64 * PAGE_BYTES, 8 * PAGE_BYTES) == pages(64, 8), "from the pool"
+    assert "or an operator deleted it" in host.ctl("doctor").stdout
 
 
 def test_a_quota_limits_one_volume_and_outlasts_a_restart(memory_server: MakeServer) -> None:

@@ -71,7 +71,8 @@ def test_the_alarm_names_the_owner_and_every_server_that_it_concerns() -> None:
     )
     fenced = [*known, memory_server(address="c:1", state="fenced")]
     assert server_checks.alarm(fenced) == (
-        "FENCED: another host took over this volume; pages only on c:1 are lost"
+        "FENCED: another host took over this volume, or an operator deleted it; "
+        "pages only on c:1 are lost"
     )
 
 
