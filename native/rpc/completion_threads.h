@@ -12,6 +12,7 @@
 #include <cstdint>
 #include <functional>
 #include <memory>
+#include <mutex>
 #include <string>
 #include <thread>
 #include <vector>
@@ -28,12 +29,27 @@ class Completion {
   ~Completion() = default;
 };
 
+/// Work that completions add, for the threads of their queue to do in an order of its own.
+class Backlog {
+ public:
+  virtual bool empty() const = 0;
+  /// Whether the order matters: all that has completed is looked at before each piece of work.
+  virtual bool gathers() const = 0;
+  /// Does one piece of work, if there is any.
+  virtual void Work() = 0;
+
+ protected:
+  ~Backlog() = default;
+};
+
 class CompletionThreads {
  public:
-  /// Each thread calls `prepare` first.
+  /// Each thread calls `prepare` first. Completions must not wait if there is a backlog: one thread
+  /// at a time takes them.
   CompletionThreads(
       std::unique_ptr<grpc::CompletionQueue> queue, const std::string& name,
-      std::size_t thread_count, const std::function<void()>& prepare = [] {});
+      std::size_t thread_count, const std::function<void()>& prepare = [] {},
+      Backlog* backlog = nullptr);
   /// All operations must have completed.
   ~CompletionThreads();
 
@@ -47,11 +63,15 @@ class CompletionThreads {
 
  private:
   void Run();
+  bool TakeCompletions();
+  bool Complete(bool wait);
 
   const std::unique_ptr<grpc::CompletionQueue> queue_;
   // Operations ever started. gRPC orders an operation's start before its completion; this counter
   // shows that to sanitizers, which cannot see inside gRPC.
   std::atomic<std::uint64_t> started_{0};
+  Backlog* const backlog_;
+  std::mutex taking_;  // of the thread that takes completions, if there is a backlog
   std::vector<std::thread> threads_;
 };
 

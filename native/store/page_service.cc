@@ -108,8 +108,11 @@ void PageService::Register(grpc::ServerBuilder* builder) {
   const auto add = [&](Queue* to, const char* name, std::size_t threads, bool reads_sockets) {
     auto queue = builder->AddCompletionQueue(reads_sockets);
     to->queue = queue.get();
-    to->threads = std::make_unique<rpc::CompletionThreads>(std::move(queue), name, threads);
+    to->threads = std::make_unique<rpc::CompletionThreads>(
+        std::move(queue), name, threads, [] {}, to->turns.get());
   };
+  gets_.turns = std::make_unique<Turns>();
+  puts_.turns = std::make_unique<Turns>();
   add(&gets_, "fs-get", 1, true);
   add(&puts_, "fs-put", kPutThreads, false);
   add(&opens_, "fs-open", 1, false);

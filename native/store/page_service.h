@@ -7,6 +7,9 @@
 // closes, which wait for the disk. One ("fs-session") serves sessions and never waits, so that no
 // owner counts as silent meanwhile. One ("fs-copies") begins copies, and sends their progress.
 //
+// Requests for objects wait in a FairQueue: volumes are served in turn, however many streams their
+// hosts have. Opens, closes and heartbeats do not wait with them.
+//
 // A call is one object, which gives gRPC one operation at a time and deletes itself at its end. A
 // stream reads a request, answers it, reads the next; it reuses its messages, so that pages cause
 // no allocation. Private to store/ and tests.
@@ -26,6 +29,7 @@
 #include "rpc/completion_threads.h"
 #include "store/copies.h"
 #include "store/page_store.h"
+#include "store/turns.h"
 
 namespace farswap::store {
 
@@ -61,6 +65,7 @@ class PageService {
 
   struct Queue {
     grpc::ServerCompletionQueue* queue = nullptr;  // owned by the threads
+    std::unique_ptr<Turns> turns;                  // none: requests are served as they come
     std::unique_ptr<rpc::CompletionThreads> threads;
   };
 

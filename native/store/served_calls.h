@@ -13,11 +13,43 @@
 
 #include "base/thread.h"
 #include "store/page_service.h"
+#include "tier/bundle.h"
+#include "tier/page.h"
 
 namespace farswap::store {
 
+// The volume that a request is for, and the bytes that it costs, for its turn.
+template <typename Request>
+std::uint64_t VolumeOf(const Request& request) {
+  if constexpr (requires { request.volume_id(); }) {
+    return request.volume_id();
+  } else {
+    return 0;
+  }
+}
+template <typename Request>
+std::uint64_t BytesOf(const Request& /*request*/) {
+  return kListedEntriesMax * RecordBytes(0);
+}
+inline std::uint64_t BytesOf(const v1::PutRequest& request) {
+  std::uint64_t bytes = 0;
+  for (const v1::Object& object : request.objects()) bytes += RecordBytes(object.bytes().size());
+  return bytes;
+}
+inline std::uint64_t BytesOf(const v1::GetRequest& request) {
+  std::uint64_t bytes = 0;
+  for (const std::uint64_t key : request.keys()) {
+    const bool bundle = tier::IsBundleKey(static_cast<tier::ObjectKey>(key));
+    bytes += RecordBytes(bundle ? tier::kBundleBytesMax : tier::kPageBytes);
+  }
+  return bytes;
+}
+inline std::uint64_t BytesOf(const v1::DiscardRequest& request) {
+  return static_cast<std::uint64_t>(request.items_size()) * RecordBytes(0);
+}
+
 // A call that gives gRPC one operation at a time.
-class PageService::Call : public rpc::Completion {
+class PageService::Call : public rpc::Completion, public FairQueue::Job {
  public:
   Call(PageService* service, const Queue* on) : service_(service), on_(on) {
     service_->BeginCall();
@@ -35,6 +67,16 @@ class PageService::Call : public rpc::Completion {
  protected:
   /// Called when the operation has ended. May delete the object.
   virtual void Continue(bool ok) = 0;
+
+  /// Answers the request. May delete the object.
+  void Serve() override {}
+
+  /// Calls Serve() when it is the request's turn. The caller must not use the object afterwards.
+  template <typename Request>
+  void ServeInTurn(const Request& request) {
+    if (!on_->turns) return Serve();
+    on_->turns->waiting.Add(VolumeOf(request), BytesOf(request), this);
+  }
 
   /// Calls `operation` with its tag.
   template <typename Operation>
@@ -87,8 +129,9 @@ class PageService::ServedStream final : public Call {
   void OnAccepted(bool ok) {
     if (!ok) return delete this;  // the server is stopping
     new ServedStream(service_, on_, accept_, answer_);
-    if (service_->AddStream(&context_)) return Read();
-    Finish(service_->RefuseStream());
+    if (!service_->AddStream(&context_)) return Finish(service_->RefuseStream());
+    if (on_->turns) ++on_->turns->streams;
+    Read();
   }
 
   void Read() {
@@ -97,9 +140,11 @@ class PageService::ServedStream final : public Call {
   }
 
   void OnRead(bool ok) {
-    if (!ok || !service_->SetPhase(&context_, Phase::kBusy)) {
-      return Finish(service_->EndStream(&context_));
-    }
+    if (!ok || !service_->SetPhase(&context_, Phase::kBusy)) return End();
+    ServeInTurn(request_);
+  }
+
+  void Serve() override {
     response_.Clear();
     if ((service_->*answer_)(request_, &response_) == CallStatus::kInvalid) {
       request_ = Request();  // an invalid one may have made it very large
@@ -109,10 +154,13 @@ class PageService::ServedStream final : public Call {
   }
 
   void OnWritten(bool ok) {
-    if (!ok || !service_->SetPhase(&context_, Phase::kIdle)) {
-      return Finish(service_->EndStream(&context_));
-    }
+    if (!ok || !service_->SetPhase(&context_, Phase::kIdle)) return End();
     Read();
+  }
+
+  void End() {
+    if (on_->turns) --on_->turns->streams;
+    Finish(service_->EndStream(&context_));
   }
 
   void Finish(const grpc::Status& status) {
@@ -151,6 +199,10 @@ class PageService::ServedCall final : public Call {
   void Continue(bool ok) override {
     if (finishing_ || !ok) return delete this;
     new ServedCall(service_, on_, accept_, answer_);
+    ServeInTurn(request_);
+  }
+
+  void Serve() override {
     Response response;
     const grpc::Status status = (service_->*answer_)(context_, request_, &response);
     finishing_ = true;
