@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import shutil
 import tempfile
+import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Self
 
@@ -26,6 +27,8 @@ if TYPE_CHECKING:
 
 DEVICE_NAME = "swap0"
 STATUS_DEADLINE_S = 10
+SETTLE_DEADLINE_S = 60
+SETTLE_LOOK_S = 0.2
 STORE_CAPACITY = "4GiB"
 
 
@@ -51,7 +54,7 @@ class LocalCluster:
         try:
             self.server = MemoryServer("server", self.directory, self._server_sections())
             self._start(self.server)
-            self.host = HostDaemon("host", self.directory, self._host_sections())
+            self.host = HostDaemon("host", self.directory, self._host_sections("host"))
             self._start(self.host)
         except BaseException:
             self._kill()
@@ -61,8 +64,8 @@ class LocalCluster:
     def __exit__(self, kind: type[BaseException] | None, *rest: object) -> None:
         try:
             if kind is None:
-                self.host.stop()
-                self.server.stop()
+                for daemon in reversed(self._daemons):
+                    daemon.stop()
         finally:
             self._kill()
 
@@ -75,6 +78,12 @@ class LocalCluster:
     def export(self) -> str:
         """The NBD export's name."""
         return self.host.export
+
+    def add_host(self, name: str) -> HostDaemon:
+        """Another host daemon, which runs until the block ends."""
+        added = HostDaemon(name, self.directory, self._host_sections(name))
+        self._start(added)
+        return added
 
     def tier(self) -> host_admin_pb2.TierStatus:
         """What is in the host's tier now."""
@@ -96,6 +105,20 @@ class LocalCluster:
         with Session(self.host.admin, None, STATUS_DEADLINE_S).host() as host:
             for _ in host.client.stream(host.stub.Writeback, request):
                 pass
+
+    def settle(self) -> None:
+        """Waits until writeback rests: nothing under way, and nothing begun between two looks."""
+        deadline = time.monotonic() + SETTLE_DEADLINE_S
+        acked_before = -1
+        while True:
+            tier = self.tier()
+            acked = next(c.value for c in tier.counters if c.name == "written_back_pages")
+            if tier.writing_pages == 0 and acked == acked_before:
+                return
+            if time.monotonic() > deadline:
+                raise TimeoutError("writeback did not come to rest")
+            acked_before = acked
+            time.sleep(SETTLE_LOOK_S)
 
     def kill_and_restart_server(self) -> None:
         """SIGKILL, and a new process on the same store at the same address."""
@@ -130,15 +153,15 @@ class LocalCluster:
             "admin": {"listen": "127.0.0.1:0"},
         }
 
-    def _host_sections(self) -> Sections:
+    def _host_sections(self, name: str) -> Sections:
         return {
             "device": {
                 "name": DEVICE_NAME,
                 "size": f"{self.device_bytes}B",
-                "host_id": self.directory.name,
+                "host_id": f"{self.directory.name}-{name}",
             },
-            "nbd": {"listen": [f"unix:{self.directory}/nbd"]},
+            "nbd": {"listen": [f"unix:{self.directory}/{name}.nbd"]},
             "tier": self._tier,
             "cluster": {"servers": [self.server.pages]},
-            "admin": {"listen": f"unix:{self.directory}/admin"},
+            "admin": {"listen": f"unix:{self.directory}/{name}.admin"},
         }

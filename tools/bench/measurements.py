@@ -8,7 +8,6 @@ and waking another CPU is not what is measured.
 from __future__ import annotations
 
 import os
-import time
 from contextlib import ExitStack
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -16,6 +15,7 @@ from typing import TYPE_CHECKING
 from bench import peers
 from bench.cases import Case, Samples, Skipped
 from bench.compression_figures import measure_compression
+from bench.fairness_figures import measure_fairness
 from bench.load_generator import LoadSession, phase
 from bench.local_cluster import LocalCluster
 from bench.page_corpus import PAGE_BYTES
@@ -33,8 +33,6 @@ DEEP = 64
 READ_KINDS = ("deep", "single", "both")
 FILL_REQUEST = "64k"
 POOL_FOR_REMOTE_BYTES = 16 << 20
-SETTLE_DEADLINE_S = 60
-SETTLE_LOOK_S = 0.2
 # A Fetch message in its gRPC and HTTP/2 frames, and what surrounds a page in the answer.
 FETCH_REQUEST_BYTES = 64
 FETCH_REPLY_EXTRA_BYTES = 64
@@ -173,7 +171,7 @@ def measure_remote(corpus: Path, effort: Effort) -> list[Case | Skipped]:
         _session(cluster.connect, cluster.export, corpus, [fill_phase(), *singles, deep]) as ours,
     ):
         written = ours.run("fill")
-        settle(cluster)
+        cluster.settle()
         cases = _remote_latency(cluster, ours, effort)
         read = ours.run("deep")
     rates = peers.rocksdb_rates(corpus, corpus.parent)
@@ -184,21 +182,6 @@ def measure_remote(corpus: Path, effort: Effort) -> list[Case | Skipped]:
         Case("writes with writeback", "k pages/s", written.page_ops_per_s / 1000, puts, peer),
         Case("remote reads, 2 x depth 64", "k pages/s", read.page_ops_per_s / 1000, gets, peer),
     ]
-
-
-def settle(cluster: LocalCluster) -> None:
-    """Waits until writeback rests: nothing under way, and nothing begun between two looks."""
-    deadline = time.monotonic() + SETTLE_DEADLINE_S
-    acked_before = -1
-    while True:
-        tier = cluster.tier()
-        acked = next(c.value for c in tier.counters if c.name == "written_back_pages")
-        if tier.writing_pages == 0 and acked == acked_before:
-            return
-        if time.monotonic() > deadline:
-            raise TimeoutError("writeback did not come to rest")
-        acked_before = acked
-        time.sleep(SETTLE_LOOK_S)
 
 
 def _remote_latency(cluster: LocalCluster, ours: LoadSession, effort: Effort) -> list[Case]:
@@ -238,4 +221,5 @@ MEASUREMENTS: tuple[Callable[[Path, Effort], list[Case | Skipped]], ...] = (
     measure_remote,
     measure_tier,
     measure_compression,
+    measure_fairness,
 )

@@ -8,7 +8,6 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from bench.load_generator import LoadSession, phase
-from bench.measurements import settle
 from bench.page_corpus import PAGE_BYTES
 
 if TYPE_CHECKING:
@@ -87,7 +86,7 @@ def run(
             return report
 
         written = step("write")
-        settle(cluster)
+        cluster.settle()
         tier = cluster.tier()
         server = cluster.server_status()
         step("write more")

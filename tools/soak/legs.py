@@ -19,7 +19,6 @@ from typing import TYPE_CHECKING
 
 from bench.load_generator import LoadSession, phase
 from bench.local_cluster import LocalCluster
-from bench.measurements import settle
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -126,7 +125,7 @@ def _check_work(cluster: LocalCluster, result: LegResult) -> None:
 
 def check_counters(cluster: LocalCluster) -> None:
     """With nothing under way, what came in and what went adds up to what is there."""
-    settle(cluster)
+    cluster.settle()
     tier = cluster.tier()
     counters = {counter.name: counter.value for counter in tier.counters}
     failed = {name: counters[name] for name in NEVER_COUNTED if counters[name]}
