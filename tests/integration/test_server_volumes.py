@@ -42,7 +42,7 @@ def audited(server: MemoryServer) -> list[str]:
 
 
 def test_a_volume_of_a_live_host_is_deleted_only_by_force(memory_server: MakeServer) -> None:
-    server = memory_server()
+    server = memory_server(server={"owner_lease": "10m"})
     with PageClient(server.pages) as host:
         host.open()
         noise(host, range(100))
