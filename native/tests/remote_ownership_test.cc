@@ -99,6 +99,19 @@ TEST_F(OwnershipTest, HeartbeatsTellWhatTheServerHasRoomFor) {
   EXPECT_TRUE(Eventually([&] { return cluster->Writable(); }));
 }
 
+TEST_F(OwnershipTest, ServerWhereTheQuotaIsReachedIsNamedAndGetsNoPagesUntilThereIsRoom) {
+  const auto cluster = NewCluster(TestConfig({store_.address()}));
+  ASSERT_TRUE(Connected(*cluster));
+  EXPECT_FALSE(cluster->Servers()[0].at_quota);
+  store_.Tell([](FakeStore::Script* script) { script->state = v1::SERVER_STATE_QUOTA_REACHED; });
+  EXPECT_TRUE(Eventually([&] { return cluster->Servers()[0].at_quota; }));
+  EXPECT_FALSE(cluster->Writable());
+  EXPECT_TRUE(cluster->Servers()[0].connected());
+  store_.Tell([](FakeStore::Script* script) { script->state = v1::SERVER_STATE_ACTIVE; });
+  EXPECT_TRUE(Eventually([&] { return cluster->Writable(); }));
+  EXPECT_FALSE(cluster->Servers()[0].at_quota);
+}
+
 TEST_F(OwnershipTest, DrainingServerGetsNoNewShards) {
   const auto cluster = NewCluster(TestConfig({store_.address()}));
   ASSERT_TRUE(Connected(*cluster));
