@@ -1,4 +1,4 @@
-"""One memory server and one host daemon in a temporary directory, and their status.
+"""A host daemon and a memory server for each replica, in a temporary directory, and their status.
 
 Used by the benchmark, the demonstration and the soak run:
 
@@ -42,7 +42,9 @@ class LocalCluster:
         pool_bytes: int,
         tier: dict[str, object] | None = None,
         directory: Path | None = None,
+        replicas: int = 1,
     ) -> None:
+        self._replicas = replicas
         self._parent = directory
         self.device_bytes = device_bytes
         self._tier: dict[str, object] = {"pool_limit": f"{pool_bytes}B"} | (tier or {})
@@ -52,8 +54,8 @@ class LocalCluster:
         self.directory = Path(tempfile.mkdtemp(prefix="farswap-", dir=self._parent))
         self._daemons: list[Daemon] = []
         try:
-            self.server = MemoryServer("server", self.directory, self._server_sections())
-            self._start(self.server)
+            self.servers = [self._server(number) for number in range(self._replicas)]
+            self.server = self.servers[0]
             self.host = HostDaemon("host", self.directory, self._host_sections("host"))
             self._start(self.host)
         except BaseException:
@@ -99,6 +101,15 @@ class LocalCluster:
         with Session(None, self.server.admin, STATUS_DEADLINE_S).server() as server:
             return server.status()
 
+    def put_bytes(self) -> int:
+        """Of all objects that the servers stored."""
+        total = 0
+        for server in self.servers:
+            with Session(None, server.admin, STATUS_DEADLINE_S).server() as client:
+                counters = client.status().counters
+            total += sum(c.value for c in counters if c.name == "put_bytes")
+        return total
+
     def write_back(self) -> None:
         """Sends all that is in the pool to the server, and waits for it."""
         request = host_admin_pb2.WritebackRequest(bytes=self.device_bytes)
@@ -142,16 +153,21 @@ class LocalCluster:
             daemon.kill()
         shutil.rmtree(self.directory, ignore_errors=True)
 
-    def _server_sections(self) -> Sections:
-        store: dict[str, object] = {
-            "path": str(self.directory / "store"),
+    def _server(self, number: int) -> MemoryServer:
+        name = f"server{number}"
+        store = {
+            "path": str(self.directory / f"{name}.store"),
             "capacity": STORE_CAPACITY,
+            "block_cache": "256MiB",
         }
-        return {
+        sections: Sections = {
             "server": {"listen": "127.0.0.1:0", "advertise": "127.0.0.1:0"},
-            "store": store | {"block_cache": "256MiB"},
+            "store": store,
             "admin": {"listen": "127.0.0.1:0"},
         }
+        server = MemoryServer(name, self.directory, sections)
+        self._start(server)
+        return server
 
     def _host_sections(self, name: str) -> Sections:
         return {
@@ -162,6 +178,9 @@ class LocalCluster:
             },
             "nbd": {"listen": [f"unix:{self.directory}/{name}.nbd"]},
             "tier": self._tier,
-            "cluster": {"servers": [self.server.pages]},
+            "cluster": {
+                "servers": [server.pages for server in self.servers],
+                "replicas": self._replicas,
+            },
             "admin": {"listen": f"unix:{self.directory}/{name}.admin"},
         }

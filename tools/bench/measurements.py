@@ -20,6 +20,7 @@ from bench.load_generator import LoadSession, phase
 from bench.local_cluster import LocalCluster
 from bench.page_corpus import PAGE_BYTES
 from bench.programs import pin
+from bench.replica_figures import measure_replicas
 from bench.tier_figures import measure_tier
 
 if TYPE_CHECKING:
@@ -216,9 +217,10 @@ def _remote_p50_us(cluster: LocalCluster, ours: LoadSession, phase_name: str) ->
     return report.latency["read"].p50_us
 
 
-MEASUREMENTS: tuple[Callable[[Path, Effort], list[Case | Skipped]], ...] = (
+MEASUREMENTS: tuple[Callable[[Path, Effort], Sequence[Case | Skipped]], ...] = (
     measure_local,
     measure_remote,
+    measure_replicas,
     measure_tier,
     measure_compression,
     measure_fairness,
