@@ -46,7 +46,7 @@ def _kill(_cluster: ChaosCluster, server: Server, fault: Fault) -> None:
 
 def _freeze(_cluster: ChaosCluster, server: Server, fault: Fault) -> None:
     os.kill(server.pid, signal.SIGSTOP)
-    time.sleep(min(FREEZE_S, fault.seconds * 2))
+    time.sleep(fault.seconds)
     os.kill(server.pid, signal.SIGCONT)
 
 
@@ -126,7 +126,10 @@ def plan(
     while True:
         for kind in chance.sample(kinds, len(kinds)):
             victim, way = chance.randrange(1 << 16), chance.randrange(1 << 16)
-            yield Fault(kind, victim, way, round(chance.uniform(SECONDS[0], seconds_max), 1))
+            seconds = round(chance.uniform(SECONDS[0], seconds_max), 1)
+            if kind == "freeze":
+                seconds = min(FREEZE_S, seconds_max)
+            yield Fault(kind, victim, way, seconds)
 
 
 def victim_of(cluster: ChaosCluster, fault: Fault) -> Server:
