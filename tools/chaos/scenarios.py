@@ -8,6 +8,7 @@ import statistics
 import subprocess
 import sys
 import time
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -26,6 +27,7 @@ OUTAGE_S = 1.0
 # A rolling restart copies what was written meanwhile, of what the servers hold at most this share.
 COPIED_PERCENT_MAX = 2.0
 ETA_ERROR_PERCENT_MAX = 30.0
+LOOKS_MIN = 4  # fewer say nothing: a small drain ends between two
 # Parts of the drained shards that are left when the command, the drained server and a target die.
 KILLED_AT = (0.9, 0.8, 0.7)
 
@@ -89,10 +91,15 @@ def drain(run: Run) -> None:
     def left(part: float) -> None:
         until(lambda: cluster.seen(server).shards <= part * shards, LOOK_S / 2)
 
+    def emptied() -> float:
+        left(0)
+        return time.monotonic()
+
     def happen() -> None:
         with _Command(server):
             left(KILLED_AT[0])
-        with _Command(server) as command:
+        with _Command(server) as command, ThreadPoolExecutor() as beside:
+            end = beside.submit(emptied)
             for part, killed in zip(KILLED_AT[1:], (server, target), strict=True):
                 left(part)
                 cluster.note_copies()
@@ -100,7 +107,10 @@ def drain(run: Run) -> None:
                 time.sleep(OUTAGE_S)
                 killed.start()
             looks = command.finish()
-        run.verdict.figures |= _eta_figures(looks, run.verdict.problems)
+        for at, look in looks:
+            seen = {key: look[key] for key in ("shards", "bytes", "bytes_per_second", "eta_s")}
+            run.log({"event": "look", "before_end_s": round(looks[-1][0] - at, 1), **seen})
+        run.verdict.figures |= _eta_figures(looks, end.result(), run.verdict.problems)
 
     began = time.monotonic()
     run.watch("drain", server, happen)
@@ -147,16 +157,16 @@ class _Command:
 
 
 def _eta_figures(
-    looks: Sequence[tuple[float, dict[str, Any]]], problems: list[str]
+    looks: Sequence[tuple[float, dict[str, Any]]], end: float, problems: list[str]
 ) -> dict[str, str]:
-    """Of the second half: how far the remaining times were from what it took."""
-    began, end = looks[0][0], next(at for at, look in looks if not look["shards"])
+    """Of the second half: how far the remaining times were from the end, as the host saw it."""
+    began = looks[0][0]
     half = [
         (end - at, look["eta_s"])
         for at, look in looks
         if (began + end) / 2 <= at < end and look["eta_s"] is not None
     ]
-    if not half:
+    if len(half) < LOOKS_MIN:
         return {}
     error = statistics.median(100 * abs(eta - real) / real for real, eta in half)
     if error > ETA_ERROR_PERCENT_MAX:
