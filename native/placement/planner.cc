@@ -43,7 +43,7 @@ Planner::Need Planner::NeedOf(const ReplicaSet& set) const {
     if (stale) return Need::kRejoin;
     return waits ? Need::kNothing : Need::kReplace;
   }
-  return leaves ? Need::kMove : Need::kNothing;
+  return leaves || MayMoveApart(set) ? Need::kMove : Need::kNothing;
 }
 
 // A member that is back and has room for the changes.
@@ -93,6 +93,29 @@ bool Planner::SharesDomain(MemberIndex member, const ReplicaSet& set) const {
   return std::ranges::any_of(set.All(), [&](const Replica& replica) {
     return replica.state != kNone && replica.state != kStale &&
            members_[replica.member].reported.domain == members_[member].reported.domain;
+  });
+}
+
+// The fullest current replica that shares a failure domain with another one.
+std::optional<MemberIndex> Planner::Crowding(const ReplicaSet& set) const {
+  std::optional<MemberIndex> worst;
+  for (const Replica& replica : set.All()) {
+    const MemberIndex member = replica.member;
+    if (replica.state != kCurrent || !SharesDomain(member, set.With(member, kNone))) continue;
+    if (!worst || members_[member].reported.fullness() > members_[*worst].reported.fullness()) {
+      worst = member;
+    }
+  }
+  return worst;
+}
+
+// Whether two replicas share a failure domain, and another one takes shards.
+bool Planner::MayMoveApart(const ReplicaSet& set) const {
+  if (!Crowding(set)) return false;
+  return std::ranges::any_of(open_domains_, [&](std::uint32_t domain) {
+    return std::ranges::none_of(set.All(), [&](const Replica& replica) {
+      return replica.state == kCurrent && members_[replica.member].reported.domain == domain;
+    });
   });
 }
 
@@ -174,7 +197,7 @@ ReplicaSet Planner::Place(ShardIndex shard) {
     if (!member) break;
     set = set.With(*member, kCurrent);
   }
-  if (set.Count(kCurrent) < config_.replicas) scan_wanted_ = true;
+  if (set.Count(kCurrent) < config_.replicas || MayMoveApart(set)) scan_wanted_ = true;
   Change(shard, set);
   return set;
 }
@@ -205,6 +228,7 @@ void Planner::Change(ShardIndex shard, ReplicaSet set) {
     return !each.empty() && each.Count(kCurrent) < config_.replicas;
   };
   debt_ += (indebted(set) ? 1u : 0u) - (indebted(before) ? 1u : 0u);
+  crowded_ += (Crowding(set) ? 1u : 0u) - (Crowding(before) ? 1u : 0u);
   for (const Replica& replica : before.All()) {
     if (replica.state != kNone) --members_[replica.member].replicas;
   }
@@ -242,11 +266,16 @@ void Planner::Report(MemberIndex index, const Member& member) {
   State& state = StateOf(index);
   const bool took_shards = state.takes_shards();
   const bool had_reserve = state.has_reserve();
-  const bool left = state.reported.leaving;
-  state.reported = member;
+  const Member before = std::exchange(state.reported, member);
   state.known = true;
+  const bool moved = before.domain != member.domain;
   scan_wanted_ |= took_shards != state.takes_shards() || had_reserve != state.has_reserve() ||
-                  left != member.leaving;
+                  before.leaving != member.leaving || moved;
+  if (!moved || state.replicas == 0) return;
+  crowded_ = 0;
+  for (ShardIndex shard = 0; shard < config_.shards; ++shard) {
+    crowded_ += Crowding(SetOf(shard)) ? 1 : 0;
+  }
 }
 
 void Planner::MemberAway(MemberIndex index, Time now) {
@@ -272,7 +301,7 @@ void Planner::MemberBack(MemberIndex index, bool intact) {
 
 void Planner::MemberGone(MemberIndex index) {
   State& member = StateOf(index);
-  member = State{.reported = {}, .replicas = member.replicas};
+  member = State{.reported = {.domain = member.reported.domain}, .replicas = member.replicas};
   scan_wanted_ = true;
   for (ShardIndex shard = 0; shard < config_.shards; ++shard) ForgetDrop({index, shard});
   for (ShardIndex shard = 0; shard < config_.shards && member.replicas > 0; ++shard) {
@@ -302,6 +331,14 @@ void Planner::ReplicaMissed(ShardIndex shard, MemberIndex member) {
 void Planner::Scan() {
   scan_wanted_ = false;
   for (auto& shards : waiting_) shards.clear();
+  open_domains_.clear();
+  for (const Copyset& copyset : copysets_) {
+    for (const MemberIndex member : copyset.All()) {
+      const std::uint32_t domain = members_[member].reported.domain;
+      const bool listed = std::ranges::find(open_domains_, domain) != open_domains_.end();
+      if (!listed && members_[member].takes_shards()) open_domains_.push_back(domain);
+    }
+  }
   for (ShardIndex shard = 0; shard < config_.shards; ++shard) {
     const Need need = NeedOf(SetOf(shard));
     if (need != Need::kNothing) waiting_[static_cast<std::size_t>(need)].push_back(shard);
@@ -332,11 +369,17 @@ void Planner::StartJob(ShardIndex shard) {
   }
   // In a full set one replica makes room: a stale one, or else the one that leaves.
   std::optional<MemberIndex> leaver;
+  bool leaves = false;
   for (const Replica& replica : set.All()) {
-    const bool leaves = replica.state == kCurrent && members_[replica.member].reported.leaving;
-    if (replica.state == kStale || (leaves && !leaver)) leaver = replica.member;
+    const bool leaving = replica.state == kCurrent && members_[replica.member].reported.leaving;
+    if (replica.state == kStale || (leaving && !leaver)) leaver = replica.member;
+    leaves |= leaving;
   }
-  if (const auto target = Target(set, leaver)) {
+  const auto crowding = need == Need::kMove && !leaves ? Crowding(set) : std::nullopt;
+  if (!leaver) leaver = crowding;
+  const auto target = Target(set, crowding ? crowding : leaver);
+  if (target && crowding && SharesDomain(*target, set.With(*crowding, kNone))) return;
+  if (target) {
     Join(shard, *target, set.full() ? leaver : std::nullopt, false);
   } else if (need == Need::kReplace) {
     JoinByReserve(shard, leaver);
@@ -423,7 +466,8 @@ void Planner::Abandon(ShardIndex shard) {
   scan_wanted_ = true;
 }
 
-// Takes out what is more than wanted: those that leave first, then the fullest.
+// Takes out what is more than wanted: those that leave first, then those that share a failure
+// domain, then the fullest.
 void Planner::Trim(ShardIndex shard) {
   ReplicaSet set = SetOf(shard);
   while (set.Count(kCurrent) >= config_.replicas) {
@@ -434,9 +478,10 @@ void Planner::Trim(ShardIndex shard) {
       const bool candidate = replica.state == kStale || (surplus && replica.state == kCurrent);
       if (!candidate) continue;
       const Member& member = members_[replica.member].reported;
-      const double rank = replica.state == kStale ? 3.0
-                          : member.leaving        ? 2.0
-                                                  : std::min(1.0, member.fullness());
+      const bool shares = SharesDomain(replica.member, set.With(replica.member, kNone));
+      const double rank = replica.state == kStale ? 4.0
+                          : member.leaving        ? 3.0
+                                                  : std::min(1.0, member.fullness()) + shares;
       if (!worst || rank > worst_rank) worst = replica.member, worst_rank = rank;
     }
     if (!worst) return;
@@ -483,36 +528,6 @@ void Planner::IssueDrops(Time now, std::vector<Action>* actions) {
                         .generation = set.generation(),
                         .job = drop.job});
   }
-}
-
-// --- Rebalancing: shards of the fullest member that has some go to emptier ones.
-
-void Planner::Rebalance() {
-  std::optional<MemberIndex> fullest;
-  for (std::size_t index = 0; index < members_.size(); ++index) {
-    const State& member = members_[index];
-    if (member.replicas == 0 || !member.present()) continue;
-    if (!fullest || member.reported.fullness() > members_[*fullest].reported.fullness()) {
-      fullest = static_cast<MemberIndex>(index);
-    }
-  }
-  while (fullest && jobs_.size() < config_.jobs_max && MoveOneFrom(*fullest)) continue;
-}
-
-bool Planner::MoveOneFrom(MemberIndex fullest) {
-  const double limit = members_[fullest].reported.fullness() - config_.imbalance_max;
-  const std::size_t start = Pick(config_.shards);
-  for (std::size_t i = 0; i < config_.shards; ++i) {
-    const auto shard = static_cast<ShardIndex>((start + i) % config_.shards);
-    const ReplicaSet set = SetOf(shard);
-    if (set.StateOf(fullest) != kCurrent || set.Count(kCurrent) != config_.replicas) continue;
-    if (set.Count(kJoining) + set.Count(kStale) > 0) continue;
-    const auto target = Target(set, fullest);
-    if (!target || members_[*target].reported.fullness() > limit) return false;
-    Join(shard, *target, set.full() ? std::optional(fullest) : std::nullopt, false);
-    return true;
-  }
-  return false;
 }
 
 // --- Time.

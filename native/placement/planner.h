@@ -13,6 +13,9 @@
 //   kCompare          the host has compared the member's list with its slot table, and corrected it
 //   the set changes   the member is current; a replica that it takes the place of leaves
 //
+// Replicas of a shard are in distinct failure domains while enough domains take shards. Otherwise
+// two share one until another domain does.
+//
 // What must hold:
 //   - A shard's last current replica stays current while its member is away: no Put reaches anyone,
 //     so it misses none. Only a store that is gone ends it.
@@ -135,6 +138,8 @@ class Planner {
   std::uint32_t debt() const { return debt_; }
   /// Shards whose every replica was on stores that are gone.
   std::uint32_t lost() const { return lost_; }
+  /// Shards with two current replicas in one failure domain.
+  std::uint32_t crowded() const { return crowded_; }
   std::size_t jobs() const { return jobs_.size(); }
 
  private:
@@ -179,6 +184,8 @@ class Planner {
   std::optional<MemberIndex> Usual(std::span<const MemberIndex> members,
                                    const ReplicaSet& stays) const;
   bool SharesDomain(MemberIndex member, const ReplicaSet& set) const;
+  bool MayMoveApart(const ReplicaSet& set) const;
+  std::optional<MemberIndex> Crowding(const ReplicaSet& set) const;
 
   void Change(ShardIndex shard, ReplicaSet set);
   void Scan();
@@ -207,6 +214,8 @@ class Planner {
   std::unique_ptr<std::atomic<std::uint64_t>[]> words_;
   std::uint32_t debt_ = 0;
   std::uint32_t lost_ = 0;
+  std::uint32_t crowded_ = 0;
+  std::vector<std::uint32_t> open_domains_;  // of the copysets' members that take shards
 
   std::array<std::vector<ShardIndex>, static_cast<std::size_t>(Need::kNothing)> waiting_;
   bool scan_wanted_ = false;
