@@ -20,6 +20,8 @@ def print_rows(out: Console, placement: pb.PlacementStatus) -> None:
         ("copies under way", str(placement.replica_copies)),
         ("lost", _shards(placement.lost_shards)),
         ("objects repaired", f"{placement.repaired_objects}, {placement.failed_repairs} failed"),
+        ("failure domains", str(placement.failure_domains)),
+        ("two replicas in one", _shards(placement.crowded_shards)),
     ]
     output.print_rows(out, "placement", rows)
 

@@ -83,6 +83,7 @@ def _rows(status: pb.ServerStatus) -> list[output.Row]:
         ("advertises", status.advertise),
         ("store", f"{status.path}, {status.uuid}"),
         ("run", status.run_id),
+        ("failure domain", status.failure_domain or "of its own"),
         ("state", _server_state(status)),
         ("used", used),
         ("on disk", output.size(status.disk_bytes)),
@@ -94,6 +95,7 @@ def _rows(status: pb.ServerStatus) -> list[output.Row]:
         ),
         ("pages", str(status.pages)),
         ("garbage", output.size(status.garbage_bytes)),
+        *([("etcd", output.bad(status.etcd_problem))] if status.etcd_problem else []),
         (
             "writes",
             output.bad("stopped: compaction is behind") if stopped else output.good("accepted"),

@@ -41,6 +41,8 @@ def _print(out: Console, status: pb.HostStatus) -> None:
     output.print_rows(out, "tier", tier.rows(status.tier))
     output.print_rows(out, "attribution", _attribution_rows(status.attribution))
     _print_servers(out, status)
+    if status.HasField("membership"):
+        output.print_rows(out, "etcd", _membership_rows(status.membership))
     if status.servers:
         placement.print_rows(out, status.placement)
     _print_health(out, status)
@@ -75,6 +77,19 @@ def _print_servers(out: Console, status: pb.HostStatus) -> None:
     if rows:
         spare = ("last error", "reconnects", "shards")
         output.print_table(out, "servers", columns, rows, spare)
+
+
+def _membership_rows(etcd: pb.MembershipStatus) -> list[output.Row]:
+    away = etcd.HasField("away_ms")
+    state = (
+        output.bad(f"no answer for {output.span(etcd.away_ms)}") if away else output.good("answers")
+    )
+    rows: list[output.Row] = [
+        ("endpoints", etcd.endpoints),
+        ("state", state),
+        ("listed", output.count(etcd.listed, "server")),
+    ]
+    return [*rows, ("problem", etcd.problem)] if etcd.problem else rows
 
 
 def _state(server: pb.MemoryServerStatus) -> Text:

@@ -1,7 +1,7 @@
 """Keys of host.toml, with type, default and range.
 
-Keys that this version knows and cannot serve yet (`tier.state`, `cluster.etcd`) are refused with
-that reason, never ignored.
+A key that this version knows and cannot serve yet (`tier.state`) is refused with that reason,
+never ignored.
 """
 
 # The decoder reads the annotations at run time: no `from __future__ import annotations` here.
@@ -98,13 +98,16 @@ class TierSection(Section, frozen=True):
     store_wait: Annotated[Milliseconds, Within("0ms", "1h")] = Milliseconds(2_000)
 
 
-class ClusterSection(Section, frozen=True):
-    """[cluster]: the memory servers. Without any, pages stay in the pool."""
+class ClusterSection(config_sections.ClusterSection, frozen=True):
+    """[cluster]: the memory servers: `servers`, and those that etcd lists.
+
+    Without any, pages stay in the pool.
+    """
 
     servers: list[Address] = msgspec.field(default_factory=list)
-    etcd: Unavailable | None = None
     replicas: Replicas = Replicas(1)
     repair_after: Annotated[Milliseconds, Within("1s", "7d")] = Milliseconds(300_000)
+    rebalance_every: Annotated[Milliseconds, Within("1s", "7d")] = Milliseconds(600_000)
     fetch_wait: Annotated[Milliseconds, Within("100ms", "1d")] = Milliseconds(60_000)
 
 
@@ -200,21 +203,14 @@ def load(
 def check(config: HostConfig) -> list[tuple[str, str]]:
     """Problems across keys, as (key, message)."""
     problems: list[tuple[str, str]] = []
-    for key, addresses in (
-        ("nbd.listen", config.nbd.listen),
-        ("cluster.servers", config.cluster.servers),
-    ):
-        twice = {str(a) for a in addresses if addresses.count(a) > 1 and a.is_fixed}
-        problems += [(key, f"{address} is listed twice") for address in sorted(twice)]
+    listen = [address for address in config.nbd.listen if address.is_fixed]
+    problems += config_sections.unusable_addresses("nbd.listen", listen)
+    problems += config_sections.unusable_addresses("cluster.servers", config.cluster.servers)
+    problems += config_sections.unusable_addresses("cluster.etcd", config.cluster.etcd)
     problems += [
         ("nbd.listen", f"{address} is not a loopback address, and nbd.allow_remote is false")
         for address in config.nbd.listen
         if not (address.is_local or config.nbd.allow_remote)
-    ]
-    problems += [
-        ("cluster.servers", f"{address} has no port")
-        for address in config.cluster.servers
-        if not address.is_fixed
     ]
     services = [
         *(("nbd.listen", address) for address in dict.fromkeys(config.nbd.listen)),

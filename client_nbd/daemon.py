@@ -1,9 +1,9 @@
 """farswap-host: the parts of the daemon, in the order in which they start and stop.
 
 Start: engine (pool and tables are allocated and touched), cgroups and attribution (known before the
-first page), NBD listener, kernel device (nothing attached yet), admin service, metrics, ready line.
-Stop: the reverse, once it is certain that the machine does not swap to this daemon (safe_stop.py).
-With a swap unit, systemd swaps off before it stops the daemon.
+first page), memory servers by etcd, NBD listener, kernel device (nothing attached yet), admin
+service, metrics, ready line. Stop: the reverse, once it is certain that the machine does not swap
+to this daemon (safe_stop.py). With a swap unit, systemd swaps off before it stops the daemon.
 
 `run()` expects a process that is prepared for the reclaim path, which must precede any thread.
 Nothing here forks or starts a program: a child would have copies of the sockets, and a fork would
@@ -33,6 +33,7 @@ from farswap.client_nbd.checks.watch import ServerWatch
 from farswap.client_nbd.kernel.attach import KernelDevice
 from farswap.client_nbd.kernel.device_use import ExportDevices
 from farswap.client_nbd.kernel.files import KernelFiles
+from farswap.client_nbd.membership import Membership
 from farswap.client_nbd.nbd.listener import NbdListener
 from farswap.client_nbd.running_host import RunningHost
 from farswap.client_nbd.safe_stop import SafeStop, StopGate
@@ -82,6 +83,7 @@ def native_engine(config: HostConfig, *, take_over: bool = False) -> HostEngine:
             take_over=take_over,
             replicas=config.cluster.replicas,
             repair_after_ms=config.cluster.repair_after,
+            rebalance_every_ms=config.cluster.rebalance_every,
         )
     except RuntimeError as error:
         raise StartError(str(error)) from error
@@ -139,6 +141,9 @@ class _Host:
         groups = await self._follow_cgroups(engine, parts)
         devices = ExportDevices(self._files)
         attribution = await self._attribute(engine, devices, groups, parts)
+        membership = Membership(engine, config.cluster)
+        parts.push("membership", membership.stop)
+        membership.start()
         watch = Periodic("servers", ServerWatch(engine).look, _SERVERS_EVERY_S)
         parts.push("servers", watch.stop)
         await watch.start()
@@ -157,6 +162,7 @@ class _Host:
         running = RunningHost(
             config=config,
             engine=engine,
+            membership=membership,
             groups=groups,
             settings=settings,
             device=device,

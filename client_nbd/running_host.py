@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from farswap.client_nbd.kernel.attach import KernelDevice
     from farswap.client_nbd.kernel.device_use import ExportDevices
     from farswap.client_nbd.kernel.files import KernelFiles
+    from farswap.client_nbd.membership import Membership
     from farswap.client_nbd.safe_stop import StopGate
     from farswap.client_nbd.settings import TierSettings
     from farswap.common.address import Address
@@ -27,6 +28,7 @@ class RunningHost:
 
     config: HostConfig
     engine: HostEngine
+    membership: Membership
     groups: CgroupGroups
     settings: TierSettings
     device: KernelDevice

@@ -64,7 +64,10 @@ _RETRY_S = (0.5, 1.5)
 
 
 class Etcd:
-    """One etcd, by the client addresses of its servers. Used and closed on one event loop."""
+    """One etcd, by the client addresses of its servers.
+
+    Used on one event loop; `away_s` and `problem` by any thread.
+    """
 
     def __init__(self, endpoints: Sequence[Address], timeout_s: float = 3.0) -> None:
         self._endpoints = endpoints
@@ -88,7 +91,8 @@ class Etcd:
     @property
     def away_s(self) -> float | None:
         """How long it has not answered; None if the last call was answered."""
-        return None if self._away_since is None else time.monotonic() - self._away_since
+        since = self._away_since  # read once: other threads ask
+        return None if since is None else time.monotonic() - since
 
     # --- Calls. Without an answer of any endpoint, each raises the error of the first one.
 
@@ -264,6 +268,8 @@ def _channel(endpoint: Address) -> grpc.aio.Channel:
         endpoint.grpc_target,
         options=[
             ("grpc.enable_http_proxy", 0),
+            # Connections of its own: one that is shared with another client waits between attempts.
+            ("grpc.use_local_subchannel_pool", 1),
             ("grpc.default_authority", "localhost"),
             ("grpc.keepalive_time_ms", _PING_AFTER_MS),
             ("grpc.keepalive_timeout_ms", _PING_TIMEOUT_MS),

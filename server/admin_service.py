@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from farswap.common.version import Identity
     from farswap.native import PageServer, Volume
     from farswap.server.config import ServerConfig
+    from farswap.server.registration import Registration
 
     _Context = grpc.aio.ServicerContext[Any, Any]
 
@@ -43,12 +44,14 @@ class ServerAdminService(server_admin_pb2_grpc.ServerAdminServicer):
         *,
         config: ServerConfig,
         pages: PageServer,
+        registration: Registration,
         listen: Address,
         advertise: Address,
         identity: Identity,
     ) -> None:
         self._config = config
         self._pages = pages
+        self._registration = registration
         self._listen = listen
         self._advertise = advertise
         self._identity = identity
@@ -120,6 +123,8 @@ class ServerAdminService(server_admin_pb2_grpc.ServerAdminServicer):
             state=page_store_pb2.ServerState.Name(self._pages.state),
             owner_lease_ms=self._config.server.owner_lease,
             disk_problem=self._pages.disk_problem(),
+            failure_domain=self._config.server.failure_domain or "",
+            etcd_problem=self._registration.problem,
             **gauges,
         )
 

@@ -41,6 +41,19 @@ class ExpireAfter(Milliseconds):
         return span
 
 
+class FailureDomain(str):
+    """A label: 1 to 128 bytes of printable text."""
+
+    __slots__ = ()
+
+    @classmethod
+    def parse(cls, text: object) -> Self:
+        """Raises ValueError with the operator's message."""
+        if not isinstance(text, str) or not text.isprintable() or not 0 < len(text.encode()) <= 128:
+            raise ValueError(f"{text!a} is not a label of 1 to 128 bytes such as rack-7")
+        return cls(text)
+
+
 class Quota(ByteSize):
     """At least 1 MiB, or 0, written "off"."""
 
@@ -71,10 +84,14 @@ class RepairReserve(int):
 
 
 class ServerSection(Section, frozen=True):
-    """[server]: the page protocol. Hosts use `advertise`; default: `listen`."""
+    """[server]: the page protocol. Hosts use `advertise`; default: `listen`.
+
+    Servers with one `failure_domain` fail together; default: each is its own.
+    """
 
     listen: Address
     advertise: Address | None = None
+    failure_domain: FailureDomain | None = None
     keepalive: Keepalive = KEEPALIVE_DEFAULT
     owner_lease: _OwnerLease = Milliseconds(10_000)
 
@@ -111,6 +128,7 @@ class ServerConfig(Section, frozen=True):
     server: ServerSection
     store: StoreSection
     volumes: VolumesSection
+    cluster: config_sections.ClusterSection
     admin: AdminSection
     metrics: config_sections.MetricsSection
     log: config_sections.LogSection
@@ -130,6 +148,7 @@ def check(config: ServerConfig) -> list[tuple[str, str]]:
             problems.append((key, f"{address} is a unix socket; hosts connect over TCP"))
     if not Path(store.path).is_absolute():
         problems.append(("store.path", f'"{store.path}" is not absolute'))
+    problems += config_sections.unusable_addresses("cluster.etcd", config.cluster.etcd)
     services = [
         ("server.listen", server.listen),
         ("admin.listen", config.admin.listen),

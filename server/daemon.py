@@ -1,8 +1,8 @@
 """farswap-server: the parts of the daemon, in the order in which they start and stop.
 
 Start: store and page service (native, serve from then on), admin service with health, metrics,
-ready line. Stop: the reverse. Health turns NOT_SERVING before the first page is refused; then the
-streams end, and the store is flushed and closed, which makes the next start fast.
+record in etcd, ready line. Stop: the reverse. Health turns NOT_SERVING before the first page is
+refused; then the streams end, and the store is flushed and closed, which makes the next start fast.
 
 SIGKILL loses no acknowledged page: see native/store/page_store.h.
 """
@@ -16,19 +16,22 @@ from typing import TYPE_CHECKING
 
 from farswap.common import lifecycle, listening, log, metrics
 from farswap.common.errors import StartError
+from farswap.common.members import Member
 from farswap.common.metrics_http import MetricsServer
 from farswap.common.periodic import Periodic
 from farswap.common.rpc_server import RpcServer
-from farswap.common.version import Identity
+from farswap.common.version import Identity, release
 from farswap.server import admin_service
 from farswap.server.metrics import PagesMetrics
 from farswap.server.owner_watch import OwnerWatch
+from farswap.server.registration import Registration
 from farswap.server.store_watch import StoreWatch
 from farswap.v1 import server_admin_pb2_grpc
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from farswap.common.address import Address
     from farswap.native import PageServer
     from farswap.server.config import ServerConfig
 
@@ -59,6 +62,7 @@ def native_pages(config: ServerConfig) -> PageServer:
             keepalive_ms=config.server.keepalive,
             owner_lease_ms=config.server.owner_lease,
             expire_after_ms=config.volumes.expire_after,
+            failure_domain=config.server.failure_domain or "",
         )
     except RuntimeError as error:
         raise StartError(str(error)) from error
@@ -97,9 +101,16 @@ async def _start(
     advertise = config.server.advertise or listen
     if not advertise.port:
         advertise = advertise.with_port(pages.port)
+    registration = _registration(config, pages, advertise)
+    parts.push("registration", registration.stop)
     admin = RpcServer(config.admin.listen, config.admin.keepalive)
     service = admin_service.ServerAdminService(
-        config=config, pages=pages, listen=listen, advertise=advertise, identity=identity
+        config=config,
+        pages=pages,
+        registration=registration,
+        listen=listen,
+        advertise=advertise,
+        identity=identity,
     )
     admin.add(
         admin_service.SERVICE_NAME,
@@ -114,7 +125,18 @@ async def _start(
         exposition = MetricsServer(metrics.registry(PagesMetrics(pages)))
         parts.push("metrics", exposition.stop)
         ready["metrics"] = str(await exposition.start(config.metrics.listen))
+    registration.start()
     lifecycle.announce_ready(**ready, pid=os.getpid())
+
+
+def _registration(config: ServerConfig, pages: PageServer, advertise: Address) -> Registration:
+    member = Member(
+        uuid=pages.uuid.hex(),
+        address=str(advertise),
+        domain=str(config.server.failure_domain or ""),
+        version=release(),
+    )
+    return Registration(config.cluster, member)
 
 
 def _make_directory(path: Path) -> None:

@@ -9,10 +9,13 @@ from __future__ import annotations
 import os
 import threading
 import time
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from farswap import native
 from native_double import EngineDouble, override, record
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
 
 PAGE_BYTES = 4096
 
@@ -21,6 +24,7 @@ def memory_server(**changed: object) -> native.MemoryServer:
     """What servers() says of one that is connected."""
     made: dict[str, object] = {
         "address": "10.0.0.7:7070",
+        "failure_domain": "rack-7",
         "state": "active",
         "connected": True,
         "capacity_bytes": 100,
@@ -44,6 +48,7 @@ def placement(**changed: int) -> native.Placement:
     """What placement() says when each shard has its one replica."""
     made = {"replicas": 1, "debt_shards": 0, "lost_shards": 0, "copies": 0}
     made |= {"repaired_objects": 0, "failed_repairs": 0}
+    made |= {"domains": 3, "crowded_shards": 0}
     return record(native.Placement, **(made | changed))
 
 
@@ -152,6 +157,10 @@ class FakeEngine(EngineDouble):
     @override
     def servers(self) -> list[native.MemoryServer]:
         return self.server_list
+
+    @override
+    def add_servers(self, addresses: Sequence[str]) -> None:
+        self.server_list += [memory_server(address=address) for address in addresses]
 
     @override
     def placement(self) -> native.Placement:

@@ -97,6 +97,10 @@ class EtcdServer:
         with urllib.request.urlopen(post, timeout=HANG_GUARD_S) as answer:
             return json.load(answer)
 
+    def delete_all(self) -> None:
+        """Deletes all keys."""
+        self.ask("/v3/kv/deleterange", {"key": "AA==", "range_end": "AA=="})
+
     def calls(self, method: str) -> int:
         """How many calls of this gRPC method it has answered since it started."""
         series = f'grpc_server_handled_total{{grpc_code="OK",grpc_method="{method}",'

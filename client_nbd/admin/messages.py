@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from farswap.client_nbd.cgroups.groups import GroupView
     from farswap.client_nbd.cgroups.settings import Settings
     from farswap.client_nbd.checks.findings import Finding
+    from farswap.client_nbd.membership import MembershipState
     from farswap.client_nbd.running_host import RunningHost
     from farswap.native import MemoryServer, Placement, Replica
 
@@ -172,7 +173,14 @@ def placement_status(placement: Placement) -> pb.PlacementStatus:
         lost_shards=placement.lost_shards,
         repaired_objects=placement.repaired_objects,
         failed_repairs=placement.failed_repairs,
+        failure_domains=placement.domains,
+        crowded_shards=placement.crowded_shards,
     )
+
+
+def membership_status(state: MembershipState | None) -> pb.MembershipStatus | None:
+    """None: servers are those of the configuration."""
+    return None if state is None else of_record(pb.MembershipStatus, state)
 
 
 def findings(found: Sequence[Finding]) -> list[pb.Finding]:

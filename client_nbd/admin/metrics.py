@@ -117,6 +117,7 @@ class HostMetrics(Collector):
         yield from self._by_cgroup()
         yield from self._servers()
         yield from self._placement()
+        yield from self._membership()
         yield from self._device()
         yield from self._attribution()
         levels = Counter(finding.level for finding in self._doctor.problems())
@@ -207,6 +208,14 @@ class HostMetrics(Collector):
             placement.debt_shards,
         )
         yield metrics.gauge("farswap_replica_copies", "Replicas being made.", placement.copies)
+        yield metrics.gauge(
+            "farswap_failure_domains", "Failure domains of the memory servers.", placement.domains
+        )
+        yield metrics.gauge(
+            "farswap_crowded_shards",
+            "Shards with two replicas in one failure domain.",
+            placement.crowded_shards,
+        )
         yield CounterMetricFamily(
             "farswap_lost_shards",
             "Shards whose last replica was on a store that is gone.",
@@ -221,6 +230,19 @@ class HostMetrics(Collector):
             "farswap_failed_repairs",
             "Objects that a current replica lacked or had damaged, and that no copy replaced.",
             placement.failed_repairs,
+        )
+
+    def _membership(self) -> Iterator[Metric]:
+        state = self._host.membership.state()
+        yield metrics.gauge(
+            "farswap_etcd_away_seconds",
+            "Time since etcd answered; 0 if it answers, or is not configured.",
+            (state.away_ms or 0) / 1000 if state else 0,
+        )
+        yield metrics.gauge(
+            "farswap_etcd_listed_servers",
+            "Memory servers that etcd lists.",
+            state.listed if state else 0,
         )
 
     def _device(self) -> Iterator[Metric]:

@@ -274,6 +274,7 @@ class HostAdminService(host_admin_pb2_grpc.HostAdminServicer):
             attribution=messages.attribution_status(host.attribution.state()),
             servers=[messages.server_status(server) for server in servers],
             placement=messages.placement_status(host.engine.placement()),
+            membership=messages.membership_status(host.membership.state()),
             findings=messages.findings(self._doctor.problems()),
         )
 

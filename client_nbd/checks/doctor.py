@@ -10,14 +10,15 @@ from typing import TYPE_CHECKING
 
 from farswap.client_nbd.checks import findings
 from farswap.client_nbd.checks import kernel as kernel_checks
+from farswap.client_nbd.checks import membership as membership_checks
 from farswap.client_nbd.checks import replicas as replica_checks
 from farswap.client_nbd.checks import server as server_checks
 from farswap.client_nbd.checks import tier as tier_checks
+from farswap.common.address import Address
 
 if TYPE_CHECKING:
     from farswap.client_nbd.checks.findings import Finding
     from farswap.client_nbd.running_host import RunningHost
-    from farswap.common.address import Address
 
 
 class Doctor:
@@ -54,6 +55,7 @@ class Doctor:
                 use, stats, tier_checks.held(stats), free_hook=bool(state.free_hook)
             ),
             *server_checks.servers(servers),
+            *membership_checks.of_membership(host.membership.state()),
             *replica_checks.replicas(
                 host.engine.placement(), servers, host.config.cluster.repair_after
             ),
@@ -68,7 +70,7 @@ class Doctor:
         swapping = bool(host.devices.use().areas)
         return [
             kernel_checks.server_place(address, _resolved(address), local, swapping=swapping)
-            for address in host.config.cluster.servers
+            for address in (Address.parse(server.address) for server in host.engine.servers())
         ]
 
     def _accounts(self) -> tier_checks.Accounts:

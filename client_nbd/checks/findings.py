@@ -60,7 +60,7 @@ def of_configuration(config: HostConfig) -> list[Finding]:
     admin = config.admin.listen
     if not admin.is_local:
         risks.append(("admin.listen", f"{admin} allows other machines to operate this daemon"))
-    if not config.cluster.servers:
+    if not (config.cluster.servers or config.cluster.etcd):
         risks.append(("cluster.servers", "no memory server is configured: pages stay in the pool"))
     return _warnings(risks)
 

@@ -25,14 +25,17 @@ def replicas(
     """
     if not servers:
         return []
-    found = [*_servers(placement, servers), *_debt(placement, servers, repair_after)]
+    found = [
+        *(_servers(placement, servers) or _domains(placement)),
+        *_debt(placement, servers, repair_after),
+    ]
     return found or [Finding("ok", _SUBJECT, f"no shard has fewer than {_current(placement)}")]
 
 
 def _servers(placement: Placement, servers: Sequence[MemoryServer]) -> list[Finding]:
     connected = sum(server.connected for server in servers)
     if len(servers) < placement.replicas:
-        have = f"cluster.servers has {len(servers)}"
+        have = f"there are {len(servers)} memory servers"
         remedy = "add memory servers, or lower cluster.replicas"
     elif 0 < connected < placement.replicas:
         have = f"{connected} of {len(servers)} memory servers are connected"
@@ -40,6 +43,21 @@ def _servers(placement: Placement, servers: Sequence[MemoryServer]) -> list[Find
     else:
         return []
     message = f"degraded: cluster.replicas is {placement.replicas}, and {have}"
+    return [Finding("warning", _SUBJECT, message, remedy)]
+
+
+def _domains(placement: Placement) -> list[Finding]:
+    wanted, have = placement.replicas, placement.domains
+    if placement.crowded_shards == 0 and (have == 0 or have >= wanted):
+        return []
+    message = (
+        f"degraded: cluster.replicas is {wanted}, and the servers are in {have} failure "
+        f"domain{'s' if have != 1 else ''}; shards with two replicas in one: "
+        f"{placement.crowded_shards}"
+    )
+    remedy = "add memory servers in other failure domains, or correct server.failure_domain"
+    if have >= wanted:
+        remedy = "wait: the replicas move apart as long as servers of other domains have room"
     return [Finding("warning", _SUBJECT, message, remedy)]
 
 

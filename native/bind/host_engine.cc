@@ -22,7 +22,8 @@ std::unique_ptr<Engine> CreateEngine(std::uint64_t slots, std::uint64_t pool_byt
                                      std::uint64_t store_wait_ms, std::uint64_t fetch_wait_ms,
                                      std::vector<std::string> servers, std::string host_id,
                                      std::string device, bool take_over, std::size_t replicas,
-                                     std::uint64_t repair_after_ms) {
+                                     std::uint64_t repair_after_ms,
+                                     std::uint64_t rebalance_every_ms) {
   EngineConfig config;
   config.tier.slots = slots;
   config.tier.pool_bytes_max = pool_bytes_max;
@@ -34,6 +35,7 @@ std::unique_ptr<Engine> CreateEngine(std::uint64_t slots, std::uint64_t pool_byt
   config.cluster.take_over = take_over;
   config.cluster.replicas = replicas;
   config.cluster.repair_after = milliseconds(repair_after_ms);
+  config.cluster.rebalance_every = milliseconds(rebalance_every_ms);
   config.cluster.fetch_wait = milliseconds(fetch_wait_ms);
   auto created = [&] {
     nb::gil_scoped_release release;
@@ -89,14 +91,17 @@ void BindRecords(nb::module_& m) {
   using Placement = remote::PlacementInfo;
   nb::class_<Placement>(m, "Placement")
       .def_ro("replicas", &Placement::replicas)
+      .def_ro("domains", &Placement::domains)
       .def_ro("debt_shards", &Placement::debt)
       .def_ro("lost_shards", &Placement::lost)
+      .def_ro("crowded_shards", &Placement::crowded)
       .def_ro("copies", &Placement::copies)
       .def_ro("repaired_objects", &Placement::repaired_objects)
       .def_ro("failed_repairs", &Placement::failed_repairs);
   using Server = remote::Cluster::ServerInfo;
   nb::class_<Server>(m, "MemoryServer")
       .def_ro("address", &Server::address)
+      .def_ro("failure_domain", &Server::failure_domain)
       .def_prop_ro("state", [](const Server& it) { return remote::NameOf(it.state); })
       .def_prop_ro("connected", [](const Server& it) { return it.connected(); })
       .def_ro("capacity_bytes", &Server::capacity_bytes)
@@ -130,6 +135,7 @@ void BindHostEngine(nb::module_& m) {
       .def(nb::new_(&CreateEngine), nb::kw_only(), "slots"_a, "pool_bytes_max"_a,
            "accept_threshold_percent"_a, "store_wait_ms"_a, "fetch_wait_ms"_a, "servers"_a,
            "host_id"_a, "device"_a, "take_over"_a, "replicas"_a, "repair_after_ms"_a,
+           "rebalance_every_ms"_a,
            "Starts the engine's threads. RuntimeError if a resource is missing.")
       .def_prop_ro("incarnation", &Incarnation, "16 random bytes that identify the slot table.")
       .def("serve", &Serve, "fd"_a, "initial"_a, "peer"_a,
@@ -151,6 +157,13 @@ void BindHostEngine(nb::module_& m) {
       .def(
           "servers", [](Engine& self) { return self.cluster().Servers(); }, NoGil(),
           "Memory servers, as seen by this host.")
+      .def(
+          "add_servers",
+          [](Engine& self, const std::vector<std::string>& addresses) {
+            self.cluster().AddServers(addresses);
+          },
+          NoGil(), "addresses"_a,
+          "Adds memory servers at addresses that have none yet, up to 256 in all. Others stay.")
       .def(
           "placement", [](Engine& self) { return self.cluster().Placement(); }, NoGil(),
           "How the volume's shards are placed.")

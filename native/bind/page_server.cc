@@ -26,7 +26,7 @@ std::unique_ptr<store::PageServer> CreateServer(
     const std::string& listen, const std::string& path, std::uint64_t capacity_bytes,
     std::uint64_t reserve_bytes, std::optional<std::uint64_t> quota_default,
     std::uint64_t block_cache_bytes, std::uint32_t keepalive_ms, std::uint32_t owner_lease_ms,
-    std::uint64_t expire_after_ms) {
+    std::uint64_t expire_after_ms, const std::string& failure_domain) {
   auto server = [&] {
     nb::gil_scoped_release unlocked;
     return store::PageServer::Create(
@@ -34,6 +34,7 @@ std::unique_ptr<store::PageServer> CreateServer(
          .path = path,
          .capacity_bytes = capacity_bytes,
          .block_cache_bytes = block_cache_bytes,
+         .failure_domain = failure_domain,
          .keepalive = std::chrono::milliseconds(keepalive_ms),
          .leases = {.owner_lease = std::chrono::milliseconds(owner_lease_ms),
                     .expire_after = std::chrono::milliseconds(expire_after_ms)},
@@ -150,7 +151,7 @@ void BindPageServer(nb::module_& m) {
       .def(nb::new_(&CreateServer), nb::kw_only(), nb::arg("listen"), nb::arg("path"),
            nb::arg("capacity_bytes"), nb::arg("reserve_bytes"), nb::arg("quota_default").none(),
            nb::arg("block_cache_bytes"), nb::arg("keepalive_ms"), nb::arg("owner_lease_ms"),
-           nb::arg("expire_after_ms"))
+           nb::arg("expire_after_ms"), nb::arg("failure_domain"))
       .def_prop_ro("port", &store::PageServer::port, "Bound port.")
       .def_prop_ro("uuid", [](const store::PageServer& it) { return Bytes(it.uuid()); })
       .def_prop_ro("run_id", [](const store::PageServer& it) { return Bytes(it.run_id()); })

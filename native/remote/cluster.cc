@@ -8,6 +8,7 @@
 #include <bit>
 #include <climits>
 #include <cstddef>
+#include <mutex>
 #include <optional>
 #include <random>
 #include <set>
@@ -56,9 +57,9 @@ std::string Check(const ClusterConfig& config) {
   if (!NameInRange(config.device)) return "the device's name must have 1 to 128 bytes";
   if (config.slots == 0) return "the device has no slots";
   if (std::string problem = CheckReplicas(config.replicas); !problem.empty()) return problem;
-  for (const auto wait :
-       {config.fetch_wait, config.put_wait, config.open_wait, config.answer_wait, config.close_wait,
-        config.outage_wait, config.silence_wait, config.full_wait, config.move_wait}) {
+  for (const auto wait : {config.fetch_wait, config.put_wait, config.open_wait, config.answer_wait,
+                          config.close_wait, config.outage_wait, config.silence_wait,
+                          config.full_wait, config.move_wait, config.rebalance_every}) {
     if (wait.count() <= 0) return "every wait must be positive";
   }
   return "";
@@ -88,27 +89,45 @@ class Cluster::State final : public SessionPeers, private ShardServers, private 
                 .host_id = config.host_id,
                 .replicas = config.replicas,
                 .repair_after = config.repair_after,
+                .rebalance_every = config.rebalance_every,
                 .seed = Seed()},
                this),
         config_(config),
-        members_(config.servers, config.move_wait),
-        gate_(config.servers.size(), config.answer_wait, config.take_over) {
-    // One per run of the daemon: opening the volume again raises no epoch.
-    const auto nonce = std::bit_cast<std::array<std::byte, 16>>(std::array{Seed(), Seed()});
-    for (std::size_t number = 0; number < config.servers.size(); ++number) {
-      const SessionConfig session{
-          .number = number, .cluster = &config_, .host_name = HostName(), .session_nonce = nonce};
-      sessions_.push_back(Session::Create(session, this, &completion_thread));
-    }
+        nonce_(std::bit_cast<std::array<std::byte, 16>>(std::array{Seed(), Seed()})),
+        members_(config.move_wait),
+        gate_(config.answer_wait, config.take_over) {
     shards.Start();
-    for (const auto& session : sessions_) session->Start();
+    AddServers(config.servers);
+  }
+
+  void AddServers(std::span<const std::string> addresses) {
+    const std::lock_guard lock(grow_mutex_);
+    const std::size_t known = session_count_;
+    for (const std::string& address : addresses) {
+      const std::size_t number = session_count_;
+      if (stopping_ || number == kServersMax) break;
+      if (!members_.AddSession(address)) continue;
+      gate_.AddSession();
+      const SessionConfig session{
+          .number = number, .cluster = &config_, .host_name = HostName(), .session_nonce = nonce_};
+      sessions_[number] = Session::Create(session, this, &completion_thread);
+      session_count_.store(number + 1, std::memory_order_release);
+    }
+    // All at once: the volume is opened when no server that is known by then names an owner.
+    for (const auto& session : sessions().subspan(known)) session->Start();
+  }
+
+  /// AddServers() adds none from now on.
+  void StopGrowing() {
+    const std::lock_guard lock(grow_mutex_);
+    stopping_ = true;
   }
 
   Members& members() override { return members_; }
   OpeningGate& gate() override { return gate_; }
   FetchRouter& router() override { return reads; }
   void OnDecided() override {
-    for (const auto& session : sessions_) session->OnDecided();
+    for (const auto& session : sessions()) session->OnDecided();
   }
   void OnMoved(std::size_t session) override { sessions_[session]->OnMoved(); }
   void OnStoreGone(std::size_t session, MemberIndex gone) override {
@@ -119,7 +138,9 @@ class Cluster::State final : public SessionPeers, private ShardServers, private 
   PlacementInfo PlacementOn(MemberIndex member) const override { return shards.status(member); }
   std::size_t replicas() const override { return shards.replicas(); }
 
-  const std::vector<std::unique_ptr<Session>>& sessions() const { return sessions_; }
+  std::span<const std::unique_ptr<Session>> sessions() const {
+    return std::span(sessions_).first(session_count_.load(std::memory_order_acquire));
+  }
   Target* TargetOf(MemberIndex member) const override {
     const auto number = members_.SessionOf(member);
     return number ? sessions_[*number].get() : nullptr;
@@ -138,7 +159,7 @@ class Cluster::State final : public SessionPeers, private ShardServers, private 
   /// Why no server has room for a new shard.
   PutResult WhyNotPlaced() const {
     const bool any = std::ranges::any_of(
-        sessions_, [](const auto& session) { return session->connected_member() != kNoMember; });
+        sessions(), [](const auto& session) { return session->connected_member() != kNoMember; });
     return any ? PutResult::kServerFull : PutResult::kUnavailable;
   }
 
@@ -152,13 +173,13 @@ class Cluster::State final : public SessionPeers, private ShardServers, private 
  private:
   std::vector<Report> Reports() const override {
     std::vector<Report> reports;
-    for (const auto& session : sessions_) {
+    for (const auto& session : sessions()) {
       const MemberIndex member = session->connected_member();
       if (member == kNoMember) continue;
       reports.push_back({member, session->report()});
       const auto id = std::bit_cast<std::array<std::uint64_t, 2>>(members_.UuidOf(member));
       reports.back().member.id = id[0] ^ id[1];
-      reports.back().member.domain = member;
+      reports.back().member.domain = members_.DomainNumberOf(member);
     }
     return reports;
   }
@@ -170,9 +191,16 @@ class Cluster::State final : public SessionPeers, private ShardServers, private 
   }
 
   const ClusterConfig config_;
+  const std::array<std::byte, 16> nonce_;  // of this run: opening the volume again raises no epoch
   Members members_;
   OpeningGate gate_;
-  std::vector<std::unique_ptr<Session>> sessions_;  // last: they use all of the above
+
+  std::mutex grow_mutex_;  // guards stopping_, and additions to the sessions
+  bool stopping_ = false;
+  // The data path reads them without a lock. A session is in its place before the count has it,
+  // and before a member is bound to it. Last: they use all of the above.
+  std::atomic<std::size_t> session_count_{0};
+  std::array<std::unique_ptr<Session>, kServersMax> sessions_;
 };
 
 Result<std::unique_ptr<Cluster>> Cluster::Create(const ClusterConfig& config) {
@@ -265,15 +293,17 @@ void Cluster::Discard(std::span<const tier::DiscardItem> items) {
 }
 
 bool Cluster::Writable() const {
-  return std::any_of(state_->sessions().begin(), state_->sessions().end(),
-                     [](const auto& session) { return session->writable(); });
+  return std::ranges::any_of(state_->sessions(),
+                             [](const auto& session) { return session->writable(); });
 }
 
 std::vector<Cluster::ServerInfo> Cluster::Servers() const {
   std::vector<ServerInfo> servers;
   for (std::size_t i = 0; i < state_->sessions().size(); ++i) {
     const SessionStatus status = state_->sessions()[i]->status();
+    const bool known = status.member != kNoMember;
     servers.push_back({status, state_->members().AddressOf(i),
+                       known ? state_->members().DomainOf(status.member) : "",
                        state_->shards.status(status.member).here, state_->lost_shards[i]});
   }
   return servers;
@@ -320,9 +350,12 @@ Outcome Cluster::SetReplicas(std::size_t replicas) {
   return std::monostate{};
 }
 
+void Cluster::AddServers(std::span<const std::string> addresses) { state_->AddServers(addresses); }
+
 PlacementInfo Cluster::Placement() const { return state_->shards.status(kNoMember); }
 
 void Cluster::Stop() {
+  state_->StopGrowing();
   state_->shards.Stop();
   for (const auto& session : state_->sessions()) session->BeginStop();
   for (const auto& session : state_->sessions()) session->Stop();

@@ -38,8 +38,12 @@ class Cluster final : public tier::RemoteStore {
   void Discard(std::span<const tier::DiscardItem> items) override;
   bool Writable() const override;
 
+  /// Starts a session with each server whose address has none, up to 256 in all. Others stay.
+  void AddServers(std::span<const std::string> addresses);
+
   struct ServerInfo : SessionStatus {
     std::string address;
+    std::string failure_domain;  // "": unknown
     std::uint32_t shards;
     std::uint64_t lost_shards;  // of earlier stores at the address
   };

@@ -17,17 +17,18 @@ struct ClusterConfig {
   std::array<std::byte, 16> incarnation{};
   bool take_over = false;  // displace another host that has the volume
   std::uint64_t slots = 0;
-  std::size_t replicas = 1;                         // of each page, 1 to 3
-  std::chrono::milliseconds repair_after{300'000};  // away for longer: replaced
-  std::chrono::milliseconds fetch_wait{60000};      // deadline of a fetch
-  std::chrono::milliseconds put_wait{10000};        // deadline of a batch
-  std::chrono::milliseconds open_wait{3000};        // timeout of an attempt to connect
-  std::chrono::milliseconds answer_wait{1000};      // of other servers, before opening
-  std::chrono::milliseconds close_wait{1000};       // to close the volume, at the end
-  std::chrono::milliseconds outage_wait{1000};      // unreachable for longer: gets no more batches
-  std::chrono::milliseconds silence_wait{1000};     // of a server whose pages others have too
-  std::chrono::milliseconds full_wait{1000};        // pause after a server was full
-  std::chrono::milliseconds move_wait{10000};       // silent for longer: may have moved
+  std::size_t replicas = 1;                            // of each page, 1 to 3
+  std::chrono::milliseconds repair_after{300'000};     // away for longer: replaced
+  std::chrono::milliseconds rebalance_every{600'000};  // moves shards to emptier members
+  std::chrono::milliseconds fetch_wait{60000};         // deadline of a fetch
+  std::chrono::milliseconds put_wait{10000};           // deadline of a batch
+  std::chrono::milliseconds open_wait{3000};           // timeout of an attempt to connect
+  std::chrono::milliseconds answer_wait{1000};         // of other servers, before opening
+  std::chrono::milliseconds close_wait{1000};          // to close the volume, at the end
+  std::chrono::milliseconds outage_wait{1000};   // unreachable for longer: gets no more batches
+  std::chrono::milliseconds silence_wait{1000};  // of a server whose pages others have too
+  std::chrono::milliseconds full_wait{1000};     // pause after a server was full
+  std::chrono::milliseconds move_wait{10000};    // silent for longer: may have moved
 };
 
 }  // namespace farswap::remote

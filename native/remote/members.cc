@@ -21,10 +21,17 @@ std::string Hex(const ServerId& id) {
   return text;
 }
 
-Members::Members(std::vector<std::string> addresses, std::chrono::milliseconds move_wait)
-    : move_wait_(move_wait) {
+Members::Members(std::chrono::milliseconds move_wait) : move_wait_(move_wait) {
   for (auto& session : session_of_) session = kNoSession;
-  for (std::string& address : addresses) sessions_.push_back({.address = std::move(address)});
+}
+
+std::optional<std::size_t> Members::AddSession(const std::string& address) {
+  const std::lock_guard lock(mutex_);
+  if (std::ranges::find(sessions_, address, &Session::address) != sessions_.end()) {
+    return std::nullopt;
+  }
+  sessions_.push_back({.address = address});
+  return sessions_.size() - 1;
 }
 
 Members::Answer Members::Claim(std::size_t session, const std::string& address,
@@ -34,7 +41,7 @@ Members::Answer Members::Claim(std::size_t session, const std::string& address,
   const MemberIndex known = Find(uuid);
   if (known == kNoMember) {
     if (members_.size() == kMembersMax) return {.standing = Standing::kTooMany};
-    members_.push_back({.uuid = uuid});
+    members_.push_back({.uuid = uuid, .domain = DomainNumber(Hex(uuid))});
     return Bind(session, static_cast<MemberIndex>(members_.size() - 1), run);
   }
   const std::uint16_t holder = session_of_[known];
@@ -56,6 +63,29 @@ std::string Members::AddressOf(std::size_t session) const {
 ServerId Members::UuidOf(MemberIndex member) const {
   const std::lock_guard lock(mutex_);
   return members_[member].uuid;
+}
+
+void Members::NoteDomain(MemberIndex member, const std::string& label) {
+  const std::lock_guard lock(mutex_);
+  Member& noted = members_[member];
+  noted.domain = DomainNumber(label.empty() ? Hex(noted.uuid) : label);
+}
+
+std::string Members::DomainOf(MemberIndex member) const {
+  const std::lock_guard lock(mutex_);
+  return domains_[members_[member].domain];
+}
+
+std::uint32_t Members::DomainNumberOf(MemberIndex member) const {
+  const std::lock_guard lock(mutex_);
+  return static_cast<std::uint32_t>(members_[member].domain);
+}
+
+std::size_t Members::DomainNumber(const std::string& label) {
+  const auto known = std::ranges::find(domains_, label);
+  if (known != domains_.end()) return static_cast<std::size_t>(known - domains_.begin());
+  domains_.push_back(label);
+  return domains_.size() - 1;
 }
 
 MemberIndex Members::Find(const ServerId& uuid) const {

@@ -44,8 +44,11 @@ class Members {
  public:
   static constexpr std::size_t kMembersMax = placement::kMembersMax;
 
-  /// One session per address. A silent server counts as moved `move_wait` after its last answer.
-  Members(std::vector<std::string> addresses, std::chrono::milliseconds move_wait);
+  /// A silent server counts as moved `move_wait` after its last answer.
+  explicit Members(std::chrono::milliseconds move_wait);
+
+  /// Any thread, as all methods. One session per address; nullopt: the address has one.
+  std::optional<std::size_t> AddSession(const std::string& address);
 
   enum class Standing : std::uint8_t {
     kAccepted,   // the session has `member`
@@ -64,7 +67,7 @@ class Members {
     std::string other_address{};
   };
 
-  /// The session got an answer at this address. Any thread, as all methods.
+  /// The session got an answer at this address.
   Answer Claim(std::size_t session, const std::string& address, const ServerId& uuid,
                const ServerId& run, TimePoint now);
   /// The session has lost its connection.
@@ -72,6 +75,13 @@ class Members {
 
   std::string AddressOf(std::size_t session) const;
   ServerId UuidOf(MemberIndex member) const;
+
+  /// The label of the member's failure domain; empty: a domain of its own.
+  void NoteDomain(MemberIndex member, const std::string& label);
+  std::string DomainOf(MemberIndex member) const;
+  /// The same for two members in one domain.
+  std::uint32_t DomainNumberOf(MemberIndex member) const;
+
   /// Lock-free. nullopt: the member's store is gone.
   std::optional<std::size_t> SessionOf(MemberIndex member) const {
     const std::uint16_t session = session_of_[member].load(std::memory_order_acquire);
@@ -84,6 +94,7 @@ class Members {
   struct Member {
     ServerId uuid{};
     ServerId run{};
+    std::size_t domain = 0;  // in domains_
     // Runs of copies of its store that were seen while it answered.
     std::vector<ServerId> clones{};
   };
@@ -95,6 +106,7 @@ class Members {
   };
 
   MemberIndex Find(const ServerId& uuid) const;
+  std::size_t DomainNumber(const std::string& label);
   Answer Bind(std::size_t session, MemberIndex member, const ServerId& run);
   Answer Contest(std::size_t session, MemberIndex member, const ServerId& run, TimePoint now);
 
@@ -104,6 +116,7 @@ class Members {
   mutable std::mutex mutex_;  // guards the members below
   std::vector<Member> members_;
   std::vector<Session> sessions_;
+  std::vector<std::string> domains_;  // labels, by number
 };
 
 }  // namespace farswap::remote

@@ -4,10 +4,13 @@
 
 namespace farswap::remote {
 
-OpeningGate::OpeningGate(std::size_t sessions, std::chrono::milliseconds answer_wait, bool open)
-    : answer_wait_(answer_wait),
-      decision_(open ? Decision::kOpen : Decision::kNone),
-      last_(sessions) {}
+OpeningGate::OpeningGate(std::chrono::milliseconds answer_wait, bool open)
+    : answer_wait_(answer_wait), decision_(open ? Decision::kOpen : Decision::kNone) {}
+
+void OpeningGate::AddSession() {
+  const std::lock_guard lock(mutex_);
+  last_.push_back(Last::kNothing);
+}
 
 OpeningGate::Decision OpeningGate::decision() const {
   const std::lock_guard lock(mutex_);

@@ -25,8 +25,10 @@ class OpeningGate {
 
   /// Waits for other servers' answers until `answer_wait` after the first one. `open`: open without
   /// probes, as an operator requested.
-  OpeningGate(std::size_t sessions, std::chrono::milliseconds answer_wait, bool open);
+  OpeningGate(std::chrono::milliseconds answer_wait, bool open);
 
+  /// Sessions are numbered from 0.
+  void AddSession();
   Decision decision() const;
   /// Adds an answer; `lease` is the server's. Returns the decision.
   Decision NoteAnswer(std::size_t session, bool owned, std::chrono::milliseconds lease,

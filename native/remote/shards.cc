@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <functional>
+#include <set>
 #include <span>
 #include <utility>
 
@@ -36,6 +37,7 @@ Shards::Shards(const ShardsConfig& config, const ShardServers* servers)
                 .replicas = config.replicas,
                 .jobs_max = kCopiesMax,
                 .repair_after = config.repair_after,
+                .rebalance_every = config.rebalance_every,
                 .seed = config.seed}),
       copier_(kCopiesMax, this) {}
 
@@ -143,14 +145,16 @@ std::uint32_t Shards::OnStoreGone(MemberIndex member) {
 
 // With mutex_ held, as the following.
 void Shards::TakeReports() {
-  const std::size_t known = peers_.size();
+  bool changed = false;
   for (const ShardServers::Report& report : servers_.Reports()) {
     planner_.Report(report.index, report.member);
-    const auto peer = std::ranges::find(peers_, report.index, &placement::Peer::member);
-    if (peer == peers_.end())
-      peers_.push_back({report.index, report.member.id, report.member.domain});
+    auto peer = std::ranges::find(peers_, report.index, &placement::Peer::member);
+    if (peer != peers_.end() && peer->domain == report.member.domain) continue;
+    if (peer == peers_.end()) peer = peers_.insert(peer, placement::Peer{});
+    *peer = {report.index, report.member.id, report.member.domain};
+    changed = true;
   }
-  if (peers_.size() != known) UpdateCopysets();
+  if (changed) UpdateCopysets();
 }
 
 void Shards::UpdateCopysets() {
@@ -160,9 +164,13 @@ void Shards::UpdateCopysets() {
 
 PlacementInfo Shards::status(MemberIndex member) const {
   const std::lock_guard lock(mutex_);
+  std::set<std::uint32_t> domains;
+  for (const placement::Peer& peer : peers_) domains.insert(peer.domain);
   return {.replicas = replicas_,
+          .domains = domains.size(),
           .debt = planner_.debt(),
           .lost = planner_.lost(),
+          .crowded = planner_.crowded(),
           .copies = planner_.jobs(),
           .here = planner_.ReplicasOn(member),
           .repaired_objects = repaired_objects_,

@@ -49,6 +49,7 @@ struct ShardsConfig {
   std::string host_id;
   std::size_t replicas = 1;  // 1 to 3
   std::chrono::milliseconds repair_after{};
+  std::chrono::milliseconds rebalance_every{};
   std::uint64_t seed = 0;
 };
 

@@ -39,7 +39,8 @@ class PageService {
   static constexpr std::size_t kStreamsMax = 1536;
 
   /// A copy ends when its source is silent for `source_silence_max`.
-  PageService(PageStore* store, std::chrono::milliseconds source_silence_max);
+  PageService(PageStore* store, std::string failure_domain,
+              std::chrono::milliseconds source_silence_max);
   ~PageService();
 
   /// Call it before the server is built.
@@ -102,6 +103,7 @@ class PageService {
   bool SetPhase(grpc::ServerContext* context, Phase phase);
 
   PageStore* store_;
+  const std::string failure_domain_;
   Service service_;
   grpc::AsyncGenericService unserved_;
   Queue gets_;

@@ -24,12 +24,15 @@ constexpr milliseconds kMoveWait{10000};
 
 class MembersTest : public ::testing::Test {
  protected:
+  MembersTest() {
+    for (const char* address : {"a:1", "b:1", "c:1"}) members_.AddSession(address);
+  }
   Members::Answer Claim(std::size_t session, int uuid, int run) {
     return members_.Claim(session, members_.AddressOf(session), Id(uuid), Id(run), now_);
   }
   void Silence(std::size_t session) { members_.NoteSilent(session, now_); }
 
-  Members members_{{"a:1", "b:1", "c:1"}, kMoveWait};
+  Members members_{kMoveWait};
   TimePoint now_{};
 };
 
@@ -119,19 +122,44 @@ TEST_F(MembersTest, ThereAreAsManyMembersAsAShardCanName) {
   EXPECT_EQ(Claim(0, 5000, 1).standing, Standing::kTooMany);
 }
 
+TEST_F(MembersTest, AnAddressHasOneSession) {
+  EXPECT_EQ(members_.AddSession("b:1"), std::nullopt);
+  EXPECT_EQ(members_.AddSession("d:1"), 3u);
+  EXPECT_EQ(Claim(3, 1, 1).member, 0);
+}
+
+TEST_F(MembersTest, MembersWithOneLabelShareADomain) {
+  for (int uuid = 0; uuid < 3; ++uuid) Claim(static_cast<std::size_t>(uuid), uuid + 1, 1);
+  members_.NoteDomain(0, "rack-7");
+  members_.NoteDomain(2, "rack-7");
+  EXPECT_EQ(members_.DomainNumberOf(0), members_.DomainNumberOf(2));
+  EXPECT_NE(members_.DomainNumberOf(0), members_.DomainNumberOf(1));
+  EXPECT_EQ(members_.DomainOf(2), "rack-7");
+  members_.NoteDomain(2, "");
+  EXPECT_EQ(members_.DomainOf(2), Hex(Id(3)));
+  EXPECT_NE(members_.DomainNumberOf(0), members_.DomainNumberOf(2));
+}
+
 using Decision = OpeningGate::Decision;
 constexpr milliseconds kLease{1000};
 constexpr milliseconds kAnswerWait{300};
 
+void AddTwoSessions(OpeningGate* gate) {
+  gate->AddSession();
+  gate->AddSession();
+}
+
 TEST(OpeningGate, OpensWhenAllHaveAnsweredAndNoneNamesAnOwner) {
-  OpeningGate gate(2, kAnswerWait, false);
+  OpeningGate gate(kAnswerWait, false);
+  AddTwoSessions(&gate);
   const TimePoint now{};
   EXPECT_EQ(gate.NoteAnswer(0, false, kLease, now), Decision::kNone);
   EXPECT_EQ(gate.NoteAnswer(1, false, kLease, now), Decision::kOpen);
 }
 
 TEST(OpeningGate, WaitsForSilentServersForABoundedTime) {
-  OpeningGate gate(2, kAnswerWait, false);
+  OpeningGate gate(kAnswerWait, false);
+  AddTwoSessions(&gate);
   const TimePoint now{};
   EXPECT_EQ(gate.answers_until(), kNever);
   EXPECT_EQ(gate.NoteAnswer(0, false, kLease, now), Decision::kNone);
@@ -140,7 +168,8 @@ TEST(OpeningGate, WaitsForSilentServersForABoundedTime) {
 }
 
 TEST(OpeningGate, RefusesWhenAnOwnerIsNamedForThreeLeases) {
-  OpeningGate gate(2, kAnswerWait, false);
+  OpeningGate gate(kAnswerWait, false);
+  AddTwoSessions(&gate);
   TimePoint now{};
   gate.NoteAnswer(0, false, kLease, now);
   EXPECT_EQ(gate.NoteAnswer(1, true, kLease, now), Decision::kNone);
@@ -151,7 +180,8 @@ TEST(OpeningGate, RefusesWhenAnOwnerIsNamedForThreeLeases) {
 }
 
 TEST(OpeningGate, OwnerThatIsGoneIsForgotten) {
-  OpeningGate gate(2, kAnswerWait, false);
+  OpeningGate gate(kAnswerWait, false);
+  AddTwoSessions(&gate);
   const TimePoint now{};
   gate.NoteAnswer(0, false, kLease, now);
   gate.NoteAnswer(1, true, kLease, now);
@@ -159,7 +189,8 @@ TEST(OpeningGate, OwnerThatIsGoneIsForgotten) {
 }
 
 TEST(OpeningGate, ServerThatNamedAnOwnerAndWentSilentIsWaitedForNoLonger) {
-  OpeningGate gate(2, kAnswerWait, false);
+  OpeningGate gate(kAnswerWait, false);
+  AddTwoSessions(&gate);
   const TimePoint now{};
   gate.NoteAnswer(1, true, kLease, now);
   gate.NoteSilent(1);
@@ -168,7 +199,7 @@ TEST(OpeningGate, ServerThatNamedAnOwnerAndWentSilentIsWaitedForNoLonger) {
 }
 
 TEST(OpeningGate, OperatorsWordOpensAtOnce) {
-  OpeningGate gate(2, kAnswerWait, true);
+  OpeningGate gate(kAnswerWait, true);
   EXPECT_EQ(gate.decision(), Decision::kOpen);
 }
 

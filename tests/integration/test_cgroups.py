@@ -51,6 +51,7 @@ class Machine:
             take_over=False,
             replicas=1,
             repair_after_ms=300_000,
+            rebalance_every_ms=600_000,
         )
         ours, theirs = socket.socketpair()
         self.engine.serve(theirs.detach(), b"", "test")

@@ -63,6 +63,8 @@ def test_a_page_stays_readable_while_one_of_its_two_servers_is_dead(
             "lost_shards": 0,
             "repaired_objects": "0",
             "failed_repairs": "0",
+            "failure_domains": 2,
+            "crowded_shards": 0,
         }
         dead.kill()
         until(lambda: placement(host)["replication_debt_shards"] == 1)

@@ -53,7 +53,14 @@ def test_of_many_the_first_are_named() -> None:
 
 def test_the_placement_has_the_names_that_operators_read() -> None:
     placed = placement(
-        replicas=2, debt_shards=5, copies=1, lost_shards=3, repaired_objects=9, failed_repairs=4
+        replicas=2,
+        debt_shards=5,
+        copies=1,
+        lost_shards=3,
+        repaired_objects=9,
+        failed_repairs=4,
+        domains=2,
+        crowded_shards=4,
     )
     assert placement_status(placed) == pb.PlacementStatus(
         replicas_wanted=2,
@@ -62,4 +69,6 @@ def test_the_placement_has_the_names_that_operators_read() -> None:
         lost_shards=3,
         repaired_objects=9,
         failed_repairs=4,
+        failure_domains=2,
+        crowded_shards=4,
     )

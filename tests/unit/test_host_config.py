@@ -74,7 +74,12 @@ def test_the_documented_file_is_good(path: Path, machine_id: Path) -> None:
             "metrics.listen: unix:/run/farswap/host.sock is taken by admin.listen",
         ),
         ("tier.state=/dev/hugepages/x", "tier.state: not available in this version"),
-        ('cluster.etcd=["127.0.0.1:2379"]', "cluster.etcd: not available in this version"),
+        ('cluster.etcd=["10.0.0.1:0"]', "cluster.etcd: 10.0.0.1:0 has no port"),
+        (
+            'cluster.etcd=["10.0.0.1:2379", "10.0.0.1:2379"]',
+            "cluster.etcd: 10.0.0.1:2379 is listed twice",
+        ),
+        ("cluster.rebalance_every=999ms", "cluster.rebalance_every: 999ms is not 1s to 7d"),
         ("cluster.replicas=0", "cluster.replicas: 0 is not 1 to 3 replicas"),
         ("cluster.replicas=4", "cluster.replicas: 4 is not 1 to 3 replicas"),
         ("cluster.replicas=true", "cluster.replicas: True is not 1 to 3 replicas"),

@@ -11,6 +11,7 @@ from fake_engine import FakeEngine, memory_server, placement
 from farswap.client_nbd.admin.metrics import HostMetrics, ShownCgroups
 from farswap.client_nbd.attribution import AttributionState
 from farswap.client_nbd.kernel.files import KernelFiles
+from farswap.client_nbd.membership import MembershipState
 from farswap.common import metrics
 from prometheus_client import generate_latest
 from prometheus_client.parser import text_string_to_metric_families
@@ -22,6 +23,8 @@ if TYPE_CHECKING:
 BUILD = '/build "x"\n'
 
 STATE = AttributionState("bpf", "/dev/nbd0", "swap_entries_free", "", 3, 100, 2, 0)
+
+ETCD = MembershipState("10.0.0.9:2379", 61_500, "connection refused", 3, 0)
 
 Samples = dict[tuple[str, ...], float]
 
@@ -46,6 +49,7 @@ def engine() -> FakeEngine:
     made.placed = placement(
         replicas=2, debt_shards=5, copies=1, lost_shards=3, repaired_objects=9, failed_repairs=4
     )
+    made.placed.domains, made.placed.crowded_shards = 2, 4
     return made
 
 
@@ -58,6 +62,7 @@ def samples(engine: FakeEngine, tmp_path: Path) -> Samples:
         device=SimpleNamespace(device=lambda: ""),
         devices=SimpleNamespace(use=lambda: SimpleNamespace(used_bytes=5 << 20)),
         attribution=SimpleNamespace(state=lambda: STATE),
+        membership=SimpleNamespace(state=lambda: ETCD),
         files=KernelFiles(tmp_path),
         config=SimpleNamespace(device=SimpleNamespace(size=1 << 30)),
     )
@@ -126,6 +131,13 @@ def test_the_debt_in_replicas_is_exported(samples: Samples) -> None:
     assert samples["farswap_lost_shards_total",] == 3
     assert samples["farswap_repaired_objects_total",] == 9
     assert samples["farswap_failed_repairs_total",] == 4
+    assert samples["farswap_failure_domains",] == 2
+    assert samples["farswap_crowded_shards",] == 4
+
+
+def test_the_state_of_etcd_is_exported(samples: Samples) -> None:
+    assert samples["farswap_etcd_away_seconds",] == 61.5
+    assert samples["farswap_etcd_listed_servers",] == 3
 
 
 def view(id_: int, path: str, **changed: object) -> SimpleNamespace:

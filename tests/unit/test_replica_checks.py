@@ -27,7 +27,7 @@ def test_as_many_replicas_as_wanted_are_ok(wanted: int, words: str) -> None:
 @pytest.mark.parametrize(
     ("servers", "have"),
     [
-        ([UP, FULL], "cluster.servers has 2"),
+        ([UP, FULL], "there are 2 memory servers"),
         ([UP, AWAY, REFUSED], "1 of 3 memory servers are connected"),
     ],
 )
@@ -57,3 +57,21 @@ def test_a_debt_is_reported_with_the_servers_that_cause_it_and_the_remedy() -> N
 def test_a_debt_that_is_only_being_repaired_has_no_other_reason() -> None:
     (found,) = replicas(placement(replicas=2, debt_shards=7, copies=2), [UP, UP], REPAIR_AFTER)
     assert found.message == "7 shards have fewer than 2 current replicas; copies under way: 2"
+
+
+def test_fewer_failure_domains_than_replicas_are_degraded() -> None:
+    placed = placement(replicas=2, domains=1, crowded_shards=7)
+    (found,) = replicas(placed, [UP, UP], REPAIR_AFTER)
+    assert found.level == "warning"
+    assert found.message == (
+        "degraded: cluster.replicas is 2, and the servers are in 1 failure domain; "
+        "shards with two replicas in one: 7"
+    )
+    assert "server.failure_domain" in found.remedy
+
+
+def test_replicas_that_share_a_domain_though_there_are_others_move_by_themselves() -> None:
+    placed = placement(replicas=2, domains=3, crowded_shards=7)
+    (found,) = replicas(placed, [UP, UP], REPAIR_AFTER)
+    assert found.level == "warning"
+    assert found.remedy.startswith("wait")

@@ -53,6 +53,13 @@ def test_what_is_left_out_has_a_default(path: Path) -> None:
             "metrics.listen=127.0.0.1:7071",
             "metrics.listen: 127.0.0.1:7071 is taken by admin.listen",
         ),
+        ("server.failure_domain=a\tb", "server.failure_domain: 'a\\tb' is not a label"),
+        (
+            f"server.failure_domain={'x' * 129}",
+            f"server.failure_domain: '{'x' * 129}' is not a label of 1 to 128 bytes",
+        ),
+        ('cluster.etcd=["10.0.0.1:0"]', "cluster.etcd: 10.0.0.1:0 has no port"),
+        ("cluster.prefix=farswap", 'cluster.prefix: "farswap": '),
         ("store.path=relative", 'store.path: "relative" is not absolute'),
         ("store.capacity=1MiB", "store.capacity: 1MiB is not 2MiB to 1048576TiB"),
         ("store.block_cache=1KiB", "store.block_cache: 1KiB is not 1MiB to 1024TiB"),
