@@ -61,8 +61,8 @@ def test_a_page_stays_readable_while_one_of_its_two_servers_is_dead(
             "replication_debt_shards": 0,
             "replica_copies": 0,
             "lost_shards": 0,
-            "repaired_objects": "0",
-            "failed_repairs": "0",
+            "repaired_objects": 0,
+            "failed_repairs": 0,
             "failure_domains": 2,
             "crowded_shards": 0,
         }
