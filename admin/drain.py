@@ -10,6 +10,7 @@ shards is drained once each live host was heard after the drain began.
 
 from __future__ import annotations
 
+import math
 import time
 from collections import deque
 from dataclasses import dataclass
@@ -23,9 +24,11 @@ if TYPE_CHECKING:
 
     from farswap.v1 import server_admin_pb2 as pb
 
-# A look reads an index of all pages: between looks is at least this, and four times a look's time.
+# A look reads an index of all pages: between looks is at least this, and four times a look's time,
+# but a tenth of the remaining time at most, so that the end is noticed.
 _INTERVAL_S = 1.0
 _PAUSE_FACTOR = 4
+_PAUSE_OF_ETA = 0.1
 _RATE_OVER_S = 60.0
 STALLED_AFTER_S = 30.0
 # The server counts silence in ticks of 100 ms.
@@ -229,7 +232,10 @@ def follow(
         yield list(reports.values())
         if all(report.done for report in reports.values()):
             return
-        sleep(max(_INTERVAL_S, _PAUSE_FACTOR * (clock() - began_s)))
+        etas = [report.eta_s for report in reports.values() if not report.done]
+        soon = min((eta for eta in etas if eta is not None), default=math.inf)
+        pause = min(_PAUSE_FACTOR * (clock() - began_s), _PAUSE_OF_ETA * soon)
+        sleep(max(_INTERVAL_S, pause))
 
 
 def _report(progress: Progress, look: Callable[[], Left], clock: Callable[[], float]) -> Report:

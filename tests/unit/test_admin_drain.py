@@ -147,6 +147,25 @@ class TestProgress:
         list(drain.follow([slow_look], clock=lambda: now, sleep=pauses.append))
         assert pauses == [12]
 
+    def test_looks_are_more_frequent_towards_the_end(self) -> None:
+        pauses = []
+        now = 0.0
+        looks = iter([left(volume("a", 60)), left(volume("a", 20)), left()])
+
+        def slow_look() -> Left:
+            nonlocal now
+            now += 5
+            return next(looks)
+
+        def sleep(pause: float) -> None:
+            nonlocal now
+            pauses.append(pause)
+            now += pause
+
+        list(drain.follow([slow_look], clock=lambda: now, sleep=sleep))
+        # 40 MiB in 25 s: the rest takes 12.5 s.
+        assert pauses == [20, 1.25]
+
     def test_silent_hosts_come_first_with_what_frees_their_shards(self) -> None:
         many = [volume(f"live{n}", 1) for n in range(20)]
         (first, *_, last) = left(*many, silent("dead", 2, expires_in_ms=86_400_000)).waits()
