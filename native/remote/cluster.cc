@@ -148,9 +148,9 @@ class Cluster::State final : public SessionPeers, private ShardServers, private 
 
   /// The member whose store is at the address.
   std::optional<MemberIndex> MemberAt(const std::string& address) const {
-    for (std::size_t number = 0; number < sessions_.size(); ++number) {
+    for (std::size_t number = 0; number < sessions().size(); ++number) {
       if (members_.AddressOf(number) != address) continue;
-      const MemberIndex member = sessions_[number]->status().member;
+      const MemberIndex member = sessions()[number]->status().member;
       if (member != kNoMember) return member;
     }
     return std::nullopt;
