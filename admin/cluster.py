@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 
     from farswap.admin.members import Member
     from farswap.admin.session import Session
+    from farswap.common.address import Address
     from farswap.v1 import page_store_pb2 as pb
     from rich.console import Console
 
@@ -130,11 +131,11 @@ class View:
 
 @commands.verb(command)
 @members.option
-def status(session: Session, servers: str | None, output_format: str) -> None:
+def status(session: Session, named: list[Address], output_format: str) -> None:
     """Show health, capacity, replicas, drains and what lags.
 
-    Asks each memory server. Without --servers and $FARSWAP_SERVERS, these are the servers of the
-    host daemon at --host. Hosts tell servers how many shards are short of replicas.
+    Asks each memory server: those of --servers or --etcd, or else those of the host daemon at
+    --host. Servers know from hosts how many shards are short of replicas.
 
     While a server is draining, the command looks twice, 2 s apart, for the rate and the remaining
     time. Exit code 1: a shard is lost, or no server answers.
@@ -145,7 +146,7 @@ def status(session: Session, servers: str | None, output_format: str) -> None:
       farswapctl cluster status --servers 10.0.0.7:7070,10.0.0.8:7070
       farswapctl cluster status -o json | jq .replication_debt_shards
     """
-    view = look(session, servers)
+    view = look(session, named)
     if output_format == "json":
         output.print_json(view.document())
     else:
@@ -154,9 +155,9 @@ def status(session: Session, servers: str | None, output_format: str) -> None:
         raise RemoteError("the cluster has lost shards")
 
 
-def look(session: Session, servers: str | None) -> View:
+def look(session: Session, named: list[Address]) -> View:
     """Asks all servers. Raises FarswapError if none answers."""
-    addresses = session.cluster(servers)
+    addresses = session.cluster(named)
     first = members.describe_all(addresses, session.timeout_s)
     if all(one.problem for one in first):
         raise FarswapError(f"no memory server answers: {first[0].address}: {first[0].problem}")

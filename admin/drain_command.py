@@ -19,10 +19,11 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
     from farswap.admin.session import Session
+    from farswap.common.address import Address
 
 _NOT_KNOWN = (
-    "not known: the room on other servers; name them all by --servers. Each host moves its own "
-    "shards; without room elsewhere they stay here."
+    "not known: the room on other servers; name them all by --servers or --etcd. Each host moves "
+    "its own shards; without room elsewhere they stay here."
 )
 _GOES_ON = (
     "interrupted; the drain goes on. Watch it by `farswapctl server drain --wait`, end it by "
@@ -43,7 +44,7 @@ def drain(
     wait: bool,
     dry_run: bool,
     force: bool,
-    servers: str | None,
+    named: list[Address],
     output_format: str,
 ) -> None:
     """Have hosts move their shards from servers to others, so that these can be stopped.
@@ -52,8 +53,8 @@ def drain(
     server keeps the drain, also over restarts, until `undrain`. It serves its pages meanwhile, and
     gets no new shards. Repeat the command to watch a drain.
 
-    With --servers or $FARSWAP_SERVERS, page addresses of all memory servers, a drain that does not
-    fit on the rest is refused with the numbers, unless --force.
+    With --servers or --etcd, which name all memory servers, a drain that does not fit on the rest
+    is refused with the numbers, unless --force.
 
     With --wait, shows what is left, what the drain waits for, rate and remaining time, until each
     server confirms that it has no shard, and each live host has heard of the drain. There is no
@@ -70,7 +71,7 @@ def drain(
     if wait and dry_run:
         raise click.UsageError("--wait and --dry-run exclude each other")
     drained = [_Drained(session, address) for address in addresses or [None]]
-    plan = _plan(session, drained, servers)
+    plan = _plan(session, drained, named)
     if not dry_run:
         if plan and not plan.fits and not force:
             raise NotPossibleError(
@@ -136,13 +137,14 @@ class _Drained:
         return drains.Left.of(self.status())
 
 
-def _plan(session: Session, drained: Sequence[_Drained], servers: str | None) -> room.Plan | None:
+def _plan(
+    session: Session, drained: Sequence[_Drained], named: Sequence[Address]
+) -> room.Plan | None:
     """None: the other servers are not known."""
-    addresses = members.named(servers)
-    if not addresses:
+    if not named:
         return None
     leaving = {one.status().uuid for one in drained}
-    return room.plan(members.describe_all(addresses, session.timeout_s), leaving)
+    return room.plan(members.describe_all(named, session.timeout_s), leaving)
 
 
 def _print_left(

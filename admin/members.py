@@ -1,12 +1,13 @@
 """The memory servers of a cluster, and what each answers about itself on its page address.
 
-Servers come from --servers, $FARSWAP_SERVERS, or from the daemon that a command is about: a host
-names the servers that it uses.
+Servers come from --servers or --etcd, from $FARSWAP_SERVERS and $FARSWAP_ETCD, or else from a host
+daemon, which names those that it uses.
 """
 
 from __future__ import annotations
 
 import contextlib
+import functools
 import os
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
@@ -14,6 +15,7 @@ from typing import TYPE_CHECKING
 
 import click
 from farswap.admin import output
+from farswap.common import members
 from farswap.common.address import Address
 from farswap.common.errors import FarswapError, RemoteError
 from farswap.common.rpc_client import RpcClient
@@ -23,7 +25,10 @@ from farswap.v1 import page_store_pb2_grpc
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
-VARIABLE = "FARSWAP_SERVERS"
+_SERVERS = "FARSWAP_SERVERS"
+_ETCD = "FARSWAP_ETCD"
+_ETCD_TIMEOUT_S = 5.0
+_PREFIX = "farswap/"
 _AT_A_TIME = 32
 
 
@@ -61,20 +66,52 @@ class Member:
         return sum(len(volume.shards) for volume in self.answer.volumes)
 
 
-def option(command: Callable[..., object]) -> Callable[..., object]:
-    """--servers."""
-    return click.option(
-        "--servers",
-        metavar="ADDR,...",
-        help=f"Page addresses of the cluster's memory servers. Default: ${VARIABLE}.",
-    )(command)
+def option(command: Callable[..., None]) -> Callable[..., None]:
+    """--servers, --etcd and --etcd-prefix; the command gets `named`: page addresses, or none."""
+
+    @functools.wraps(command)
+    def with_names(
+        *args: object, servers: str | None, etcd: str | None, etcd_prefix: str, **options: object
+    ) -> None:
+        command(*args, named=_named(servers, etcd, etcd_prefix), **options)
+
+    for declare in (
+        click.option(
+            "--etcd-prefix",
+            metavar="PREFIX",
+            default=_PREFIX,
+            show_default=True,
+            help="cluster.prefix of the daemons.",
+        ),
+        click.option(
+            "--etcd",
+            metavar="ADDR,...",
+            help=f"etcd that lists the cluster's memory servers. Default: ${_ETCD}.",
+        ),
+        click.option(
+            "--servers",
+            metavar="ADDR,...",
+            help=f"Page addresses of the cluster's memory servers. Default: ${_SERVERS}.",
+        ),
+    ):
+        with_names = declare(with_names)
+    return with_names
 
 
-def named(servers: str | None) -> list[Address]:
-    """Those of --servers or the environment. Raises UsageError."""
-    text = servers or os.environ.get(VARIABLE) or ""
+def _named(servers: str | None, etcd: str | None, prefix: str) -> list[Address]:
+    """Of the options, or of the environment. Raises UsageError, and FarswapError of etcd."""
+    if servers is None and etcd is None:
+        servers, etcd = os.environ.get(_SERVERS), os.environ.get(_ETCD)
+    found = _addresses(servers)
+    if endpoints := _addresses(etcd):
+        listed = members.list_members(endpoints, prefix, _ETCD_TIMEOUT_S)
+        found += [Address.parse(member.address) for member in listed]
+    return list(dict.fromkeys(found))
+
+
+def _addresses(text: str | None) -> list[Address]:
     try:
-        return [Address.parse(part.strip()) for part in text.split(",") if part.strip()]
+        return [Address.parse(part.strip()) for part in (text or "").split(",") if part.strip()]
     except ValueError as error:
         raise click.UsageError(str(error)) from error
 

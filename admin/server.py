@@ -11,6 +11,7 @@ from farswap.admin import drain as drains
 
 if TYPE_CHECKING:
     from farswap.admin.session import Session
+    from farswap.common.address import Address
     from farswap.v1 import server_admin_pb2 as pb
     from rich.console import Console
 
@@ -36,17 +37,18 @@ def show(session: Session, output_format: str) -> None:
 
 @commands.verb(command, "list")
 @members.option
-def list_(session: Session, servers: str | None, output_format: str) -> None:
+def list_(session: Session, named: list[Address], output_format: str) -> None:
     """List the cluster's memory servers: state, room, shards.
 
-    Without --servers and $FARSWAP_SERVERS, these are the servers of the host daemon at --host.
+    Without --servers and --etcd, these are the servers of the host daemon at --host.
 
     \b
     Examples:
       farswapctl server list
       farswapctl server list --servers 10.0.0.7:7070,10.0.0.8:7070 -o json
+      farswapctl server list --etcd 10.0.0.2:2379
     """
-    looked = members.describe_all(session.cluster(servers), session.timeout_s)
+    looked = members.describe_all(session.cluster(named), session.timeout_s)
     if output_format == "json":
         print(json.dumps([cluster.server_document(one) for one in looked], indent=2))
     else:

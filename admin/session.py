@@ -11,7 +11,6 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import click
-from farswap.admin import members
 from farswap.common import cli
 from farswap.common.address import HOST_ADMIN, SERVER_ADMIN, Address
 from farswap.common.errors import NotPossibleError
@@ -79,15 +78,16 @@ class Session:
             stub = server_admin_pb2_grpc.ServerAdminStub(client.channel)
             yield ServerClient(client, stub)
 
-    def cluster(self, servers: str | None) -> list[Address]:
-        """Page addresses of memory servers: --servers, $FARSWAP_SERVERS, or those of the host."""
-        named = members.named(servers)
+    def cluster(self, named: list[Address]) -> list[Address]:
+        """Page addresses of memory servers: those that were named, or those of the host."""
         if named:
             return named
         with self.host() as host:
             used = [Address.parse(server.address) for server in host.status.servers]
         if not used:
-            raise NotPossibleError("the host has no memory servers; name them by --servers")
+            raise NotPossibleError(
+                "the host has no memory servers; name them by --servers or --etcd"
+            )
         return used
 
     def _client(
