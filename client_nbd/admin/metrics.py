@@ -218,7 +218,7 @@ class HostMetrics(Collector):
         )
         yield CounterMetricFamily(
             "farswap_lost_shards",
-            "Shards whose last replica was on a store that is gone.",
+            "Shards whose last current replica was on a store that is gone.",
             placement.lost_shards,
         )
         yield CounterMetricFamily(

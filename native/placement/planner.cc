@@ -305,12 +305,14 @@ void Planner::MemberGone(MemberIndex index) {
   scan_wanted_ = true;
   for (ShardIndex shard = 0; shard < config_.shards; ++shard) ForgetDrop({index, shard});
   for (ShardIndex shard = 0; shard < config_.shards && member.replicas > 0; ++shard) {
-    if (!SetOf(shard).StateOf(index)) continue;
+    const auto was = SetOf(shard).StateOf(index);
+    if (!was) continue;
     const auto job = jobs_.find(shard);
     if (job != jobs_.end() && job->second.member == index) Abandon(shard);
     if (SetOf(shard).StateOf(index)) Change(shard, SetOf(shard).With(index, kNone));
     const ReplicaSet left = SetOf(shard);
-    if (left.empty()) ++lost_;
+    // What stale and joining replicas lack is lost.
+    if (was == kCurrent && left.Count(kCurrent) == 0) ++lost_;
     // The joining one has what was written since it joined; there is nothing left to copy from.
     if (left.Count(kCurrent) == 0 && jobs_.contains(shard)) SkipToCompare(shard);
   }

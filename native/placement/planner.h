@@ -136,7 +136,7 @@ class Planner {
   }
   /// Shards with fewer current replicas than wanted.
   std::uint32_t debt() const { return debt_; }
-  /// Shards whose every replica was on stores that are gone.
+  /// Shards whose last current replica was on a store that is gone.
   std::uint32_t lost() const { return lost_; }
   /// Shards with two current replicas in one failure domain.
   std::uint32_t crowded() const { return crowded_; }

@@ -10,7 +10,7 @@ struct PlacementInfo {
   std::size_t replicas;            // wanted of each shard
   std::size_t domains;             // failure domains of the members with a store
   std::uint32_t debt;              // shards with fewer current ones
-  std::uint32_t lost;              // shards whose every replica was on stores that are gone
+  std::uint32_t lost;              // shards whose last current replica was on a store that is gone
   std::uint32_t crowded;           // shards with two replicas in one failure domain
   std::size_t copies;              // replicas that are being made
   std::uint32_t here;              // replicas on the member that was asked for

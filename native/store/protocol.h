@@ -112,7 +112,7 @@ struct OpenRequest {
 struct VolumePlacement {
   std::uint32_t replicas = 0;  // wanted of each
   std::uint32_t debt = 0;      // shards with fewer current ones
-  std::uint32_t lost = 0;      // shards whose last replica was on a store that is gone
+  std::uint32_t lost = 0;      // shards whose last current replica was on a store that is gone
   std::uint32_t copies = 0;    // replicas being made
   std::uint32_t here = 0;      // replicas on this server
 };
