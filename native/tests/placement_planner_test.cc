@@ -162,7 +162,7 @@ TEST_F(PlannerTest, AMoveOfTheOnlyCurrentReplicaTakesThePlaceOfAStaleOne) {
   Make(3, 4);
   const ReplicaSet before = planner_->Place(0);
   const MemberIndex from = before.At(0).member;
-  for (const std::size_t i : {1, 2}) planner_->MemberAway(before.At(i).member, now_);
+  for (const std::size_t i : {1u, 2u}) planner_->MemberAway(before.At(i).member, now_);
   MemberIndex to = 0;
   while (before.StateOf(to)) ++to;
   ASSERT_EQ(planner_->Move(0, from, to), "");
