@@ -129,9 +129,7 @@ def test_a_server_that_is_added_at_run_time_gets_shards(cluster: Cluster) -> Non
         until(lambda: shards(host)[added.pages] > 0)
         check_all(client)
     listed = added.ask("server", "list", "--etcd", cluster.etcd.address)
-    assert {server["address"] for server in listed} == {
-        server.pages for server in (*first, added)
-    }
+    assert {server["address"] for server in listed} == {server.pages for server in (*first, added)}
     assert host.ask("status")["placement"]["lost_shards"] == 0
 
 

@@ -78,6 +78,7 @@ class ChaosCluster:
         self._count = scenario.servers
         self._replicas = scenario.replicas
         self.sizes = scenario.sizes
+        self._store_wait = scenario.store_wait
         self._copied: dict[str, int] = {}  # bytes, by run of a server
 
     def __enter__(self) -> Self:
@@ -167,7 +168,7 @@ class ChaosCluster:
                 "host_id": self.directory.name,
             },
             "nbd": {"listen": [f"unix:{self.directory}/nbd"]},
-            "tier": {"pool_limit": f"{self.sizes.pool}B"},
+            "tier": {"pool_limit": f"{self.sizes.pool}B", "store_wait": self._store_wait},
             "cluster": {
                 "servers": [server.pages for server in self.servers],
                 "replicas": self._replicas,

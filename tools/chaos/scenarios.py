@@ -41,6 +41,7 @@ class Scenario:
     replicas: int = 2
     sizes: Sizes = field(default_factory=Sizes)
     shape: Shape = field(default_factory=Shape)
+    store_wait: str = "2s"  # the host's default
 
 
 def faults(
