@@ -59,31 +59,24 @@ class View:
     """Answers of all servers, and the drains among them by address."""
 
     members: tuple[Member, ...]
+    volumes: tuple[VolumeView, ...]  # by host and device
     drains: dict[str, Report]
-
-    def volumes(self) -> list[VolumeView]:
-        """By host and device."""
-        found: dict[tuple[str, str], list[pb.DescribeResponse.Volume]] = {}
-        for member in self.members:
-            for volume in member.answer.volumes:
-                found.setdefault((volume.host_id, volume.device), []).append(volume)
-        return [_volume_view(parts) for _, parts in sorted(found.items())]
 
     @property
     def debt(self) -> int:
         """Of all volumes."""
-        return sum(volume.debt for volume in self.volumes())
+        return sum(volume.debt for volume in self.volumes)
 
     def problems(self) -> list[tuple[str, str]]:
         """Level and text."""
         found = [
             ("error", f"{volume.host_id}/{volume.device}: {_shards(volume.lost)} lost")
-            for volume in self.volumes()
+            for volume in self.volumes
             if volume.lost
         ]
         for member in self.members:
             found += [("warning", f"{member.address}: {text}") for text in _lags(member)]
-        for volume in self.volumes():
+        for volume in self.volumes:
             name = f"{volume.host_id}/{volume.device}"
             if volume.debt:
                 found.append(("warning", f"{name}: {_shards(volume.debt)} short of replicas"))
@@ -106,7 +99,7 @@ class View:
         return {
             "health": self.health,
             "replication_debt_shards": self.debt,
-            "lost_shards": sum(volume.lost for volume in self.volumes()),
+            "lost_shards": sum(volume.lost for volume in self.volumes),
             "capacity_bytes": sum(one.answer.capacity_bytes for one in self.members),
             "used_bytes": sum(one.answer.used_bytes for one in self.members),
             "servers": [server_document(one) for one in self.members],
@@ -120,7 +113,7 @@ class View:
                     "bytes": volume.bytes,
                     "placement": volume.placement and output.plain(volume.placement),
                 }
-                for volume in self.volumes()
+                for volume in self.volumes
             ],
             "drains": {
                 address: report.document() for address, report in sorted(self.drains.items())
@@ -163,11 +156,11 @@ def look(session: Session, named: list[Address]) -> View:
         raise FarswapError(f"no memory server answers: {first[0].address}: {first[0].problem}")
     progress = {one.address: Progress(time.monotonic()) for one in first if one.draining}
     if not progress:
-        return View(tuple(first), {})
+        return View(tuple(first), _volume_views(first), {})
     drains = _note(progress, first, {})
     time.sleep(_RATE_OVER_S)
     last = members.describe_all(addresses, session.timeout_s)
-    return View(tuple(last), _note(progress, last, drains))
+    return View(tuple(last), _volume_views(last), _note(progress, last, drains))
 
 
 def _note(
@@ -191,6 +184,7 @@ def left_at(member: Member) -> Left:
             silent_ms=volume.silent_ms,
             bytes=volume.bytes,
             shards=len(volume.shards),
+            placement=volume.placement if volume.HasField("placement") else None,
         )
         for volume in member.answer.volumes
     ]
@@ -255,10 +249,9 @@ def _print(out: Console, view: View) -> None:
     ]
     output.print_rows(out, "cluster", rows)
     print_servers(out, view.members)
-    volumes = view.volumes()
-    if volumes:
+    if view.volumes:
         columns = ("host/device", "state", ">replicas", ">size", ">short", ">copies", ">lost")
-        output.print_table(out, "volumes", columns, [_volume_row(each) for each in volumes])
+        output.print_table(out, "volumes", columns, [_volume_row(each) for each in view.volumes])
     if view.drains:
         lines = [
             (address, report.lines()[0].removeprefix("drain: "))
@@ -282,6 +275,14 @@ def _volume_row(volume: VolumeView) -> tuple[str, ...]:
         str(placement.replica_copies) if placement else "?",
         str(volume.lost) if placement else "?",
     )
+
+
+def _volume_views(looked: Sequence[Member]) -> tuple[VolumeView, ...]:
+    found: dict[tuple[str, str], list[pb.DescribeResponse.Volume]] = {}
+    for member in looked:
+        for volume in member.answer.volumes:
+            found.setdefault((volume.host_id, volume.device), []).append(volume)
+    return tuple(_volume_view(parts) for _, parts in sorted(found.items()))
 
 
 def _volume_view(parts: Sequence[pb.DescribeResponse.Volume]) -> VolumeView:

@@ -158,16 +158,17 @@ void Shards::TakeReports() {
 }
 
 void Shards::UpdateCopysets() {
+  std::set<std::uint32_t> domains;
+  for (const placement::Peer& peer : peers_) domains.insert(peer.domain);
+  domains_ = domains.size();
   const auto all = placement::MakeCopysets(peers_, replicas_, replicas_ == 1 ? 1 : kCopysetWidth);
   planner_.UseCopysets(placement::CopysetsOf(host_, all, kFanout));
 }
 
 PlacementInfo Shards::status(MemberIndex member) const {
   const std::lock_guard lock(mutex_);
-  std::set<std::uint32_t> domains;
-  for (const placement::Peer& peer : peers_) domains.insert(peer.domain);
   return {.replicas = replicas_,
-          .domains = domains.size(),
+          .domains = domains_,
           .debt = planner_.debt(),
           .lost = planner_.lost(),
           .crowded = planner_.crowded(),

@@ -139,6 +139,7 @@ class Shards final : public PutObserver, private ShardCopier::Owner {
   std::condition_variable changed_;
   placement::Planner planner_;
   std::vector<placement::Peer> peers_;  // members with a store that is not gone
+  std::size_t domains_ = 0;             // of these
   std::vector<Waiting> waiting_;
   std::vector<placement::Action> working_;  // in copier_
   std::vector<FinishedWork> finished_;
