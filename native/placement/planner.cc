@@ -9,12 +9,6 @@ namespace farswap::placement {
 
 using enum ReplicaState;
 
-namespace {
-
-constexpr std::size_t kDropsMax = 16;  // at a time
-
-}  // namespace
-
 Planner::Planner(const PlannerConfig& config)
     : config_(config),
       words_(std::make_unique<std::atomic<std::uint64_t>[]>(config.shards)),
@@ -235,7 +229,7 @@ void Planner::Change(ShardIndex shard, ReplicaSet set) {
   for (const Replica& replica : set.All()) {
     if (replica.state == kNone) continue;
     ++members_[replica.member].replicas;
-    ForgetDrop({replica.member, shard});
+    drops_.Forget(replica.member, shard);
   }
   words_[shard].store(set.word(), std::memory_order_release);
 }
@@ -292,7 +286,8 @@ void Planner::MemberAway(MemberIndex index, Time now) {
 void Planner::MemberBack(MemberIndex index, bool intact) {
   State& member = StateOf(index);
   member.away = member.replaced = false;
-  scan_wanted_ = issue_drops_ = true;
+  scan_wanted_ = true;
+  drops_.MayBeDue();
   if (intact) return;
   for (ShardIndex shard = 0; shard < config_.shards; ++shard) {
     if (SetOf(shard).StateOf(index)) ReplicaMissed(shard, index);
@@ -303,7 +298,7 @@ void Planner::MemberGone(MemberIndex index) {
   State& member = StateOf(index);
   member = State{.reported = {.domain = member.reported.domain}, .replicas = member.replicas};
   scan_wanted_ = true;
-  for (ShardIndex shard = 0; shard < config_.shards; ++shard) ForgetDrop({index, shard});
+  drops_.ForgetAll(index);
   for (ShardIndex shard = 0; shard < config_.shards && member.replicas > 0; ++shard) {
     const auto was = SetOf(shard).StateOf(index);
     if (!was) continue;
@@ -422,7 +417,9 @@ void Planner::SkipToCompare(ShardIndex shard) {
 }
 
 void Planner::Finished(const Action& action, ActionResult result, Time now, Time retry_after) {
-  if (action.kind == Action::Kind::kDrop) return FinishedDrop(action, result, now);
+  if (action.kind == Action::Kind::kDrop) {
+    return drops_.Finished(action, result, now + config_.retry_after);
+  }
   const auto found = jobs_.find(action.shard);
   if (found == jobs_.end()) return;
   Job& job = found->second;
@@ -445,7 +442,7 @@ void Planner::Finished(const Action& action, ActionResult result, Time now, Time
 void Planner::Complete(ShardIndex shard, const Job& job) {
   jobs_.erase(shard);
   Change(shard, SetOf(shard).With(job.member, kCurrent));
-  issue_drops_ = true;  // of an earlier replica that was kept while the shard was in debt
+  drops_.MayBeDue();  // an earlier replica, kept while the shard was in debt
   if (job.leaver) Drop(shard, *job.leaver);
   const ReplicaSet set = SetOf(shard);
   if (job.retires && set.StateOf(*job.retires) == kCurrent &&
@@ -493,43 +490,13 @@ void Planner::Trim(ShardIndex shard) {
   }
 }
 
-void Planner::Drop(ShardIndex shard, MemberIndex member) {
-  drops_[{member, shard}] = {.job = ++last_job_};
-  issue_drops_ = true;
-}
-
-void Planner::ForgetDrop(std::pair<MemberIndex, ShardIndex> replica) {
-  const auto drop = drops_.extract(replica);
-  if (drop && drop.mapped().under_way) --drops_under_way_;
-}
-
-void Planner::FinishedDrop(const Action& action, ActionResult result, Time now) {
-  const auto found = drops_.find({action.member, action.shard});
-  if (found == drops_.end() || found->second.job != action.job || !found->second.under_way) return;
-  issue_drops_ = true;
-  if (result == ActionResult::kDone) return ForgetDrop(found->first);
-  found->second.under_way = false;
-  --drops_under_way_;
-  drops_at_ = now + config_.retry_after;
-}
+void Planner::Drop(ShardIndex shard, MemberIndex member) { drops_.Add(member, shard, ++last_job_); }
 
 void Planner::IssueDrops(Time now, std::vector<Action>* actions) {
-  if (!issue_drops_ || now < drops_at_) return;
-  issue_drops_ = false;
-  for (auto& [replica, drop] : drops_) {
-    if (drops_under_way_ == kDropsMax) return;
-    const auto [member, shard] = replica;
-    const ReplicaSet set = SetOf(shard);
-    const bool full = set.Count(kCurrent) >= config_.replicas;
-    if (drop.under_way || !full || !members_[member].present()) continue;
-    drop.under_way = true;
-    ++drops_under_way_;
-    actions->push_back({.kind = Action::Kind::kDrop,
-                        .shard = shard,
-                        .member = member,
-                        .generation = set.generation(),
-                        .job = drop.job});
-  }
+  drops_.Issue(
+      now, [this](MemberIndex member) { return members_[member].present(); },
+      [this](ShardIndex shard) { return SetOf(shard).Count(kCurrent) >= config_.replicas; },
+      actions);
 }
 
 // --- Time.
@@ -589,8 +556,7 @@ Time Planner::NextTick(Time now) const {
   if (scan_wanted_ || (waiting && jobs_.size() < config_.jobs_max)) {
     next = std::min(next, resume_at_);
   }
-  if (issue_drops_) next = std::min(next, drops_at_);
-  return std::max(next, now);
+  return std::max(std::min(next, drops_.NextIssue()), now);
 }
 
 }  // namespace farswap::placement

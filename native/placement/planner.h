@@ -31,24 +31,20 @@
 #include <chrono>
 #include <cstddef>
 #include <cstdint>
-#include <map>
 #include <memory>
 #include <optional>
 #include <random>
 #include <span>
 #include <string>
 #include <unordered_map>
-#include <utility>
 #include <vector>
 
+#include "placement/action.h"
 #include "placement/copysets.h"
+#include "placement/drops.h"
 #include "placement/replica_set.h"
 
 namespace farswap::placement {
-
-/// Of any clock that only goes forward.
-using Time = std::chrono::milliseconds;
-using ShardIndex = std::uint32_t;
 
 struct PlannerConfig {
   std::size_t shards = 0;
@@ -76,24 +72,6 @@ struct Member {
                ? 1.0
                : static_cast<double>(used_bytes) / static_cast<double>(capacity_bytes);
   }
-};
-
-/// kDrop is void when the member is of the set again by the time that it is sent.
-struct Action {
-  enum class Kind : std::uint8_t { kSettle, kCopy, kCompare, kDrop };
-  Kind kind;
-  ShardIndex shard;
-  MemberIndex member;            // that joins, or drops the shard
-  MemberIndex source = member;   // of kCopy
-  std::uint32_t generation = 0;  // of the shard's set
-  bool changes_only = false;     // kCopy: the member has an older copy
-  std::uint64_t job = 0;
-};
-
-enum class ActionResult : std::uint8_t {
-  kDone,
-  kFailed,
-  kLater,  // the member has no copy slot to grant: ask again after `retry_after`
 };
 
 class Planner {
@@ -168,10 +146,6 @@ class Planner {
     bool under_way = false;
     Time not_before{};
   };
-  struct DueDrop {
-    std::uint64_t job;
-    bool under_way = false;
-  };
 
   Need NeedOf(const ReplicaSet& set) const;
   std::optional<MemberIndex> StaleToRejoin(const ReplicaSet& set) const;
@@ -198,8 +172,6 @@ class Planner {
   void Abandon(ShardIndex shard);
   void Trim(ShardIndex shard);
   void Drop(ShardIndex shard, MemberIndex member);
-  void ForgetDrop(std::pair<MemberIndex, ShardIndex> replica);
-  void FinishedDrop(const Action& action, ActionResult result, Time now);
   void Rebalance();
   bool MoveOneFrom(MemberIndex fullest);
   State& StateOf(MemberIndex index);
@@ -220,11 +192,7 @@ class Planner {
   std::array<std::vector<ShardIndex>, static_cast<std::size_t>(Need::kNothing)> waiting_;
   bool scan_wanted_ = false;
   std::unordered_map<ShardIndex, Job> jobs_;
-  // Of replicas that left their sets, until their members have dropped them.
-  std::map<std::pair<MemberIndex, ShardIndex>, DueDrop> drops_;
-  std::size_t drops_under_way_ = 0;
-  bool issue_drops_ = false;
-  Time drops_at_{};  // none is issued before
+  Drops drops_;
   std::uint64_t last_job_ = 0;
   Time resume_at_{};  // no job starts before
   Time rebalance_at_{};
