@@ -128,7 +128,8 @@ def status(session: Session, named: list[Address], output_format: str) -> None:
     """Show health, capacity, replicas, drains and what lags.
 
     Asks each memory server: those of --servers or --etcd, or else those of the host daemon at
-    --host. Servers know from hosts how many shards are short of replicas.
+    --host, or the memory server at --server and its peers. Servers know from hosts how many shards
+    are short of replicas.
 
     While a server is draining, the command looks twice, 2 s apart, for the rate and the remaining
     time. Exit code 1: a shard is lost, or no server answers.
@@ -150,7 +151,7 @@ def status(session: Session, named: list[Address], output_format: str) -> None:
 
 def look(session: Session, named: list[Address]) -> View:
     """Asks all servers. Raises FarswapError if none answers."""
-    addresses = session.cluster(named)
+    addresses = members.find(session, named)
     first = members.describe_all(addresses, session.timeout_s)
     if all(one.problem for one in first):
         raise FarswapError(f"no memory server answers: {first[0].address}: {first[0].problem}")

@@ -22,8 +22,8 @@ if TYPE_CHECKING:
     from farswap.common.address import Address
 
 _NOT_KNOWN = (
-    "not known: the room on other servers; name them all by --servers or --etcd. Each host moves "
-    "its own shards; without room elsewhere they stay here."
+    "not known: the room on other servers; list them in cluster.peers of this one, or name them by "
+    "--servers or --etcd. Each host moves its own shards; without room elsewhere they stay here."
 )
 _GOES_ON = (
     "interrupted; the drain goes on. Watch it by `farswapctl server drain --wait`, end it by "
@@ -53,8 +53,8 @@ def drain(
     server keeps the drain, also over restarts, until `undrain`. It serves its pages meanwhile, and
     gets no new shards. Repeat the command to watch a drain.
 
-    With --servers or --etcd, which name all memory servers, a drain that does not fit on the rest
-    is refused with the numbers, unless --force.
+    A drain that does not fit on the other servers is refused with the numbers, unless --force.
+    These are the peers of the first server, or all that --servers or --etcd name.
 
     With --wait, shows what is left, what the drain waits for, rate and remaining time, until each
     server confirms that it has no shard, and each live host has heard of the drain. There is no
@@ -141,10 +141,11 @@ def _plan(
     session: Session, drained: Sequence[_Drained], named: Sequence[Address]
 ) -> room.Plan | None:
     """None: the other servers are not known."""
-    if not named:
+    everyone = named or members.known_to(session, drained[0].address)
+    if len(everyone) == 1:
         return None
     leaving = {one.status().uuid for one in drained}
-    return room.plan(members.describe_all(named, session.timeout_s), leaving)
+    return room.plan(members.describe_all(everyone, session.timeout_s), leaving)
 
 
 def _print_left(

@@ -1,7 +1,7 @@
 """The memory servers of a cluster, and what each answers about itself on its page address.
 
-Servers come from --servers or --etcd, from $FARSWAP_SERVERS and $FARSWAP_ETCD, or else from a host
-daemon, which names those that it uses.
+Servers come from --servers or --etcd, from $FARSWAP_SERVERS and $FARSWAP_ETCD, or else from one
+daemon: a host daemon names those that it uses, a memory server its peers.
 """
 
 from __future__ import annotations
@@ -15,15 +15,18 @@ from typing import TYPE_CHECKING
 
 import click
 from farswap.admin import output
-from farswap.common import members
+from farswap.common import cli, members
 from farswap.common.address import Address
-from farswap.common.errors import FarswapError, RemoteError
+from farswap.common.errors import FarswapError, NotPossibleError, RemoteError
 from farswap.common.rpc_client import RpcClient
 from farswap.v1 import page_store_pb2 as pb
 from farswap.v1 import page_store_pb2_grpc
+from farswap.v1 import server_admin_pb2 as server_pb
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
+
+    from farswap.admin.session import Session
 
 _SERVERS = "FARSWAP_SERVERS"
 _ETCD = "FARSWAP_ETCD"
@@ -114,6 +117,43 @@ def _addresses(text: str | None) -> list[Address]:
         return [Address.parse(part.strip()) for part in (text or "").split(",") if part.strip()]
     except ValueError as error:
         raise click.UsageError(str(error)) from error
+
+
+def find(session: Session, named: list[Address]) -> list[Address]:
+    """Page addresses: those that were named, or what the session's daemon knows."""
+    if named:
+        return named
+    if session.by_server:
+        return known_to(session)
+    with session.host() as host:
+        used = [Address.parse(server.address) for server in host.status.servers]
+    if not used:
+        raise NotPossibleError("the host has no memory servers; name them by --servers or --etcd")
+    return used
+
+
+def known_to(session: Session, address: str | None = None) -> list[Address]:
+    """Page addresses of the server at an admin address, and of its peers.
+
+    A peer that does not answer stays in the list by its admin address.
+    """
+    with session.server(address) as server:
+        pages = server.status().advertise
+        peers = server.client.call(server.stub.Peers, server_pb.PeersRequest())
+    if peers.etcd_problem:
+        cli.say(f"the list of servers may be incomplete: {peers.etcd_problem}")
+    with ThreadPoolExecutor(max_workers=_AT_A_TIME) as threads:
+        configured = threads.map(lambda peer: _pages_of(session, peer), peers.admin_addresses)
+        listed = [pages, *configured, *peers.page_addresses]
+    return [Address.parse(each) for each in dict.fromkeys(listed)]
+
+
+def _pages_of(session: Session, admin_address: str) -> str:
+    try:
+        with session.server(admin_address) as server:
+            return server.status().advertise
+    except FarswapError:
+        return admin_address
 
 
 def describe_all(addresses: Sequence[Address], timeout_s: float) -> list[Member]:

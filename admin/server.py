@@ -40,15 +40,17 @@ def show(session: Session, output_format: str) -> None:
 def list_(session: Session, named: list[Address], output_format: str) -> None:
     """List the cluster's memory servers: state, room, shards.
 
-    Without --servers and --etcd, these are the servers of the host daemon at --host.
+    Without --servers and --etcd, these are the servers of the host daemon at --host, or the memory
+    server at --server and its peers.
 
     \b
     Examples:
       farswapctl server list
+      farswapctl --server 10.0.0.7:7071 server list
       farswapctl server list --servers 10.0.0.7:7070,10.0.0.8:7070 -o json
       farswapctl server list --etcd 10.0.0.2:2379
     """
-    looked = members.describe_all(session.cluster(named), session.timeout_s)
+    looked = members.describe_all(members.find(session, named), session.timeout_s)
     if output_format == "json":
         print(json.dumps([cluster.server_document(one) for one in looked], indent=2))
     else:

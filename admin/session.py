@@ -7,13 +7,13 @@ use; its first call is Status, which checks program and version.
 from __future__ import annotations
 
 import contextlib
+import os
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import click
 from farswap.common import cli
 from farswap.common.address import HOST_ADMIN, SERVER_ADMIN, Address
-from farswap.common.errors import NotPossibleError
 from farswap.common.rpc_client import RpcClient
 from farswap.v1 import host_admin_pb2, host_admin_pb2_grpc, server_admin_pb2, server_admin_pb2_grpc
 
@@ -78,17 +78,13 @@ class Session:
             stub = server_admin_pb2_grpc.ServerAdminStub(client.channel)
             yield ServerClient(client, stub)
 
-    def cluster(self, named: list[Address]) -> list[Address]:
-        """Page addresses of memory servers: those that were named, or those of the host."""
-        if named:
-            return named
-        with self.host() as host:
-            used = [Address.parse(server.address) for server in host.status.servers]
-        if not used:
-            raise NotPossibleError(
-                "the host has no memory servers; name them by --servers or --etcd"
-            )
-        return used
+    @property
+    def by_server(self) -> bool:
+        """A memory server was selected, and no host daemon."""
+        hosts = (self.host_option, os.environ.get("FARSWAP_HOST"))
+        if self.server_option is None and any(hosts):
+            return False
+        return bool(self.server_option or os.environ.get("FARSWAP_SERVER"))
 
     def _client(
         self, option: str | None, variable: str, default: Address, program: str

@@ -8,7 +8,7 @@ from __future__ import annotations
 import asyncio
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from farswap.common.errors import InvalidArgumentError, NotPossibleError
+from farswap.common.errors import FarswapError, InvalidArgumentError, NotPossibleError
 from farswap.common.messages import of_record, take_fields
 from farswap.server.config import QUOTA_BYTES_MIN
 from farswap.v1 import page_store_pb2, server_admin_pb2_grpc, types_pb2
@@ -30,7 +30,7 @@ _T = TypeVar("_T")
 
 SERVICE_NAME = pb.DESCRIPTOR.services_by_name["ServerAdmin"].full_name
 # Methods that change nothing; calls of all others are audited.
-READS = ("Status",)
+READS = ("Status", "Peers")
 
 # Only in /metrics: `disk_problem` and `ballast_bytes` replace them here.
 _ONLY_METRICS = ("ballast_bytes_max", "disk_full")
@@ -75,6 +75,18 @@ class ServerAdminService(server_admin_pb2_grpc.ServerAdminServicer):
         """NotPossibleError if the store cannot keep it."""
         await _try(self._pages.set_draining, draining=False)
         return pb.UndrainResponse()
+
+    async def Peers(  # noqa: N802
+        self, request: pb.PeersRequest, context: _Context
+    ) -> pb.PeersResponse:
+        """As configured, and as etcd lists them now."""
+        peers = pb.PeersResponse(admin_addresses=map(str, self._config.cluster.peers))
+        try:
+            listed = await self._registration.listed()
+            peers.page_addresses.extend(member.address for member in listed)
+        except FarswapError as error:
+            peers.etcd_problem = str(error)
+        return peers
 
     async def DeleteVolume(  # noqa: N802
         self, request: pb.DeleteVolumeRequest, context: _Context

@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Self
 
+import msgspec
 from farswap.common import config as common_config
 from farswap.common import config_sections
 from farswap.common.address import SERVER_ADMIN, Address
@@ -23,6 +24,7 @@ EXPIRE_AFTER_MS_MIN = 60_000
 # A batch of pages.
 QUOTA_BYTES_MIN = 1 << 20
 _RESERVE_PERCENT_MAX = 50
+_PEERS_MAX = 256
 
 
 class ExpireAfter(Milliseconds):
@@ -115,6 +117,14 @@ class VolumesSection(Section, frozen=True):
     quota_default: Quota = Quota(0)
 
 
+class ClusterSection(config_sections.ClusterSection, frozen=True):
+    """[cluster]: etcd, and `peers`: admin addresses of other servers, for farswapctl."""
+
+    peers: Annotated[list[Address], msgspec.Meta(max_length=_PEERS_MAX)] = msgspec.field(
+        default_factory=list
+    )
+
+
 class AdminSection(Section, frozen=True):
     """[admin]: address for farswapctl and health checks."""
 
@@ -128,7 +138,7 @@ class ServerConfig(Section, frozen=True):
     server: ServerSection
     store: StoreSection
     volumes: VolumesSection
-    cluster: config_sections.ClusterSection
+    cluster: ClusterSection
     admin: AdminSection
     metrics: config_sections.MetricsSection
     log: config_sections.LogSection
@@ -149,6 +159,12 @@ def check(config: ServerConfig) -> list[tuple[str, str]]:
     if not Path(store.path).is_absolute():
         problems.append(("store.path", f'"{store.path}" is not absolute'))
     problems += config_sections.unusable_addresses("cluster.etcd", config.cluster.etcd)
+    problems += config_sections.unusable_addresses("cluster.peers", config.cluster.peers)
+    problems += [
+        ("cluster.peers", f"{address} is a unix socket; peers are on other machines")
+        for address in config.cluster.peers
+        if address.is_unix
+    ]
     services = [
         ("server.listen", server.listen),
         ("admin.listen", config.admin.listen),

@@ -31,6 +31,7 @@ class Registration:
 
     def __init__(self, config: ClusterSection, member: Member) -> None:
         self._etcd = Etcd(config.etcd) if config.etcd else None
+        self._prefix = config.prefix
         self._key = members.prefix_of(config.prefix) + member.uuid
         self._record = members.to_record(member)
         self._lease: int | None = None
@@ -40,6 +41,12 @@ class Registration:
     def problem(self) -> str:
         """Why etcd does not answer; empty if it does, or is not configured. Any thread."""
         return self._etcd.problem if self._etcd is not None else ""
+
+    async def listed(self) -> list[Member]:
+        """All servers that etcd lists; none without etcd. Raises FarswapError."""
+        if self._etcd is None:
+            return []
+        return await members.fetch_members(self._etcd, self._prefix)
 
     def start(self) -> None:
         """Registers in the background."""

@@ -186,6 +186,9 @@ class Server(server_admin_pb2_grpc.ServerAdminServicer):
         self.calls.append("Undrain")
         return server_admin_pb2.UndrainResponse()
 
+    async def Peers(self, request, context) -> server_admin_pb2.PeersResponse:  # noqa: N802
+        return server_admin_pb2.PeersResponse()
+
     async def Status(self, request, context) -> server_admin_pb2.ServerStatus:  # noqa: N802
         left = self.left[:1] if request.count_shards else []
         if request.count_shards and len(self.left) > 1:
@@ -194,6 +197,7 @@ class Server(server_admin_pb2_grpc.ServerAdminServicer):
         return server_admin_pb2.ServerStatus(
             info=Identity("farswap-server").server_info(),
             listen="127.0.0.1:7070",
+            advertise="127.0.0.1:7070",
             path=LONG_PATH,
             capacity_bytes=8 << 30,
             used_bytes=2 << 30,

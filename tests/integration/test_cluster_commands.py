@@ -100,6 +100,24 @@ def test_a_drain_that_cannot_fit_is_refused_with_the_numbers(
     assert status["drains"][first.pages]["shards"] == 1
 
 
+def test_one_server_names_its_peers(memory_server: MakeServer, host_daemon: MakeHost) -> None:
+    peers = [memory_server(), memory_server()]
+    first = memory_server(cluster={"peers": [peer.admin for peer in peers]})
+    servers = [first, *peers]
+    host = host_daemon(*servers, cluster={"replicas": 2})
+    until(lambda: connected(host))
+    write_back(host)
+    assert [one["address"] for one in first.ask("server", "list")] == [
+        server.pages for server in servers
+    ]
+    plan = first.ask("server", "drain", "--dry-run")["plan"]
+    assert (plan["fits"], len(plan["targets"])) == (True, 2)
+    peers[1].kill()
+    status = first.ask("cluster", "status")
+    unreachable = [one["address"] for one in status["servers"] if one["state"] == "unreachable"]
+    assert unreachable == [peers[1].admin]
+
+
 def test_two_servers_are_drained_at_once(memory_server: MakeServer, host_daemon: MakeHost) -> None:
     servers = [memory_server() for _ in range(3)]
     host = host_daemon(*servers)

@@ -202,6 +202,18 @@ def test_two_replicas_never_share_a_failure_domain(cluster: Cluster) -> None:
     assert [finding for finding in status["findings"] if finding["subject"] == "replicas"] == []
 
 
+def test_a_server_lists_the_others_by_etcd(cluster: Cluster) -> None:
+    both = [cluster.server(), cluster.server()]
+    until(lambda: len(cluster.listed()) == 2)
+    for server in both:
+        found = {one["address"]: one["state"] for one in server.ask("server", "list")}
+        assert found == {one.pages: "active" for one in both}
+    cluster.etcd.stop()
+    alone = both[0].ctl("server", "list")
+    assert (alone.returncode, alone.stdout.count("active")) == (0, 1)
+    assert "the list of servers may be incomplete: etcd" in alone.stderr
+
+
 def test_fewer_domains_than_replicas_are_reported_until_another_one_comes(
     cluster: Cluster,
 ) -> None:
