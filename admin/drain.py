@@ -24,8 +24,8 @@ if TYPE_CHECKING:
 
     from farswap.v1 import server_admin_pb2 as pb
 
-# A look reads an index of all pages: between looks is at least this, and four times a look's time,
-# but a tenth of the remaining time at most, so that the end is noticed.
+# A look may read an index of all pages: between looks is at least this, and four times a look's
+# time, but a tenth of the remaining time at most, so that the end is noticed.
 _INTERVAL_S = 1.0
 _PAUSE_FACTOR = 4
 _PAUSE_OF_ETA = 0.1
@@ -44,7 +44,6 @@ class Left:
     draining: bool
     volumes: tuple[pb.VolumeStatus, ...] = ()
     silent_ms: int | None = None  # of the live host that was heard least recently
-    mapped: int = 0  # replicas that live hosts have here by their maps, also without an object
 
     @classmethod
     def of(cls, status: pb.ServerStatus) -> Left:
@@ -58,7 +57,6 @@ class Left:
             status.draining,
             tuple(volumes),
             max((volume.silent_ms for volume in live), default=None),
-            sum(volume.placement.replicas_here for volume in live),
         )
 
     @property
@@ -77,7 +75,6 @@ class Left:
             "draining": self.draining,
             "shards": self.shards,
             "bytes": self.bytes,
-            "mapped_shards": self.mapped,
             "waits_for": [
                 {
                     "host_id": volume.host_id,
@@ -116,7 +113,7 @@ class Report:
     @property
     def finished(self) -> bool:
         """The server confirms that it has no shard, and no host has or will place one here."""
-        empty = self.left.draining and not self.left.volumes and not self.left.mapped
+        empty = self.left.draining and not self.left.volumes
         return empty and self.hosts_informed and not self.no_answer
 
     @property
@@ -135,7 +132,7 @@ class Report:
             "finished": self.finished,
             "moved_bytes": self.moved_bytes,
             "bytes_per_second": self.bytes_per_second and round(self.bytes_per_second),
-            "eta_s": self.eta_s and round(self.eta_s),
+            "eta_s": self.eta_s and round(self.eta_s, 1),
             "stalled_s": round(self.stalled_s),
             "hosts_informed": self.hosts_informed,
             "no_answer": self.no_answer,
@@ -152,9 +149,7 @@ class Report:
             words.append(f"{output.size(round(self.bytes_per_second))}/s")
             words.append(f"{output.span(round(self.eta_s * 1000))} to go")
         waits = self.left.waits() or [
-            f"waits for hosts to move {output.count(self.left.mapped, 'shard')} without pages"
-            if self.left.mapped
-            else "waits for heartbeats of hosts, whose answers carry the drain"
+            "waits for heartbeats of hosts, whose answers carry the drain"
         ]
         return [", ".join(words), *(f"  {line}" for line in waits)]
 
@@ -180,8 +175,8 @@ class Progress:
         self._moved_at_s = 0.0
         self._last = Report(Left(draining=True), no_answer="not asked yet")
 
-    def note(self, left: Left, at_s: float) -> Report:
-        """Of an answer to a look that began at `at_s`."""
+    def note(self, left: Left, at_s: float, now_s: float) -> Report:
+        """Of an answer, at `now_s`, to a look that began at `at_s`."""
         if not self._looks:
             self._first_bytes = left.bytes
             self._least = (left.bytes, left.shards)
@@ -199,7 +194,7 @@ class Progress:
             left,
             moved_bytes=max(0, self._first_bytes - left.bytes),
             bytes_per_second=rate if rate > 0 else None,
-            eta_s=left.bytes / rate if rate > 0 else None,
+            eta_s=max(0.0, left.bytes / rate - (now_s - at_s)) if rate > 0 else None,
             stalled_s=idle_s if idle_s >= STALLED_AFTER_S and left.shards else 0.0,
             hosts_informed=left.silent_ms is None
             or at_s - left.silent_ms / 1000 - _TICKS_S > self._started_s,
@@ -241,7 +236,8 @@ def follow(
 def _report(progress: Progress, look: Callable[[], Left], clock: Callable[[], float]) -> Report:
     began_s = clock()
     try:
-        return progress.note(look(), began_s)
+        left = look()
+        return progress.note(left, began_s, clock())
     except VersionMismatchError:
         raise
     except FarswapError as error:

@@ -141,10 +141,11 @@ class ServerAdminService(server_admin_pb2_grpc.ServerAdminServicer):
         )
 
     def _volume(self, volume: Volume, *, count_shards: bool) -> pb.VolumeStatus:
+        placement = volume.placement
         shards: int | None = None
         if count_shards and not volume.garbage:
-            shards = self._count_shards(volume)
-        placement = volume.placement
+            mapped = placement.replicas_here if placement and volume.live else 0
+            shards = mapped or self._count_shards(volume)
         return of_record(
             pb.VolumeStatus,
             volume,

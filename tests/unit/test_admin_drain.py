@@ -14,7 +14,6 @@ from farswap.admin import drain
 from farswap.admin.drain import Left
 from farswap.common.errors import UnreachableError, VersionMismatchError
 from farswap.v1 import server_admin_pb2 as pb
-from farswap.v1.page_store_pb2 import VolumePlacement
 from hang_guard import HANG_GUARD_S
 
 if TYPE_CHECKING:
@@ -112,10 +111,9 @@ class TestProgress:
             follow([left(volume("a", 3)), VersionMismatchError("API version 2")])
 
     def test_a_shard_without_pages_in_a_hosts_map_is_waited_for(self) -> None:
-        mapped = VolumePlacement(replicas_here=1)
-        first, last = follow([left(volume("a", 0, placement=mapped)), left(volume("a", 0))])
+        first, last = follow([left(volume("a", 1, bytes=0)), left(volume("a", 0))])
         assert not first.finished
-        assert first.lines()[1] == "  waits for hosts to move 1 shard without pages"
+        assert first.lines()[1] == "  waits for a/swap0: 1 shard, 0 B"
         assert last.finished
 
     def test_drains_that_began_together_are_followed_until_the_last_one_is_done(self) -> None:
@@ -163,8 +161,14 @@ class TestProgress:
             now += pause
 
         list(drain.follow([slow_look], clock=lambda: now, sleep=sleep))
-        # 40 MiB in 25 s: the rest takes 12.5 s.
-        assert pauses == [20, 1.25]
+        # 40 MiB in 25 s: the rest takes 12.5 s, of which the look took 5 s.
+        assert pauses == [20, 1.0]
+
+    def test_the_remaining_time_counts_from_the_answer(self) -> None:
+        progress = drain.Progress(0.0)
+        progress.note(left(volume("a", 60)), 0.0, 0.0)
+        report = progress.note(left(volume("a", 40)), 10.0, 13.0)
+        assert report.eta_s == 17
 
     def test_silent_hosts_come_first_with_what_frees_their_shards(self) -> None:
         many = [volume(f"live{n}", 1) for n in range(20)]

@@ -94,6 +94,7 @@ def drain(run: Run) -> None:
 
     def emptied() -> float:
         left(0)
+        until(lambda: not server.status().used_bytes, LOOK_S)
         return time.monotonic()
 
     def happen() -> None:
@@ -160,7 +161,7 @@ class _Command:
 def _eta_figures(
     looks: Sequence[tuple[float, dict[str, Any]]], end: float, problems: list[str]
 ) -> dict[str, str]:
-    """Of the second half: how far the remaining times were from the end, as the host saw it."""
+    """Of the second half: how far the remaining times were from the end: the server was empty."""
     began = looks[0][0]
     half = [
         (end - at, look["eta_s"])
