@@ -1,4 +1,4 @@
-"""A real etcd of one server on loopback, as a child process: stopped, emptied, compacted at will.
+"""A real etcd of one server, as a child process: stopped, emptied, compacted at will.
 
 Its data and its addresses outlive stop(); clean_up() ends it.
 """
@@ -24,13 +24,16 @@ PROGRAM = shutil.which("etcd")
 
 
 class EtcdServer:
-    """Not started by the constructor. `address` is for clients."""
+    """Not started by the constructor. `address` is for clients.
 
-    def __init__(self, directory: Path) -> None:
+    All calls are made in the network namespace of `host`.
+    """
+
+    def __init__(self, directory: Path, host: str = "127.0.0.1") -> None:
         self._directory = directory
-        client, peer = _free_ports(2)
-        self.address = f"127.0.0.1:{client}"
-        self._peer_url = f"http://127.0.0.1:{peer}"
+        client, peer = _free_ports(host, 2)
+        self.address = f"{host}:{client}"
+        self._peer_url = f"http://{host}:{peer}"
         self._data = directory / "etcd.data"
         self._process: subprocess.Popen[bytes] | None = None
 
@@ -124,9 +127,9 @@ class EtcdServer:
             return False
 
 
-def _free_ports(count: int) -> list[int]:
+def _free_ports(host: str, count: int) -> list[int]:
     with contextlib.ExitStack() as stack:
         sockets = [stack.enter_context(socket.socket()) for _ in range(count)]
         for each in sockets:
-            each.bind(("127.0.0.1", 0))
+            each.bind((host, 0))
         return [each.getsockname()[1] for each in sockets]

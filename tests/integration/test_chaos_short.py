@@ -1,4 +1,4 @@
-"""`make chaos` in short: every kind of fault, a rolling restart, and a drain that is killed."""
+"""`make chaos` in short: every kind of fault, a rolling restart, a killed drain, a failing etcd."""
 
 from __future__ import annotations
 
@@ -58,3 +58,8 @@ def test_a_rolling_restart_copies_what_was_written_meanwhile() -> None:
 def test_a_drain_outlasts_kills_of_both_servers_and_of_the_command() -> None:
     verdict, _ = play(named("drain", small=True))
     assert "drained" in verdict.figures
+
+
+def test_an_etcd_that_stops_and_comes_back_empty_moves_no_shard() -> None:
+    _, records = play(named("etcd", small=True))
+    assert [record["kind"] for record in records] == ["stop", "compact", "empty", "kill"]

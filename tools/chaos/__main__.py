@@ -39,7 +39,9 @@ def main() -> int:
     parser.add_argument("--minutes", type=float, default=MINUTES, help="how long faults go on")
     parser.add_argument("--faults", type=int, help="so many faults instead")
     parser.add_argument("--scenario", choices=NAMES, default=NAMES[0])
-    parser.add_argument("--small", action="store_true", help="less data, for drain and rolling")
+    parser.add_argument(
+        "--small", action="store_true", help="less data, or less time; not for faults"
+    )
     parser.add_argument("--kinds", nargs="+", choices=KINDS, default=list(KINDS))
     parser.add_argument("--seed", type=int, default=random.randrange(1_000_000))
     parser.add_argument("--log", type=Path, default=TOP / "build" / "chaos.jsonl")
@@ -83,7 +85,7 @@ def _logger(file: TextIO) -> Callable[[dict[str, Any]], None]:
         if record["event"] == "fault":
             slowest = ", ".join(f"{kind} {ms:,.0f} ms" for kind, ms in record["slowest_ms"].items())
             print(
-                f"{at_s:7.1f} s  {record['number']:3} {record['kind']} of {record['server']}: "
+                f"{at_s:7.1f} s  {record['number']:3} {record['kind']} of {record['victim']}: "
                 f"{record['lasted_s']} s, debt paid {record['debt_s']} s later; slowest {slowest}; "
                 f"{record['errors']} errors so far",
                 flush=True,

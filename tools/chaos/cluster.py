@@ -1,22 +1,23 @@
-"""A host and memory servers, each a machine of its own: a network namespace and a disk."""
+"""A host, memory servers and an etcd, each a machine of its own: a network namespace and a disk."""
 
 from __future__ import annotations
 
 import shutil
 import tempfile
-from contextlib import ExitStack
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Self
 
 from daemons import HostDaemon, MemoryServer
+from etcd_server import EtcdServer
 from farswap.admin.session import Session
 from hang_guard import until
 from network import Network
 from soak.full_disk import small_disk
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Iterator, Mapping
 
     from chaos.scenarios import Scenario
     from farswap.v1 import host_admin_pb2, server_admin_pb2
@@ -41,7 +42,13 @@ class Server(MemoryServer):
     """On a disk of its own, at a number of the network."""
 
     def __init__(
-        self, number: int, directory: Path, disk: Path, network: Network, store: int
+        self,
+        number: int,
+        directory: Path,
+        disk: Path,
+        network: Network,
+        store: int,
+        members: Mapping[str, object],
     ) -> None:
         self.number = number
         self.disk = disk
@@ -57,6 +64,7 @@ class Server(MemoryServer):
                     "block_cache": "64MiB",
                 },
                 "admin": {"listen": f"unix:{directory}/{number}"},
+                "cluster": members,
             },
         )
         self.by = network.machines[number].by
@@ -79,14 +87,16 @@ class ChaosCluster:
         self._replicas = scenario.replicas
         self.sizes = scenario.sizes
         self._store_wait = scenario.store_wait
+        self._by_etcd = scenario.by_etcd
         self._copied: dict[str, int] = {}  # bytes, by run of a server
 
     def __enter__(self) -> Self:
         with ExitStack() as stack:
             self.directory = Path(tempfile.mkdtemp(prefix="farswap-"))
             stack.callback(shutil.rmtree, self.directory, ignore_errors=True)
-            self.network = Network(1 + self._count)
+            self.network = Network(1 + self._count + self._by_etcd)
             stack.callback(self.network.close)
+            self._members = self._start_etcd(stack) if self._by_etcd else {}
             self.servers = [self._server(stack, 1 + n) for n in range(self._count)]
             self.host = HostDaemon("host", self.directory, self._host_sections())
             self.host.by = self.network.machines[HOST].by
@@ -98,6 +108,12 @@ class ChaosCluster:
 
     def __exit__(self, *exception: object) -> None:
         self._stack.close()
+
+    @contextmanager
+    def etcd(self) -> Iterator[EtcdServer]:
+        """For calls from its machine, by this thread."""
+        with self.network.machines[-1].entered():
+            yield self._etcd
 
     @property
     def connect(self) -> str:
@@ -141,7 +157,8 @@ class ChaosCluster:
         def paid() -> bool:
             status = self.status()
             placement = status.placement
-            return all(server.connected for server in status.servers) and not (
+            connected = sum(server.connected for server in status.servers)
+            return connected == len(self.servers) and not (
                 placement.replication_debt_shards or placement.replica_copies
             )
 
@@ -151,11 +168,21 @@ class ChaosCluster:
         """What the daemons wrote."""
         return "".join(f"--- {each.name}\n{each.log()}" for each in (self.host, *self.servers))
 
+    def _start_etcd(self, stack: ExitStack) -> Mapping[str, object]:
+        """Returns what daemons need to know of it."""
+        number = len(self.network.machines) - 1
+        with self.network.machines[number].entered():
+            self._etcd = EtcdServer(self.directory, self.network.address(number))
+            stack.callback(self._etcd.stop)
+            self._etcd.start()
+        return {"etcd": [self._etcd.address]}
+
     def _server(self, stack: ExitStack, number: int) -> Server:
         directory = self.directory / f"machine{number}"
         directory.mkdir()
         disk = stack.enter_context(small_disk("ext4", directory, self.sizes.disk))
-        server = Server(number, self.directory, disk, self.network, self.sizes.store)
+        sizes, members = self.sizes, self._members
+        server = Server(number, self.directory, disk, self.network, sizes.store, members)
         stack.callback(server.kill)
         server.start()
         return server
@@ -170,7 +197,7 @@ class ChaosCluster:
             "nbd": {"listen": [f"unix:{self.directory}/nbd"]},
             "tier": {"pool_limit": f"{self.sizes.pool}B", "store_wait": self._store_wait},
             "cluster": {
-                "servers": [server.pages for server in self.servers],
+                **(self._members or {"servers": [server.pages for server in self.servers]}),
                 "replicas": self._replicas,
             },
             "admin": {"listen": f"unix:{self.directory}/admin"},

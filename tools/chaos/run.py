@@ -16,7 +16,7 @@ from chaos.verdict import Verdict
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from chaos.cluster import ChaosCluster, Server
+    from chaos.cluster import ChaosCluster
     from chaos.faults import Fault
 
     Log = Callable[[dict[str, Any]], None]
@@ -62,11 +62,9 @@ class Run:
                 heal(self.cluster, server)
                 raise
 
-        self.watch(fault.kind, server, happen, way=fault.way, seconds=fault.seconds)
+        self.watch(fault.kind, server.name, happen, way=fault.way, seconds=fault.seconds)
 
-    def watch(
-        self, kind: str, server: Server, happen: Callable[[], None], **details: object
-    ) -> None:
+    def watch(self, kind: str, victim: str, happen: Callable[[], None], **details: object) -> None:
         """Records what `happen` costs, until no debt is left."""
         self.load.check()
         self.cluster.note_copies()
@@ -80,7 +78,7 @@ class Run:
             "event": "fault",
             "number": len(self.verdict.faults) + 1,
             "kind": kind,
-            "server": server.name,
+            "victim": victim,
             **details,
             "lasted_s": round(healed - began, 1),
             "debt_s": round(time.monotonic() - healed, 1),

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 from chaos.cluster import LOOK_S, MIB, Sizes
 from chaos.faults import Fault
 from chaos.load import Shape
+from etcd_server import EtcdServer
 from hang_guard import until
 
 if TYPE_CHECKING:
@@ -42,6 +43,7 @@ class Scenario:
     sizes: Sizes = field(default_factory=Sizes)
     shape: Shape = field(default_factory=Shape)
     store_wait: str = "2s"  # the host's default
+    by_etcd: bool = False  # finds the servers, instead of a list
 
 
 def faults(
@@ -72,7 +74,7 @@ def rolling(run: Run) -> None:
         server.start()
 
     for server in run.cluster.servers:
-        run.watch("restart", server, lambda server=server: restart(server))
+        run.watch("restart", server.name, lambda server=server: restart(server))
     copied = run.cluster.note_copies() - before
     percent = 100 * copied / held
     run.verdict.figures["copied by the rolling restart"] = (
@@ -80,6 +82,35 @@ def rolling(run: Run) -> None:
     )
     if percent > COPIED_PERCENT_MAX:
         run.verdict.problems.append(f"the rolling restart copied {percent:.2f} %")
+
+
+def etcd_fails(seconds: float) -> Callable[[Run], None]:
+    """Etcd stops for so long, is compacted, and comes back empty; no shard moves for it."""
+
+    def happen(run: Run, change: Callable[[EtcdServer], None]) -> None:
+        with run.cluster.etcd() as etcd:
+            change(etcd)
+
+    def stop(etcd: EtcdServer) -> None:
+        etcd.stop()
+        time.sleep(seconds)
+        etcd.start()
+
+    def empty(etcd: EtcdServer) -> None:
+        etcd.stop()
+        etcd.wipe()
+        time.sleep(seconds)
+        etcd.start()
+
+    def play(run: Run) -> None:
+        for name, change in (("stop", stop), ("compact", EtcdServer.compact), ("empty", empty)):
+            run.watch(name, "etcd", lambda change=change: happen(run, change))
+            time.sleep(seconds)
+        if copied := run.cluster.note_copies():
+            run.verdict.problems.append(f"{copied} bytes moved because of etcd")
+        run.fault(Fault("kill", victim=0, way=0, seconds=OUTAGE_S))
+
+    return play
 
 
 def drain(run: Run) -> None:
@@ -115,7 +146,7 @@ def drain(run: Run) -> None:
         run.verdict.figures |= _eta_figures(looks, end.result(), run.verdict.problems)
 
     began = time.monotonic()
-    run.watch("drain", server, happen)
+    run.watch("drain", server.name, happen)
     run.verdict.figures["drained"] = (
         f"{held / MIB:,.0f} MiB, {shards} shards in {time.monotonic() - began:.1f} s"
     )
@@ -192,7 +223,8 @@ def named(name: str, *, small: bool = False) -> Scenario:
         "wipes": Scenario(wipes, servers=4, replicas=3),
         "rolling": Scenario(rolling, sizes=sizes, shape=STEADY),
         "drain": Scenario(drain, sizes=sizes, shape=STEADY),
+        "etcd": Scenario(etcd_fails(1.0 if small else 60.0), by_etcd=True),
     }[name]
 
 
-NAMES = ("faults", "wipes", "rolling", "drain")
+NAMES = ("faults", "wipes", "rolling", "drain", "etcd")
