@@ -1,6 +1,7 @@
 #include "placement/planner.h"
 
 #include <algorithm>
+#include <iterator>
 #include <utility>
 
 #include "base/check.h"
@@ -133,25 +134,30 @@ std::optional<MemberIndex> Planner::Usual(std::span<const MemberIndex> members,
 std::optional<MemberIndex> Planner::Target(const ReplicaSet& set, std::optional<MemberIndex> leaver,
                                            bool by_reserve) {
   const ReplicaSet stays = leaver ? set.With(*leaver, kNone) : set;
-  std::vector<MemberIndex> in_copysets;
-  std::vector<MemberIndex> apart;
-  std::vector<MemberIndex> rest;
+  const auto usable = [&](MemberIndex member) {
+    const State& state = members_[member];
+    return (by_reserve ? state.has_reserve() : state.takes_shards()) && !set.StateOf(member);
+  };
+  const auto replicas = stays.All();
+  std::vector<MemberIndex> candidates;
   for (const Copyset& copyset : copysets_) {
-    const bool together = std::ranges::all_of(stays.All(), [&](const Replica& replica) {
+    const auto members = copyset.All();
+    const bool together = std::ranges::all_of(replicas, [&](const Replica& replica) {
       return replica.state != kCurrent ||
-             std::ranges::find(copyset.All(), replica.member) != copyset.All().end();
+             std::ranges::find(members, replica.member) != members.end();
     });
-    for (const MemberIndex member : copyset.All()) {
-      const State& state = members_[member];
-      const bool takes = by_reserve ? state.has_reserve() : state.takes_shards();
-      if (!takes || set.StateOf(member)) continue;
-      const bool shares = SharesDomain(member, stays);
-      (shares ? rest : together ? in_copysets : apart).push_back(member);
+    if (!together) continue;
+    for (const MemberIndex member : members) {
+      if (usable(member) && !SharesDomain(member, stays)) candidates.push_back(member);
     }
   }
-  if (const auto target = Emptier(in_copysets)) return target;
-  if (const auto target = Usual(apart, stays)) return target;
-  return Usual(rest, stays);
+  if (const auto target = Emptier(candidates)) return target;
+  std::ranges::copy_if(placeable_, std::back_inserter(candidates), usable);
+  const auto sharing =
+      std::partition(candidates.begin(), candidates.end(),
+                     [&](MemberIndex member) { return !SharesDomain(member, stays); });
+  if (const auto target = Usual({candidates.begin(), sharing}, stays)) return target;
+  return Usual({sharing, candidates.end()}, stays);
 }
 
 // A member that was never reported takes no shards.
@@ -191,8 +197,8 @@ ReplicaSet Planner::Place(ShardIndex shard) {
     if (!member) break;
     set = set.With(*member, kCurrent);
   }
-  if (set.Count(kCurrent) < config_.replicas || MayMoveApart(set)) scan_wanted_ = true;
   Change(shard, set);
+  Consider(shard);
   return set;
 }
 
@@ -238,10 +244,16 @@ void Planner::Change(ShardIndex shard, ReplicaSet set) {
 
 void Planner::UseCopysets(std::vector<Copyset> copysets) {
   copysets_ = std::move(copysets);
-  // Some of their members may not have been reported yet.
+  placeable_.clear();
   for (const Copyset& copyset : copysets_) {
-    for (const MemberIndex member : copyset.All()) StateOf(member);
+    placeable_.insert(placeable_.end(), copyset.All().begin(), copyset.All().end());
   }
+  std::ranges::sort(placeable_);
+  const auto repeated = std::ranges::unique(placeable_);
+  placeable_.erase(repeated.begin(), repeated.end());
+  // Some may not have been reported yet.
+  if (!placeable_.empty()) StateOf(placeable_.back());
+  scan_wanted_ = true;
 }
 
 void Planner::SetReplicas(std::size_t replicas) {
@@ -319,27 +331,27 @@ void Planner::ReplicaMissed(ShardIndex shard, MemberIndex member) {
   const ReplicaSet set = SetOf(shard);
   if (set.StateOf(member) != kCurrent || set.Count(kCurrent) == 1) return;
   Change(shard, set.With(member, kStale));
-  scan_wanted_ = true;
+  Consider(shard);
 }
 
 // --- Jobs.
 
-// Sorts shards by what they need. Cheap enough at each event: a word a shard.
+// Sorts shards by what they need: after a change of a member, which may concern all of them.
 void Planner::Scan() {
   scan_wanted_ = false;
   for (auto& shards : waiting_) shards.clear();
   open_domains_.clear();
-  for (const Copyset& copyset : copysets_) {
-    for (const MemberIndex member : copyset.All()) {
-      const std::uint32_t domain = members_[member].reported.domain;
-      const bool listed = std::ranges::find(open_domains_, domain) != open_domains_.end();
-      if (!listed && members_[member].takes_shards()) open_domains_.push_back(domain);
-    }
+  for (const MemberIndex member : placeable_) {
+    const std::uint32_t domain = members_[member].reported.domain;
+    const bool listed = std::ranges::find(open_domains_, domain) != open_domains_.end();
+    if (!listed && members_[member].takes_shards()) open_domains_.push_back(domain);
   }
-  for (ShardIndex shard = 0; shard < config_.shards; ++shard) {
-    const Need need = NeedOf(SetOf(shard));
-    if (need != Need::kNothing) waiting_[static_cast<std::size_t>(need)].push_back(shard);
-  }
+  for (ShardIndex shard = 0; shard < config_.shards; ++shard) Consider(shard);
+}
+
+void Planner::Consider(ShardIndex shard) {
+  const Need need = NeedOf(SetOf(shard));
+  if (need != Need::kNothing) waiting_[static_cast<std::size_t>(need)].push_back(shard);
 }
 
 void Planner::StartJobs() {
@@ -451,7 +463,7 @@ void Planner::Complete(ShardIndex shard, const Job& job) {
     Drop(shard, *job.retires);
   }
   Trim(shard);
-  scan_wanted_ |= NeedOf(SetOf(shard)) != Need::kNothing;
+  Consider(shard);
 }
 
 // The joining replica leaves. One that had an older copy stays what it was.
@@ -462,7 +474,7 @@ void Planner::Abandon(ShardIndex shard) {
   Change(shard, set.With(member, had_copy ? kStale : kNone));
   if (!had_copy) Drop(shard, member);
   if (job.mapped().leaver) Drop(shard, *job.mapped().leaver);
-  scan_wanted_ = true;
+  Consider(shard);
 }
 
 // Takes out what is more than wanted: those that leave first, then those that share a failure

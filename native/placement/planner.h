@@ -163,6 +163,7 @@ class Planner {
 
   void Change(ShardIndex shard, ReplicaSet set);
   void Scan();
+  void Consider(ShardIndex shard);
   void StartJobs();
   void StartJob(ShardIndex shard);
   void Join(ShardIndex shard, MemberIndex member, std::optional<MemberIndex> leaver,
@@ -182,7 +183,8 @@ class Planner {
 
   PlannerConfig config_;
   std::vector<Copyset> copysets_;
-  std::vector<State> members_;  // by index
+  std::vector<MemberIndex> placeable_;  // the members of the copysets, each once
+  std::vector<State> members_;          // by index
   std::unique_ptr<std::atomic<std::uint64_t>[]> words_;
   std::uint32_t debt_ = 0;
   std::uint32_t lost_ = 0;

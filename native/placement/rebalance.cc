@@ -1,4 +1,6 @@
 // Planner: rebalancing. Shards of the fullest members that have some go to emptier ones.
+//
+// In a fleet that is balanced this costs a look at each member, at none of the shards.
 #include <algorithm>
 #include <functional>
 
@@ -22,8 +24,14 @@ void Planner::Rebalance() {
   }
   std::ranges::sort(fullest, std::greater{},
                     [this](MemberIndex member) { return members_[member].reported.fullness(); });
+  double least = 1.0;
+  for (const MemberIndex member : placeable_) {
+    const State& state = members_[member];
+    if (state.takes_shards()) least = std::min(least, state.reported.fullness());
+  }
   // The fullest one may be the only one of its failure domain: it keeps its shards.
   for (const MemberIndex member : fullest) {
+    if (members_[member].reported.fullness() - config_.imbalance_max < least) return;
     while (jobs_.size() < config_.jobs_max && MoveOneFrom(member)) continue;
   }
 }
