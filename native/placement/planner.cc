@@ -249,8 +249,7 @@ void Planner::UseCopysets(std::vector<Copyset> copysets) {
     placeable_.insert(placeable_.end(), copyset.All().begin(), copyset.All().end());
   }
   std::ranges::sort(placeable_);
-  const auto repeated = std::ranges::unique(placeable_);
-  placeable_.erase(repeated.begin(), repeated.end());
+  placeable_.erase(std::unique(placeable_.begin(), placeable_.end()), placeable_.end());
   // Some may not have been reported yet.
   if (!placeable_.empty()) StateOf(placeable_.back());
   scan_wanted_ = true;
