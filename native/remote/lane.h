@@ -39,8 +39,8 @@ class LaneObserver {
   virtual void OnLaneWork() = 0;
   /// The connection is broken.
   virtual void OnLaneBroken() = 0;
-  /// The server has been away for outage_wait, or answered no Put for so long: Puts do without it.
-  /// On the session's thread.
+  /// Puts do without the server: it has been away, or has answered no Put, for outage_wait, or it
+  /// refuses connections while other replicas have what it is to get. On the session's thread.
   virtual void OnAway() = 0;
   /// The server, which stayed connected, has answered its Puts. On the session's thread.
   virtual void OnBack() = 0;

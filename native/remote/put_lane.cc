@@ -49,6 +49,7 @@ void PutLane::Open(v1::PageStore::Stub* stub, rpc::CompletionThreads* completion
   volume_ = volume;
   stream_ = std::make_unique<PutStream>(this, observer_, completions);
   stream_->Start(stub->PrepareAsyncPut(stream_->context(), completions->queue()));
+  refuses_connections_ = false;
   const std::lock_guard lock(mutex_);
   refusing_ = false;
 }
@@ -61,7 +62,7 @@ void PutLane::NoteSpace(std::uint64_t capacity_bytes, std::uint64_t used_bytes) 
 TimePoint PutLane::Service(TimePoint now) {
   FinishAnswered();
   EndStall();
-  if (stream_ ? Stalled(now) : now >= detached_at_ + outage_wait_) Refuse();
+  if (stream_ ? Stalled(now) : Away(now)) Refuse();
   EndExpired(now);
   while (SendOne()) continue;
   const std::lock_guard lock(mutex_);
@@ -92,7 +93,17 @@ void PutLane::EndStall() {
 // Whether the server has answered no part for outage_wait, and a batch waits for nothing else.
 bool PutLane::Stalled(TimePoint now) {
   const std::lock_guard lock(mutex_);
-  if (queue_.sent_count() == 0 || now < waiting_since_ + outage_wait_) return false;
+  return queue_.sent_count() > 0 && now >= waiting_since_ + outage_wait_ && HoldsUpABatch();
+}
+
+// Without a connection. A server that refuses connections does not run: it holds up no batch.
+bool PutLane::Away(TimePoint now) {
+  if (now >= detached_at_ + outage_wait_) return true;
+  const std::lock_guard lock(mutex_);
+  return refuses_connections_ && HoldsUpABatch();
+}
+
+bool PutLane::HoldsUpABatch() const {
   for (const PutPart* part = queue_.oldest(); part; part = part->newer) {
     if (IsDispensable(*part)) return true;
   }
@@ -102,9 +113,10 @@ bool PutLane::Stalled(TimePoint now) {
 // When Service() checks again whether the server is away. Other servers' answers wake no one here.
 TimePoint PutLane::NextCheck(TimePoint now) const {
   if (refusing_) return kNever;
-  if (!stream_) return detached_at_ + outage_wait_;
+  const TimePoint soon = now + outage_wait_ / 8;
+  if (!stream_) return std::min(detached_at_ + outage_wait_, refuses_connections_ ? soon : kNever);
   if (queue_.sent_count() == 0) return kNever;
-  return std::max(waiting_since_ + outage_wait_, now + outage_wait_ / 8);
+  return std::max(waiting_since_ + outage_wait_, soon);
 }
 
 std::string PutLane::Detach(TimePoint lost_at) {

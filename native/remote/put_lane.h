@@ -1,9 +1,9 @@
 // Pending parts of batches for one memory server. They are sent in order, a few at a time, and
 // answered in that order. A part outlives the connection: it is sent again on the next one until it
 // is answered, or put_wait after Put(). After `outage_wait` without the server, parts are refused
-// at once, so that its outage does not delay batches with other servers. The same holds for a
-// server that is connected but answers no part for so long, if a batch waits for it alone: it is
-// away until it has answered every part that it was sent.
+// at once, so that its outage does not delay batches with other servers. If a batch waits for this
+// server alone, the same holds when it is connected but answers no part for so long, until it has
+// answered every part that it was sent, and at once when it refuses a connection.
 //
 // The session's thread does all work, including OnPutDone(): copying a batch into its message takes
 // longer than a fetch, so neither the completion thread nor Put()'s caller should do it.
@@ -57,6 +57,8 @@ class PutLane final : public Stream<v1::PutRequest, v1::PutResponse>::Owner {
   /// Drops the connection, which was lost at that time; returns why. Pending parts wait for the
   /// next Open().
   std::string Detach(TimePoint lost_at);
+  /// A connection was refused: the server does not run.
+  void NoteRefused() { refuses_connections_ = true; }
 
  private:
   using PutStream = Stream<v1::PutRequest, v1::PutResponse>;
@@ -69,6 +71,8 @@ class PutLane final : public Stream<v1::PutRequest, v1::PutResponse>::Owner {
   void Refuse();
   void EndStall();
   bool Stalled(TimePoint now);
+  bool Away(TimePoint now);
+  bool HoldsUpABatch() const;
   TimePoint NextCheck(TimePoint now) const;
   void EndExpired(TimePoint now);
   void FinishAnswered();
@@ -82,6 +86,7 @@ class PutLane final : public Stream<v1::PutRequest, v1::PutResponse>::Owner {
   std::unique_ptr<PutStream> stream_;
   OpenedVolume volume_;
   TimePoint detached_at_;
+  bool refuses_connections_ = false;  // since the last connection
 
   // Guards all below; never held during callbacks.
   std::mutex mutex_;

@@ -265,6 +265,7 @@ std::string ServerSession::Ask(const Connection& connection, bool probe,
   record_.SetState(record_.Disconnected());
   peers_->gate().NoteSilent(config_.number);
   const bool given_up = outcome.error_code() == grpc::StatusCode::CANCELLED;
+  if (!given_up) put_lane_.NoteRefused();
   return "failed to open the volume: " + (given_up ? "no answer" : outcome.error_message());
 }
 

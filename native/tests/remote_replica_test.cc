@@ -225,6 +225,21 @@ TEST_F(ReplicaTest, WritesDoWithoutAServerThatIsAwayAndItsOldPagesAreNotRead) {
   EXPECT_EQ(away.seen().fetches, asked) << "it has an older page";
 }
 
+TEST_F(ReplicaTest, AServerThatRefusesConnectionsHoldsUpNoWrite) {
+  Connect({.outage = 2 * kHangGuard});
+  ASSERT_EQ(PutOne(*cluster_, 0, 1), PutResult::kAcked);
+  FakeStore& killed = Replica(1);
+  killed.Tell([](FakeStore::Script* script) { script->hold_puts = true; });
+  TestBatch batch;
+  batch.Add(0, 2);
+  Put(*cluster_, batch);
+  ASSERT_TRUE(Eventually([&] { return Replica(0).seen().batches == 2; }));
+  killed.Stop();
+  ASSERT_TRUE(batch.done.Wait());
+  EXPECT_EQ(StatesOf(0).back(), "stale");
+  EXPECT_EQ(PutOne(*cluster_, 0, 3), PutResult::kAcked);
+}
+
 // A Put that was sent to the replicas of before may reach the source after the copy has read it.
 TEST_F(ReplicaTest, AReplicaIsCopiedOnceAllPutsToTheFormerSetHaveEnded) {
   ASSERT_EQ(PutOne(*cluster_, 0, 1), PutResult::kAcked);
