@@ -40,7 +40,8 @@ void Drops::Finished(const Action& action, ActionResult result, Time retry_at) {
 }
 
 void Drops::Issue(Time now, const std::function<bool(MemberIndex)>& present,
-                  const std::function<bool(ShardIndex)>& whole, std::vector<Action>* actions) {
+                  const std::function<bool(MemberIndex, ShardIndex)>& allowed,
+                  std::vector<Action>* actions) {
   if (!issue_ || now < issue_at_) return;
   issue_ = false;
   for (auto next = drops_.begin(); next != drops_.end() && under_way_ < kDropsMax;) {
@@ -51,7 +52,7 @@ void Drops::Issue(Time now, const std::function<bool(MemberIndex)>& present,
     }
     Drop& drop = next->second;
     ++next;
-    if (drop.under_way || !whole(shard)) continue;
+    if (drop.under_way || !allowed(member, shard)) continue;
     drop.under_way = true;
     ++under_way_;
     actions->push_back(

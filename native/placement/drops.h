@@ -1,7 +1,7 @@
 // Replicas that left their sets, until their members have dropped the bytes.
 //
-// A replica is dropped once its member is present and the shard has as many current replicas as are
-// wanted. A replica that joins its set again is forgotten here.
+// A replica is dropped once its member is present and its planner allows it. A replica that joins
+// its set again is forgotten here.
 #pragma once
 
 #include <cstddef>
@@ -21,14 +21,15 @@ class Drops {
   void Forget(MemberIndex member, ShardIndex shard) { Erase({member, shard}); }
   /// Its store is gone.
   void ForgetAll(MemberIndex member);
-  /// A member is back, or a shard has one more current replica: more may be due.
+  /// A member is back or out of room, or a shard has one more current replica: more may be due.
   void MayBeDue() { issue_ = true; }
 
   /// Of an action of another job nothing. After a failure no drop is issued before `retry_at`.
   void Finished(const Action& action, ActionResult result, Time retry_at);
   /// Appends those that are due, few at a time.
   void Issue(Time now, const std::function<bool(MemberIndex)>& present,
-             const std::function<bool(ShardIndex)>& whole, std::vector<Action>* actions);
+             const std::function<bool(MemberIndex, ShardIndex)>& allowed,
+             std::vector<Action>* actions);
   /// When Issue() next has something to do though no event comes.
   Time NextIssue() const { return issue_ ? issue_at_ : Time::max(); }
 

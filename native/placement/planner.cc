@@ -25,8 +25,8 @@ Planner::Planner(const PlannerConfig& config)
 Planner::Need Planner::NeedOf(const ReplicaSet& set) const {
   if (set.empty() || set.Count(kJoining) > 0) return Need::kNothing;
   const std::size_t current = set.Count(kCurrent);
+  if (current == 0) return StaleToPromote(set) ? Need::kPromote : Need::kNothing;
   const auto stale = StaleToRejoin(set);
-  if (current == 0) return stale ? Need::kPromote : Need::kNothing;
   if (!SourceOf(set)) return Need::kNothing;
   bool waits = false;
   bool leaves = false;
@@ -45,6 +45,15 @@ Planner::Need Planner::NeedOf(const ReplicaSet& set) const {
 std::optional<MemberIndex> Planner::StaleToRejoin(const ReplicaSet& set) const {
   for (const Replica& replica : set.All()) {
     if (replica.state == kStale && members_[replica.member].takes_shards()) return replica.member;
+  }
+  return std::nullopt;
+}
+
+// Nothing is copied to it, so that it may be full or leave.
+std::optional<MemberIndex> Planner::StaleToPromote(const ReplicaSet& set) const {
+  if (const auto stale = StaleToRejoin(set)) return stale;
+  for (const Replica& replica : set.All()) {
+    if (replica.state == kStale && members_[replica.member].present()) return replica.member;
   }
   return std::nullopt;
 }
@@ -271,11 +280,13 @@ void Planner::Report(MemberIndex index, const Member& member) {
   State& state = StateOf(index);
   const bool took_shards = state.takes_shards();
   const bool had_reserve = state.has_reserve();
+  const bool was_crammed = state.crammed();
   const Member before = std::exchange(state.reported, member);
   state.known = true;
   const bool moved = before.domain != member.domain;
   scan_wanted_ |= took_shards != state.takes_shards() || had_reserve != state.has_reserve() ||
                   before.leaving != member.leaving || moved;
+  if (state.crammed() && !was_crammed) drops_.MayBeDue();
   if (!moved || state.replicas == 0) return;
   crowded_ = 0;
   for (ShardIndex shard = 0; shard < config_.shards; ++shard) {
@@ -368,13 +379,11 @@ void Planner::StartJob(ShardIndex shard) {
   const ReplicaSet set = SetOf(shard);
   const Need need = NeedOf(set);
   if (need == Need::kNothing) return;
-  if (need == Need::kPromote || need == Need::kRejoin) {
-    // Where every current replica is gone, the host finds out by comparing what the stale one
-    // lacks.
-    Join(shard, *StaleToRejoin(set), std::nullopt, true,
-         need == Need::kPromote ? Action::Kind::kCompare : Action::Kind::kSettle);
-    return;
+  // Where every current replica is gone, the host finds out by comparing what the stale one lacks.
+  if (need == Need::kPromote) {
+    return Join(shard, *StaleToPromote(set), std::nullopt, true, Action::Kind::kCompare);
   }
+  if (need == Need::kRejoin) return Join(shard, *StaleToRejoin(set), std::nullopt, true);
   // In a full set one replica makes room: a stale one, or else the one that leaves.
   std::optional<MemberIndex> leaver;
   bool leaves = false;
@@ -506,7 +515,11 @@ void Planner::Drop(ShardIndex shard, MemberIndex member) { drops_.Add(member, sh
 void Planner::IssueDrops(Time now, std::vector<Action>* actions) {
   drops_.Issue(
       now, [this](MemberIndex member) { return members_[member].present(); },
-      [this](ShardIndex shard) { return SetOf(shard).Count(kCurrent) >= config_.replicas; },
+      [this](MemberIndex member, ShardIndex shard) {
+        const ReplicaSet set = SetOf(shard);
+        return set.Count(kCurrent) >= config_.replicas ||
+               (members_[member].crammed() && SourceOf(set));
+      },
       actions);
 }
 

@@ -20,7 +20,8 @@
 //   - A shard's last current replica stays current while its member is away: no Put reaches anyone,
 //     so it misses none. Only a store that is gone ends it.
 //   - A replica is dropped only when the shard has as many current ones as are wanted, and once its
-//     member is present.
+//     member is present. A member without room even for copies drops it as soon as a current one is
+//     present: full members would otherwise wait for each other.
 //   - A member that is away for less than `repair_after` is waited for, and then gets the changes.
 //
 // The caller applies what happened, then calls Tick(), and again at NextTick(). One thread at a
@@ -54,6 +55,9 @@ struct PlannerConfig {
   Time retry_after = std::chrono::seconds(1);   // no replica joins for so long after one failed to
   Time rebalance_every = std::chrono::minutes(10);
   double imbalance_max = 0.1;  // of fullness between two members, above which a shard moves
+  // Of a shard at most; 0: far below what a member holds. A move between two small members would
+  // otherwise turn their imbalance round, and the next one back.
+  std::uint64_t shard_bytes = 0;
   std::uint64_t seed = 0;
 };
 
@@ -131,6 +135,7 @@ class Planner {
 
     bool present() const { return known && !away; }
     bool takes_shards() const { return present() && !reported.full && !reported.leaving; }
+    bool crammed() const { return reported.full && !reported.reserve; }
     bool has_reserve() const { return present() && reported.reserve && !reported.leaving; }
   };
 
@@ -148,6 +153,7 @@ class Planner {
   };
 
   Need NeedOf(const ReplicaSet& set) const;
+  std::optional<MemberIndex> StaleToPromote(const ReplicaSet& set) const;
   std::optional<MemberIndex> StaleToRejoin(const ReplicaSet& set) const;
   std::optional<MemberIndex> SourceOf(const ReplicaSet& set) const;
   bool ReplaceNow(MemberIndex stale) const;

@@ -37,7 +37,7 @@ void Planner::Rebalance() {
 }
 
 bool Planner::MoveOneFrom(MemberIndex fullest) {
-  const double limit = members_[fullest].reported.fullness() - config_.imbalance_max;
+  const Member& source = members_[fullest].reported;
   const std::size_t start = Pick(config_.shards);
   std::size_t tries = 0;
   for (std::size_t i = 0; i < config_.shards && tries < kMoveTries; ++i) {
@@ -50,7 +50,12 @@ bool Planner::MoveOneFrom(MemberIndex fullest) {
     const ReplicaSet stays = set.With(fullest, kNone);
     const bool crowds = target && SharesDomain(*target, stays) && !SharesDomain(fullest, stays);
     if (!target || crowds) continue;
-    if (members_[*target].reported.fullness() > limit) return false;
+    const Member& other = members_[*target].reported;
+    const double moving =
+        static_cast<double>(config_.jobs_max * config_.shard_bytes) /
+        static_cast<double>(std::min(source.capacity_bytes, other.capacity_bytes));
+    const double gap = std::max(config_.imbalance_max, 2.0 * moving);
+    if (source.fullness() - other.fullness() < gap) return false;
     Join(shard, *target, set.full() ? std::optional(fullest) : std::nullopt, false);
     if (!set.full()) jobs_.at(shard).retires = fullest;
     return true;

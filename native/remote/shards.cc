@@ -2,7 +2,7 @@
 
 #include <algorithm>
 #include <functional>
-#include <set>
+#include <iterator>
 #include <span>
 #include <utility>
 
@@ -38,6 +38,7 @@ Shards::Shards(const ShardsConfig& config, const ShardServers* servers)
                 .jobs_max = kCopiesMax,
                 .repair_after = config.repair_after,
                 .rebalance_every = config.rebalance_every,
+                .shard_bytes = tier::kShardSlots * tier::kPageBytes,
                 .seed = config.seed}),
       copier_(kCopiesMax, this) {}
 
@@ -148,6 +149,8 @@ void Shards::TakeReports() {
   bool changed = false;
   for (const ShardServers::Report& report : servers_.Reports()) {
     planner_.Report(report.index, report.member);
+    const bool leaving = report.member.leaving;
+    changed |= leaving ? leaving_.insert(report.index).second : leaving_.erase(report.index) > 0;
     auto peer = std::ranges::find(peers_, report.index, &placement::Peer::member);
     if (peer != peers_.end() && peer->domain == report.member.domain) continue;
     if (peer == peers_.end()) peer = peers_.insert(peer, placement::Peer{});
@@ -161,7 +164,11 @@ void Shards::UpdateCopysets() {
   std::set<std::uint32_t> domains;
   for (const placement::Peer& peer : peers_) domains.insert(peer.domain);
   domains_ = domains.size();
-  const auto all = placement::MakeCopysets(peers_, replicas_, replicas_ == 1 ? 1 : kCopysetWidth);
+  std::vector<placement::Peer> staying;
+  std::ranges::copy_if(peers_, std::back_inserter(staying), [this](const placement::Peer& peer) {
+    return !leaving_.contains(peer.member);
+  });
+  const auto all = placement::MakeCopysets(staying, replicas_, replicas_ == 1 ? 1 : kCopysetWidth);
   planner_.UseCopysets(placement::CopysetsOf(host_, all, kFanout));
 }
 

@@ -13,6 +13,7 @@
 #include <memory>
 #include <mutex>
 #include <optional>
+#include <set>
 #include <string>
 #include <thread>
 #include <vector>
@@ -140,6 +141,7 @@ class Shards final : public PutObserver, private ShardCopier::Owner {
   placement::Planner planner_;
   std::vector<placement::Peer> peers_;  // members with a store that is not gone
   std::size_t domains_ = 0;             // of these
+  std::set<MemberIndex> leaving_;       // draining: no copyset has them
   std::vector<Waiting> waiting_;
   std::vector<placement::Action> working_;  // in copier_
   std::vector<FinishedWork> finished_;
