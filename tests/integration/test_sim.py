@@ -24,6 +24,7 @@ def simulate(*options: str) -> dict[str, Any]:
 def test_a_fleet_with_replicas_loses_no_shard_and_ends_without_debt(replicas: str) -> None:
     run = simulate("--replicas", replicas)
     assert run["losses"] > 0
+    assert run["pages_lost"] == 0
     assert run["shards_lost"] == 0
     assert run["debt_end"] == 0
     assert run["copies_at_once_max"] <= 4
@@ -33,6 +34,7 @@ def test_a_fleet_with_replicas_loses_no_shard_and_ends_without_debt(replicas: st
 def test_a_fleet_without_replicas_loses_the_shards_of_lost_stores() -> None:
     run = simulate("--replicas", "1")
     assert run["shards_lost"] > 0
+    assert run["pages_lost"] == 4096 * run["shards_lost"]
 
 
 def test_without_faults_only_rebalancing_moves_shards() -> None:
@@ -50,6 +52,13 @@ def test_narrow_copysets_lose_data_in_fewer_power_failures_than_wide_ones() -> N
 def test_the_same_seed_gives_the_same_run() -> None:
     assert simulate("--seed", "7") == simulate("--seed", "7")
     assert simulate("--seed", "7") != simulate("--seed", "8")
+
+
+def test_small_fleets_come_to_rest_after_random_faults() -> None:
+    command = [str(native_program("farswap-sim", "sim")), "--check", "40"]
+    done = subprocess.run(command, check=False, stdout=subprocess.PIPE, text=True)
+    assert done.stdout == "40 fleets, 0 failed\n"
+    assert done.returncode == 0
 
 
 def test_options_out_of_range_are_refused_with_the_usage() -> None:

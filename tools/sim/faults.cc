@@ -37,7 +37,9 @@ Faults::Faults(Fleet* fleet, const FaultConfig& config, std::size_t racks) : fle
   Repeatedly(config.upgrade_hours, [this] { Upgrade(0); });
   Repeatedly(config.drain_hours, [this] {
     const std::size_t server = AnyServer();
+    if (!fleet_.MayDrain(server)) return;
     fleet_.SetLeaving(server, true);
+    ++drains_under_way_;
     WatchDrain(server, fleet_.now());
   });
 }
@@ -55,7 +57,7 @@ void Faults::Repeatedly(double mean_hours, std::function<void()> fault) {
   const double hours = std::exponential_distribution<>(1.0 / mean_hours)(fleet_.random());
   fleet_.After(Time(static_cast<std::int64_t>(hours * 3.6e6)),
                [this, mean_hours, fault = std::move(fault)] {
-                 fault();
+                 if (!paused_) fault();
                  Repeatedly(mean_hours, fault);
                });
 }
@@ -67,7 +69,7 @@ void Faults::Outage(std::size_t server, Time duration) {
 
 // One server after another, each down for a minute.
 void Faults::Upgrade(std::size_t server) {
-  if (server >= fleet_.servers()) return;
+  if (paused_ || server >= fleet_.servers()) return;
   Outage(server, 1min);
   fleet_.After(3min, [this, server] { Upgrade(server + 1); });
 }
@@ -77,6 +79,7 @@ void Faults::WatchDrain(std::size_t server, Time since) {
     fleet_.After(1min, [this, server, since] { WatchDrain(server, since); });
     return;
   }
+  --drains_under_way_;
   drains_.push_back(fleet_.now() - since);
   fleet_.SetLeaving(server, false);
 }

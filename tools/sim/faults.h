@@ -23,11 +23,17 @@ struct FaultConfig {
 
 class Faults {
  public:
-  /// The fleet outlives it. Faults begin at once and never end.
+  /// The fleet outlives it, and the events that it makes refer to it. Faults begin at once.
   Faults(Fleet* fleet, const FaultConfig& config, std::size_t racks);
+  Faults(const Faults&) = delete;
+  Faults& operator=(const Faults&) = delete;
+
+  /// While it is paused, no fault begins. Those that last end in their time.
+  void Pause(bool paused) { paused_ = paused; }
 
   /// Of drains: from the order until no replica was left.
   const std::vector<Time>& drains() const { return drains_; }
+  std::size_t drains_under_way() const { return drains_under_way_; }
   std::size_t losses() const { return losses_; }
 
  private:
@@ -40,7 +46,9 @@ class Faults {
 
   Fleet& fleet_;
   std::vector<Time> drains_;
+  std::size_t drains_under_way_ = 0;
   std::size_t losses_ = 0;
+  bool paused_ = false;
 };
 
 }  // namespace farswap::sim

@@ -2,6 +2,8 @@
 
 #include <algorithm>
 #include <cmath>
+#include <functional>
+#include <map>
 #include <utility>
 
 namespace farswap::sim {
@@ -10,14 +12,16 @@ namespace {
 using namespace std::chrono_literals;
 using enum placement::ReplicaState;
 
-constexpr std::uint64_t kShardBytes = 4096 * 1600;  // pages of a shard, compressed
-constexpr double kCopyBytesPerMs = 50e3;            // of one copy between healthy servers
-constexpr std::uint64_t kCopySlots = 4;             // copies that a target grants at a time
-constexpr Time kDetection = 3s;                     // until a host counts a server as away
+constexpr std::uint64_t kShardPages = 4096;
+constexpr std::uint64_t kShardBytes = kShardPages * 1600;  // compressed
+constexpr double kCopyBytesPerMs = 50e3;                   // of one copy between healthy servers
+constexpr std::uint64_t kCopySlots = 4;                    // copies that a target grants at a time
+constexpr Time kDetection = 3s;                            // until a host counts a server as away
 constexpr Time kRoundTrip = 1ms;
 constexpr Time kCompare = 50ms;
 constexpr double kChanges = 0.01;  // of a shard, while a member was away
 constexpr double kHeartbeatsPerSecond = 0.5;
+constexpr double kReserve = 0.05;  // of a server, for copies
 
 }  // namespace
 
@@ -26,15 +30,18 @@ Fleet::Fleet(const FleetConfig& config)
       present_servers_(config.servers),
       servers_(config.servers + config.newcomers),
       hosts_(config.hosts),
-      kept_(config.hosts, std::vector<std::vector<MemberIndex>>(config.shards)),
+      kept_(config.hosts, std::vector<std::vector<Copy>>(config.shards)),
       random_(config.seed) {
   const double stored = static_cast<double>(config.hosts * config.shards * config.replicas) *
                         static_cast<double>(kShardBytes);
   const double each = stored / static_cast<double>(config.servers) / config.fill;
   for (Server& server : servers_) server.capacity_bytes = static_cast<std::uint64_t>(each);
   for (std::size_t i = 0; i < hosts_.size(); ++i) {
-    hosts_[i].planner = std::make_unique<placement::Planner>(placement::PlannerConfig{
-        .shards = config.shards, .replicas = config.replicas, .seed = config.seed * 1000003 + i});
+    hosts_[i].planner = std::make_unique<placement::Planner>(
+        placement::PlannerConfig{.shards = config.shards,
+                                 .replicas = config.replicas,
+                                 .shard_bytes = kShardBytes,
+                                 .seed = config.seed * 1000003 + i});
     hosts_[i].uses.resize(servers_.size());
   }
   Arrange();
@@ -42,10 +49,11 @@ Fleet::Fleet(const FleetConfig& config)
     TickAt(host, hosts_[host].planner->NextTick(now_));
 }
 
-// The copysets of the servers that there are, and every host's.
+// The copysets of the servers that stay, and every host's.
 void Fleet::Arrange() {
   std::vector<placement::Peer> peers;
   for (std::size_t i = 0; i < present_servers_; ++i) {
+    if (servers_[i].leaving) continue;
     peers.push_back({.member = static_cast<MemberIndex>(i),
                      .id = placement::HashOf(config_.seed, i),
                      .domain = RackOf(i)});
@@ -67,15 +75,18 @@ void Fleet::Arrange() {
 
 placement::Member Fleet::MemberOf(std::size_t server) const {
   const Server& state = servers_[server];
+  const auto filled = static_cast<double>(state.used_bytes + kShardBytes);
+  const auto capacity = static_cast<double>(state.capacity_bytes);
   return {.id = placement::HashOf(config_.seed, server),
           .domain = RackOf(server),
           .capacity_bytes = state.capacity_bytes,
           .used_bytes = state.used_bytes,
-          .full = state.full || state.used_bytes + kShardBytes > state.capacity_bytes,
+          .full = state.full || filled > capacity * (1.0 - kReserve),
+          .reserve = filled <= capacity,
           .leaving = state.leaving};
 }
 
-// What heartbeats tell a host of the servers that it reaches.
+// What heartbeats report to a host of the servers that it reaches.
 void Fleet::ReportAll(std::size_t host) {
   for (const std::size_t server : hosts_[host].used) {
     if (Up(server)) {
@@ -87,15 +98,17 @@ void Fleet::ReportAll(std::size_t host) {
 // --- Time.
 
 void Fleet::After(Time delay, std::function<void()> what) {
-  events_.push({now_ + delay, order_++, std::move(what)});
+  events_.push_back({now_ + delay, order_++, std::move(what)});
+  std::ranges::push_heap(events_, std::greater{});
 }
 
 void Fleet::RunUntil(Time end) {
-  while (!events_.empty() && events_.top().at <= end) {
-    now_ = events_.top().at;
-    const auto what = events_.top().what;
-    events_.pop();
-    what();
+  while (!events_.empty() && events_.front().at <= end) {
+    std::ranges::pop_heap(events_, std::greater{});
+    const Event event = std::move(events_.back());
+    events_.pop_back();
+    now_ = event.at;
+    event.what();
   }
   now_ = end;
 }
@@ -124,14 +137,16 @@ void Fleet::FirstWrite(std::size_t host, ShardIndex shard) {
   }
   for (const auto& replica : set.All()) {
     if (replica.state == kNone) continue;
-    kept_[host][shard].push_back(replica.member);
+    auto& kept = kept_[host][shard];
+    if (std::ranges::find(kept, replica.member, &Copy::server) != kept.end()) continue;
+    kept.push_back({replica.member, true});
     servers_[replica.member].used_bytes += kShardBytes;
     totals_.bytes_placed += kShardBytes;
   }
   TickAt(host, hosts_[host].planner->NextTick(now_));
 }
 
-// The earliest wish wins; a later event of the same host finds nothing to do.
+// The earliest time wins; a later event of the same host finds nothing to do.
 void Fleet::TickAt(std::size_t host, Time at) {
   if (at >= hosts_[host].tick_at) return;
   hosts_[host].tick_at = at;
@@ -163,7 +178,7 @@ void Fleet::NoteDebt(std::size_t host) {
 
 void Fleet::Start(std::size_t host, const Action& action) {
   totals_.messages += 2;
-  std::vector<MemberIndex>& kept = kept_[host][action.shard];
+  std::vector<Copy>& kept = kept_[host][action.shard];
   const std::size_t member = action.member;
   switch (action.kind) {
     case Action::Kind::kSettle:
@@ -171,8 +186,7 @@ void Fleet::Start(std::size_t host, const Action& action) {
     case Action::Kind::kCopy:
       return StartCopy(host, action);
     case Action::Kind::kCompare: {
-      auto& copied = hosts_[host].copied_jobs;
-      if (std::erase(copied, action.job) == 0) ++totals_.promoted;
+      if (std::erase(hosts_[host].copied_jobs, action.job) == 0) Promote(host, action);
       const auto result = Up(member) ? ActionResult::kDone : ActionResult::kFailed;
       return After(kCompare, [=, this] { Finish(host, action, result); });
     }
@@ -187,6 +201,15 @@ void Fleet::Start(std::size_t host, const Action& action) {
   }
 }
 
+// A replica without a source goes on with what it has.
+void Fleet::Promote(std::size_t host, const Action& action) {
+  ++totals_.promoted;
+  const auto& kept = kept_[host][action.shard];
+  const auto copy = std::ranges::find(kept, action.member, &Copy::server);
+  const bool whole = copy != kept.end() && copy->whole;
+  totals_.pages_lost += whole ? static_cast<std::uint64_t>(kChanges * kShardPages) : kShardPages;
+}
+
 void Fleet::StartCopy(std::size_t host, const Action& action) {
   Server& from = servers_[action.source];
   Server& to = servers_[action.member];
@@ -198,9 +221,12 @@ void Fleet::StartCopy(std::size_t host, const Action& action) {
     return After(kRoundTrip,
                  [=, this] { Finish(host, action, ActionResult::kLater, Time(500) + Jitter(1s)); });
   }
-  std::vector<MemberIndex>& kept = kept_[host][action.shard];
-  if (std::ranges::find(kept, action.member) == kept.end()) {
-    kept.push_back(action.member);
+  std::vector<Copy>& kept = kept_[host][action.shard];
+  if (std::ranges::find(kept, action.member, &Copy::server) == kept.end()) {
+    if (to.used_bytes + kShardBytes > to.capacity_bytes) {
+      return After(kRoundTrip, [=, this] { Finish(host, action, ActionResult::kFailed); });
+    }
+    kept.push_back({action.member});
     to.used_bytes += kShardBytes;
   }
   totals_.copies_at_once_max = std::max(totals_.copies_at_once_max, ++to.copying);
@@ -213,7 +239,12 @@ void Fleet::StartCopy(std::size_t host, const Action& action) {
     ++totals_.copies;
     totals_.copies_failed += whole ? 0 : 1;
     totals_.bytes_copied += static_cast<std::uint64_t>(bytes);
-    if (whole) hosts_[host].copied_jobs.push_back(action.job);
+    if (whole) {
+      hosts_[host].copied_jobs.push_back(action.job);
+      auto& copies = kept_[host][action.shard];
+      const auto copy = std::ranges::find(copies, action.member, &Copy::server);
+      if (copy != copies.end()) copy->whole = true;
+    }
     Finish(host, action, whole ? ActionResult::kDone : ActionResult::kFailed);
   });
 }
@@ -249,6 +280,7 @@ void Fleet::TakeDown(std::size_t server) {
 
 void Fleet::BringUp(std::size_t server) {
   if (--servers_[server].down > 0) return;
+  servers_[server].up_at = now_;
   ForHostsOf(server, kDetection, [this, server](std::size_t host) {
     if (!Up(server)) return;
     const auto member = static_cast<MemberIndex>(server);
@@ -257,31 +289,66 @@ void Fleet::BringUp(std::size_t server) {
   });
 }
 
+// All hosts at once, so that no count is wrong in between: which one hears first decides nothing.
 void Fleet::Wipe(std::size_t server) {
   Server& state = servers_[server];
   ++state.life;
   state.used_bytes = 0;
-  for (auto& shards : kept_) {
-    for (auto& kept : shards) std::erase(kept, static_cast<MemberIndex>(server));
-  }
-  // All at once, so that no count is wrong in between: which host hears first decides nothing.
-  for (Host& host : hosts_) {
-    const auto owed = host.planner->debt();
-    host.planner->MemberGone(static_cast<MemberIndex>(server));
-    if (host.uses[server] && Up(server)) {
-      host.planner->Report(static_cast<MemberIndex>(server), MemberOf(server));
+  const auto member = static_cast<MemberIndex>(server);
+  const std::size_t others = Disturbed(server);
+  for (std::size_t i = 0; i < hosts_.size(); ++i) {
+    Host& host = hosts_[i];
+    if (!host.uses[server]) continue;
+    std::vector<ShardIndex> had;
+    for (ShardIndex shard = 0; shard < config_.shards; ++shard) {
+      std::erase(kept_[i][shard], member);
+      if (host.planner->SetOf(shard).StateOf(member)) had.push_back(shard);
     }
+    const auto owed = host.planner->debt();
+    host.planner->MemberGone(member);
+    if (Up(server)) host.planner->Report(member, MemberOf(server));
     if (host.planner->debt() > owed && !host.owes_since) host.owes_since = now_;
+    for (const ShardIndex shard : had) {
+      const bool lost = host.planner->SetOf(shard).Count(kCurrent) == 0;
+      if (lost && others + 1 < config_.replicas) ++totals_.lost_alone;
+      if (!host.planner->SetOf(shard).empty()) continue;
+      totals_.pages_lost += kShardPages;
+      After(Jitter(1h), [this, i, shard] { FirstWrite(i, shard); });
+    }
+    TickAt(i, now_ + Jitter(kDetection));
   }
-  for (std::size_t host = 0; host < hosts_.size(); ++host) {
-    TickAt(host, now_ + Jitter(kDetection));
+}
+
+// Other servers that are away, take no shards, or were away within the time of repairs.
+std::size_t Fleet::Disturbed(std::size_t but) const {
+  std::size_t count = 0;
+  for (std::size_t i = 0; i < present_servers_; ++i) {
+    const Server& server = servers_[i];
+    const bool away = server.down > 0 || (server.up_at > Time{} && now_ - server.up_at < 2h);
+    count += i != but && (away || server.full || server.leaving) ? 1 : 0;
   }
+  return count;
 }
 
 void Fleet::SetFull(std::size_t server, bool full) { servers_[server].full = full; }
 
+// Whether the servers that stay hold what there is, with a tenth to spare.
+bool Fleet::MayDrain(std::size_t server) const {
+  double used = 0.0;
+  double capacity = 0.0;
+  std::size_t staying = 0;
+  for (std::size_t i = 0; i < present_servers_; ++i) {
+    used += static_cast<double>(servers_[i].used_bytes);
+    if (i == server || servers_[i].leaving) continue;
+    capacity += static_cast<double>(servers_[i].capacity_bytes);
+    ++staying;
+  }
+  return !servers_[server].leaving && staying > config_.replicas && used < 0.9 * capacity;
+}
+
 void Fleet::SetLeaving(std::size_t server, bool leaving) {
   servers_[server].leaving = leaving;
+  Arrange();
   ForHostsOf(server, 2s, [this](std::size_t host) { TickAt(host, now_); });
 }
 
@@ -304,6 +371,23 @@ std::uint64_t Fleet::Lost() const {
   return lost;
 }
 
+std::uint64_t Fleet::Jobs() const {
+  std::uint64_t jobs = 0;
+  for (const Host& host : hosts_) jobs += host.planner->jobs();
+  return jobs;
+}
+
+std::uint64_t Fleet::Undropped() const {
+  std::uint64_t copies = 0;
+  for (std::size_t host = 0; host < hosts_.size(); ++host) {
+    for (ShardIndex shard = 0; shard < config_.shards; ++shard) {
+      const auto set = hosts_[host].planner->SetOf(shard);
+      for (const Copy& copy : kept_[host][shard]) copies += set.StateOf(copy.server) ? 0 : 1;
+    }
+  }
+  return copies;
+}
+
 std::uint64_t Fleet::ReplicasOn(std::size_t server) const {
   std::uint64_t replicas = 0;
   for (const Host& host : hosts_) {
@@ -314,14 +398,18 @@ std::uint64_t Fleet::ReplicasOn(std::size_t server) const {
 
 double Fleet::FullnessOf(std::size_t server) const { return MemberOf(server).fullness(); }
 
+double Fleet::MeanFullness() const {
+  double sum = 0.0;
+  for (std::size_t server = 0; server < present_servers_; ++server) sum += FullnessOf(server);
+  return sum / static_cast<double>(present_servers_);
+}
+
 double Fleet::Imbalance() const {
   double most = 0.0;
-  double sum = 0.0;
   for (std::size_t server = 0; server < present_servers_; ++server) {
     most = std::max(most, FullnessOf(server));
-    sum += FullnessOf(server);
   }
-  return sum == 0.0 ? 1.0 : most * static_cast<double>(present_servers_) / sum;
+  return most == 0.0 ? 1.0 : most / MeanFullness();
 }
 
 double Fleet::HeartbeatsPerSecond() const {
@@ -330,20 +418,25 @@ double Fleet::HeartbeatsPerSecond() const {
   return static_cast<double>(pairs) * kHeartbeatsPerSecond;
 }
 
-std::uint64_t Fleet::ShardsOnlyOn(const std::vector<bool>& servers) const {
-  std::uint64_t shards = 0;
+std::vector<std::pair<placement::ReplicaSet, std::uint64_t>> Fleet::SetsInUse() const {
+  std::map<std::vector<MemberIndex>, std::uint64_t> shards;
   for (const Host& host : hosts_) {
     for (ShardIndex shard = 0; shard < config_.shards; ++shard) {
-      const auto set = host.planner->SetOf(shard);
-      if (set.empty()) continue;
-      bool elsewhere = false;
-      for (const auto& replica : set.All()) {
-        elsewhere |= replica.state == kCurrent && !servers[replica.member];
+      std::vector<MemberIndex> members;
+      for (const auto& replica : host.planner->SetOf(shard).All()) {
+        if (replica.state == kCurrent) members.push_back(replica.member);
       }
-      shards += elsewhere ? 0 : 1;
+      std::ranges::sort(members);
+      if (!members.empty()) ++shards[members];
     }
   }
-  return shards;
+  std::vector<std::pair<placement::ReplicaSet, std::uint64_t>> sets;
+  for (const auto& [members, count] : shards) {
+    placement::ReplicaSet set;
+    for (const MemberIndex member : members) set = set.With(member, kCurrent);
+    sets.emplace_back(set, count);
+  }
+  return sets;
 }
 
 }  // namespace farswap::sim

@@ -10,8 +10,8 @@
 #include <functional>
 #include <memory>
 #include <optional>
-#include <queue>
 #include <random>
+#include <utility>
 #include <vector>
 
 #include "placement/planner.h"
@@ -43,10 +43,12 @@ struct Totals {
   std::uint64_t bytes_copied = 0;
   std::uint64_t copies = 0;
   std::uint64_t copies_failed = 0;
-  std::uint64_t copies_put_off = 0;      // the target had no copy slot free
-  std::uint64_t messages = 0;            // beside heartbeats
-  std::uint64_t promoted = 0;            // shards that went on with a stale or joining replica
-  std::uint64_t unplaced = 0;            // first writes that found no room
+  std::uint64_t copies_put_off = 0;  // the target had no copy slot free
+  std::uint64_t messages = 0;        // beside heartbeats
+  std::uint64_t promoted = 0;        // shards that went on with a stale or joining replica
+  std::uint64_t pages_lost = 0;      // of shards without a replica, or promoted ones
+  std::uint64_t lost_alone = 0;      // shards lost without faults of as many servers as replicas
+  std::uint64_t unplaced = 0;        // first writes that found no room
   std::uint64_t copies_at_once_max = 0;  // at one target
   std::vector<Time> repairs;             // of a host, from a loss until it owed nothing
 };
@@ -79,18 +81,23 @@ class Fleet {
   void SetSpeed(std::size_t server, double speed) { servers_[server].speed = speed; }
   void SetFull(std::size_t server, bool full);
   void SetLeaving(std::size_t server, bool leaving);
+  bool MayDrain(std::size_t server) const;
   void AddNewcomers();
 
   // Figures.
   std::uint64_t Debt() const;
+  std::uint64_t Jobs() const;
+  /// Copies of shards on servers that are none of their sets.
+  std::uint64_t Undropped() const;
   std::uint64_t Lost() const;
   std::uint64_t ReplicasOn(std::size_t server) const;
   double FullnessOf(std::size_t server) const;
+  double MeanFullness() const;
   /// The fullest server's fullness over the mean's.
   double Imbalance() const;
   double HeartbeatsPerSecond() const;
-  /// Shards that have all their replicas on these servers.
-  std::uint64_t ShardsOnlyOn(const std::vector<bool>& servers) const;
+  /// The sets of servers that current replicas of a shard are on, each with the number of shards.
+  std::vector<std::pair<placement::ReplicaSet, std::uint64_t>> SetsInUse() const;
   const Totals& totals() const { return totals_; }
 
  private:
@@ -99,10 +106,16 @@ class Fleet {
     std::uint64_t used_bytes = 0;
     double speed = 1.0;
     int down = 0;
+    Time up_at{};            // since when it is up
     std::uint64_t life = 0;  // counts what ends copies: going down, being wiped
     std::uint64_t copying = 0;
     bool full = false;
     bool leaving = false;
+  };
+  struct Copy {
+    MemberIndex server;
+    bool whole = false;  // but for changes
+    bool operator==(MemberIndex other) const { return server == other; }
   };
   struct Host {
     std::unique_ptr<placement::Planner> planner;
@@ -126,6 +139,7 @@ class Fleet {
   void ReportAll(std::size_t host);
   placement::Member MemberOf(std::size_t server) const;
   void ForHostsOf(std::size_t server, Time detected, const std::function<void(std::size_t)>& what);
+  void Promote(std::size_t host, const Action& action);
   void FirstWrite(std::size_t host, ShardIndex shard);
   void Tick(std::size_t host);
   void TickAt(std::size_t host, Time at);
@@ -133,17 +147,18 @@ class Fleet {
   void StartCopy(std::size_t host, const Action& action);
   void Finish(std::size_t host, const Action& action, ActionResult result, Time retry = {});
   void NoteDebt(std::size_t host);
+  std::size_t Disturbed(std::size_t but) const;
   bool Up(std::size_t server) const { return servers_[server].down == 0; }
 
   FleetConfig config_;
   std::size_t present_servers_;
   Time now_{};
   std::uint64_t order_ = 0;
-  std::priority_queue<Event, std::vector<Event>, std::greater<>> events_;
+  std::vector<Event> events_;  // a heap
   std::vector<Server> servers_;
   std::vector<Host> hosts_;
   // Which servers have bytes of a host's shard, by host and shard: the planner may have forgotten.
-  std::vector<std::vector<std::vector<MemberIndex>>> kept_;
+  std::vector<std::vector<std::vector<Copy>>> kept_;
   Totals totals_;
   std::mt19937_64 random_;
 };
