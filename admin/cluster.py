@@ -157,11 +157,11 @@ def look(session: Session, named: list[Address]) -> View:
         raise FarswapError(f"no memory server answers: {first[0].address}: {first[0].problem}")
     progress = {one.address: Progress(time.monotonic()) for one in first if one.draining}
     if not progress:
-        return View(tuple(first), _volume_views(first), {})
+        return View(tuple(first), volume_views(first), {})
     drains = _note(progress, first, {})
     time.sleep(_RATE_OVER_S)
     last = members.describe_all(addresses, session.timeout_s)
-    return View(tuple(last), _volume_views(last), _note(progress, last, drains))
+    return View(tuple(last), volume_views(last), _note(progress, last, drains))
 
 
 def _note(
@@ -278,7 +278,8 @@ def _volume_row(volume: VolumeView) -> tuple[str, ...]:
     )
 
 
-def _volume_views(looked: Sequence[Member]) -> tuple[VolumeView, ...]:
+def volume_views(looked: Sequence[Member]) -> tuple[VolumeView, ...]:
+    """By host and device."""
     found: dict[tuple[str, str], list[pb.DescribeResponse.Volume]] = {}
     for member in looked:
         for volume in member.answer.volumes:

@@ -11,13 +11,13 @@ import functools
 import os
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
 from farswap.admin import output
 from farswap.common import cli, members
 from farswap.common.address import Address
-from farswap.common.errors import FarswapError, NotPossibleError, RemoteError
+from farswap.common.errors import FarswapError, NotPossibleError, RemoteError, UnreachableError
 from farswap.common.rpc_client import RpcClient
 from farswap.v1 import page_store_pb2 as pb
 from farswap.v1 import page_store_pb2_grpc
@@ -26,7 +26,7 @@ from farswap.v1 import server_admin_pb2 as server_pb
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
-    from farswap.admin.session import Session
+    from farswap.admin.session import ServerClient, Session
 
 _SERVERS = "FARSWAP_SERVERS"
 _ETCD = "FARSWAP_ETCD"
@@ -120,13 +120,21 @@ def _addresses(text: str | None) -> list[Address]:
 
 
 def find(session: Session, named: list[Address]) -> list[Address]:
-    """Page addresses: those that were named, or what the session's daemon knows."""
+    """Page addresses: those that were named, or what the session's daemon knows.
+
+    Without any, that is this machine's host daemon, or else its memory server.
+    """
     if named:
         return named
     if session.by_server:
         return known_to(session)
-    with session.host() as host:
-        used = [Address.parse(server.address) for server in host.status.servers]
+    try:
+        with session.host() as host:
+            used = [Address.parse(server.address) for server in host.status.servers]
+    except UnreachableError:
+        if session.by_host:
+            raise
+        return known_to(session)
     if not used:
         raise NotPossibleError("the host has no memory servers; name them by --servers or --etcd")
     return used
@@ -160,6 +168,42 @@ def describe_all(addresses: Sequence[Address], timeout_s: float) -> list[Member]
     """Asks all at once; in their order."""
     with ThreadPoolExecutor(max_workers=_AT_A_TIME) as threads:
         return list(threads.map(lambda address: _describe(address, timeout_s), addresses))
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """Of an administrative call of one server. `problem` is empty if it was done."""
+
+    member: Member
+    problem: str
+    answer: Any = None
+
+
+def call_each(
+    session: Session, called: Sequence[Member], call: Callable[[ServerClient], object]
+) -> list[Outcome]:
+    """Calls the admin services of all at once; in their order."""
+
+    def outcome(member: Member) -> Outcome:
+        try:
+            return Outcome(member, "", _call(session, member, call))
+        except FarswapError as error:
+            return Outcome(member, str(error).removeprefix(f"{member.address}: "))
+
+    with ThreadPoolExecutor(max_workers=_AT_A_TIME) as threads:
+        return list(threads.map(outcome, called))
+
+
+def _call(session: Session, member: Member, call: Callable[[ServerClient], object]) -> object:
+    if member.problem:
+        raise RemoteError(member.problem)
+    address = member.answer.admin_address
+    if not address:
+        raise NotPossibleError("its admin.listen is for its own machine only")
+    with session.server(address) as server:
+        if server.status().uuid != member.uuid:
+            raise RemoteError(f"{address} is the admin address of another server")
+        return call(server)
 
 
 def _describe(address: Address, timeout_s: float) -> Member:

@@ -75,6 +75,8 @@ def _plain_field(message: Message, name: str) -> object:
     if not field.is_repeated:
         if isinstance(value, Message):
             return plain(value)
+        if isinstance(value, bytes):
+            return value.hex()
         return value if not field.has_presence or message.HasField(name) else None
     if field.message_type is not None and field.message_type.name == "Counter":
         return {counter.name: counter.value for counter in value}

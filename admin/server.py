@@ -6,7 +6,7 @@ import json
 from typing import TYPE_CHECKING
 
 import click
-from farswap.admin import cluster, commands, drain_command, members, output, volume
+from farswap.admin import cluster, commands, drain_command, members, output, remove_command, volume
 from farswap.admin import drain as drains
 
 if TYPE_CHECKING:
@@ -59,6 +59,7 @@ def list_(session: Session, named: list[Address], output_format: str) -> None:
 
 command.add_command(drain_command.drain)
 command.add_command(drain_command.undrain)
+command.add_command(remove_command.remove)
 
 
 def _print(out: Console, status: pb.ServerStatus) -> None:

@@ -70,7 +70,7 @@ class Session:
     @contextlib.contextmanager
     def server(self, address: str | None = None) -> Iterator[ServerClient]:
         """The admin address, else --server, else $FARSWAP_SERVER, else the default."""
-        if self.host_option is not None:
+        if self.host_option is not None and address is None:
             raise click.UsageError("this command is for a memory server: use --server, not --host")
         with self._client(
             address or self.server_option, "FARSWAP_SERVER", SERVER_ADMIN, "farswap-server"
@@ -79,12 +79,16 @@ class Session:
             yield ServerClient(client, stub)
 
     @property
+    def by_host(self) -> bool:
+        """A host daemon was selected."""
+        return self.server_option is None and bool(
+            self.host_option or os.environ.get("FARSWAP_HOST")
+        )
+
+    @property
     def by_server(self) -> bool:
         """A memory server was selected, and no host daemon."""
-        hosts = (self.host_option, os.environ.get("FARSWAP_HOST"))
-        if self.server_option is None and any(hosts):
-            return False
-        return bool(self.server_option or os.environ.get("FARSWAP_SERVER"))
+        return not self.by_host and bool(self.server_option or os.environ.get("FARSWAP_SERVER"))
 
     def _client(
         self, option: str | None, variable: str, default: Address, program: str

@@ -80,6 +80,14 @@ class Address:
         except ValueError:
             return False
 
+    @property
+    def is_any(self) -> bool:
+        """Whether it stands for all addresses of this machine."""
+        try:
+            return ipaddress.ip_address(self.host).is_unspecified
+        except ValueError:
+            return False
+
     def with_port(self, port: int) -> Address:
         """The same host with another port, e.g. the real one in place of 0."""
         return Address(host=self.host, port=port)

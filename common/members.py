@@ -16,7 +16,7 @@ from farswap.common.etcd import Etcd
 
 _log = log.logger("members")
 
-_UUID = re.compile("[0-9a-f]{32}")
+UUID = re.compile("[0-9a-f]{32}")
 
 
 class _Record(msgspec.Struct, frozen=True):
@@ -52,7 +52,7 @@ def of_records(records: Mapping[str, bytes], prefix: str) -> list[Member]:
     for key, value in sorted(records.items()):
         uuid = key.removeprefix(prefix_of(prefix))
         try:
-            if not _UUID.fullmatch(uuid):
+            if not UUID.fullmatch(uuid):
                 raise ValueError("the key does not end with a uuid")  # noqa: TRY301
             record = msgspec.json.decode(value, type=_Record)
             address = Address.parse(record.address)

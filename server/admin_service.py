@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 from typing import TYPE_CHECKING, Any, TypeVar
 
+from farswap.common import members
 from farswap.common.errors import FarswapError, InvalidArgumentError, NotPossibleError
 from farswap.common.messages import of_record, take_fields
 from farswap.server.config import QUOTA_BYTES_MIN
@@ -20,7 +21,7 @@ if TYPE_CHECKING:
     import grpc.aio
     from farswap.common.address import Address
     from farswap.common.version import Identity
-    from farswap.native import PageServer, Volume
+    from farswap.native import PageServer, Volume, VolumePlacement
     from farswap.server.config import ServerConfig
     from farswap.server.registration import Registration
 
@@ -88,6 +89,15 @@ class ServerAdminService(server_admin_pb2_grpc.ServerAdminServicer):
             peers.etcd_problem = str(error)
         return peers
 
+    async def RemoveServer(  # noqa: N802
+        self, request: pb.RemoveServerRequest, context: _Context
+    ) -> pb.RemoveServerResponse:
+        """NotPossibleError if it is this server, or if the store cannot keep it."""
+        if not members.UUID.fullmatch(request.uuid):
+            raise InvalidArgumentError("a uuid has 32 hexadecimal digits")
+        await _try(self._pages.remove_server, uuid=bytes.fromhex(request.uuid))
+        return pb.RemoveServerResponse()
+
     async def DeleteVolume(  # noqa: N802
         self, request: pb.DeleteVolumeRequest, context: _Context
     ) -> pb.DeleteVolumeResponse:
@@ -154,7 +164,7 @@ class ServerAdminService(server_admin_pb2_grpc.ServerAdminServicer):
             owner_address=volume.owner.address,
             owner_live=volume.live,
             shards=shards,
-            placement=placement and of_record(page_store_pb2.VolumePlacement, placement),
+            placement=placement and _placement(placement),
         )
 
     def _count_shards(self, volume: Volume) -> int:
@@ -162,6 +172,11 @@ class ServerAdminService(server_admin_pb2_grpc.ServerAdminServicer):
             return self._pages.count_shards(volume.volume_id)
         except RuntimeError as error:
             raise NotPossibleError(f"failed to count shards: {error}") from error
+
+
+def _placement(placement: VolumePlacement) -> page_store_pb2.VolumePlacement:
+    away = [of_record(page_store_pb2.AwayServer, server) for server in placement.away]
+    return of_record(page_store_pb2.VolumePlacement, placement, away=away)
 
 
 async def _try(change: Callable[..., _T], **arguments: object) -> _T:

@@ -120,6 +120,7 @@ async def _start(
     )
     parts.push("admin", admin.stop)
     await admin.start()
+    pages.set_admin_address(_for_operators(admin.address, advertise))
     ready = {"pages": str(listen), "admin": str(admin.address)}
     if config.metrics.listen is not None:
         exposition = MetricsServer(metrics.registry(PagesMetrics(pages)))
@@ -137,6 +138,13 @@ def _registration(config: ServerConfig, pages: PageServer, advertise: Address) -
         version=release(),
     )
     return Registration(config.cluster, member)
+
+
+def _for_operators(admin: Address, advertise: Address) -> str:
+    """The admin address as other machines know it; empty if only this one can reach it."""
+    if admin.is_unix or (admin.is_local and not advertise.is_local):
+        return ""
+    return str(advertise.with_port(admin.port) if admin.is_any else admin)
 
 
 def _make_directory(path: Path) -> None:

@@ -107,6 +107,8 @@ def _of_identity(server: MemoryServer) -> Finding | None:
         remedy = "list each server once in cluster.servers"
     elif server.state == "clone":
         remedy = "give the copied server an empty store.path, or remove it from cluster.servers"
+    elif server.state == "removed":
+        remedy = "empty its store.path to use the server again, or stop it"
     else:
         return None
     return Finding("error", _SUBJECT, f"{server.address} is not used: {server.last_error}", remedy)

@@ -23,7 +23,11 @@ class ServerWatch:
 
     def look(self) -> None:
         """Logs each server whose state or losses have changed."""
-        for server in self._engine.servers():
+        servers = self._engine.servers()
+        for address in self._seen.keys() - {server.address for server in servers}:
+            del self._seen[address]
+            _log.info(f"{address} is not used any more: an operator removed it", server=address)
+        for server in servers:
             now = (server.state, server.lost_shards, server.unclean_restarts)
             before = self._seen.get(server.address, ("connecting", 0, 0))
             # The first attempts to connect are not reported.

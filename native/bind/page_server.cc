@@ -8,6 +8,7 @@
 
 #include <chrono>
 #include <cstdint>
+#include <cstring>
 #include <functional>
 #include <memory>
 #include <optional>
@@ -74,6 +75,13 @@ void SetDraining(store::PageServer& server, bool draining) {
   Call(&store::PageServer::SetDraining, &server, draining);
 }
 
+void RemoveServer(store::PageServer& server, nb::bytes uuid) {
+  store::Id id;
+  if (uuid.size() != id.size()) throw std::runtime_error("a uuid has 16 bytes");
+  std::memcpy(id.data(), uuid.data(), id.size());
+  Call(&store::PageServer::RemoveServer, &server, id);
+}
+
 store::VolumeInfo DeleteVolume(store::PageServer& server, const std::string& host_id,
                                const std::string& device, bool force) {
   return Call(&store::PageServer::DeleteVolume, &server, host_id, device, force);
@@ -103,6 +111,12 @@ const char* KindOf(const store::OwnerEvent& event) {
 }
 
 void BindVolumes(nb::module_& m) {
+  nb::class_<store::AwayServer>(m, "AwayServer", "A server that a host cannot reach.")
+      .def_prop_ro("uuid", [](const store::AwayServer& it) { return Bytes(it.uuid); })
+      .def_ro("address", &store::AwayServer::address)
+      .def_ro("shards", &store::AwayServer::shards, "With a replica there.")
+      .def_ro("last_shards", &store::AwayServer::last_shards,
+              "Of these, without a current replica elsewhere.");
   nb::class_<store::Owner>(m, "Owner", "A run of a host daemon that has a volume open.")
       .def_ro("host_name", &store::Owner::host_name)
       .def_ro("address", &store::Owner::address);
@@ -111,7 +125,8 @@ void BindVolumes(nb::module_& m) {
       .def_ro("replication_debt_shards", &store::VolumePlacement::debt)
       .def_ro("lost_shards", &store::VolumePlacement::lost)
       .def_ro("replica_copies", &store::VolumePlacement::copies)
-      .def_ro("replicas_here", &store::VolumePlacement::here);
+      .def_ro("replicas_here", &store::VolumePlacement::here)
+      .def_ro("away", &store::VolumePlacement::away);
   nb::class_<store::VolumeInfo>(m, "Volume", "A host's device on this server.")
       .def_ro("volume_id", &store::VolumeInfo::volume_id)
       .def_ro("host_id", &store::VolumeInfo::host_id)
@@ -182,6 +197,11 @@ void BindPageServer(nb::module_& m) {
       .def_ro_static("NO_QUOTA", &store::kNoQuota)
       .def("set_draining", &SetDraining, nb::arg("draining"),
            "Starts or ends a drain, on the disk first. RuntimeError if it cannot be written.")
+      .def("remove_server", &RemoveServer, nb::arg("uuid"),
+           "Tells hosts that another server's store never comes back, on the disk first. "
+           "RuntimeError if it is this one, or cannot be written.")
+      .def("set_admin_address", &store::PageServer::SetAdminAddress, nb::arg("address"),
+           "Of the admin service, for operators on other machines; empty: there is none.")
       .def(
           "stop",
           [](store::PageServer& server, std::uint32_t grace_ms) {

@@ -78,6 +78,13 @@ struct Member {
   }
 };
 
+/// A member that is away, and what the map has there.
+struct AwayMember {
+  MemberIndex member = 0;
+  std::uint32_t shards = 0;
+  std::uint32_t last_shards = 0;  // of these, without a current replica elsewhere
+};
+
 class Planner {
  public:
   explicit Planner(const PlannerConfig& config);
@@ -122,6 +129,8 @@ class Planner {
   std::uint32_t lost() const { return lost_; }
   /// Shards with two current replicas in one failure domain.
   std::uint32_t crowded() const { return crowded_; }
+  /// Reads the whole map if a member is away.
+  std::vector<AwayMember> Away() const;
   std::size_t jobs() const { return jobs_.size(); }
 
  private:

@@ -106,7 +106,10 @@ class Cluster::State final : public SessionPeers, private ShardServers, private 
     for (const std::string& address : addresses) {
       const std::size_t number = session_count_;
       if (stopping_ || number == kServersMax) break;
-      if (!members_.AddSession(address)) continue;
+      if (!members_.AddSession(address)) {
+        ListAgain(address);
+        continue;
+      }
       gate_.AddSession();
       const SessionConfig session{
           .number = number, .cluster = &config_, .host_name = HostName(), .session_nonce = nonce_};
@@ -115,6 +118,14 @@ class Cluster::State final : public SessionPeers, private ShardServers, private 
     }
     // All at once: the volume is opened when no server that is known by then names an owner.
     for (const auto& session : sessions().subspan(known)) session->Start();
+  }
+
+  /// A server of another store may have the address of a removed one.
+  void ListAgain(const std::string& address) {
+    for (std::size_t number = 0; number < sessions().size(); ++number) {
+      const bool forgotten = sessions()[number]->status().state == SessionState::kForgotten;
+      if (forgotten && members_.AddressOf(number) == address) sessions()[number]->OnListed();
+    }
   }
 
   /// AddServers() adds none from now on.
@@ -132,6 +143,11 @@ class Cluster::State final : public SessionPeers, private ShardServers, private 
   void OnMoved(std::size_t session) override { sessions_[session]->OnMoved(); }
   void OnStoreGone(std::size_t session, MemberIndex gone) override {
     lost_shards[session] += shards.OnStoreGone(gone);
+  }
+  void OnRemoved(const ServerId& uuid) override {
+    const MemberIndex member = members_.MemberOf(uuid);
+    const bool in_use = member != kNoMember && shards.status(member).here > 0;
+    if (const auto session = members_.Remove(uuid, in_use)) sessions_[*session]->OnRemoved();
   }
   void OnOpened(MemberIndex member, bool intact) override { shards.OnOpened(member, intact); }
   void OnAway(MemberIndex member) override { shards.OnAway(member); }
@@ -179,6 +195,7 @@ class Cluster::State final : public SessionPeers, private ShardServers, private 
       reports.push_back({member, session->report()});
       const auto id = std::bit_cast<std::array<std::uint64_t, 2>>(members_.UuidOf(member));
       reports.back().member.id = id[0] ^ id[1];
+      reports.back().member.leaving |= members_.IsRetired(member);
       reports.back().member.domain = members_.DomainNumberOf(member);
     }
     return reports;
@@ -301,6 +318,7 @@ std::vector<Cluster::ServerInfo> Cluster::Servers() const {
   std::vector<ServerInfo> servers;
   for (std::size_t i = 0; i < state_->sessions().size(); ++i) {
     const SessionStatus status = state_->sessions()[i]->status();
+    if (status.state == SessionState::kForgotten) continue;
     const bool known = status.member != kNoMember;
     servers.push_back({status, state_->members().AddressOf(i),
                        known ? state_->members().DomainOf(status.member) : "",

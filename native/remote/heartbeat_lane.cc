@@ -2,6 +2,7 @@
 
 #include "base/boot_clock.h"
 #include "base/check.h"
+#include "remote/open_volume.h"
 #include "remote/put_lane.h"
 
 namespace farswap::remote {
@@ -40,6 +41,17 @@ TimePoint HeartbeatLane::Service(TimePoint now) {
   sent->set_lost_shards(placement.lost);
   sent->set_replica_copies(static_cast<std::uint32_t>(placement.copies));
   sent->set_replicas_here(placement.here);
+  sent->clear_away();  // the stream reuses its request
+  for (const placement::AwayMember& member : placement.away) {
+    const auto session = members_->SessionOf(member.member);
+    if (!session) continue;
+    v1::AwayServer* const away = sent->add_away();
+    const ServerId uuid = members_->UuidOf(member.member);
+    away->set_uuid(uuid.data(), uuid.size());
+    away->set_address(members_->AddressOf(*session));
+    away->set_shards(member.shards);
+    away->set_last_shards(member.last_shards);
+  }
   stream_->Send();
   due_ = now + Interval();
   return due_;
@@ -49,6 +61,11 @@ std::optional<TimePoint> HeartbeatLane::SilentSince() const {
   const TimePoint heard_at = heard_at_;
   const bool silent = stream_ && Clock::now() - heard_at >= Interval() * UnansweredMax();
   return silent ? std::optional(heard_at) : std::nullopt;
+}
+
+std::vector<ServerId> HeartbeatLane::TakeRemoved() {
+  const std::lock_guard lock(removed_mutex_);
+  return std::exchange(removed_, {});
 }
 
 std::string HeartbeatLane::Detach() {
@@ -66,6 +83,15 @@ void HeartbeatLane::OnAnswer(const v1::SessionResponse& answer) {
   heard_at_ = Clock::now();
   stores_->NoteSpace(answer.capacity_bytes(), answer.used_bytes());
   stores_->NoteState(answer.state());
+  if (answer.removed_servers().empty()) return;
+  {
+    const std::lock_guard lock(removed_mutex_);
+    removed_.clear();
+    for (const std::string& bytes : answer.removed_servers()) {
+      if (const auto uuid = IdOf(bytes)) removed_.push_back(*uuid);
+    }
+  }
+  observer_->OnLaneWork();
 }
 
 }  // namespace farswap::remote

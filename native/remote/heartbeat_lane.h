@@ -1,6 +1,7 @@
 // Heartbeats of a volume's owner to one memory server: one request per fifth of the owner's lease,
 // or more where another replica takes over, from the session's thread, on a channel of its own,
-// where no backlog of puts delays it. Answers have the server's room and state.
+// where no backlog of puts delays it. Answers have the server's room and state, and the servers
+// that an operator removed.
 #pragma once
 
 #include <algorithm>
@@ -9,12 +10,15 @@
 #include <cstdint>
 #include <functional>
 #include <memory>
+#include <mutex>
 #include <optional>
 #include <string>
 #include <utility>
+#include <vector>
 
 #include "farswap/v1/page_store.grpc.pb.h"
 #include "remote/lane.h"
+#include "remote/members.h"
 #include "remote/placement_info.h"
 #include "remote/stream.h"
 
@@ -27,9 +31,11 @@ class HeartbeatLane final : public Stream<v1::SessionRequest, v1::SessionRespons
   /// Drops the connection of a server that is silent for `silence_max`, or for the owner's lease.
   /// `stores` gets the server's room and state, the server gets `placement`.
   HeartbeatLane(std::function<std::optional<std::chrono::milliseconds>()> silence_max,
-                std::function<PlacementInfo()> placement, PutLane* stores, LaneObserver* observer)
+                std::function<PlacementInfo()> placement, const Members* members, PutLane* stores,
+                LaneObserver* observer)
       : silence_max_(std::move(silence_max)),
         placement_(std::move(placement)),
+        members_(members),
         stores_(stores),
         observer_(observer) {}
 
@@ -40,6 +46,8 @@ class HeartbeatLane final : public Stream<v1::SessionRequest, v1::SessionRespons
   TimePoint Service(TimePoint now);
   /// Since when the server is silent; nothing: it is not.
   std::optional<TimePoint> SilentSince() const;
+  /// Stores that were removed, by the answers since the last call.
+  std::vector<ServerId> TakeRemoved();
   /// Drops the connection; returns why it was lost.
   std::string Detach();
 
@@ -61,6 +69,7 @@ class HeartbeatLane final : public Stream<v1::SessionRequest, v1::SessionRespons
 
   const std::function<std::optional<std::chrono::milliseconds>()> silence_max_;
   const std::function<PlacementInfo()> placement_;
+  const Members* const members_;
   PutLane* const stores_;
   LaneObserver* const observer_;
   std::unique_ptr<SessionStream> stream_;
@@ -69,6 +78,8 @@ class HeartbeatLane final : public Stream<v1::SessionRequest, v1::SessionRespons
   std::uint64_t sequence_ = 0;              // of the last request
   std::atomic<std::uint64_t> answered_{0};  // of the last answer
   std::atomic<TimePoint> heard_at_{};       // the last answer, or the opening
+  std::mutex removed_mutex_;                // a leaf
+  std::vector<ServerId> removed_;
 };
 
 }  // namespace farswap::remote

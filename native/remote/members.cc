@@ -38,6 +38,7 @@ Members::Answer Members::Claim(std::size_t session, const std::string& address,
                                const ServerId& uuid, const ServerId& run, TimePoint now) {
   const std::lock_guard lock(mutex_);
   if (sessions_[session].address != address) return {.standing = Standing::kStale};
+  if (removed_.contains(uuid)) return {.standing = Standing::kRemoved};
   const MemberIndex known = Find(uuid);
   if (known == kNoMember) {
     if (members_.size() == kMembersMax) return {.standing = Standing::kTooMany};
@@ -53,6 +54,33 @@ void Members::NoteSilent(std::size_t session, TimePoint now) {
   const std::lock_guard lock(mutex_);
   if (!std::exchange(sessions_[session].answering, false)) return;
   sessions_[session].silent_since = now;
+}
+
+std::optional<std::size_t> Members::Remove(const ServerId& uuid, bool in_use) {
+  const std::lock_guard lock(mutex_);
+  if (removed_.contains(uuid)) return std::nullopt;
+  const MemberIndex member = Find(uuid);
+  const std::uint16_t holder = member == kNoMember ? kNoSession : session_of_[member].load();
+  if (holder != kNoSession) {
+    Session& session = sessions_[holder];
+    bool& retired = members_[member].retired;
+    retired |= session.answering;
+    if (session.answering || (retired && in_use)) return std::nullopt;
+    session.member = kNoMember;
+    session_of_[member] = kNoSession;
+  }
+  removed_.insert(uuid);
+  return holder == kNoSession ? std::nullopt : std::optional<std::size_t>(holder);
+}
+
+bool Members::IsRetired(MemberIndex member) const {
+  const std::lock_guard lock(mutex_);
+  return members_[member].retired;
+}
+
+MemberIndex Members::MemberOf(const ServerId& uuid) const {
+  const std::lock_guard lock(mutex_);
+  return Find(uuid);
 }
 
 std::string Members::AddressOf(std::size_t session) const {

@@ -13,6 +13,10 @@
 //   session's                                                      names
 //                       that one answers, the run id differs       is refused: a cloned store
 //                       that one is silent                         exchanges addresses with it
+//   is removed                                                       is refused
+//
+// An operator removes a store that never comes back. One that answers is retired instead: it stays
+// until its shards have moved away.
 //
 // No I/O, no clock.
 #pragma once
@@ -24,6 +28,7 @@
 #include <cstdint>
 #include <mutex>
 #include <optional>
+#include <set>
 #include <string>
 #include <vector>
 
@@ -57,6 +62,7 @@ class Members {
     kSilent,     // `other` has it, and has been silent for less than move_wait
     kMoved,      // `other` now has this address, and this session has that of `other`
     kStale,      // the session has another address since
+    kRemoved,    // an operator removed the store
     kTooMany,    // no number left
   };
   struct Answer {
@@ -72,6 +78,14 @@ class Members {
                const ServerId& run, TimePoint now);
   /// The session has lost its connection.
   void NoteSilent(std::size_t session, TimePoint now);
+
+  /// An operator says that the store never comes back; `in_use`: shards have replicas there. The
+  /// session that has lost its member by this, if any.
+  std::optional<std::size_t> Remove(const ServerId& uuid, bool in_use);
+  /// An operator removed the member while it answered.
+  bool IsRetired(MemberIndex member) const;
+  /// kNoMember: never seen.
+  MemberIndex MemberOf(const ServerId& uuid) const;
 
   std::string AddressOf(std::size_t session) const;
   ServerId UuidOf(MemberIndex member) const;
@@ -95,6 +109,7 @@ class Members {
     ServerId uuid{};
     ServerId run{};
     std::size_t domain = 0;  // in domains_
+    bool retired = false;
     // Runs of copies of its store that were seen while it answered.
     std::vector<ServerId> clones{};
   };
@@ -117,6 +132,7 @@ class Members {
   std::vector<Member> members_;
   std::vector<Session> sessions_;
   std::vector<std::string> domains_;  // labels, by number
+  std::set<ServerId> removed_;
 };
 
 }  // namespace farswap::remote

@@ -3,6 +3,9 @@
 
 #include <cstddef>
 #include <cstdint>
+#include <vector>
+
+#include "placement/planner.h"
 
 namespace farswap::remote {
 
@@ -16,6 +19,7 @@ struct PlacementInfo {
   std::uint32_t here;              // replicas on the member that was asked for
   std::uint64_t repaired_objects;  // that a current replica lacked or had damaged
   std::uint64_t failed_repairs;    // of objects
+  std::vector<placement::AwayMember> away;
 };
 
 }  // namespace farswap::remote

@@ -31,6 +31,9 @@ constexpr milliseconds kLeaseSlack{20};
 // Free, for a replica of a shard to be made by the reserve of a full server: a shard, compressed.
 constexpr std::uint64_t kRepairRoomBytes = std::uint64_t{tier::kShardSlots} * tier::kPageBytes / 4;
 
+// At the address of a removed server, another store may answer one day.
+constexpr milliseconds kForgottenPause{60'000};
+
 // Lock order: a lane's lock, then mutex_, then the record's or the gate's.
 class ServerSession final : public Session, private LaneObserver, private rpc::Completion {
  public:
@@ -57,6 +60,8 @@ class ServerSession final : public Session, private LaneObserver, private rpc::C
   }
   void OnDecided() override { OnLaneWork(); }
   void OnMoved() override;
+  void OnRemoved() override;
+  void OnListed() override;
   void BeginStop() override;
   void Stop() override;
 
@@ -76,6 +81,7 @@ class ServerSession final : public Session, private LaneObserver, private rpc::C
   std::string Judge(const Connection& connection, const v1::OpenVolumeResponse& response);
   std::string Identify(const std::string& address, const v1::OpenVolumeResponse& response);
   void Rebind(const Members::Answer& answer);
+  void ForgetIfRemoved();
   std::string AwaitTurn(const v1::OpenVolumeResponse& response);
   std::string GiveUp();
   void NoteOpened(const v1::OpenVolumeResponse& response, const OpenedAt& at);
@@ -128,8 +134,9 @@ class ServerSession final : public Session, private LaneObserver, private rpc::C
   std::condition_variable changed_;
   bool work_ = false;
   bool stopping_ = false;
-  bool broken_ = false;  // the current connection
-  bool ended_ = false;   // fenced or permanently refused
+  bool broken_ = false;   // the current connection
+  bool removed_ = false;  // the member's store, by an operator
+  bool ended_ = false;    // fenced or permanently refused
   bool call_done_ = false;
   std::string refusal_;  // why the current connection is unusable
   std::optional<OpenedAt> opened_;
@@ -149,8 +156,8 @@ ServerSession::ServerSession(const SessionConfig& session_config, SessionPeers* 
                 cluster_.full_wait, this),
       discard_lane_(this),
       heartbeat_lane_([this] { return SilenceMax(); },
-                      [this] { return peers_->PlacementOn(connected_member_); }, &put_lane_, this) {
-}
+                      [this] { return peers_->PlacementOn(connected_member_); }, &peers->members(),
+                      &put_lane_, this) {}
 
 void ServerSession::Start() {
   thread_ = StartThread("fs-remote-" + std::to_string(config_.number), [this] { Run(); });
@@ -179,12 +186,15 @@ SessionStatus ServerSession::status() const {
 void ServerSession::Run() {
   Backoff backoff(static_cast<std::uint32_t>(config_.number + 1));
   for (;;) {
+    ForgetIfRemoved();
     const TimePoint began = Clock::now();
     pause_ = milliseconds(0);
     NoteDisconnected(ServeOneConnection());
+    if (record_.state() == SessionState::kForgotten) pause_ = kForgottenPause;
     // No quick retry after a connection that failed at once.
     if (Clock::now() - began >= Backoff::kMax) backoff.Reset();
-    WaitUntil(Clock::now() + std::max(pause_, backoff.Next()), [this] { return ended_; });
+    WaitUntil(Clock::now() + std::max(pause_, backoff.Next()),
+              [this] { return ended_ || removed_; });
     const std::lock_guard lock(mutex_);
     if (stopping_ || ended_) break;
   }
@@ -318,6 +328,10 @@ std::string ServerSession::Identify(const std::string& address,
       pause_ = milliseconds(0);
       peers_->OnMoved(answer.other);
       return record_.Refuse(record_.Disconnected(), same + ", which no longer answers there");
+    case Standing::kRemoved:
+      return record_.Refuse(
+          SessionState::kRemoved,
+          address + " has a store that an operator removed (uuid " + Hex(*uuid) + ")");
     case Standing::kStale:
       break;
     case Standing::kTooMany:
@@ -335,6 +349,15 @@ void ServerSession::Rebind(const Members::Answer& answer) {
   discard_lane_.Clear();
   member_ = answer.member;
   run_.reset();
+}
+
+void ServerSession::ForgetIfRemoved() {
+  {
+    const std::lock_guard lock(mutex_);
+    if (!std::exchange(removed_, false)) return;
+  }
+  Rebind({.gone = member_});
+  record_.NoteForgotten();
 }
 
 // Waits until the next attempt; then empty, else why this connection is unusable.
@@ -446,6 +469,7 @@ void ServerSession::NoteDisconnected(const std::string& problem) {
 }
 
 TimePoint ServerSession::ServiceLanes() {
+  for (const ServerId& uuid : heartbeat_lane_.TakeRemoved()) peers_->OnRemoved(uuid);
   const TimePoint now = Clock::now();
   return std::min({get_lane_.Service(now), put_lane_.Service(now), discard_lane_.Service(now),
                    heartbeat_lane_.Service(now)});
@@ -516,6 +540,21 @@ void ServerSession::OnMoved() {
   const std::lock_guard lock(mutex_);
   broken_ = true;
   refusal_ = "the server has another address now";
+  changed_.notify_all();
+}
+
+void ServerSession::OnRemoved() {
+  const std::lock_guard lock(mutex_);
+  removed_ = broken_ = true;
+  refusal_ = "an operator removed the server";
+  changed_.notify_all();
+}
+
+void ServerSession::OnListed() {
+  record_.NoteListed();
+  const std::lock_guard lock(mutex_);
+  broken_ = true;
+  refusal_ = "listed again";
   changed_.notify_all();
 }
 

@@ -52,6 +52,8 @@ class SessionPeers {
   virtual void OnMoved(std::size_t session) = 0;
   /// The store of the session's former member is gone, with its objects.
   virtual void OnStoreGone(std::size_t session, MemberIndex gone) = 0;
+  /// An operator says that the store never comes back.
+  virtual void OnRemoved(const ServerId& uuid) = 0;
   /// The volume is open at the member, or the member answers again. `intact`: all that it
   /// acknowledged is still there.
   virtual void OnOpened(MemberIndex member, bool intact) = 0;
@@ -79,6 +81,10 @@ class Session : public Target {
 
   virtual void OnDecided() = 0;
   virtual void OnMoved() = 0;
+  /// An operator removed the store of its member, which is silent.
+  virtual void OnRemoved() = 0;
+  /// A list of servers has the address again.
+  virtual void OnListed() = 0;
 
   /// Call it before Stop(), to stop several sessions in parallel.
   virtual void BeginStop() = 0;

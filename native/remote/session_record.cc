@@ -1,6 +1,7 @@
 #include "remote/session_record.h"
 
 #include <chrono>
+#include <utility>
 
 #include "farswap/v1/page_store.pb.h"
 
@@ -24,6 +25,10 @@ const char* NameOf(SessionState state) {
       return "duplicate";
     case SessionState::kClone:
       return "clone";
+    case SessionState::kRemoved:
+      return "removed";
+    case SessionState::kForgotten:
+      return "forgotten";
   }
   return "";
 }
@@ -60,7 +65,9 @@ bool SessionRecord::ever_connected() const {
 }
 
 SessionState SessionRecord::Disconnected() const {
-  return ever_connected() ? SessionState::kAway : SessionState::kConnecting;
+  const std::lock_guard lock(mutex_);
+  if (forgotten_) return SessionState::kForgotten;
+  return connections_ > 0 ? SessionState::kAway : SessionState::kConnecting;
 }
 
 void SessionRecord::SetState(SessionState state) {
@@ -84,8 +91,22 @@ void SessionRecord::NoteOpened(MemberIndex member, std::uint64_t epoch, bool unc
   if (unclean) ++unclean_restarts_;
   epoch_ = epoch;
   ++connections_;
+  forgotten_ = false;
   last_member_ = member;
   state_ = SessionState::kActive;
+}
+
+void SessionRecord::NoteForgotten() {
+  const std::lock_guard lock(mutex_);
+  forgotten_ = true;
+  state_ = SessionState::kForgotten;
+  last_member_ = kNoMember;
+  connections_ = 0;
+}
+
+void SessionRecord::NoteListed() {
+  const std::lock_guard lock(mutex_);
+  if (std::exchange(forgotten_, false)) state_ = SessionState::kConnecting;
 }
 
 void SessionRecord::NoteDetached(TimePoint now) {

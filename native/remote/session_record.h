@@ -24,6 +24,8 @@ enum class SessionState : std::uint8_t {
   kFenced,       // another host took over the volume; permanent
   kDuplicate,    // the same server is used at another address
   kClone,        // a server with the same store is used at another address
+  kRemoved,      // an operator removed the store; the server answers
+  kForgotten,    // the same; it is silent
 };
 
 /// For operators.
@@ -63,6 +65,10 @@ class SessionRecord {
   void NoteOwner(const v1::OpenVolumeResponse& response);
   /// `unclean`: the server restarted, and acknowledged objects may be missing.
   void NoteOpened(MemberIndex member, std::uint64_t epoch, bool unclean);
+  /// An operator removed the server, which is silent: operators need not see it.
+  void NoteForgotten();
+  /// A list of servers has the address again.
+  void NoteListed();
   void NoteDetached(TimePoint now);
   /// The connection has ended, or was never made.
   void NoteDisconnected(const std::string& why);
@@ -80,6 +86,7 @@ class SessionRecord {
   std::string owner_address_;
   std::uint64_t epoch_ = 0;
   std::uint64_t connections_ = 0;
+  bool forgotten_ = false;
   std::uint64_t unclean_restarts_ = 0;
   std::string last_error_;
   TimePoint disconnected_at_;

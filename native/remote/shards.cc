@@ -182,7 +182,8 @@ PlacementInfo Shards::status(MemberIndex member) const {
           .copies = planner_.jobs(),
           .here = planner_.ReplicasOn(member),
           .repaired_objects = repaired_objects_,
-          .failed_repairs = failed_repairs_};
+          .failed_repairs = failed_repairs_,
+          .away = away_};
 }
 
 // --- The planner's thread -----------------------------------------------------------------------
@@ -202,6 +203,10 @@ void Shards::Run() {
     EndWork(now);
     EndSettled(now);
     planner_.Tick(now, &actions);
+    if (now >= away_at_) {
+      away_ = planner_.Away();
+      away_at_ = now + kReportEvery;
+    }
     for (const Action& action : actions) Begin(action);
     actions.clear();
     BeginRepair(now);

@@ -149,6 +149,8 @@ class Shards final : public PutObserver, private ShardCopier::Owner {
   placement::Time repair_at_{};
   std::uint64_t repaired_objects_ = 0;
   std::uint64_t failed_repairs_ = 0;
+  std::vector<placement::AwayMember> away_;  // as it was a moment ago
+  placement::Time away_at_{};                // the next look
   bool wake_ = false;
   bool stopping_ = false;
   ShardCopier copier_;

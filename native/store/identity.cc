@@ -1,6 +1,7 @@
 #include "store/identity.h"
 
 #include <algorithm>
+#include <cstring>
 #include <fstream>
 #include <random>
 
@@ -9,6 +10,7 @@ namespace {
 
 constexpr char kStoreTag = 'f';
 constexpr char kDrainTag = 's';
+constexpr char kRemovedTag = 'r';
 
 Id NewId() {
   std::random_device source;
@@ -19,6 +21,18 @@ Id NewId() {
 
 rocksdb::Status Read(Rocks* rocks, char tag, std::string* value) {
   return rocks->db->Get({}, rocks->volumes, rocksdb::Slice(&tag, 1), value);
+}
+
+std::string EncodeIds(const std::vector<Id>& ids) {
+  std::string value;
+  for (const Id& id : ids) value.append(id.begin(), id.end());
+  return value;
+}
+
+std::vector<Id> DecodeIds(const std::string& value) {
+  std::vector<Id> ids(value.size() / kIdBytes);
+  std::memcpy(ids.data(), value.data(), ids.size() * kIdBytes);
+  return ids;
 }
 
 // Empty if unreadable, which equals no other boot.
@@ -39,6 +53,9 @@ Result<Identity> Identity::Load(Rocks* rocks, const std::string& boot_id_path) {
   const rocksdb::Status drain = Read(rocks, kDrainTag, &value);
   if (!drain.ok() && !drain.IsNotFound()) return Error{drain.ToString()};
   identity.draining_ = drain.ok();
+  const rocksdb::Status removed = Read(rocks, kRemovedTag, &value);
+  if (!removed.ok() && !removed.IsNotFound()) return Error{removed.ToString()};
+  if (removed.ok()) identity.removed_ = DecodeIds(value);
   const rocksdb::Status status = Read(rocks, kStoreTag, &value);
   if (status.IsNotFound()) {
     identity.record_.uuid = NewId();
@@ -64,6 +81,7 @@ void Identity::Add(Rocks* rocks, rocksdb::WriteBatch* batch, bool closed) {
   } else {
     batch->Delete(rocks->volumes, drain);
   }
+  batch->Put(rocks->volumes, rocksdb::Slice(&kRemovedTag, 1), EncodeIds(removed_));
 }
 
 }  // namespace farswap::store

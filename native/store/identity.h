@@ -1,4 +1,5 @@
-// Identity of a store, whether it has all pages that it acknowledged, and whether it is draining.
+// Identity of a store, whether it has all pages that it acknowledged, whether it is draining, and
+// which other stores an operator removed.
 //
 // Pages are written without fsync, so a crash of the machine may lose some. The store has the id of
 // the boot in which it was last open, and whether it was then closed, with all data synced. After
@@ -6,6 +7,8 @@
 #pragma once
 
 #include <string>
+#include <utility>
+#include <vector>
 
 #include "base/result.h"
 #include "store/record.h"
@@ -27,6 +30,9 @@ class Identity {
   /// Whether hosts are to move their shards to other servers. The caller writes a change by Add().
   bool draining() const { return draining_; }
   void SetDraining(bool draining) { draining_ = draining; }
+  /// Other stores that never come back, the oldest removal first. The caller writes a change.
+  const std::vector<Id>& removed() const { return removed_; }
+  void SetRemoved(std::vector<Id> removed) { removed_ = std::move(removed); }
 
   /// Adds the records of the store to the batch. `closed`: all pages are synced.
   void Add(Rocks* rocks, rocksdb::WriteBatch* batch, bool closed);
@@ -36,6 +42,7 @@ class Identity {
   Id run_id_{};
   bool intact_ = true;
   bool draining_ = false;
+  std::vector<Id> removed_;
 };
 
 }  // namespace farswap::store

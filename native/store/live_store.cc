@@ -8,6 +8,8 @@ namespace {
 
 // RocksDB delays stores from 20 files on.
 constexpr std::uint64_t kLevel0FilesMax = 12;
+// Each heartbeat's answer has them all.
+constexpr std::size_t kRemovedMax = 64;
 
 }  // namespace
 
@@ -57,6 +59,7 @@ Outcome LiveStore::Load() {
   if (!loaded.ok()) return loaded.error();
   identity = std::move(loaded.value());
   draining = identity->draining();
+  SetRemoved(identity->removed());
   return LoadVolumes();
 }
 
@@ -155,18 +158,47 @@ void LiveStore::OpenForWriting() {
 
 Outcome LiveStore::SetDraining(bool wanted) {
   const std::shared_lock lock(exchange);
-  const std::lock_guard serial(drain_mutex);
+  const std::lock_guard serial(identity_mutex);
   const bool before = identity->draining();
   if (wanted == before) return std::monostate{};
   identity->SetDraining(wanted);
-  rocksdb::WriteBatch batch;
-  identity->Add(rocks.get(), &batch, /*closed=*/false);
-  if (const rocksdb::Status status = rocks->WriteSynced(&batch); !status.ok()) {
+  if (Outcome written = WriteIdentity(); !written.ok()) {
     identity->SetDraining(before);
-    return Error{"store " + config.path + ": " + status.ToString()};
+    return written;
   }
   draining = wanted;
   return std::monostate{};
+}
+
+Outcome LiveStore::RemoveServer(const Id& uuid) {
+  const std::shared_lock lock(exchange);
+  const std::lock_guard serial(identity_mutex);
+  if (uuid == identity->uuid()) return Error{"a server cannot remove itself"};
+  const std::vector<Id> before = identity->removed();
+  std::vector<Id> after = before;
+  std::erase(after, uuid);
+  if (after.size() == kRemovedMax) after.erase(after.begin());
+  after.push_back(uuid);
+  identity->SetRemoved(after);
+  if (Outcome written = WriteIdentity(); !written.ok()) {
+    identity->SetRemoved(before);
+    return written;
+  }
+  SetRemoved(std::move(after));
+  return std::monostate{};
+}
+
+Outcome LiveStore::WriteIdentity() {
+  rocksdb::WriteBatch batch;
+  identity->Add(rocks.get(), &batch, /*closed=*/false);
+  const rocksdb::Status status = rocks->WriteSynced(&batch);
+  if (!status.ok()) return Error{"store " + config.path + ": " + status.ToString()};
+  return std::monostate{};
+}
+
+void LiveStore::SetRemoved(std::vector<Id> uuids) {
+  const std::lock_guard lock(removed_mutex);
+  removed = std::move(uuids);
 }
 
 }  // namespace farswap::store

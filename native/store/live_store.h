@@ -11,6 +11,7 @@
 #include <optional>
 #include <shared_mutex>
 #include <string>
+#include <vector>
 
 #include "store/disk_guard.h"
 #include "store/garbage_collector.h"
@@ -37,6 +38,7 @@ struct LiveStore {
   Outcome Open();
   /// See PageStore.
   Outcome SetDraining(bool wanted);
+  Outcome RemoveServer(const Id& uuid);
 
   /// Call it with `exchange` held.
   bool AcceptsPages() const { return !rocks->error->is_set() && room.has_room(); }
@@ -54,8 +56,10 @@ struct LiveStore {
   mutable std::shared_mutex exchange;
   std::unique_ptr<Rocks> rocks;  // outlives the members below
   std::optional<Identity> identity;
-  std::mutex drain_mutex;             // serializes SetDraining(); after `exchange`
+  std::mutex identity_mutex;          // serializes changes of the identity; after `exchange`
   std::atomic<bool> draining{false};  // identity->draining(), once it is on the disk
+  mutable std::mutex removed_mutex;   // a leaf; guards the next
+  std::vector<Id> removed;            // identity->removed(), once it is on the disk
   std::unique_ptr<VolumeTable> volumes;
   std::unique_ptr<GarbageCollector> garbage_collector;  // none while the store is read-only
   std::optional<DiskGuard> disk_guard;
@@ -65,6 +69,8 @@ struct LiveStore {
   Outcome LoadVolumes();
   Outcome MarkOpen(VolumeTable* table);
   void Close();
+  Outcome WriteIdentity();
+  void SetRemoved(std::vector<Id> uuids);
 
   RocksConfig rocks_config() { return {config.path, config.block_cache_bytes, &room, files}; }
   Room::CompactionNeeds CompactionNeeds();

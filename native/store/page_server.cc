@@ -116,6 +116,16 @@ Outcome PageServer::SetDraining(bool draining) {
   return impl_->store ? impl_->store->SetDraining(draining) : Outcome(Error{kStopped});
 }
 
+Outcome PageServer::RemoveServer(const Id& uuid) {
+  std::shared_lock lock(impl_->mutex);
+  return impl_->store ? impl_->store->RemoveServer(uuid) : Outcome(Error{kStopped});
+}
+
+void PageServer::SetAdminAddress(const std::string& address) {
+  std::shared_lock lock(impl_->mutex);
+  if (impl_->service) impl_->service->SetAdminAddress(address);
+}
+
 Result<VolumeInfo> PageServer::DeleteVolume(const std::string& host_id, const std::string& device,
                                             bool force) {
   std::shared_lock lock(impl_->mutex);

@@ -43,12 +43,15 @@ class PageServer {
   Result<std::uint64_t> CountShards(std::uint64_t volume_id) const;
   /// See PageStore.
   Outcome SetDraining(bool draining);
+  Outcome RemoveServer(const Id& uuid);
   Result<VolumeInfo> DeleteVolume(const std::string& host_id, const std::string& device,
                                   bool force);
   Outcome SetQuota(const std::string& host_id, const std::string& device,
                    std::optional<std::uint64_t> quota_bytes);
   /// After Stop(), this and Volumes() return their last values.
   std::vector<std::pair<std::string, std::uint64_t>> Stats() const;
+  /// Address of the admin service, for Describe.
+  void SetAdminAddress(const std::string& address);
   /// Deletes volumes of hosts that are silent for too long; returns changes of owners since the
   /// last call. Call it every few seconds.
   std::vector<OwnerEvent> WatchOwners();

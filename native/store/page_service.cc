@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <array>
 #include <charconv>
+#include <cstring>
 #include <mutex>
 #include <string>
 #include <utility>
@@ -16,6 +17,7 @@ namespace {
 
 // Concurrent puts, which mostly wait for RocksDB.
 constexpr std::size_t kPutThreads = 4;
+constexpr std::size_t kAwayMax = 256;  // servers of a heartbeat: the sessions of a host
 
 grpc::Status RefusedOpen(const OpenedVolume& opened) {
   switch (opened.status) {
@@ -66,11 +68,20 @@ std::string ReadablePeer(const std::string& peer) {
 }
 
 VolumePlacement ReadPlacement(const v1::VolumePlacement& sent) {
-  return {.replicas = sent.replicas_wanted(),
-          .debt = sent.replication_debt_shards(),
-          .lost = sent.lost_shards(),
-          .copies = sent.replica_copies(),
-          .here = sent.replicas_here()};
+  VolumePlacement read{.replicas = sent.replicas_wanted(),
+                       .debt = sent.replication_debt_shards(),
+                       .lost = sent.lost_shards(),
+                       .copies = sent.replica_copies(),
+                       .here = sent.replicas_here()};
+  for (const v1::AwayServer& server : sent.away()) {
+    if (read.away.size() == kAwayMax || server.uuid().size() != kIdBytes) continue;
+    AwayServer& away = read.away.emplace_back();
+    std::memcpy(away.uuid.data(), server.uuid().data(), kIdBytes);
+    away.address = server.address().substr(0, kNameBytesMax);
+    away.shards = server.shards();
+    away.last_shards = server.last_shards();
+  }
+  return read;
 }
 
 void CopyPlacement(const VolumePlacement& placement, v1::VolumePlacement* sent) {
@@ -79,6 +90,13 @@ void CopyPlacement(const VolumePlacement& placement, v1::VolumePlacement* sent) 
   sent->set_lost_shards(placement.lost);
   sent->set_replica_copies(placement.copies);
   sent->set_replicas_here(placement.here);
+  for (const AwayServer& server : placement.away) {
+    v1::AwayServer* const away = sent->add_away();
+    away->set_uuid(Bytes(server.uuid));
+    away->set_address(server.address);
+    away->set_shards(server.shards);
+    away->set_last_shards(server.last_shards);
+  }
 }
 
 void CopyVolume(const VolumeInfo& info, const std::vector<std::uint64_t>& shards,
@@ -154,6 +172,11 @@ void PageService::Drain() {
   ticker_.reset();
   std::unique_lock lock(mutex_);
   drained_.wait(lock, [this] { return calls_ == 0; });
+}
+
+void PageService::SetAdminAddress(const std::string& address) {
+  const std::lock_guard lock(mutex_);
+  admin_address_ = address;
 }
 
 // --- Answers ------------------------------------------------------------------------------------
@@ -257,6 +280,10 @@ grpc::Status PageService::AnswerDescribe(const grpc::ServerContext& /*context*/,
   response->set_state(State(0));
   response->set_capacity_bytes(store_->capacity_bytes());
   response->set_used_bytes(store_->used_bytes());
+  {
+    const std::lock_guard lock(mutex_);
+    response->set_admin_address(admin_address_);
+  }
   std::vector<VolumeInfo> volumes = store_->Volumes();
   std::ranges::sort(volumes, {}, &VolumeInfo::volume_id);
   for (const VolumeInfo& info : volumes) {
@@ -285,6 +312,7 @@ CallStatus PageService::AnswerSession(const v1::SessionRequest& request,
   response->set_capacity_bytes(store_->capacity_bytes());
   response->set_used_bytes(store_->used_bytes());
   response->set_state(State(request.volume_id()));
+  for (const Id& uuid : store_->removed_servers()) response->add_removed_servers(Bytes(uuid));
   return status;
 }
 

@@ -47,6 +47,8 @@ class PageService {
   void Register(grpc::ServerBuilder* builder);
   /// Call it after the server is built.
   void Start();
+  /// Of the server, for Describe.
+  void SetAdminAddress(const std::string& address);
   /// Ends idle streams and copies at once, and other streams after their request.
   void StopStreams();
   /// Call it after the server's Shutdown(). Returns when no call is left.
@@ -119,6 +121,7 @@ class PageService {
   std::unordered_map<grpc::ServerContext*, Phase> streams_;
   std::size_t calls_ = 0;  // live objects, including those that wait for a call
   bool stopping_ = false;
+  std::string admin_address_;
 };
 
 }  // namespace farswap::store

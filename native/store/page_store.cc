@@ -330,6 +330,13 @@ Result<std::vector<std::uint64_t>> PageStore::ShardsOf(std::uint64_t volume_id) 
 
 Outcome PageStore::SetDraining(bool draining) { return impl_->SetDraining(draining); }
 
+Outcome PageStore::RemoveServer(const Id& uuid) { return impl_->RemoveServer(uuid); }
+
+std::vector<Id> PageStore::removed_servers() const {
+  const std::lock_guard lock(impl_->removed_mutex);
+  return impl_->removed;
+}
+
 const Id& PageStore::uuid() const { return impl_->identity->uuid(); }
 const Id& PageStore::run_id() const { return impl_->identity->run_id(); }
 

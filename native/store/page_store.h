@@ -128,6 +128,9 @@ class PageStore {
   /// Starts or ends a drain: hosts learn it from state(), and move their shards to other servers.
   /// It is on the disk (fsync) before it takes effect. No change if it cannot be written.
   Outcome SetDraining(bool draining);
+  /// Tells hosts that another server's store never comes back, as above. The newest 64 are kept.
+  Outcome RemoveServer(const Id& uuid);
+  std::vector<Id> removed_servers() const;
 
   const Id& uuid() const;
   const Id& run_id() const;

@@ -108,6 +108,14 @@ struct OpenRequest {
   bool take_over = false;
 };
 
+/// A server that a host cannot reach, and still counts on.
+struct AwayServer {
+  Id uuid{};
+  std::string address;
+  std::uint32_t shards = 0;
+  std::uint32_t last_shards = 0;  // of these, without a current replica elsewhere
+};
+
 /// How the host places the volume's shards.
 struct VolumePlacement {
   std::uint32_t replicas = 0;  // wanted of each
@@ -115,6 +123,7 @@ struct VolumePlacement {
   std::uint32_t lost = 0;      // shards whose last current replica was on a store that is gone
   std::uint32_t copies = 0;    // replicas being made
   std::uint32_t here = 0;      // replicas on this server
+  std::vector<AwayServer> away{};
 };
 
 /// A heartbeat of a volume's owner.

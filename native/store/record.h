@@ -15,6 +15,7 @@
 //                                           u8 length and id of the boot that last wrote to it,
 //                                           u8 whether it was closed since
 //   "s"                                  -> empty; exists while the server is draining
+//   "r"                                  -> 16 bytes uuid of each other store that was removed
 //   "d" u8 host length, host, device     -> u64 epoch, u8 n, n retired incarnations of 16 bytes,
 //                                           oldest first
 //   "q" u8 host length, host, device     -> u64 quota in bytes, all ones: none; without a record

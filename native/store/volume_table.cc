@@ -188,7 +188,9 @@ OpenedVolume VolumeTable::Open(const OpenRequest& request) {
     if (decision != OpenDecision::kSame) {
       device.current->heard_boot_ms = 0;  // another process, maybe on another machine
     }
-    device.current->Hear(clock_->Now(), {.boot_ms = request.boot_ms});
+    Heartbeat opening;
+    opening.boot_ms = request.boot_ms;
+    device.current->Hear(clock_->Now(), opening);
     devices_[name] = std::move(device);
   }
   return opened;

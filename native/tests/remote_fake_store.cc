@@ -138,6 +138,7 @@ grpc::Status FakeStore::Session(
       response.set_capacity_bytes(script_.capacity_bytes);
       response.set_used_bytes(script_.used_bytes);
       response.set_state(script_.state);
+      response.mutable_removed_servers()->Assign(script_.removed.begin(), script_.removed.end());
       if (response.status() == v1::CALL_STATUS_OK) {
         alive_until_ = steady_clock::now() + script_.lease;
       }

@@ -45,6 +45,7 @@ class FakeStore final : private v1::PageStore::Service {
     v1::ServerState state = v1::SERVER_STATE_ACTIVE;
     std::string uuid = NewId();
     std::string failure_domain;
+    std::vector<std::string> removed;     // uuids of other stores that an operator removed
     std::uint32_t put_objects_max = 256;  // what OpenVolume says
     std::uint32_t protocol = 2;           // the only version that it speaks
     std::uint64_t capacity_bytes = std::uint64_t{1} << 30;

@@ -4,6 +4,7 @@
 #include <chrono>
 #include <memory>
 #include <string>
+#include <vector>
 
 #include "remote/cluster.h"
 #include "remote_borrowers.h"
@@ -154,6 +155,69 @@ TEST_F(IdentityTest, ServerWithoutIdentityIsNotUsed) {
   EXPECT_TRUE(Eventually(
       [&] { return cluster->Servers()[0].last_error.find("no identity") != std::string::npos; }));
   EXPECT_FALSE(cluster->Writable());
+}
+
+class RemovalTest : public IdentityTest {
+ protected:
+  void SayRemoved() {
+    std::string uuid;
+    store_.Tell([&](FakeStore::Script* script) { uuid = script->uuid; });
+    other_.Tell([&](FakeStore::Script* script) { script->removed = {uuid}; });
+  }
+
+  // Both connected, the shard placed on store_ alone.
+  std::unique_ptr<Cluster> PlaceOnFirst() {
+    other_.Tell([](FakeStore::Script* script) { script->state = v1::SERVER_STATE_DRAINING; });
+    ClusterConfig config = TestConfig({store_.address(), other_.address()});
+    config.outage_wait = milliseconds(50);
+    auto cluster = NewCluster(config);
+    EXPECT_TRUE(Connected(*cluster, 0) && Connected(*cluster, 1));
+    EXPECT_TRUE(Eventually([&] { return PutOne(*cluster, 0, 1) == PutResult::kAcked; }));
+    EXPECT_EQ(ServerOf(*cluster, 0), store_.address());
+    other_.Tell([](FakeStore::Script* script) { script->state = v1::SERVER_STATE_ACTIVE; });
+    return cluster;
+  }
+};
+
+TEST_F(RemovalTest, RemovedServerThatIsSilentIsForgottenWithItsShards) {
+  const auto cluster = PlaceOnFirst();
+  store_.Stop();
+  ASSERT_TRUE(Eventually([&] {
+    const PlacementInfo placement = cluster->Placement();
+    return placement.away.size() == 1 && placement.away[0].last_shards == 1;
+  }));
+  EXPECT_EQ(cluster->Placement().away[0].shards, 1u);
+  SayRemoved();
+  ASSERT_TRUE(Eventually([&] { return cluster->Servers().size() == 1; }));
+  EXPECT_EQ(cluster->Servers()[0].address, other_.address());
+  ASSERT_TRUE(Eventually([&] { return cluster->Placement().lost == 1; }));
+  ASSERT_TRUE(Eventually([&] { return cluster->Placement().away.empty(); }));
+  EXPECT_EQ(GetOne(*cluster, 0), GetResult::kNotFound);
+  EXPECT_EQ(PutOne(*cluster, 1, 2), PutResult::kAcked);
+  EXPECT_EQ(ServerOf(*cluster, 0), other_.address());
+}
+
+TEST_F(RemovalTest, RemovedServerThatIsListedAgainIsRefusedAndAnotherStoreThereIsUsed) {
+  const auto cluster = PlaceOnFirst();
+  store_.Stop();
+  SayRemoved();
+  ASSERT_TRUE(Eventually([&] { return cluster->Servers().size() == 1; }));
+  store_.Start();
+  cluster->AddServers(std::vector<std::string>{store_.address()});
+  ASSERT_TRUE(Reaches(*cluster, "removed", 0));
+  store_.Tell([](FakeStore::Script* script) { script->uuid = "another uuid 16B"; });
+  EXPECT_TRUE(Reaches(*cluster, "active", 0));
+}
+
+TEST_F(RemovalTest, RemovedServerThatAnswersKeepsItsPagesUntilTheyHaveMoved) {
+  const auto cluster = PlaceOnFirst();
+  SayRemoved();
+  ASSERT_TRUE(Eventually([&] { return ServerOf(*cluster, 0) == other_.address(); }));
+  EXPECT_EQ(cluster->Placement().lost, 0u);
+  EXPECT_TRUE(NameOf(cluster->Servers()[0].state) == std::string("active"));
+  store_.Stop();
+  EXPECT_TRUE(Eventually([&] { return cluster->Servers().size() == 1; }));
+  EXPECT_EQ(cluster->Placement().lost, 0u);
 }
 
 }  // namespace

@@ -198,6 +198,21 @@ TEST_F(PageStoreTest, ADrainSurvivesReopensUntilItIsEnded) {
   }
 }
 
+TEST_F(PageStoreTest, RemovedServersAreKeptOverReopensAndTheOldestIsForgotten) {
+  OpenedStore opened(directory_.Path("s"));
+  EXPECT_FALSE(opened.store->RemoveServer(opened.store->uuid()).ok());
+  std::vector<Id> wanted;
+  for (std::uint8_t number = 0; number < 65; ++number) {
+    const Id id{number};
+    ASSERT_TRUE(opened.store->RemoveServer(id).ok());
+    ASSERT_TRUE(opened.store->RemoveServer(id).ok()) << "repeated";
+    if (number > 0) wanted.push_back(id);
+  }
+  EXPECT_EQ(opened.store->removed_servers(), wanted);
+  opened.Reopen();
+  EXPECT_EQ(opened.store->removed_servers(), wanted);
+}
+
 TEST_F(PageStoreTest, AFullServerThatDrainsReportsTheDrain) {
   OpenedStore opened(directory_.Path("s"), 4096);
   EXPECT_EQ(opened.store->state(), ServerState::kFull);
