@@ -167,9 +167,10 @@ def look(session: Session, named: list[Address]) -> View:
 def _note(
     progress: dict[str, Progress], looked: Sequence[Member], drains: dict[str, Report]
 ) -> dict[str, Report]:
+    now_s = time.monotonic()
     for one in looked:
         if one.address in progress and one.draining:
-            drains[one.address] = progress[one.address].note(left_at(one), time.monotonic())
+            drains[one.address] = progress[one.address].note(left_at(one), now_s, now_s)
     return drains
 
 
