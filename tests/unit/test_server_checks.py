@@ -30,6 +30,7 @@ def away(state: str = "away", **changed: object) -> dict[str, object]:
         (away("waiting", **OWNER), "warning", "not used yet: host web2 (10.0.0.12)"),
         (away("duplicate", last_error="is b:1"), "error", "10.0.0.7:7070 is not used: is b:1"),
         (away("clone", last_error="is b:1"), "error", "10.0.0.7:7070 is not used: is b:1"),
+        (away("removed", last_error="is gone"), "error", "10.0.0.7:7070 is not used: is gone"),
     ],
 )
 def test_each_state_of_a_server_has_its_finding(changed: dict, level: str, word: str) -> None:
@@ -94,3 +95,7 @@ def test_a_change_is_logged_when_it_is_seen_and_once() -> None:
     assert not logged()
     engine.server_list = [memory_server(lost_shards=2)]
     assert [level for level, _ in logged()] == ["info", "error"]
+    engine.server_list = []
+    text = "10.0.0.7:7070 is not used any more: an operator removed it"
+    assert logged() == [("info", text)]
+    assert not logged()
