@@ -189,6 +189,11 @@ sim: build ## simulate 200 memory servers and 1,000 hosts for 30 days of faults
 	cmake --build build/$(BUILD) --target farswap-sim
 	PYTHONPATH=tools $(PY) -m sim
 
+.PHONY: sim-plots
+sim-plots: build ## simulate a small fleet, and draw the plots of docs/placement.md
+	cmake --build build/$(BUILD) --target farswap-sim
+	PYTHONPATH=tools $(PY) -m sim --servers 50 --hosts 60 --days 10 --plots docs
+
 ##@ Cleaning
 .PHONY: clean
 clean: ## remove build trees; keep the virtual environment and the downloaded kernel

@@ -14,7 +14,8 @@ def links() -> Iterator[tuple[str, str, str]]:
     for document in tracked(".md"):
         for number, line in enumerate(document.read_text().splitlines(), 1):
             for text, target in LINK.findall(line):
-                yield place(document, number), text, target
+                target_path = (document.parent / target).resolve()
+                yield place(document, number), text, str(target_path.relative_to(ROOT))
 
 
 def test_links_lead_to_files() -> None:

@@ -19,6 +19,7 @@ from typing import Any
 from bench.programs import TOP, native_program
 from rich.console import Console
 from rich.table import Table
+from sim.plots import write_plots
 
 # Replicas and copyset width. The last one is about as good as random placement.
 RUNS = [(1, 1), (2, 1), (2, 4), (3, 1), (3, 4), (3, 64)]
@@ -55,6 +56,7 @@ def main() -> int:
     parser.add_argument("--days", type=int, default=30)
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--json", type=Path, default=TOP / "build" / "sim.json")
+    parser.add_argument("--plots", type=Path, help="folder for plots of the runs, as SVG")
     arguments = parser.parse_args()
     sizes = [
         text
@@ -66,6 +68,8 @@ def main() -> int:
         runs = list(pool.map(lambda run: _simulate(run[0], run[1], sizes), RUNS))
     console.print(_table(runs))
     arguments.json.write_text(json.dumps(runs, indent=1) + "\n")
+    if arguments.plots:
+        write_plots(runs, arguments.plots)
     broken = [complaint for run in runs for complaint in _complaints(run)]
     for complaint in broken:
         console.print(f"[red]sim: {complaint}[/]")
