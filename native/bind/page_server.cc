@@ -75,7 +75,7 @@ void SetDraining(store::PageServer& server, bool draining) {
   Call(&store::PageServer::SetDraining, &server, draining);
 }
 
-void RemoveServer(store::PageServer& server, nb::bytes uuid) {
+void RemoveServer(store::PageServer& server, const nb::bytes& uuid) {
   store::Id id;
   if (uuid.size() != id.size()) throw std::runtime_error("a uuid has 16 bytes");
   std::memcpy(id.data(), uuid.data(), id.size());
