@@ -218,6 +218,10 @@ std::string Planner::Move(ShardIndex shard, MemberIndex from, MemberIndex to) {
   if (jobs_.contains(shard)) return "another replica of the shard is being made";
   if (!SourceOf(set)) return "no server with a current replica is connected";
   if (!StateOf(to).takes_shards()) return "the target is away, full or draining";
+  const ReplicaSet moved = set.With(from, kNone);
+  if (SharesDomain(to, moved) && MayMoveApart(moved.With(to, kCurrent))) {
+    return "another replica of the shard is in the target's failure domain";
+  }
   // In a full set a stale replica makes room; without one all are current.
   std::optional<MemberIndex> leaver;
   for (const Replica& replica : set.All()) {

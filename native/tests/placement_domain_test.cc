@@ -183,5 +183,26 @@ TEST_F(DomainTest, ANewMemberFillsUpWhereAllShareADomain) {
   EXPECT_GT(planner_->ReplicasOn(3), kShards / 5);
 }
 
+TEST_F(DomainTest, AMoveThatWouldBeUndoneIsRefused) {
+  Make(2, {0, 1, 1, 2});
+  planner_->Place(0);
+  ASSERT_EQ(Work(), 0u);
+  const ReplicaSet set = planner_->SetOf(0);
+  // Of the members in the domain of one replica, where the other one would move to.
+  for (MemberIndex to = 0; to < 4; ++to) {
+    if (set.StateOf(to)) continue;
+    for (const MemberIndex from : {set.At(0).member, set.At(1).member}) {
+      const MemberIndex other = from == set.At(0).member ? set.At(1).member : set.At(0).member;
+      const bool shares = members_[to].domain == members_[other].domain;
+      if (!shares) continue;
+      EXPECT_EQ(planner_->Move(0, from, to),
+                "another replica of the shard is in the target's failure domain");
+      EXPECT_EQ(planner_->SetOf(0), set);
+      return;
+    }
+  }
+  GTEST_FAIL() << "no replica is in the domain of two members";
+}
+
 }  // namespace
 }  // namespace farswap::placement
