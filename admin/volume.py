@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 import sys
-from typing import TYPE_CHECKING, cast
+from typing import TYPE_CHECKING, Any, cast
 
 import click
-from farswap.admin import commands, completion, output
-from farswap.common.errors import NotFoundError
+from farswap.admin import commands, completion, members, output
+from farswap.common.errors import NotFoundError, RemoteError
 from farswap.v1 import server_admin_pb2 as pb
+from rich.text import Text
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Callable, Iterable, Sequence
 
-    from farswap.admin.session import Session
+    from farswap.admin.members import Member, Outcome
+    from farswap.admin.session import ServerClient, Session
+    from farswap.common.address import Address
     from rich.console import Console
 
 
@@ -22,7 +25,8 @@ def command() -> None:
     """Volumes of hosts' devices on a memory server.
 
     A volume is what one server keeps of a host's device. A device whose pages are on several
-    servers has a volume on each; --server names the one that a command is for.
+    servers has a volume on each; --server names the one that a command is for. `delete` and
+    `set-quota` also work on all servers at once, which --servers or --etcd name.
     """
 
 
@@ -63,45 +67,80 @@ def show(session: Session, volume: commands.VolumeName, output_format: str) -> N
 @click.argument("volume", type=commands.VOLUME, shell_complete=completion.volumes)
 @click.option("--force", is_flag=True, help="Delete it although its host is live.")
 @click.option("--yes", is_flag=True, help="Do not ask for confirmation.")
+@members.option
 def delete(
-    session: Session, volume: commands.VolumeName, *, force: bool, yes: bool, output_format: str
+    session: Session,
+    volume: commands.VolumeName,
+    *,
+    force: bool,
+    yes: bool,
+    named: list[Address],
+    output_format: str,
 ) -> None:
-    """Delete all pages of a volume from this server.
+    """Delete all pages of a volume from this server, or from all.
 
     For a host that never returns. Where a page has no replica on another server, its host can no
     longer read it. A host that comes back is refused until its device starts empty. The disk space
     is freed in the background; `server show` shows it as garbage until then.
 
+    With --servers or --etcd and without --server, deletes it from all these servers. Exit code 1 if
+    one of them does not answer or refuses; repeat the command then.
+
     \b
     Examples:
       farswapctl --server 10.0.0.7:7071 volume delete web1/swap0
-      farswapctl --server 10.0.0.7:7071 volume delete web1/swap0 --yes
+      farswapctl volume delete web1/swap0 --etcd 10.0.0.2:2379
     """
     request = pb.DeleteVolumeRequest(host_id=volume.host_id, device=volume.device, force=force)
+
+    def call(server: ServerClient) -> pb.DeleteVolumeResponse:
+        answer: pb.DeleteVolumeResponse = server.client.call(server.stub.DeleteVolume, request)
+        return answer
+
+    if named and session.server_option is None:
+        looked = members.describe_all(named, session.timeout_s)
+        having = [one for one in looked if one.problem or _sizes(one, volume)]
+        if not any(_sizes(one, volume) for one in having):
+            raise NotFoundError(f"no server that answers has a volume {volume}{_silent(looked)}")
+        if not yes:
+            sizes = [size for one in having for size in _sizes(one, volume)]
+            _confirm(f"{volume} has {output.size(sum(sizes))} on {len(sizes)} servers")
+        _on_all(session, having, call, output_format, _deleted_text)
+        return
     with session.server() as server:
         found = _find(server.status(), volume)
         if not yes:
-            _confirm(found)
-        deleted = server.client.call(server.stub.DeleteVolume, request)
+            size = output.size(found.bytes)
+            _confirm(f"{volume} has {found.pages} pages, {size}; {_state(found)}")
+        deleted = call(server)
     output.print_answer(deleted, output_format, lambda out, it: _print_deleted(out, volume, it))
 
 
 @commands.verb(command, "set-quota")
 @click.argument("volume", type=commands.VOLUME, shell_complete=completion.volumes)
 @click.argument("quota", type=commands.QUOTA)
+@members.option
 def set_quota(
-    session: Session, volume: commands.VolumeName, quota: object, output_format: str
+    session: Session,
+    volume: commands.VolumeName,
+    *,
+    quota: object,
+    named: list[Address],
+    output_format: str,
 ) -> None:
-    """Limit the compressed size of a device's pages on this server.
+    """Limit the compressed size of a device's pages on this server, or on each.
 
     QUOTA is a size of 1MiB or more, `off`, or `default`: the server's volumes.quota_default. The
     server keeps it, also over restarts and for later incarnations of the device. Below what the
     volume has, it refuses more bytes and deletes none. The host keeps the refused pages in its
     pool or places them on other servers.
 
+    With --servers or --etcd and without --server, sets it on each of these servers. Exit code 1 if
+    one of them does not answer or refuses; repeat the command then.
+
     \b
     Examples:
-      farswapctl volume set-quota web1/swap0 4GiB
+      farswapctl volume set-quota web1/swap0 4GiB --etcd 10.0.0.2:2379
       farswapctl --server 10.0.0.7:7071 volume set-quota web1/swap0 default
     """
     request = pb.SetQuotaRequest(host_id=volume.host_id, device=volume.device)
@@ -111,15 +150,22 @@ def set_quota(
         request.off = True
     else:
         request.bytes = cast("int", quota)
+
+    def call(server: ServerClient) -> pb.VolumeStatus | None:
+        server.client.call(server.stub.SetQuota, request)
+        return next((it for it in server.status().volumes if _is(it, volume)), None)
+
+    if named and session.server_option is None:
+        looked = members.describe_all(named, session.timeout_s)
+        _on_all(session, looked, call, output_format, _quota_set_text)
+        return
     with session.server() as server:
         server.status()
-        server.client.call(server.stub.SetQuota, request)
-        found = [it for it in server.status().volumes if _is(it, volume)]
+        found = call(server)
     if output_format == "json":
-        output.print_json(output.plain(found[0]) if found else {})
+        output.print_json(output.plain(found) if found else {})
     else:
-        text = quota_text(found[0]) if found else "set; the device has no volume now"
-        output.print_lines(output.console(), f"{volume}: quota {text}")
+        output.print_lines(output.console(), f"{volume}: {_quota_set_text(found)}")
 
 
 def print_table(out: Console, volumes: Iterable[pb.VolumeStatus]) -> None:
@@ -178,8 +224,57 @@ def _print(out: Console, volume: pb.VolumeStatus) -> None:
 
 
 def _print_deleted(out: Console, volume: object, deleted: pb.DeleteVolumeResponse) -> None:
-    size = output.size(deleted.bytes)
-    output.print_lines(out, f"deleted {volume}: {deleted.pages} pages, {size}")
+    output.print_lines(out, f"deleted {volume}: {_amount_text(deleted)}")
+
+
+def _amount_text(deleted: pb.DeleteVolumeResponse) -> str:
+    return f"{deleted.pages} pages, {output.size(deleted.bytes)}"
+
+
+def _deleted_text(deleted: pb.DeleteVolumeResponse) -> str:
+    return f"deleted {_amount_text(deleted)}"
+
+
+def _quota_set_text(found: pb.VolumeStatus | None) -> str:
+    return f"quota {quota_text(found) if found else 'set; the device has no volume now'}"
+
+
+def _on_all(
+    session: Session,
+    called: Sequence[Member],
+    call: Callable[[ServerClient], Any],
+    output_format: str,
+    text: Callable[[Any], str],
+) -> None:
+    """Prints what each server answered. Raises RemoteError if one did not, or refused."""
+    outcomes = members.call_each(session, called, call)
+    if output_format == "json":
+        output.print_json({"servers": [_outcome_document(one) for one in outcomes]})
+    else:
+        lines = [f"{one.member.address}: {one.problem or text(one.answer)}" for one in outcomes]
+        output.print_lines(output.console(), Text("\n".join(lines)))
+    if failed := sum(bool(one.problem) for one in outcomes):
+        raise RemoteError(f"not done on {failed} of {len(outcomes)} servers: repeat it")
+
+
+def _outcome_document(outcome: Outcome) -> dict[str, object]:
+    answer = outcome.answer
+    done = {} if answer is None else output.plain(answer)
+    return {"address": outcome.member.address, "problem": outcome.problem} | done
+
+
+def _sizes(server: Member, name: commands.VolumeName) -> list[int]:
+    """In bytes: of its volume of that name; empty if it has none."""
+    return [
+        volume.bytes
+        for volume in server.answer.volumes
+        if (volume.host_id, volume.device) == (name.host_id, name.device)
+    ]
+
+
+def _silent(looked: Sequence[Member]) -> str:
+    silent = [one.address for one in looked if one.problem]
+    return f"; no answer: {', '.join(silent)}" if silent else ""
 
 
 def _find(status: pb.ServerStatus, volume: commands.VolumeName) -> pb.VolumeStatus:
@@ -194,17 +289,11 @@ def _is(volume: pb.VolumeStatus, name: commands.VolumeName) -> bool:
     return not volume.garbage and (volume.host_id, volume.device) == (name.host_id, name.device)
 
 
-def _confirm(volume: pb.VolumeStatus) -> None:
+def _confirm(what: str) -> None:
     """Raises click's Abort if the operator declines."""
     if not sys.stdin.isatty():
         raise click.UsageError("without a terminal to confirm at, give --yes")
-    size = output.size(volume.bytes)
-    name = output.printable(f"{volume.host_id}/{volume.device}")
-    click.confirm(
-        f"{name} has {volume.pages} pages, {size}; {_state(volume)}. Delete them?",
-        abort=True,
-        err=True,
-    )
+    click.confirm(f"{output.printable(what)}. Delete them?", abort=True, err=True)
 
 
 def _owner(volume: pb.VolumeStatus) -> str:

@@ -244,7 +244,10 @@ async def _serve_operators(host: RunningHost, parts: lifecycle.StopStack) -> dic
     admin = RpcServer(host.config.admin.listen, host.config.admin.keepalive)
     service = admin_service.HostAdminService(host, doctor)
     admin.add(
-        admin_service.SERVICE_NAME, host_admin_pb2_grpc.add_HostAdminServicer_to_server, service
+        admin_service.SERVICE_NAME,
+        host_admin_pb2_grpc.add_HostAdminServicer_to_server,
+        service,
+        reads=admin_service.READS,
     )
     parts.push("admin", admin.stop)
     await admin.start()

@@ -30,7 +30,7 @@ from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncGenerator, Awaitable, Callable, Collection
+    from collections.abc import AsyncGenerator, Awaitable, Callable, Collection, Generator
 
     from google.protobuf.message import Message
 
@@ -76,17 +76,16 @@ class RpcServer:
         name: str,
         add_to_server: Callable[[Any, grpc.aio.Server], None],
         servicer: object,
-        reads: Collection[str] | None = None,
+        reads: Collection[str],
     ) -> None:
         """Adds a service by its generated add_..._to_server().
 
-        With `reads`, its unary methods beside those are audited.
+        `reads`: methods that change nothing. Calls of all others are audited.
         """
         add_to_server(servicer, self._server)
         self._names.append(name)
-        if reads is not None:
-            methods = descriptor_pool.Default().FindServiceByName(name).methods_by_name
-            self._audited |= {f"/{name}/{method}" for method in {*methods} - {*reads}}
+        methods = descriptor_pool.Default().FindServiceByName(name).methods_by_name
+        self._audited |= {f"/{name}/{method}" for method in {*methods} - {*reads}}
 
     async def start(self) -> None:
         """Serves; every service reports SERVING."""
@@ -155,7 +154,7 @@ def _why_not_bound(listen: Address) -> str:
 class _ErrorsToStatus(_Interceptor):
     """Wraps the behaviours of unary-unary and unary-stream methods, the only kinds used.
 
-    `audited`: methods, as in URLs, whose unary calls are logged.
+    `audited`: methods, as in URLs, whose calls are logged.
     """
 
     def __init__(self, audited: Collection[str]) -> None:
@@ -175,40 +174,59 @@ class _ErrorsToStatus(_Interceptor):
         if handler.unary_unary is not None:
             behaviour = cast("_Unary", handler.unary_unary)
             if method in self._audited:
-                behaviour = _audit(behaviour, method)
+                behaviour = _audit_unary(behaviour, method)
             return grpc.unary_unary_rpc_method_handler(
                 cast("Any", _guard_unary(behaviour, method)),
                 handler.request_deserializer,
                 handler.response_serializer,
             )
         if handler.unary_stream is not None:
+            responses = cast("_Stream", handler.unary_stream)
+            if method in self._audited:
+                responses = _audit_stream(responses, method)
             return grpc.unary_stream_rpc_method_handler(
-                cast("Any", _guard_stream(cast("_Stream", handler.unary_stream), method)),
+                cast("Any", _guard_stream(responses, method)),
                 handler.request_deserializer,
                 handler.response_serializer,
             )
         return handler
 
 
-def _audit(behaviour: _Unary, method: str) -> _Unary:
+@contextlib.contextmanager
+def _audit(request: object, context: _Context, method: str) -> Generator[None]:
+    """Logs who calls what, and how it ends."""
+    result = "cancelled; it may have taken effect"
+    try:
+        yield
+        result = "done"
+    except Exception as error:
+        result = f"failed: {error}" if isinstance(error, FarswapError) else "internal error"
+        raise
+    finally:
+        fields = text_format.MessageToString(cast("Message", request), as_one_line=True)
+        _log.info(
+            "administration",
+            by=unquote(context.peer()),
+            call=method.rpartition("/")[2],
+            **({"request": fields} if fields else {}),
+            result=result,
+        )
+
+
+def _audit_unary(behaviour: _Unary, method: str) -> _Unary:
     async def audited(request: object, context: _Context) -> object:
-        result = "cancelled; it may have taken effect"
-        try:
-            response = await behaviour(request, context)
-            result = "done"
-        except Exception as error:
-            result = f"failed: {error}" if isinstance(error, FarswapError) else "internal error"
-            raise
-        finally:
-            fields = text_format.MessageToString(cast("Message", request), as_one_line=True)
-            _log.info(
-                "administration",
-                by=unquote(context.peer()),
-                call=method.rpartition("/")[2],
-                **({"request": fields} if fields else {}),
-                result=result,
-            )
-        return response
+        with _audit(request, context, method):
+            return await behaviour(request, context)
+
+    return audited
+
+
+def _audit_stream(behaviour: _Stream, method: str) -> _Stream:
+    async def audited(request: object, context: _Context) -> AsyncGenerator[object, None]:
+        with _audit(request, context, method):
+            async with contextlib.aclosing(behaviour(request, context)) as responses:
+                async for response in responses:
+                    yield response
 
     return audited
 

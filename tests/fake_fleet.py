@@ -226,12 +226,16 @@ class Fleet:
     async def _serve(self) -> None:
         admin, server = (RpcServer(Address.parse("127.0.0.1:0")) for _ in range(2))
         admin.add(
-            "farswap.v1.HostAdmin", host_admin_pb2_grpc.add_HostAdminServicer_to_server, self.host
+            "farswap.v1.HostAdmin",
+            host_admin_pb2_grpc.add_HostAdminServicer_to_server,
+            self.host,
+            reads=host_admin_pb2.DESCRIPTOR.services_by_name["HostAdmin"].methods_by_name,
         )
         server.add(
             "farswap.v1.ServerAdmin",
             server_admin_pb2_grpc.add_ServerAdminServicer_to_server,
             self.server,
+            reads=server_admin_pb2.DESCRIPTOR.services_by_name["ServerAdmin"].methods_by_name,
         )
         await admin.start()
         await server.start()

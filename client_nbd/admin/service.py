@@ -34,6 +34,8 @@ if TYPE_CHECKING:
 Value = TypeVar("Value")
 
 SERVICE_NAME = pb.DESCRIPTOR.services_by_name["HostAdmin"].full_name
+# Methods that change nothing; calls of all others are audited.
+READS = ("Status", "Doctor", "ListCgroups", "ExplainSlot", "ListShards", "SlotOwners")
 
 # Well under the 200 ms that the protocol promises between two reports.
 _PROGRESS_INTERVAL_S = 0.1

@@ -166,3 +166,28 @@ def test_an_operator_moves_a_shard_and_changes_the_number_of_replicas(
     with NbdClient.of(host) as client:
         assert client.read(0, SIZE) == pages(0, WRITTEN)
     assert "out of range" in host.ctl("shard", "show", "99").stderr
+
+
+def test_a_volume_is_limited_and_deleted_on_all_servers(
+    memory_server: MakeServer, host_daemon: MakeHost
+) -> None:
+    servers = [memory_server(), memory_server()]
+    host = host_daemon(*servers, cluster={"replicas": 2})
+    until(lambda: connected(host))
+    write_back(host)
+    (volume,) = servers[0].ask("volume", "list")["volumes"]
+    name = f"{volume['host_id']}/{volume['device']}"
+    everyone = ("--servers", page_addresses(*servers))
+    limited = host.ask("volume", "set-quota", name, "8MiB", *everyone)["servers"]
+    assert [one["quota_bytes"] for one in limited] == [8 << 20] * 2
+    servers[1].kill()
+    delete = ("volume", "delete", name, "--yes", "--force", *everyone)
+    partly = host.ctl(*delete)
+    assert partly.returncode == 1
+    assert f"{servers[0].pages}: deleted {WRITTEN} pages" in partly.stdout
+    assert "not done on 1 of 2 servers" in partly.stderr
+    servers[1].start()
+    host.stop()
+    (deleted,) = host.ask(*delete)["servers"]
+    assert (deleted["address"], deleted["pages"]) == (servers[1].pages, WRITTEN)
+    assert "no server that answers has a volume" in host.ctl(*delete).stderr

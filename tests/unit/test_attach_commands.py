@@ -109,6 +109,7 @@ class Machine:
                 "farswap.v1.HostAdmin",
                 host_admin_pb2_grpc.add_HostAdminServicer_to_server,
                 self.daemon,
+                reads=pb.DESCRIPTOR.services_by_name["HostAdmin"].methods_by_name,
             )
             await server.start()
             self.loop = asyncio.get_running_loop()

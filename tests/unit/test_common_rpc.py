@@ -76,7 +76,7 @@ class Running:
         self.stub = host_admin_pb2_grpc.HostAdminStub(self.client.channel)
 
 
-async def start(listen: Address, reads: tuple[str, ...] | None = None) -> Running:
+async def start(listen: Address, reads: tuple[str, ...] = ()) -> Running:
     servicer = Servicer()
     server = RpcServer(listen)
     server.add(SERVICE, host_admin_pb2_grpc.add_HostAdminServicer_to_server, servicer, reads)
@@ -261,8 +261,12 @@ async def test_calls_that_change_something_are_logged_with_who_what_and_result()
         made.servicer.error = KeyError("secret")
         with pytest.raises(errors.RemoteError):
             call(stub.ExplainSlot, pb.ExplainSlotRequest())
+        made.servicer.error = None
         with pytest.raises(grpc.RpcError):
             stub.Attach(pb.AttachRequest(), timeout=0.1)
+        reports = made.client.stream(stub.Writeback, pb.WritebackRequest(bytes=2))
+        assert next(reports).written_bytes == 1
+        reports.close()
 
     with capture_logs() as lines:
         await asyncio.to_thread(call_all)
@@ -274,6 +278,7 @@ async def test_calls_that_change_something_are_logged_with_who_what_and_result()
         ("ExplainSlot", "failed: no such slot"),
         ("ExplainSlot", "internal error"),
         ("Attach", "cancelled; it may have taken effect"),
+        ("Writeback", "cancelled; it may have taken effect"),
     ]
     assert audit[0]["request"] == 'device: "/dev/nbd0"'
     assert audit[0]["by"].startswith("ipv4:127.0.0.1:")

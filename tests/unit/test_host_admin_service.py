@@ -81,9 +81,8 @@ class Running:
             protections=[SimpleNamespace(subject="memlock", granted=False, message="refused")],
         )
         add = host_admin_pb2_grpc.add_HostAdminServicer_to_server
-        server.add(
-            admin_service.SERVICE_NAME, add, admin_service.HostAdminService(host, Doctor(host))
-        )
+        service = admin_service.HostAdminService(host, Doctor(host))
+        server.add(admin_service.SERVICE_NAME, add, service, reads=admin_service.READS)
         self.client = RpcClient(server.address, "farswap-host", 10)
         self.stub = host_admin_pb2_grpc.HostAdminStub(self.client.channel)
 
