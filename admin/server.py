@@ -8,12 +8,13 @@ from typing import TYPE_CHECKING
 import click
 from farswap.admin import cluster, commands, drain_command, members, output, remove_command, volume
 from farswap.admin import drain as drains
+from farswap.v1 import server_admin_pb2 as pb
 
 if TYPE_CHECKING:
     from farswap.admin.session import Session
     from farswap.common.address import Address
-    from farswap.v1 import server_admin_pb2 as pb
     from rich.console import Console
+    from rich.text import Text
 
 
 @click.group()
@@ -57,6 +58,23 @@ def list_(session: Session, named: list[Address], output_format: str) -> None:
         cluster.print_servers(output.console(), looked)
 
 
+@commands.verb(command)
+def scrub(session: Session, output_format: str) -> None:
+    """Read and verify all pages of a memory server now.
+
+    What is damaged is copied again from another replica. `server show` has the progress.
+
+    \b
+    Examples:
+      farswapctl --server 10.0.0.7:7071 server scrub
+    """
+    with session.server() as server:
+        server.status()
+        server.client.call(server.stub.Scrub, pb.ScrubRequest())
+        status = server.status()
+    output.print_answer(status, output_format, _print_scrub)
+
+
 command.add_command(drain_command.drain)
 command.add_command(drain_command.undrain)
 command.add_command(remove_command.remove)
@@ -70,9 +88,34 @@ def _print(out: Console, status: pb.ServerStatus) -> None:
     output.print_counters(out, status.counters)
 
 
+def _print_scrub(out: Console, status: pb.ServerStatus) -> None:
+    output.print_rows(out, "store", [("scrub", _scrub(status))])
+
+
 def _server_state(status: pb.ServerStatus) -> str:
     state = output.enum_name(status, "state").replace("_", " ")
     return f"{state}, {drains.amount(drains.Left.of(status))} left" if status.draining else state
+
+
+def _scrub(status: pb.ServerStatus) -> str | Text:
+    """Progress of the pass, the end of the last one, and damage."""
+    counts = {counter.name: counter.value for counter in status.counters}
+    parts = []
+    if status.scrub_running:
+        share = output.share(status.scrub_pass_bytes, max(status.used_bytes, 1))
+        parts.append(f"{output.size(status.scrub_pass_bytes)} ({share}) read")
+    if status.scrub_passes:
+        parts.append(f"last pass ended {output.span(status.scrub_ended_ago_seconds * 1000)} ago")
+    else:
+        parts.append("no pass has ended")
+    damaged, repaired = (
+        counts.get("scrub_damaged_records", 0),
+        counts.get("scrub_repaired_objects", 0),
+    )
+    parts.append(f"{damaged} damaged objects found, {repaired} repaired")
+    if shards := status.scrub_damaged_shards:
+        return output.bad(f"{', '.join(parts)}, {shards} shards not yet compared")
+    return ", ".join(parts)
 
 
 def _rows(status: pb.ServerStatus) -> list[output.Row]:
@@ -100,6 +143,7 @@ def _rows(status: pb.ServerStatus) -> list[output.Row]:
         ),
         ("pages", str(status.pages)),
         ("garbage", output.size(status.garbage_bytes)),
+        ("scrub", _scrub(status)),
         *([("etcd", output.bad(status.etcd_problem))] if status.etcd_problem else []),
         (
             "writes",

@@ -98,6 +98,13 @@ class ServerAdminService(server_admin_pb2_grpc.ServerAdminServicer):
         await _try(self._pages.remove_server, uuid=bytes.fromhex(request.uuid))
         return pb.RemoveServerResponse()
 
+    async def Scrub(  # noqa: N802
+        self, request: pb.ScrubRequest, context: _Context
+    ) -> pb.ScrubResponse:
+        """NotPossibleError if the store is read-only."""
+        await _try(self._pages.scrub)
+        return pb.ScrubResponse()
+
     async def DeleteVolume(  # noqa: N802
         self, request: pb.DeleteVolumeRequest, context: _Context
     ) -> pb.DeleteVolumeResponse:

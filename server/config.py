@@ -3,7 +3,7 @@
 # The decoder reads the annotations at run time: no `from __future__ import annotations` here.
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated, Self
+from typing import Annotated, ClassVar, Self
 
 import msgspec
 from farswap.common import config as common_config
@@ -19,16 +19,18 @@ _Capacity = Annotated[ByteSize, Within("2MiB", "1048576TiB")]
 _BlockCache = Annotated[ByteSize, Within("1MiB", "1024TiB")]
 # Hosts send a heartbeat each fifth of it; the server's clock ticks every 100 ms.
 _OwnerLease = Annotated[Milliseconds, Within("500ms", "10m")]
-# Silence is saved in minutes.
-EXPIRE_AFTER_MS_MIN = 60_000
+# Silence, and the scrub's progress, are saved each minute.
+MINUTE_MS = 60_000
 # A batch of pages.
 QUOTA_BYTES_MIN = 1 << 20
 _RESERVE_PERCENT_MAX = 50
 _PEERS_MAX = 256
 
 
-class ExpireAfter(Milliseconds):
+class _Minutes(Milliseconds):
     """At least a minute, or 0, written "off"."""
+
+    _OFF: ClassVar[str]  # what "off" does
 
     @classmethod
     def parse(cls, text: object) -> Self:
@@ -36,11 +38,21 @@ class ExpireAfter(Milliseconds):
         if text == "off":
             return cls(0)
         span = super().parse(text)
-        if span < EXPIRE_AFTER_MS_MIN:
-            raise ValueError(
-                f'{span} is less than {Milliseconds(EXPIRE_AFTER_MS_MIN)}; "off" keeps volumes'
-            )
+        if span < MINUTE_MS:
+            raise ValueError(f'{span} is less than {Milliseconds(MINUTE_MS)}; "off" {cls._OFF}')
         return span
+
+
+class ExpireAfter(_Minutes):
+    """Silence after which a volume is deleted."""
+
+    _OFF = "keeps volumes"
+
+
+class ScrubInterval(_Minutes):
+    """Time between the beginnings of two passes."""
+
+    _OFF = "scrubs only on request"
 
 
 class FailureDomain(str):
@@ -101,13 +113,15 @@ class ServerSection(Section, frozen=True):
 class StoreSection(Section, frozen=True):
     """[store]: the pages. `capacity` is for live compressed pages; files need more room.
 
-    Its last part, `repair_reserve`, takes copies of shards from other servers only.
+    Its last part, `repair_reserve`, takes copies of shards from other servers only. All pages are
+    read and verified once in `scrub_interval`.
     """
 
     path: str
     capacity: _Capacity
     repair_reserve: RepairReserve = RepairReserve(2)
     block_cache: _BlockCache = ByteSize(1 << 30)
+    scrub_interval: ScrubInterval = ScrubInterval(7 * 86_400_000)
 
 
 class VolumesSection(Section, frozen=True):

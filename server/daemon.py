@@ -62,6 +62,7 @@ def native_pages(config: ServerConfig) -> PageServer:
             keepalive_ms=config.server.keepalive,
             owner_lease_ms=config.server.owner_lease,
             expire_after_ms=config.volumes.expire_after,
+            scrub_interval_ms=config.store.scrub_interval,
             failure_domain=config.server.failure_domain or "",
         )
     except RuntimeError as error:

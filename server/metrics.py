@@ -28,6 +28,11 @@ _GAUGES = {
     "ballast_bytes_max": "Bytes of the whole ballast.",
     "pages": "Number of live pages.",
     "garbage_bytes": "Bytes of garbage volumes that are being deleted.",
+    "scrub_running": "1 while a pass of the scrub is running.",
+    "scrub_pass_bytes": "Bytes of pages that the pass of the scrub, or the last one, has read.",
+    "scrub_passes": "Number of passes of the scrub that have ended, since the store was made.",
+    "scrub_ended_ago_seconds": "Time since the last pass of the scrub ended, while servers ran.",
+    "scrub_damaged_shards": "Shards in which damage was found, and which no host has compared yet.",
     "writes_stopped": "1 while the store refuses pages because compaction is behind.",
 }
 

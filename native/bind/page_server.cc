@@ -27,7 +27,8 @@ std::unique_ptr<store::PageServer> CreateServer(
     const std::string& listen, const std::string& path, std::uint64_t capacity_bytes,
     std::uint64_t reserve_bytes, std::optional<std::uint64_t> quota_default,
     std::uint64_t block_cache_bytes, std::uint32_t keepalive_ms, std::uint32_t owner_lease_ms,
-    std::uint64_t expire_after_ms, const std::string& failure_domain) {
+    std::uint64_t expire_after_ms, std::uint64_t scrub_interval_ms,
+    const std::string& failure_domain) {
   auto server = [&] {
     nb::gil_scoped_release unlocked;
     return store::PageServer::Create(
@@ -40,7 +41,8 @@ std::unique_ptr<store::PageServer> CreateServer(
          .leases = {.owner_lease = std::chrono::milliseconds(owner_lease_ms),
                     .expire_after = std::chrono::milliseconds(expire_after_ms)},
          .reserve_bytes = reserve_bytes,
-         .quota_default = quota_default.value_or(store::kNoQuota)});
+         .quota_default = quota_default.value_or(store::kNoQuota),
+         .scrub = {.interval = std::chrono::milliseconds(scrub_interval_ms)}});
   }();
   if (!server.ok()) throw std::runtime_error(server.error().message);
   return std::move(server.value());
@@ -81,6 +83,7 @@ void RemoveServer(store::PageServer& server, const nb::bytes& uuid) {
   std::memcpy(id.data(), uuid.data(), id.size());
   Call(&store::PageServer::RemoveServer, &server, id);
 }
+void Scrub(store::PageServer& server) { Call(&store::PageServer::Scrub, &server); }
 
 store::VolumeInfo DeleteVolume(store::PageServer& server, const std::string& host_id,
                                const std::string& device, bool force) {
@@ -166,7 +169,7 @@ void BindPageServer(nb::module_& m) {
       .def(nb::new_(&CreateServer), nb::kw_only(), nb::arg("listen"), nb::arg("path"),
            nb::arg("capacity_bytes"), nb::arg("reserve_bytes"), nb::arg("quota_default").none(),
            nb::arg("block_cache_bytes"), nb::arg("keepalive_ms"), nb::arg("owner_lease_ms"),
-           nb::arg("expire_after_ms"), nb::arg("failure_domain"))
+           nb::arg("expire_after_ms"), nb::arg("scrub_interval_ms"), nb::arg("failure_domain"))
       .def_prop_ro("port", &store::PageServer::port, "Bound port.")
       .def_prop_ro("uuid", [](const store::PageServer& it) { return Bytes(it.uuid()); })
       .def_prop_ro("run_id", [](const store::PageServer& it) { return Bytes(it.run_id()); })
@@ -202,6 +205,8 @@ void BindPageServer(nb::module_& m) {
            "RuntimeError if it is this one, or cannot be written.")
       .def("set_admin_address", &store::PageServer::SetAdminAddress, nb::arg("address"),
            "Of the admin service, for operators on other machines; empty: there is none.")
+      .def("scrub", &Scrub,
+           "Begins a pass of the scrub now. RuntimeError if the store is read-only.")
       .def(
           "stop",
           [](store::PageServer& server, std::uint32_t grace_ms) {

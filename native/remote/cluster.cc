@@ -152,6 +152,12 @@ class Cluster::State final : public SessionPeers, private ShardServers, private 
   void OnOpened(MemberIndex member, bool intact) override { shards.OnOpened(member, intact); }
   void OnAway(MemberIndex member) override { shards.OnAway(member); }
   PlacementInfo PlacementOn(MemberIndex member) const override { return shards.status(member); }
+  void OnDamage(MemberIndex member, const std::vector<DamageReports::Report>& reports) override {
+    shards.OnDamage(member, reports);
+  }
+  std::vector<DamageReports::Compared> ComparedOn(MemberIndex member) const override {
+    return shards.ComparedOn(member);
+  }
   std::size_t replicas() const override { return shards.replicas(); }
 
   std::span<const std::unique_ptr<Session>> sessions() const {

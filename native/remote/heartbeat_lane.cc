@@ -34,7 +34,7 @@ TimePoint HeartbeatLane::Service(TimePoint now) {
   request->set_volume_id(volume_.id);
   request->set_epoch(volume_.epoch);
   request->set_boot_ms(BootMilliseconds());
-  const PlacementInfo placement = placement_();
+  const PlacementInfo placement = contents_.placement();
   v1::VolumePlacement* const sent = request->mutable_placement();
   sent->set_replicas_wanted(static_cast<std::uint32_t>(placement.replicas));
   sent->set_replication_debt_shards(placement.debt);
@@ -51,6 +51,12 @@ TimePoint HeartbeatLane::Service(TimePoint now) {
     away->set_address(members_->AddressOf(*session));
     away->set_shards(member.shards);
     away->set_last_shards(member.last_shards);
+  }
+  request->clear_compared();
+  for (const DamageReports::Compared& compared : contents_.compared()) {
+    v1::ComparedShards* const shards = request->add_compared();
+    shards->set_report(compared.number);
+    shards->set_copied_objects(compared.copied_objects);
   }
   stream_->Send();
   due_ = now + Interval();
@@ -83,6 +89,11 @@ void HeartbeatLane::OnAnswer(const v1::SessionResponse& answer) {
   heard_at_ = Clock::now();
   stores_->NoteSpace(answer.capacity_bytes(), answer.used_bytes());
   stores_->NoteState(answer.state());
+  std::vector<DamageReports::Report> reports;
+  for (const v1::DamagedShards& damaged : answer.damaged()) {
+    reports.push_back({damaged.report(), damaged.first(), damaged.last()});
+  }
+  contents_.on_damage(reports);
   if (answer.removed_servers().empty()) return;
   {
     const std::lock_guard lock(removed_mutex_);

@@ -17,6 +17,7 @@
 #include <vector>
 
 #include "farswap/v1/page_store.grpc.pb.h"
+#include "remote/damage_reports.h"
 #include "remote/lane.h"
 #include "remote/members.h"
 #include "remote/placement_info.h"
@@ -26,15 +27,22 @@ namespace farswap::remote {
 
 class PutLane;
 
+/// What heartbeats carry, beside the server's room and state. Any locks.
+struct HeartbeatContents {
+  std::function<PlacementInfo()> placement;
+  std::function<std::vector<DamageReports::Compared>()> compared;
+  std::function<void(const std::vector<DamageReports::Report>&)> on_damage;
+};
+
 class HeartbeatLane final : public Stream<v1::SessionRequest, v1::SessionResponse>::Owner {
  public:
   /// Drops the connection of a server that is silent for `silence_max`, or for the owner's lease.
-  /// `stores` gets the server's room and state, the server gets `placement`.
+  /// `stores` gets the server's room and state.
   HeartbeatLane(std::function<std::optional<std::chrono::milliseconds>()> silence_max,
-                std::function<PlacementInfo()> placement, const Members* members, PutLane* stores,
+                HeartbeatContents contents, const Members* members, PutLane* stores,
                 LaneObserver* observer)
       : silence_max_(std::move(silence_max)),
-        placement_(std::move(placement)),
+        contents_(std::move(contents)),
         members_(members),
         stores_(stores),
         observer_(observer) {}
@@ -68,7 +76,7 @@ class HeartbeatLane final : public Stream<v1::SessionRequest, v1::SessionRespons
   }
 
   const std::function<std::optional<std::chrono::milliseconds>()> silence_max_;
-  const std::function<PlacementInfo()> placement_;
+  const HeartbeatContents contents_;
   const Members* const members_;
   PutLane* const stores_;
   LaneObserver* const observer_;

@@ -155,9 +155,13 @@ ServerSession::ServerSession(const SessionConfig& session_config, SessionPeers* 
       put_lane_(cluster_.put_wait, std::min(cluster_.put_wait, cluster_.outage_wait),
                 cluster_.full_wait, this),
       discard_lane_(this),
-      heartbeat_lane_([this] { return SilenceMax(); },
-                      [this] { return peers_->PlacementOn(connected_member_); }, &peers->members(),
-                      &put_lane_, this) {}
+      heartbeat_lane_(
+          [this] { return SilenceMax(); },
+          {.placement = [this] { return peers_->PlacementOn(connected_member_); },
+           .compared = [this] { return peers_->ComparedOn(connected_member_); },
+           .on_damage =
+               [this](const auto& reports) { peers_->OnDamage(connected_member_, reports); }},
+          &peers->members(), &put_lane_, this) {}
 
 void ServerSession::Start() {
   thread_ = StartThread("fs-remote-" + std::to_string(config_.number), [this] { Run(); });

@@ -12,8 +12,10 @@
 #include <memory>
 #include <optional>
 #include <string>
+#include <vector>
 
 #include "remote/config.h"
+#include "remote/damage_reports.h"
 #include "remote/get_answers.h"
 #include "remote/members.h"
 #include "remote/placement_info.h"
@@ -60,6 +62,9 @@ class SessionPeers {
   /// The member has been away, or has answered no Put, for outage_wait.
   virtual void OnAway(MemberIndex member) = 0;
   virtual PlacementInfo PlacementOn(MemberIndex member) const = 0;
+  /// The member's reports of damage, and those of which all shards have been compared.
+  virtual void OnDamage(MemberIndex member, const std::vector<DamageReports::Report>& reports) = 0;
+  virtual std::vector<DamageReports::Compared> ComparedOn(MemberIndex member) const = 0;
   /// Wanted of each page.
   virtual std::size_t replicas() const = 0;
   virtual FetchRouter& router() = 0;

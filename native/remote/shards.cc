@@ -24,7 +24,9 @@ constexpr std::size_t kCopiesMax = 2;     // at a time
 constexpr milliseconds kReportEvery{1000};
 constexpr milliseconds kSilentMax{10000};  // of a server during a call
 
-constexpr std::uint64_t kRepair = UINT64_MAX;  // no job of the planner
+// Not jobs of the planner.
+constexpr std::uint64_t kRepair = UINT64_MAX;
+constexpr std::uint64_t kComparison = UINT64_MAX - 1;
 
 }  // namespace
 
@@ -33,6 +35,7 @@ Shards::Shards(const ShardsConfig& config, const ShardServers* servers)
       replicas_(config.replicas),
       host_(std::hash<std::string>{}(config.host_id)),
       servers_(*servers),
+      damage_(shards_),
       planner_({.shards = shards_,
                 .replicas = config.replicas,
                 .jobs_max = kCopiesMax,
@@ -138,10 +141,17 @@ std::uint32_t Shards::OnStoreGone(MemberIndex member) {
   const std::lock_guard lock(mutex_);
   const std::uint32_t lost = planner_.lost();
   planner_.MemberGone(member);
+  damage_.Note(member, {});
   std::erase_if(peers_, [&](const placement::Peer& peer) { return peer.member == member; });
   UpdateCopysets();
   Wake();
   return planner_.lost() - lost;
+}
+
+void Shards::OnDamage(MemberIndex member, const std::vector<DamageReports::Report>& reports) {
+  if (member == kNoMember || !damage_.Note(member, reports)) return;
+  const std::lock_guard lock(mutex_);
+  Wake();
 }
 
 // With mutex_ held, as the following.
@@ -210,6 +220,7 @@ void Shards::Run() {
     for (const Action& action : actions) Begin(action);
     actions.clear();
     BeginRepair(now);
+    BeginComparison(now);
     copier_.CancelSilent(Clock::now() - kSilentMax);
     EndSettled(now);
     const placement::Time pause =
@@ -255,6 +266,7 @@ void Shards::BeginWork(const Action& action, std::vector<std::uint64_t> repairs)
   ShardWork work{.action = action, .member = {}, .source = {}, .repairs = std::move(repairs)};
   for (const placement::Replica& replica : planner_.SetOf(action.shard).All()) {
     if (work.source || replica.state != ReplicaState::kCurrent) continue;
+    if (replica.member == action.member) continue;
     if (action.kind == Action::Kind::kCopy && replica.member != action.source) continue;
     work.source = servers_.WhereIs(replica.member);
   }
@@ -278,6 +290,10 @@ void Shards::EndWork(placement::Time now) {
     if (ended != working_.end()) working_.erase(ended);
     if (work.action.job == kRepair) {
       EndRepair(work, now);
+      continue;
+    }
+    if (work.action.job == kComparison) {
+      EndComparison(work, now);
       continue;
     }
     planner_.Finished(work.action, work.result, now, work.retry_after);
@@ -318,6 +334,47 @@ void Shards::EndRepair(const FinishedWork& work, placement::Time now) {
   if (work.result != ActionResult::kDone)
     repair_at_ = now + std::max(work.retry_after, kReportEvery);
   repairs_.End(/*again=*/work.result == ActionResult::kLater);
+}
+
+void Shards::BeginComparison(placement::Time now) {
+  while (now >= compare_at_) {
+    const auto comparison = damage_.Begin();
+    if (!comparison) return;
+    bool again = false;
+    if (BeginComparisonOf(*comparison, &again)) return;
+    damage_.End(again, 0);
+    if (again) compare_at_ = now + kReportEvery;
+  }
+}
+
+// Compares a current replica with another one. Nothing to compare: the server has no replica of the
+// shard, or a stale one, which is compared before it is current again.
+bool Shards::BeginComparisonOf(const DamageReports::Comparison& comparison, bool* again) {
+  const ReplicaSet set = planner_.SetOf(comparison.shard);
+  const auto state = set.StateOf(comparison.member);
+  *again = state == ReplicaState::kJoining;
+  if (state != ReplicaState::kCurrent || replicas_ == 1) return false;
+  const auto replicas = set.All();
+  const bool comparable = std::ranges::any_of(replicas, [&](const placement::Replica& replica) {
+    return replica.state == ReplicaState::kCurrent && replica.member != comparison.member &&
+           servers_.WhereIs(replica.member);
+  });
+  *again = !comparable;
+  if (!comparable) return false;
+  BeginWork({.kind = Action::Kind::kCompare,
+             .shard = comparison.shard,
+             .member = comparison.member,
+             .source = kNoMember,
+             .generation = set.generation(),
+             .job = kComparison});
+  return true;
+}
+
+void Shards::EndComparison(const FinishedWork& work, placement::Time now) {
+  const bool again = work.result != ActionResult::kDone;
+  if (again) compare_at_ = now + std::max(work.retry_after, kReportEvery);
+  repaired_objects_ += work.copied_objects;
+  damage_.End(again, work.copied_objects);
 }
 
 }  // namespace farswap::remote

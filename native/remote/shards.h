@@ -19,6 +19,7 @@
 #include <vector>
 
 #include "placement/planner.h"
+#include "remote/damage_reports.h"
 #include "remote/members.h"
 #include "remote/placement_info.h"
 #include "remote/put_eras.h"
@@ -94,6 +95,12 @@ class Shards final : public PutObserver, private ShardCopier::Owner {
   /// long.
   void Repair(const RepairQueue::Object& object) { repairs_.Add(object); }
 
+  /// Reports of a server's, of shards to be compared; see DamageReports.
+  void OnDamage(MemberIndex member, const std::vector<DamageReports::Report>& reports);
+  std::vector<DamageReports::Compared> ComparedOn(MemberIndex member) const {
+    return damage_.ComparedOn(member);
+  }
+
   /// `here` is of the member.
   PlacementInfo status(MemberIndex member) const;
 
@@ -121,6 +128,9 @@ class Shards final : public PutObserver, private ShardCopier::Owner {
   void BeginWork(const placement::Action& action, std::vector<std::uint64_t> repairs = {});
   void BeginRepair(placement::Time now);
   void EndRepair(const FinishedWork& work, placement::Time now);
+  void BeginComparison(placement::Time now);
+  bool BeginComparisonOf(const DamageReports::Comparison& comparison, bool* again);
+  void EndComparison(const FinishedWork& work, placement::Time now);
   void EndSettled(placement::Time now);
   void EndWork(placement::Time now);
   void Wake();
@@ -135,6 +145,7 @@ class Shards final : public PutObserver, private ShardCopier::Owner {
   const ShardServers& servers_;
   PutEras eras_;
   RepairQueue repairs_;
+  DamageReports damage_;
 
   mutable std::mutex mutex_;  // guards all below, but for planner_.SetOf()
   std::condition_variable changed_;
@@ -147,6 +158,7 @@ class Shards final : public PutObserver, private ShardCopier::Owner {
   std::vector<FinishedWork> finished_;
   std::size_t repairing_ = 0;  // objects in copier_
   placement::Time repair_at_{};
+  placement::Time compare_at_{};
   std::uint64_t repaired_objects_ = 0;
   std::uint64_t failed_repairs_ = 0;
   std::vector<placement::AwayMember> away_;  // as it was a moment ago

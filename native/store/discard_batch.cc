@@ -30,7 +30,9 @@ CallStatus DiscardBatch(Rocks* rocks, VolumeTable* volumes, Volume* volume, std:
   lookup.Run(true);
   rocksdb::WriteBatch writes;
   Usage change;
+  rocksdb::Status unreadable;
   for (std::size_t i = 0; i < unique.size(); ++i) {
+    if (rocks->damaged->Note(lookup.status(i))) unreadable = lookup.status(i);
     const auto record =
         lookup.status(i).ok() ? DecodeRecord(unique[i].key, lookup.value(i)) : std::nullopt;
     if (record && record->version <= unique[i].version) {
@@ -40,15 +42,14 @@ CallStatus DiscardBatch(Rocks* rocks, VolumeTable* volumes, Volume* volume, std:
       change.bytes -= static_cast<std::int64_t>(RecordBytes(record->bytes.size()));
     }
   }
-  if (change.pages == 0) return CallStatus::kOk;
-  writes.Merge(rocks->usage, EncodeVolumeKey(volume->id), EncodeUsage(change));
-  *written = rocks->Write(&writes);
-  if (written->ok()) {
-    volume->pages += change.pages;
-    volume->bytes.Release(static_cast<std::uint64_t>(-change.bytes));
-    volumes->live_bytes().Release(static_cast<std::uint64_t>(-change.bytes));
+  if (change.pages != 0) {
+    writes.Merge(rocks->usage, EncodeVolumeKey(volume->id), EncodeUsage(change));
+    *written = rocks->Write(&writes);
+    if (!written->ok()) return CallStatus::kOk;
+    volumes->Apply(change, volume);
     *discarded += static_cast<std::uint64_t>(-change.pages);
   }
+  *written = unreadable;
   return CallStatus::kOk;
 }
 

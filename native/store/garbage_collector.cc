@@ -82,6 +82,8 @@ Outcome GarbageCollector::Collect(const Volume& volume) {
     options.canceled = &stopping_;
     status = db->CompactRange(options, rocks_->pages, &begin, &end);
   }
+  // Else a log of the volume's pages stays for the sake of a few records of these.
+  if (status.ok()) status = db->Flush({}, {rocks_->volumes, rocks_->usage});
   return status.ok() ? volumes_->Forget(volume) : Outcome(Error{status.ToString()});
 }
 

@@ -40,7 +40,7 @@ Outcome LiveStore::Open() {
   if (!loaded.ok()) {
     return Error{"store " + config.path + ": " + loaded.error().message};
   }
-  CollectGarbage();
+  StartWorkers();
   disk_guard.emplace(&room,
                      DiskGuard::Store{[this] { return CompactionNeeds(); },
                                       [this] { return WriteErrorText(); }, [this] { Repair(); }});
@@ -51,6 +51,7 @@ LiveStore::~LiveStore() {
   if (!disk_guard) return;  // Open() has failed
   disk_guard.reset();
   garbage_collector.reset();
+  scrubber.reset();
   Close();
 }
 
@@ -67,8 +68,15 @@ Outcome LiveStore::LoadVolumes() {
   auto table =
       std::make_unique<VolumeTable>(rocks.get(), &clock, config.leases, config.quota_default);
   Outcome loaded = table->Load();
+  auto reports = std::make_unique<Damage>(rocks.get());
+  if (loaded.ok()) loaded = reports->Load();
+  auto pass = Scrubber::Load(rocks.get());
+  if (loaded.ok() && !pass.ok()) loaded = pass.error();
   if (loaded.ok()) loaded = MarkOpen(table.get());
-  if (loaded.ok()) volumes = std::move(table);
+  if (!loaded.ok()) return loaded;
+  volumes = std::move(table);
+  damage = std::move(reports);
+  scrub_pass_ = pass.value();
   return loaded;
 }
 
@@ -100,10 +108,14 @@ void LiveStore::Close() {
   rocks->WriteSynced(&batch).PermitUncheckedError();
 }
 
-void LiveStore::CollectGarbage() {
-  if (config.collect_garbage && rocks->is_writable) {
+void LiveStore::StartWorkers() {
+  if (!rocks->is_writable) return;
+  if (config.collect_garbage) {
     garbage_collector = std::make_unique<GarbageCollector>(rocks.get(), volumes.get(), &counters);
   }
+  scrubber = std::make_unique<Scrubber>(
+      Scrubber::Store{rocks.get(), volumes.get(), damage.get(), &counters, &clock}, config.scrub,
+      scrub_pass_);
 }
 
 // A compaction reads at most level 0 and the level below, and writes each page once.
@@ -128,13 +140,17 @@ void LiveStore::Repair() {
 }
 
 bool LiveStore::OpenForReading() {
-  std::unique_ptr<GarbageCollector> ended;
+  std::unique_ptr<GarbageCollector> collected;
+  std::unique_ptr<Scrubber> scrubbed;
   {
     const std::unique_lock lock(exchange);  // waits for the last write
     rocks->is_writable = false;
-    ended = std::move(garbage_collector);
+    scrub_pass_ = scrub_pass();
+    collected = std::move(garbage_collector);
+    scrubbed = std::move(scrubber);
   }
-  ended.reset();
+  collected.reset();
+  scrubbed.reset();
   auto reading = OpenRocksForReading(rocks_config(), rocks->error->text());
   if (!reading.ok()) return false;
   const std::unique_lock lock(exchange);
@@ -153,7 +169,7 @@ void LiveStore::OpenForWriting() {
     rocks->Swap(writing.value().get());
     return rocks->error->Set(loaded.error().message);
   }
-  CollectGarbage();
+  StartWorkers();
 }
 
 Outcome LiveStore::SetDraining(bool wanted) {

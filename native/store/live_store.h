@@ -13,12 +13,14 @@
 #include <string>
 #include <vector>
 
+#include "store/damage.h"
 #include "store/disk_guard.h"
 #include "store/garbage_collector.h"
 #include "store/identity.h"
 #include "store/page_store.h"
 #include "store/rocks.h"
 #include "store/room.h"
+#include "store/scrubber.h"
 #include "store/volume_table.h"
 
 namespace farswap::store {
@@ -42,6 +44,7 @@ struct LiveStore {
 
   /// Call it with `exchange` held.
   bool AcceptsPages() const { return !rocks->error->is_set() && room.has_room(); }
+  ScrubPass scrub_pass() const { return scrubber ? scrubber->pass() : scrub_pass_; }
   void WakeCollector() {
     if (garbage_collector) garbage_collector->Wake();
   }
@@ -61,7 +64,10 @@ struct LiveStore {
   mutable std::mutex removed_mutex;   // a leaf; guards the next
   std::vector<Id> removed;            // identity->removed(), once it is on the disk
   std::unique_ptr<VolumeTable> volumes;
-  std::unique_ptr<GarbageCollector> garbage_collector;  // none while the store is read-only
+  std::unique_ptr<Damage> damage;
+  // None of these while the store is read-only.
+  std::unique_ptr<GarbageCollector> garbage_collector;
+  std::unique_ptr<Scrubber> scrubber;
   std::optional<DiskGuard> disk_guard;
 
  private:
@@ -78,7 +84,9 @@ struct LiveStore {
   void Repair();
   bool OpenForReading();
   void OpenForWriting();
-  void CollectGarbage();
+  void StartWorkers();
+
+  ScrubPass scrub_pass_;  // when the store was opened
 };
 
 }  // namespace farswap::store

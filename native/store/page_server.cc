@@ -67,6 +67,7 @@ Result<std::unique_ptr<PageServer>> PageServer::Create(const PageServerConfig& c
                                 .reserve_bytes = config.reserve_bytes,
                                 .quota_default = config.quota_default,
                                 .block_cache_bytes = config.block_cache_bytes,
+                                .scrub = config.scrub,
                                 .leases = config.leases});
   if (!store.ok()) return store.error();
   impl->store = std::move(store.value());
@@ -124,6 +125,11 @@ Outcome PageServer::RemoveServer(const Id& uuid) {
 void PageServer::SetAdminAddress(const std::string& address) {
   std::shared_lock lock(impl_->mutex);
   if (impl_->service) impl_->service->SetAdminAddress(address);
+}
+
+Outcome PageServer::Scrub() {
+  std::shared_lock lock(impl_->mutex);
+  return impl_->store ? impl_->store->Scrub() : Outcome(Error{kStopped});
 }
 
 Result<VolumeInfo> PageServer::DeleteVolume(const std::string& host_id, const std::string& device,

@@ -25,6 +25,7 @@ struct PageServerConfig {
   std::chrono::milliseconds source_silence_max{5000};  // ends a copy from another server
   std::uint64_t reserve_bytes = 0;                     // this and the next: see PageStoreConfig
   std::uint64_t quota_default = kNoQuota;
+  ScrubConfig scrub{};
 };
 
 class PageServer {
@@ -44,6 +45,7 @@ class PageServer {
   /// See PageStore.
   Outcome SetDraining(bool draining);
   Outcome RemoveServer(const Id& uuid);
+  Outcome Scrub();
   Result<VolumeInfo> DeleteVolume(const std::string& host_id, const std::string& device,
                                   bool force);
   Outcome SetQuota(const std::string& host_id, const std::string& device,

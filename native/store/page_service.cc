@@ -313,6 +313,16 @@ CallStatus PageService::AnswerSession(const v1::SessionRequest& request,
   response->set_used_bytes(store_->used_bytes());
   response->set_state(State(request.volume_id()));
   for (const Id& uuid : store_->removed_servers()) response->add_removed_servers(Bytes(uuid));
+  if (status != CallStatus::kOk) return status;
+  for (const v1::ComparedShards& compared : request.compared()) {
+    store_->EndDamage(request.volume_id(), compared.report(), compared.copied_objects());
+  }
+  for (const DamagedShards& damaged : store_->DamageOf(request.volume_id())) {
+    v1::DamagedShards* const sent = response->add_damaged();
+    sent->set_report(damaged.report);
+    sent->set_first(damaged.first);
+    sent->set_last(damaged.last);
+  }
   return status;
 }
 

@@ -328,6 +328,25 @@ Result<std::vector<std::uint64_t>> PageStore::ShardsOf(std::uint64_t volume_id) 
   return shards;
 }
 
+std::vector<DamagedShards> PageStore::DamageOf(std::uint64_t volume_id) const {
+  const std::shared_lock lock(impl_->exchange);
+  return impl_->damage->Of(volume_id);
+}
+
+void PageStore::EndDamage(std::uint64_t volume_id, std::uint64_t report, std::uint64_t objects) {
+  const std::shared_lock lock(impl_->exchange);
+  if (impl_->damage->End(volume_id, report)) {
+    impl_->counters.Add(Counter::scrub_repaired_objects, objects);
+  }
+}
+
+Outcome PageStore::Scrub() {
+  const std::shared_lock lock(impl_->exchange);
+  if (!impl_->scrubber) return Error{"the store is read-only: " + impl_->rocks->error->text()};
+  impl_->scrubber->Request();
+  return std::monostate{};
+}
+
 Outcome PageStore::SetDraining(bool draining) { return impl_->SetDraining(draining); }
 
 Outcome PageStore::RemoveServer(const Id& uuid) { return impl_->RemoveServer(uuid); }
@@ -418,6 +437,7 @@ std::vector<std::pair<std::string, std::uint64_t>> PageStore::Stats() const {
   const bool takes_pages = disk_problem().empty();
   const std::shared_lock lock(impl_->exchange);
   rocksdb::DB* db = impl_->rocks->db.get();
+  const ScrubPass pass = impl_->scrub_pass();
   std::vector<std::pair<std::string, std::uint64_t>> stats = {
       {"capacity_bytes", capacity_bytes()},
       {"reserve_bytes", impl_->config.reserve_bytes},
@@ -433,6 +453,11 @@ std::vector<std::pair<std::string, std::uint64_t>> PageStore::Stats() const {
       {"pages", pages},
       {"writes_stopped", IntProperty(db, impl_->rocks->pages, "rocksdb.is-write-stopped")},
       {"background_errors", IntProperty(db, impl_->rocks->pages, "rocksdb.background-errors")},
+      {"scrub_running", pass.running ? 1U : 0U},
+      {"scrub_pass_bytes", pass.read_bytes},
+      {"scrub_passes", pass.passes},
+      {"scrub_ended_ago_seconds", pass.ended_ago_ms / 1000},
+      {"scrub_damaged_shards", impl_->damage->shards()},
   };
   for (std::size_t i = 0; i < kCounterCount; ++i) {
     const auto counter = static_cast<Counter>(i);

@@ -29,6 +29,7 @@
 #include "store/protocol.h"
 #include "store/record.h"
 #include "store/running_clock.h"
+#include "store/scrub_config.h"
 
 namespace rocksdb {
 class FileSystem;
@@ -42,6 +43,7 @@ struct PageStoreConfig {
   std::uint64_t reserve_bytes = 0;   // the last part of it, only for copies from other servers
   std::uint64_t quota_default = kNoQuota;  // of volumes without one of their own
   std::uint64_t block_cache_bytes = 0;
+  ScrubConfig scrub{};
   bool collect_garbage = true;  // off only in tests of crashes
   LeaseConfig leases{};
   RunningClock::Source clock = &RunningClock::Steady;
@@ -124,6 +126,13 @@ class PageStore {
                                   bool force);
   Outcome SetQuota(const std::string& host_id, const std::string& device,
                    std::optional<std::uint64_t> quota_bytes);
+
+  /// Shards of the volume that may lack objects; its host compares them with another replica.
+  std::vector<DamagedShards> DamageOf(std::uint64_t volume_id) const;
+  /// The host has compared the shards of a report, and had `objects` copied.
+  void EndDamage(std::uint64_t volume_id, std::uint64_t report, std::uint64_t objects);
+  /// Begins a pass of the scrub now. An error if the store is read-only.
+  Outcome Scrub();
 
   /// Starts or ends a drain: hosts learn it from state(), and move their shards to other servers.
   /// It is on the disk (fsync) before it takes effect. No change if it cannot be written.

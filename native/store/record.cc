@@ -18,6 +18,7 @@ static_assert(std::endian::native == std::endian::little, "farswap runs on littl
 
 constexpr std::uint8_t kRecordFormat = 1;
 constexpr std::uint8_t kStoreFormat = 2;
+constexpr char kDamageTag = 'x';
 
 // Whether an object of this codec and length is valid for this key.
 bool IsPossible(std::uint64_t key, std::uint32_t codec, std::size_t length) {
@@ -113,6 +114,11 @@ auto Fields(Is<VolumeRecord> auto& record) {
                   record.owner.nonce, record.owner.takeover_count, record.silent_minutes,
                   record.host_id, record.device, record.owner.host_name, record.owner.address);
 }
+auto Fields(Is<ScrubPass> auto& pass) {
+  return std::tie(pass.running, pass.requested, pass.volume_id, pass.key, pass.elapsed_ms,
+                  pass.read_bytes, pass.passes, pass.ended_ago_ms);
+}
+auto Fields(Is<DamagedShards> auto& shards) { return std::tie(shards.first, shards.last); }
 auto Fields(Is<Usage> auto& usage) { return std::tie(usage.pages, usage.bytes); }
 
 template <typename Record>
@@ -250,6 +256,26 @@ std::optional<std::uint64_t> DecodeQuota(std::string_view value) {
 std::string EncodeVolumeRecord(const VolumeRecord& record) { return Encode(record); }
 std::optional<VolumeRecord> DecodeVolumeRecord(std::string_view value) {
   return Decode<VolumeRecord>(value);
+}
+
+std::string EncodeScrubPass(const ScrubPass& pass) { return Encode(pass); }
+std::optional<ScrubPass> DecodeScrubPass(std::string_view value) {
+  return Decode<ScrubPass>(value);
+}
+
+std::string EncodeDamageKey(std::uint64_t volume_id, std::uint64_t report) {
+  const RecordKey ids = EncodeRecordKey(volume_id, report);
+  return kDamageTag + std::string(ids.begin(), ids.end());
+}
+
+std::string EncodeDamagedShards(const DamagedShards& shards) { return Encode(shards); }
+
+std::optional<std::pair<std::uint64_t, DamagedShards>> DecodeDamagedShards(std::string_view key,
+                                                                           std::string_view value) {
+  auto shards = Decode<DamagedShards>(value);
+  if (!shards || key.size() != 1 + kRecordKeyBytes || key[0] != kDamageTag) return std::nullopt;
+  shards->report = DecodeRecordKey(key.substr(1));
+  return std::pair(GetBigEndian(key.data() + 1), *shards);
 }
 
 std::string EncodeUsage(const Usage& usage) { return Encode(usage); }

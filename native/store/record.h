@@ -18,15 +18,17 @@
 //   "r"                                  -> 16 bytes uuid of each other store that was removed
 //   "d" u8 host length, host, device     -> u64 epoch, u8 n, n retired incarnations of 16 bytes,
 //                                           oldest first
+//   "p"                                  -> the scrub's last pass, see ScrubPass
 //   "q" u8 host length, host, device     -> u64 quota in bytes, all ones: none; without a record
-//   the
-//                                           configured default holds
+//                                           the configured default holds
 //   "v" volume id (u64 big endian)       -> u64 epoch, u64 slots, u8 garbage, u8 intact,
 //                                           16 bytes incarnation, 16 bytes nonce of the owner,
 //                                           u32 its takeover_count, u32 minutes of silence, and
 //                                           u8 length and bytes of host, device, the owner's
 //                                           machine's name and address
-// The last record of a volume is also written, without fsync, for its silence and `intact`.
+//   "x" volume id, report (u64 big endian)
+//                                        -> u64 first and u64 last of the shards that lack objects
+// Without fsync: the pass, damaged shards, and a volume's silence and `intact`.
 // Column family "usage" counts pages and bytes of each volume. Each batch of page writes merges its
 // differences in the same atomic write, so the counts are exact after any crash, and a start reads
 // one small record per volume instead of all its pages:
@@ -40,6 +42,7 @@
 #include <span>
 #include <string>
 #include <string_view>
+#include <utility>
 #include <vector>
 
 #include "base/result.h"
@@ -129,6 +132,32 @@ struct VolumeRecord {
 };
 std::string EncodeVolumeRecord(const VolumeRecord& record);
 std::optional<VolumeRecord> DecodeVolumeRecord(std::string_view value);
+
+/// A pass of the scrub over all records, in order of their keys.
+struct ScrubPass {
+  bool running = false;
+  bool requested = false;       // by an operator, who waits for it
+  std::uint64_t volume_id = 0;  // where it goes on
+  std::uint64_t key = 0;
+  std::uint64_t elapsed_ms = 0;  // since it began, while servers ran
+  std::uint64_t read_bytes = 0;
+  std::uint64_t passes = 0;        // that have ended
+  std::uint64_t ended_ago_ms = 0;  // the last one, while servers ran
+};
+std::string EncodeScrubPass(const ScrubPass& pass);
+std::optional<ScrubPass> DecodeScrubPass(std::string_view value);
+
+/// Shards of a volume that may lack objects, since records of them were damaged.
+struct DamagedShards {
+  std::uint64_t report = 0;  // its number
+  std::uint64_t first = 0;
+  std::uint64_t last = 0;
+};
+std::string EncodeDamageKey(std::uint64_t volume_id, std::uint64_t report);
+std::string EncodeDamagedShards(const DamagedShards& shards);
+/// nullopt if it is no such record.
+std::optional<std::pair<std::uint64_t, DamagedShards>> DecodeDamagedShards(std::string_view key,
+                                                                           std::string_view value);
 
 /// Also used for differences of usages, which "usage" merges.
 struct Usage {

@@ -46,10 +46,15 @@ class UsageAdder final : public rocksdb::AssociativeMergeOperator {
 // Records errors that make RocksDB stop writing.
 class ErrorWatch final : public rocksdb::EventListener {
  public:
-  explicit ErrorWatch(std::shared_ptr<WriteError> error) : error_(std::move(error)) {}
+  ErrorWatch(std::shared_ptr<WriteError> error, std::shared_ptr<DamagedFiles> damaged)
+      : error_(std::move(error)), damaged_(std::move(damaged)) {}
 
   void OnBackgroundError(rocksdb::BackgroundErrorReason reason, rocksdb::Status* status) override {
-    // RocksDB repeats a failed compaction.
+    // RocksDB repeats a failed compaction, by then without the damaged block.
+    if (reason == rocksdb::BackgroundErrorReason::kCompaction && damaged_->Note(*status)) {
+      *status = rocksdb::Status::OK();
+      return;
+    }
     if (reason != rocksdb::BackgroundErrorReason::kCompaction || !status->IsIOError()) {
       error_->Set(status->ToString());
     }
@@ -57,6 +62,7 @@ class ErrorWatch final : public rocksdb::EventListener {
 
  private:
   const std::shared_ptr<WriteError> error_;
+  const std::shared_ptr<DamagedFiles> damaged_;
 };
 
 rocksdb::DBOptions DatabaseOptions(const RocksConfig& config, const Rocks& rocks) {
@@ -65,7 +71,7 @@ rocksdb::DBOptions DatabaseOptions(const RocksConfig& config, const Rocks& rocks
   options.create_if_missing = true;
   options.create_missing_column_families = true;
   options.env = rocks.env.get();
-  options.listeners = {std::make_shared<ErrorWatch>(rocks.error),
+  options.listeners = {std::make_shared<ErrorWatch>(rocks.error, rocks.damaged),
                        MakeCompactionWatch(config.files, config.room)};
   options.max_background_jobs =
       std::clamp(static_cast<int>(std::thread::hardware_concurrency()), 2, 4);
@@ -97,7 +103,9 @@ rocksdb::ColumnFamilyOptions PageOptions(const RocksConfig& config) {
   table.filter_policy.reset(rocksdb::NewBloomFilterPolicy(10));
   table.block_size = std::size_t{8} << 10;
   table.data_block_index_type = rocksdb::BlockBasedTableOptions::kDataBlockBinaryAndHash;
+  // EmptyBlock() writes blocks of this kind.
   table.format_version = 5;
+  table.checksum = rocksdb::kXXH3;
   rocksdb::ColumnFamilyOptions options;
   options.table_factory.reset(rocksdb::NewBlockBasedTableFactory(table));
   options.compression = rocksdb::kNoCompression;  // pages are already compressed
@@ -159,6 +167,7 @@ Result<std::unique_ptr<Rocks>> OpenBy(const RocksConfig& config, Opener* opener,
   rocks->room = config.room;
   rocks->env = rocksdb::NewCompositeEnv(MakeSparedFiles(config.files, config.room));
   rocks->error = std::make_shared<WriteError>();
+  rocks->damaged = std::make_shared<DamagedFiles>();
   Handles opened;
   rocksdb::DB* db = nullptr;
   *status = opener(DatabaseOptions(config, *rocks), config.path, AllFamilies(config), &opened, &db);
@@ -209,6 +218,7 @@ rocksdb::Status Rocks::Commit(const rocksdb::WriteOptions& options, rocksdb::Wri
 void Rocks::Swap(Rocks* other) {
   std::swap(env, other->env);
   std::swap(error, other->error);
+  std::swap(damaged, other->damaged);
   std::swap(is_for_reading, other->is_for_reading);
   std::swap(is_writable, other->is_writable);
   std::swap(db, other->db);

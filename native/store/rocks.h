@@ -12,6 +12,7 @@
 #include <string>
 
 #include "base/result.h"
+#include "store/damaged_files.h"
 #include "store/record.h"
 #include "store/room.h"
 
@@ -63,6 +64,7 @@ struct Rocks {
   Room* room = nullptr;
   std::unique_ptr<rocksdb::Env> env;  // of `db`
   std::shared_ptr<WriteError> error;
+  std::shared_ptr<DamagedFiles> damaged;
   bool is_for_reading = false;  // read-only
   bool is_writable = true;
   std::unique_ptr<rocksdb::DB> db;

@@ -75,6 +75,14 @@ class VolumeTable {
   /// Removes a garbage volume after its pages.
   Outcome Forget(const Volume& volume);
 
+  /// Applies a change of usage that was written, with the volume's stripe locked.
+  void Apply(const Usage& change, Volume* volume) {
+    volume->pages += change.pages;
+    const auto fewer = static_cast<std::uint64_t>(-change.bytes);  // wraps if there are more
+    volume->bytes.Release(fewer);
+    live_bytes_.Release(fewer);
+  }
+
   /// Of live pages of all volumes.
   KeptBytes& live_bytes() { return live_bytes_; }
 

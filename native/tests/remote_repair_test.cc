@@ -184,6 +184,45 @@ TEST_F(RepairTest, APageOnADamagedDiskComesFromTheOtherReplicaAndIsRepaired) {
   EXPECT_EQ(cluster_->Placement().failed_repairs, 0u);
 }
 
+TEST_F(RepairTest, DamageThatAScrubFindsIsRepairedWithoutARead) {
+  Connect(2, 600'000ms, /*outage_wait=*/2 * kHangGuard);  // it misses nothing
+  WriteAll();
+  const auto replicas = cluster_->ReplicasOf(0);
+  const auto server_at = [&](const std::string& address) {
+    std::size_t server = 0;
+    while (cluster_->Servers()[server].address != address) ++server;
+    return server;
+  };
+  const std::size_t damaged = server_at(replicas[0].address);
+  StopServer(damaged);
+  ASSERT_TRUE(Eventually([&] { return !cluster_->Servers()[damaged].connected(); }));
+  ASSERT_TRUE(store::DamageBytes(PathOf(damaged), BytesOf(7, version_of_[0])));
+  StartServer(damaged);
+  ASSERT_TRUE(Eventually([&] { return cluster_->Servers()[damaged].connected(); }));
+  AwaitNoDebt();
+  const auto stat = [&](const std::string& wanted) {
+    std::uint64_t found = 0;
+    for (const auto& [name, value] : servers_[damaged]->Stats()) {
+      found += name == wanted ? value : 0;
+    }
+    return found;
+  };
+  ASSERT_TRUE(servers_[damaged]->Scrub().ok());
+  ASSERT_TRUE(Eventually([&] { return stat("scrub_passes") == 1; }));
+  const std::uint64_t records = stat("scrub_damaged_records");
+  ASSERT_GT(records, 0u);
+  ASSERT_TRUE(Eventually([&] { return stat("scrub_damaged_shards") == 0; }));
+  EXPECT_EQ(stat("scrub_repaired_objects"), records);
+  EXPECT_EQ(cluster_->Placement().repaired_objects, records);
+  StopServer(server_at(replicas[1].address));
+  TestFetch fetch;
+  for (tier::SlotIndex page = 0; page < kPagesAShard; ++page) fetch.Add(page);
+  Get(*cluster_, fetch);
+  ASSERT_TRUE(fetch.done.Wait());
+  for (std::size_t i = 0; i < fetch.count; ++i) EXPECT_TRUE(fetch.Holds(i, version_of_[0])) << i;
+  EXPECT_EQ(stat("gets_corrupt") + stat("gets_not_found"), 0u);
+}
+
 TEST_F(RepairTest, AServerThatStaysAwayIsReplaced) {
   Connect(2, 300ms);
   WriteAll();

@@ -3,8 +3,10 @@
 #include <gtest/gtest.h>
 
 #include <chrono>
+#include <filesystem>
 #include <memory>
 #include <string>
+#include <system_error>
 #include <vector>
 
 #include "store/page_store.h"
@@ -143,10 +145,22 @@ class SpaceTest : public DeleteTest {
     // A sixteenth for indexes and filters, and 2 MiB for logs and the manifest.
     EXPECT_TRUE(Eventually([&] { return opened_->Stat("disk_bytes") < left * 17 / 16 + 2 * kMiB; }))
         << opened_->Stat("disk_bytes") << " of " << disk_bytes_before << " for " << left;
+    EXPECT_TRUE(Eventually([&] { return LogBytes() < kMiB; })) << LogBytes();
     opened_->volume = staying_;
     for (std::uint64_t slot = 0; slot < pages_left_; slot += 97) {
       EXPECT_EQ(opened_->GetOne(slot).bytes, ObjectBytes(slot, 1, kObjectBytes));
     }
+  }
+
+  // Of RocksDB's log of writes.
+  std::uintmax_t LogBytes() const {
+    std::uintmax_t bytes = 0;
+    for (const auto& file : std::filesystem::directory_iterator(directory_.Path("s"))) {
+      std::error_code gone;
+      const std::uintmax_t size = file.file_size(gone);
+      bytes += !gone && file.path().extension() == ".log" ? size : 0;
+    }
+    return bytes;
   }
 
   OpenedVolume ending_;

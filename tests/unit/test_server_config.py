@@ -39,6 +39,7 @@ def test_what_is_left_out_has_a_default(path: Path) -> None:
     assert config.server.advertise is None
     assert config.store.block_cache == 1 << 30
     assert str(config.store.repair_reserve) == "2%"
+    assert str(config.store.scrub_interval) == "7d"
     assert config.volumes.quota_default == 0
     assert str(config.admin.listen) == "127.0.0.1:7071"
 
@@ -70,6 +71,15 @@ def test_what_is_left_out_has_a_default(path: Path) -> None:
         ("store.repair_reserve=51%", "store.repair_reserve: 51% is not 0% to 50%"),
         ("store.repair_reserve=2", "store.repair_reserve: 2 is not 0% to 50%"),
         ("store.repair_reserve=%", "store.repair_reserve: % is not 0% to 50%"),
+        (
+            "store.scrub_interval=59s",
+            'store.scrub_interval: 59s is less than 1m; "off" scrubs only on request',
+        ),
+        ("store.scrub_interval=often", 'store.scrub_interval: "often" is not a duration'),
+        (
+            "volumes.expire_after=59s",
+            'volumes.expire_after: 59s is less than 1m; "off" keeps volumes',
+        ),
         ("volumes.quota_default=1KiB", "volumes.quota_default: 1KiB is less than 1MiB"),
         ("volumes.quota_default=none", 'volumes.quota_default: "none" is not a size'),
         ("store.capacty=1GiB", "store.capacty: unknown key; did you mean capacity?"),
@@ -87,6 +97,13 @@ def test_shares_and_quotas_are_read(path: Path) -> None:
     assert (config.store.repair_reserve, config.volumes.quota_default) == (50, 1 << 20)
     off = server_config.load(path, ["store.repair_reserve=0%", "volumes.quota_default=off"])
     assert (off.store.repair_reserve, off.volumes.quota_default) == (0, 0)
+
+
+def test_spans_of_minutes_are_read(path: Path) -> None:
+    config = server_config.load(path, ["store.scrub_interval=1m", "volumes.expire_after=1m"])
+    assert (config.store.scrub_interval, config.volumes.expire_after) == (60_000, 60_000)
+    off = server_config.load(path, ["store.scrub_interval=off", "volumes.expire_after=off"])
+    assert (off.store.scrub_interval, off.volumes.expire_after) == (0, 0)
 
 
 def test_all_problems_are_reported_at_once(path: Path) -> None:

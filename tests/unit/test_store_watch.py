@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -17,6 +18,7 @@ class Store:
 
     def __init__(self) -> None:
         self.values = {"puts_full": 0, "used_bytes": 0, "capacity_bytes": 1000}
+        self.values |= {"scrub_damaged_records": 0, "scrub_damaged_blocks": 0}
         self.problem = ""
         self.watch = StoreWatch(self, "/var/lib/farswap")
 
@@ -68,3 +70,20 @@ def test_a_store_at_its_capacity_is_reported_once_until_a_part_of_it_is_free(sto
     assert line["log_level"] == "info"
     assert "accepting pages again: below store.capacity" in line["event"]
     assert store.logged(used_bytes=900) == []
+
+
+def test_damage_is_logged_with_its_extent_at_most_once_a_minute(
+    store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    now = 1000.0
+    monkeypatch.setattr(time, "monotonic", lambda: now)
+    assert store.logged() == []
+    (line,) = store.logged(scrub_damaged_records=5, scrub_damaged_blocks=1)
+    assert line["log_level"] == "error"
+    assert (line["objects"], line["blocks"], line["path"]) == (5, 1, "/var/lib/farswap")
+    assert store.logged() == []
+    now += 59
+    assert store.logged(scrub_damaged_records=2) == []
+    now += 1
+    (line,) = store.logged(scrub_damaged_records=1)
+    assert (line["objects"], line["blocks"]) == (3, 0)
