@@ -19,6 +19,7 @@ def print_rows(out: Console, placement: pb.PlacementStatus) -> None:
         ("short of replicas", _shards(placement.replication_debt_shards)),
         ("copies under way", str(placement.replica_copies)),
         ("lost", _shards(placement.lost_shards)),
+        ("on no replica", _count(placement.missing_pages, "page")),
         ("objects repaired", f"{placement.repaired_objects}, {placement.failed_repairs} failed"),
         ("failure domains", str(placement.failure_domains)),
         ("two replicas in one", _shards(placement.crowded_shards)),
@@ -27,4 +28,8 @@ def print_rows(out: Console, placement: pb.PlacementStatus) -> None:
 
 
 def _shards(number: int) -> Text:
-    return output.bad(output.count(number, "shard")) if number else output.good("none")
+    return _count(number, "shard")
+
+
+def _count(number: int, noun: str) -> Text:
+    return output.bad(output.count(number, noun)) if number else output.good("none")

@@ -47,7 +47,7 @@ def memory_server(**changed: object) -> native.MemoryServer:
 def placement(**changed: int) -> native.Placement:
     """What placement() says when each shard has its one replica."""
     made = {"replicas": 1, "debt_shards": 0, "lost_shards": 0, "copies": 0}
-    made |= {"repaired_objects": 0, "failed_repairs": 0}
+    made |= {"repaired_objects": 0, "failed_repairs": 0, "missing_pages": 0}
     made |= {"domains": 3, "crowded_shards": 0}
     return record(native.Placement, **(made | changed))
 

@@ -175,6 +175,7 @@ def placement_status(placement: Placement) -> pb.PlacementStatus:
         failed_repairs=placement.failed_repairs,
         failure_domains=placement.domains,
         crowded_shards=placement.crowded_shards,
+        missing_pages=placement.missing_pages,
     )
 
 

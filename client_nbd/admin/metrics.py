@@ -231,6 +231,11 @@ class HostMetrics(Collector):
             "Objects that a current replica lacked or had damaged, and that no copy replaced.",
             placement.failed_repairs,
         )
+        yield CounterMetricFamily(
+            "farswap_missing_pages",
+            "Pages that no replica of their shard had when its replicas were compared.",
+            placement.missing_pages,
+        )
 
     def _membership(self) -> Iterator[Metric]:
         state = self._host.membership.state()

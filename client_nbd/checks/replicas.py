@@ -28,6 +28,7 @@ def replicas(
     found = [
         *(_servers(placement, servers) or _domains(placement)),
         *_debt(placement, servers, repair_after),
+        *_missing(placement),
     ]
     return found or [Finding("ok", _SUBJECT, f"no shard has fewer than {_current(placement)}")]
 
@@ -77,6 +78,17 @@ def _debt(
         "replicas are replaced on servers with room"
     )
     return [Finding("warning", _SUBJECT, message, remedy)]
+
+
+def _missing(placement: Placement) -> list[Finding]:
+    if not placement.missing_pages:
+        return []
+    message = (
+        "pages that were on no replica when it was compared with the slot table: "
+        f"{placement.missing_pages}; reads of them fail with EIO"
+    )
+    remedy = "replace the disks of servers that lose pages, and restart the programs affected"
+    return [Finding("error", _SUBJECT, message, remedy)]
 
 
 def _reasons(server: MemoryServer) -> list[str]:

@@ -24,6 +24,7 @@ Result<std::unique_ptr<Engine>> Engine::Create(EngineConfig config) {
   auto tier = tier::Tier::Create(config.tier, engine->cluster_.get());
   if (!tier.ok()) return tier.error();
   engine->tier_ = std::move(tier.value());
+  engine->cluster_->CompareWith(engine->tier_->stored_objects());
   engine->connections_ = std::make_unique<nbd::ConnectionSet>(engine->tier_.get(),
                                                               config.tier.slots * tier::kPageBytes);
   return engine;

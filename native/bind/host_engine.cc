@@ -97,7 +97,8 @@ void BindRecords(nb::module_& m) {
       .def_ro("crowded_shards", &Placement::crowded)
       .def_ro("copies", &Placement::copies)
       .def_ro("repaired_objects", &Placement::repaired_objects)
-      .def_ro("failed_repairs", &Placement::failed_repairs);
+      .def_ro("failed_repairs", &Placement::failed_repairs)
+      .def_ro("missing_pages", &Placement::missing_pages);
   using Server = remote::Cluster::ServerInfo;
   nb::class_<Server>(m, "MemoryServer")
       .def_ro("address", &Server::address)

@@ -374,6 +374,8 @@ Outcome Cluster::SetReplicas(std::size_t replicas) {
   return std::monostate{};
 }
 
+void Cluster::CompareWith(tier::StoredObjects* objects) { state_->shards.CompareWith(objects); }
+
 void Cluster::AddServers(std::span<const std::string> addresses) { state_->AddServers(addresses); }
 
 PlacementInfo Cluster::Placement() const { return state_->shards.status(kNoMember); }

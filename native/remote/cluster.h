@@ -32,6 +32,9 @@ class Cluster final : public tier::RemoteStore {
   static Result<std::unique_ptr<Cluster>> Create(const ClusterConfig& config);
   ~Cluster() override;  // Stop()
 
+  /// Compares servers with these objects from now on, until Stop(). Called before the first Put.
+  void CompareWith(tier::StoredObjects* objects);
+
   void Put(tier::PutBatch* batch) override;
   void Get(tier::RemoteFetch* fetch) override;
   bool TakesDiscards(tier::SlotIndex slot) const override;

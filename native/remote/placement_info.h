@@ -19,6 +19,7 @@ struct PlacementInfo {
   std::uint32_t here;              // replicas on the member that was asked for
   std::uint64_t repaired_objects;  // that a current replica lacked or had damaged
   std::uint64_t failed_repairs;    // of objects
+  std::uint64_t missing_pages;     // that no replica of their shard has
   std::vector<placement::AwayMember> away;
 };
 

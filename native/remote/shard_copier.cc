@@ -2,7 +2,9 @@
 
 #include <grpcpp/client_context.h>
 
+#include <algorithm>
 #include <map>
+#include <optional>
 #include <utility>
 
 #include "base/thread.h"
@@ -62,7 +64,8 @@ class Worker {
     FinishedWork finished{.action = work_.action, .result = ActionResult::kFailed};
     switch (work_.action.kind) {
       case Action::Kind::kCopy:
-        finished.result = Copy(work_.repairs, &finished);
+        if (work_.sources.empty()) break;
+        finished.result = Copy(work_.sources.front(), work_.repairs, &finished);
         break;
       case Action::Kind::kCompare:
         finished.result = Compare(&finished);
@@ -78,6 +81,7 @@ class Worker {
 
  private:
   using Stub = v1::PageStore::Stub;
+  using Wanted = tier::StoredObjects::Wanted;
   using Versions = std::map<std::uint64_t, std::uint64_t>;  // by key
 
   static std::unique_ptr<Stub> StubOf(const OpenedServer& server) {
@@ -92,12 +96,11 @@ class Worker {
   }
 
   // Makes the member fetch these objects from the source, or all that it lacks.
-  ActionResult Copy(const std::vector<std::uint64_t>& keys, FinishedWork* finished) {
-    if (!work_.source) return ActionResult::kFailed;
+  ActionResult Copy(const OpenedServer& from, const std::vector<std::uint64_t>& keys,
+                    FinishedWork* finished) {
     auto request = RequestTo<v1::CopyShardRequest>(work_.member);
     request.set_shard(work_.action.shard);
     request.set_generation(work_.action.generation);
-    const OpenedServer& from = *work_.source;
     v1::CopyShardRequest::Source* const source = request.mutable_source();
     source->set_server_uuid(from.uuid.data(), from.uuid.size());
     source->set_address(from.address);
@@ -120,19 +123,67 @@ class Worker {
     return ActionResult::kLater;
   }
 
-  // The source first: what it lists later than the member was sent to both.
+  // Tries one source after the other for objects that the member lacks. Those that none has are
+  // lost whether it joins or not.
   ActionResult Compare(FinishedWork* finished) {
-    if (!work_.source) return ActionResult::kDone;  // there is nothing to compare with
-    const auto source = StubOf(*work_.source);
-    const auto wanted = List(source.get(), *work_.source);
-    const auto there = List(member_.get(), work_.member);
-    if (!wanted || !there) return ActionResult::kFailed;
-    std::vector<std::uint64_t> missing;
-    for (const auto& [key, version] : *wanted) {
-      const auto found = there->find(key);
-      if (found == there->end() || found->second < version) missing.push_back(key);
+    for (std::size_t round = 0;; ++round) {
+      const OpenedServer* const source =
+          round < work_.sources.size() ? &work_.sources[round] : nullptr;
+      const auto missing = FindMissing(source);
+      if (!missing) return ActionResult::kFailed;
+      if (missing->empty()) return ActionResult::kDone;
+      std::vector<std::uint64_t> keys;
+      for (const Wanted& object : *missing) keys.push_back(object.key);
+      if (!source) {
+        for (const Wanted& object : *missing) finished->missing_pages += object.pages;
+        return ActionResult::kDone;
+      }
+      const ActionResult copied = Copy(*source, keys, finished);
+      if (copied != ActionResult::kDone) return copied;
     }
-    return missing.empty() ? ActionResult::kDone : Copy(missing, finished);
+  }
+
+  // Objects that the member lacks or has in another version than the table. Nothing is locked
+  // meanwhile, so the order matters:
+  //
+  //   source listed   A bundle that the member has in a lower version is missing. What the source
+  //                   got later went to the member as well.
+  //   table read      An object that is acknowledged later may be missing in the member's list.
+  //   member listed   What is listed here and not wanted afterwards is stale: versions only rise.
+  //   table read      An object that is wanted no more, or in another version, was overwritten
+  //                   meanwhile: the member gets its Put or Discard as others do.
+  std::optional<std::vector<Wanted>> FindMissing(const OpenedServer* source) {
+    std::optional<Versions> theirs = Versions{};
+    if (source) theirs = List(StubOf(*source).get(), *source);
+    const std::vector<Wanted> before = WantedNow();
+    const auto there = List(member_.get(), work_.member);
+    if (!theirs || !there) return std::nullopt;
+    for (const auto& [key, version] : *there) {
+      if (key <= UINT32_MAX) work_.objects->OnListed(static_cast<tier::ObjectKey>(key));
+    }
+    const auto has = [&](const Wanted& object) {
+      const auto found = there->find(object.key);
+      if (found == there->end()) return false;
+      if (!tier::IsBundleKey(object.key)) {
+        return tier::SlotVersionOf(found->second) == object.version;
+      }
+      const auto other = theirs->find(object.key);
+      return other == theirs->end() || found->second >= other->second;
+    };
+    std::vector<Wanted> missing;
+    for (const Wanted& object : WantedNow()) {
+      const auto earlier = std::ranges::lower_bound(before, object.key, {}, &Wanted::key);
+      const bool same = earlier != before.end() && earlier->key == object.key &&
+                        earlier->version == object.version;
+      if (same && !has(object)) missing.push_back(object);
+    }
+    return missing;
+  }
+
+  std::vector<Wanted> WantedNow() {
+    std::vector<Wanted> wanted;
+    work_.objects->ListWanted(work_.action.shard * tier::kShardSlots, &wanted);
+    return wanted;
   }
 
   std::optional<Versions> List(Stub* stub, const OpenedServer& server) {

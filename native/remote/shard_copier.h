@@ -10,7 +10,6 @@
 #include <list>
 #include <memory>
 #include <mutex>
-#include <optional>
 #include <string>
 #include <thread>
 #include <vector>
@@ -18,6 +17,7 @@
 #include "placement/planner.h"
 #include "remote/lane.h"
 #include "remote/members.h"
+#include "tier/remote_store.h"
 
 namespace grpc {
 class ClientContext;
@@ -36,7 +36,8 @@ struct OpenedServer {
 struct ShardWork {
   placement::Action action;
   OpenedServer member;
-  std::optional<OpenedServer> source;
+  std::vector<OpenedServer> sources;   // kCopy: the first one; kCompare: other current replicas
+  tier::StoredObjects* objects;        // kCompare
   std::vector<std::uint64_t> repairs;  // kCopy: of these objects alone, in place of equal versions
 };
 
@@ -45,6 +46,7 @@ struct FinishedWork {
   placement::ActionResult result;
   std::chrono::milliseconds retry_after{};
   std::uint64_t copied_objects = 0;
+  std::uint64_t missing_pages = 0;  // kCompare: in objects that no replica has
 };
 
 class ShardCopier {

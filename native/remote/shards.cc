@@ -6,6 +6,7 @@
 #include <span>
 #include <utility>
 
+#include "base/check.h"
 #include "base/thread.h"
 
 namespace farswap::remote {
@@ -27,6 +28,7 @@ constexpr milliseconds kSilentMax{10000};  // of a server during a call
 // Not jobs of the planner.
 constexpr std::uint64_t kRepair = UINT64_MAX;
 constexpr std::uint64_t kComparison = UINT64_MAX - 1;
+constexpr std::uint64_t kCheck = UINT64_MAX - 2;
 
 }  // namespace
 
@@ -106,6 +108,11 @@ bool Shards::MayDrop(const Action& action) const {
 
 // --- From operators -----------------------------------------------------------------------------
 
+void Shards::CompareWith(tier::StoredObjects* objects) {
+  const std::lock_guard lock(mutex_);
+  objects_ = objects;
+}
+
 void Shards::SetReplicas(std::size_t replicas) {
   const std::lock_guard lock(mutex_);
   replicas_ = replicas;
@@ -127,6 +134,10 @@ std::string Shards::Move(placement::ShardIndex shard, MemberIndex from, MemberIn
 void Shards::OnOpened(MemberIndex member, bool intact) {
   const std::lock_guard lock(mutex_);
   planner_.MemberBack(member, intact);
+  for (std::size_t i = 0; !intact && i < shards_; ++i) {
+    const auto shard = static_cast<placement::ShardIndex>(i);
+    if (IsOnlyCurrent({shard, member})) checks_.push_back({shard, member});
+  }
   TakeReports();
   Wake();
 }
@@ -155,6 +166,12 @@ void Shards::OnDamage(MemberIndex member, const std::vector<DamageReports::Repor
 }
 
 // With mutex_ held, as the following.
+bool Shards::IsOnlyCurrent(const Check& check) const {
+  const ReplicaSet set = planner_.SetOf(check.shard);
+  return set.Count(ReplicaState::kCurrent) == 1 &&
+         set.StateOf(check.member) == ReplicaState::kCurrent;
+}
+
 void Shards::TakeReports() {
   bool changed = false;
   for (const ShardServers::Report& report : servers_.Reports()) {
@@ -193,6 +210,7 @@ PlacementInfo Shards::status(MemberIndex member) const {
           .here = planner_.ReplicasOn(member),
           .repaired_objects = repaired_objects_,
           .failed_repairs = failed_repairs_,
+          .missing_pages = missing_pages_,
           .away = away_};
 }
 
@@ -221,6 +239,7 @@ void Shards::Run() {
     actions.clear();
     BeginRepair(now);
     BeginComparison(now);
+    BeginCheck(now);
     copier_.CancelSilent(Clock::now() - kSilentMax);
     EndSettled(now);
     const placement::Time pause =
@@ -263,12 +282,17 @@ void Shards::EndSettled(placement::Time now) {
 }
 
 void Shards::BeginWork(const Action& action, std::vector<std::uint64_t> repairs) {
-  ShardWork work{.action = action, .member = {}, .source = {}, .repairs = std::move(repairs)};
+  ShardWork work{.action = action,
+                 .member = {},
+                 .sources = {},
+                 .objects = objects_,
+                 .repairs = std::move(repairs)};
+  FARSWAP_CHECK(objects_ || action.kind != Action::Kind::kCompare);
   for (const placement::Replica& replica : planner_.SetOf(action.shard).All()) {
-    if (work.source || replica.state != ReplicaState::kCurrent) continue;
-    if (replica.member == action.member) continue;
-    if (action.kind == Action::Kind::kCopy && replica.member != action.source) continue;
-    work.source = servers_.WhereIs(replica.member);
+    const bool usable = replica.state == ReplicaState::kCurrent && replica.member != action.member;
+    const bool other = action.kind == Action::Kind::kCopy && replica.member != action.source;
+    const auto source = usable && !other ? servers_.WhereIs(replica.member) : std::nullopt;
+    if (source) work.sources.push_back(*source);
   }
   const auto member = servers_.WhereIs(action.member);
   if (!member) {
@@ -288,12 +312,22 @@ void Shards::EndWork(placement::Time now) {
              action.member == work.action.member && action.job == work.action.job;
     });
     if (ended != working_.end()) working_.erase(ended);
+    missing_pages_ += work.missing_pages;
     if (work.action.job == kRepair) {
       EndRepair(work, now);
       continue;
     }
     if (work.action.job == kComparison) {
       EndComparison(work, now);
+      continue;
+    }
+    if (work.action.job == kCheck) {
+      check_begun_ = false;
+      if (work.result == ActionResult::kDone) {
+        checks_.pop_front();
+      } else {
+        check_at_ = now + kReportEvery;
+      }
       continue;
     }
     planner_.Finished(work.action, work.result, now, work.retry_after);
@@ -375,6 +409,19 @@ void Shards::EndComparison(const FinishedWork& work, placement::Time now) {
   if (again) compare_at_ = now + std::max(work.retry_after, kReportEvery);
   repaired_objects_ += work.copied_objects;
   damage_.End(again, work.copied_objects);
+}
+
+// One at a time. A replica that is current no longer, or has another one beside it, is compared
+// when it joins or repaired when it is read.
+void Shards::BeginCheck(placement::Time now) {
+  if (check_begun_ || now < check_at_) return;
+  while (!checks_.empty() && !IsOnlyCurrent(checks_.front())) checks_.pop_front();
+  if (checks_.empty()) return;
+  check_begun_ = true;
+  BeginWork({.kind = Action::Kind::kCompare,
+             .shard = checks_.front().shard,
+             .member = checks_.front().member,
+             .job = kCheck});
 }
 
 }  // namespace farswap::remote

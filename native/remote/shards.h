@@ -10,6 +10,7 @@
 #include <condition_variable>
 #include <cstddef>
 #include <cstdint>
+#include <deque>
 #include <memory>
 #include <mutex>
 #include <optional>
@@ -80,6 +81,8 @@ class Shards final : public PutObserver, private ShardCopier::Owner {
   /// A Put begins, before it reads a set; returns its era.
   std::uint64_t BeginPut() { return eras_.Begin(); }
 
+  /// Called before the first Put. Used until Stop().
+  void CompareWith(tier::StoredObjects* objects);
   /// See Planner.
   void SetReplicas(std::size_t replicas);
   std::string Move(placement::ShardIndex shard, MemberIndex from, MemberIndex to);
@@ -123,6 +126,13 @@ class Shards final : public PutObserver, private ShardCopier::Owner {
     std::uint64_t era;
   };
 
+  // Of a shard's only current replica, whose store may have lost objects: they are counted.
+  struct Check {
+    placement::ShardIndex shard;
+    MemberIndex member;
+  };
+
+  bool IsOnlyCurrent(const Check& check) const;
   bool Settled(const Waiting& waiting) const;
   void Begin(const placement::Action& action);
   void BeginWork(const placement::Action& action, std::vector<std::uint64_t> repairs = {});
@@ -131,6 +141,7 @@ class Shards final : public PutObserver, private ShardCopier::Owner {
   void BeginComparison(placement::Time now);
   bool BeginComparisonOf(const DamageReports::Comparison& comparison, bool* again);
   void EndComparison(const FinishedWork& work, placement::Time now);
+  void BeginCheck(placement::Time now);
   void EndSettled(placement::Time now);
   void EndWork(placement::Time now);
   void Wake();
@@ -163,6 +174,11 @@ class Shards final : public PutObserver, private ShardCopier::Owner {
   std::uint64_t failed_repairs_ = 0;
   std::vector<placement::AwayMember> away_;  // as it was a moment ago
   placement::Time away_at_{};                // the next look
+  tier::StoredObjects* objects_ = nullptr;
+  std::deque<Check> checks_;  // the first one is under way if check_begun_
+  bool check_begun_ = false;
+  placement::Time check_at_{};
+  std::uint64_t missing_pages_ = 0;
   bool wake_ = false;
   bool stopping_ = false;
   ShardCopier copier_;

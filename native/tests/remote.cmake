@@ -1,5 +1,6 @@
 farswap_test(remote_test
   SOURCES remote_answer_memory_test.cc remote_chaos_proxy.cc remote_cluster_test.cc
+          remote_compare_test.cc
           remote_fake_store.cc remote_fault_test.cc remote_hedging_test.cc
           remote_identity_test.cc remote_members_test.cc
           remote_ownership_test.cc remote_page_server_test.cc remote_queue_test.cc

@@ -8,6 +8,9 @@
 #include <chrono>
 #include <cstring>
 #include <functional>
+#include <map>
+#include <memory>
+#include <mutex>
 #include <string>
 #include <vector>
 
@@ -121,6 +124,27 @@ class TestFetch final : public tier::RemoteFetch {
   std::array<Page, kKeysMax> answered;
 };
 
+/// What servers should have, as the test says.
+class TestObjects final : public tier::StoredObjects {
+ public:
+  void Want(tier::ObjectKey key, tier::ObjectVersion version) {
+    const std::lock_guard lock(mutex_);
+    wanted_[key] = tier::IsBundleKey(key) ? 0 : tier::SlotVersionOf(version);
+  }
+  void ListWanted(tier::SlotIndex first, std::vector<Wanted>* wanted) override {
+    const std::lock_guard lock(mutex_);
+    for (const auto& [key, version] : wanted_) {
+      if (tier::FirstSlotOf(key) / tier::kShardSlots != first / tier::kShardSlots) continue;
+      wanted->push_back({key, version, 1});
+    }
+  }
+  void OnListed(tier::ObjectKey) override {}
+
+ private:
+  std::mutex mutex_;
+  std::map<tier::ObjectKey, tier::Version> wanted_;
+};
+
 inline void Put(Cluster& cluster, TestBatch& batch) {
   inside_call = true;
   cluster.Put(&batch);
@@ -189,9 +213,13 @@ inline ClusterConfig TestConfig(std::vector<std::string> servers) {
           .full_wait = 2 * kHangGuard};
 }
 
-inline std::unique_ptr<Cluster> NewCluster(const ClusterConfig& config) {
+/// `objects`: by default nothing is wanted of the servers.
+inline std::unique_ptr<Cluster> NewCluster(const ClusterConfig& config,
+                                           tier::StoredObjects* objects = nullptr) {
+  static TestObjects none;
   auto created = Cluster::Create(config);
   EXPECT_TRUE(created.ok()) << (created.ok() ? "" : created.error().message);
+  created.value()->CompareWith(objects ? objects : &none);
   return std::move(created.value());
 }
 

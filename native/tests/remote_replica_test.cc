@@ -45,7 +45,7 @@ class ReplicaTest : public ::testing::Test {
     for (FakeStore& store : stores_) {
       store.Tell([&](FakeStore::Script* script) { script->lease = waits.lease; });
     }
-    cluster_ = NewCluster(config);
+    cluster_ = NewCluster(config, &objects_);
     for (std::size_t i = 0; i < 3; ++i) ASSERT_TRUE(Connected(*cluster_, i));
   }
   void TearDown() override { cluster_.reset(); }
@@ -84,6 +84,7 @@ class ReplicaTest : public ::testing::Test {
   }
 
   std::array<FakeStore, 3> stores_;
+  TestObjects objects_;
   std::unique_ptr<Cluster> cluster_;
 };
 
@@ -251,6 +252,9 @@ TEST_F(ReplicaTest, AReplicaIsCopiedOnceAllPutsToTheFormerSetHaveEnded) {
   TestBatch batch;
   batch.Add(1, 1);
   Put(*cluster_, batch);
+  objects_.Want(0, version);
+  objects_.Want(1, 1);
+  objects_.Want(2, 1);
   away.Start();
   ASSERT_TRUE(Eventually([&] { return StatesOf(0).back() == "joining"; }));
   // It gets what is written from now on.

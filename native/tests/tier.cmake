@@ -4,7 +4,8 @@ farswap_test(tier_test
           tier_group_race_test.cc tier_bundle_test.cc tier_packing_test.cc tier_bundle_fetch_test.cc
           tier_damaged_pool_test.cc tier_packer_test.cc tier_version_test.cc tier_replica_test.cc
           tier_batch_test.cc tier_store_wait_test.cc tier_superseded_store_test.cc
-          tier_store_wait_race_test.cc memory_remote.cc
+          tier_store_wait_race_test.cc tier_stored_objects_test.cc
+          memory_remote.cc
   LIBRARIES farswap_tier)
 
 # The tier as a Python module, for the state machine of tests/property. Not in the wheel.

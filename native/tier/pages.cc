@@ -376,6 +376,39 @@ void Pages::TakeStale(const StaleObjects::Chunk& chunk, std::vector<DiscardItem>
   });
 }
 
+void Pages::ListWanted(SlotIndex first_of_shard, std::vector<Wanted>* wanted) {
+  std::vector<Wanted> bundles;
+  const auto end = std::min<std::uint64_t>(slots(), std::uint64_t{first_of_shard} + kShardSlots);
+  ForEach(first_of_shard, end, [&](SlotIndex slot) {
+    const SlotRecord& record = table_->Get(slot);
+    const bool remote = record.state == SlotState::kRemote;
+    if (!remote && record.state != SlotState::kClean) return;
+    if (!record.in_bundle) return wanted->push_back({slot, record.version, 1});
+    const ObjectKey key = BundleKeyOf(slot);
+    if (bundles.empty() || bundles.back().key != key) bundles.push_back({key, 0, 0});
+    bundles.back().pages += remote ? 1 : 0;
+  });
+  wanted->insert(wanted->end(), bundles.begin(), bundles.end());
+}
+
+// The listing is older than the record, so the object's version is not higher. TakeStale() decides
+// up to which version it is discarded.
+void Pages::OnListed(ObjectKey key) {
+  const SlotIndex slot = FirstSlotOf(key);
+  if (slot >= slots()) return;
+  const auto lock = table_->Lock(slot);
+  if (IsBundleKey(key)) {
+    if (!table_->AnyInBundle(slot)) stale_->MarkBundle(slot);
+    return;
+  }
+  SlotRecord record = table_->Get(slot);
+  const bool wanted = record.state == SlotState::kRemote && !record.in_bundle;
+  if (wanted || record.stale_remote || ObjectVersionOf(record) == 0) return;
+  record.stale_remote = 1;
+  table_->Set(slot, record);
+  stale_->Mark(slot);
+}
+
 void Pages::Reparent(std::uint64_t first, std::uint64_t end) {
   ForEach(first, end, [this](SlotIndex slot) {
     SlotRecord record = table_->Get(slot);

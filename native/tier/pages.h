@@ -54,7 +54,7 @@ class RoomListener {
   ~RoomListener() = default;
 };
 
-class Pages {
+class Pages final : public StoredObjects {
  public:
   /// `stale` outlives it.
   Pages(std::unique_ptr<SlotTable> table, std::unique_ptr<Pool> pool, StaleObjects* stale);
@@ -154,6 +154,8 @@ class Pages {
   /// Appends the stale objects of a chunk of slots; servers may discard them from now on. For the
   /// thread of JoinBundle().
   void TakeStale(const StaleObjects::Chunk& chunk, std::vector<DiscardItem>* stale);
+  void ListWanted(SlotIndex first_of_shard, std::vector<Wanted>* wanted) override;
+  void OnListed(ObjectKey key) override;
   /// Rewrites the records of the slots [first, end) that name a removed group.
   void Reparent(std::uint64_t first, std::uint64_t end);
 

@@ -7,6 +7,7 @@
 #include <cstddef>
 #include <cstdint>
 #include <span>
+#include <vector>
 
 #include "tier/page.h"
 
@@ -84,6 +85,24 @@ class RemoteFetch {
     RemoteFetch* next = nullptr;                      // in a list of fetches
   };
   Route route;
+};
+
+/// What servers should have of the device, for a comparison with what one has. Thread-safe; no
+/// method waits for the network.
+class StoredObjects {
+ public:
+  struct Wanted {
+    ObjectKey key;
+    Version version;      // of the page; 0 for a bundle, whose version no slot has
+    std::uint32_t pages;  // that only servers have
+  };
+  /// Appends the objects of the shard that its replicas have acknowledged, by ascending key.
+  virtual void ListWanted(SlotIndex first_of_shard, std::vector<Wanted>* wanted) = 0;
+  /// A server lists an object under the key: if no slot needs one, it is discarded soon.
+  virtual void OnListed(ObjectKey key) = 0;
+
+ protected:
+  ~StoredObjects() = default;
 };
 
 /// A stale object, up to this version.

@@ -114,6 +114,9 @@ class Tier final : public PageDevice {
 
   TierStats Stats() const;
 
+  /// For comparisons with servers.
+  StoredObjects* stored_objects() { return &pages_; }
+
   // --- Proactive writeback
 
   /// Starts to write back the coldest pages, whatever the pool holds. False: the job before has not

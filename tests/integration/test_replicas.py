@@ -65,6 +65,7 @@ def test_a_page_stays_readable_while_one_of_its_two_servers_is_dead(
             "failed_repairs": 0,
             "failure_domains": 2,
             "crowded_shards": 0,
+            "missing_pages": 0,
         }
         dead.kill()
         until(lambda: placement(host)["replication_debt_shards"] == 1)

@@ -61,6 +61,7 @@ def test_the_placement_has_the_names_that_operators_read() -> None:
         failed_repairs=4,
         domains=2,
         crowded_shards=4,
+        missing_pages=7,
     )
     assert placement_status(placed) == pb.PlacementStatus(
         replicas_wanted=2,
@@ -71,4 +72,5 @@ def test_the_placement_has_the_names_that_operators_read() -> None:
         failed_repairs=4,
         failure_domains=2,
         crowded_shards=4,
+        missing_pages=7,
     )

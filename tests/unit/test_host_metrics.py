@@ -49,7 +49,7 @@ def engine() -> FakeEngine:
     made.placed = placement(
         replicas=2, debt_shards=5, copies=1, lost_shards=3, repaired_objects=9, failed_repairs=4
     )
-    made.placed.domains, made.placed.crowded_shards = 2, 4
+    made.placed.domains, made.placed.crowded_shards, made.placed.missing_pages = 2, 4, 7
     return made
 
 
@@ -131,6 +131,7 @@ def test_the_debt_in_replicas_is_exported(samples: Samples) -> None:
     assert samples["farswap_lost_shards_total",] == 3
     assert samples["farswap_repaired_objects_total",] == 9
     assert samples["farswap_failed_repairs_total",] == 4
+    assert samples["farswap_missing_pages_total",] == 7
     assert samples["farswap_failure_domains",] == 2
     assert samples["farswap_crowded_shards",] == 4
 

@@ -54,6 +54,13 @@ def test_a_debt_is_reported_with_the_servers_that_cause_it_and_the_remedy() -> N
     assert "5m after a server went away" in found.remedy
 
 
+def test_pages_that_no_replica_has_are_an_error() -> None:
+    (found,) = replicas(placement(replicas=2, missing_pages=3), [UP, UP], REPAIR_AFTER)
+    assert found.level == "error"
+    assert "slot table: 3; reads of them fail" in found.message
+    assert found.remedy
+
+
 def test_a_debt_that_is_only_being_repaired_has_no_other_reason() -> None:
     (found,) = replicas(placement(replicas=2, debt_shards=7, copies=2), [UP, UP], REPAIR_AFTER)
     assert found.message == "7 shards have fewer than 2 current replicas; copies under way: 2"
