@@ -68,14 +68,15 @@ def _print_servers(out: Console, status: pb.HostStatus) -> None:
             _state(server),
             f"{output.size(server.used_bytes)} of {output.size(server.capacity_bytes)}",
             str(server.shards),
+            str(server.hedged_fetches),
             str(server.reconnects),
             server.last_error,
         )
         for server in status.servers
     ]
-    columns = ("address", "state", ">used", ">shards", ">reconnects", "last error")
+    columns = ("address", "state", ">used", ">shards", ">hedged", ">reconnects", "last error")
     if rows:
-        spare = ("last error", "reconnects", "shards")
+        spare = ("last error", "reconnects", "hedged", "shards")
         output.print_table(out, "servers", columns, rows, spare)
 
 

@@ -39,6 +39,7 @@ def memory_server(**changed: object) -> native.MemoryServer:
         "owner_address": "",
         "lost_shards": 0,
         "unclean_restarts": 0,
+        "hedged_fetches": 0,
         "at_quota": False,
     }
     return record(native.MemoryServer, **(made | changed))

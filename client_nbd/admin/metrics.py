@@ -190,7 +190,7 @@ class HostMetrics(Collector):
             ["server", "state"],
             [([address, it.state], 1) for address, it in known.items()],
         )
-        counted = ("reconnects", "lost_shards", "unclean_restarts")
+        counted = ("reconnects", "lost_shards", "unclean_restarts", "hedged_fetches")
         yield from metrics.counters(
             "memory_server",
             ["server"],

@@ -117,7 +117,8 @@ void BindRecords(nb::module_& m) {
       .def_ro("owner_name", &Server::owner_name)
       .def_ro("owner_address", &Server::owner_address)
       .def_ro("lost_shards", &Server::lost_shards)
-      .def_ro("unclean_restarts", &Server::unclean_restarts);
+      .def_ro("unclean_restarts", &Server::unclean_restarts)
+      .def_ro("hedged_fetches", &Server::hedged_fetches);
 }
 
 }  // namespace

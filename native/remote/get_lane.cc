@@ -118,6 +118,7 @@ RemoteFetch* GetLane::TakeSlow(TimePoint now) {
       queue_.Remove(record);
       RemoteFetch* const fetch = Release(record);
       fetch->route.hedged = true;
+      ++hedged_fetches_;
       fetch->route.next = std::exchange(first, fetch);
     }
     record = next;

@@ -41,6 +41,8 @@ class GetLane final : public Stream<v1::GetRequest, v1::GetResponse>::Owner {
   bool Get(tier::RemoteFetch* fetch, MemberIndex member);
   /// Any thread.
   bool stalled() const { return stalled_; }
+  /// How many have moved on to another replica since this server was slow. Any thread.
+  std::uint64_t hedged_fetches() const { return hedged_fetches_; }
 
   // Only for the session's thread.
 
@@ -107,6 +109,7 @@ class GetLane final : public Stream<v1::GetRequest, v1::GetResponse>::Owner {
   TimePoint busy_at_;        // the last check that found a fetch
   TimePoint waiting_since_;  // for the next answer, while fetches are sent
   std::atomic<bool> stalled_{false};
+  std::atomic<std::uint64_t> hedged_fetches_{0};
 };
 
 }  // namespace farswap::remote

@@ -183,6 +183,7 @@ SessionStatus ServerSession::status() const {
   SessionStatus status = record_.Status(Clock::now());
   status.capacity_bytes = put_lane_.capacity_bytes();
   status.used_bytes = put_lane_.used_bytes();
+  status.hedged_fetches = get_lane_.hedged_fetches();
   status.at_quota = put_lane_.state() == v1::SERVER_STATE_QUOTA_REACHED;
   return status;
 }

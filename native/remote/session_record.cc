@@ -51,6 +51,7 @@ SessionStatus SessionRecord::Status(TimePoint now) const {
       .owner_name = owner_name_,
       .owner_address = owner_address_,
       .unclean_restarts = unclean_restarts_,
+      .hedged_fetches = 0,
   };
 }
 

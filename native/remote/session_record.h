@@ -47,6 +47,7 @@ struct SessionStatus {
   std::string owner_name;         // of another host that has the volume, if known
   std::string owner_address;
   std::uint64_t unclean_restarts;  // of the machine: acknowledged pages may be missing
+  std::uint64_t hedged_fetches;    // that left the slow server; set by the session
 };
 
 class SessionRecord {

@@ -111,6 +111,9 @@ TEST_F(SlowReplicaTest, AFewFetchesThatTakeLongMoveOn) {
   ASSERT_TRUE(Eventually([&] { return first_->seen().heartbeats >= heartbeats + 8; }));
   EXPECT_LE(Done(), 6u);
   EXPECT_LE(other_->seen().fetches, 6u);
+  const std::size_t slow = first_ == &stores_[0] ? 0 : 1;
+  EXPECT_EQ(cluster_->Servers()[slow].hedged_fetches, Done());
+  EXPECT_EQ(cluster_->Servers()[1 - slow].hedged_fetches, 0u);
   Hold(first_, false);
   ExpectAll();
   EXPECT_TRUE(Holds(*cluster_, 0, 1));
