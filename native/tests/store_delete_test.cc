@@ -44,6 +44,17 @@ class DeleteTest : public ::testing::Test {
     return deleted.ok() ? "" : deleted.error().message;
   }
 
+  // Of RocksDB's log of writes.
+  std::uintmax_t LogBytes() const {
+    std::uintmax_t bytes = 0;
+    for (const auto& file : std::filesystem::directory_iterator(directory_.Path("s"))) {
+      std::error_code gone;
+      const std::uintmax_t size = file.file_size(gone);
+      bytes += !gone && file.path().extension() == ".log" ? size : 0;
+    }
+    return bytes;
+  }
+
   ScratchDirectory directory_;
   std::chrono::nanoseconds now_{seconds(1)};
   std::unique_ptr<OpenedStore> opened_;
@@ -186,6 +197,17 @@ TEST_F(SpaceTest, OfAnExpiredVolumeComesBack) {
   opened_->store->ExpireSilent();
   EXPECT_EQ(opened_->Stat("volumes_expired"), 1u);
   ExpectSpaceBack(before);
+}
+
+// Less than the size at which RocksDB flushes by itself.
+TEST_F(SpaceTest, OfTheLogOfADeletedVolumeComesBack) {
+  Start(true);
+  const OpenedVolume volume = opened_->Open(MakeOpen('a', 'n', "ending"));
+  for (std::uint64_t first = 0; first < 2048; first += 256) PutBatch(volume, first, 256);
+  EXPECT_GT(LogBytes(), 4 * kMiB);
+  ASSERT_EQ(Refusal("ending", "swap0", true), "");
+  ASSERT_TRUE(Eventually([&] { return opened_->Stat("garbage_volumes_deleted") == 1; }));
+  EXPECT_TRUE(Eventually([&] { return LogBytes() < kMiB; })) << LogBytes();
 }
 
 }  // namespace
