@@ -71,7 +71,7 @@ class RepairTest : public ::testing::Test {
     config.replicas = replicas;
     config.outage_wait = outage_wait;
     config.repair_after = repair_after;
-    cluster_ = NewCluster(config);
+    cluster_ = NewCluster(config, &objects_);
     for (std::size_t i = 0; i < kServers; ++i) ASSERT_TRUE(Connected(*cluster_, i));
   }
 
@@ -88,6 +88,9 @@ class RepairTest : public ::testing::Test {
         Put(*cluster_, batch);
         EXPECT_TRUE(batch.done.Wait());
         version_of_[shard] = version_;
+        for (std::size_t i = 0; i < batch.count; ++i) {
+          if (batch.results[i] == PutResult::kAcked) objects_.Want(batch.objects[i].key, version_);
+        }
         return std::all_of(batch.results.begin(), batch.results.begin() + kPagesAShard,
                            [](PutResult result) { return result == PutResult::kAcked; });
       }));
@@ -121,6 +124,7 @@ class RepairTest : public ::testing::Test {
   std::array<int, kServers> ports_{};
   std::array<int, kServers> store_of_{};
   std::array<std::unique_ptr<store::PageServer>, kServers> servers_;
+  TestObjects objects_;
   std::unique_ptr<Cluster> cluster_;
   tier::ObjectVersion version_ = 0;
   std::array<tier::ObjectVersion, kShards> version_of_{};
