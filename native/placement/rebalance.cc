@@ -51,8 +51,10 @@ bool Planner::MoveOneFrom(MemberIndex fullest) {
     const bool crowds = target && SharesDomain(*target, stays) && !SharesDomain(fullest, stays);
     if (!target || crowds) continue;
     const Member& other = members_[*target].reported;
+    const std::uint64_t shard_bytes =
+        std::min(config_.shard_bytes, source.used_bytes / members_[fullest].replicas);
     const double moving =
-        static_cast<double>(config_.jobs_max * config_.shard_bytes) /
+        static_cast<double>(config_.jobs_max * shard_bytes) /
         static_cast<double>(std::min(source.capacity_bytes, other.capacity_bytes));
     const double gap = std::max(config_.imbalance_max, 2.0 * moving);
     if (source.fullness() - other.fullness() < gap) return false;

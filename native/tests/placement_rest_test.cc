@@ -134,5 +134,15 @@ TEST_F(RestTest, AMoveThatTurnsTheImbalanceRoundIsNotMade) {
   EXPECT_FALSE(Work().empty());
 }
 
+// A shard is no larger than what the member holds of each on average.
+TEST_F(RestTest, SmallMembersOfSmallShardsAreBalanced) {
+  Make({.shards = 40, .replicas = 1, .rebalance_every = 10min, .shard_bytes = 1'000'000}, 2);
+  for (ShardIndex shard = 0; shard < 40; ++shard) planner_->Place(shard);
+  Report(0, [](Member* member) { member->used_bytes = 600; });
+  Report(1, [](Member* member) { member->used_bytes = 300; });
+  now_ += 10min;
+  EXPECT_FALSE(Work().empty());
+}
+
 }  // namespace
 }  // namespace farswap::placement
