@@ -195,6 +195,8 @@ class _ErrorsToStatus(_Interceptor):
 @contextlib.contextmanager
 def _audit(request: object, context: _Context, method: str) -> Generator[None]:
     """Logs who calls what, and how it ends."""
+    # At the end of a cancelled call its context may be gone: peer() would crash the process.
+    by = unquote(context.peer())
     result = "cancelled; it may have taken effect"
     try:
         yield
@@ -206,7 +208,7 @@ def _audit(request: object, context: _Context, method: str) -> Generator[None]:
         fields = text_format.MessageToString(cast("Message", request), as_one_line=True)
         _log.info(
             "administration",
-            by=unquote(context.peer()),
+            by=by,
             call=method.rpartition("/")[2],
             **({"request": fields} if fields else {}),
             result=result,

@@ -1,7 +1,6 @@
 #include "store/identity.h"
 
 #include <algorithm>
-#include <cstring>
 #include <fstream>
 #include <random>
 
@@ -31,7 +30,9 @@ std::string EncodeIds(const std::vector<Id>& ids) {
 
 std::vector<Id> DecodeIds(const std::string& value) {
   std::vector<Id> ids(value.size() / kIdBytes);
-  std::memcpy(ids.data(), value.data(), ids.size() * kIdBytes);
+  for (std::size_t i = 0; i < ids.size(); ++i) {
+    std::copy_n(value.data() + i * kIdBytes, kIdBytes, ids[i].begin());
+  }
   return ids;
 }
 
