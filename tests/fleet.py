@@ -6,7 +6,8 @@ import random
 import urllib.request
 from typing import TYPE_CHECKING
 
-from hang_guard import HANG_GUARD_S
+from hang_guard import HANG_GUARD_S, until
+from nbd_client import NbdClient
 from prometheus_client.parser import text_string_to_metric_families
 
 if TYPE_CHECKING:
@@ -43,3 +44,25 @@ def pages(first: int, count: int, generation: int = 0) -> bytes:
 
 def page(number: int, generation: int = 0) -> bytes:
     return pages(number, 1, generation)
+
+
+def connected(host: HostDaemon) -> bool:
+    """To all its memory servers."""
+    return all(server["connected"] for server in host.ask("status")["servers"])
+
+
+def write_back(host: HostDaemon, count: int) -> None:
+    """Until as many pages are remote, which are all."""
+
+    def moved() -> bool:
+        host.ctl("tier", "writeback", "--bytes", f"{count * PAGE_BYTES}B")
+        return host.ask("status")["tier"]["remote_pages"] == count
+
+    until(moved)
+
+
+def store_remotely(host: HostDaemon, count: int) -> None:
+    """Writes the first pages of the device, until they are remote."""
+    with NbdClient.of(host) as client:
+        client.write(0, pages(0, count))
+        write_back(host, count)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from fleet import PAGE_BYTES, pages
+from fleet import PAGE_BYTES, connected, pages, store_remotely
 from hang_guard import until
 from nbd_client import NbdClient
 
@@ -14,18 +14,6 @@ if TYPE_CHECKING:
 
 WRITTEN = 256
 SIZE = WRITTEN * PAGE_BYTES
-
-
-def write_back(host: HostDaemon) -> None:
-    """Until all pages are remote."""
-
-    def moved() -> bool:
-        host.ctl("tier", "writeback", "--bytes", f"{SIZE}B")
-        return host.ask("status")["tier"]["remote_pages"] == WRITTEN
-
-    with NbdClient.of(host) as client:
-        client.write(0, pages(0, WRITTEN))
-        until(moved)
 
 
 def placed(host: HostDaemon) -> dict[str, Any]:
@@ -41,10 +29,6 @@ def placed(host: HostDaemon) -> dict[str, Any]:
     return found["volume"]
 
 
-def connected(host: HostDaemon) -> bool:
-    return all(server["connected"] for server in host.ask("status")["servers"])
-
-
 def page_addresses(*servers: MemoryServer) -> str:
     return ",".join(server.pages for server in servers)
 
@@ -55,7 +39,7 @@ def test_cluster_status_adds_up_what_servers_and_hosts_know(
     servers = [memory_server(), memory_server()]
     host = host_daemon(*servers, cluster={"replicas": 2})
     until(lambda: connected(host))
-    write_back(host)
+    store_remotely(host, WRITTEN)
     volume = placed(host)
     assert (volume["owner_live"], volume["placement"]["replicas_wanted"]) == (True, 2)
     status = host.ask("cluster", "status")
@@ -80,7 +64,7 @@ def test_a_drain_that_cannot_fit_is_refused_with_the_numbers(
     servers = [memory_server(), memory_server()]
     host = host_daemon(*servers, cluster={"replicas": 2})
     until(lambda: connected(host))
-    write_back(host)
+    store_remotely(host, WRITTEN)
     first = servers[0]
     everyone = page_addresses(*servers)
     refused = first.ctl("server", "drain", "--servers", everyone)
@@ -106,7 +90,7 @@ def test_one_server_names_its_peers(memory_server: MakeServer, host_daemon: Make
     servers = [first, *peers]
     host = host_daemon(*servers, cluster={"replicas": 2})
     until(lambda: connected(host))
-    write_back(host)
+    store_remotely(host, WRITTEN)
     assert [one["address"] for one in first.ask("server", "list")] == [
         server.pages for server in servers
     ]
@@ -122,7 +106,7 @@ def test_two_servers_are_drained_at_once(memory_server: MakeServer, host_daemon:
     servers = [memory_server() for _ in range(3)]
     host = host_daemon(*servers)
     until(lambda: connected(host))
-    write_back(host)
+    store_remotely(host, WRITTEN)
     (holder,) = [one for one in servers if one.ask("server", "show")["volumes"][0]["shards"]]
     (other, last) = [one for one in servers if one is not holder]
     everyone = page_addresses(*servers)
@@ -148,7 +132,7 @@ def test_an_operator_moves_a_shard_and_changes_the_number_of_replicas(
     host = host_daemon(*servers)
     until(lambda: connected(host))
     assert host.ctl("shard", "list").stdout == "no shard\n"
-    write_back(host)
+    store_remotely(host, WRITTEN)
     (source,) = shard_states(host)
     (target,) = {server.pages for server in servers} - {source}
     moved = host.ctl("shard", "move", "0", "--from", source, "--to", target, "--wait")
@@ -174,7 +158,7 @@ def test_a_volume_is_limited_and_deleted_on_all_servers(
     servers = [memory_server(), memory_server()]
     host = host_daemon(*servers, cluster={"replicas": 2})
     until(lambda: connected(host))
-    write_back(host)
+    store_remotely(host, WRITTEN)
     (volume,) = servers[0].ask("volume", "list")["volumes"]
     name = f"{volume['host_id']}/{volume['device']}"
     everyone = ("--servers", page_addresses(*servers))

@@ -6,7 +6,7 @@ import shutil
 from typing import TYPE_CHECKING, Any
 
 import pytest
-from fleet import METRICS, PAGE_BYTES, pages, samples, scrape
+from fleet import METRICS, PAGE_BYTES, connected, pages, samples, scrape, write_back
 from hang_guard import until
 from nbd_client import NbdClient
 
@@ -24,18 +24,8 @@ def two_replicas(
     """A host that is connected to both of its servers."""
     servers = [memory_server(), memory_server()]
     host = host_daemon(*servers, cluster={"replicas": 2}, metrics=METRICS)
-    until(lambda: all(server["connected"] for server in host.ask("status")["servers"]))
+    until(lambda: connected(host))
     return host, servers
-
-
-def write_back(host: HostDaemon) -> None:
-    """Until all pages are remote."""
-
-    def moved() -> bool:
-        host.ctl("tier", "writeback", "--bytes", f"{SIZE}B")
-        return host.ask("status")["tier"]["remote_pages"] == WRITTEN
-
-    until(moved)
 
 
 def placement(host: HostDaemon) -> dict[str, Any]:
@@ -54,7 +44,7 @@ def test_a_page_stays_readable_while_one_of_its_two_servers_is_dead(
     host, (dead, alive) = two_replicas(memory_server, host_daemon)
     with NbdClient.of(host) as client:
         client.write(0, pages(0, WRITTEN))
-        write_back(host)
+        write_back(host, WRITTEN)
         assert replicas(host) == {dead.pages: "current", alive.pages: "current"}
         assert placement(host) == {
             "replicas_wanted": 2,
@@ -89,11 +79,11 @@ def test_a_server_that_returns_gets_all_pages_and_then_serves_them_alone(
     half = WRITTEN // 2
     with NbdClient.of(host) as client:
         client.write(0, pages(0, WRITTEN))
-        write_back(host)
+        write_back(host, WRITTEN)
         returning.kill()
         until(lambda: placement(host)["replication_debt_shards"] == 1)
         client.write(0, pages(0, half, 1))
-        write_back(host)
+        write_back(host, WRITTEN)
         if wiped:
             shutil.rmtree(returning.store_path)
         returning.start()

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from fleet import METRICS, PAGE_BYTES, pages, samples, scrape
+from fleet import METRICS, PAGE_BYTES, connected, pages, samples, scrape, write_back
 from hang_guard import until
 from nbd_client import NbdClient
 
@@ -21,16 +21,7 @@ def write(host: HostDaemon, client: NbdClient, count: int) -> None:
     """Until the pages are remote."""
     for first in range(0, count, 256):
         client.write(first * PAGE_BYTES, pages(first, 256))
-
-    def moved() -> bool:
-        host.ctl("tier", "writeback", "--bytes", f"{SIZE}B")
-        return host.ask("status")["tier"]["remote_pages"] == count
-
-    until(moved)
-
-
-def connected(host: HostDaemon) -> bool:
-    return all(server["connected"] for server in host.ask("status")["servers"])
+    write_back(host, count)
 
 
 def read(client: NbdClient) -> bytes:

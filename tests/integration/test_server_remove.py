@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from fleet import PAGE_BYTES, pages
+from fleet import PAGE_BYTES, connected, pages, store_remotely
 from hang_guard import until
 from nbd_client import NbdClient
 
@@ -14,22 +14,6 @@ if TYPE_CHECKING:
 
 WRITTEN = 256
 SIZE = WRITTEN * PAGE_BYTES
-
-
-def connected(host: HostDaemon) -> bool:
-    return all(server["connected"] for server in host.ask("status")["servers"])
-
-
-def write_back(host: HostDaemon) -> None:
-    """Until all pages are remote."""
-
-    def moved() -> bool:
-        host.ctl("tier", "writeback", "--bytes", f"{SIZE}B")
-        return host.ask("status")["tier"]["remote_pages"] == WRITTEN
-
-    with NbdClient.of(host) as client:
-        client.write(0, pages(0, WRITTEN))
-        until(moved)
 
 
 def shard_states(host: HostDaemon) -> dict[str, str]:
@@ -65,7 +49,7 @@ def test_shards_of_a_removed_server_are_repaired_at_once(
     first, servers = with_peers(memory_server, 4)
     host = host_daemon(*servers, cluster={"replicas": 2, "repair_after": "1d"})
     until(lambda: connected(host))
-    write_back(host)
+    store_remotely(host, WRITTEN)
     dead = holder_but(first, host, servers)
     dead.kill()
     until(lambda: first.ask("cluster", "status")["replication_debt_shards"] == 1)
@@ -95,7 +79,7 @@ def test_the_last_replica_is_given_up_only_by_the_operators_word(
     first, servers = with_peers(memory_server, 3)
     host = host_daemon(*servers)
     until(lambda: connected(host))
-    write_back(host)
+    store_remotely(host, WRITTEN)
     dead = holder_but(first, host, servers)
     answers = first.ctl("server", "remove", dead.pages)
     assert answers.returncode == 1
@@ -118,7 +102,7 @@ def test_a_drained_server_leaves_the_lists(
     first, servers = with_peers(memory_server, 3)
     host = host_daemon(*servers)
     until(lambda: connected(host))
-    write_back(host)
+    store_remotely(host, WRITTEN)
     leaver = holder_but(first, host, servers)
     assert leaver.ctl("server", "drain", "--wait").returncode == 0
     leaver.stop()
