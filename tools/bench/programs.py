@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 from pathlib import Path
 
@@ -31,4 +32,5 @@ def native_program(name: str, part: str = "bench") -> Path:
 def pin(pid: int, cpus: set[int]) -> None:
     """Keeps all threads of the process, and those they start later, on these CPUs."""
     for task in Path(f"/proc/{pid}/task").iterdir():
-        os.sched_setaffinity(int(task.name), cpus)
+        with contextlib.suppress(ProcessLookupError):  # the thread has ended meanwhile
+            os.sched_setaffinity(int(task.name), cpus)
