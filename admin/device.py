@@ -32,22 +32,28 @@ def show(session: Session, output_format: str) -> None:
 
 
 @commands.verb(command, "set")
+@click.option("--replicas", metavar="1|2|3", type=click.IntRange(1, 3), help="Of each page.")
 @click.option(
-    "--replicas", metavar="1|2|3", type=click.IntRange(1, 3), required=True, help="Of each page."
+    "--spread", metavar="LABEL", help="In which label of memory servers the replicas differ."
 )
-def set_(session: Session, *, replicas: int, output_format: str) -> None:
-    """Change on how many memory servers each page is kept.
+def set_(session: Session, *, output_format: str, **settings: object) -> None:
+    """Change on how many memory servers each page is kept, and which are kept apart.
+
+    Two replicas of a page are not on servers with the same value of the label, as of `rack` in
+    server.toml's `labels`; `host` keeps them on different servers.
 
     Pages are copied, or dropped, in the background; `farswapctl status` shows what is left. The
-    change lasts until the daemon exits; to keep it, edit cluster.replicas in host.toml.
+    change lasts until the daemon exits; to keep it, edit cluster.replicas and cluster.spread in
+    host.toml.
 
     \b
-    Example:
+    Examples:
       farswapctl device set --replicas 2
+      farswapctl device set --spread rack
     """
+    request = pb.SetPlacementRequest(**commands.given(settings))
     with session.host() as host:
-        request = pb.SetReplicasRequest(replicas=replicas)
-        changed = host.client.call(host.stub.SetReplicas, request)
+        changed = host.client.call(host.stub.SetPlacement, request)
     output.print_answer(changed, output_format, placement.print_rows)
 
 

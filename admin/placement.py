@@ -21,7 +21,7 @@ def print_rows(out: Console, placement: pb.PlacementStatus) -> None:
         ("lost", _shards(placement.lost_shards)),
         ("on no replica", _count(placement.missing_pages, "page")),
         ("objects repaired", f"{placement.repaired_objects}, {placement.failed_repairs} failed"),
-        ("failure domains", str(placement.failure_domains)),
+        ("failure domains", f"{placement.failure_domains}, by the label {placement.spread}"),
         ("two replicas in one", _shards(placement.crowded_shards)),
     ]
     output.print_rows(out, "placement", rows)

@@ -131,7 +131,7 @@ def _rows(status: pb.ServerStatus) -> list[output.Row]:
         ("advertises", status.advertise),
         ("store", f"{status.path}, {status.uuid}"),
         ("run", status.run_id),
-        ("failure domain", status.failure_domain or "of its own"),
+        ("labels", ", ".join(f"{k}={v}" for k, v in sorted(status.labels.items())) or "none"),
         ("state", _server_state(status)),
         ("used", used),
         ("on disk", output.size(status.disk_bytes)),

@@ -11,12 +11,13 @@ from typing import Annotated, Self
 
 import msgspec
 from farswap.common import config as common_config
-from farswap.common import config_sections
+from farswap.common import config_sections, label
 from farswap.common.address import HOST_ADMIN, Address
 from farswap.common.compressor import Compressor, Recompressor
 from farswap.common.config import Section, Within
 from farswap.common.config_sections import KEEPALIVE_DEFAULT, Keepalive
 from farswap.common.errors import ConfigError
+from farswap.common.label import LabelName
 from farswap.common.units import PAGE_BYTES, ByteSize, Milliseconds
 
 # kSlotsMax of native/tier/page.h: 8 TiB.
@@ -101,11 +102,12 @@ class TierSection(Section, frozen=True):
 class ClusterSection(config_sections.ClusterSection, frozen=True):
     """[cluster]: the memory servers: `servers`, and those that etcd lists.
 
-    Without any, pages stay in the pool.
+    Without any, pages stay in the pool. The replicas of a page differ in the label `spread`.
     """
 
     servers: list[Address] = msgspec.field(default_factory=list)
     replicas: Replicas = Replicas(1)
+    spread: LabelName = LabelName(label.DEFAULT)
     repair_after: Annotated[Milliseconds, Within("1s", "7d")] = Milliseconds(300_000)
     rebalance_every: Annotated[Milliseconds, Within("1s", "7d")] = Milliseconds(600_000)
     fetch_wait: Annotated[Milliseconds, Within("100ms", "1d")] = Milliseconds(60_000)

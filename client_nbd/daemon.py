@@ -82,6 +82,7 @@ def native_engine(config: HostConfig, *, take_over: bool = False) -> HostEngine:
             device=config.device.name,
             take_over=take_over,
             replicas=config.cluster.replicas,
+            spread=config.cluster.spread,
             repair_after_ms=config.cluster.repair_after,
             rebalance_every_ms=config.cluster.rebalance_every,
         )

@@ -21,16 +21,14 @@ UUID = re.compile("[0-9a-f]{32}")
 
 class _Record(msgspec.Struct, frozen=True):
     address: str
-    failure_domain: str = ""
     version: str = ""
 
 
 class Member(msgspec.Struct, frozen=True, order=True):
-    """One server. `domain` is its failure domain: the uuid if the server has no label."""
+    """One server."""
 
     uuid: str  # of its store, hexadecimal
     address: str  # host:port for hosts
-    domain: str
     version: str  # of its program
 
 
@@ -41,9 +39,7 @@ def prefix_of(prefix: str) -> str:
 
 def to_record(member: Member) -> bytes:
     """Value of the server's key."""
-    return msgspec.json.encode(
-        _Record(address=member.address, failure_domain=member.domain, version=member.version)
-    )
+    return msgspec.json.encode(_Record(address=member.address, version=member.version))
 
 
 def of_records(records: Mapping[str, bytes], prefix: str) -> list[Member]:
@@ -61,8 +57,7 @@ def of_records(records: Mapping[str, bytes], prefix: str) -> list[Member]:
         except ValueError as error:
             _log.warning("etcd has a record that is not a server's", key=key, error=str(error))
             continue
-        domain = record.failure_domain or uuid
-        members.append(Member(uuid, record.address, domain, record.version))
+        members.append(Member(uuid, record.address, record.version))
     return members
 
 

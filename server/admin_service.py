@@ -152,7 +152,7 @@ class ServerAdminService(server_admin_pb2_grpc.ServerAdminServicer):
             state=page_store_pb2.ServerState.Name(self._pages.state),
             owner_lease_ms=self._config.server.owner_lease,
             disk_problem=self._pages.disk_problem(),
-            failure_domain=self._config.server.failure_domain or "",
+            labels=self._config.server.labels,
             etcd_problem=self._registration.problem,
             **gauges,
         )

@@ -11,6 +11,7 @@ from farswap.common import config_sections
 from farswap.common.address import SERVER_ADMIN, Address
 from farswap.common.config import Section, Within
 from farswap.common.config_sections import KEEPALIVE_DEFAULT, Keepalive
+from farswap.common.label import LabelName, is_short_text
 from farswap.common.units import ByteSize, Milliseconds
 
 DEFAULT_CONFIG = Path("/etc/farswap/server.toml")
@@ -25,6 +26,7 @@ MINUTE_MS = 60_000
 QUOTA_BYTES_MIN = 1 << 20
 _RESERVE_PERCENT_MAX = 50
 _PEERS_MAX = 256
+_LABELS_MAX = 16
 
 
 class _Minutes(Milliseconds):
@@ -55,17 +57,21 @@ class ScrubInterval(_Minutes):
     _OFF = "scrubs only on request"
 
 
-class FailureDomain(str):
-    """A label: 1 to 128 bytes of printable text."""
-
-    __slots__ = ()
+class Labels(dict[str, str]):
+    """Names and values of 1 to 128 bytes of printable text, at most 16."""
 
     @classmethod
-    def parse(cls, text: object) -> Self:
+    def parse(cls, table: object) -> Self:
         """Raises ValueError with the operator's message."""
-        if not isinstance(text, str) or not text.isprintable() or not 0 < len(text.encode()) <= 128:
-            raise ValueError(f"{text!a} is not a label of 1 to 128 bytes such as rack-7")
-        return cls(text)
+        if not isinstance(table, dict):
+            raise ValueError(f'{table!a} is not a table such as {{ rack = "r7" }}')  # noqa: TRY004
+        if len(table) > _LABELS_MAX:
+            raise ValueError(f"has more than {_LABELS_MAX} labels")
+        for name, value in table.items():
+            LabelName.parse(name)
+            if not is_short_text(value):
+                raise ValueError(f"{name}: {value!a} is not text of 1 to 128 bytes such as r7")
+        return cls(table)
 
 
 class Quota(ByteSize):
@@ -100,12 +106,12 @@ class RepairReserve(int):
 class ServerSection(Section, frozen=True):
     """[server]: the page protocol. Hosts use `advertise`; default: `listen`.
 
-    Servers with one `failure_domain` fail together; default: each is its own.
+    `labels` say where it is, as in which rack: hosts keep the replicas of a page apart by one.
     """
 
     listen: Address
     advertise: Address | None = None
-    failure_domain: FailureDomain | None = None
+    labels: Labels = msgspec.field(default_factory=Labels)
     keepalive: Keepalive = KEEPALIVE_DEFAULT
     owner_lease: _OwnerLease = Milliseconds(10_000)
 

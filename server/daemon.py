@@ -63,7 +63,7 @@ def native_pages(config: ServerConfig) -> PageServer:
             owner_lease_ms=config.server.owner_lease,
             expire_after_ms=config.volumes.expire_after,
             scrub_interval_ms=config.store.scrub_interval,
-            failure_domain=config.server.failure_domain or "",
+            labels=config.server.labels,
         )
     except RuntimeError as error:
         raise StartError(str(error)) from error
@@ -135,7 +135,6 @@ def _registration(config: ServerConfig, pages: PageServer, advertise: Address) -
     member = Member(
         uuid=pages.uuid.hex(),
         address=str(advertise),
-        domain=str(config.server.failure_domain or ""),
         version=release(),
     )
     return Registration(config.cluster, member)

@@ -24,7 +24,8 @@ def memory_server(**changed: object) -> native.MemoryServer:
     """What servers() says of one that is connected."""
     made: dict[str, object] = {
         "address": "10.0.0.7:7070",
-        "failure_domain": "rack-7",
+        "failure_domain": "00" * 16,
+        "labels": {},
         "state": "active",
         "connected": True,
         "capacity_bytes": 100,
@@ -45,9 +46,10 @@ def memory_server(**changed: object) -> native.MemoryServer:
     return record(native.MemoryServer, **(made | changed))
 
 
-def placement(**changed: int) -> native.Placement:
+def placement(**changed: object) -> native.Placement:
     """What placement() says when each shard has its one replica."""
-    made = {"replicas": 1, "debt_shards": 0, "lost_shards": 0, "copies": 0}
+    made: dict[str, object] = {"replicas": 1, "spread": "host"}
+    made |= {"debt_shards": 0, "lost_shards": 0, "copies": 0}
     made |= {"repaired_objects": 0, "failed_repairs": 0, "missing_pages": 0}
     made |= {"domains": 3, "crowded_shards": 0}
     return record(native.Placement, **(made | changed))

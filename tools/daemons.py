@@ -27,11 +27,17 @@ Sections = dict[str, dict[str, object]]
 
 
 def toml(sections: Sections) -> str:
-    # JSON's strings, numbers, booleans and flat lists are TOML's too.
     return "\n".join(
-        f"[{section}]\n" + "".join(f"{key} = {json.dumps(value)}\n" for key, value in keys.items())
+        f"[{section}]\n" + "".join(f"{key} = {_value(value)}\n" for key, value in keys.items())
         for section, keys in sections.items()
     )
+
+
+def _value(value: object) -> str:
+    # JSON's strings, numbers, booleans and flat lists are TOML's too.
+    if not isinstance(value, dict):
+        return json.dumps(value)
+    return f"{{{', '.join(f'{json.dumps(key)} = {_value(of)}' for key, of in value.items())}}}"
 
 
 def run_program(

@@ -176,6 +176,7 @@ def placement_status(placement: Placement) -> pb.PlacementStatus:
         failure_domains=placement.domains,
         crowded_shards=placement.crowded_shards,
         missing_pages=placement.missing_pages,
+        spread=placement.spread,
     )
 
 

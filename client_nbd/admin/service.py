@@ -15,6 +15,7 @@ from farswap.client_nbd.cgroups.groups import GroupChange
 from farswap.client_nbd.checks import server as server_checks
 from farswap.common.compressor import Compressor, Recompressor
 from farswap.common.errors import BusyError, InvalidArgumentError, NotPossibleError
+from farswap.common.label import LabelName
 from farswap.common.messages import of_record
 from farswap.common.units import SHARD_SLOTS, Milliseconds
 from farswap.v1 import host_admin_pb2 as pb
@@ -192,12 +193,14 @@ class HostAdminService(host_admin_pb2_grpc.HostAdminServicer):
             raise NotPossibleError(f"shard {request.shard} stays: {error}") from error
         return await asyncio.to_thread(self._shard, request.shard)
 
-    async def SetReplicas(  # noqa: N802
-        self, request: pb.SetReplicasRequest, context: _Context
+    async def SetPlacement(  # noqa: N802
+        self, request: pb.SetPlacementRequest, context: _Context
     ) -> pb.PlacementStatus:
         """InvalidArgumentError."""
+        replicas = request.replicas if request.HasField("replicas") else None
         try:
-            await asyncio.to_thread(self._host.engine.set_replicas, request.replicas)
+            spread = LabelName.parse(request.spread) if request.HasField("spread") else None
+            await asyncio.to_thread(self._host.engine.set_placement, replicas, spread)
         except ValueError as error:
             raise InvalidArgumentError(str(error)) from error
         return messages.placement_status(self._host.engine.placement())

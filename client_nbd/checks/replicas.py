@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 from farswap.client_nbd.checks.findings import Finding
 from farswap.client_nbd.checks.server import is_nearly_full
+from farswap.common.label import DEFAULT
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -27,6 +28,7 @@ def replicas(
         return []
     found = [
         *(_servers(placement, servers) or _domains(placement)),
+        *_labels(placement, servers),
         *_debt(placement, servers, repair_after),
         *_missing(placement),
     ]
@@ -53,12 +55,26 @@ def _domains(placement: Placement) -> list[Finding]:
         return []
     message = (
         f"degraded: cluster.replicas is {wanted}, and the servers are in {have} failure "
-        f"domain{'s' if have != 1 else ''}; shards with two replicas in one: "
-        f"{placement.crowded_shards}"
+        f"domain{'s' if have != 1 else ''} by the label {placement.spread}; shards with two "
+        f"replicas in one: {placement.crowded_shards}"
     )
-    remedy = "add memory servers in other failure domains, or correct server.failure_domain"
+    remedy = "add memory servers in other failure domains, or correct server.labels"
     if have >= wanted:
         remedy = "wait: the replicas move apart as long as servers of other domains have room"
+    return [Finding("warning", _SUBJECT, message, remedy)]
+
+
+def _labels(placement: Placement, servers: Sequence[MemoryServer]) -> list[Finding]:
+    """The default label is the server itself; any other one is there because servers share it."""
+    label = placement.spread
+    without = [server.address for server in servers if server.uuid and label not in server.labels]
+    if label == DEFAULT or not without:
+        return []
+    message = (
+        f"replicas are spread by the label {label}, which {', '.join(without)} "
+        f"{'do' if len(without) > 1 else 'does'} not have: each counts as a domain of its own"
+    )
+    remedy = f"set {label} in server.labels there, and restart the server"
     return [Finding("warning", _SUBJECT, message, remedy)]
 
 

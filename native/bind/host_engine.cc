@@ -1,9 +1,12 @@
 #include "bind/host_engine.h"
 
+#include <nanobind/stl/map.h>
+#include <nanobind/stl/optional.h>
 #include <nanobind/stl/unique_ptr.h>
 
 #include <chrono>
 #include <memory>
+#include <optional>
 #include <span>
 #include <stdexcept>
 #include <string>
@@ -22,7 +25,7 @@ std::unique_ptr<Engine> CreateEngine(std::uint64_t slots, std::uint64_t pool_byt
                                      std::uint64_t store_wait_ms, std::uint64_t fetch_wait_ms,
                                      std::vector<std::string> servers, std::string host_id,
                                      std::string device, bool take_over, std::size_t replicas,
-                                     std::uint64_t repair_after_ms,
+                                     std::string spread, std::uint64_t repair_after_ms,
                                      std::uint64_t rebalance_every_ms) {
   EngineConfig config;
   config.tier.slots = slots;
@@ -34,6 +37,7 @@ std::unique_ptr<Engine> CreateEngine(std::uint64_t slots, std::uint64_t pool_byt
   config.cluster.device = std::move(device);
   config.cluster.take_over = take_over;
   config.cluster.replicas = replicas;
+  config.cluster.spread = std::move(spread);
   config.cluster.repair_after = milliseconds(repair_after_ms);
   config.cluster.rebalance_every = milliseconds(rebalance_every_ms);
   config.cluster.fetch_wait = milliseconds(fetch_wait_ms);
@@ -65,8 +69,9 @@ void MoveShard(Engine& self, std::uint64_t shard, const std::string& source,
   if (!begun.ok()) throw std::runtime_error(begun.error().message);
 }
 
-void SetReplicas(Engine& self, std::size_t replicas) {
-  const Outcome done = self.cluster().SetReplicas(replicas);
+void SetPlacement(Engine& self, std::optional<std::size_t> replicas,
+                  const std::optional<std::string>& spread) {
+  const Outcome done = self.cluster().SetPlacement(replicas, spread);
   if (!done.ok()) throw nb::value_error(done.error().message.c_str());
 }
 
@@ -91,6 +96,7 @@ void BindRecords(nb::module_& m) {
   using Placement = remote::PlacementInfo;
   nb::class_<Placement>(m, "Placement")
       .def_ro("replicas", &Placement::replicas)
+      .def_ro("spread", &Placement::spread)
       .def_ro("domains", &Placement::domains)
       .def_ro("debt_shards", &Placement::debt)
       .def_ro("lost_shards", &Placement::lost)
@@ -103,6 +109,7 @@ void BindRecords(nb::module_& m) {
   nb::class_<Server>(m, "MemoryServer")
       .def_ro("address", &Server::address)
       .def_ro("failure_domain", &Server::failure_domain)
+      .def_ro("labels", &Server::labels)
       .def_prop_ro("state", [](const Server& it) { return remote::NameOf(it.state); })
       .def_prop_ro("connected", [](const Server& it) { return it.connected(); })
       .def_ro("capacity_bytes", &Server::capacity_bytes)
@@ -136,7 +143,7 @@ void BindHostEngine(nb::module_& m) {
   engine
       .def(nb::new_(&CreateEngine), nb::kw_only(), "slots"_a, "pool_bytes_max"_a,
            "accept_threshold_percent"_a, "store_wait_ms"_a, "fetch_wait_ms"_a, "servers"_a,
-           "host_id"_a, "device"_a, "take_over"_a, "replicas"_a, "repair_after_ms"_a,
+           "host_id"_a, "device"_a, "take_over"_a, "replicas"_a, "spread"_a, "repair_after_ms"_a,
            "rebalance_every_ms"_a,
            "Starts the engine's threads. RuntimeError if a resource is missing.")
       .def_prop_ro("incarnation", &Incarnation, "16 random bytes that identify the slot table.")
@@ -179,8 +186,9 @@ void BindHostEngine(nb::module_& m) {
       .def("move_shard", &MoveShard, "shard"_a, "source"_a, "target"_a,
            "Begins to copy a replica of a shard from one server to another, which takes its place. "
            "By their addresses. RuntimeError.")
-      .def("set_replicas", &SetReplicas, "replicas"_a,
-           "Changes the number of replicas of each page; copies follow. ValueError.")
+      .def("set_placement", &SetPlacement, "replicas"_a, "spread"_a,
+           "Changes the number of replicas of each page, and the label in which they differ; None: "
+           "as it is. Copies follow. ValueError.")
       .def("stop", &Engine::Stop, NoGil(),
            "Ends connections, sessions and threads. Afterwards only stats() may be called. "
            "Idempotent.");

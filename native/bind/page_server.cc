@@ -1,6 +1,7 @@
 #include "bind/page_server.h"
 
 #include <nanobind/nanobind.h>
+#include <nanobind/stl/map.h>
 #include <nanobind/stl/optional.h>
 #include <nanobind/stl/string.h>
 #include <nanobind/stl/unique_ptr.h>
@@ -10,6 +11,7 @@
 #include <cstdint>
 #include <cstring>
 #include <functional>
+#include <map>
 #include <memory>
 #include <optional>
 #include <stdexcept>
@@ -28,7 +30,7 @@ std::unique_ptr<store::PageServer> CreateServer(
     std::uint64_t reserve_bytes, std::optional<std::uint64_t> quota_default,
     std::uint64_t block_cache_bytes, std::uint32_t keepalive_ms, std::uint32_t owner_lease_ms,
     std::uint64_t expire_after_ms, std::uint64_t scrub_interval_ms,
-    const std::string& failure_domain) {
+    const std::map<std::string, std::string>& labels) {
   auto server = [&] {
     nb::gil_scoped_release unlocked;
     return store::PageServer::Create(
@@ -36,7 +38,7 @@ std::unique_ptr<store::PageServer> CreateServer(
          .path = path,
          .capacity_bytes = capacity_bytes,
          .block_cache_bytes = block_cache_bytes,
-         .failure_domain = failure_domain,
+         .labels = labels,
          .keepalive = std::chrono::milliseconds(keepalive_ms),
          .leases = {.owner_lease = std::chrono::milliseconds(owner_lease_ms),
                     .expire_after = std::chrono::milliseconds(expire_after_ms)},
@@ -169,7 +171,7 @@ void BindPageServer(nb::module_& m) {
       .def(nb::new_(&CreateServer), nb::kw_only(), nb::arg("listen"), nb::arg("path"),
            nb::arg("capacity_bytes"), nb::arg("reserve_bytes"), nb::arg("quota_default").none(),
            nb::arg("block_cache_bytes"), nb::arg("keepalive_ms"), nb::arg("owner_lease_ms"),
-           nb::arg("expire_after_ms"), nb::arg("scrub_interval_ms"), nb::arg("failure_domain"))
+           nb::arg("expire_after_ms"), nb::arg("scrub_interval_ms"), nb::arg("labels"))
       .def_prop_ro("port", &store::PageServer::port, "Bound port.")
       .def_prop_ro("uuid", [](const store::PageServer& it) { return Bytes(it.uuid()); })
       .def_prop_ro("run_id", [](const store::PageServer& it) { return Bytes(it.run_id()); })

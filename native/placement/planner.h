@@ -95,6 +95,7 @@ class Planner {
 
   // Members. A member is present from its first report on.
   void Report(MemberIndex index, const Member& member);
+  const Member& Reported(MemberIndex index) const { return members_[index].reported; }
   void MemberAway(MemberIndex index, Time now);
   /// `intact`: everything that it acknowledged is still there.
   void MemberBack(MemberIndex index, bool intact);

@@ -44,6 +44,10 @@ std::string CheckReplicas(std::size_t replicas) {
   return "a page has 1 to " + std::to_string(kMax) + " replicas";
 }
 
+std::string CheckSpread(const std::string& label) {
+  return NameInRange(label) ? "" : "a label's name must have 1 to 128 bytes";
+}
+
 std::string Check(const ClusterConfig& config) {
   if (config.servers.size() > kServersMax) {
     return "more than " + std::to_string(kServersMax) + " memory servers";
@@ -57,6 +61,7 @@ std::string Check(const ClusterConfig& config) {
   if (!NameInRange(config.device)) return "the device's name must have 1 to 128 bytes";
   if (config.slots == 0) return "the device has no slots";
   if (std::string problem = CheckReplicas(config.replicas); !problem.empty()) return problem;
+  if (std::string problem = CheckSpread(config.spread); !problem.empty()) return problem;
   for (const auto wait : {config.fetch_wait, config.put_wait, config.open_wait, config.answer_wait,
                           config.close_wait, config.outage_wait, config.silence_wait,
                           config.full_wait, config.move_wait, config.rebalance_every}) {
@@ -94,7 +99,7 @@ class Cluster::State final : public SessionPeers, private ShardServers, private 
                this),
         config_(config),
         nonce_(std::bit_cast<std::array<std::byte, 16>>(std::array{Seed(), Seed()})),
-        members_(config.move_wait),
+        members_(config.move_wait, config.spread),
         gate_(config.answer_wait, config.take_over) {
     shards.Start();
     AddServers(config.servers);
@@ -205,6 +210,9 @@ class Cluster::State final : public SessionPeers, private ShardServers, private 
       reports.back().member.domain = members_.DomainNumberOf(member);
     }
     return reports;
+  }
+  std::uint32_t DomainOf(MemberIndex member) const override {
+    return members_.DomainNumberOf(member);
   }
   std::optional<OpenedServer> WhereIs(MemberIndex member) const override {
     const auto number = members_.SessionOf(member);
@@ -328,6 +336,7 @@ std::vector<Cluster::ServerInfo> Cluster::Servers() const {
     const bool known = status.member != kNoMember;
     servers.push_back({status, state_->members().AddressOf(i),
                        known ? state_->members().DomainOf(status.member) : "",
+                       known ? state_->members().LabelsOf(status.member) : Labels{},
                        state_->shards.status(status.member).here, state_->lost_shards[i]});
   }
   return servers;
@@ -367,10 +376,16 @@ Outcome Cluster::MoveShard(std::uint64_t shard, const std::string& from, const s
   return std::monostate{};
 }
 
-Outcome Cluster::SetReplicas(std::size_t replicas) {
-  std::string problem = CheckReplicas(replicas);
+Outcome Cluster::SetPlacement(std::optional<std::size_t> replicas,
+                              const std::optional<std::string>& spread) {
+  std::string problem = replicas ? CheckReplicas(*replicas) : "";
+  if (problem.empty() && spread) problem = CheckSpread(*spread);
   if (!problem.empty()) return Error{std::move(problem)};
-  state_->shards.SetReplicas(replicas);
+  if (spread) {
+    state_->members().SpreadBy(*spread);
+    state_->shards.OnSpreadChanged();
+  }
+  if (replicas) state_->shards.SetReplicas(*replicas);
   return std::monostate{};
 }
 
@@ -378,7 +393,11 @@ void Cluster::CompareWith(tier::StoredObjects* objects) { state_->shards.Compare
 
 void Cluster::AddServers(std::span<const std::string> addresses) { state_->AddServers(addresses); }
 
-PlacementInfo Cluster::Placement() const { return state_->shards.status(kNoMember); }
+PlacementInfo Cluster::Placement() const {
+  PlacementInfo info = state_->shards.status(kNoMember);
+  info.spread = state_->members().spread();
+  return info;
+}
 
 void Cluster::Stop() {
   state_->StopGrowing();

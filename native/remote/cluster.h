@@ -14,12 +14,14 @@
 
 #include <cstdint>
 #include <memory>
+#include <optional>
 #include <span>
 #include <string>
 #include <vector>
 
 #include "base/result.h"
 #include "remote/config.h"
+#include "remote/members.h"
 #include "remote/placement_info.h"
 #include "remote/session_record.h"
 #include "tier/remote_store.h"
@@ -47,6 +49,7 @@ class Cluster final : public tier::RemoteStore {
   struct ServerInfo : SessionStatus {
     std::string address;
     std::string failure_domain;  // "": unknown
+    Labels labels;
     std::uint32_t shards;
     std::uint64_t lost_shards;  // of earlier stores at the address
   };
@@ -69,8 +72,10 @@ class Cluster final : public tier::RemoteStore {
   /// Begins to copy a shard's replica from one server to another, which takes its place. By the
   /// servers' addresses.
   Outcome MoveShard(std::uint64_t shard, const std::string& from, const std::string& to);
-  /// Changes the number of replicas of every page, 1 to 3; copies follow.
-  Outcome SetReplicas(std::size_t replicas);
+  /// Changes the number of replicas of every page, 1 to 3, and the label in which they differ;
+  /// nullopt: as it is. Copies follow.
+  Outcome SetPlacement(std::optional<std::size_t> replicas,
+                       const std::optional<std::string>& spread);
 
   /// Fails pending calls with kUnavailable, runs all callbacks, closes the volume, joins the
   /// sessions. Later calls fail with kUnavailable. Idempotent.

@@ -18,6 +18,7 @@ struct ClusterConfig {
   bool take_over = false;  // displace another host that has the volume
   std::uint64_t slots = 0;
   std::size_t replicas = 1;                            // of each page, 1 to 3
+  std::string spread = "host";                         // label in which they differ
   std::chrono::milliseconds repair_after{300'000};     // away for longer: replaced
   std::chrono::milliseconds rebalance_every{600'000};  // moves shards to emptier members
   std::chrono::milliseconds fetch_wait{60000};         // deadline of a fetch

@@ -21,7 +21,8 @@ std::string Hex(const ServerId& id) {
   return text;
 }
 
-Members::Members(std::chrono::milliseconds move_wait) : move_wait_(move_wait) {
+Members::Members(std::chrono::milliseconds move_wait, std::string spread)
+    : move_wait_(move_wait), spread_(std::move(spread)) {
   for (auto& session : session_of_) session = kNoSession;
 }
 
@@ -42,7 +43,8 @@ Members::Answer Members::Claim(std::size_t session, const std::string& address,
   const MemberIndex known = Find(uuid);
   if (known == kNoMember) {
     if (members_.size() == kMembersMax) return {.standing = Standing::kTooMany};
-    members_.push_back({.uuid = uuid, .domain = DomainNumber(Hex(uuid))});
+    members_.push_back({.uuid = uuid});
+    UpdateDomain(&members_.back());
     return Bind(session, static_cast<MemberIndex>(members_.size() - 1), run);
   }
   const std::uint16_t holder = session_of_[known];
@@ -93,10 +95,26 @@ ServerId Members::UuidOf(MemberIndex member) const {
   return members_[member].uuid;
 }
 
-void Members::NoteDomain(MemberIndex member, const std::string& label) {
+void Members::SpreadBy(const std::string& label) {
   const std::lock_guard lock(mutex_);
-  Member& noted = members_[member];
-  noted.domain = DomainNumber(label.empty() ? Hex(noted.uuid) : label);
+  spread_ = label;
+  for (Member& member : members_) UpdateDomain(&member);
+}
+
+std::string Members::spread() const {
+  const std::lock_guard lock(mutex_);
+  return spread_;
+}
+
+void Members::NoteLabels(MemberIndex member, Labels labels) {
+  const std::lock_guard lock(mutex_);
+  members_[member].labels = std::move(labels);
+  UpdateDomain(&members_[member]);
+}
+
+Labels Members::LabelsOf(MemberIndex member) const {
+  const std::lock_guard lock(mutex_);
+  return members_[member].labels;
 }
 
 std::string Members::DomainOf(MemberIndex member) const {
@@ -109,11 +127,12 @@ std::uint32_t Members::DomainNumberOf(MemberIndex member) const {
   return static_cast<std::uint32_t>(members_[member].domain);
 }
 
-std::size_t Members::DomainNumber(const std::string& label) {
-  const auto known = std::ranges::find(domains_, label);
-  if (known != domains_.end()) return static_cast<std::size_t>(known - domains_.begin());
-  domains_.push_back(label);
-  return domains_.size() - 1;
+void Members::UpdateDomain(Member* member) {
+  const auto label = member->labels.find(spread_);
+  const std::string name = label == member->labels.end() ? Hex(member->uuid) : label->second;
+  const auto known = std::ranges::find(domains_, name);
+  member->domain = static_cast<std::size_t>(known - domains_.begin());
+  if (known == domains_.end()) domains_.push_back(name);
 }
 
 MemberIndex Members::Find(const ServerId& uuid) const {

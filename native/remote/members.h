@@ -26,6 +26,7 @@
 #include <chrono>
 #include <cstddef>
 #include <cstdint>
+#include <map>
 #include <mutex>
 #include <optional>
 #include <set>
@@ -43,6 +44,9 @@ inline constexpr MemberIndex kNoMember = 0xffff;
 /// 16 random bytes of a store, or of a run of its server.
 using ServerId = std::array<std::byte, 16>;
 
+/// Of a server, by name.
+using Labels = std::map<std::string, std::string>;
+
 std::string Hex(const ServerId& id);
 
 class Members {
@@ -50,7 +54,7 @@ class Members {
   static constexpr std::size_t kMembersMax = placement::kMembersMax;
 
   /// A silent server counts as moved `move_wait` after its last answer.
-  explicit Members(std::chrono::milliseconds move_wait);
+  Members(std::chrono::milliseconds move_wait, std::string spread);
 
   /// Any thread, as all methods. One session per address; nullopt: the address has one.
   std::optional<std::size_t> AddSession(const std::string& address);
@@ -90,8 +94,12 @@ class Members {
   std::string AddressOf(std::size_t session) const;
   ServerId UuidOf(MemberIndex member) const;
 
-  /// The label of the member's failure domain; empty: a domain of its own.
-  void NoteDomain(MemberIndex member, const std::string& label);
+  // A member's failure domain is the value of the label that replicas are spread by. Without that
+  // label it is a domain of its own, with the name of its uuid.
+  void SpreadBy(const std::string& label);
+  std::string spread() const;
+  void NoteLabels(MemberIndex member, Labels labels);
+  Labels LabelsOf(MemberIndex member) const;
   std::string DomainOf(MemberIndex member) const;
   /// The same for two members in one domain.
   std::uint32_t DomainNumberOf(MemberIndex member) const;
@@ -108,6 +116,7 @@ class Members {
   struct Member {
     ServerId uuid{};
     ServerId run{};
+    Labels labels{};
     std::size_t domain = 0;  // in domains_
     bool retired = false;
     // Runs of copies of its store that were seen while it answered.
@@ -121,7 +130,7 @@ class Members {
   };
 
   MemberIndex Find(const ServerId& uuid) const;
-  std::size_t DomainNumber(const std::string& label);
+  void UpdateDomain(Member* member);
   Answer Bind(std::size_t session, MemberIndex member, const ServerId& run);
   Answer Contest(std::size_t session, MemberIndex member, const ServerId& run, TimePoint now);
 
@@ -131,7 +140,8 @@ class Members {
   mutable std::mutex mutex_;  // guards the members below
   std::vector<Member> members_;
   std::vector<Session> sessions_;
-  std::vector<std::string> domains_;  // labels, by number
+  std::string spread_;                // name of a label
+  std::vector<std::string> domains_;  // by number
   std::set<ServerId> removed_;
 };
 

@@ -3,6 +3,7 @@
 
 #include <cstddef>
 #include <cstdint>
+#include <string>
 #include <vector>
 
 #include "placement/planner.h"
@@ -11,6 +12,7 @@ namespace farswap::remote {
 
 struct PlacementInfo {
   std::size_t replicas;            // wanted of each shard
+  std::string spread{};            // the label in which the replicas of a page differ
   std::size_t domains;             // failure domains of the members with a store
   std::uint32_t debt;              // shards with fewer current ones
   std::uint32_t lost;              // shards whose last current replica was on a store that is gone

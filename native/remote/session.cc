@@ -400,7 +400,7 @@ std::string ServerSession::GiveUp() {
 }
 
 void ServerSession::NoteOpened(const v1::OpenVolumeResponse& response, const OpenedAt& at) {
-  peers_->members().NoteDomain(member_, response.failure_domain());
+  peers_->members().NoteLabels(member_, {response.labels().begin(), response.labels().end()});
   put_lane_.NoteSpace(response.capacity_bytes(), response.used_bytes());
   put_lane_.NoteState(response.state());
   owned_since_ = kNever;

@@ -121,6 +121,17 @@ void Shards::SetReplicas(std::size_t replicas) {
   Wake();
 }
 
+void Shards::OnSpreadChanged() {
+  const std::lock_guard lock(mutex_);
+  for (placement::Peer& peer : peers_) {
+    placement::Member member = planner_.Reported(peer.member);
+    member.domain = peer.domain = servers_.DomainOf(peer.member);
+    planner_.Report(peer.member, member);
+  }
+  UpdateCopysets();
+  Wake();
+}
+
 std::string Shards::Move(placement::ShardIndex shard, MemberIndex from, MemberIndex to) {
   const std::lock_guard lock(mutex_);
   TakeReports();

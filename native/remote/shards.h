@@ -40,6 +40,7 @@ class ShardServers {
   };
   /// Of the members that are connected.
   virtual std::vector<Report> Reports() const = 0;
+  virtual std::uint32_t DomainOf(MemberIndex member) const = 0;
   /// Nothing: the member is not connected.
   virtual std::optional<OpenedServer> WhereIs(MemberIndex member) const = 0;
 
@@ -85,6 +86,8 @@ class Shards final : public PutObserver, private ShardCopier::Owner {
   void CompareWith(tier::StoredObjects* objects);
   /// See Planner.
   void SetReplicas(std::size_t replicas);
+  /// The domains of all members, also of those that are away.
+  void OnSpreadChanged();
   std::string Move(placement::ShardIndex shard, MemberIndex from, MemberIndex to);
   std::size_t replicas() const { return replicas_; }
   std::size_t count() const { return shards_; }

@@ -73,8 +73,8 @@ Result<std::unique_ptr<PageServer>> PageServer::Create(const PageServerConfig& c
   impl->store = std::move(store.value());
   impl->uuid = impl->store->uuid();
   impl->run_id = impl->store->run_id();
-  impl->service = std::make_unique<PageService>(impl->store.get(), config.failure_domain,
-                                                config.source_silence_max);
+  impl->service =
+      std::make_unique<PageService>(impl->store.get(), config.labels, config.source_silence_max);
   grpc::ServerBuilder builder;
   Configure(&builder, config.keepalive);
   builder.AddListeningPort(rpc::EndpointOf(config.listen), grpc::InsecureServerCredentials(),

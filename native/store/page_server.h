@@ -4,6 +4,7 @@
 
 #include <chrono>
 #include <cstdint>
+#include <map>
 #include <memory>
 #include <string>
 #include <utility>
@@ -19,8 +20,8 @@ struct PageServerConfig {
   std::string path;    // directory of the store; its parent must exist
   std::uint64_t capacity_bytes = 0;
   std::uint64_t block_cache_bytes = 0;
-  std::string failure_domain{};                // for hosts; empty: a domain of its own
-  std::chrono::milliseconds keepalive{30000};  // silence after which a host is disconnected
+  std::map<std::string, std::string> labels{};  // for hosts, by name
+  std::chrono::milliseconds keepalive{30000};   // silence after which a host is disconnected
   LeaseConfig leases{};
   std::chrono::milliseconds source_silence_max{5000};  // ends a copy from another server
   std::uint64_t reserve_bytes = 0;                     // this and the next: see PageStoreConfig

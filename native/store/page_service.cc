@@ -118,11 +118,9 @@ void CopyVolume(const VolumeInfo& info, const std::vector<std::uint64_t>& shards
 
 }  // namespace
 
-PageService::PageService(PageStore* store, std::string failure_domain,
+PageService::PageService(PageStore* store, std::map<std::string, std::string> labels,
                          std::chrono::milliseconds source_silence_max)
-    : store_(store),
-      failure_domain_(std::move(failure_domain)),
-      copies_(store, source_silence_max) {}
+    : store_(store), labels_(std::move(labels)), copies_(store, source_silence_max) {}
 PageService::~PageService() = default;
 
 void PageService::Register(grpc::ServerBuilder* builder) {
@@ -204,7 +202,7 @@ grpc::Status PageService::AnswerOpen(const grpc::ServerContext& context,
   response->set_protocol(kProtocolVersion);
   response->set_server_uuid(Bytes(store_->uuid()));
   response->set_run_id(Bytes(store_->run_id()));
-  response->set_failure_domain(failure_domain_);
+  response->mutable_labels()->insert(labels_.begin(), labels_.end());
   response->set_store_intact(opened.intact);
   response->set_state(State(opened.volume_id));
   response->set_owner_lease_ms(static_cast<std::uint32_t>(store_->owner_lease().count()));
@@ -274,7 +272,7 @@ grpc::Status PageService::AnswerDescribe(const grpc::ServerContext& /*context*/,
   constexpr std::size_t kShardsMax = std::size_t{1} << 18;  // and those of one more volume
   std::size_t listed_shards = 0;
   response->set_status(v1::CALL_STATUS_OK);
-  response->set_failure_domain(failure_domain_);
+  response->mutable_labels()->insert(labels_.begin(), labels_.end());
   response->set_server_uuid(Bytes(store_->uuid()));
   response->set_run_id(Bytes(store_->run_id()));
   response->set_state(State(0));

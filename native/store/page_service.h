@@ -39,7 +39,7 @@ class PageService {
   static constexpr std::size_t kStreamsMax = 1536;
 
   /// A copy ends when its source is silent for `source_silence_max`.
-  PageService(PageStore* store, std::string failure_domain,
+  PageService(PageStore* store, std::map<std::string, std::string> labels,
               std::chrono::milliseconds source_silence_max);
   ~PageService();
 
@@ -105,7 +105,7 @@ class PageService {
   bool SetPhase(grpc::ServerContext* context, Phase phase);
 
   PageStore* store_;
-  const std::string failure_domain_;
+  const std::map<std::string, std::string> labels_;
   Service service_;
   grpc::AsyncGenericService unserved_;
   Queue gets_;

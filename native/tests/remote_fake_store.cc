@@ -72,7 +72,6 @@ grpc::Status FakeStore::OpenVolume(grpc::ServerContext* context,
   if (WasHeld(context, lock)) return grpc::Status::CANCELLED;
   response->set_protocol(script_.protocol);
   response->set_server_uuid(script_.uuid);
-  response->set_failure_domain(script_.failure_domain);
   response->set_run_id(run_id_);
   response->set_store_intact(!script_.unclean);
   response->set_owner_lease_ms(static_cast<std::uint32_t>(script_.lease.count()));

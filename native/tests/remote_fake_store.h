@@ -44,7 +44,6 @@ class FakeStore final : private v1::PageStore::Service {
     std::chrono::milliseconds lease{10000};
     v1::ServerState state = v1::SERVER_STATE_ACTIVE;
     std::string uuid = NewId();
-    std::string failure_domain;
     std::vector<std::string> removed;     // uuids of other stores that an operator removed
     std::uint32_t put_objects_max = 256;  // what OpenVolume says
     std::uint32_t protocol = 2;           // the only version that it speaks

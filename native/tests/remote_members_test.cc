@@ -32,7 +32,7 @@ class MembersTest : public ::testing::Test {
   }
   void Silence(std::size_t session) { members_.NoteSilent(session, now_); }
 
-  Members members_{kMoveWait};
+  Members members_{kMoveWait, "rack"};
   TimePoint now_{};
 };
 
@@ -130,14 +130,29 @@ TEST_F(MembersTest, AnAddressHasOneSession) {
 
 TEST_F(MembersTest, MembersWithOneLabelShareADomain) {
   for (int uuid = 0; uuid < 3; ++uuid) Claim(static_cast<std::size_t>(uuid), uuid + 1, 1);
-  members_.NoteDomain(0, "rack-7");
-  members_.NoteDomain(2, "rack-7");
+  members_.NoteLabels(0, {{"rack", "r7"}, {"zone", "a"}});
+  members_.NoteLabels(1, {{"zone", "r7"}});
+  members_.NoteLabels(2, {{"rack", "r7"}});
   EXPECT_EQ(members_.DomainNumberOf(0), members_.DomainNumberOf(2));
   EXPECT_NE(members_.DomainNumberOf(0), members_.DomainNumberOf(1));
-  EXPECT_EQ(members_.DomainOf(2), "rack-7");
-  members_.NoteDomain(2, "");
+  EXPECT_EQ(members_.DomainOf(2), "r7");
+  EXPECT_EQ(members_.DomainOf(1), Hex(Id(2)));
+  members_.NoteLabels(2, {});
   EXPECT_EQ(members_.DomainOf(2), Hex(Id(3)));
   EXPECT_NE(members_.DomainNumberOf(0), members_.DomainNumberOf(2));
+}
+
+TEST_F(MembersTest, AnotherLabelToSpreadByIsAnotherSetOfDomains) {
+  for (int uuid = 0; uuid < 3; ++uuid) Claim(static_cast<std::size_t>(uuid), uuid + 1, 1);
+  members_.NoteLabels(0, {{"rack", "a"}, {"zone", "b"}});
+  members_.NoteLabels(1, {{"rack", "b"}, {"zone", "b"}});
+  members_.NoteLabels(2, {{"rack", "b"}, {"zone", "a"}});
+  EXPECT_EQ(members_.DomainNumberOf(1), members_.DomainNumberOf(2));
+  members_.SpreadBy("zone");
+  EXPECT_EQ(members_.spread(), "zone");
+  EXPECT_EQ(members_.DomainNumberOf(0), members_.DomainNumberOf(1));
+  EXPECT_NE(members_.DomainNumberOf(1), members_.DomainNumberOf(2));
+  EXPECT_EQ(members_.DomainOf(2), "a");
 }
 
 using Decision = OpeningGate::Decision;

@@ -50,6 +50,7 @@ class Machine:
             device="swap0",
             take_over=False,
             replicas=1,
+            spread="host",
             repair_after_ms=300_000,
             rebalance_every_ms=600_000,
         )

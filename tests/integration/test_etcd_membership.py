@@ -30,9 +30,9 @@ class Cluster:
         self._memory_server = memory_server
         self._host_daemon = host_daemon
 
-    def server(self, domain: str | None = None) -> MemoryServer:
+    def server(self, **labels: str) -> MemoryServer:
         return self._memory_server(
-            server={} if domain is None else {"failure_domain": domain},
+            server={"labels": labels},
             store={"capacity": CAPACITY},
             cluster={"etcd": [self.etcd.address]},
         )
@@ -187,15 +187,14 @@ def test_a_server_that_stops_leaves_the_list_and_keeps_its_pages(cluster: Cluste
 
 
 def test_two_replicas_never_share_a_failure_domain(cluster: Cluster) -> None:
-    racks = {cluster.server("rack-7").pages: 7, cluster.server("rack-7").pages: 7}
-    racks[cluster.server("rack-8").pages] = 8
-    host = cluster.host(replicas=2)
+    racks = {cluster.server(rack=rack).pages: rack for rack in ("r7", "r7", "r8")}
+    host = cluster.host(replicas=2, spread="rack")
     until_connected(host, 3)
     with NbdClient.of(host) as client:
         write_all(host, client)
         check_all(client)
-    assert all({racks[address] for address in both} == {7, 8} for both in replicas(host))
-    assert {server["failure_domain"] for server in servers(host)} == {"rack-7", "rack-8"}
+    assert all({racks[address] for address in both} == {"r7", "r8"} for both in replicas(host))
+    assert {server["failure_domain"] for server in servers(host)} == {"r7", "r8"}
     status = host.ask("status")
     assert status["placement"]["failure_domains"] == 2
     assert status["placement"]["crowded_shards"] == 0
@@ -218,17 +217,42 @@ def test_fewer_domains_than_replicas_are_reported_until_another_one_comes(
     cluster: Cluster,
 ) -> None:
     for _ in range(2):
-        cluster.server("rack-7")
-    host = cluster.host(replicas=2)
+        cluster.server(rack="r7")
+    host = cluster.host(replicas=2, spread="rack")
     until_connected(host, 2)
     with NbdClient.of(host) as client:
         write_all(host, client)
         (finding,) = (f for f in host.ask("status")["findings"] if f["subject"] == "replicas")
         assert "in 1 failure domain" in finding["message"]
         assert samples(scrape(host))["farswap_crowded_shards"] == SHARDS
-        other = cluster.server("rack-8")
+        other = cluster.server(rack="r8")
         until(lambda: host.ask("status")["placement"]["crowded_shards"] == 0)
         assert shards(host)[other.pages] == SHARDS
         check_all(client)
     findings = host.ask("status")["findings"]
     assert [finding for finding in findings if finding["subject"] == "replicas"] == []
+
+
+def test_another_spread_moves_the_replicas_of_a_live_volume_apart(cluster: Cluster) -> None:
+    zones = {
+        cluster.server(rack=rack, zone=zone).pages: zone
+        for rack, zone in (("r1", "a"), ("r2", "a"), ("r3", "b"))
+    }
+    host = cluster.host(replicas=2, spread="rack")
+    until_connected(host, 3)
+    with NbdClient.of(host) as client:
+        write_all(host, client)
+        assert host.ask("status")["placement"]["failure_domains"] == 3
+        changed = host.ask("device", "set", "--spread", "zone")
+        assert (changed["spread"], changed["failure_domains"]) == ("zone", 2)
+        until(lambda: host.ask("status")["placement"]["crowded_shards"] == 0)
+        assert all({zones[address] for address in both} == {"a", "b"} for both in replicas(host))
+        check_all(client)
+        changed = host.ask("device", "set", "--spread", "row")
+        assert changed["failure_domains"] == 3
+        (finding,) = (f for f in host.ask("status")["findings"] if f["subject"] == "replicas")
+        assert "by the label row, which" in finding["message"]
+        assert host.ask("status")["placement"]["replication_debt_shards"] == 0
+    refused = host.ctl("device", "set", "--spread", "a\tb")
+    assert (refused.returncode, "is not a label of 1 to 128 bytes" in refused.stderr) == (2, True)
+    assert host.ctl("device", "set").returncode == 2

@@ -56,6 +56,7 @@ def test_a_page_stays_readable_while_one_of_its_two_servers_is_dead(
             "failure_domains": 2,
             "crowded_shards": 0,
             "missing_pages": 0,
+            "spread": "host",
         }
         dead.kill()
         until(lambda: placement(host)["replication_debt_shards"] == 1)

@@ -62,6 +62,7 @@ def test_the_placement_has_the_names_that_operators_read() -> None:
         domains=2,
         crowded_shards=4,
         missing_pages=7,
+        spread="rack",
     )
     assert placement_status(placed) == pb.PlacementStatus(
         replicas_wanted=2,
@@ -73,4 +74,5 @@ def test_the_placement_has_the_names_that_operators_read() -> None:
         failure_domains=2,
         crowded_shards=4,
         missing_pages=7,
+        spread="rack",
     )

@@ -24,7 +24,7 @@ ETCD = "10.0.0.9:2379"
 
 
 def member(number: int) -> Member:
-    return Member(f"{number:032x}", f"10.0.0.{number}:7070", "", "0.1.0")
+    return Member(f"{number:032x}", f"10.0.0.{number}:7070", "0.1.0")
 
 
 async def put(etcd: Etcd, one: Member, lease: int = 0) -> None:

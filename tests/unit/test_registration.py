@@ -16,7 +16,7 @@ from farswap.server.registration import Registration
 if TYPE_CHECKING:
     from etcd_server import EtcdServer
 
-SERVER = Member("0" * 32, "10.0.0.7:7070", "rack-7", "0.1.0")
+SERVER = Member("0" * 32, "10.0.0.7:7070", "0.1.0")
 
 
 @pytest.fixture(autouse=True)

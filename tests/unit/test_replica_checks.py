@@ -71,10 +71,21 @@ def test_fewer_failure_domains_than_replicas_are_degraded() -> None:
     (found,) = replicas(placed, [UP, UP], REPAIR_AFTER)
     assert found.level == "warning"
     assert found.message == (
-        "degraded: cluster.replicas is 2, and the servers are in 1 failure domain; "
-        "shards with two replicas in one: 7"
+        "degraded: cluster.replicas is 2, and the servers are in 1 failure domain by the label "
+        "host; shards with two replicas in one: 7"
     )
-    assert "server.failure_domain" in found.remedy
+    assert "server.labels" in found.remedy
+
+
+def test_servers_without_the_label_of_the_spread_are_named() -> None:
+    racked = memory_server(address="e:1", labels={"rack": "r1"})
+    placed = placement(replicas=2, spread="rack")
+    assert replicas(placed, [racked, racked], REPAIR_AFTER)[0].level == "ok"
+    (found,) = replicas(placed, [UP, racked, FULL], REPAIR_AFTER)
+    assert found.level == "warning"
+    assert "by the label rack, which a:1, d:1 do not have" in found.message
+    unknown = memory_server(address="f:1", connected=False, state="connecting", uuid="")
+    assert replicas(placed, [racked, racked, unknown], REPAIR_AFTER)[0].level == "ok"
 
 
 def test_replicas_that_share_a_domain_though_there_are_others_move_by_themselves() -> None:

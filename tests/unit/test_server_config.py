@@ -18,6 +18,8 @@ block_cache = "1GiB"
 listen = "127.0.0.1:7071"
 """
 
+SEVENTEEN_LABELS = f"{{{', '.join(f'l{number} = 1' for number in range(17))}}}"
+
 
 @pytest.fixture
 def path(tmp_path: Path) -> Path:
@@ -54,10 +56,17 @@ def test_what_is_left_out_has_a_default(path: Path) -> None:
             "metrics.listen=127.0.0.1:7071",
             "metrics.listen: 127.0.0.1:7071 is taken by admin.listen",
         ),
-        ("server.failure_domain=a\tb", "server.failure_domain: 'a\\tb' is not a label"),
+        ("server.labels=r7", "server.labels: 'r7' is not a table such as { rack = \"r7\" }"),
+        ('server.labels={rack = "a\\tb"}', "server.labels: rack: 'a\\tb' is not text of 1 to 128"),
+        ("server.labels={rack = 7}", "server.labels: rack: 7 is not text of 1 to 128 bytes"),
+        ('server.labels={"" = "r7"}', "server.labels: '' is not a label of 1 to 128 bytes"),
         (
-            f"server.failure_domain={'x' * 129}",
-            f"server.failure_domain: '{'x' * 129}' is not a label of 1 to 128 bytes",
+            f'server.labels={{{"x" * 129} = "r7"}}',
+            f"server.labels: '{'x' * 129}' is not a label of 1 to 128 bytes",
+        ),
+        (
+            f"server.labels={SEVENTEEN_LABELS}",
+            "server.labels: has more than 16 labels",
         ),
         ('cluster.etcd=["10.0.0.1:0"]', "cluster.etcd: 10.0.0.1:0 has no port"),
         ('cluster.peers=["10.0.0.1:0"]', "cluster.peers: 10.0.0.1:0 has no port"),
