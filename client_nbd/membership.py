@@ -8,6 +8,7 @@ or that comes back empty, moves no page.
 from __future__ import annotations
 
 import asyncio
+from contextlib import aclosing
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -75,8 +76,9 @@ class Membership:
         prefix = self._config.prefix
         while True:
             try:
-                async for records in etcd.watch_prefix(members.prefix_of(prefix)):
-                    await self._take(members.of_records(records, prefix))
+                async with aclosing(etcd.watch_prefix(members.prefix_of(prefix))) as watch:
+                    async for records in watch:
+                        await self._take(members.of_records(records, prefix))
             except Exception:  # noqa: BLE001 - the daemon serves on
                 _log.exception("failed to follow etcd")
             await asyncio.sleep(_RETRY_S)

@@ -18,7 +18,7 @@ from __future__ import annotations
 import asyncio
 import random
 import time
-from contextlib import asynccontextmanager, suppress
+from contextlib import aclosing, asynccontextmanager, suppress
 from typing import TYPE_CHECKING, TypeVar
 
 import grpc
@@ -142,13 +142,15 @@ class Etcd:
     async def watch_prefix(self, prefix: str) -> AsyncGenerator[Records, None]:
         """All records below the prefix, again after each change; goes on while etcd is away.
 
+        Callers close it (`aclosing`): its stream ends with it.
         Records may be the same as before. After an outage, earlier ones may be missing: an etcd
         that lost its data comes back empty.
         """
         while True:
             try:
-                async for records in self._follow(prefix):
-                    yield records
+                async with aclosing(self._follow(prefix)) as listings:
+                    async for records in listings:
+                        yield records
             except FarswapError:
                 pass  # no endpoint answers: `problem`
             except grpc.aio.AioRpcError:
@@ -157,7 +159,7 @@ class Etcd:
 
     # --- Internals
 
-    async def _follow(self, prefix: str) -> AsyncIterator[Records]:
+    async def _follow(self, prefix: str) -> AsyncGenerator[Records, None]:
         """Until the stream ends.
 
         The watch exists before the records are listed: an etcd that is replaced by another one in

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from contextlib import asynccontextmanager
+from contextlib import aclosing, asynccontextmanager
 from typing import TYPE_CHECKING
 
 import hang_guard
@@ -46,6 +46,11 @@ async def until(watch: AsyncIterator[Records], wanted: Callable[[Records], bool]
     raise AssertionError("a watch ended")
 
 
+async def watch_until(etcd: Etcd, wanted: Callable[[Records], bool]) -> Records:
+    async with aclosing(etcd.watch_prefix("p/")) as watch:
+        return await until(watch, wanted)
+
+
 async def test_keys_are_put_and_read(etcd_server: EtcdServer) -> None:
     async with client(etcd_server) as etcd:
         await etcd.put("farswap/servers/a", b"1")
@@ -68,13 +73,12 @@ async def test_a_key_ends_with_its_lease(etcd_server: EtcdServer) -> None:
 async def test_a_lease_that_is_not_kept_alive_ends(etcd_server: EtcdServer) -> None:
     async with client(etcd_server) as etcd:
         await etcd.put("p/key", b"1", await etcd.grant_lease(1))
-        assert not await until(etcd.watch_prefix("p/"), lambda records: not records)
+        assert not await watch_until(etcd, lambda records: not records)
 
 
 async def test_a_watch_yields_the_records_then_each_change(etcd_server: EtcdServer) -> None:
-    async with client(etcd_server) as etcd:
+    async with client(etcd_server) as etcd, aclosing(etcd.watch_prefix("p/")) as watch:
         await etcd.put("p/a", b"1")
-        watch = etcd.watch_prefix("p/")
         assert await anext(watch) == {"p/a": b"1"}
         lease = await etcd.grant_lease(60)
         await etcd.put("p/b", b"2", lease)
@@ -82,14 +86,12 @@ async def test_a_watch_yields_the_records_then_each_change(etcd_server: EtcdServ
         await etcd.put("q/c", b"3")
         await etcd.revoke_lease(lease)
         assert await anext(watch) == {"p/a": b"1"}
-        await watch.aclose()
 
 
 async def test_the_next_endpoint_answers_for_one_that_is_gone(etcd_server: EtcdServer) -> None:
-    async with client(NOWHERE, etcd_server) as etcd:
+    async with client(NOWHERE, etcd_server) as etcd, aclosing(etcd.watch_prefix("p/")) as watch:
         with capture_logs() as lines:
             await etcd.put("p/a", b"1")
-            watch = etcd.watch_prefix("p/")
             assert await anext(watch) == {"p/a": b"1"}
         assert etcd.away_s is None
         assert lines == []
@@ -107,7 +109,7 @@ async def test_an_etcd_that_is_away_is_named_once(etcd_server: EtcdServer) -> No
         assert etcd_server.address in etcd.problem
         etcd_server.start()
         with capture_logs() as lines:
-            assert await until(etcd.watch_prefix("p/"), lambda _: True) == {}
+            assert await watch_until(etcd, lambda _: True) == {}
         assert [line["event"] for line in lines][-1:] == ["etcd answers"]
         assert (etcd.away_s, etcd.problem) == (None, "")
 
@@ -115,7 +117,7 @@ async def test_an_etcd_that_is_away_is_named_once(etcd_server: EtcdServer) -> No
 async def test_a_watch_waits_for_an_etcd_that_is_not_there_yet(etcd_server: EtcdServer) -> None:
     etcd_server.stop()
     async with client(NOWHERE, etcd_server) as etcd:
-        records = asyncio.ensure_future(until(etcd.watch_prefix("p/"), lambda _: True))
+        records = asyncio.ensure_future(watch_until(etcd, lambda _: True))
         await asyncio.to_thread(hang_guard.until, lambda: etcd.problem)
         assert "127.0.0.1:1" in etcd.problem
         assert etcd_server.address in etcd.problem
@@ -136,9 +138,12 @@ async def test_an_etcd_that_is_silent_is_given_up_after_the_deadline(
 
 
 async def test_a_watch_survives_a_restart_and_misses_no_change(etcd_server: EtcdServer) -> None:
-    async with client(etcd_server) as etcd, client(etcd_server) as other:
+    async with (
+        client(etcd_server) as etcd,
+        client(etcd_server) as other,
+        aclosing(etcd.watch_prefix("p/")) as watch,
+    ):
         await other.put("p/a", b"1")
-        watch = etcd.watch_prefix("p/")
         assert await anext(watch) == {"p/a": b"1"}
         etcd_server.stop()
         etcd_server.start()
@@ -151,8 +156,11 @@ async def test_a_watch_survives_a_restart_and_misses_no_change(etcd_server: Etcd
 
 async def test_a_watch_whose_changes_were_compacted_lists_again(etcd_server: EtcdServer) -> None:
     """It reads so late that etcd keeps changes back; compaction drops them."""
-    async with client(etcd_server) as etcd, client(etcd_server) as other:
-        watch = etcd.watch_prefix("p/")
+    async with (
+        client(etcd_server) as etcd,
+        client(etcd_server) as other,
+        aclosing(etcd.watch_prefix("p/")) as watch,
+    ):
         assert await anext(watch) == {}
         await other.put("p/a", b"first")
         assert (await anext(watch)).keys() == {"p/a"}
@@ -167,10 +175,13 @@ async def test_a_watch_whose_changes_were_compacted_lists_again(etcd_server: Etc
 
 
 async def test_a_watch_follows_an_etcd_that_comes_back_empty(etcd_server: EtcdServer) -> None:
-    async with client(etcd_server) as etcd, client(etcd_server) as other:
+    async with (
+        client(etcd_server) as etcd,
+        client(etcd_server) as other,
+        aclosing(etcd.watch_prefix("p/")) as watch,
+    ):
         for i in range(20):
             await other.put(f"p/{i}", b"1")
-        watch = etcd.watch_prefix("p/")
         assert len(await anext(watch)) == 20
         etcd_server.stop()
         etcd_server.wipe()
@@ -184,8 +195,8 @@ async def test_a_watch_follows_an_etcd_that_comes_back_empty(etcd_server: EtcdSe
 
 
 async def test_members_are_listed_by_uuid(etcd_server: EtcdServer) -> None:
-    first = members.Member("0" * 32, "10.0.0.1:7070", "rack-7", "0.1.0")
-    second = members.Member("f" * 32, "10.0.0.2:7070", "f" * 32, "0.1.0")
+    first = members.Member("0" * 32, "10.0.0.1:7070", "0.1.0")
+    second = members.Member("f" * 32, "10.0.0.2:7070", "0.1.0")
     async with client(etcd_server) as etcd:
         for member in (second, first):
             key = members.prefix_of("farswap/") + member.uuid
@@ -196,9 +207,9 @@ async def test_members_are_listed_by_uuid(etcd_server: EtcdServer) -> None:
     assert listed == [first, second]
 
 
-def test_a_server_without_a_label_is_a_domain_of_its_own() -> None:
+def test_keys_of_later_releases_are_ignored() -> None:
     records = {f"x/servers/{UUID}": b'{"address": "[::1]:7070", "later": 1}'}
-    assert members.of_records(records, "x/") == [members.Member(UUID, "[::1]:7070", UUID, "")]
+    assert members.of_records(records, "x/") == [members.Member(UUID, "[::1]:7070", "")]
 
 
 @pytest.mark.parametrize(
@@ -206,7 +217,7 @@ def test_a_server_without_a_label_is_a_domain_of_its_own() -> None:
     [
         (f"x/servers/{UUID}", b"not json"),
         (f"x/servers/{UUID}", b"[]"),
-        (f"x/servers/{UUID}", b'{"failure_domain": "a"}'),
+        (f"x/servers/{UUID}", b'{"version": "0.1.0"}'),
         (f"x/servers/{UUID}", b'{"address": "10.0.0.1:0"}'),
         (f"x/servers/{UUID}", b'{"address": "unix:/run/x"}'),
         (f"x/servers/{UUID[1:]}", b'{"address": "10.0.0.1:7070"}'),
