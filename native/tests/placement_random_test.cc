@@ -4,6 +4,7 @@
 #include <algorithm>
 #include <array>
 #include <random>
+#include <set>
 #include <vector>
 
 #include "placement/planner.h"
@@ -59,6 +60,8 @@ class World {
         return;
       case 8:
         return Roll(8) == 0 ? ChangeReplicas(1 + Roll(3)) : Act();
+      case 9:
+        return Roll(8) == 0 ? ChangeDomains() : Act();
       default:
         return Act();
     }
@@ -71,14 +74,19 @@ class World {
       ComeBack(member);
       ReportOne(member);
     }
-    const auto busy = [this] {
-      return planner_->debt() > 0 || planner_->jobs() > 0 || AnyUndropped();
+    std::set<std::uint32_t> domains;
+    for (const Peer& peer : peers_) domains.insert(peer.domain);
+    const bool apart = domains.size() >= replicas_;
+    const auto busy = [&] {
+      return planner_->debt() > 0 || planner_->jobs() > 0 || AnyUndropped() ||
+             (apart && planner_->crowded() > 0);
     };
     for (int i = 0; i < 5000 && busy(); ++i) {
       now_ += Time(100);
       Act();
     }
     EXPECT_EQ(planner_->debt(), 0u);
+    EXPECT_TRUE(!apart || planner_->crowded() == 0);
     EXPECT_FALSE(AnyUndropped());
   }
 
@@ -95,6 +103,7 @@ class World {
 
   void Check() const {
     std::uint32_t debt = 0;
+    std::uint32_t crowded = 0;
     std::vector<std::uint32_t> replicas(kMembers);
     for (ShardIndex shard = 0; shard < kShards; ++shard) {
       const ReplicaSet set = planner_->SetOf(shard);
@@ -102,16 +111,23 @@ class World {
         EXPECT_GE(set.Count(kCurrent), 1u) << "no store was lost";
       }
       debt += !set.empty() && set.Count(kCurrent) < replicas_ ? 1 : 0;
+      std::set<std::uint32_t> domains;
+      bool shared = false;
       for (const Replica& replica : set.All()) {
         if (replica.state == kNone) continue;
         ++replicas[replica.member];
+        if (replica.state != kStale) {
+          shared |= !domains.insert(peers_[replica.member].domain).second;
+        }
         if (replica.state == kCurrent) {
           EXPECT_EQ(stored_[replica.member][shard], written_[shard])
               << "shard " << shard << " on member " << replica.member;
         }
       }
+      crowded += shared ? 1 : 0;
     }
     EXPECT_EQ(planner_->debt(), debt);
+    EXPECT_EQ(planner_->crowded(), crowded);
     for (MemberIndex member = 0; member < kMembers; ++member) {
       EXPECT_EQ(planner_->ReplicasOn(member), replicas[member]);
     }
@@ -124,7 +140,7 @@ class World {
 
   void ReportOne(MemberIndex member) {
     planner_->Report(member, {.id = HashOf(member, 1),
-                              .domain = member,
+                              .domain = peers_[member].domain,
                               .capacity_bytes = 100,
                               .used_bytes = Roll(100),
                               .leaving = leaving_[member]});
@@ -145,6 +161,15 @@ class World {
     replicas_ = replicas;
     planner_->SetReplicas(replicas);
     planner_->UseCopysets(MakeCopysets(peers_, replicas, 3));
+  }
+
+  // Replicas are spread by another label.
+  void ChangeDomains() {
+    for (Peer& peer : peers_) {
+      peer.domain = static_cast<std::uint32_t>(Roll(kMembers));
+      ReportOne(peer.member);
+    }
+    planner_->UseCopysets(MakeCopysets(peers_, replicas_, 3));
   }
 
   void Toggle(MemberIndex member) {
