@@ -1,8 +1,8 @@
 """Memory servers that etcd lists, for the engine.
 
-The list only grows: a server that is no longer listed keeps its pages, and the host its session.
-Whether a server is gone is for the sessions and the planner to find out. So an etcd that is away,
-or that comes back empty, moves no page.
+A server that is no longer listed keeps its pages, and the host its session: the sessions and the
+planner find out whether it is gone, or has another address. So an etcd that is away, or that comes
+back empty, moves no page. The host only stops to try an address at which it never used a server.
 """
 
 from __future__ import annotations
@@ -85,12 +85,11 @@ class Membership:
 
     async def _take(self, listed: list[members.Member]) -> None:
         addresses = frozenset(member.address for member in listed)
+        before = await asyncio.to_thread(self._known)
+        await asyncio.to_thread(self._engine.list_servers, sorted(addresses))
         known = await asyncio.to_thread(self._known)
-        new = sorted(addresses - known)
-        if new:
-            await asyncio.to_thread(self._engine.add_servers, new)
-            known = await asyncio.to_thread(self._known)
-            _log.info("servers added", servers=", ".join(sorted(known.intersection(new))))
+        if new := (addresses & known) - before:
+            _log.info("servers added", servers=", ".join(sorted(new)))
         if gone := self._addresses - addresses:
             _log.info("servers no longer listed", servers=", ".join(sorted(gone)))
         self._addresses = addresses

@@ -162,8 +162,11 @@ class FakeEngine(EngineDouble):
         return self.server_list
 
     @override
-    def add_servers(self, addresses: Sequence[str]) -> None:
-        self.server_list += [memory_server(address=address) for address in addresses]
+    def list_servers(self, addresses: Sequence[str]) -> None:
+        known = {server.address for server in self.server_list}
+        self.server_list += [
+            memory_server(address=address) for address in addresses if address not in known
+        ]
 
     @override
     def placement(self) -> native.Placement:

@@ -67,7 +67,10 @@ def _state(server: MemoryServer) -> Finding:
         away = f"no answer from {server.address} for {server.disconnected_ms // 1000} s{why}"
         if server.shards:
             away += "; pages that are only there are unreadable"
-        return Finding("error", _SUBJECT, away, "start farswap-server there, or fix the network")
+        remedy = "start farswap-server there, or fix the network"
+        if server.state == "connecting":
+            remedy = f"remove it from cluster.servers if its server moved; else {remedy}"
+        return Finding("error", _SUBJECT, away, remedy)
     if server.at_quota:
         message = f"{server.address} refuses pages: the quota of this device there is reached"
         remedy = "raise it by `farswapctl volume set-quota` on that server, or add a server"

@@ -26,7 +26,9 @@ class ServerWatch:
         servers = self._engine.servers()
         for address in self._seen.keys() - {server.address for server in servers}:
             del self._seen[address]
-            _log.info(f"{address} is not used any more: an operator removed it", server=address)
+            _log.info(
+                f"{address} is not used any more: removed, or no longer listed", server=address
+            )
         for server in servers:
             now = (server.state, server.lost_shards, server.unclean_restarts)
             before = self._seen.get(server.address, ("connecting", 0, 0))

@@ -167,12 +167,13 @@ void BindHostEngine(nb::module_& m) {
           "servers", [](Engine& self) { return self.cluster().Servers(); }, NoGil(),
           "Memory servers, as seen by this host.")
       .def(
-          "add_servers",
+          "list_servers",
           [](Engine& self, const std::vector<std::string>& addresses) {
-            self.cluster().AddServers(addresses);
+            self.cluster().ListServers(addresses);
           },
           NoGil(), "addresses"_a,
-          "Adds memory servers at addresses that have none yet, up to 256 in all. Others stay.")
+          "Sets the addresses of memory servers beside those of the configuration, up to 256 in "
+          "all. A server that is no longer listed stays, unless it was never used there.")
       .def(
           "placement", [](Engine& self) { return self.cluster().Placement(); }, NoGil(),
           "How the volume's shards are placed.")

@@ -102,17 +102,20 @@ class Cluster::State final : public SessionPeers, private ShardServers, private 
         members_(config.move_wait, config.spread),
         gate_(config.answer_wait, config.take_over) {
     shards.Start();
-    AddServers(config.servers);
+    ListServers({});
   }
 
-  void AddServers(std::span<const std::string> addresses) {
+  /// Beside those of the configuration.
+  void ListServers(std::span<const std::string> addresses) {
     const std::lock_guard lock(grow_mutex_);
+    if (stopping_) return;
     const std::size_t known = session_count_;
-    for (const std::string& address : addresses) {
-      const std::size_t number = session_count_;
-      if (stopping_ || number == kServersMax) break;
-      if (!members_.AddSession(address)) {
-        ListAgain(address);
+    std::vector<std::string> all = config_.servers;
+    all.insert(all.end(), addresses.begin(), addresses.end());
+    for (const std::size_t number : members_.List(all, kServersMax)) {
+      if (number < known) {
+        lost_shards[number] = 0;
+        sessions_[number]->OnListed();
         continue;
       }
       gate_.AddSession();
@@ -123,6 +126,7 @@ class Cluster::State final : public SessionPeers, private ShardServers, private 
     }
     // All at once: the volume is opened when no server that is known by then names an owner.
     for (const auto& session : sessions().subspan(known)) session->Start();
+    for (const std::string& address : addresses) ListAgain(address);
   }
 
   /// A server of another store may have the address of a removed one.
@@ -133,7 +137,7 @@ class Cluster::State final : public SessionPeers, private ShardServers, private 
     }
   }
 
-  /// AddServers() adds none from now on.
+  /// ListServers() does nothing from now on.
   void StopGrowing() {
     const std::lock_guard lock(grow_mutex_);
     stopping_ = true;
@@ -150,6 +154,7 @@ class Cluster::State final : public SessionPeers, private ShardServers, private 
     lost_shards[session] += shards.OnStoreGone(gone);
   }
   void OnRemoved(const ServerId& uuid) override {
+    const std::lock_guard lock(grow_mutex_);  // a free session may get another address
     const MemberIndex member = members_.MemberOf(uuid);
     const bool in_use = member != kNoMember && shards.status(member).here > 0;
     if (const auto session = members_.Remove(uuid, in_use)) sessions_[*session]->OnRemoved();
@@ -226,7 +231,7 @@ class Cluster::State final : public SessionPeers, private ShardServers, private 
   Members members_;
   OpeningGate gate_;
 
-  std::mutex grow_mutex_;  // guards stopping_, and additions to the sessions
+  std::mutex grow_mutex_;  // guards stopping_; sessions are listed and freed under it
   bool stopping_ = false;
   // The data path reads them without a lock. A session is in its place before the count has it,
   // and before a member is bound to it. Last: they use all of the above.
@@ -391,7 +396,9 @@ Outcome Cluster::SetPlacement(std::optional<std::size_t> replicas,
 
 void Cluster::CompareWith(tier::StoredObjects* objects) { state_->shards.CompareWith(objects); }
 
-void Cluster::AddServers(std::span<const std::string> addresses) { state_->AddServers(addresses); }
+void Cluster::ListServers(std::span<const std::string> addresses) {
+  state_->ListServers(addresses);
+}
 
 PlacementInfo Cluster::Placement() const {
   PlacementInfo info = state_->shards.status(kNoMember);

@@ -43,8 +43,9 @@ class Cluster final : public tier::RemoteStore {
   void Discard(std::span<const tier::DiscardItem> items) override;
   bool Writable() const override;
 
-  /// Starts a session with each server whose address has none, up to 256 in all. Others stay.
-  void AddServers(std::span<const std::string> addresses);
+  /// The addresses of servers, beside those of the configuration; a session with each, up to 256 in
+  /// all. A server that is no longer listed stays, unless it was never used at its address.
+  void ListServers(std::span<const std::string> addresses);
 
   struct ServerInfo : SessionStatus {
     std::string address;

@@ -1,6 +1,7 @@
 #include "remote/members.h"
 
 #include <algorithm>
+#include <set>
 #include <utility>
 
 namespace farswap::remote {
@@ -26,13 +27,33 @@ Members::Members(std::chrono::milliseconds move_wait, std::string spread)
   for (auto& session : session_of_) session = kNoSession;
 }
 
-std::optional<std::size_t> Members::AddSession(const std::string& address) {
+std::vector<std::size_t> Members::List(std::span<const std::string> addresses,
+                                       std::size_t sessions_max) {
   const std::lock_guard lock(mutex_);
-  if (std::ranges::find(sessions_, address, &Session::address) != sessions_.end()) {
-    return std::nullopt;
+  std::vector<std::size_t> changed;
+  std::set<std::string> unknown(addresses.begin(), addresses.end());
+  for (std::size_t number = 0; number < sessions_.size(); ++number) {
+    Session& session = sessions_[number];
+    const bool was_idle = session.idle();
+    session.listed = unknown.erase(session.address) > 0;
+    if (was_idle && session.listed) changed.push_back(number);
   }
-  sessions_.push_back({.address = address});
-  return sessions_.size() - 1;
+  for (const std::string& address : addresses) {
+    if (unknown.erase(address) == 0) continue;
+    auto session = std::ranges::find_if(sessions_, &Session::idle);
+    if (session == sessions_.end()) {
+      if (sessions_.size() == sessions_max) break;
+      session = sessions_.emplace(sessions_.end());
+    }
+    *session = {.address = address};
+    changed.push_back(static_cast<std::size_t>(session - sessions_.begin()));
+  }
+  return changed;
+}
+
+bool Members::IsIdle(std::size_t session) const {
+  const std::lock_guard lock(mutex_);
+  return sessions_[session].idle();
 }
 
 Members::Answer Members::Claim(std::size_t session, const std::string& address,
@@ -176,8 +197,35 @@ Members::Answer Members::Contest(std::size_t session, MemberIndex member, const 
   } else {
     answer.standing = Standing::kMoved;
     std::swap(holder.address, sessions_[session].address);
+    std::swap(holder.listed, sessions_[session].listed);
   }
   return answer;
+}
+
+std::string WhyNotUsed(const Members::Answer& answer, const std::string& address,
+                       const ServerId& uuid) {
+  using Standing = Members::Standing;
+  const std::string named = " (uuid " + Hex(uuid) + ")";
+  const std::string same = address + " has the store of " + answer.other_address + named;
+  switch (answer.standing) {
+    case Standing::kAccepted:
+      break;
+    case Standing::kDuplicate:
+      return same + ": it is one server by two names";
+    case Standing::kClone:
+      return same + ", which also answers: one is a copy of the other";
+    case Standing::kSilent:
+      return same + ", which stopped answering a moment ago";
+    case Standing::kMoved:
+      return same + ", which no longer answers there";
+    case Standing::kStale:
+      return "the server has another address now";
+    case Standing::kRemoved:
+      return address + " has a store that an operator removed" + named;
+    case Standing::kTooMany:
+      return "more than " + std::to_string(Members::kMembersMax) + " stores were seen";
+  }
+  return "";
 }
 
 }  // namespace farswap::remote

@@ -15,6 +15,9 @@
 //                       that one is silent                         exchanges addresses with it
 //   is removed                                                       is refused
 //
+// A session without a member is idle once its address is no longer listed: nobody expects a server
+// there. It takes the next listed address that has no session.
+//
 // An operator removes a store that never comes back. One that answers is retired instead: it stays
 // until its shards have moved away.
 //
@@ -30,6 +33,7 @@
 #include <mutex>
 #include <optional>
 #include <set>
+#include <span>
 #include <string>
 #include <vector>
 
@@ -56,8 +60,12 @@ class Members {
   /// A silent server counts as moved `move_wait` after its last answer.
   Members(std::chrono::milliseconds move_wait, std::string spread);
 
-  /// Any thread, as all methods. One session per address; nullopt: the address has one.
-  std::optional<std::size_t> AddSession(const std::string& address);
+  /// Any thread, as all methods. Servers are listed at these addresses, and no others, from now on.
+  /// Returns the sessions, of at most `sessions_max`, that are new or have become listed, perhaps
+  /// with another address.
+  std::vector<std::size_t> List(std::span<const std::string> addresses, std::size_t sessions_max);
+  /// The session's address is not listed, and it has no member.
+  bool IsIdle(std::size_t session) const;
 
   enum class Standing : std::uint8_t {
     kAccepted,   // the session has `member`
@@ -123,7 +131,10 @@ class Members {
     std::vector<ServerId> clones{};
   };
   struct Session {
+    bool idle() const { return !listed && member == kNoMember; }
+
     std::string address;
+    bool listed = true;
     MemberIndex member = kNoMember;
     bool answering = false;
     TimePoint silent_since{};
@@ -144,5 +155,9 @@ class Members {
   std::vector<std::string> domains_;  // by number
   std::set<ServerId> removed_;
 };
+
+/// Why the session does not use the server that answered at the address; empty: it does.
+std::string WhyNotUsed(const Members::Answer& answer, const std::string& address,
+                       const ServerId& uuid);
 
 }  // namespace farswap::remote

@@ -34,7 +34,7 @@ constexpr std::uint64_t kRepairRoomBytes = std::uint64_t{tier::kShardSlots} * ti
 // At the address of a removed server, another store may answer one day.
 constexpr milliseconds kForgottenPause{60'000};
 
-// Lock order: a lane's lock, then mutex_, then the record's or the gate's.
+// Lock order: a lane's lock, then mutex_, then the record's, the gate's or the members'.
 class ServerSession final : public Session, private LaneObserver, private rpc::Completion {
  public:
   ServerSession(const SessionConfig& config, SessionPeers* peers,
@@ -81,7 +81,7 @@ class ServerSession final : public Session, private LaneObserver, private rpc::C
   std::string Judge(const Connection& connection, const v1::OpenVolumeResponse& response);
   std::string Identify(const std::string& address, const v1::OpenVolumeResponse& response);
   void Rebind(const Members::Answer& answer);
-  void ForgetIfRemoved();
+  void WaitWhileIdle();
   std::string AwaitTurn(const v1::OpenVolumeResponse& response);
   std::string GiveUp();
   void NoteOpened(const v1::OpenVolumeResponse& response, const OpenedAt& at);
@@ -191,7 +191,7 @@ SessionStatus ServerSession::status() const {
 void ServerSession::Run() {
   Backoff backoff(static_cast<std::uint32_t>(config_.number + 1));
   for (;;) {
-    ForgetIfRemoved();
+    WaitWhileIdle();
     const TimePoint began = Clock::now();
     pause_ = milliseconds(0);
     NoteDisconnected(ServeOneConnection());
@@ -313,37 +313,30 @@ std::string ServerSession::Identify(const std::string& address,
   if (!uuid || !run) return "the server has no identity: it is older than this host; update it";
   const Members::Answer answer =
       peers_->members().Claim(config_.number, address, *uuid, *run, Clock::now());
-  record_.NoteUuid(*uuid);
-  const std::string same =
-      address + " has the store of " + answer.other_address + " (uuid " + Hex(*uuid) + ")";
-  if (answer.standing != Standing::kAccepted) pause_ = HeartbeatOf(LeaseOf(response));
+  const bool moved = answer.standing == Standing::kMoved || answer.standing == Standing::kStale;
+  if (!moved && answer.standing != Standing::kSilent) record_.NoteUuid(*uuid);
+  if (!moved && answer.standing != Standing::kAccepted) pause_ = HeartbeatOf(LeaseOf(response));
+  std::string why = WhyNotUsed(answer, address, *uuid);
   switch (answer.standing) {
     case Standing::kAccepted:
       Rebind(answer);
       return "";
     case Standing::kDuplicate:
-      return record_.Refuse(SessionState::kDuplicate, same + ": it is one server by two names");
+      return record_.Refuse(SessionState::kDuplicate, why);
     case Standing::kClone:
-      return record_.Refuse(SessionState::kClone,
-                            same + ", which also answers: one is a copy of the other");
-    case Standing::kSilent:
-      return record_.Refuse(record_.Disconnected(),
-                            same + ", which stopped answering a moment ago");
-    case Standing::kMoved:
-      pause_ = milliseconds(0);
-      peers_->OnMoved(answer.other);
-      return record_.Refuse(record_.Disconnected(), same + ", which no longer answers there");
+      return record_.Refuse(SessionState::kClone, why);
     case Standing::kRemoved:
-      return record_.Refuse(
-          SessionState::kRemoved,
-          address + " has a store that an operator removed (uuid " + Hex(*uuid) + ")");
+      return record_.Refuse(SessionState::kRemoved, why);
+    case Standing::kMoved:
+      peers_->OnMoved(answer.other);
+      return record_.Refuse(record_.Disconnected(), why);
+    case Standing::kSilent:
+      return record_.Refuse(record_.Disconnected(), why);
     case Standing::kStale:
-      break;
     case Standing::kTooMany:
-      return "more than " + std::to_string(Members::kMembersMax) + " stores were seen";
+      break;
   }
-  pause_ = milliseconds(0);
-  return "the server has another address now";
+  return why;
 }
 
 void ServerSession::Rebind(const Members::Answer& answer) {
@@ -356,13 +349,21 @@ void ServerSession::Rebind(const Members::Answer& answer) {
   run_.reset();
 }
 
-void ServerSession::ForgetIfRemoved() {
+// Gives up a member that was removed. Without one, waits until the address is listed or changes.
+void ServerSession::WaitWhileIdle() {
+  const Members& members = peers_->members();
+  bool removed = false;
   {
     const std::lock_guard lock(mutex_);
-    if (!std::exchange(removed_, false)) return;
+    removed = std::exchange(removed_, false);
+    broken_ = false;
   }
-  Rebind({.gone = member_});
+  if (removed) Rebind({.gone = member_});
+  if (!members.IsIdle(config_.number)) return;
+  peers_->gate().NoteSilent(config_.number);
   record_.NoteForgotten();
+  WaitUntil(kNever, [&] { return !members.IsIdle(config_.number); });
+  record_.NoteListed(Clock::now());
 }
 
 // Waits until the next attempt; then empty, else why this connection is unusable.
@@ -549,6 +550,7 @@ void ServerSession::OnMoved() {
 }
 
 void ServerSession::OnRemoved() {
+  record_.NoteForgotten();
   const std::lock_guard lock(mutex_);
   removed_ = broken_ = true;
   refusal_ = "an operator removed the server";
@@ -556,7 +558,7 @@ void ServerSession::OnRemoved() {
 }
 
 void ServerSession::OnListed() {
-  record_.NoteListed();
+  record_.NoteListed(Clock::now());
   const std::lock_guard lock(mutex_);
   broken_ = true;
   refusal_ = "listed again";

@@ -88,7 +88,7 @@ class Session : public Target {
   virtual void OnMoved() = 0;
   /// An operator removed the store of its member, which is silent.
   virtual void OnRemoved() = 0;
-  /// A list of servers has the address again.
+  /// A list of servers has its address again, or its new one.
   virtual void OnListed() = 0;
 
   /// Call it before Stop(), to stop several sessions in parallel.

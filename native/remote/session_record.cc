@@ -105,9 +105,16 @@ void SessionRecord::NoteForgotten() {
   connections_ = 0;
 }
 
-void SessionRecord::NoteListed() {
+void SessionRecord::NoteListed(TimePoint now) {
   const std::lock_guard lock(mutex_);
-  if (std::exchange(forgotten_, false)) state_ = SessionState::kConnecting;
+  forgotten_ = false;
+  state_ = SessionState::kConnecting;
+  uuid_.clear();
+  owner_name_.clear();
+  owner_address_.clear();
+  unclean_restarts_ = 0;
+  last_error_.clear();
+  disconnected_at_ = now;
 }
 
 void SessionRecord::NoteDetached(TimePoint now) {

@@ -25,7 +25,7 @@ enum class SessionState : std::uint8_t {
   kDuplicate,    // the same server is used at another address
   kClone,        // a server with the same store is used at another address
   kRemoved,      // an operator removed the store; the server answers
-  kForgotten,    // the same; it is silent
+  kForgotten,    // the same, and it is silent; or nothing is expected at the address
 };
 
 /// For operators.
@@ -66,10 +66,10 @@ class SessionRecord {
   void NoteOwner(const v1::OpenVolumeResponse& response);
   /// `unclean`: the server restarted, and acknowledged objects may be missing.
   void NoteOpened(MemberIndex member, std::uint64_t epoch, bool unclean);
-  /// An operator removed the server, which is silent: operators need not see it.
+  /// The session has no server: operators need not see it.
   void NoteForgotten();
-  /// A list of servers has the address again.
-  void NoteListed();
+  /// A server is expected at the address, about which nothing is known.
+  void NoteListed(TimePoint now);
   void NoteDetached(TimePoint now);
   /// The connection has ended, or was never made.
   void NoteDisconnected(const std::string& why);

@@ -98,6 +98,41 @@ TEST_F(IdentityTest, ServerWhoseAddressChangedGoesOnWhereItIs) {
   EXPECT_EQ(cluster->Servers()[0].epoch, 1u);
 }
 
+TEST_F(IdentityTest, FormerAddressThatIsNoLongerListedIsGivenUpAndItsSessionTakesAnother) {
+  ChaosProxy moved(store_.port());
+  ChaosProxy before(store_.port());
+  const auto cluster = NewCluster(TestConfig({}));
+  cluster->ListServers(std::vector{before.address()});
+  ASSERT_TRUE(Connected(*cluster));
+  ASSERT_EQ(PutOne(*cluster, 0, 1), PutResult::kAcked);
+  before.Stall(true);
+  before.Cut();
+  cluster->ListServers(std::vector{moved.address()});
+  ASSERT_TRUE(Eventually([&] { return cluster->Servers().size() == 1; }));
+  EXPECT_EQ(cluster->Servers()[0].address, moved.address());
+  EXPECT_TRUE(Holds(*cluster, 0, 1));
+  before.Cut();
+  before.Stall(false);
+  cluster->ListServers(std::vector{moved.address(), other_.address()});
+  ASSERT_TRUE(Connected(*cluster, 1));
+  EXPECT_EQ(cluster->Servers()[1].address, other_.address());
+  EXPECT_EQ(cluster->Servers().size(), 2u);
+}
+
+TEST_F(IdentityTest, AddressThatNeverAnsweredIsForgottenWhileItIsNotListed) {
+  other_.Stop();
+  const auto cluster = NewCluster(TestConfig({store_.address()}));
+  cluster->ListServers(std::vector{other_.address()});
+  ASSERT_EQ(cluster->Servers().size(), 2u);
+  cluster->ListServers({});
+  ASSERT_TRUE(Eventually([&] { return cluster->Servers().size() == 1; }));
+  ASSERT_TRUE(Connected(*cluster));
+  other_.Start();
+  cluster->ListServers(std::vector{other_.address()});
+  ASSERT_EQ(cluster->Servers().size(), 2u);
+  EXPECT_TRUE(Connected(*cluster, 1));
+}
+
 TEST_F(IdentityTest, AnotherStoreAtTheAddressLosesThePagesOfTheFirstAndTakesNewOnes) {
   const auto cluster = NewCluster(TestConfig({store_.address()}));
   ASSERT_TRUE(Connected(*cluster));
@@ -203,7 +238,7 @@ TEST_F(RemovalTest, RemovedServerThatIsListedAgainIsRefusedAndAnotherStoreThereI
   SayRemoved();
   ASSERT_TRUE(Eventually([&] { return cluster->Servers().size() == 1; }));
   store_.Start();
-  cluster->AddServers(std::vector<std::string>{store_.address()});
+  cluster->ListServers(std::vector<std::string>{store_.address()});
   ASSERT_TRUE(Reaches(*cluster, "removed", 0));
   store_.Tell([](FakeStore::Script* script) { script->uuid = "another uuid 16B"; });
   EXPECT_TRUE(Reaches(*cluster, "active", 0));

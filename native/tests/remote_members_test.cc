@@ -4,6 +4,7 @@
 #include <chrono>
 #include <cstring>
 #include <string>
+#include <vector>
 
 #include "remote/members.h"
 #include "remote/opening_gate.h"
@@ -24,8 +25,10 @@ constexpr milliseconds kMoveWait{10000};
 
 class MembersTest : public ::testing::Test {
  protected:
-  MembersTest() {
-    for (const char* address : {"a:1", "b:1", "c:1"}) members_.AddSession(address);
+  MembersTest() { List({"a:1", "b:1", "c:1"}); }
+  std::vector<std::size_t> List(const std::vector<std::string>& addresses,
+                                std::size_t sessions_max = 256) {
+    return members_.List(addresses, sessions_max);
   }
   Members::Answer Claim(std::size_t session, int uuid, int run) {
     return members_.Claim(session, members_.AddressOf(session), Id(uuid), Id(run), now_);
@@ -123,9 +126,49 @@ TEST_F(MembersTest, ThereAreAsManyMembersAsAShardCanName) {
 }
 
 TEST_F(MembersTest, AnAddressHasOneSession) {
-  EXPECT_EQ(members_.AddSession("b:1"), std::nullopt);
-  EXPECT_EQ(members_.AddSession("d:1"), 3u);
+  using Numbers = std::vector<std::size_t>;
+  EXPECT_EQ(List({"d:1", "a:1", "b:1", "c:1", "d:1"}), Numbers{3});
+  EXPECT_EQ(List({"d:1", "a:1", "b:1", "c:1"}), Numbers{});
   EXPECT_EQ(Claim(3, 1, 1).member, 0);
+}
+
+TEST_F(MembersTest, SessionWithoutAMemberIsIdleWhileItsAddressIsNotListed) {
+  using Numbers = std::vector<std::size_t>;
+  Claim(0, 7, 1);
+  EXPECT_EQ(List({"c:1"}), Numbers{});
+  EXPECT_FALSE(members_.IsIdle(0)) << "it has pages";
+  EXPECT_TRUE(members_.IsIdle(1));
+  EXPECT_FALSE(members_.IsIdle(2));
+  EXPECT_EQ(List({"a:1", "b:1", "c:1"}), Numbers{1}) << "and only it tries its address again";
+  EXPECT_FALSE(members_.IsIdle(1));
+}
+
+TEST_F(MembersTest, IdleSessionTakesTheNextAddress) {
+  using Numbers = std::vector<std::size_t>;
+  Claim(0, 7, 1);
+  EXPECT_EQ(List({"c:1", "d:1", "e:1", "f:1"}, 4), (Numbers{1, 3})) << "no room for f:1";
+  EXPECT_EQ(members_.AddressOf(0), "a:1");
+  EXPECT_EQ(members_.AddressOf(1), "d:1");
+  EXPECT_EQ(members_.AddressOf(3), "e:1");
+  EXPECT_EQ(members_.Claim(1, "b:1", Id(9), Id(1), now_).standing, Standing::kStale);
+}
+
+TEST_F(MembersTest, FormerAddressOfAServerThatIsNotListedIsNotTriedAgain) {
+  Claim(0, 7, 1);
+  List({"b:1", "c:1"});
+  Silence(0);
+  ASSERT_EQ(Claim(1, 7, 1).standing, Standing::kMoved);
+  EXPECT_TRUE(members_.IsIdle(1));
+  EXPECT_EQ(Claim(0, 7, 1).standing, Standing::kAccepted);
+  List({});
+  EXPECT_FALSE(members_.IsIdle(0));
+}
+
+TEST_F(MembersTest, FormerAddressOfAServerThatIsListedIsTriedOn) {
+  Claim(0, 7, 1);
+  Silence(0);
+  ASSERT_EQ(Claim(1, 7, 1).standing, Standing::kMoved);
+  EXPECT_FALSE(members_.IsIdle(1));
 }
 
 TEST_F(MembersTest, MembersWithOneLabelShareADomain) {

@@ -77,7 +77,7 @@ async def test_an_etcd_that_comes_back_empty_takes_no_server_away(etcd_server: E
     etcd_server.start()
     async with Etcd(cluster(etcd_server).etcd) as etcd:
         await put(etcd, member(1))
-        await until(engine.servers)
+        await until(lambda: state().listed == 1)
         etcd_server.stop()
         etcd_server.wipe()
         etcd_server.start()
@@ -92,7 +92,7 @@ async def test_an_etcd_that_comes_back_empty_takes_no_server_away(etcd_server: E
 
 async def test_servers_beyond_a_host_s_limit_are_counted(etcd_server: EtcdServer) -> None:
     class FullEngine(FakeEngine):
-        def add_servers(self, addresses) -> None:
+        def list_servers(self, addresses) -> None:
             pass
 
     membership = Membership(FullEngine(), cluster(etcd_server))

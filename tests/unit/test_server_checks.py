@@ -96,6 +96,6 @@ def test_a_change_is_logged_when_it_is_seen_and_once() -> None:
     engine.server_list = [memory_server(lost_shards=2)]
     assert [level for level, _ in logged()] == ["info", "error"]
     engine.server_list = []
-    text = "10.0.0.7:7070 is not used any more: an operator removed it"
+    text = "10.0.0.7:7070 is not used any more: removed, or no longer listed"
     assert logged() == [("info", text)]
     assert not logged()
