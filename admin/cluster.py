@@ -10,6 +10,7 @@ import click
 from farswap.admin import commands, members, output
 from farswap.admin.drain import Left, Progress, Report
 from farswap.common.errors import FarswapError, RemoteError
+from farswap.common.text import count
 from farswap.v1 import server_admin_pb2
 
 if TYPE_CHECKING:
@@ -313,4 +314,4 @@ def _lags(member: Member) -> list[str]:
 
 
 def _shards(number: int) -> str:
-    return output.count(number, "shard")
+    return count(number, "shard")

@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING
 
 from farswap.admin import output
 from farswap.common.errors import FarswapError, VersionMismatchError
+from farswap.common.text import count
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
@@ -247,8 +248,8 @@ def _report(progress: Progress, look: Callable[[], Left], clock: Callable[[], fl
 def amount(left: Left) -> str:
     """`3 shards, 12.0 MiB of 2 volumes`."""
     return (
-        f"{output.count(left.shards, 'shard')}, {output.size(left.bytes)} "
-        f"of {output.count(len(left.volumes), 'volume')}"
+        f"{count(left.shards, 'shard')}, {output.size(left.bytes)} "
+        f"of {count(len(left.volumes), 'volume')}"
     )
 
 
@@ -257,7 +258,7 @@ def _expires_in_ms(volume: pb.VolumeStatus) -> int | None:
 
 
 def _volume_text(volume: pb.VolumeStatus) -> str:
-    size = f"{output.count(volume.shards, 'shard')}, {output.size(volume.bytes)}"
+    size = f"{count(volume.shards, 'shard')}, {output.size(volume.bytes)}"
     text = f"{volume.host_id}/{volume.device}: {size}"
     if volume.owner_live:
         return text

@@ -215,11 +215,6 @@ def size(value: int) -> str:
     return f"{amount:.1f} TiB"
 
 
-def count(number: int, noun: str) -> str:
-    """`1 shard`, `3 shards`."""
-    return f"{number} {noun}{'' if number == 1 else 's'}"
-
-
 def share(part: int, whole: int) -> str:
     """`37 %`."""
     return f"{100 * part / whole:.0f} %" if whole else "-"

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from farswap.admin import output
+from farswap.common.text import count
 
 if TYPE_CHECKING:
     from farswap.v1 import host_admin_pb2 as pb
@@ -32,4 +33,4 @@ def _shards(number: int) -> Text:
 
 
 def _count(number: int, noun: str) -> Text:
-    return output.bad(output.count(number, noun)) if number else output.good("none")
+    return output.bad(count(number, noun)) if number else output.good("none")

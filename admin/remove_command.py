@@ -14,6 +14,7 @@ import click
 from farswap.admin import cluster, commands, members, output
 from farswap.common.errors import NotFoundError, NotPossibleError, RemoteError
 from farswap.common.members import UUID
+from farswap.common.text import count
 from farswap.v1 import server_admin_pb2 as pb
 from rich.text import Text
 
@@ -49,7 +50,7 @@ class Removal:
         """Empty: no page is lost."""
         found = []
         if self.last_shards:
-            found.append(f"{output.count(self.last_shards, 'shard')} with the last current replica")
+            found.append(f"{count(self.last_shards, 'shard')} with the last current replica")
         if self.unknown_volumes:
             found.append(f"an unknown number of {', '.join(self.unknown_volumes)}")
         return ", ".join(found)
@@ -108,7 +109,7 @@ def remove(
     _print(removal, outcomes, output_format)
     if failed := sum(bool(one.problem) and not one.member.problem for one in outcomes):
         raise RemoteError(
-            f"{failed} of {len(outcomes)} servers did not take the removal: repeat it"
+            f"{failed} of {count(len(outcomes), 'server')} did not take the removal: repeat it"
         )
 
 
@@ -128,7 +129,7 @@ def _uuid_of(target: str, looked: Sequence[Member], views: Sequence[VolumeView])
     if UUID.fullmatch(target):
         return target
     raise NotFoundError(
-        f"{target} has been {output.count(len(known), 'store')}: give the uuid of one"
+        f"{target} has been {count(len(known), 'store')}: give the uuid of one"
         if known
         else f"no memory server and no host knows {target}: give the uuid of its store"
     )
@@ -148,7 +149,7 @@ def _plan(looked: Sequence[Member], views: Sequence[VolumeView], uuid: str) -> R
         if mapped or not one.draining:
             raise NotPossibleError(
                 f"nothing changed: {one.address} answers, and has "
-                f"{output.count(mapped, 'shard')}: drain it first, or stop it for good"
+                f"{count(mapped, 'shard')}: drain it first, or stop it for good"
             )
         return Removal(uuid, 0, 0, ())
     there = [server for server in _away(views) if server.uuid.hex() == uuid]
@@ -171,7 +172,7 @@ def _print(removal: Removal, outcomes: Sequence[members.Outcome], output_format:
         output.print_json(removal.document() | {"dry_run": not outcomes, "servers": servers})
         return
     verb = "removed" if outcomes else "would remove"
-    text = f"{verb} {removal.uuid}: hosts have {output.count(removal.shards, 'shard')} there"
+    text = f"{verb} {removal.uuid}: hosts have {count(removal.shards, 'shard')} there"
     losses = removal.losses()
     lines = [text, f"lost: {losses}" if losses else "lost: none"]
     lines += [f"{one.member.address}: {one.problem or 'passes it on'}" for one in outcomes]

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from farswap.admin import output
+from farswap.common.text import count
 from farswap.v1 import page_store_pb2 as pb
 
 if TYPE_CHECKING:
@@ -72,16 +73,16 @@ class Plan:
 
     def summary(self) -> str:
         """One line."""
-        room = f"{output.size(self.free_bytes)} free on {output.count(len(self.targets), 'server')}"
+        room = f"{output.size(self.free_bytes)} free on {count(len(self.targets), 'server')}"
         if self.fits:
             return f"fits elsewhere: {output.size(self.bytes)} to move, {room}"
         text = (
-            f"{output.count(self.unplaced_shards, 'shard')} of {self.shards} have no place, "
+            f"{count(self.unplaced_shards, 'shard')} of {self.shards} without a place, "
             f"{output.size(self.unplaced_bytes)} of {output.size(self.bytes)}: {room}"
         )
         if self.crowded_shards:
             text += (
-                f"; {output.count(self.crowded_shards, 'shard')} already on each of them: "
+                f"; {count(self.crowded_shards, 'shard')} already on each of them: "
                 "a replica needs a server of its own"
             )
         return text

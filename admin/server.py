@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 import click
 from farswap.admin import cluster, commands, drain_command, members, output, remove_command, volume
 from farswap.admin import drain as drains
+from farswap.common.text import count
 from farswap.v1 import server_admin_pb2 as pb
 
 if TYPE_CHECKING:
@@ -112,9 +113,9 @@ def _scrub(status: pb.ServerStatus) -> str | Text:
         counts.get("scrub_damaged_records", 0),
         counts.get("scrub_repaired_objects", 0),
     )
-    parts.append(f"{damaged} damaged objects found, {repaired} repaired")
+    parts.append(f"{count(damaged, 'damaged object')} found, {repaired} repaired")
     if shards := status.scrub_damaged_shards:
-        return output.bad(f"{', '.join(parts)}, {shards} shards not yet compared")
+        return output.bad(f"{', '.join(parts)}, {count(shards, 'shard')} not yet compared")
     return ", ".join(parts)
 
 

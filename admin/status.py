@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 from farswap.admin import commands, device, output, placement, tier
 from farswap.common.errors import RemoteError
+from farswap.common.text import count
 from rich.text import Text
 
 if TYPE_CHECKING:
@@ -88,7 +89,7 @@ def _membership_rows(etcd: pb.MembershipStatus) -> list[output.Row]:
     rows: list[output.Row] = [
         ("endpoints", etcd.endpoints),
         ("state", state),
-        ("listed", output.count(etcd.listed, "server")),
+        ("listed", count(etcd.listed, "server")),
     ]
     return [*rows, ("problem", etcd.problem)] if etcd.problem else rows
 

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, cast
 import click
 from farswap.admin import commands, completion, members, output
 from farswap.common.errors import NotFoundError, RemoteError
+from farswap.common.text import count
 from farswap.v1 import server_admin_pb2 as pb
 from rich.text import Text
 
@@ -104,14 +105,14 @@ def delete(
             raise NotFoundError(f"no server that answers has a volume {volume}{_silent(looked)}")
         if not yes:
             sizes = [size for one in having for size in _sizes(one, volume)]
-            _confirm(f"{volume} has {output.size(sum(sizes))} on {len(sizes)} servers")
+            _confirm(f"{volume} has {output.size(sum(sizes))} on {count(len(sizes), 'server')}")
         _on_all(session, having, call, output_format, _deleted_text)
         return
     with session.server() as server:
         found = _find(server.status(), volume)
         if not yes:
             size = output.size(found.bytes)
-            _confirm(f"{volume} has {found.pages} pages, {size}; {_state(found)}")
+            _confirm(f"{volume} has {count(found.pages, 'page')}, {size}; {_state(found)}")
         deleted = call(server)
     output.print_answer(deleted, output_format, lambda out, it: _print_deleted(out, volume, it))
 
@@ -228,7 +229,7 @@ def _print_deleted(out: Console, volume: object, deleted: pb.DeleteVolumeRespons
 
 
 def _amount_text(deleted: pb.DeleteVolumeResponse) -> str:
-    return f"{deleted.pages} pages, {output.size(deleted.bytes)}"
+    return f"{count(deleted.pages, 'page')}, {output.size(deleted.bytes)}"
 
 
 def _deleted_text(deleted: pb.DeleteVolumeResponse) -> str:
@@ -254,7 +255,7 @@ def _on_all(
         lines = [f"{one.member.address}: {one.problem or text(one.answer)}" for one in outcomes]
         output.print_lines(output.console(), Text("\n".join(lines)))
     if failed := sum(bool(one.problem) for one in outcomes):
-        raise RemoteError(f"not done on {failed} of {len(outcomes)} servers: repeat it")
+        raise RemoteError(f"not done on {failed} of {count(len(outcomes), 'server')}: repeat it")
 
 
 def _outcome_document(outcome: Outcome) -> dict[str, object]:

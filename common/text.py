@@ -1,4 +1,4 @@
-"""Text from names that are bytes."""
+"""Text from names that are bytes, and from numbers."""
 
 from __future__ import annotations
 
@@ -12,3 +12,8 @@ def utf8(name: str) -> str:
     and Prometheus accept only UTF-8.
     """
     return name if name.isascii() else os.fsencode(name).decode(errors="backslashreplace")
+
+
+def count(number: int, noun: str) -> str:
+    """`1 shard`, `3 shards`."""
+    return f"{number} {noun}{'' if number == 1 else 's'}"

@@ -183,7 +183,7 @@ def discard(use: Use, stats: Mapping[str, int], held_pages: int, *, free_hook: b
         return Finding("ok", subject, f"freed pages are reported: {seen} so far")
     if not wasted:
         return Finding("ok", subject, "no freed page was reported so far; few are held")
-    message = f"{stale} of {held_pages} pages held were freed by the kernel"
+    message = f"pages held that the kernel freed: {stale} of {held_pages}"
     if seen:
         message += ": TRIM reports only wholly free clusters"
         return Finding("warning", subject, message, "see the check early_frees")

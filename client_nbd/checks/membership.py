@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from farswap.client_nbd.checks.findings import Finding
+from farswap.common.text import count
 
 if TYPE_CHECKING:
     from farswap.client_nbd.membership import MembershipState
@@ -28,7 +29,11 @@ def of_membership(state: MembershipState | None) -> list[Finding]:
         remedy = "set cluster.etcd of the servers, and the same cluster.prefix"
         return [Finding("warning", _SUBJECT, message, remedy)]
     if state.without_room:
-        message = f"{state.without_room} of {state.listed} listed servers are beyond a host's limit"
+        message = (
+            f"beyond a host's limit: {state.without_room} of {count(state.listed, 'listed server')}"
+        )
         remedy = "restart the daemon once fewer servers are listed"
         return [Finding("warning", _SUBJECT, message, remedy)]
-    return [Finding("ok", _SUBJECT, f"{state.endpoints} lists {state.listed} memory servers")]
+    return [
+        Finding("ok", _SUBJECT, f"{state.endpoints} lists {count(state.listed, 'memory server')}")
+    ]

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 from farswap.client_nbd.checks.findings import Finding
 from farswap.client_nbd.checks.server import is_nearly_full
 from farswap.common.label import DEFAULT
+from farswap.common.text import count
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -38,14 +39,14 @@ def replicas(
 def _servers(placement: Placement, servers: Sequence[MemoryServer]) -> list[Finding]:
     connected = sum(server.connected for server in servers)
     if len(servers) < placement.replicas:
-        have = f"there are {len(servers)} memory servers"
+        have = count(len(servers), "memory server")
         remedy = "add memory servers, or lower cluster.replicas"
     elif 0 < connected < placement.replicas:
-        have = f"{connected} of {len(servers)} memory servers are connected"
+        have = f"{connected} of {count(len(servers), 'memory server')} connected"
         remedy = "see the findings of the servers"
     else:
         return []
-    message = f"degraded: cluster.replicas is {placement.replicas}, and {have}"
+    message = f"degraded: cluster.replicas is {placement.replicas}, with {have}"
     return [Finding("warning", _SUBJECT, message, remedy)]
 
 
@@ -86,7 +87,7 @@ def _debt(
     reasons = [reason for server in servers for reason in _reasons(server)]
     why = f" ({', '.join(reasons)})" if reasons else ""
     message = (
-        f"{placement.debt_shards} shards have fewer than {_current(placement)}{why}; "
+        f"{count(placement.debt_shards, 'shard')} with fewer than {_current(placement)}{why}; "
         f"copies under way: {placement.copies}"
     )
     remedy = (
@@ -114,5 +115,4 @@ def _reasons(server: MemoryServer) -> list[str]:
 
 
 def _current(placement: Placement) -> str:
-    count = placement.replicas
-    return f"{count} current replica{'s' if count > 1 else ''}"
+    return count(placement.replicas, "current replica")

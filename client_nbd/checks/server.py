@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from farswap.client_nbd.checks.findings import Finding
+from farswap.common.text import count
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
@@ -122,14 +123,16 @@ def _losses(server: MemoryServer) -> list[Finding]:
     if server.lost_shards:
         message = (
             f"{server.address} has another store than before: the former one had the last replica "
-            f"of {server.lost_shards} shards; their pages are lost, and reads of them fail with EIO"
+            f"of {count(server.lost_shards, 'shard')}; pages there are lost, and reads of them "
+            "fail with EIO"
         )
         remedy = "restore the former store, or restart the programs that had pages there"
         found.append(Finding("error", _SUBJECT, message, remedy))
     if server.unclean_restarts:
         message = (
-            f"the machine of {server.address} went down {server.unclean_restarts} times without "
-            "closing its store: acknowledged pages may be missing; reads of those fail with EIO"
+            f"the machine of {server.address} went down "
+            f"{count(server.unclean_restarts, 'time')} without closing its store: acknowledged "
+            "pages may be missing; reads of those fail with EIO"
         )
         remedy = "see fetch_missing in `farswapctl tier show`, which counts reads of missing pages"
         found.append(Finding("warning", _SUBJECT, message, remedy))

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from farswap.client_nbd.checks.findings import Finding
+from farswap.common.text import count
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
@@ -159,12 +160,14 @@ def accounting(read: Callable[[], Accounts]) -> list[Finding]:
             break
     if not suspects:
         groups = sum(key >= 0 for key in now)
-        return [Finding("ok", "accounting", f"pages add up, in total and in {groups} cgroups")]
+        added = f"pages add up, in total and in {count(groups, 'cgroup')}"
+        return [Finding("ok", "accounting", added)]
     return [
         Finding(
             "error",
             "accounting",
-            f"{account.name}: {account.counted} pages by counters, {account.held} by states",
+            f"{account.name}: {count(account.counted, 'page')} by counters, "
+            f"{account.held} by states",
             "a bug in farswap: report it with the output of `farswapctl tier show --by-cgroup`",
         )
         for account in suspects.values()

@@ -69,7 +69,7 @@ def test_a_drain_that_cannot_fit_is_refused_with_the_numbers(
     everyone = page_addresses(*servers)
     refused = first.ctl("server", "drain", "--servers", everyone)
     assert refused.returncode == 1
-    assert "nothing changed: 1 shard of 1 have no place" in refused.stderr
+    assert "nothing changed: 1 shard of 1 without a place" in refused.stderr
     assert "already on each of them" in refused.stderr
     assert first.ask("server", "show")["draining"] is False
     dry = first.ask("server", "drain", "--dry-run", "--servers", everyone)

@@ -68,8 +68,8 @@ def test_a_page_stays_readable_while_one_of_its_two_servers_is_dead(
         for finding in host.ask("status")["findings"]
         if finding["subject"] == "replicas"
     )
-    assert degraded == "degraded: cluster.replicas is 2, and 1 of 2 memory servers are connected"
-    assert debt.startswith(f"1 shards have fewer than 2 current replicas ({dead.pages} is ")
+    assert degraded == "degraded: cluster.replicas is 2, with 1 of 2 memory servers connected"
+    assert debt.startswith(f"1 shard with fewer than 2 current replicas ({dead.pages} is ")
 
 
 @pytest.mark.parametrize("wiped", [False, True])

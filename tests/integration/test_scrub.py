@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from farswap.common import text
 from fleet import METRICS, PAGE_BYTES, connected, pages, samples, scrape, write_back
 from hang_guard import until
 from nbd_client import NbdClient
@@ -95,7 +96,7 @@ def test_scrub_repairs_damage_from_the_other_replica_before_that_is_lost(
         assert read(client) == pages(0, WRITTEN)
         assert counters(damaged)["gets_corrupt"] == counters(damaged)["gets_not_found"] == 0
     shown = damaged.ctl("server", "show").stdout
-    assert f"{found} damaged objects found, {found} repaired" in shown
+    assert f"{text.count(found, 'damaged object')} found, {found} repaired" in shown
 
 
 def test_damage_of_the_only_replica_is_counted_and_logged(

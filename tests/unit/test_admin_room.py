@@ -59,7 +59,7 @@ def test_what_has_no_room_is_counted() -> None:
     plan = room.plan(members, leaving("a"))
     assert (plan.unplaced_shards, plan.unplaced_bytes, plan.crowded_shards) == (3, 3 * MIB, 0)
     assert plan.summary() == (
-        "3 shards of 10 have no place, 3.0 MiB of 10.0 MiB: 7.0 MiB free on 2 servers"
+        "3 shards of 10 without a place, 3.0 MiB of 10.0 MiB: 7.0 MiB free on 2 servers"
     )
 
 

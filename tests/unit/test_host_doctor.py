@@ -266,7 +266,7 @@ class TestAccounting:
             lambda: tier_checks.accounts(self.stats(), [self.group()])
         )
         assert found.level == "ok"
-        assert "in 1 cgroups" in found.message
+        assert "in 1 cgroup" in found.message
 
     def test_a_page_too_few_is_an_error_that_names_the_group(self) -> None:
         group = self.group(local_pages=19)

@@ -27,14 +27,14 @@ def test_as_many_replicas_as_wanted_are_ok(wanted: int, words: str) -> None:
 @pytest.mark.parametrize(
     ("servers", "have"),
     [
-        ([UP, FULL], "there are 2 memory servers"),
-        ([UP, AWAY, REFUSED], "1 of 3 memory servers are connected"),
+        ([UP, FULL], "2 memory servers"),
+        ([UP, AWAY, REFUSED], "1 of 3 memory servers connected"),
     ],
 )
 def test_fewer_servers_than_replicas_is_degraded(servers: list, have: str) -> None:
     (found,) = replicas(placement(replicas=3), servers, REPAIR_AFTER)
     assert found.level == "warning"
-    assert found.message == f"degraded: cluster.replicas is 3, and {have}"
+    assert found.message == f"degraded: cluster.replicas is 3, with {have}"
     assert found.remedy
 
 
@@ -48,7 +48,7 @@ def test_a_debt_is_reported_with_the_servers_that_cause_it_and_the_remedy() -> N
     (found,) = replicas(placed, [UP, AWAY, REFUSED, FULL, UP], REPAIR_AFTER)
     assert found.level == "warning"
     assert found.message == (
-        "7 shards have fewer than 2 current replicas "
+        "7 shards with fewer than 2 current replicas "
         "(b:1 is away, c:1 is already open, d:1 is nearly full); copies under way: 2"
     )
     assert "5m after a server went away" in found.remedy
@@ -63,7 +63,7 @@ def test_pages_that_no_replica_has_are_an_error() -> None:
 
 def test_a_debt_that_is_only_being_repaired_has_no_other_reason() -> None:
     (found,) = replicas(placement(replicas=2, debt_shards=7, copies=2), [UP, UP], REPAIR_AFTER)
-    assert found.message == "7 shards have fewer than 2 current replicas; copies under way: 2"
+    assert found.message == "7 shards with fewer than 2 current replicas; copies under way: 2"
 
 
 def test_fewer_failure_domains_than_replicas_are_degraded() -> None:

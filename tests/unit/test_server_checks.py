@@ -52,7 +52,7 @@ def test_what_a_server_lost_is_reported_also_while_it_is_connected() -> None:
     connected, replaced, unclean = server_checks.servers([lost])
     assert connected.level == "ok"
     assert (replaced.level, unclean.level) == ("error", "warning")
-    assert "had the last replica of 3 shards; their pages are lost" in replaced.message
+    assert "had the last replica of 3 shards; pages there are lost" in replaced.message
     assert "may be missing" in unclean.message
 
 
