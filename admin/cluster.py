@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import click
-from farswap.admin import commands, members, output
+from farswap.admin import commands, lags, latency, members, output
 from farswap.admin.drain import Left, Progress, Report
 from farswap.common.errors import FarswapError, RemoteError
 from farswap.common.text import count
@@ -24,7 +24,8 @@ if TYPE_CHECKING:
 
 # Between the two looks that give a drain's rate.
 _RATE_OVER_S = 2.0
-_FULL_SHARE = 0.9
+# What a volume's placement says of the server that answers, and not of the volume.
+_OF_ONE_SERVER = ("replicas_here", "fetch_p99_us")
 
 
 @click.group()
@@ -42,6 +43,7 @@ class VolumeView:
     live: bool
     silent_ms: int
     bytes: int  # of all replicas
+    replicas: int  # of all shards, on servers that answer
     placement: pb.VolumePlacement | None
 
     @property
@@ -75,8 +77,7 @@ class View:
             for volume in self.volumes
             if volume.lost
         ]
-        for member in self.members:
-            found += [("warning", f"{member.address}: {text}") for text in _lags(member)]
+        found += [("warning", f"{at}: {why}") for at, why in lags.lags(self.members)]
         for volume in self.volumes:
             name = f"{volume.host_id}/{volume.device}"
             if volume.debt:
@@ -112,7 +113,8 @@ class View:
                     "owner_live": volume.live,
                     "silent_ms": volume.silent_ms,
                     "bytes": volume.bytes,
-                    "placement": volume.placement and output.plain(volume.placement),
+                    "replicas": volume.replicas,
+                    "placement": _placement_document(volume.placement),
                 }
                 for volume in self.volumes
             ],
@@ -206,6 +208,7 @@ def server_document(member: Member) -> dict[str, object]:
         "used_bytes": member.answer.used_bytes,
         "volumes": len(member.answer.volumes),
         "shards": member.shards,
+        "fetch_p99_us": lags.fetch_p99_us(member),
     }
 
 
@@ -220,6 +223,7 @@ def print_servers(out: Console, looked: Sequence[Member]) -> None:
             output.share(one.answer.used_bytes, one.answer.capacity_bytes),
             str(len(one.answer.volumes)),
             str(one.shards),
+            latency.text(lags.fetch_p99_us(one)),
             one.uuid,
         )
         for one in looked
@@ -232,9 +236,11 @@ def print_servers(out: Console, looked: Sequence[Member]) -> None:
         ">share",
         ">volumes",
         ">shards",
+        ">fetch p99",
         "uuid",
     )
-    output.print_table(out, "servers", columns, rows, spare=("uuid", "volumes", "share", "shards"))
+    spare = ("uuid", "volumes", "share", "shards", "fetch p99")
+    output.print_table(out, "servers", columns, rows, spare)
 
 
 def _print(out: Console, view: View) -> None:
@@ -298,19 +304,18 @@ def _volume_view(parts: Sequence[pb.DescribeResponse.Volume]) -> VolumeView:
         any(part.live for part in parts),
         newest.silent_ms,
         sum(part.bytes for part in parts),
+        sum(part.placement.replicas_here for part in parts),
         newest.placement if newest.HasField("placement") else None,
     )
 
 
-def _lags(member: Member) -> list[str]:
-    if member.problem:
-        return [f"does not answer: {member.problem}"]
-    if member.state not in ("active", "draining"):
-        return [member.state.replace("_", " ")]
-    if member.answer.used_bytes > _FULL_SHARE * member.answer.capacity_bytes:
-        share = output.share(member.answer.used_bytes, member.answer.capacity_bytes)
-        return [f"{share} of its capacity is used"]
-    return []
+def _placement_document(placement: pb.VolumePlacement | None) -> dict[str, object] | None:
+    if placement is None:
+        return None
+    document = output.plain(placement)
+    for name in _OF_ONE_SERVER:
+        del document[name]
+    return document
 
 
 def _shards(number: int) -> str:

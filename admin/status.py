@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from farswap.admin import commands, device, output, placement, tier
+from farswap.admin import commands, device, latency, output, placement, tier
 from farswap.common.errors import RemoteError
 from farswap.common.text import count
 from rich.text import Text
@@ -69,15 +69,25 @@ def _print_servers(out: Console, status: pb.HostStatus) -> None:
             _state(server),
             f"{output.size(server.used_bytes)} of {output.size(server.capacity_bytes)}",
             str(server.shards),
+            latency.text(server.fetch_p99_us or None),
             str(server.hedged_fetches),
             str(server.reconnects),
             server.last_error,
         )
         for server in status.servers
     ]
-    columns = ("address", "state", ">used", ">shards", ">hedged", ">reconnects", "last error")
+    columns = (
+        "address",
+        "state",
+        ">used",
+        ">shards",
+        ">fetch p99",
+        ">hedged",
+        ">reconnects",
+        "last error",
+    )
     if rows:
-        spare = ("last error", "reconnects", "hedged", "shards")
+        spare = ("last error", "reconnects", "hedged", "shards", "fetch p99")
         output.print_table(out, "servers", columns, rows, spare)
 
 

@@ -41,6 +41,7 @@ def memory_server(**changed: object) -> native.MemoryServer:
         "lost_shards": 0,
         "unclean_restarts": 0,
         "hedged_fetches": 0,
+        "fetch_p99_us": 0,
         "at_quota": False,
     }
     return record(native.MemoryServer, **(made | changed))

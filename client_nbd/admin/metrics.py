@@ -185,6 +185,12 @@ class HostMetrics(Collector):
             [([address], it.disconnected_ms / 1000) for address, it in known.items()],
         )
         yield metrics.gauges(
+            "farswap_memory_server_fetch_p99_seconds",
+            "99 % of recent fetches from the server took no longer. Absent with too few of them.",
+            ["server"],
+            [([at], it.fetch_p99_us / 1e6) for at, it in known.items() if it.fetch_p99_us],
+        )
+        yield metrics.gauges(
             "farswap_memory_server_state",
             "1 for the current state of the server.",
             ["server", "state"],

@@ -125,7 +125,8 @@ void BindRecords(nb::module_& m) {
       .def_ro("owner_address", &Server::owner_address)
       .def_ro("lost_shards", &Server::lost_shards)
       .def_ro("unclean_restarts", &Server::unclean_restarts)
-      .def_ro("hedged_fetches", &Server::hedged_fetches);
+      .def_ro("hedged_fetches", &Server::hedged_fetches)
+      .def_ro("fetch_p99_us", &Server::fetch_p99_us);
 }
 
 }  // namespace

@@ -131,6 +131,7 @@ void BindVolumes(nb::module_& m) {
       .def_ro("lost_shards", &store::VolumePlacement::lost)
       .def_ro("replica_copies", &store::VolumePlacement::copies)
       .def_ro("replicas_here", &store::VolumePlacement::here)
+      .def_ro("fetch_p99_us", &store::VolumePlacement::fetch_p99_us)
       .def_ro("away", &store::VolumePlacement::away);
   nb::class_<store::VolumeInfo>(m, "Volume", "A host's device on this server.")
       .def_ro("volume_id", &store::VolumeInfo::volume_id)

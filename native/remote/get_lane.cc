@@ -101,8 +101,10 @@ TimePoint GetLane::Watch(TimePoint now) {
   }
   ForEachFetch(slow, [this](auto* fetch) { router_->MoveOn(fetch); });
   if (!stream_ || stalled_) {
-    const auto movable = [this](const Record& record) {
-      return router_->HasAnother(*record.fetch);
+    const auto movable = [this, now](const Record& record) {
+      const bool moves = router_->HasAnother(*record.fetch);
+      if (moves) times_.Note(now - record.asked_at, now);
+      return moves;
     };
     ForEachFetch(TakeWhere(movable), [this](auto* fetch) { router_->MoveOn(fetch); });
   }
@@ -115,6 +117,7 @@ RemoteFetch* GetLane::TakeSlow(TimePoint now) {
   for (Record* record = queue_.oldest(); record && record->asked_at + hedging_.delay() <= now;) {
     Record* const next = record->newer;
     if (!record->fetch->route.hedged && router_->HasAnother(*record->fetch) && hedging_.Take(now)) {
+      times_.Note(now - record->asked_at, now);
       queue_.Remove(record);
       RemoteFetch* const fetch = Release(record);
       fetch->route.hedged = true;
@@ -211,6 +214,7 @@ RemoteFetch* GetLane::Claim(std::uint64_t request_id, TimePoint now) {
   if (!record->fetch || !record->sent || record->request_id != request_id) return nullptr;
   queue_.Remove(record);
   hedging_.NoteAnswer(now - record->asked_at);
+  times_.Note(now - record->asked_at, now);
   return Release(record);
 }
 

@@ -21,6 +21,7 @@
 #include <vector>
 
 #include "farswap/v1/page_store.grpc.pb.h"
+#include "remote/fetch_times.h"
 #include "remote/get_answers.h"
 #include "remote/hedging.h"
 #include "remote/lane.h"
@@ -43,6 +44,11 @@ class GetLane final : public Stream<v1::GetRequest, v1::GetResponse>::Owner {
   bool stalled() const { return stalled_; }
   /// How many have moved on to another replica since this server was slow. Any thread.
   std::uint64_t hedged_fetches() const { return hedged_fetches_; }
+  /// Of recent fetches; 0: too few. Any thread.
+  std::chrono::microseconds fetch_p99() const {
+    const std::lock_guard lock(mutex_);
+    return times_.Percentile99(Clock::now());
+  }
 
   // Only for the session's thread.
 
@@ -96,7 +102,7 @@ class GetLane final : public Stream<v1::GetRequest, v1::GetResponse>::Owner {
   LaneObserver* const observer_;
 
   // Guards all below. Taken before the stream's lock; never held during callbacks.
-  std::mutex mutex_;
+  mutable std::mutex mutex_;
   ResendQueue<Record> queue_;
   // Grows to the maximum number of pending fetches, then allocates no more.
   std::vector<std::unique_ptr<Record[]>> chunks_;
@@ -105,6 +111,7 @@ class GetLane final : public Stream<v1::GetRequest, v1::GetResponse>::Owner {
   OpenedVolume volume_;
   MemberIndex member_ = kNoMember;
   Hedging hedging_;
+  mutable FetchTimes times_;
   bool watching_ = false;
   TimePoint busy_at_;        // the last check that found a fetch
   TimePoint waiting_since_;  // for the next answer, while fetches are sent

@@ -41,6 +41,7 @@ TimePoint HeartbeatLane::Service(TimePoint now) {
   sent->set_lost_shards(placement.lost);
   sent->set_replica_copies(static_cast<std::uint32_t>(placement.copies));
   sent->set_replicas_here(placement.here);
+  sent->set_fetch_p99_us(static_cast<std::uint64_t>(contents_.fetch_p99().count()));
   sent->clear_away();  // the stream reuses its request
   for (const placement::AwayMember& member : placement.away) {
     const auto session = members_->SessionOf(member.member);

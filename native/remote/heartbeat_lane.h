@@ -30,6 +30,7 @@ class PutLane;
 /// What heartbeats carry, beside the server's room and state. Any locks.
 struct HeartbeatContents {
   std::function<PlacementInfo()> placement;
+  std::function<std::chrono::microseconds()> fetch_p99;
   std::function<std::vector<DamageReports::Compared>()> compared;
   std::function<void(const std::vector<DamageReports::Report>&)> on_damage;
 };

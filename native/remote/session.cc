@@ -158,6 +158,7 @@ ServerSession::ServerSession(const SessionConfig& session_config, SessionPeers* 
       heartbeat_lane_(
           [this] { return SilenceMax(); },
           {.placement = [this] { return peers_->PlacementOn(connected_member_); },
+           .fetch_p99 = [this] { return get_lane_.fetch_p99(); },
            .compared = [this] { return peers_->ComparedOn(connected_member_); },
            .on_damage =
                [this](const auto& reports) { peers_->OnDamage(connected_member_, reports); }},
@@ -184,6 +185,7 @@ SessionStatus ServerSession::status() const {
   status.capacity_bytes = put_lane_.capacity_bytes();
   status.used_bytes = put_lane_.used_bytes();
   status.hedged_fetches = get_lane_.hedged_fetches();
+  status.fetch_p99_us = static_cast<std::uint64_t>(get_lane_.fetch_p99().count());
   status.at_quota = put_lane_.state() == v1::SERVER_STATE_QUOTA_REACHED;
   return status;
 }

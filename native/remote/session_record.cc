@@ -52,6 +52,7 @@ SessionStatus SessionRecord::Status(TimePoint now) const {
       .owner_address = owner_address_,
       .unclean_restarts = unclean_restarts_,
       .hedged_fetches = 0,
+      .fetch_p99_us = 0,
   };
 }
 

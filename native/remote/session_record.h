@@ -47,7 +47,8 @@ struct SessionStatus {
   std::string owner_name;         // of another host that has the volume, if known
   std::string owner_address;
   std::uint64_t unclean_restarts;  // of the machine: acknowledged pages may be missing
-  std::uint64_t hedged_fetches;    // that left the slow server; set by the session
+  std::uint64_t hedged_fetches;    // that left the slow server; set by the session, as the next
+  std::uint64_t fetch_p99_us;      // 0: too few fetches
 };
 
 class SessionRecord {

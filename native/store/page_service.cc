@@ -72,7 +72,8 @@ VolumePlacement ReadPlacement(const v1::VolumePlacement& sent) {
                        .debt = sent.replication_debt_shards(),
                        .lost = sent.lost_shards(),
                        .copies = sent.replica_copies(),
-                       .here = sent.replicas_here()};
+                       .here = sent.replicas_here(),
+                       .fetch_p99_us = sent.fetch_p99_us()};
   for (const v1::AwayServer& server : sent.away()) {
     if (read.away.size() == kAwayMax || server.uuid().size() != kIdBytes) continue;
     AwayServer& away = read.away.emplace_back();
@@ -90,6 +91,7 @@ void CopyPlacement(const VolumePlacement& placement, v1::VolumePlacement* sent) 
   sent->set_lost_shards(placement.lost);
   sent->set_replica_copies(placement.copies);
   sent->set_replicas_here(placement.here);
+  sent->set_fetch_p99_us(placement.fetch_p99_us);
   for (const AwayServer& server : placement.away) {
     v1::AwayServer* const away = sent->add_away();
     away->set_uuid(Bytes(server.uuid));

@@ -118,11 +118,12 @@ struct AwayServer {
 
 /// How the host places the volume's shards.
 struct VolumePlacement {
-  std::uint32_t replicas = 0;  // wanted of each
-  std::uint32_t debt = 0;      // shards with fewer current ones
-  std::uint32_t lost = 0;      // shards whose last current replica was on a store that is gone
-  std::uint32_t copies = 0;    // replicas being made
-  std::uint32_t here = 0;      // replicas on this server
+  std::uint32_t replicas = 0;      // wanted of each
+  std::uint32_t debt = 0;          // shards with fewer current ones
+  std::uint32_t lost = 0;          // shards whose last current replica was on a store that is gone
+  std::uint32_t copies = 0;        // replicas being made
+  std::uint32_t here = 0;          // replicas on this server
+  std::uint64_t fetch_p99_us = 0;  // of recent fetches from this server; 0: too few
   std::vector<AwayServer> away{};
 };
 

@@ -7,6 +7,7 @@
 #include <random>
 #include <vector>
 
+#include "remote/fetch_times.h"
 #include "remote/hedging.h"
 #include "remote_borrowers.h"
 #include "remote_fake_store.h"
@@ -52,6 +53,26 @@ TEST(Hedging, TheDelayIsWhatOneOfAHundredFetchesExceeds) {
   EXPECT_LT(exceed, 200);
   for (int i = 0; i < 10'000; ++i) hedging.NoteAnswer(std::chrono::microseconds(100));
   EXPECT_EQ(hedging.delay(), Hedging::kDelayMin);
+}
+
+TEST(FetchTimes, NinetyNineOfAHundredRecentFetchesTookNoLonger) {
+  using std::chrono::microseconds;
+  FetchTimes times;
+  TimePoint now{std::chrono::hours(1)};
+  for (int i = 0; i < 99; ++i) times.Note(microseconds(1000), now);
+  EXPECT_EQ(times.Percentile99(now), microseconds(0)) << "too few";
+  times.Note(microseconds(50'000), now);
+  EXPECT_GT(times.Percentile99(now), microseconds(1000));
+  EXPECT_LE(times.Percentile99(now), microseconds(1250));
+  now += FetchTimes::kWindow;
+  times.Note(microseconds(50'000), now);
+  EXPECT_GT(times.Percentile99(now), microseconds(50'000)) << "two of 101";
+  EXPECT_LE(times.Percentile99(now), microseconds(62'500));
+  now += FetchTimes::kWindow;
+  for (int i = 0; i < 200; ++i) times.Note(microseconds(0), now);
+  EXPECT_EQ(times.Percentile99(now), microseconds(1));
+  now += 2 * FetchTimes::kWindow;
+  EXPECT_EQ(times.Percentile99(now), microseconds(0)) << "none is recent";
 }
 
 class SlowReplicaTest : public ::testing::Test {

@@ -22,8 +22,7 @@ def placed(host: HostDaemon) -> dict[str, Any]:
 
     def known() -> bool:
         (found["volume"],) = host.ask("cluster", "status")["volumes"]
-        placement = found["volume"]["placement"]
-        return placement is not None and placement["replicas_here"] == 1
+        return found["volume"]["replicas"] == 2
 
     until(known)
     return found["volume"]
@@ -56,6 +55,21 @@ def test_cluster_status_adds_up_what_servers_and_hosts_know(
     screen = host.ctl("cluster", "status").stdout
     assert "1 shard short of replicas" in screen
     assert "unreachable" in screen
+
+
+def test_fetch_times_that_hosts_measure_are_shown_by_server(
+    memory_server: MakeServer, host_daemon: MakeHost
+) -> None:
+    server = memory_server()
+    host = host_daemon(server)
+    until(lambda: connected(host))
+    store_remotely(host, WRITTEN)
+    assert host.ask("status")["servers"][0]["fetch_p99_us"] == 0
+    with NbdClient.of(host) as client:
+        for page in range(WRITTEN):
+            assert client.read(page * PAGE_BYTES, PAGE_BYTES) == pages(page, 1)
+    assert host.ask("status")["servers"][0]["fetch_p99_us"] > 0
+    until(lambda: server.ask("cluster", "status")["servers"][0]["fetch_p99_us"])
 
 
 def test_a_drain_that_cannot_fit_is_refused_with_the_numbers(

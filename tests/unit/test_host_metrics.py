@@ -45,7 +45,9 @@ def engine() -> FakeEngine:
         ),
         record(8),
     ]
-    made.server_list = [memory_server(shards=3, reconnects=2, hedged_fetches=6)]
+    made.server_list = [
+        memory_server(shards=3, reconnects=2, hedged_fetches=6, fetch_p99_us=12_000)
+    ]
     made.placed = placement(
         replicas=2, debt_shards=5, copies=1, lost_shards=3, repaired_objects=9, failed_repairs=4
     )
@@ -121,6 +123,7 @@ def test_servers_and_findings_are_exported(samples: Samples) -> None:
     assert samples["farswap_memory_server_connected", "10.0.0.7:7070"] == 1
     assert samples["farswap_memory_server_reconnects_total", "10.0.0.7:7070"] == 2
     assert samples["farswap_memory_server_hedged_fetches_total", "10.0.0.7:7070"] == 6
+    assert samples["farswap_memory_server_fetch_p99_seconds", "10.0.0.7:7070"] == 0.012
     assert samples["farswap_findings", "warning"] == 1
     assert samples["farswap_findings", "error"] == 0
 
