@@ -18,7 +18,12 @@ if TYPE_CHECKING:
 
 @click.group()
 def command() -> None:
-    """Pages, limits and settings of a host's cgroups."""
+    """Pages, limits and settings of a host's cgroups.
+
+    \b
+    Example:
+      farswapctl cgroup set /db --writeback off
+    """
 
 
 @commands.verb(command, "list")

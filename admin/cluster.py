@@ -30,7 +30,12 @@ _OF_ONE_SERVER = ("replicas_here", "fetch_p99_us")
 
 @click.group()
 def command() -> None:
-    """The memory servers as a whole."""
+    """All memory servers and volumes together.
+
+    \b
+    Example:
+      farswapctl --server 10.0.0.7:7071 cluster status
+    """
 
 
 @dataclass(frozen=True, slots=True)

@@ -15,7 +15,12 @@ if TYPE_CHECKING:
 
 @click.group()
 def command() -> None:
-    """The swap device of a host."""
+    """The swap device of a host.
+
+    \b
+    Example:
+      farswapctl device show
+    """
 
 
 @commands.verb(command)

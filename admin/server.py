@@ -20,7 +20,16 @@ if TYPE_CHECKING:
 
 @click.group()
 def command() -> None:
-    """A memory server."""
+    """Memory servers: what they have, drains, removal.
+
+    --server names the server that a command is for, by its admin address. `list` shows all.
+
+    \b
+    Examples:
+      farswapctl --server 10.0.0.7:7071 server list
+      farswapctl --server 10.0.0.7:7071 server drain --wait      before it is stopped for good
+      farswapctl --server 10.0.0.7:7071 server remove 10.0.0.9:7070      it never comes back
+    """
 
 
 @commands.verb(command)

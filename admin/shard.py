@@ -21,7 +21,14 @@ _SHARD = click.IntRange(0, (1 << 64) - 1)
 
 @click.group()
 def command() -> None:
-    """Shards (4096 slots) of a host's device, and their replicas."""
+    """Shards (4096 slots) of a host's device, and their replicas.
+
+    A shard is what is placed on memory servers, copied and moved as a whole.
+
+    \b
+    Example:
+      farswapctl --host 10.0.0.5:7072 shard list --not-current
+    """
 
 
 @commands.verb(command, "list")

@@ -17,7 +17,12 @@ _SLOT_MAX = (1 << 64) - 1
 
 @click.group()
 def command() -> None:
-    """Single slots (4 KiB pages) of a host's device."""
+    """Single slots (4 KiB pages) of a host's device.
+
+    \b
+    Example:
+      farswapctl slot explain 1234
+    """
 
 
 @commands.verb(command)

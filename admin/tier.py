@@ -30,7 +30,12 @@ if TYPE_CHECKING:
 
 @click.group()
 def command() -> None:
-    """The compressed pool of a host."""
+    """The compressed pool of a host.
+
+    \b
+    Example:
+      farswapctl tier show --by-cgroup
+    """
 
 
 @commands.verb(command)

@@ -28,6 +28,11 @@ def command() -> None:
     A volume is what one server keeps of a host's device. A device whose pages are on several
     servers has a volume on each; --server names the one that a command is for. `delete` and
     `set-quota` also work on all servers at once, which --servers or --etcd name.
+
+    \b
+    Examples:
+      farswapctl --server 10.0.0.7:7071 volume list
+      farswapctl volume set-quota web1/swap0 4GiB --etcd 10.0.0.2:2379
     """
 
 

@@ -10,8 +10,9 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import click
 import pytest
-from click.testing import CliRunner, Result
+from click.testing import CliRunner
 from fake_fleet import LONG_PATH, fleet, run, shared_fleet
 from farswap.admin.main import command
 from farswap.common.errors import InvalidArgumentError
@@ -20,6 +21,8 @@ from farswap.v1 import host_admin_pb2, server_admin_pb2
 from hang_guard import HANG_GUARD_S
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     from fake_fleet import Fleet
 
 __all__ = ["fleet", "shared_fleet"]
@@ -252,27 +255,16 @@ def test_no_room_for_the_output_is_one_line_of_error() -> None:
         assert done.stderr == "farswapctl: [Errno 28] No space left on device\n"
 
 
-def test_every_help_page_teaches_by_example() -> None:
-    def help_of(*args: str) -> Result:
-        return CliRunner().invoke(command, [*args, "--help"])
+def help_pages(of: click.Command, *names: str) -> Iterator[list[str]]:
+    """Arguments of a command and of all below it."""
+    yield [*names, "--help"]
+    if isinstance(of, click.Group):
+        for name, below in of.commands.items():
+            yield from help_pages(below, *names, name)
 
-    verbs = [
-        ["status"],
-        ["device", "show"],
-        ["tier", "show"],
-        ["tier", "writeback"],
-        ["server", "show"],
-        ["server", "drain"],
-        ["server", "undrain"],
-        ["slot", "explain"],
-        ["cgroup", "list"],
-        ["cgroup", "show"],
-        ["cgroup", "set"],
-        ["tier", "set"],
-        ["top"],
-        ["doctor"],
-    ]
-    for args in ([], *verbs):
-        page = help_of(*args)
+
+def test_every_help_page_teaches_by_example() -> None:
+    for args in help_pages(command):
+        page = CliRunner().invoke(command, args)
         assert page.exit_code == 0
-        assert "Example" in page.output
+        assert "Example" in page.output, args
