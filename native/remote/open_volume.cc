@@ -37,6 +37,11 @@ std::optional<ServerId> IdOf(const std::string& bytes) {
   return id;
 }
 
+std::string ReasonOf(const std::string& message) {
+  if (message.find("; last error: ") == std::string::npos) return message;
+  return message.substr(message.rfind(": ") + 2);
+}
+
 std::chrono::milliseconds LeaseOf(const v1::OpenVolumeResponse& response) {
   if (response.owner_lease_ms() == 0) return OpenedVolume{}.owner_lease;
   return std::chrono::milliseconds(response.owner_lease_ms());

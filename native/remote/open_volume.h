@@ -18,6 +18,9 @@ v1::OpenVolumeRequest OpenRequest(const SessionConfig& config);
 /// Why this server is unusable for any host; else empty.
 std::string ProblemOf(const v1::OpenVolumeResponse& response);
 
+/// The system's reason in gRPC's message about a failed call, without addresses.
+std::string ReasonOf(const std::string& message);
+
 /// The server's lease of owners.
 std::chrono::milliseconds LeaseOf(const v1::OpenVolumeResponse& response);
 

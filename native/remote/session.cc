@@ -283,7 +283,8 @@ std::string ServerSession::Ask(const Connection& connection, bool probe,
   peers_->gate().NoteSilent(config_.number);
   const bool given_up = outcome.error_code() == grpc::StatusCode::CANCELLED;
   if (!given_up) put_lane_.NoteRefused();
-  return "failed to open the volume: " + (given_up ? "no answer" : outcome.error_message());
+  return "failed to open the volume: " +
+         (given_up ? "no answer" : ReasonOf(outcome.error_message()));
 }
 
 // Why the session cannot use this server, or empty.
