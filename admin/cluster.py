@@ -223,12 +223,7 @@ def print_servers(out: Console, looked: Sequence[Member]) -> None:
         (
             one.address,
             output.good(one.state) if one.state == "active" else output.bad(one.state),
-            output.size(one.answer.used_bytes),
-            output.size(one.answer.capacity_bytes),
-            output.share(one.answer.used_bytes, one.answer.capacity_bytes),
-            str(len(one.answer.volumes)),
-            str(one.shards),
-            latency.text(lags.fetch_p99_us(one)),
+            *(_figures(one) if not one.problem else ("-",) * 6),
             one.uuid,
         )
         for one in looked
@@ -244,8 +239,20 @@ def print_servers(out: Console, looked: Sequence[Member]) -> None:
         ">fetch p99",
         "uuid",
     )
-    spare = ("uuid", "volumes", "share", "shards", "fetch p99")
+    spare = ("uuid", "volumes", "share", "fetch p99", "shards")
     output.print_table(out, "servers", columns, rows, spare)
+
+
+def _figures(member: Member) -> tuple[str, ...]:
+    answer = member.answer
+    return (
+        output.size(answer.used_bytes),
+        output.size(answer.capacity_bytes),
+        output.share(answer.used_bytes, answer.capacity_bytes),
+        str(len(answer.volumes)),
+        str(member.shards),
+        latency.text(lags.fetch_p99_us(member)),
+    )
 
 
 def _print(out: Console, view: View) -> None:
@@ -264,7 +271,15 @@ def _print(out: Console, view: View) -> None:
     output.print_rows(out, "cluster", rows)
     print_servers(out, view.members)
     if view.volumes:
-        columns = ("host/device", "state", ">replicas", ">size", ">short", ">copies", ">lost")
+        columns = (
+            "host/device",
+            "state",
+            ">replicas",
+            ">size",
+            ">shards short",
+            ">being copied",
+            ">lost",
+        )
         output.print_table(out, "volumes", columns, [_volume_row(each) for each in view.volumes])
     if view.drains:
         lines = [

@@ -47,7 +47,7 @@ def drain(
     named: list[Address],
     output_format: str,
 ) -> None:
-    """Have hosts move their shards from servers to others, so that these can be stopped.
+    """Have hosts move their shards off servers that are to be stopped.
 
     ADDR is the admin address of a server; default: --server. Several are planned together. A
     server keeps the drain, also over restarts, until `undrain`. It serves its pages meanwhile, and

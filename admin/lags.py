@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 _FULL_SHARE = 0.9
 # A fetch p99 beyond both is slow.
-_SLOW_US = 2000
+_SLOW_US = 5000
 _SLOW_FACTOR = 3
 
 
@@ -45,7 +45,7 @@ def fetch_p99_us(member: Member) -> float | None:
 
 def _state(member: Member) -> str:
     if member.problem:
-        return f"does not answer: {member.problem}"
+        return f"unreachable: {member.problem.removeprefix('no answer: ')}"
     if member.state not in ("active", "draining"):
         return member.state.replace("_", " ")
     if member.answer.used_bytes > _FULL_SHARE * member.answer.capacity_bytes:

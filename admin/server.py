@@ -27,8 +27,7 @@ def command() -> None:
     \b
     Examples:
       farswapctl --server 10.0.0.7:7071 server list
-      farswapctl --server 10.0.0.7:7071 server drain --wait      before it is stopped for good
-      farswapctl --server 10.0.0.7:7071 server remove 10.0.0.9:7070      it never comes back
+      farswapctl --server 10.0.0.7:7071 server drain --wait
     """
 
 

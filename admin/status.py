@@ -87,7 +87,7 @@ def _print_servers(out: Console, status: pb.HostStatus) -> None:
         "last error",
     )
     if rows:
-        spare = ("last error", "reconnects", "hedged", "shards", "fetch p99")
+        spare = ("last error", "reconnects", "hedged", "fetch p99", "shards")
         output.print_table(out, "servers", columns, rows, spare)
 
 

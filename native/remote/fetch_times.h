@@ -16,7 +16,7 @@ class FetchTimes {
  public:
   using Microseconds = std::chrono::microseconds;
   static constexpr Clock::duration kWindow = std::chrono::seconds(30);
-  static constexpr std::uint64_t kFetchesMin = 100;
+  static constexpr std::uint64_t kFetchesMin = 200;
 
   void Note(Clock::duration took, TimePoint now) {
     Turn(now);
