@@ -35,6 +35,7 @@ def memory_server(**changed: object) -> native.MemoryServer:
         "last_error": "",
         "disconnected_ms": 0,
         "shards": 0,
+        "last_shards": 0,
         "uuid": "00" * 16,
         "owner_name": "",
         "owner_address": "",

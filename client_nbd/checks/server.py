@@ -10,6 +10,7 @@ from farswap.common.text import count
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
 
+    from farswap.client_nbd.checks.findings import Level
     from farswap.native import MemoryServer
 
 _FULL_SHARE = 0.9
@@ -65,13 +66,17 @@ def _state(server: MemoryServer) -> Finding:
         return error
     if not server.connected:
         why = f": {server.last_error}" if server.last_error else ""
+        level: Level = "error"
         away = f"no answer from {server.address} for {server.disconnected_ms // 1000} s{why}"
-        if server.shards:
-            away += "; pages that are only there are unreadable"
+        if server.last_shards:
+            away += f"; {count(server.last_shards, 'shard')} unreadable until it answers"
+        elif server.shards:
+            level = "warning"
+            away += "; its pages are read from other replicas"
         remedy = "start farswap-server there, or fix the network"
         if server.state == "connecting":
             remedy = f"remove it from cluster.servers if its server moved; else {remedy}"
-        return Finding("error", _SUBJECT, away, remedy)
+        return Finding(level, _SUBJECT, away, remedy)
     if server.at_quota:
         message = f"{server.address} refuses pages: the quota of this device there is reached"
         remedy = "raise it by `farswapctl volume set-quota` on that server, or add a server"

@@ -120,6 +120,7 @@ void BindRecords(nb::module_& m) {
       .def_ro("last_error", &Server::last_error)
       .def_ro("disconnected_ms", &Server::disconnected_ms)
       .def_ro("shards", &Server::shards)
+      .def_ro("last_shards", &Server::last_shards)
       .def_ro("uuid", &Server::uuid)
       .def_ro("owner_name", &Server::owner_name)
       .def_ro("owner_address", &Server::owner_address)

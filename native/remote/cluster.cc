@@ -334,15 +334,20 @@ bool Cluster::Writable() const {
 }
 
 std::vector<Cluster::ServerInfo> Cluster::Servers() const {
+  const std::vector<placement::AwayMember> away = Placement().away;
   std::vector<ServerInfo> servers;
   for (std::size_t i = 0; i < state_->sessions().size(); ++i) {
     const SessionStatus status = state_->sessions()[i]->status();
     if (status.state == SessionState::kForgotten) continue;
     const bool known = status.member != kNoMember;
+    const std::uint32_t shards = state_->shards.status(status.member).here;
+    const auto its = std::ranges::find(away, status.member, &placement::AwayMember::member);
+    std::uint32_t last_shards = its == away.end() ? shards : its->last_shards;
+    if (status.connected()) last_shards = 0;
     servers.push_back({status, state_->members().AddressOf(i),
                        known ? state_->members().DomainOf(status.member) : "",
-                       known ? state_->members().LabelsOf(status.member) : Labels{},
-                       state_->shards.status(status.member).here, state_->lost_shards[i]});
+                       known ? state_->members().LabelsOf(status.member) : Labels{}, shards,
+                       last_shards, state_->lost_shards[i]});
   }
   return servers;
 }

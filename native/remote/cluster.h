@@ -52,6 +52,7 @@ class Cluster final : public tier::RemoteStore {
     std::string failure_domain;  // "": unknown
     Labels labels;
     std::uint32_t shards;
+    std::uint32_t last_shards;  // of these, without a current replica on a server that answers
     std::uint64_t lost_shards;  // of earlier stores at the address
   };
   std::vector<ServerInfo> Servers() const;

@@ -38,6 +38,12 @@ def replicas(host: HostDaemon) -> dict[str, str]:
     return {replica["address"]: replica["state"] for replica in found}
 
 
+def away_finding(host: HostDaemon) -> Any:
+    """Of the one server that is away."""
+    (found,) = (one for one in host.ask("status")["findings"] if one["subject"] == "server")
+    return found
+
+
 def test_a_page_stays_readable_while_one_of_its_two_servers_is_dead(
     memory_server: MakeServer, host_daemon: MakeHost
 ) -> None:
@@ -70,6 +76,11 @@ def test_a_page_stays_readable_while_one_of_its_two_servers_is_dead(
     )
     assert degraded == "degraded: cluster.replicas is 2, with 1 of 2 memory servers connected"
     assert debt.startswith(f"1 shard with fewer than 2 current replicas ({dead.pages} is ")
+    until(lambda: away_finding(host)["level"] == "warning")
+    assert "its pages are read from other replicas" in away_finding(host)["message"]
+    alive.kill()
+    until(lambda: f"no answer from {alive.pages}" in str(host.ask("status")["findings"]))
+    until(lambda: "1 shard unreadable" in str(host.ask("status")["findings"]))
 
 
 @pytest.mark.parametrize("wiped", [False, True])
