@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from farswap.common.address import Address
     from farswap.v1 import page_store_pb2 as pb
     from rich.console import Console
+    from rich.text import Text
 
 # Between the two looks that give a drain's rate.
 _RATE_OVER_S = 2.0
@@ -219,11 +220,11 @@ def server_document(member: Member) -> dict[str, object]:
 
 def print_servers(out: Console, looked: Sequence[Member]) -> None:
     """A table."""
-    rows = [
+    rows: list[tuple[str | Text, ...]] = [
         (
             one.address,
             output.good(one.state) if one.state == "active" else output.bad(one.state),
-            *(_figures(one) if not one.problem else ("-",) * 6),
+            *_figures(one),
             one.uuid,
         )
         for one in looked
@@ -245,6 +246,8 @@ def print_servers(out: Console, looked: Sequence[Member]) -> None:
 
 def _figures(member: Member) -> tuple[str, ...]:
     answer = member.answer
+    if member.problem:
+        return ("-",) * 6
     return (
         output.size(answer.used_bytes),
         output.size(answer.capacity_bytes),
