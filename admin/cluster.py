@@ -62,6 +62,33 @@ class VolumeView:
         """Shards without a replica."""
         return self.placement.lost_shards if self.placement else 0
 
+    @property
+    def away(self) -> tuple[pb.AwayServer, ...]:
+        """Servers with shards that its host, which is live, cannot reach."""
+        away = self.placement.away if self.placement and self.live else ()
+        return tuple(server for server in away if server.shards)
+
+    @property
+    def unreadable(self) -> int:
+        """Shards whose last current replica is there."""
+        return sum(server.last_shards for server in self.away)
+
+    def problems(self) -> list[tuple[str, str]]:
+        """Level and text."""
+        found = []
+        if self.lost:
+            found.append(("error", f"{_shards(self.lost)} lost"))
+        if self.unreadable:
+            where = ", ".join(server.address for server in self.away if server.last_shards)
+            found.append(("error", f"{_shards(self.unreadable)} unreadable without {where}"))
+        if self.debt:
+            away = ", ".join(server.address for server in self.away)
+            why = f"; its host cannot reach {away}" if away else ""
+            found.append(("warning", f"{_shards(self.debt)} short of replicas{why}"))
+        if not self.live:
+            found.append(("warning", f"its host is silent for {output.span(self.silent_ms)}"))
+        return [(level, f"{self.host_id}/{self.device}: {text}") for level, text in found]
+
 
 @dataclass(frozen=True, slots=True)
 class View:
@@ -76,25 +103,20 @@ class View:
         """Of all volumes."""
         return sum(volume.debt for volume in self.volumes)
 
+    @property
+    def unreadable(self) -> int:
+        """Of all volumes."""
+        return sum(volume.unreadable for volume in self.volumes)
+
     def problems(self) -> list[tuple[str, str]]:
-        """Level and text."""
-        found = [
-            ("error", f"{volume.host_id}/{volume.device}: {_shards(volume.lost)} lost")
-            for volume in self.volumes
-            if volume.lost
-        ]
-        found += [("warning", f"{at}: {why}") for at, why in lags.lags(self.members)]
+        """Level and text, errors first."""
+        found = [("warning", f"{at}: {why}") for at, why in lags.lags(self.members)]
         for volume in self.volumes:
-            name = f"{volume.host_id}/{volume.device}"
-            if volume.debt:
-                found.append(("warning", f"{name}: {_shards(volume.debt)} short of replicas"))
-            if not volume.live:
-                silence = output.span(volume.silent_ms)
-                found.append(("warning", f"{name}: its host is silent for {silence}"))
+            found += volume.problems()
         for address, report in self.drains.items():
             if report.stalled_s:
                 found.append(("warning", f"{address}: {report.lines()[0]}"))
-        return found
+        return sorted(found, key=lambda problem: problem[0] != "error")
 
     @property
     def health(self) -> str:
@@ -108,6 +130,7 @@ class View:
             "health": self.health,
             "replication_debt_shards": self.debt,
             "lost_shards": sum(volume.lost for volume in self.volumes),
+            "unreadable_shards": self.unreadable,
             "capacity_bytes": sum(one.answer.capacity_bytes for one in self.members),
             "used_bytes": sum(one.answer.used_bytes for one in self.members),
             "servers": [server_document(one) for one in self.members],
@@ -141,7 +164,7 @@ def status(session: Session, named: list[Address], output_format: str) -> None:
     are short of replicas.
 
     While a server is draining, the command looks twice, 2 s apart, for the rate and the remaining
-    time. Exit code 1: a shard is lost, or no server answers.
+    time. Exit code 1: a shard is lost or unreadable, or no server answers.
 
     \b
     Examples:
@@ -155,7 +178,7 @@ def status(session: Session, named: list[Address], output_format: str) -> None:
     else:
         _print(output.console(), view)
     if view.health == "error":
-        raise RemoteError("the cluster has lost shards")
+        raise RemoteError("shards are lost or unreadable")
 
 
 def look(session: Session, named: list[Address]) -> View:
@@ -269,6 +292,10 @@ def _print(out: Console, view: View) -> None:
         (
             "short of replicas",
             output.bad(_shards(view.debt)) if view.debt else output.good("none"),
+        ),
+        (
+            "unreadable",
+            output.bad(_shards(view.unreadable)) if view.unreadable else output.good("none"),
         ),
     ]
     output.print_rows(out, "cluster", rows)

@@ -52,9 +52,27 @@ def test_cluster_status_adds_up_what_servers_and_hosts_know(
     status = host.ask("cluster", "status")
     assert status["health"] == "warning"
     assert servers[1].pages in status["problems"][0]["message"]
+    assert (status["unreadable_shards"], status["lost_shards"]) == (0, 0)
     screen = host.ctl("cluster", "status").stdout
     assert "1 shard short of replicas" in screen
     assert "unreachable" in screen
+
+
+def test_shards_that_a_dead_server_alone_has_are_an_error(
+    memory_server: MakeServer, host_daemon: MakeHost
+) -> None:
+    servers = [memory_server(), memory_server()]
+    host = host_daemon(*servers)
+    until(lambda: connected(host))
+    store_remotely(host, WRITTEN)
+    (holder,) = [one for one in servers if one.ask("server", "show")["volumes"][0]["shards"]]
+    holder.kill()
+    until(lambda: host.ctl("cluster", "status").returncode == 1)
+    screen = host.ctl("cluster", "status")
+    assert f"1 shard unreadable without {holder.pages}" in screen.stdout
+    assert "shards are lost or unreadable" in screen.stderr
+    holder.start()
+    until(lambda: host.ctl("cluster", "status").returncode == 0)
 
 
 def test_fetch_times_that_hosts_measure_are_shown_by_server(

@@ -69,6 +69,23 @@ def test_silent_and_full_servers_lag() -> None:
     ]
 
 
+def test_shards_that_only_absent_servers_have_are_an_error() -> None:
+    looked = [server("a", 500)]
+    away = looked[0].answer.volumes[0].placement.away
+    away.add(address="b:7070", shards=3, last_shards=2)
+    away.add(address="c:7070", shards=1)
+    looked[0].answer.volumes[0].placement.replication_debt_shards = 2
+    view = cluster.View(tuple(looked), cluster.volume_views(looked), {})
+    assert view.problems() == [
+        ("error", "host0/swap0: 2 shards unreadable without b:7070"),
+        (
+            "warning",
+            "host0/swap0: 2 shards short of replicas; its host cannot reach b:7070, c:7070",
+        ),
+    ]
+    assert (view.health, view.document()["unreadable_shards"]) == ("error", 2)
+
+
 def test_replicas_of_a_volume_are_added_up_over_its_servers() -> None:
     looked = (server("a", 500, 500), server("b", 40_000, 500))
     view = cluster.View(looked, cluster.volume_views(looked), {})
