@@ -1,7 +1,71 @@
-// Planner: what the map has on members that are away.
+// Planner: members that go away and come back, and replicas that miss something.
+#include <algorithm>
+#include <utility>
+
 #include "placement/planner.h"
 
 namespace farswap::placement {
+
+using enum ReplicaState;
+
+void Planner::MemberAway(MemberIndex index, Time now) {
+  State& member = StateOf(index);
+  if (member.away) return;
+  member.away = true;
+  member.away_since = now;
+  if (member.replicas == 0) return;
+  for (ShardIndex shard = 0; shard < config_.shards; ++shard) {
+    if (SetOf(shard).StateOf(index)) Miss(shard, index);
+  }
+}
+
+void Planner::MemberBack(MemberIndex index, bool intact) {
+  State& member = StateOf(index);
+  member.away = member.replaced = false;
+  scan_wanted_ = true;
+  drops_.MayBeDue();
+  if (intact) return;
+  for (ShardIndex shard = 0; shard < config_.shards; ++shard) {
+    if (SetOf(shard).StateOf(index)) Miss(shard, index);
+  }
+}
+
+void Planner::MemberGone(MemberIndex index) {
+  State& member = StateOf(index);
+  member = State{.reported = {.domain = member.reported.domain}, .replicas = member.replicas};
+  scan_wanted_ = true;
+  drops_.ForgetAll(index);
+  for (ShardIndex shard = 0; shard < config_.shards && member.replicas > 0; ++shard) {
+    const auto was = SetOf(shard).StateOf(index);
+    if (!was) continue;
+    const auto job = jobs_.find(shard);
+    if (job != jobs_.end() && job->second.member == index) Abandon(shard);
+    if (SetOf(shard).StateOf(index)) Change(shard, SetOf(shard).With(index, kNone));
+    const ReplicaSet left = SetOf(shard);
+    // What stale and joining replicas lack is lost.
+    if (was == kCurrent && left.Count(kCurrent) == 0) ++lost_;
+    // The joining one has what was written since it joined; there is nothing left to copy from.
+    if (left.Count(kCurrent) == 0 && jobs_.contains(shard)) SkipToCompare(shard);
+  }
+}
+
+void Planner::ReplicaMissed(ShardIndex shard, MemberIndex member, Time now) {
+  State& state = members_[member];
+  if (SetOf(shard).StateOf(member) == kJoining && !state.rests_until) {
+    state.rest = std::min(std::max(2 * state.rest, config_.retry_after), config_.repair_after);
+    state.rests_until = now + state.rest;
+  }
+  Miss(shard, member);
+}
+
+void Planner::Miss(ShardIndex shard, MemberIndex member) {
+  const auto job = jobs_.find(shard);
+  if (job != jobs_.end() && job->second.member == member) Abandon(shard);
+  const ReplicaSet set = SetOf(shard);
+  if (set.StateOf(member) != kCurrent || set.Count(kCurrent) == 1) return;
+  Change(shard, set.With(member, kStale));
+  Consider(shard);
+}
 
 std::vector<AwayMember> Planner::Away() const {
   std::vector<AwayMember> away;
@@ -13,9 +77,9 @@ std::vector<AwayMember> Planner::Away() const {
   if (away.empty()) return away;
   for (ShardIndex shard = 0; shard < config_.shards; ++shard) {
     const ReplicaSet set = SetOf(shard);
-    if (set.Count(ReplicaState::kCurrent) != 1) continue;
+    if (set.Count(kCurrent) != 1) continue;
     for (AwayMember& member : away) {
-      if (set.StateOf(member.member) == ReplicaState::kCurrent) ++member.last_shards;
+      if (set.StateOf(member.member) == kCurrent) ++member.last_shards;
     }
   }
   return away;

@@ -44,7 +44,7 @@ Planner::Need Planner::NeedOf(const ReplicaSet& set) const {
 // A member that is back and has room for the changes.
 std::optional<MemberIndex> Planner::StaleToRejoin(const ReplicaSet& set) const {
   for (const Replica& replica : set.All()) {
-    if (replica.state == kStale && members_[replica.member].takes_shards()) return replica.member;
+    if (replica.state == kStale && members_[replica.member].takes_copies()) return replica.member;
   }
   return std::nullopt;
 }
@@ -60,7 +60,8 @@ std::optional<MemberIndex> Planner::StaleToPromote(const ReplicaSet& set) const 
 
 bool Planner::ReplaceNow(MemberIndex stale) const {
   const State& member = members_[stale];
-  return member.away ? member.replaced : !member.takes_shards();
+  if (member.away) return member.replaced;
+  return !member.takes_shards() || member.rest >= config_.repair_after;
 }
 
 std::optional<MemberIndex> Planner::SourceOf(const ReplicaSet& set) const {
@@ -145,7 +146,7 @@ std::optional<MemberIndex> Planner::Target(const ReplicaSet& set, std::optional<
   const ReplicaSet stays = leaver ? set.With(*leaver, kNone) : set;
   const auto usable = [&](MemberIndex member) {
     const State& state = members_[member];
-    return (by_reserve ? state.has_reserve() : state.takes_shards()) && !set.StateOf(member);
+    return (by_reserve ? state.has_reserve() : state.takes_copies()) && !set.StateOf(member);
   };
   const auto replicas = stays.All();
   std::vector<MemberIndex> candidates;
@@ -298,56 +299,6 @@ void Planner::Report(MemberIndex index, const Member& member) {
   }
 }
 
-void Planner::MemberAway(MemberIndex index, Time now) {
-  State& member = StateOf(index);
-  if (member.away) return;
-  member.away = true;
-  member.away_since = now;
-  if (member.replicas == 0) return;
-  for (ShardIndex shard = 0; shard < config_.shards; ++shard) {
-    if (SetOf(shard).StateOf(index)) ReplicaMissed(shard, index);
-  }
-}
-
-void Planner::MemberBack(MemberIndex index, bool intact) {
-  State& member = StateOf(index);
-  member.away = member.replaced = false;
-  scan_wanted_ = true;
-  drops_.MayBeDue();
-  if (intact) return;
-  for (ShardIndex shard = 0; shard < config_.shards; ++shard) {
-    if (SetOf(shard).StateOf(index)) ReplicaMissed(shard, index);
-  }
-}
-
-void Planner::MemberGone(MemberIndex index) {
-  State& member = StateOf(index);
-  member = State{.reported = {.domain = member.reported.domain}, .replicas = member.replicas};
-  scan_wanted_ = true;
-  drops_.ForgetAll(index);
-  for (ShardIndex shard = 0; shard < config_.shards && member.replicas > 0; ++shard) {
-    const auto was = SetOf(shard).StateOf(index);
-    if (!was) continue;
-    const auto job = jobs_.find(shard);
-    if (job != jobs_.end() && job->second.member == index) Abandon(shard);
-    if (SetOf(shard).StateOf(index)) Change(shard, SetOf(shard).With(index, kNone));
-    const ReplicaSet left = SetOf(shard);
-    // What stale and joining replicas lack is lost.
-    if (was == kCurrent && left.Count(kCurrent) == 0) ++lost_;
-    // The joining one has what was written since it joined; there is nothing left to copy from.
-    if (left.Count(kCurrent) == 0 && jobs_.contains(shard)) SkipToCompare(shard);
-  }
-}
-
-void Planner::ReplicaMissed(ShardIndex shard, MemberIndex member) {
-  const auto job = jobs_.find(shard);
-  if (job != jobs_.end() && job->second.member == member) Abandon(shard);
-  const ReplicaSet set = SetOf(shard);
-  if (set.StateOf(member) != kCurrent || set.Count(kCurrent) == 1) return;
-  Change(shard, set.With(member, kStale));
-  Consider(shard);
-}
-
 // --- Jobs.
 
 // Sorts shards by what they need: after a change of a member, which may concern all of them.
@@ -465,6 +416,7 @@ void Planner::Finished(const Action& action, ActionResult result, Time now, Time
 
 void Planner::Complete(ShardIndex shard, const Job& job) {
   jobs_.erase(shard);
+  members_[job.member].rest = {};
   Change(shard, SetOf(shard).With(job.member, kCurrent));
   drops_.MayBeDue();  // an earlier replica, kept while the shard was in debt
   if (job.leaver) Drop(shard, *job.leaver);
@@ -534,6 +486,10 @@ void Planner::Tick(Time now, std::vector<Action>* actions) {
     if (member.away && !member.replaced && now - member.away_since >= config_.repair_after) {
       member.replaced = scan_wanted_ = true;
     }
+    if (member.rests_until && now >= *member.rests_until) {
+      member.rests_until.reset();
+      scan_wanted_ = true;
+    }
   }
   if (now >= resume_at_) {
     if (scan_wanted_) Scan();
@@ -578,6 +534,7 @@ Time Planner::NextTick(Time now) const {
     if (member.away && !member.replaced) {
       next = std::min(next, member.away_since + config_.repair_after);
     }
+    if (member.rests_until) next = std::min(next, *member.rests_until);
   }
   const bool waiting =
       std::ranges::any_of(waiting_, [](const auto& shards) { return !shards.empty(); });

@@ -22,6 +22,9 @@
 //   - A replica is dropped only when the shard has as many current ones as are wanted, and once its
 //     member is present. A member without room even for copies drops it as soon as a current one is
 //     present: full members would otherwise wait for each other.
+//   - A member where a joining replica missed a Put rests: no replica joins there for
+//     `retry_after`, and for twice as long each time, until one has joined. If that would be
+//     `repair_after`, the member is replaced.
 //   - A member that is away for less than `repair_after` is waited for, and then gets the changes.
 //
 // The caller applies what happened, then calls Tick(), and again at NextTick(). One thread at a
@@ -109,7 +112,7 @@ class Planner {
   /// beyond `jobs_max`.
   std::string Move(ShardIndex shard, MemberIndex from, MemberIndex to);
   /// A Put or Discard did not reach the replica.
-  void ReplicaMissed(ShardIndex shard, MemberIndex member);
+  void ReplicaMissed(ShardIndex shard, MemberIndex member, Time now);
 
   /// The outcome of an action; of one that was overtaken it changes nothing.
   void Finished(const Action& action, ActionResult result, Time now, Time retry_after = {});
@@ -142,11 +145,17 @@ class Planner {
     bool replaced = false;  // away for longer than repair_after
     Time away_since{};
     std::uint32_t replicas = 0;
+    // No replica joins there meanwhile: one that joined missed a Put.
+    std::optional<Time> rests_until{};
+    Time rest{};  // the length of the last rest; none since a replica has joined
 
     bool present() const { return known && !away; }
     bool takes_shards() const { return present() && !reported.full && !reported.leaving; }
+    bool takes_copies() const { return takes_shards() && !rests_until; }
     bool crammed() const { return reported.full && !reported.reserve; }
-    bool has_reserve() const { return present() && reported.reserve && !reported.leaving; }
+    bool has_reserve() const {
+      return present() && reported.reserve && !reported.leaving && !rests_until;
+    }
   };
 
   // What a shard is short of, most urgent first.
@@ -177,6 +186,7 @@ class Planner {
   bool MayMoveApart(const ReplicaSet& set) const;
   std::optional<MemberIndex> Crowding(const ReplicaSet& set) const;
 
+  void Miss(ShardIndex shard, MemberIndex member);
   void Change(ShardIndex shard, ReplicaSet set);
   void Scan();
   void Consider(ShardIndex shard);

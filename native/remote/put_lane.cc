@@ -63,6 +63,7 @@ TimePoint PutLane::Service(TimePoint now) {
   FinishAnswered();
   EndStall();
   if (stream_ ? Stalled(now) : Away(now)) Refuse();
+  LeaveLate(now);
   EndExpired(now);
   while (SendOne()) continue;
   const std::lock_guard lock(mutex_);
@@ -105,18 +106,42 @@ bool PutLane::Away(TimePoint now) {
 
 bool PutLane::HoldsUpABatch() const {
   for (const PutPart* part = queue_.oldest(); part; part = part->newer) {
-    if (IsDispensable(*part)) return true;
+    if (!part->left && IsDispensable(*part)) return true;
   }
   return false;
 }
 
-// When Service() checks again whether the server is away. Other servers' answers wake no one here.
+// A server that only joins holds up no batch for longer than outage_wait.
+void PutLane::LeaveLate(TimePoint now) {
+  for (;;) {
+    PutPart* part = nullptr;
+    {
+      const std::lock_guard lock(mutex_);
+      part = queue_.oldest();
+      while (part && LateAt(*part) <= now && (part->left || !MayBeLeft(*part))) part = part->newer;
+      if (!part || LateAt(*part) > now) return;
+      if (part->sent) {
+        part->left = true;  // Answer() sets no results
+      } else {
+        queue_.Remove(part);
+      }
+    }
+    part->sent ? LeavePart(part) : FinishPart(part, PutResult::kUnavailable);
+  }
+}
+
+// When Service() checks again whether the server is away, or a part late. Other servers' answers
+// wake no one here.
 TimePoint PutLane::NextCheck(TimePoint now) const {
   if (refusing_) return kNever;
+  const PutPart* part = queue_.oldest();
+  while (part && part->left) part = part->newer;
   const TimePoint soon = now + outage_wait_ / 8;
-  if (!stream_) return std::min(detached_at_ + outage_wait_, refuses_connections_ ? soon : kNever);
-  if (queue_.sent_count() == 0) return kNever;
-  return std::max(waiting_since_ + outage_wait_, soon);
+  const TimePoint late = part ? std::max(LateAt(*part), soon) : kNever;
+  if (!stream_)
+    return std::min({detached_at_ + outage_wait_, late, refuses_connections_ ? soon : kNever});
+  if (queue_.sent_count() == 0) return late;
+  return std::min(late, std::max(waiting_since_ + outage_wait_, soon));
 }
 
 std::string PutLane::Detach(TimePoint lost_at) {
@@ -124,10 +149,20 @@ std::string PutLane::Detach(TimePoint lost_at) {
   std::string why = stream_->Shutdown();
   stream_.reset();
   detached_at_ = lost_at;
-  const std::lock_guard lock(mutex_);
-  stall_ends_at_ = 0;
-  stall_ended_ = false;
-  queue_.Rewind();
+  PutPart* left = nullptr;  // linked by `newer`
+  {
+    const std::lock_guard lock(mutex_);
+    stall_ends_at_ = 0;
+    stall_ended_ = false;
+    for (PutPart* part = queue_.oldest(); part;) {
+      PutPart* const each = std::exchange(part, part->newer);
+      if (!each->left) continue;
+      queue_.Remove(each);
+      each->newer = std::exchange(left, each);
+    }
+    queue_.Rewind();
+  }
+  while (left) FinishPart(std::exchange(left, left->newer));
   return why;
 }
 
@@ -178,6 +213,7 @@ void PutLane::Answer(const v1::PutResponse& answer) {
   if (!part || !part->sent) return;
   queue_.Remove(part);
   part->newer = std::exchange(answered_, part);
+  if (part->left) return;
   if (!accepted || static_cast<std::size_t>(answer.results_size()) != part->count) {
     const bool later = answer.status() == v1::CALL_STATUS_RETRY_AFTER;
     part->results.fill(later ? PutResult::kUnavailable : PutResult::kRejected);

@@ -3,7 +3,9 @@
 // is answered, or put_wait after Put(). After `outage_wait` without the server, parts are refused
 // at once, so that its outage does not delay batches with other servers. If a batch waits for this
 // server alone, the same holds when it is connected but answers no part for so long, until it has
-// answered every part that it was sent, and at once when it refuses a connection.
+// answered every part that it was sent, and at once when it refuses a connection. A part for shards
+// that all join is left after `outage_wait` even if the server answers others: it is slow, and the
+// replicas that join leave their sets.
 //
 // The session's thread does all work, including OnPutDone(): copying a batch into its message takes
 // longer than a fetch, so neither the completion thread nor Put()'s caller should do it.
@@ -73,6 +75,8 @@ class PutLane final : public Stream<v1::PutRequest, v1::PutResponse>::Owner {
   bool Stalled(TimePoint now);
   bool Away(TimePoint now);
   bool HoldsUpABatch() const;
+  TimePoint LateAt(const PutPart& part) const { return part.expires - put_wait_ + outage_wait_; }
+  void LeaveLate(TimePoint now);
   TimePoint NextCheck(TimePoint now) const;
   void EndExpired(TimePoint now);
   void FinishAnswered();

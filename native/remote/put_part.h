@@ -29,19 +29,22 @@ class PutObserver {
 
   /// The part has its results; the batch may not be done yet.
   virtual void OnPartDone(const PutPart& part) = 0;
-  /// All parts are done. The batch does not know yet.
-  virtual void OnBatchDone(std::uint64_t era) = 0;
+  /// The batch is done, and each server has answered its part or will not be asked again.
+  virtual void OnPutEnded(std::uint64_t era) = 0;
 
  protected:
   ~PutObserver() = default;
 };
 
-/// What the parts of a batch share.
+/// What the parts of a batch share. The Put ends with it.
 struct SplitBatch {
   SplitBatch(tier::PutBatch* split, PutObserver* parts_observer, std::uint64_t put_era)
       : batch(split), observer(parts_observer), era(put_era) {}
+  ~SplitBatch() { observer->OnPutEnded(era); }
+  SplitBatch(const SplitBatch&) = delete;
+  SplitBatch& operator=(const SplitBatch&) = delete;
 
-  tier::PutBatch* const batch;
+  tier::PutBatch* const batch;  // until it is done
   PutObserver* const observer;
   const std::uint64_t era;  // see PutEras
   std::mutex mutex;         // guards all below, and the batch's results
@@ -51,6 +54,9 @@ struct SplitBatch {
 };
 
 /// Objects of a batch for one server. Allocated by Put(), freed when answered.
+///
+/// A part that is sent may be *left*: the batch is done without it, and it waits for its answer
+/// alone, since what its server still does must not meet a copy or a drop of the shard.
 struct PutPart {
   std::shared_ptr<SplitBatch> split;
   MemberIndex member = kNoMember;
@@ -66,6 +72,7 @@ struct PutPart {
   PutPart* older = nullptr;
   PutPart* newer = nullptr;
   bool sent = false;
+  bool left = false;
 };
 static_assert(tier::PutBatch::kObjectsMax <= 256, "indices are bytes");
 
@@ -87,32 +94,53 @@ inline bool IsDispensable(const PutPart& part) {
   return std::ranges::all_of(indices, [&](std::uint8_t i) { return part.split->settled[i]; });
 }
 
-/// Merges the results into those of the batch, and frees the part. The batch may be destroyed then.
-inline void FinishPart(PutPart* finished) {
+/// Whether the batch may do without the part: it is dispensable, and its replica is current for no
+/// object.
+inline bool MayBeLeft(const PutPart& part) {
+  for (std::size_t i = 0; i < part.count; ++i) {
+    if (part.split->observer->IsCurrent(part.ObjectAt(i).key, part.member)) return false;
+  }
+  return IsDispensable(part);
+}
+
+/// Merges the results into those of the batch; returns the batch if it is done.
+inline tier::PutBatch* MergePart(const PutPart& part) {
   using enum tier::PutResult;
-  const std::unique_ptr<PutPart> part(finished);
-  SplitBatch& split = *part->split;
-  split.observer->OnPartDone(*part);
+  SplitBatch& split = *part.split;
+  split.observer->OnPartDone(part);
   {
     const std::lock_guard lock(split.mutex);
-    for (std::size_t i = 0; i < part->count; ++i) {
-      tier::PutResult& result = split.batch->results[part->indices[i]];
-      result = Worse(result, part->results[i]);
-      if (part->results[i] == kAcked) split.kept.set(part->indices[i]);
-      const bool has_it = part->results[i] == kAcked || part->results[i] == kSuperseded;
-      if (has_it && split.observer->IsCurrent(part->ObjectAt(i).key, part->member)) {
-        split.settled.set(part->indices[i]);
+    for (std::size_t i = 0; i < part.count; ++i) {
+      tier::PutResult& result = split.batch->results[part.indices[i]];
+      result = Worse(result, part.results[i]);
+      if (part.results[i] == kAcked) split.kept.set(part.indices[i]);
+      const bool has_it = part.results[i] == kAcked || part.results[i] == kSuperseded;
+      if (has_it && split.observer->IsCurrent(part.ObjectAt(i).key, part.member)) {
+        split.settled.set(part.indices[i]);
       }
     }
-    if (--split.parts_left > 0) return;
+    if (--split.parts_left > 0) return nullptr;
   }
   // What one replica refused and another keeps must be put again, or discarded.
   for (std::size_t i = 0; i < split.batch->count; ++i) {
     tier::PutResult& result = split.batch->results[i];
     if (split.kept[i] && (result == kRejected || result == kServerFull)) result = kUnavailable;
   }
-  split.observer->OnBatchDone(split.era);
-  split.batch->OnPutDone();
+  return split.batch;
+}
+
+/// Leaves a part that is marked so.
+inline void LeavePart(PutPart* part) {
+  part->results.fill(tier::PutResult::kUnavailable);
+  if (tier::PutBatch* const batch = MergePart(*part)) batch->OnPutDone();
+}
+
+/// Merges the results into those of the batch, and frees the part. The batch may be destroyed then.
+inline void FinishPart(PutPart* finished) {
+  std::unique_ptr<PutPart> part(finished);
+  tier::PutBatch* const batch = part->left ? nullptr : MergePart(*part);
+  part.reset();
+  if (batch) batch->OnPutDone();
 }
 
 /// The same, with one result for all its objects.

@@ -85,12 +85,13 @@ void Shards::OnPartDone(const PutPart& part) {
   if (std::ranges::none_of(results, missed)) return;
   const std::lock_guard lock(mutex_);
   for (std::size_t i = 0; i < part.count; ++i) {
-    if (missed(results[i])) planner_.ReplicaMissed(ShardOf(part.ObjectAt(i).key), part.member);
+    if (missed(results[i]))
+      planner_.ReplicaMissed(ShardOf(part.ObjectAt(i).key), part.member, Now());
   }
   Wake();
 }
 
-void Shards::OnBatchDone(std::uint64_t era) {
+void Shards::OnPutEnded(std::uint64_t era) {
   if (!eras_.End(era)) return;
   const std::lock_guard lock(mutex_);
   if (!waiting_.empty()) Wake();

@@ -117,7 +117,7 @@ class Shards final : public PutObserver, private ShardCopier::Owner {
     return SetOf(key).StateOf(member) == placement::ReplicaState::kCurrent;
   }
   void OnPartDone(const PutPart& part) override;
-  void OnBatchDone(std::uint64_t era) override;
+  void OnPutEnded(std::uint64_t era) override;
   void OnWorkDone(const FinishedWork& work) override;
   bool MayDrop(const placement::Action& action) const override;
 

@@ -194,7 +194,7 @@ class World {
           continue;
         }
         kept = false;
-        planner_->ReplicaMissed(shard, replica.member);
+        planner_->ReplicaMissed(shard, replica.member, now_);
       }
       if (!kept && planner_->SetOf(shard) == set) return Undo(shard, slot);
     }

@@ -149,9 +149,19 @@ grpc::Status FakeStore::Session(
 
 grpc::Status FakeStore::Put(grpc::ServerContext* context,
                             grpc::ServerReaderWriter<v1::PutResponse, v1::PutRequest>* stream) {
+  const auto chatter = [&] {
+    bool chatters = false;
+    {
+      const std::lock_guard lock(mutex_);
+      chatters = script_.chatter;
+    }
+    v1::PutRequest unknown;
+    unknown.set_epoch(UINT64_MAX);
+    if (chatters) stream->Write(Keep(unknown));
+  };
   v1::PutRequest request;
-  while (WaitWhile(context, &Script::hold_puts) && stream->Read(&request)) {
-    if (!WaitWhile(context, &Script::hold_puts)) break;
+  while (WaitWhile(context, &Script::hold_puts, chatter) && stream->Read(&request)) {
+    if (!WaitWhile(context, &Script::hold_puts, chatter)) break;
     if (!stream->Write(Keep(request))) break;
   }
   return grpc::Status::OK;
@@ -289,11 +299,16 @@ v1::GetResponse FakeStore::Find(const v1::GetRequest& request) {
   return response;
 }
 
-bool FakeStore::WaitWhile(grpc::ServerContext* context, const bool Script::*held) {
+bool FakeStore::WaitWhile(grpc::ServerContext* context, const bool Script::*held,
+                          const std::function<void()>& meanwhile) {
   std::unique_lock lock(mutex_);
   while (script_.*held && !stopping_ && !context->IsCancelled()) {
     // gRPC does not report a cancellation to this thread, so check now and then.
     changed_.wait_for(lock, std::chrono::milliseconds(5));
+    if (!meanwhile) continue;
+    lock.unlock();
+    meanwhile();
+    lock.lock();
   }
   return !stopping_ && !context->IsCancelled();
 }

@@ -27,6 +27,7 @@ class FakeStore final : private v1::PageStore::Service {
   /// What it does wrong. Change it by Tell().
   struct Script {
     bool hold_puts = false;          // read no further batch
+    bool chatter = false;            // while it holds Puts, answer batches that nobody sent
     bool hold_gets = false;          // answer no further fetch
     bool hold_closes = false;        // answer no CloseVolume
     bool hold_copies = false;        // answer no CopyShard
@@ -129,7 +130,8 @@ class FakeStore final : private v1::PageStore::Service {
   v1::PutResponse Keep(const v1::PutRequest& request);
   v1::GetResponse Find(const v1::GetRequest& request);
   // False: the server stops, or the call was cancelled.
-  bool WaitWhile(grpc::ServerContext* context, const bool Script::*held);
+  bool WaitWhile(grpc::ServerContext* context, const bool Script::*held,
+                 const std::function<void()>& meanwhile = {});
 
   mutable std::mutex mutex_;
   std::condition_variable changed_;

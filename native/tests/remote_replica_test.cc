@@ -329,6 +329,52 @@ TEST_F(ReplicaTest, AJoiningReplicaThatAnswersNoPutHoldsUpNone) {
   EXPECT_TRUE(Holds(*cluster_, 0, version));
 }
 
+// It answers Puts, but slowly, which is no outage.
+TEST_F(ReplicaTest, AJoiningReplicaThatAnswersSlowlyLeavesAndJoinsLater) {
+  ASSERT_EQ(PutOne(*cluster_, 0, 1), PutResult::kAcked);
+  FakeStore& slow = Replica(1);
+  slow.Stop();
+  tier::ObjectVersion version = PutUntilAcked(0, 1);
+  slow.Tell([](FakeStore::Script* script) {
+    script->hold_puts = script->hold_copies = script->chatter = true;
+  });
+  slow.Start();
+  ASSERT_TRUE(Eventually([&] { return StatesOf(0).back() == "joining"; }));
+  EXPECT_EQ(PutOne(*cluster_, 0, ++version), PutResult::kUnavailable);
+  EXPECT_EQ(StatesOf(0), (std::vector<std::string>{"current", "stale"}));
+  EXPECT_EQ(PutOne(*cluster_, 0, ++version), PutResult::kAcked);
+  EXPECT_TRUE(Holds(*cluster_, 0, version));
+  objects_.Want(0, version);
+  slow.Tell([](FakeStore::Script* script) { script->hold_puts = script->hold_copies = false; });
+  ASSERT_TRUE(Eventually([&] { return StatesOf(0) == kBothCurrent; }));
+  EXPECT_EQ(slow.seen().copied_keys, std::vector<std::uint64_t>{0}) << "the Put that it missed";
+}
+
+// Else the Put would leave an object that nothing drops any more.
+TEST_F(ReplicaTest, AReplicaThatLeftIsDroppedOnceItsServerHasAnsweredAllPuts) {
+  ASSERT_EQ(PutOne(*cluster_, 0, 1), PutResult::kAcked);
+  FakeStore& leaves = Replica(0);
+  FakeStore& joins =
+      *std::ranges::find_if(stores_, [](const FakeStore& store) { return !store.Has(0); });
+  joins.Tell([](FakeStore::Script* script) { script->hold_copies = true; });
+  leaves.Tell([](FakeStore::Script* script) { script->state = v1::SERVER_STATE_DRAINING; });
+  ASSERT_TRUE(Eventually([&] { return StatesOf(0).back() == "joining"; }));
+  ASSERT_EQ(PutOne(*cluster_, 1, 1), PutResult::kAcked);
+  ASSERT_TRUE(joins.Has(1));
+  // It gets no other replica meanwhile.
+  leaves.Tell([](FakeStore::Script* script) { script->state = v1::SERVER_STATE_ACTIVE; });
+  LetTimePass(leaves);
+  joins.Tell([](FakeStore::Script* script) { script->hold_puts = script->chatter = true; });
+  EXPECT_EQ(PutOne(*cluster_, 2, 1), PutResult::kUnavailable);
+  EXPECT_EQ(StatesOf(0), kBothCurrent);
+  joins.Tell([](FakeStore::Script* script) { script->hold_copies = false; });
+  LetTimePass(joins);
+  EXPECT_EQ(joins.seen().discards, 0u);
+  joins.Tell([](FakeStore::Script* script) { script->hold_puts = false; });
+  EXPECT_TRUE(
+      Eventually([&] { return joins.seen().batches > 0 && !joins.Has(1) && !joins.Has(2); }));
+}
+
 TEST_F(ReplicaTest, AServerThatIsTheOnlyOneIsWaitedForWhenItAnswersNoPut) {
   ASSERT_EQ(PutOne(*cluster_, 0, 1), PutResult::kAcked);
   FakeStore& last = Replica(0);
@@ -404,6 +450,56 @@ TEST(Worse, OrdersResults) {
       EXPECT_EQ(Worse(order[better], order[worse]), order[worse]);
     }
   }
+}
+
+// Members that are current for all objects, and what it was called for.
+class PartObserver final : public PutObserver {
+ public:
+  bool IsCurrent(tier::ObjectKey, MemberIndex member) const override {
+    return std::ranges::find(current, member) != current.end();
+  }
+  void OnPartDone(const PutPart&) override { ++parts; }
+  void OnPutEnded(std::uint64_t) override { ++ended; }
+  std::vector<MemberIndex> current;
+  int parts = 0;
+  int ended = 0;
+};
+
+PutPart* PartOf(const std::shared_ptr<SplitBatch>& split, MemberIndex member) {
+  auto part = std::make_unique<PutPart>();
+  part->split = split;
+  part->member = member;
+  part->indices[part->count++] = 0;
+  ++split->parts_left;
+  return part.release();
+}
+
+TEST(PutPart, IsLeftOnlyWhereNoReplicaOfItsMemberIsCurrentAndAnotherOneHasTheObject) {
+  PartObserver observer;
+  observer.current = {0};
+  TestBatch batch;
+  batch.Add(0, 1);
+  batch.results[0] = PutResult::kAcked;
+  auto split = std::make_shared<SplitBatch>(&batch, &observer, 0);
+  PutPart* const current = PartOf(split, 0);
+  PutPart* const joining = PartOf(split, 1);
+  split.reset();
+  EXPECT_FALSE(MayBeLeft(*joining));
+  FinishPart(current, PutResult::kAcked);
+  EXPECT_TRUE(MayBeLeft(*joining));
+  observer.current = {0, 1};
+  EXPECT_FALSE(MayBeLeft(*joining)) << "it has joined";
+  EXPECT_FALSE(batch.done.ready());
+
+  joining->left = true;
+  LeavePart(joining);
+  ASSERT_TRUE(batch.done.ready());
+  EXPECT_EQ(batch.results[0], PutResult::kUnavailable);
+  EXPECT_EQ(observer.parts, 2);
+  EXPECT_EQ(observer.ended, 0) << "the server has not answered";
+  FinishPart(joining);
+  EXPECT_EQ(observer.parts, 2);
+  EXPECT_EQ(observer.ended, 1);
 }
 
 TEST(PutEras, AnEraIsReachedOnceAllEarlierPutsHaveEnded) {
