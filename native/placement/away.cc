@@ -15,7 +15,13 @@ void Planner::MemberAway(MemberIndex index, Time now) {
   member.away_since = now;
   if (member.replicas == 0) return;
   for (ShardIndex shard = 0; shard < config_.shards; ++shard) {
-    if (SetOf(shard).StateOf(index)) Miss(shard, index);
+    const ReplicaSet set = SetOf(shard);
+    if (set.StateOf(index) == kCurrent && set.Count(kCurrent) > 1) {
+      Change(shard, set.WithAway(index));
+      Consider(shard);
+    } else if (set.StateOf(index) == kJoining) {
+      Miss(shard, index);
+    }
   }
 }
 
@@ -24,10 +30,25 @@ void Planner::MemberBack(MemberIndex index, bool intact) {
   member.away = member.replaced = false;
   scan_wanted_ = true;
   drops_.MayBeDue();
-  if (intact) return;
-  for (ShardIndex shard = 0; shard < config_.shards; ++shard) {
-    if (SetOf(shard).StateOf(index)) Miss(shard, index);
+  for (ShardIndex shard = 0; shard < config_.shards && member.replicas > 0; ++shard) {
+    const ReplicaSet set = SetOf(shard);
+    if (!set.StateOf(index)) continue;
+    if (!intact) {
+      Miss(shard, index);
+    } else if (set.StateOf(index) == kStale && set.untouched()) {
+      Resume(shard, index);
+    }
   }
+}
+
+// Of an untouched set. A last current replica whose member is away is the last one no longer.
+void Planner::Resume(ShardIndex shard, MemberIndex stale) {
+  ReplicaSet set = SetOf(shard).With(stale, kCurrent);
+  for (const Replica& replica : SetOf(shard).All()) {
+    if (replica.state != kCurrent || !members_[replica.member].away) continue;
+    set = set.WithAway(replica.member);
+  }
+  Change(shard, set);
 }
 
 void Planner::MemberGone(MemberIndex index) {
@@ -42,8 +63,15 @@ void Planner::MemberGone(MemberIndex index) {
     if (job != jobs_.end() && job->second.member == index) Abandon(shard);
     if (SetOf(shard).StateOf(index)) Change(shard, SetOf(shard).With(index, kNone));
     const ReplicaSet left = SetOf(shard);
-    // What stale and joining replicas lack is lost.
-    if (was == kCurrent && left.Count(kCurrent) == 0) ++lost_;
+    if (was == kCurrent && left.Count(kCurrent) == 0) {
+      const auto replicas = left.All();
+      const auto stale = std::ranges::find(replicas, kStale, &Replica::state);
+      if (left.untouched()) {
+        Resume(shard, stale->member);
+        continue;
+      }
+      ++lost_;  // what stale and joining replicas lack
+    }
     // The joining one has what was written since it joined; there is nothing left to copy from.
     if (left.Count(kCurrent) == 0 && jobs_.contains(shard)) SkipToCompare(shard);
   }
@@ -62,6 +90,7 @@ void Planner::Miss(ShardIndex shard, MemberIndex member) {
   const auto job = jobs_.find(shard);
   if (job != jobs_.end() && job->second.member == member) Abandon(shard);
   const ReplicaSet set = SetOf(shard);
+  if (set.StateOf(member) == kStale && set.untouched()) Change(shard, set.Touched());
   if (set.StateOf(member) != kCurrent || set.Count(kCurrent) == 1) return;
   Change(shard, set.With(member, kStale));
   Consider(shard);

@@ -177,7 +177,10 @@ Planner::State& Planner::StateOf(MemberIndex index) {
 }
 
 ReplicaSet Planner::Place(ShardIndex shard) {
-  if (const ReplicaSet set = SetOf(shard); !set.empty()) return set;
+  if (const ReplicaSet set = SetOf(shard); !set.empty()) {
+    if (set.untouched()) Change(shard, set.Touched());
+    return SetOf(shard);
+  }
   const auto fullest = [this](const Copyset& copyset) {
     double most = 0.0;
     for (const MemberIndex member : copyset.All()) {

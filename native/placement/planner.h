@@ -22,6 +22,8 @@
 //   - A replica is dropped only when the shard has as many current ones as are wanted, and once its
 //     member is present. A member without room even for copies drops it as soon as a current one is
 //     present: full members would otherwise wait for each other.
+//   - A replica that went away is current again at once if nothing was put or discarded since.
+//     Until then it counts as the shard's last copy if the stores of all others are gone.
 //   - A member where a joining replica missed a Put rests: no replica joins there for
 //     `retry_after`, and for twice as long each time, until one has joined. If that would be
 //     `repair_after`, the member is replaced.
@@ -106,7 +108,8 @@ class Planner {
   void MemberGone(MemberIndex index);
 
   // Shards.
-  /// The set of a shard whose first page is about to be written. Empty: no member has room.
+  /// The set that a Put goes to, or a Discard to a shard with pages: what is stale lacks something
+  /// from now on. The first Put places the shard. Empty: no member has room.
   ReplicaSet Place(ShardIndex shard);
   /// Copies a shard's replica to another member, which takes its place. Why not; "": begun, also
   /// beyond `jobs_max`.
@@ -187,6 +190,7 @@ class Planner {
   std::optional<MemberIndex> Crowding(const ReplicaSet& set) const;
 
   void Miss(ShardIndex shard, MemberIndex member);
+  void Resume(ShardIndex shard, MemberIndex stale);
   void Change(ShardIndex shard, ReplicaSet set);
   void Scan();
   void Consider(ShardIndex shard);

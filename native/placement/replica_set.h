@@ -1,7 +1,8 @@
 // Which members keep a shard, in one 64-bit word that the data path reads without a lock.
 //
 //   bits 0..41    3 replicas, each a 12-bit member index and a 2-bit state
-//   bits 42..63   generation: raised by every change
+//   bit 42        untouched: there are stale replicas, and they lack nothing so far
+//   bits 43..63   generation: raised by every change of a replica
 //
 //   none ──▶ joining ──▶ current ──▶ stale ──▶ joining
 //              │            ▲                     (the others change; the word never grows)
@@ -26,7 +27,7 @@ enum class ReplicaState : std::uint8_t {
   kNone,
   kJoining,  // being copied; takes Puts and Discards, serves no Get
   kCurrent,  // has every page of the shard
-  kStale,    // missed a Put or a Discard
+  kStale,    // away, or missed a Put or a Discard
 };
 
 inline const char* NameOf(ReplicaState state) {
@@ -66,7 +67,7 @@ class ReplicaSet {
   }
   std::array<Replica, kReplicasMax> All() const { return {At(0), At(1), At(2)}; }
 
-  /// 22 bits; wraps, so that only equality means something.
+  /// 21 bits; wraps, so that only equality means something.
   std::uint32_t generation() const { return static_cast<std::uint32_t>(word_ >> kGenerationShift); }
 
   std::size_t Count(ReplicaState state) const {
@@ -76,6 +77,9 @@ class ReplicaSet {
   }
   /// Never placed, or every store that had it is gone.
   bool empty() const { return At(0).state == ReplicaState::kNone; }
+  /// A Put or Discard clears it first.
+  bool untouched() const { return (word_ & kUntouchedBit) != 0; }
+  ReplicaSet Touched() const { return ReplicaSet(word_ & ~kUntouchedBit); }
   bool full() const { return At(kReplicasMax - 1).state != ReplicaState::kNone; }
 
   std::optional<ReplicaState> StateOf(MemberIndex member) const {
@@ -86,7 +90,8 @@ class ReplicaSet {
   }
 
   /// With another generation and the member's replica in this state: added when it is none of the
-  /// set, taken out for kNone. The set is not full when one is added.
+  /// set, taken out for kNone. The set is not full when one is added. A replica that becomes stale
+  /// lacks something.
   ReplicaSet With(MemberIndex member, ReplicaState state) const {
     std::uint64_t word = (word_ >> kGenerationShift) + 1;
     word <<= kGenerationShift;
@@ -102,13 +107,22 @@ class ReplicaSet {
     if (!seen && state != ReplicaState::kNone) {
       word |= Bits({member, state}) << (count * kReplicaBits);
     }
-    return ReplicaSet(word);
+    const bool lacks = state == ReplicaState::kStale;
+    const bool any_stale = ReplicaSet(word).Count(ReplicaState::kStale) > 0;
+    return ReplicaSet(any_stale && !lacks ? word | (word_ & kUntouchedBit) : word);
+  }
+  /// With the replica of a member that goes away: stale, but it lacks nothing so far.
+  ReplicaSet WithAway(MemberIndex member) const {
+    const bool all = untouched() || Count(ReplicaState::kStale) == 0;
+    const ReplicaSet set = With(member, ReplicaState::kStale);
+    return all ? ReplicaSet(set.word_ | kUntouchedBit) : set;
   }
 
  private:
   static constexpr unsigned kMemberBits = 12;
   static constexpr unsigned kReplicaBits = kMemberBits + 2;
-  static constexpr unsigned kGenerationShift = kReplicaBits * kReplicasMax;
+  static constexpr std::uint64_t kUntouchedBit = std::uint64_t{1} << (kReplicaBits * kReplicasMax);
+  static constexpr unsigned kGenerationShift = kReplicaBits * kReplicasMax + 1;
   static_assert(kMembersMax == 1 << kMemberBits);
 
   static std::uint64_t Bits(Replica replica) {

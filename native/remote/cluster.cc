@@ -272,7 +272,7 @@ void Cluster::Put(tier::PutBatch* batch) {
   };
   for (std::size_t i = 0; i < batch->count; ++i) {
     const tier::ObjectKey key = batch->objects[i].key;
-    ReplicaSet set = state_->shards.SetOf(key);
+    ReplicaSet set = state_->shards.SetToChange(key);
     if (set.empty()) set = state_->shards.Place(key);
     bool any = false;
     bool all = true;
@@ -309,8 +309,8 @@ void Cluster::Get(tier::RemoteFetch* fetch) {
 
 // Members that take the shard's Discards. A stale one is compared before it is current again.
 template <typename Function>
-void Cluster::ForEachTaker(tier::ObjectKey key, Function function) const {
-  for (const placement::Replica& replica : state_->shards.SetOf(key).All()) {
+void Cluster::ForEachTaker(const ReplicaSet& set, Function function) const {
+  for (const placement::Replica& replica : set.All()) {
     const bool takes =
         replica.state == ReplicaState::kJoining || replica.state == ReplicaState::kCurrent;
     Target* const target = takes ? state_->TargetOf(replica.member) : nullptr;
@@ -320,12 +320,14 @@ void Cluster::ForEachTaker(tier::ObjectKey key, Function function) const {
 
 bool Cluster::TakesDiscards(tier::SlotIndex slot) const {
   bool takes = true;
-  ForEachTaker(slot, [&](const Target* target) { takes &= target->TakesDiscards(); });
+  ForEachTaker(state_->shards.SetOf(slot),
+               [&](const Target* target) { takes &= target->TakesDiscards(); });
   return takes;
 }
 
 void Cluster::Discard(std::span<const tier::DiscardItem> items) {
-  ForEachTaker(items.front().key, [&](Target* target) { target->Discard(items); });
+  const ReplicaSet set = state_->shards.SetToChange(items.front().key);
+  ForEachTaker(set, [&](Target* target) { target->Discard(items); });
 }
 
 bool Cluster::Writable() const {

@@ -86,7 +86,7 @@ class Cluster final : public tier::RemoteStore {
  private:
   class State;
   template <typename Function>
-  void ForEachTaker(tier::ObjectKey key, Function function) const;
+  void ForEachTaker(const placement::ReplicaSet& set, Function function) const;
   explicit Cluster(std::unique_ptr<State> state);
 
   std::unique_ptr<State> state_;

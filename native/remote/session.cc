@@ -410,15 +410,16 @@ void ServerSession::NoteOpened(const v1::OpenVolumeResponse& response, const Ope
   owned_since_ = kNever;
   const auto run = IdOf(response.run_id());
   const bool restarted = run_ && run_ != run;
+  // A session that has just got the member does not know the run before.
+  const bool intact = run_ == run || response.store_intact();
   run_ = run;
-  const bool intact = !restarted || response.store_intact();
   {
     const std::lock_guard lock(mutex_);
     opened_ = at;
   }
   connected_member_ = member_;
   peers_->OnOpened(member_, intact);
-  record_.NoteOpened(member_, response.epoch(), !intact);
+  record_.NoteOpened(member_, response.epoch(), restarted && !intact);
 }
 
 std::string ServerSession::Detach() {

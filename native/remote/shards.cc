@@ -394,11 +394,11 @@ void Shards::BeginComparison(placement::Time now) {
 }
 
 // Compares a current replica with another one. Nothing to compare: the server has no replica of the
-// shard, or a stale one, which is compared before it is current again.
+// shard, or a stale one that lacks something, which is compared before it is current again.
 bool Shards::BeginComparisonOf(const DamageReports::Comparison& comparison, bool* again) {
   const ReplicaSet set = planner_.SetOf(comparison.shard);
   const auto state = set.StateOf(comparison.member);
-  *again = state == ReplicaState::kJoining;
+  *again = state == ReplicaState::kJoining || (state == ReplicaState::kStale && set.untouched());
   if (state != ReplicaState::kCurrent || replicas_ == 1) return false;
   const auto replicas = set.All();
   const bool comparable = std::ranges::any_of(replicas, [&](const placement::Replica& replica) {

@@ -77,8 +77,13 @@ class Shards final : public PutObserver, private ShardCopier::Owner {
     const placement::ShardIndex shard = ShardOf(key);
     return shard < shards_ ? planner_.SetOf(shard) : placement::ReplicaSet{};
   }
-  /// The set of a shard that is about to get its first object. Empty: no member has room.
+  /// See Planner.
   placement::ReplicaSet Place(tier::ObjectKey key);
+  /// The set that a Put or Discard of the object goes to.
+  placement::ReplicaSet SetToChange(tier::ObjectKey key) {
+    const placement::ReplicaSet set = SetOf(key);
+    return set.untouched() ? Place(key) : set;
+  }
   /// A Put begins, before it reads a set; returns its era.
   std::uint64_t BeginPut() { return eras_.Begin(); }
 

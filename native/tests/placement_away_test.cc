@@ -85,5 +85,77 @@ TEST_F(AwayTest, AMemberThatIsTooSlowForAllItsRestsIsReplaced) {
   EXPECT_EQ(planner_->debt(), 0u);
 }
 
+TEST_F(AwayTest, AReplicaThatMissedNothingIsCurrentAgainAtOnce) {
+  Make(2, 3);
+  planner_->Place(0);
+  const MemberIndex away = First(0);
+  planner_->MemberAway(away, now_);
+  EXPECT_EQ(planner_->SetOf(0).StateOf(away), kStale);
+  EXPECT_EQ(planner_->debt(), 1u);
+  planner_->MemberBack(away, true);
+  EXPECT_EQ(planner_->SetOf(0).StateOf(away), kCurrent);
+  EXPECT_EQ(planner_->debt(), 0u);
+  EXPECT_TRUE(Tick().empty());
+}
+
+TEST_F(AwayTest, AReplicaThatMissedSomethingOrHasAnUncleanStoreJoins) {
+  const auto put = [this](MemberIndex) { planner_->Place(0); };
+  const auto miss = [this](MemberIndex away) { planner_->ReplicaMissed(0, away, now_); };
+  const auto nothing = [](MemberIndex) {};
+  const auto joins = [this](const auto& meanwhile, bool intact) {
+    reports_.clear();
+    Make(2, 3);
+    planner_->Place(0);
+    const MemberIndex away = First(0);
+    planner_->MemberAway(away, now_);
+    meanwhile(away);
+    planner_->MemberBack(away, intact);
+    EXPECT_EQ(planner_->SetOf(0).StateOf(away), kStale);
+    return Work().size() == 3 && planner_->SetOf(0).StateOf(away) == kCurrent;
+  };
+  EXPECT_TRUE(joins(put, true));
+  EXPECT_TRUE(joins(miss, true));
+  EXPECT_TRUE(joins(nothing, false));
+}
+
+TEST_F(AwayTest, OneOfTwoStaleReplicasMayLackSomethingThenBothJoin) {
+  Make(3, 3);
+  planner_->Place(0);
+  planner_->MemberAway(0, now_);
+  planner_->ReplicaMissed(0, 1, now_);
+  planner_->MemberBack(0, true);
+  EXPECT_EQ(planner_->SetOf(0).StateOf(0), kStale);
+  Work();
+  EXPECT_EQ(planner_->debt(), 0u);
+}
+
+TEST_F(AwayTest, NothingIsLostWithAStoreWhileAReplicaThatMissedNothingIsAway) {
+  Make(2, 3);
+  planner_->Place(0);
+  const MemberIndex away = First(0);
+  planner_->MemberAway(away, now_);
+  planner_->MemberGone(In(planner_->SetOf(0), kCurrent).at(0));
+  EXPECT_EQ(planner_->lost(), 0u);
+  EXPECT_EQ(planner_->SetOf(0).StateOf(away), kCurrent) << "the last one";
+  EXPECT_TRUE(Tick().empty());
+  planner_->MemberBack(away, true);
+  for (const Action& action : Work()) EXPECT_NE(action.member, away);
+  EXPECT_EQ(planner_->SetOf(0).Count(kCurrent), 2u);
+}
+
+TEST_F(AwayTest, OfTwoMembersThatAreAwayAndMissedNothingTheFirstOneBackIsCurrent) {
+  Make(2, 2);
+  planner_->Place(0);
+  planner_->MemberAway(0, now_);
+  planner_->MemberAway(1, now_);
+  EXPECT_EQ(planner_->SetOf(0).StateOf(1), kCurrent) << "the last one";
+  planner_->MemberBack(0, true);
+  EXPECT_EQ(planner_->SetOf(0).StateOf(0), kCurrent);
+  EXPECT_EQ(planner_->SetOf(0).StateOf(1), kStale);
+  planner_->MemberBack(1, true);
+  EXPECT_EQ(planner_->debt(), 0u);
+  EXPECT_TRUE(Tick().empty());
+}
+
 }  // namespace
 }  // namespace farswap::placement

@@ -140,6 +140,7 @@ TEST_F(PlannerTest, WaitsForAMemberThatIsAwayAndThenCopiesTheChangesOnly) {
   planner_->Place(0);
   const MemberIndex away = First(0);
   planner_->MemberAway(away, now_);
+  planner_->Place(0);  // a Put that it misses
   EXPECT_EQ(planner_->SetOf(0).StateOf(away), kStale);
   EXPECT_EQ(planner_->debt(), 1u);
   now_ += 4min;
@@ -176,6 +177,7 @@ TEST_F(PlannerTest, TheLastCurrentReplicaNeverBecomesStale) {
   Make(2, 2);
   planner_->Place(0);
   planner_->MemberAway(0, now_);
+  planner_->Place(0);  // a Put that it misses
   planner_->MemberAway(1, now_);
   planner_->ReplicaMissed(0, 1, now_);
   EXPECT_EQ(planner_->SetOf(0).StateOf(0), kStale);
@@ -335,6 +337,7 @@ TEST_F(PlannerTest, AStaleReplicaOfAFullMemberRejoinsByItsReserveWhereNoMemberHa
   }
   const MemberIndex away = First(0);
   planner_->MemberAway(away, now_);
+  planner_->Place(0);  // a Put that it misses
   planner_->MemberBack(away, true);
   Work();
   EXPECT_EQ(planner_->SetOf(0).StateOf(away), kCurrent);
@@ -368,6 +371,7 @@ TEST_F(PlannerTest, AStaleReplicaIsPromotedWhenItIsAllThatIsLeft) {
   planner_->Place(0);
   const MemberIndex stale = First(0);
   planner_->MemberAway(stale, now_);
+  planner_->Place(0);  // a Put that it misses
   planner_->MemberGone(In(planner_->SetOf(0), kCurrent).at(0));
   EXPECT_TRUE(Tick().empty());
   planner_->MemberBack(stale, true);

@@ -118,6 +118,11 @@ class RepairTest : public ::testing::Test {
   void AwaitDebt() {
     ASSERT_TRUE(Eventually([&] { return cluster_->Placement().debt > 0; }));
   }
+  std::size_t IndexOf(const std::string& address) const {
+    std::size_t server = 0;
+    while (cluster_->Servers()[server].address != address) ++server;
+    return server;
+  }
   std::uint32_t ShardsOn(std::size_t server) { return cluster_->Servers()[server].shards; }
 
   std::string directory_;
@@ -163,9 +168,7 @@ TEST_F(RepairTest, APageOnADamagedDiskComesFromTheOtherReplicaAndIsRepaired) {
   Connect(2, 600'000ms, /*outage_wait=*/2 * kHangGuard);  // it misses nothing
   WriteAll();
   constexpr tier::SlotIndex kSlot = 7;
-  const std::string asked_first = cluster_->ReplicasOf(kSlot)[0].address;
-  std::size_t server = 0;
-  while (cluster_->Servers()[server].address != asked_first) ++server;
+  const std::size_t server = IndexOf(cluster_->ReplicasOf(kSlot)[0].address);
   StopServer(server);
   ASSERT_TRUE(Eventually([&] { return !cluster_->Servers()[server].connected(); }));
   ASSERT_TRUE(store::DamageBytes(PathOf(server), BytesOf(kSlot, version_of_[0])));
@@ -238,6 +241,33 @@ TEST_F(RepairTest, AServerThatStaysAwayIsReplaced) {
   ExpectAll();
   StopServer(1);
   ExpectAll();
+}
+
+// One page of the first shard is written while a server is away, then the store of the other
+// replica is lost: that page is missing, and nothing else.
+TEST_F(RepairTest, OnlyWhatAServerMissedIsLostWithTheStoreOfTheOtherReplica) {
+  Connect(2);
+  WriteAll();
+  for (const bool written : {false, true}) {
+    const auto replicas = cluster_->ReplicasOf(0);
+    const std::size_t away = IndexOf(replicas[0].address);
+    const std::size_t lost = IndexOf(replicas[1].address);
+    StopServer(away);
+    AwaitDebt();
+    if (written) {
+      ASSERT_EQ(PutOne(*cluster_, 0, ++version_), PutResult::kAcked);
+      objects_.Want(0, version_);
+    }
+    Wipe(lost);
+    StartServer(lost);
+    ASSERT_TRUE(Eventually([&] { return cluster_->Servers()[lost].connected(); }));
+    StartServer(away);
+    AwaitNoDebt();
+    EXPECT_EQ(cluster_->Placement().lost, written ? 1u : 0u);
+    EXPECT_EQ(cluster_->Placement().missing_pages > 0, written);
+    if (!written) ExpectAll();
+  }
+  EXPECT_TRUE(Holds(*cluster_, 1, version_of_[0]));
 }
 
 TEST_F(RepairTest, WithThreeReplicasTwoStoresMayBeLost) {

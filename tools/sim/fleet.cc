@@ -274,7 +274,13 @@ void Fleet::TakeDown(std::size_t server) {
   ++state.life;
   if (state.down++ > 0) return;
   ForHostsOf(server, kDetection, [this, server](std::size_t host) {
-    if (!Up(server)) hosts_[host].planner->MemberAway(static_cast<MemberIndex>(server), now_);
+    if (Up(server)) return;
+    placement::Planner& planner = *hosts_[host].planner;
+    planner.MemberAway(static_cast<MemberIndex>(server), now_);
+    // Every shard is written meanwhile.
+    for (ShardIndex shard = 0; shard < config_.shards; ++shard) {
+      if (planner.SetOf(shard).untouched()) planner.Place(shard);
+    }
   });
 }
 
