@@ -393,20 +393,22 @@ void Shards::BeginComparison(placement::Time now) {
   }
 }
 
-// Compares a current replica with another one. Nothing to compare: the server has no replica of the
-// shard, or a stale one that lacks something, which is compared before it is current again.
+// Compares a current replica with another one, or an only one with the slot table alone. Nothing to
+// compare: the server has no replica of the shard, or a stale one that lacks something, which is
+// compared before it is current again.
 bool Shards::BeginComparisonOf(const DamageReports::Comparison& comparison, bool* again) {
   const ReplicaSet set = planner_.SetOf(comparison.shard);
   const auto state = set.StateOf(comparison.member);
   *again = state == ReplicaState::kJoining || (state == ReplicaState::kStale && set.untouched());
-  if (state != ReplicaState::kCurrent || replicas_ == 1) return false;
+  if (state != ReplicaState::kCurrent) return false;
   const auto replicas = set.All();
   const bool comparable = std::ranges::any_of(replicas, [&](const placement::Replica& replica) {
     return replica.state == ReplicaState::kCurrent && replica.member != comparison.member &&
            servers_.WhereIs(replica.member);
   });
-  *again = !comparable;
-  if (!comparable) return false;
+  const bool only = replicas_ == 1 && set.Count(ReplicaState::kJoining) == 0;
+  *again = !comparable && !only;
+  if (*again) return false;
   BeginWork({.kind = Action::Kind::kCompare,
              .shard = comparison.shard,
              .member = comparison.member,

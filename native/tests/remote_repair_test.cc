@@ -125,6 +125,30 @@ class RepairTest : public ::testing::Test {
   }
   std::uint32_t ShardsOn(std::size_t server) { return cluster_->Servers()[server].shards; }
 
+  std::uint64_t StatOf(std::size_t server, const std::string& wanted) {
+    std::uint64_t found = 0;
+    for (const auto& [name, value] : servers_[server]->Stats()) {
+      found += name == wanted ? value : 0;
+    }
+    return found;
+  }
+  // On the disk of a server, which then serves the other pages. The slot is of the first shard.
+  void Damage(std::size_t server, tier::SlotIndex slot) {
+    StopServer(server);
+    ASSERT_TRUE(Eventually([&] { return !cluster_->Servers()[server].connected(); }));
+    ASSERT_TRUE(store::DamageBytes(PathOf(server), BytesOf(slot, version_of_[0])));
+    StartServer(server);
+    ASSERT_TRUE(Eventually([&] { return cluster_->Servers()[server].connected(); }));
+    AwaitNoDebt();
+  }
+  // Returns how many damaged records a pass has found.
+  std::uint64_t ScrubUntilCompared(std::size_t server) {
+    EXPECT_TRUE(servers_[server]->Scrub().ok());
+    EXPECT_TRUE(Eventually([&] { return StatOf(server, "scrub_passes") == 1; }));
+    EXPECT_TRUE(Eventually([&] { return StatOf(server, "scrub_damaged_shards") == 0; }));
+    return StatOf(server, "scrub_damaged_records");
+  }
+
   std::string directory_;
   std::array<int, kServers> ports_{};
   std::array<int, kServers> store_of_{};
@@ -169,25 +193,13 @@ TEST_F(RepairTest, APageOnADamagedDiskComesFromTheOtherReplicaAndIsRepaired) {
   WriteAll();
   constexpr tier::SlotIndex kSlot = 7;
   const std::size_t server = IndexOf(cluster_->ReplicasOf(kSlot)[0].address);
-  StopServer(server);
-  ASSERT_TRUE(Eventually([&] { return !cluster_->Servers()[server].connected(); }));
-  ASSERT_TRUE(store::DamageBytes(PathOf(server), BytesOf(kSlot, version_of_[0])));
-  StartServer(server);
-  ASSERT_TRUE(Eventually([&] { return cluster_->Servers()[server].connected(); }));
-  AwaitNoDebt();
+  Damage(server, kSlot);
   ExpectAll();
-  const auto counters = [&] {
-    std::uint64_t corrupt = 0;
-    for (const auto& [name, value] : servers_[server]->Stats()) {
-      corrupt += name == "gets_corrupt" ? value : 0;
-    }
-    return corrupt;
-  };
-  const std::uint64_t corrupt = counters();
+  const std::uint64_t corrupt = StatOf(server, "gets_corrupt");
   ASSERT_GT(corrupt, 0u);
   ASSERT_TRUE(Eventually([&] { return cluster_->Placement().repaired_objects == corrupt; }));
   ExpectAll();
-  EXPECT_EQ(counters(), corrupt) << "no read meets the damage again";
+  EXPECT_EQ(StatOf(server, "gets_corrupt"), corrupt) << "no read meets the damage again";
   EXPECT_EQ(cluster_->Placement().failed_repairs, 0u);
 }
 
@@ -195,39 +207,32 @@ TEST_F(RepairTest, DamageThatAScrubFindsIsRepairedWithoutARead) {
   Connect(2, 600'000ms, /*outage_wait=*/2 * kHangGuard);  // it misses nothing
   WriteAll();
   const auto replicas = cluster_->ReplicasOf(0);
-  const auto server_at = [&](const std::string& address) {
-    std::size_t server = 0;
-    while (cluster_->Servers()[server].address != address) ++server;
-    return server;
-  };
-  const std::size_t damaged = server_at(replicas[0].address);
-  StopServer(damaged);
-  ASSERT_TRUE(Eventually([&] { return !cluster_->Servers()[damaged].connected(); }));
-  ASSERT_TRUE(store::DamageBytes(PathOf(damaged), BytesOf(7, version_of_[0])));
-  StartServer(damaged);
-  ASSERT_TRUE(Eventually([&] { return cluster_->Servers()[damaged].connected(); }));
-  AwaitNoDebt();
-  const auto stat = [&](const std::string& wanted) {
-    std::uint64_t found = 0;
-    for (const auto& [name, value] : servers_[damaged]->Stats()) {
-      found += name == wanted ? value : 0;
-    }
-    return found;
-  };
-  ASSERT_TRUE(servers_[damaged]->Scrub().ok());
-  ASSERT_TRUE(Eventually([&] { return stat("scrub_passes") == 1; }));
-  const std::uint64_t records = stat("scrub_damaged_records");
+  const std::size_t damaged = IndexOf(replicas[0].address);
+  Damage(damaged, 7);
+  const std::uint64_t records = ScrubUntilCompared(damaged);
   ASSERT_GT(records, 0u);
-  ASSERT_TRUE(Eventually([&] { return stat("scrub_damaged_shards") == 0; }));
-  EXPECT_EQ(stat("scrub_repaired_objects"), records);
+  EXPECT_EQ(StatOf(damaged, "scrub_repaired_objects"), records);
   EXPECT_EQ(cluster_->Placement().repaired_objects, records);
-  StopServer(server_at(replicas[1].address));
+  EXPECT_EQ(cluster_->Placement().missing_pages, 0u);
+  StopServer(IndexOf(replicas[1].address));
   TestFetch fetch;
   for (tier::SlotIndex page = 0; page < kPagesAShard; ++page) fetch.Add(page);
   Get(*cluster_, fetch);
   ASSERT_TRUE(fetch.done.Wait());
   for (std::size_t i = 0; i < fetch.count; ++i) EXPECT_TRUE(fetch.Holds(i, version_of_[0])) << i;
-  EXPECT_EQ(stat("gets_corrupt") + stat("gets_not_found"), 0u);
+  EXPECT_EQ(StatOf(damaged, "gets_corrupt") + StatOf(damaged, "gets_not_found"), 0u);
+}
+
+TEST_F(RepairTest, WithOneReplicaDamageThatAScrubFindsIsCounted) {
+  Connect(1, 600'000ms, /*outage_wait=*/2 * kHangGuard);
+  WriteAll();
+  const std::size_t damaged = IndexOf(cluster_->ReplicasOf(0)[0].address);
+  Damage(damaged, 7);
+  const std::uint64_t records = ScrubUntilCompared(damaged);
+  ASSERT_GT(records, 0u);
+  EXPECT_EQ(cluster_->Placement().missing_pages, records);
+  EXPECT_EQ(cluster_->Placement().repaired_objects, 0u);
+  EXPECT_EQ(GetOne(*cluster_, 7), tier::GetResult::kNotFound);
 }
 
 TEST_F(RepairTest, AServerThatStaysAwayIsReplaced) {
