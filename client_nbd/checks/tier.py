@@ -137,7 +137,7 @@ def _account(name: str, counters: Mapping[str, int], pages: int) -> Account:
         for counter, value in counters.items()
         if counter.startswith("writeback_") and not counter.endswith("_bytes")
     )
-    put = counters["stores"]
+    put = counters["stores"] + counters.get("recovered", 0)
     return Account(name, put - gone, pages, put + gone + written)
 
 

@@ -1,27 +1,22 @@
 #include "bind/engine.h"
 
-#include <sys/random.h>
-
-#include <cerrno>
-#include <cstring>
 #include <utility>
+
+#include "tier/state.h"
 
 namespace farswap::bind {
 
 Result<std::unique_ptr<Engine>> Engine::Create(EngineConfig config) {
   std::unique_ptr<Engine> engine(new Engine);
-  // The slot table is new, so servers' pages of an earlier one are garbage.
-  const auto wanted = static_cast<ssize_t>(engine->incarnation_.size());
-  if (getrandom(engine->incarnation_.data(), engine->incarnation_.size(), 0) != wanted) {
-    return Error{std::string("failed to get random bytes for the incarnation: ") +
-                 std::strerror(errno)};
-  }
+  auto state = tier::State::Create(config.tier.slots, config.tier.pool_bytes_max);
+  if (!state.ok()) return state.error();
+  engine->incarnation_ = state.value()->incarnation();
   config.cluster.incarnation = engine->incarnation_;
   config.cluster.slots = config.tier.slots;
   auto cluster = remote::Cluster::Create(config.cluster);
   if (!cluster.ok()) return cluster.error();
   engine->cluster_ = std::move(cluster.value());
-  auto tier = tier::Tier::Create(config.tier, engine->cluster_.get());
+  auto tier = tier::Tier::Create(config.tier, engine->cluster_.get(), std::move(state.value()));
   if (!tier.ok()) return tier.error();
   engine->tier_ = std::move(tier.value());
   engine->cluster_->CompareWith(engine->tier_->stored_objects());

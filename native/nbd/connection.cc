@@ -41,7 +41,7 @@ Result<std::unique_ptr<Connection>> Connection::Create(PageDevice* tier, std::ui
   if (flags < 0 || fcntl(socket, F_SETFL, flags & ~O_NONBLOCK) < 0) {
     return Error{std::string("failed to make the socket blocking: ") + std::strerror(errno)};
   }
-  auto memory = LockedMapping::Create(kReceiveBytes + kReplyBytes, "nbd connection");
+  auto memory = Memory::Create(kReceiveBytes + kReplyBytes, "nbd connection");
   if (!memory.ok()) return memory.error();
   connection->memory_ = std::move(memory.value());
   connection->received_ = connection->memory_->data();

@@ -23,7 +23,7 @@
 #include <memory>
 #include <span>
 
-#include "base/locked_mapping.h"
+#include "base/memory.h"
 #include "base/result.h"
 #include "nbd/parser.h"
 #include "nbd/reply_stream.h"
@@ -82,7 +82,7 @@ class Connection {
   tier::PageDevice* const tier_;
   const int socket_;
   RequestParser parser_;
-  std::unique_ptr<LockedMapping> memory_;  // the receive buffer, then the reply buffer
+  std::unique_ptr<Memory> memory_;  // the receive buffer, then the reply buffer
   std::unique_ptr<ReplyStream> replies_;
 
   std::byte* received_ = nullptr;  // [received_begin_, received_end_) is not yet handled

@@ -37,10 +37,10 @@ Result<std::unique_ptr<ReplyStream>> ReplyStream::Create(int socket,
   std::unique_ptr<ReplyStream> stream(new ReplyStream(socket, errors));
   stream->wake_fd_ = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
   if (stream->wake_fd_ < 0) return Error{std::string("eventfd: ") + std::strerror(errno)};
-  auto memory = LockedMapping::Create(kParkedPages * kPageBytes, "nbd parked reads");
+  auto memory = Memory::Create(kParkedPages * kPageBytes, "nbd parked reads");
   if (!memory.ok()) return memory.error();
   stream->page_memory_ = std::move(memory.value());
-  auto store_memory = LockedMapping::Create(kParkedStores * kPageBytes, "nbd parked writes");
+  auto store_memory = Memory::Create(kParkedStores * kPageBytes, "nbd parked writes");
   if (!store_memory.ok()) return store_memory.error();
   stream->store_memory_ = std::move(store_memory.value());
   stream->requests_ = std::make_unique<std::array<ParkedRequest, kParkedReads + kParkedWrites>>();

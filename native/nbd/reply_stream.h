@@ -37,7 +37,7 @@
 #include <mutex>
 #include <span>
 
-#include "base/locked_mapping.h"
+#include "base/memory.h"
 #include "base/result.h"
 #include "nbd/wire.h"
 #include "tier/page_device.h"
@@ -188,8 +188,8 @@ class ReplyStream {
   const int socket_;
   int wake_fd_ = -1;
   std::atomic<std::uint64_t>* const errors_;
-  std::unique_ptr<LockedMapping> page_memory_;
-  std::unique_ptr<LockedMapping> store_memory_;
+  std::unique_ptr<Memory> page_memory_;
+  std::unique_ptr<Memory> store_memory_;
   std::unique_ptr<std::array<ParkedRequest, kParkedReads + kParkedWrites>> requests_;
   std::unique_ptr<std::array<ReadFetch, kFetches>> fetches_;
   std::deque<ParkedStore> stores_;

@@ -1,3 +1,6 @@
+add_executable(tier_crash_worker ${CMAKE_CURRENT_LIST_DIR}/tier_crash_worker.cc)
+target_link_libraries(tier_crash_worker PRIVATE farswap_tier_steps)
+
 farswap_test(tier_test
   SOURCES tier_codec_test.cc tier_pool_test.cc tier_store_test.cc tier_writeback_test.cc
           tier_race_test.cc tier_allocation_test.cc tier_group_test.cc tier_limit_test.cc
@@ -5,8 +8,10 @@ farswap_test(tier_test
           tier_damaged_pool_test.cc tier_packer_test.cc tier_version_test.cc tier_replica_test.cc
           tier_batch_test.cc tier_store_wait_test.cc tier_superseded_store_test.cc
           tier_store_wait_race_test.cc tier_stored_objects_test.cc
-          memory_remote.cc
+          tier_crash_test.cc tier_state_test.cc memory_remote.cc
   LIBRARIES farswap_tier)
+target_compile_definitions(tier_test PRIVATE TIER_CRASH_WORKER="$<TARGET_FILE:tier_crash_worker>")
+add_dependencies(tier_test tier_crash_worker)
 
 # The tier as a Python module, for the state machine of tests/property. Not in the wheel.
 if(FARSWAP_PYTHON)

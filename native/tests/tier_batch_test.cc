@@ -22,11 +22,10 @@ class TierBatch : public ::testing::Test, public Writeback::Listener, public Roo
   void SetUp() override {
     test_time = Time{std::chrono::hours{1}};
     config_.now = &TestNow;
-    auto table = SlotTable::Create(kSlots);
-    auto pool = Pool::Create(Pool::kPoolBytesMin);
+    auto state = State::Create(kSlots, Pool::kPoolBytesMin);
     auto arenas = Writeback::CreateArenas();
-    ASSERT_TRUE(table.ok() && pool.ok() && arenas.ok());
-    pages_.emplace(std::move(table.value()), std::move(pool.value()), &stale_);
+    ASSERT_TRUE(state.ok() && arenas.ok());
+    pages_.emplace(std::move(state.value()), &stale_);
     pages_->ReportRoomTo(this);
     stale_.OnFirstMark([] {});
     packer_.emplace(&*pages_);

@@ -18,12 +18,13 @@ class TierDamagedPool : public OpenTierFixture {
   // Changes what the slot's page is kept as, if it is in that state.
   template <typename Change>
   bool ChangeEntry(SlotIndex slot, SlotState state, Change change) {
-    const auto lock = table_->Lock(slot);
-    SlotRecord record = table_->Get(slot);
+    const auto lock = pages_->Lock(slot);
+    SlotRecord record = pages_->Get(slot);
     if (record.state != state) return false;
     const EntryRef entry = record.object.entry;
-    change(&record, std::span(pool_->Bytes(entry), pool_->At(entry)->object_bytes()));
-    table_->Set(slot, record);
+    change(&record,
+           std::span(pages_->pool().Bytes(entry), pages_->pool().At(entry)->object_bytes()));
+    records_[slot] = record;
     return true;
   }
 

@@ -167,8 +167,8 @@ class TierFixture : public ::testing::Test {
   /// Pages that must be there by what was counted.
   static std::uint64_t Balance(const CounterValues& counters) {
     const auto count = [&](Counter c) { return counters[static_cast<std::size_t>(c)]; };
-    return count(Counter::stores) - count(Counter::overwrites) - count(Counter::trims) -
-           count(Counter::early_frees) - count(Counter::lost_failed_store);
+    return count(Counter::stores) + count(Counter::recovered) - count(Counter::overwrites) -
+           count(Counter::trims) - count(Counter::early_frees) - count(Counter::lost_failed_store);
   }
 
   std::uint64_t Count(Counter counter) {

@@ -2,6 +2,7 @@
 #pragma once
 
 #include <memory>
+#include <span>
 #include <utility>
 
 #include "tier/tier.h"
@@ -14,19 +15,18 @@ class OpenTierFixture : public TierFixture {
   void SetUp() override {
     config_.slots = 1024;
     config_.pool_bytes_max = Pool::kPoolBytesMin;
-    auto pool = Pool::Create(config_.pool_bytes_max);
-    auto table = SlotTable::Create(config_.slots);
-    auto arenas = Writeback::CreateArenas();
-    ASSERT_TRUE(pool.ok() && table.ok() && arenas.ok());
-    pool_ = pool.value().get();
-    table_ = table.value().get();
-    tier_ = std::make_unique<Tier>(config_, &remote_, std::move(table.value()),
-                                   std::move(pool.value()), std::move(arenas.value()));
+    auto state = State::Create(config_.slots, config_.pool_bytes_max);
+    ASSERT_TRUE(state.ok());
+    records_ = state.value()->slots();
+    auto made = Tier::Create(config_, &remote_, std::move(state.value()));
+    ASSERT_TRUE(made.ok());
+    tier_ = std::move(made.value());
+    pages_ = static_cast<Pages*>(tier_->stored_objects());
   }
 
   // Of the tier.
-  Pool* pool_ = nullptr;
-  SlotTable* table_ = nullptr;
+  Pages* pages_ = nullptr;
+  std::span<SlotRecord> records_;
 };
 
 }  // namespace farswap::tier

@@ -18,10 +18,9 @@ class TierPacker : public ::testing::Test, private RoomListener {
   static constexpr std::uint32_t kNow = 1'000'000;
 
   void SetUp() override {
-    auto table = SlotTable::Create(kSlots);
-    auto pool = Pool::Create(Pool::kPoolBytesMin);
-    ASSERT_TRUE(table.ok() && pool.ok());
-    pages_ = std::make_unique<Pages>(std::move(table.value()), std::move(pool.value()), &stale_);
+    auto state = State::Create(kSlots, Pool::kPoolBytesMin);
+    ASSERT_TRUE(state.ok());
+    pages_ = std::make_unique<Pages>(std::move(state.value()), &stale_);
     pages_->ReportRoomTo(this);
     packer_ = std::make_unique<Packer>(pages_.get());
     ASSERT_TRUE(packer_->SetPacking(true).ok());

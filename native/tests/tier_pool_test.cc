@@ -15,11 +15,16 @@ namespace {
 
 constexpr std::uint64_t kPoolBytes = std::uint64_t{8} << 20;
 
-std::unique_ptr<Pool> MakePool(std::uint64_t bytes = kPoolBytes) {
-  auto made = Pool::Create(bytes);
-  EXPECT_TRUE(made.ok());
-  return std::move(made.value());
-}
+// A pool with its memory.
+class OwnPool {
+ public:
+  Pool* operator->() { return &pool_; }
+  Pool& operator*() { return pool_; }
+
+ private:
+  std::vector<std::byte> memory_ = std::vector<std::byte>(kPoolBytes);
+  Pool pool_{memory_};
+};
 
 // --- Ages
 
@@ -60,8 +65,8 @@ TEST(EntryAge, RightAfterBootIsNeverMoreThanTheUptime) {
 // --- Room
 
 TEST(Pool, RefusesASizeThatCannotHoldEveryClass) {
-  EXPECT_FALSE(Pool::Create(Pool::kPoolBytesMin - 1).ok());
-  EXPECT_TRUE(Pool::Create(Pool::kPoolBytesMin).ok());
+  EXPECT_FALSE(Pool::CheckSize(Pool::kPoolBytesMin - 1).ok());
+  EXPECT_TRUE(Pool::CheckSize(Pool::kPoolBytesMin).ok());
 }
 
 TEST(Pool, RoundingCostsLittleForEverySizeOverAFewHundredBytes) {
@@ -74,7 +79,7 @@ TEST(Pool, RoundingCostsLittleForEverySizeOverAFewHundredBytes) {
 }
 
 TEST(Pool, EntriesNeverOverlapAndKeepTheirBytes) {
-  auto pool = MakePool();
+  OwnPool pool;
   std::mt19937_64 random(7);
   struct Held {
     std::size_t bytes;
@@ -109,7 +114,7 @@ TEST(Pool, EntriesNeverOverlapAndKeepTheirBytes) {
 }
 
 TEST(Pool, IsFullOnlyWhenItsBytesAreUsed) {
-  auto pool = MakePool();
+  OwnPool pool;
   while (pool->Allocate(1000) != kNoEntry) {
   }
   EXPECT_GT(pool->entry_bytes(), pool->capacity_bytes() * 98 / 100);
@@ -117,7 +122,7 @@ TEST(Pool, IsFullOnlyWhenItsBytesAreUsed) {
 }
 
 TEST(Pool, OnlyASlightlyLargerClassHelpsOutWhenItsOwnIsFull) {
-  auto pool = MakePool();
+  OwnPool pool;
   const EntryRef slightly_larger = pool->Allocate(1150);
   const EntryRef much_larger = pool->Allocate(kPageBytes);
   ASSERT_NE(pool->Allocate(kPageBytes), kNoEntry);  // keeps the slab from becoming free
@@ -130,7 +135,7 @@ TEST(Pool, OnlyASlightlyLargerClassHelpsOutWhenItsOwnIsFull) {
 }
 
 TEST(Pool, DrainingASparseSlabFreesItForAnotherClass) {
-  auto pool = MakePool();
+  OwnPool pool;
   std::vector<EntryRef> refs;
   for (EntryRef ref; (ref = pool->Allocate(1000)) != kNoEntry;) {
     pool->At(ref)->slot.store(static_cast<SlotIndex>(refs.size()));
@@ -155,7 +160,7 @@ TEST(Pool, DrainingASparseSlabFreesItForAnotherClass) {
 }
 
 TEST(Pool, ThreadsShareItWithoutLosingBytes) {
-  auto pool = MakePool();
+  OwnPool pool;
   std::vector<std::thread> threads;
   for (unsigned t = 0; t < 4; ++t) {
     threads.emplace_back([&pool, t] {

@@ -16,11 +16,9 @@ class TierVersion : public OpenTierFixture {
 
   // As after so many changes. Servers must have nothing of the slot.
   void SetVersion(SlotIndex slot, Version version) {
-    const auto lock = table_->Lock(slot);
-    SlotRecord record = table_->Get(slot);
-    ASSERT_NE(record.state, SlotState::kRemote);
-    record.version = version;
-    table_->Set(slot, record);
+    const auto lock = pages_->Lock(slot);
+    ASSERT_NE(pages_->Get(slot).state, SlotState::kRemote);
+    records_[slot].version = version;
   }
 
   // A page of generation 1 with the last version, on the server.

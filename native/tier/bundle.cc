@@ -24,7 +24,7 @@ std::size_t HeaderBytes(std::size_t count) { return 4 + count * sizeof(Version);
 
 std::size_t FrameBytesMax(std::size_t count) { return count * kPageBytes * 3 / 4; }
 
-thread_local std::unique_ptr<LockedMapping> reading_memory;  // the pages, then the context
+thread_local std::unique_ptr<Memory> reading_memory;  // the pages, then the context
 
 }  // namespace
 
@@ -49,8 +49,7 @@ std::optional<BundleView> ParseBundle(std::span<const std::byte> bytes) {
 
 Outcome PrepareThreadForBundles() {
   if (reading_memory == nullptr) {
-    auto memory =
-        LockedMapping::Create(kPagesBytes + ZSTD_estimateDCtxSize(), "bundle of a thread");
+    auto memory = Memory::Create(kPagesBytes + ZSTD_estimateDCtxSize(), "bundle of a thread");
     if (!memory.ok()) return memory.error();
     reading_memory = std::move(memory.value());
   }
@@ -78,12 +77,12 @@ Result<std::unique_ptr<BundleWriter>> BundleWriter::Create() {
       context_bytes = std::max(context_bytes, ZSTD_estimateCCtxSize_usingCParams(parameters));
     }
   }
-  auto memory = LockedMapping::Create(kContextAt + context_bytes, "bundle writer");
+  auto memory = Memory::Create(kContextAt + context_bytes, "bundle writer");
   if (!memory.ok()) return memory.error();
   return std::unique_ptr<BundleWriter>(new BundleWriter(std::move(memory.value())));
 }
 
-BundleWriter::BundleWriter(std::unique_ptr<LockedMapping> memory)
+BundleWriter::BundleWriter(std::unique_ptr<Memory> memory)
     : memory_(std::move(memory)),
       context_(ZSTD_initStaticCCtx(memory_->data() + kContextAt, memory_->bytes() - kContextAt)) {
   FARSWAP_CHECK(context_ != nullptr);

@@ -20,7 +20,7 @@
 #include <optional>
 #include <span>
 
-#include "base/locked_mapping.h"
+#include "base/memory.h"
 #include "base/result.h"
 #include "tier/page.h"
 
@@ -84,10 +84,10 @@ class BundleWriter {
   std::span<const std::byte> Finish(int level, std::size_t bytes_max);
 
  private:
-  explicit BundleWriter(std::unique_ptr<LockedMapping> memory);
+  explicit BundleWriter(std::unique_ptr<Memory> memory);
 
-  std::unique_ptr<LockedMapping> memory_;  // the pages, the object, the context
-  void* context_;                          // ZSTD_CCtx
+  std::unique_ptr<Memory> memory_;  // the pages, the object, the context
+  void* context_;                   // ZSTD_CCtx
   BundleMembers members_ = 0;
   std::size_t count_ = 0;
   std::array<Version, kBundleSlots> versions_{};  // of the members added so far

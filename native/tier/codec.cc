@@ -13,7 +13,7 @@
 #include <utility>
 
 #include "base/check.h"
-#include "base/locked_mapping.h"
+#include "base/memory.h"
 
 namespace farswap::tier {
 namespace {
@@ -41,8 +41,8 @@ class Workspace {
     const std::size_t scratch_bytes = Aligned(sizeof(Scratch));
     const std::size_t compression_bytes = CompressionContextBytes();
     const std::size_t decompression_bytes = Aligned(ZSTD_estimateDCtxSize());
-    auto memory = LockedMapping::Create(scratch_bytes + compression_bytes + decompression_bytes,
-                                        "codec of a thread");
+    auto memory = Memory::Create(scratch_bytes + compression_bytes + decompression_bytes,
+                                 "codec of a thread");
     if (!memory.ok()) return memory.error();
     std::byte* const compression = memory.value()->data() + scratch_bytes;
     std::byte* const decompression = compression + compression_bytes;
@@ -87,7 +87,7 @@ class Workspace {
   Workspace() = default;
   Scratch* scratch() { return reinterpret_cast<Scratch*>(memory_->data()); }
 
-  std::unique_ptr<LockedMapping> memory_;
+  std::unique_ptr<Memory> memory_;
   ZSTD_CCtx* compression_ = nullptr;    // in memory_
   ZSTD_DCtx* decompression_ = nullptr;  // in memory_
 };

@@ -4,6 +4,8 @@
 #include <bit>
 #include <utility>
 
+#include "base/step.h"
+
 namespace farswap::tier {
 namespace {
 
@@ -76,7 +78,8 @@ PageCounts Group::Pages() const {
           pages(SlotState::kRemote),     raw_pages.load(std::memory_order_relaxed)};
 }
 
-Groups::Groups(Pool* pool) : pool_(pool), groups_(new Group[kGroupsMax]) {
+Groups::Groups(Pool* pool, std::span<std::atomic<CgroupId>, kGroupsMax> ids)
+    : pool_(pool), ids_(ids), groups_(new Group[kGroupsMax]) {
   static_assert(kGroupsMax + kRemovedIdsMax < CgroupMap::kIdsMax && kGroupsMax < kNoGroup);
   for (std::size_t i = 0; i < kGroupsMax; ++i) {
     groups_[i].lru.Init(pool_);
@@ -110,6 +113,12 @@ GroupIndex Groups::AddLocked(CgroupId id) {
   if (free_.empty()) return kNoGroup;
   const GroupIndex index = free_.back();
   free_.pop_back();
+  ids_[index] = id;
+  Begin(index, id);
+  return index;
+}
+
+void Groups::Begin(GroupIndex index, CgroupId id) {
   Group& group = groups_[index];
   group.id = id;
   group.parent = kRootGroup;
@@ -126,7 +135,31 @@ GroupIndex Groups::AddLocked(CgroupId id) {
   group.reparented_to.store(index, std::memory_order_release);
   if (index >= end()) end_.store(std::size_t{index} + 1, std::memory_order_release);
   by_id_.Set(id, index);
-  return index;
+}
+
+void Groups::BeginRecovery() {
+  const std::lock_guard lock(mutex_);
+  free_.clear();
+  for (std::size_t i = 1; i < kGroupsMax; ++i) {
+    const CgroupId id = ids_[i];
+    const GroupIndex known = id == kUnknownCgroup ? kRootGroup : Lookup(id);
+    if (known == kNoGroup) {
+      Begin(static_cast<GroupIndex>(i), id);
+    } else {
+      groups_[i].reparented_to = known;
+    }
+  }
+}
+
+void Groups::EndRecovery() {
+  const std::lock_guard lock(mutex_);
+  for (std::size_t i = kGroupsMax; i-- > 1;) {
+    if (groups_[i].in_use) continue;
+    ids_[i] = kUnknownCgroup;
+    groups_[i].reparented_to = static_cast<GroupIndex>(i);
+    free_.push_back(static_cast<GroupIndex>(i));
+  }
+  Refresh();
 }
 
 Groups::Locked Groups::Lock(GroupIndex index) {
@@ -353,6 +386,8 @@ bool Groups::RemoveLocked(CgroupId id) {
   MoveCounts(&group, &groups_[above]);
   group.in_use = false;
   reparenting_.push_back(index);
+  for (const GroupIndex removed : reparenting_) ids_[removed] = ids_[Resolve(removed)].load();
+  Reach(Step::kRemoved);
   Refresh();
   return true;
 }
@@ -371,6 +406,7 @@ void Groups::Reparented(const std::vector<GroupIndex>& removed) {
     group.tree_writing_bytes = 0;
     group.tree_remote_pages = 0;
     std::erase(reparenting_, index);
+    ids_[index] = kUnknownCgroup;
     free_.push_back(index);
   }
 }

@@ -27,6 +27,7 @@
 #include <cstdint>
 #include <memory>
 #include <mutex>
+#include <span>
 #include <vector>
 
 #include "tier/cgroup_map.h"
@@ -115,7 +116,16 @@ class Groups {
   static constexpr GroupIndex kNoGroup = CgroupMap::kNone;
   using Time = std::chrono::steady_clock::time_point;
 
-  explicit Groups(Pool* pool);
+  /// `ids`, which are all kUnknownCgroup of a new device, outlive the process: the cgroup that each
+  /// index stands for in slot records.
+  Groups(Pool* pool, std::span<std::atomic<CgroupId>, kGroupsMax> ids);
+
+  // --- After a death, before any other call
+
+  /// Groups of the ids; Resolve() leads each index to one from here on.
+  void BeginRecovery();
+  /// No slot record holds an index that leads to another.
+  void EndRecovery();
 
   // --- For the data path
 
@@ -206,6 +216,7 @@ class Groups {
 
   GroupIndex Add(CgroupId id);
   GroupIndex AddLocked(CgroupId id);
+  void Begin(GroupIndex index, CgroupId id);
   bool RemoveLocked(CgroupId id);
   void ReparentId(CgroupId id, GroupIndex from, GroupIndex to);
   void Refresh();
@@ -213,6 +224,7 @@ class Groups {
   GroupStats StatsOf(const Group& group) const;
 
   Pool* const pool_;
+  const std::span<std::atomic<CgroupId>, kGroupsMax> ids_;
   const std::unique_ptr<Group[]> groups_;
   CgroupMap by_id_;  // changed under mutex_
   std::atomic<std::size_t> end_{1};

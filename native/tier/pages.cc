@@ -16,12 +16,17 @@
 #include <limits>
 #include <utility>
 
+#include "base/step.h"
 #include "tier/bundle.h"
 
 namespace farswap::tier {
 
-Pages::Pages(std::unique_ptr<SlotTable> table, std::unique_ptr<Pool> pool, StaleObjects* stale)
-    : table_(std::move(table)), pool_(std::move(pool)), stale_(stale), groups_(pool_.get()) {}
+Pages::Pages(std::unique_ptr<State> state, StaleObjects* stale)
+    : state_(std::move(state)),
+      table_(state_->slots()),
+      pool_(state_->pool()),
+      stale_(stale),
+      groups_(&pool_, state_->group_ids()) {}
 
 bool Pages::Intact(SlotIndex slot) const {
   const Object object = ObjectOf(slot);
@@ -30,7 +35,7 @@ bool Pages::Intact(SlotIndex slot) const {
 
 Version Pages::NextVersion(const SlotRecord& record) {
   if (record.version == std::numeric_limits<Version>::max()) {
-    version_wraps_.fetch_add(1, std::memory_order_relaxed);
+    state_->version_wraps().fetch_add(1, std::memory_order_relaxed);
   }
   return record.version + 1;
 }
@@ -40,7 +45,7 @@ Version Pages::NextVersion(const SlotRecord& record) {
 Charge Pages::ChargeOf(const SlotRecord& record) const {
   Charge charge;
   if (record.InPool()) {
-    charge.pool_bytes = static_cast<std::int64_t>(pool_->EntryBytesOf(record.object.entry));
+    charge.pool_bytes = static_cast<std::int64_t>(pool_.EntryBytesOf(record.object.entry));
   }
   if (record.state == SlotState::kWriting) charge.writing_bytes = charge.pool_bytes;
   const bool away = record.state == SlotState::kRemote || record.state == SlotState::kClean;
@@ -55,7 +60,7 @@ void Pages::Count(Group& group, const SlotRecord& record, int by) {
   group.pages_by_state[static_cast<std::size_t>(record.state)].fetch_add(delta,
                                                                          std::memory_order_relaxed);
   if (!record.InPool()) return;
-  payload_bytes_.fetch_add(delta * pool_->At(record.object.entry)->object_bytes(),
+  payload_bytes_.fetch_add(delta * pool_.At(record.object.entry)->object_bytes(),
                            std::memory_order_relaxed);
   if (static_cast<Codec>(record.codec) == Codec::kRaw) {
     group.raw_pages.fetch_add(delta, std::memory_order_relaxed);
@@ -92,17 +97,17 @@ void Pages::Account(GroupIndex index, const SlotRecord& old, const SlotRecord& n
 
 // Step 2, with all that follows from the record.
 void Pages::Change(SlotIndex slot, const SlotRecord& next, LruPlace place) {
-  const SlotRecord old = table_->Get(slot);
+  const SlotRecord old = table_.Get(slot);
   const bool moves = old.group != next.group && old.state != SlotState::kEmpty &&
                      next.state != SlotState::kEmpty &&
                      groups_.Resolve(old.group) != groups_.Resolve(next.group);
   if (moves) {
     Account(next.group, SlotRecord{}, next, place);
-    table_->Set(slot, next);
+    table_.Set(slot, next);
     Account(old.group, old, SlotRecord{}, place);
   } else {
     Account(next.state == SlotState::kEmpty ? old.group : next.group, old, next, place);
-    table_->Set(slot, next);
+    table_.Set(slot, next);
   }
 }
 
@@ -114,13 +119,14 @@ Pages::Room Pages::TakeRoom(GroupIndex group, std::size_t object_bytes) {
     const GroupIndex over = groups_.OverLimit(group, Pool::EntryBytes(object_bytes), 100);
     if (over != Groups::kNoGroup) return {kNoEntry, over};
   }
-  return {pool_->Allocate(object_bytes), kRootGroup};
+  return {pool_.Allocate(object_bytes), kRootGroup};
 }
 
 SlotRecord Pages::Fill(EntryRef entry, const Compressed& object, std::uint32_t checksum,
                        std::uint32_t stored_boot_s) {
-  std::memcpy(pool_->Bytes(entry), object.bytes.data(), object.bytes.size());
-  pool_->At(entry)->Describe(object.bytes.size(), stored_boot_s);
+  std::memcpy(pool_.Bytes(entry), object.bytes.data(), object.bytes.size());
+  pool_.At(entry)->Describe(object.bytes.size(), stored_boot_s);
+  Reach(Step::kFilled);
   SlotRecord record;
   record.state = SlotState::kLocal;
   record.codec = static_cast<std::uint8_t>(object.codec) & 3;
@@ -129,12 +135,12 @@ SlotRecord Pages::Fill(EntryRef entry, const Compressed& object, std::uint32_t c
 }
 
 void Pages::Free(EntryRef entry) {
-  pool_->Free(entry);
+  pool_.Free(entry);
   room_->RoomMade(kRootGroup);
 }
 
 void Pages::Publish(SlotIndex slot, SlotRecord next) {
-  const SlotRecord& old = table_->Get(slot);
+  const SlotRecord& old = table_.Get(slot);
   Group& group = groups_.At(next.group);
   group.Count(Counter::stores);
   if (next.state == SlotState::kSameFilled) group.Count(Counter::stores_same_filled);
@@ -146,7 +152,7 @@ void Pages::Publish(SlotIndex slot, SlotRecord next) {
 }
 
 void Pages::Forget(SlotIndex slot, Counter reason, std::uint8_t sequence) {
-  const SlotRecord& old = table_->Get(slot);
+  const SlotRecord& old = table_.Get(slot);
   if (old.state != SlotState::kEmpty) groups_.Of(old).Count(reason);
   SlotRecord next;
   next.sequence = sequence;
@@ -155,65 +161,70 @@ void Pages::Forget(SlotIndex slot, Counter reason, std::uint8_t sequence) {
 
 // The slot gets another page, or none: steps 2 to 4.
 void Pages::Replace(SlotIndex slot, SlotRecord next) {
-  const SlotRecord old = table_->Get(slot);
+  const SlotRecord old = table_.Get(slot);
   const bool page_stale = old.state == SlotState::kRemote && !old.in_bundle;
   next.version = NextVersion(old);
   next.stale_remote = old.stale_remote || page_stale ? 1 : 0;
-  if (next.InPool()) pool_->At(next.object.entry)->slot.store(slot, std::memory_order_relaxed);
+  if (next.InPool()) pool_.At(next.object.entry)->slot.store(slot, std::memory_order_relaxed);
+  Reach(Step::kNamed);
   Change(slot, next);
+  Reach(Step::kReplaced);
   if (old.InPool()) {
-    pool_->Free(old.object.entry);
+    pool_.Free(old.object.entry);
+    Reach(Step::kFreed);
     room_->RoomMade(groups_.Resolve(old.group));
   }
   // A page being written ends as raced, and is discarded then.
   if (next.stale_remote) stale_->Mark(slot);
-  if (old.in_bundle && !table_->AnyInBundle(slot)) stale_->MarkBundle(slot);
+  if (old.in_bundle && !table_.AnyInBundle(slot)) stale_->MarkBundle(slot);
 }
 
 void Pages::NoteSequence(SlotIndex slot, std::uint8_t sequence) {
-  SlotRecord record = table_->Get(slot);
+  SlotRecord record = table_.Get(slot);
   record.sequence = sequence;
-  table_->Set(slot, record);
+  table_.Set(slot, record);
 }
 
 void Pages::NoteRead(SlotIndex slot) {
-  SlotRecord record = table_->Get(slot);
+  SlotRecord record = table_.Get(slot);
   if (record.state == SlotState::kClean) groups_.Of(record).Count(Counter::neighbour_hits);
   record.referenced = 1;
-  table_->Set(slot, record);
+  table_.Set(slot, record);
 }
 
 // --- Writeback ----------------------------------------------------------------------------------
 
 std::size_t Pages::BeginWriteback(SlotIndex slot, Counter cause, std::uint32_t boot_s,
                                   std::byte* copy, Object* page) {
-  SlotRecord next = table_->Get(slot);
+  SlotRecord next = table_.Get(slot);
   const EntryRef entry = next.object.entry;
   *page = ObjectOf(slot);
-  page->stored_boot_s = boot_s - pool_->At(entry)->AgeSeconds(boot_s);
+  page->stored_boot_s = boot_s - pool_.At(entry)->AgeSeconds(boot_s);
   std::memcpy(copy, page->bytes.data(), page->bytes.size());
   page->bytes = {copy, page->bytes.size()};
   next.state = SlotState::kWriting;
   Change(slot, next);
+  Reach(Step::kTaken);
   groups_.Of(next).Count(cause);
-  return pool_->EntryBytesOf(entry);
+  return pool_.EntryBytesOf(entry);
 }
 
 ObjectVersion Pages::JoinBundle(std::span<const Object> pages) {
-  const auto lock = table_->Lock(pages[0].key);
+  const auto lock = table_.Lock(pages[0].key);
   for (const Object& page : pages) {
-    SlotRecord record = table_->Get(page.key);
+    SlotRecord record = table_.Get(page.key);
     if (record.state != SlotState::kWriting) continue;
     if (record.version != SlotVersionOf(page.version)) continue;
     record.in_bundle = 1;
-    table_->Set(page.key, record);
+    table_.Set(page.key, record);
+    Reach(Step::kJoined);
   }
-  return ++bundle_version_;
+  return ++state_->bundle_version();
 }
 
 bool Pages::EndWriteback(const Object& page, PutResult result, Groups::Time now) {
-  const auto lock = table_->Lock(page.key);
-  SlotRecord record = table_->Get(page.key);
+  const auto lock = table_.Lock(page.key);
+  SlotRecord record = table_.Get(page.key);
   if (record.state == SlotState::kWriting && record.version == SlotVersionOf(page.version)) {
     return Settle(page.key, result, page.bytes.size(), page.codec, now);
   }
@@ -222,7 +233,8 @@ bool Pages::EndWriteback(const Object& page, PutResult result, Groups::Time now)
   if (record.state == SlotState::kRemote && !record.in_bundle)
     return false;  // sent since, replaced
   record.stale_remote = 1;
-  table_->Set(page.key, record);
+  table_.Set(page.key, record);
+  Reach(Step::kRaced);
   stale_->Mark(page.key);
   return false;
 }
@@ -234,11 +246,11 @@ std::size_t Pages::EndBundle(const Object& bundle, PutResult result, Groups::Tim
   // Of the bytes sent each page has its share, the first one also what is left.
   const std::size_t share = bundle.bytes.size() / view->count();
   std::size_t sent_bytes = bundle.bytes.size() - share * (view->count() - 1);
-  const auto lock = table_->Lock(first);
+  const auto lock = table_.Lock(first);
   for (std::size_t member = 0; member < kBundleSlots; ++member) {
     if (!view->Has(member)) continue;
     const auto slot = static_cast<SlotIndex>(first + member);
-    const SlotRecord& record = table_->Get(slot);
+    const SlotRecord& record = table_.Get(slot);
     if (record.state == SlotState::kWriting && record.in_bundle &&
         record.version == view->versions[member]) {
       if (Settle(slot, result, std::exchange(sent_bytes, share), Codec::kZstd, now)) ++acked;
@@ -246,19 +258,20 @@ std::size_t Pages::EndBundle(const Object& bundle, PutResult result, Groups::Tim
       groups_.Of(record).Count(Counter::writeback_raced);
     }
   }
-  if (!table_->AnyInBundle(first)) stale_->MarkBundle(first);
+  if (!table_.AnyInBundle(first)) stale_->MarkBundle(first);
   return acked;
 }
 
 // Ends the write of the slot's page. Its entry stays in the pool unless the server has the page.
 bool Pages::Settle(SlotIndex slot, PutResult result, std::size_t sent_bytes, Codec codec,
                    Groups::Time now) {
-  SlotRecord next = table_->Get(slot);
+  SlotRecord next = table_.Get(slot);
   if (result != PutResult::kAcked) {
     Stay(&next, result);
     const bool rejected = result == PutResult::kRejected || result == PutResult::kSuperseded;
     // To the hot end: a page that a server rejects must not block all others.
     Change(slot, next, rejected ? LruPlace::kHot : LruPlace::kCold);
+    Reach(Step::kStayed);
     return false;
   }
   const EntryRef entry = next.object.entry;
@@ -268,7 +281,9 @@ bool Pages::Settle(SlotIndex slot, PutResult result, std::size_t sent_bytes, Cod
   next.referenced = 0;
   if (!next.in_bundle) next.stale_remote = 0;  // it took the stale page's place
   Change(slot, next);
-  pool_->Free(entry);
+  Reach(Step::kSettled);
+  pool_.Free(entry);
+  Reach(Step::kSettledFree);
   if (next.stale_remote) stale_->Mark(slot);
   const GroupIndex group = groups_.Resolve(next.group);
   groups_.At(group).Count(Counter::written_back_pages);
@@ -293,34 +308,36 @@ void Pages::Stay(SlotRecord* next, PutResult result) {
 }
 
 void Pages::Spare(SlotIndex slot, Counter why) {
-  SlotRecord record = table_->Get(slot);
+  SlotRecord record = table_.Get(slot);
   record.referenced = 0;
-  table_->Set(slot, record);
+  table_.Set(slot, record);
   const auto group = groups_.Lock(record.group);
   group->lru.MoveToHot(record.object.entry);
   group->Count(why);
 }
 
 void Pages::AdoptClean(SlotIndex slot, const SlotRecord& filled) {
-  SlotRecord next = table_->Get(slot);
+  SlotRecord next = table_.Get(slot);
   next.state = SlotState::kClean;
   next.codec = filled.codec;
   next.referenced = 0;
   next.object = filled.object;
-  pool_->At(next.object.entry)->slot.store(slot, std::memory_order_relaxed);
+  pool_.At(next.object.entry)->slot.store(slot, std::memory_order_relaxed);
   Change(slot, next, LruPlace::kCold);
+  Reach(Step::kAdopted);
   groups_.Of(next).Count(Counter::neighbours_adopted);
 }
 
 std::size_t Pages::DropClean(SlotIndex slot) {
-  SlotRecord next = table_->Get(slot);
+  SlotRecord next = table_.Get(slot);
   const EntryRef entry = next.object.entry;
-  const std::size_t bytes = pool_->EntryBytesOf(entry);
+  const std::size_t bytes = pool_.EntryBytesOf(entry);
   next.state = SlotState::kRemote;
   next.referenced = 0;
   next.away = {0, 0};
   Change(slot, next);
-  pool_->Free(entry);
+  Reach(Step::kDropped);
+  pool_.Free(entry);
   room_->RoomMade(groups_.Resolve(next.group));
   groups_.Of(next).Count(Counter::clean_dropped);
   return bytes;
@@ -332,20 +349,22 @@ std::size_t Pages::DropClean(SlotIndex slot) {
 // trimmed. All of them change the slot's record, which is checked under its lock. An entry of a
 // draining slab is not allocated again meanwhile.
 bool Pages::Move(EntryRef from) {
-  const SlotIndex slot = pool_->At(from)->slot.load(std::memory_order_relaxed);
+  const SlotIndex slot = pool_.At(from)->slot.load(std::memory_order_relaxed);
   if (slot == kNoSlot) return true;
-  const auto lock = table_->Lock(slot);
-  SlotRecord next = table_->Get(slot);
+  const auto lock = table_.Lock(slot);
+  SlotRecord next = table_.Get(slot);
   if (!next.InPool() || next.object.entry != from) return true;
-  const std::size_t bytes = pool_->At(from)->object_bytes();
-  const EntryRef to = pool_->Allocate(bytes);
+  const std::size_t bytes = pool_.At(from)->object_bytes();
+  const EntryRef to = pool_.Allocate(bytes);
   if (to == kNoEntry) return false;
-  std::memcpy(pool_->Bytes(to), pool_->Bytes(from), bytes);
-  pool_->At(to)->CopyDescription(*pool_->At(from));
-  pool_->At(to)->slot.store(slot, std::memory_order_relaxed);
+  std::memcpy(pool_.Bytes(to), pool_.Bytes(from), bytes);
+  pool_.At(to)->CopyDescription(*pool_.At(from));
+  pool_.At(to)->slot.store(slot, std::memory_order_relaxed);
   next.object.entry = to;
+  Reach(Step::kCopied);
   Change(slot, next, LruPlace::kSame);
-  pool_->Free(from);
+  Reach(Step::kMoved);
+  pool_.Free(from);
   groups_.Of(next).Count(Counter::compactions);
   return true;
 }
@@ -356,12 +375,13 @@ void Pages::TakeStale(const StaleObjects::Chunk& chunk, std::vector<DiscardItem>
   for (std::uint32_t bundles = chunk.bundles; bundles != 0; bundles &= bundles - 1) {
     const auto bundle = static_cast<SlotIndex>(std::countr_zero(bundles));
     const SlotIndex first = chunk.first + bundle * kBundleSlots;
-    const auto lock = table_->Lock(first);
-    if (!table_->AnyInBundle(first)) stale->push_back({BundleKeyOf(first), bundle_version_});
+    const auto lock = table_.Lock(first);
+    if (!table_.AnyInBundle(first))
+      stale->push_back({BundleKeyOf(first), state_->bundle_version()});
   }
   const auto end = std::min<std::uint64_t>(slots(), chunk.first + StaleObjects::kChunkSlots);
   ForEach(chunk.first, end, [&](SlotIndex slot) {
-    SlotRecord record = table_->Get(slot);
+    SlotRecord record = table_.Get(slot);
     if (!record.stale_remote) return;
     // The discard must not reach a page being written, which may have been sent before the last
     // version wrap.
@@ -372,7 +392,8 @@ void Pages::TakeStale(const StaleObjects::Chunk& chunk, std::vector<DiscardItem>
     // What servers have is older than the record; what they get later is not.
     stale->push_back({slot, ObjectVersionOf(record) - 1});
     record.stale_remote = 0;
-    table_->Set(slot, record);
+    table_.Set(slot, record);
+    Reach(Step::kListed);
   });
 }
 
@@ -380,7 +401,7 @@ void Pages::ListWanted(SlotIndex first_of_shard, std::vector<Wanted>* wanted) {
   std::vector<Wanted> bundles;
   const auto end = std::min<std::uint64_t>(slots(), std::uint64_t{first_of_shard} + kShardSlots);
   ForEach(first_of_shard, end, [&](SlotIndex slot) {
-    const SlotRecord& record = table_->Get(slot);
+    const SlotRecord& record = table_.Get(slot);
     const bool remote = record.state == SlotState::kRemote;
     if (!remote && record.state != SlotState::kClean) return;
     if (!record.in_bundle) return wanted->push_back({slot, record.version, 1});
@@ -396,26 +417,37 @@ void Pages::ListWanted(SlotIndex first_of_shard, std::vector<Wanted>* wanted) {
 void Pages::OnListed(ObjectKey key) {
   const SlotIndex slot = FirstSlotOf(key);
   if (slot >= slots()) return;
-  const auto lock = table_->Lock(slot);
+  const auto lock = table_.Lock(slot);
   if (IsBundleKey(key)) {
-    if (!table_->AnyInBundle(slot)) stale_->MarkBundle(slot);
+    if (!table_.AnyInBundle(slot)) stale_->MarkBundle(slot);
     return;
   }
-  SlotRecord record = table_->Get(slot);
+  SlotRecord record = table_.Get(slot);
   const bool wanted = record.state == SlotState::kRemote && !record.in_bundle;
   if (wanted || record.stale_remote || ObjectVersionOf(record) == 0) return;
   record.stale_remote = 1;
-  table_->Set(slot, record);
+  table_.Set(slot, record);
   stale_->Mark(slot);
+}
+
+// After a death; see Recover(). No answer comes to what was being written.
+void Pages::RecoverRecord(SlotIndex slot) {
+  SlotRecord record = table_.Get(slot);
+  record.group = groups_.Resolve(record.group);
+  if (record.state == SlotState::kWriting) Stay(&record, PutResult::kUnavailable);
+  if (std::memcmp(&record, &table_.Get(slot), sizeof(record)) == 0) return;
+  table_.Set(slot, record);
+  Reach(Step::kRecovered);
 }
 
 void Pages::Reparent(std::uint64_t first, std::uint64_t end) {
   ForEach(first, end, [this](SlotIndex slot) {
-    SlotRecord record = table_->Get(slot);
+    SlotRecord record = table_.Get(slot);
     const GroupIndex now = groups_.Resolve(record.group);
     if (now == record.group) return;
     record.group = now;
-    table_->Set(slot, record);
+    table_.Set(slot, record);
+    Reach(Step::kReparented);
   });
 }
 

@@ -41,6 +41,7 @@
 #include "tier/remote_store.h"
 #include "tier/slot_table.h"
 #include "tier/stale.h"
+#include "tier/state.h"
 
 namespace farswap::tier {
 
@@ -57,7 +58,12 @@ class RoomListener {
 class Pages final : public StoredObjects {
  public:
   /// `stale` outlives it.
-  Pages(std::unique_ptr<SlotTable> table, std::unique_ptr<Pool> pool, StaleObjects* stale);
+  Pages(std::unique_ptr<State> state, StaleObjects* stale);
+
+  /// Rebuilds what follows from the records of an adopted state, before any other call. A page that
+  /// was being written is local again, as after a write without an answer. Fails if records and
+  /// pool do not fit together.
+  Outcome Recover(std::uint32_t boot_s);
 
   /// Set before any page is stored.
   void ReportRoomTo(RoomListener* listener) { room_ = listener; }
@@ -72,34 +78,35 @@ class Pages final : public StoredObjects {
 
   // --- Looking
 
-  std::uint64_t slots() const { return table_->slots(); }
-  std::uint64_t table_bytes() const { return table_->bytes(); }
+  bool adopted() const { return state_->adopted(); }
+  std::uint64_t slots() const { return table_.slots(); }
+  std::uint64_t table_bytes() const { return table_.bytes(); }
   std::uint64_t payload_bytes() const { return payload_bytes_.load(std::memory_order_relaxed); }
-  Pool& pool() { return *pool_; }
-  const Pool& pool() const { return *pool_; }
+  Pool& pool() { return pool_; }
+  const Pool& pool() const { return pool_; }
   Groups& groups() { return groups_; }
   const Groups& groups() const { return groups_; }
 
-  [[nodiscard]] std::unique_lock<std::mutex> Lock(SlotIndex slot) { return table_->Lock(slot); }
+  [[nodiscard]] std::unique_lock<std::mutex> Lock(SlotIndex slot) { return table_.Lock(slot); }
   template <typename F>
   void ForEach(std::uint64_t first, std::uint64_t end, F f) {
-    table_->ForEach(first, end, f);
+    table_.ForEach(first, end, f);
   }
-  void WaitForHolders() { table_->WaitForHolders(); }
-  const SlotRecord& Get(SlotIndex slot) const { return table_->Get(slot); }
-  bool AnyInBundle(SlotIndex slot) const { return table_->AnyInBundle(slot); }
-  std::uint64_t BundleEnd(SlotIndex slot) const { return table_->BundleEnd(slot); }
+  void WaitForHolders() { table_.WaitForHolders(); }
+  const SlotRecord& Get(SlotIndex slot) const { return table_.Get(slot); }
+  bool AnyInBundle(SlotIndex slot) const { return table_.AnyInBundle(slot); }
+  std::uint64_t BundleEnd(SlotIndex slot) const { return table_.BundleEnd(slot); }
 
   /// The object in the slot's entry. Its bytes are valid while the slot's lock is held.
   Object ObjectOf(SlotIndex slot) const {
-    const SlotRecord& record = table_->Get(slot);
+    const SlotRecord& record = table_.Get(slot);
     const EntryRef entry = record.object.entry;
     return {slot,
             ObjectVersionOf(record),
             static_cast<Codec>(record.codec),
             record.object.checksum,
             0,
-            {pool_->Bytes(entry), pool_->At(entry)->object_bytes()}};
+            {pool_.Bytes(entry), pool_.At(entry)->object_bytes()}};
   }
   /// Whether its checksum matches. A damaged object must not be sent: recompression would give it a
   /// fresh checksum.
@@ -171,23 +178,21 @@ class Pages final : public StoredObjects {
               Groups::Time now);
   void Stay(SlotRecord* next, PutResult result);
 
+  void RecoverRecord(SlotIndex slot);
+  void MarkStaleBundles();
   Version NextVersion(const SlotRecord& record);
   ObjectVersion ObjectVersionOf(const SlotRecord& record) const {
-    return PageVersion(version_wraps_.load(std::memory_order_relaxed), record.version);
+    return PageVersion(state_->version_wraps().load(std::memory_order_relaxed), record.version);
   }
 
-  const std::unique_ptr<SlotTable> table_;
-  const std::unique_ptr<Pool> pool_;
+  const std::unique_ptr<State> state_;
+  SlotTable table_;
+  Pool pool_;
   StaleObjects* const stale_;
   Groups groups_;
   RoomListener* room_ = nullptr;
   std::atomic<std::uint32_t> accept_threshold_percent_{90};
   std::atomic<std::uint64_t> payload_bytes_{0};
-  // How often any slot's version has wrapped. A slot's lock orders its own wraps before reads.
-  std::atomic<std::uint32_t> version_wraps_{0};
-  // Of the bundle sent last. Each attempt has its own: a server may have kept a bundle whose write
-  // seemed to fail.
-  ObjectVersion bundle_version_ = 0;
 };
 
 }  // namespace farswap::tier

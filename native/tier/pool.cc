@@ -5,6 +5,7 @@
 #include <new>
 
 #include "base/check.h"
+#include "base/step.h"
 
 namespace farswap::tier {
 namespace {
@@ -60,30 +61,70 @@ constexpr std::uint32_t kSlabUnits = Pool::kSlabBytes / Pool::kAlignBytes;
 
 }  // namespace
 
-Result<std::unique_ptr<Pool>> Pool::Create(std::uint64_t bytes_max) {
+Outcome Pool::CheckSize(std::uint64_t bytes_max) {
   static_assert(kClasses.count <= kClassesMax);
   const std::uint64_t slabs = bytes_max / (kSlabBytes + sizeof(Slab));
-  if (bytes_max < kPoolBytesMin || slabs >= kNoEntry / kSlabUnits) {
-    return Error{"a pool of " + std::to_string(bytes_max) + " bytes is outside of " +
-                 std::to_string(kPoolBytesMin) + " to " +
-                 std::to_string(std::uint64_t{kNoEntry / kSlabUnits} * kSlabBytes) + " bytes"};
-  }
-  auto mapping = LockedMapping::Create(slabs * (kSlabBytes + sizeof(Slab)), "pool");
-  if (!mapping.ok()) return mapping.error();
-  return std::unique_ptr<Pool>(
-      new Pool(std::move(mapping.value()), static_cast<std::uint32_t>(slabs)));
+  if (bytes_max >= kPoolBytesMin && slabs < kNoEntry / kSlabUnits) return std::monostate{};
+  return Error{"a pool of " + std::to_string(bytes_max) + " bytes is outside of " +
+               std::to_string(kPoolBytesMin) + " to " +
+               std::to_string(std::uint64_t{kNoEntry / kSlabUnits} * kSlabBytes) + " bytes"};
 }
 
-Pool::Pool(std::unique_ptr<LockedMapping> mapping, std::uint32_t slab_count)
-    : mapping_(std::move(mapping)),
-      slab_count_(slab_count),
-      slabs_(new (mapping_->data() + std::size_t{slab_count} * kSlabBytes) Slab[slab_count]),
-      slab_limit_(slab_count) {
-  for (std::uint32_t index = slab_count; index-- > 0;) {
-    slabs_[index].next = free_list_;
+Pool::Pool(std::span<std::byte> memory)
+    : memory_(memory.data()),
+      slab_count_(static_cast<std::uint32_t>(memory.size() / (kSlabBytes + sizeof(Slab)))),
+      slabs_(reinterpret_cast<Slab*>(memory_ + std::size_t{slab_count_} * kSlabBytes)),
+      slab_limit_(slab_count_) {
+  for (std::uint32_t index = slab_count_; index-- > 0;) {
+    new (&slabs_[index]) Slab{.next = free_list_, .size_class = slabs_[index].size_class};
     free_list_ = index;
   }
-  free_slab_count_ = slab_count;
+  free_slab_count_ = slab_count_;
+}
+
+// An entry is in use if a slot's record names it, and no record names one of a free slab. So a slab
+// whose process died while it took it, with any class, has none.
+std::uint64_t Pool::Recover(const std::function<bool(EntryRef)>& in_use) {
+  std::uint64_t used = 0;
+  free_list_ = kNoSlab;
+  free_slab_count_ = 0;
+  for (std::uint32_t index = slab_count_; index-- > 0;) {
+    const std::uint64_t of_slab = RecoverSlab(index, in_use);
+    if (of_slab == 0) ReturnSlab(index);
+    used += of_slab;
+  }
+  return used;
+}
+
+std::uint64_t Pool::RecoverSlab(std::uint32_t index, const std::function<bool(EntryRef)>& in_use) {
+  Slab& slab = slabs_[index];
+  const std::size_t size_class = slab.size_class;
+  if (size_class >= kClasses.count) return 0;
+  const std::uint16_t capacity = kClasses.capacity[size_class];
+  for (std::uint16_t position = capacity; position-- > 0;) {
+    const EntryRef ref = RefOf(index, position, size_class);
+    if (in_use(ref)) {
+      ++slab.used;
+      continue;
+    }
+    At(ref)->slot.store(kNoSlot, std::memory_order_relaxed);
+    std::memcpy(static_cast<void*>(At(ref)), &slab.free_head, sizeof(slab.free_head));
+    slab.free_head = position;
+  }
+  if (slab.used == 0) return 0;
+  slab.untouched = capacity;
+  SizeClass& owner = classes_[size_class];
+  owner.free_entries += capacity - slab.used;
+  if (slab.used < capacity) Link(owner, index);
+  entry_bytes_.fetch_add(std::uint64_t{slab.used} * kClasses.bytes[size_class]);
+  return slab.used;
+}
+
+std::uint64_t Pool::LayoutHash() {
+  std::uint64_t hash = sizeof(Slab);
+  for (std::size_t i = 0; i < kClasses.count; ++i)
+    hash = hash * 0x9e3779b97f4a7c15 + kClasses.bytes[i];
+  return hash;
 }
 
 std::size_t Pool::EntryBytes(std::size_t object_bytes) {
@@ -167,6 +208,7 @@ bool Pool::TakeSlab(std::size_t size_class) {
     free_slab_count_.fetch_sub(1, std::memory_order_relaxed);
   }
   slabs_[index] = Slab{};
+  Reach(Step::kSlabTaken);
   slabs_[index].size_class = static_cast<std::uint16_t>(size_class);
   classes_[size_class].free_entries += kClasses.capacity[size_class];
   Link(classes_[size_class], index);

@@ -1,8 +1,8 @@
-// Memory for entries: size-class slabs in one locked mapping that is allocated at start.
+// Memory for entries: size-class slabs in the state's memory, which is allocated at start.
 //
-//   mapping   │ slab 0 │ slab 1 │ … │ descriptors of the slabs │
+//   memory    │ slab 0 │ slab 1 │ … │ descriptors of the slabs │
 //   slab      │ entry │ entry │ … │          of one size class, until its last entry is freed
-//   entry     │ header, 16 bytes │ object │   named by EntryRef: no pointers in the mapping
+//   entry     │ header, 16 bytes │ object │   named by EntryRef: no pointers in the memory
 //
 // A slab holds exactly eight uncompressed pages with their headers.
 //
@@ -14,11 +14,11 @@
 #include <atomic>
 #include <cstddef>
 #include <cstdint>
-#include <memory>
+#include <functional>
 #include <mutex>
+#include <span>
 #include <vector>
 
-#include "base/locked_mapping.h"
 #include "base/result.h"
 #include "tier/page.h"
 
@@ -71,8 +71,16 @@ class Pool {
   /// Room for a slab of every size class and some.
   static constexpr std::uint64_t kPoolBytesMin = std::uint64_t{4} << 20;
 
-  /// A pool of at most `bytes_max` bytes, all of it allocated now.
-  static Result<std::unique_ptr<Pool>> Create(std::uint64_t bytes_max);
+  /// Fails if a pool cannot have so many bytes.
+  static Outcome CheckSize(std::uint64_t bytes_max);
+  /// Of a size that passed CheckSize(). All entries are free; see Recover() for memory that has
+  /// some.
+  explicit Pool(std::span<std::byte> memory);
+
+  /// All entries but those in use are free from now on. `in_use(ref)` reads what Allocate() and
+  /// its callers wrote, also of entries that were never allocated. Before any other call. Returns
+  /// how many are in use.
+  std::uint64_t Recover(const std::function<bool(EntryRef)>& in_use);
 
   /// An unpublished entry with room for an object of `object_bytes` (1..kObjectBytesMax), of its
   /// own class or a slightly larger one; kNoEntry: there is no room.
@@ -80,10 +88,10 @@ class Pool {
   void Free(EntryRef ref);
 
   Entry* At(EntryRef ref) const {
-    return reinterpret_cast<Entry*>(mapping_->data() + std::uint64_t{ref} * kAlignBytes);
+    return reinterpret_cast<Entry*>(memory_ + std::uint64_t{ref} * kAlignBytes);
   }
   std::byte* Bytes(EntryRef ref) const {
-    return mapping_->data() + std::uint64_t{ref} * kAlignBytes + sizeof(Entry);
+    return memory_ + std::uint64_t{ref} * kAlignBytes + sizeof(Entry);
   }
 
   /// Entries of one sparse slab, to be moved elsewhere so that the slab becomes free. Until
@@ -114,6 +122,9 @@ class Pool {
     return limit > used ? limit - used : 0;
   }
 
+  /// Of the size classes: which entry a reference names depends on them.
+  static std::uint64_t LayoutHash();
+
   /// Bytes an object of this size takes, header and rounding included, in a class of its own.
   static std::size_t EntryBytes(std::size_t object_bytes);
   /// Bytes that a live entry takes: those of the class that it was allocated from.
@@ -141,7 +152,7 @@ class Pool {
     std::uint64_t free_entries = 0;  // in slabs of this class
   };
 
-  Pool(std::unique_ptr<LockedMapping> mapping, std::uint32_t slab_count);
+  std::uint64_t RecoverSlab(std::uint32_t index, const std::function<bool(EntryRef)>& in_use);
   EntryRef AllocateFrom(std::size_t size_class, bool may_take_slab);
   bool TakeSlab(std::size_t size_class);
   void ReturnSlab(std::uint32_t index);
@@ -149,7 +160,7 @@ class Pool {
   void Unlink(SizeClass& size_class, std::uint32_t index);
   EntryRef RefOf(std::uint32_t slab, std::size_t index, std::size_t size_class) const;
 
-  std::unique_ptr<LockedMapping> mapping_;
+  std::byte* const memory_;
   const std::uint32_t slab_count_;
   Slab* const
       slabs_;  // behind the slabs; each guarded by its class's mutex, free ones by free_mutex_

@@ -1,6 +1,6 @@
 // The slot table: the only truth about where each page of the device is.
 //
-// One 16-byte record per slot in one locked mapping, guarded by a striped lock. A record holds
+// One 16-byte record per slot in the state's memory, guarded by a striped lock. A record holds
 // offsets, no pointers. One 16-byte store, a single instruction, replaces it after the bytes that
 // it refers to are in place: a scan of the mapping after the process died at any instruction finds
 // each record old or new, never torn.
@@ -19,10 +19,9 @@
 #include <atomic>
 #include <cstddef>
 #include <cstdint>
-#include <memory>
 #include <mutex>
+#include <span>
 
-#include "base/locked_mapping.h"
 #include "base/result.h"
 #include "tier/page.h"
 #include "tier/pool.h"
@@ -80,10 +79,14 @@ static_assert(sizeof(SlotRecord) == 16);
 
 class SlotTable {
  public:
-  static Result<std::unique_ptr<SlotTable>> Create(std::uint64_t slots);
+  /// Fails if a device cannot have so many slots.
+  static Outcome CheckSize(std::uint64_t slots);
+  /// Records of zeros are empty slots of version 0.
+  explicit SlotTable(std::span<SlotRecord> records)
+      : records_(records.data()), slots_(records.size()) {}
 
   std::uint64_t slots() const { return slots_; }
-  std::uint64_t bytes() const { return mapping_->bytes(); }
+  std::uint64_t bytes() const { return slots_ * sizeof(SlotRecord); }
 
   /// Neighbours that share a lock: the slots of a bundle.
   static constexpr SlotIndex kLockSlots = kBundleSlots;
@@ -136,9 +139,6 @@ class SlotTable {
     std::mutex mutex;
   };
 
-  SlotTable(std::unique_ptr<LockedMapping> mapping, std::uint64_t slots);
-
-  std::unique_ptr<LockedMapping> mapping_;
   SlotRecord* const records_;
   const std::uint64_t slots_;
   std::array<Stripe, kStripes> stripes_;

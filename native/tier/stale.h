@@ -56,7 +56,7 @@ class StaleObjects {
   std::vector<std::atomic<std::uint32_t>> bundles_;  // by chunk
   static_assert(kChunkBundles == 32);
   std::atomic<bool> any_{false};
-  std::function<void()> on_first_mark_;
+  std::function<void()> on_first_mark_ = [] {};
 };
 
 }  // namespace farswap::tier

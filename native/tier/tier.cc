@@ -20,24 +20,29 @@ Outcome ValidateThreshold(std::uint32_t percent) {
 
 std::uint32_t BootSeconds() { return static_cast<std::uint32_t>(BootMilliseconds() / 1000); }
 
-Result<std::unique_ptr<Tier>> Tier::Create(const TierConfig& config, RemoteStore* remote) {
+Result<std::unique_ptr<Tier>> Tier::Create(const TierConfig& config, RemoteStore* remote,
+                                           std::unique_ptr<State> state) {
   const Outcome valid = ValidateThreshold(config.accept_threshold_percent);
   if (!valid.ok()) return valid.error();
-  auto table = SlotTable::Create(config.slots);
-  if (!table.ok()) return table.error();
-  auto pool = Pool::Create(config.pool_bytes_max);
-  if (!pool.ok()) return pool.error();
+  if (state == nullptr) {
+    auto made = State::Create(config.slots, config.pool_bytes_max);
+    if (!made.ok()) return made.error();
+    state = std::move(made.value());
+  }
   auto arenas = Writeback::CreateArenas();
   if (!arenas.ok()) return arenas.error();
-  return std::make_unique<Tier>(config, remote, std::move(table.value()), std::move(pool.value()),
-                                std::move(arenas.value()));
+  std::unique_ptr<Tier> tier(new Tier(config, remote, std::move(state), std::move(arenas.value())));
+  if (!tier->recovered_.ok()) return tier->recovered_.error();
+  return tier;
 }
 
-Tier::Tier(const TierConfig& config, RemoteStore* remote, std::unique_ptr<SlotTable> table,
-           std::unique_ptr<Pool> pool, std::unique_ptr<LockedMapping> arenas)
+Tier::Tier(const TierConfig& config, RemoteStore* remote, std::unique_ptr<State> state,
+           std::unique_ptr<Memory> arenas)
     : config_(config),
-      stale_(table->slots()),
-      pages_(std::move(table), std::move(pool), &stale_),
+      stale_(state->slots().size()),
+      pages_(std::move(state), &stale_),
+      recovered_(pages_.adopted() ? pages_.Recover(config_.boot_seconds())
+                                  : Outcome(std::monostate{})),
       owners_(&pages_),
       fetches_(config_, remote, &pages_),
       stores_(config_, &pages_, &owners_),

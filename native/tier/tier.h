@@ -44,10 +44,10 @@ namespace farswap::tier {
 
 class Tier final : public PageDevice {
  public:
-  /// `remote` must outlive the tier. Fails if memory is short or the config is out of range.
-  static Result<std::unique_ptr<Tier>> Create(const TierConfig& config, RemoteStore* remote);
-  Tier(const TierConfig& config, RemoteStore* remote, std::unique_ptr<SlotTable> table,
-       std::unique_ptr<Pool> pool, std::unique_ptr<LockedMapping> arenas);
+  /// `remote` must outlive the tier. Without a state it makes one, which ends with the process.
+  /// Fails if memory is short, the config is out of range or an adopted state is damaged.
+  static Result<std::unique_ptr<Tier>> Create(const TierConfig& config, RemoteStore* remote,
+                                              std::unique_ptr<State> state = nullptr);
   ~Tier() override { StopWriteback(); }
 
   // --- PageDevice
@@ -135,6 +135,9 @@ class Tier final : public PageDevice {
   void StopWriteback();
 
  private:
+  Tier(const TierConfig& config, RemoteStore* remote, std::unique_ptr<State> state,
+       std::unique_ptr<Memory> arenas);
+
   // The group of the slot's next page; advisory, since the slot's lock is released again.
   GroupIndex GroupHint(SlotIndex slot);
 
@@ -143,6 +146,7 @@ class Tier final : public PageDevice {
   const TierConfig config_;
   StaleObjects stale_;
   Pages pages_;
+  const Outcome recovered_;  // before any thread starts
   SlotOwners owners_;
   Fetches fetches_;
   StoreQueue stores_;  // its thread wakes the shrinker while stores wait

@@ -5,12 +5,12 @@
 
 namespace farswap::tier {
 
-Result<std::unique_ptr<LockedMapping>> Writeback::CreateArenas() {
-  return LockedMapping::Create(kBatches * PutBatch::kObjectsMax * kPageBytes, "put-arenas");
+Result<std::unique_ptr<Memory>> Writeback::CreateArenas() {
+  return Memory::Create(kBatches * PutBatch::kObjectsMax * kPageBytes, "put-arenas");
 }
 
 Writeback::Writeback(const TierConfig& config, RemoteStore* remote, Pages* pages,
-                     StaleObjects* stale, Packer* packer, std::unique_ptr<LockedMapping> arenas)
+                     StaleObjects* stale, Packer* packer, std::unique_ptr<Memory> arenas)
     : config_(config),
       remote_(*remote),
       pages_(*pages),

@@ -23,7 +23,7 @@
 #include <mutex>
 #include <vector>
 
-#include "base/locked_mapping.h"
+#include "base/memory.h"
 #include "tier/config.h"
 #include "tier/packer.h"
 #include "tier/pages.h"
@@ -85,11 +85,11 @@ class Writeback final {
   };
 
   /// Memory for the copies of all batches, for the constructor.
-  static Result<std::unique_ptr<LockedMapping>> CreateArenas();
+  static Result<std::unique_ptr<Memory>> CreateArenas();
 
   /// All outlive it.
   Writeback(const TierConfig& config, RemoteStore* remote, Pages* pages, StaleObjects* stale,
-            Packer* packer, std::unique_ptr<LockedMapping> arenas);
+            Packer* packer, std::unique_ptr<Memory> arenas);
   ~Writeback() { WaitForBatches(); }
 
   /// Set before any batch is sent.
@@ -134,7 +134,7 @@ class Writeback final {
   StaleObjects& stale_;
   Packer& packer_;
   Listener* listener_ = nullptr;
-  const std::unique_ptr<LockedMapping> arenas_;
+  const std::unique_ptr<Memory> arenas_;
   std::vector<DiscardItem> discards_;  // of the thread: collected, not sent yet
   std::atomic<std::uint64_t> in_flight_bytes_{0};
 

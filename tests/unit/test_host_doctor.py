@@ -268,6 +268,12 @@ class TestAccounting:
         assert found.level == "ok"
         assert "in 1 cgroup" in found.message
 
+    def test_pages_of_an_earlier_daemon_count_as_put(self) -> None:
+        stats = self.stats(stores=60, recovered=40)
+        group = self.group()
+        (found,) = tier_checks.accounting(lambda: tier_checks.accounts(stats, [group]))
+        assert found.level == "ok"
+
     def test_a_page_too_few_is_an_error_that_names_the_group(self) -> None:
         group = self.group(local_pages=19)
         found = tier_checks.accounting(

@@ -1,0 +1,122 @@
+#include "tier/state.h"
+
+#include <sys/random.h>
+#include <xxhash.h>
+
+#include <cerrno>
+#include <cstring>
+#include <new>
+#include <string>
+#include <utility>
+
+#include "tier/pool.h"
+
+namespace farswap::tier {
+namespace {
+
+constexpr std::array<char, 8> kMagic{'f', 'a', 'r', 's', 'w', 'a', 'p', '\0'};
+/// Raised by every change of what the memory means that the sizes below do not show.
+constexpr std::uint64_t kLayoutVersion = 1;
+constexpr std::size_t kAlignBytes = std::size_t{2} << 20;  // of the parts: huge pages
+
+constexpr std::size_t RoundUp(std::size_t bytes) {
+  return (bytes + kAlignBytes - 1) / kAlignBytes * kAlignBytes;
+}
+
+std::uint64_t HashOf(const void* bytes, std::size_t count) { return XXH3_64bits(bytes, count); }
+
+/// Of processes that understand each other's memory.
+std::uint64_t LayoutHash() {
+  const std::array<std::uint64_t, 7> sizes{kLayoutVersion,    sizeof(SlotRecord), sizeof(Entry),
+                                           Pool::kSlabBytes,  Pool::LayoutHash(), kBundleSlots,
+                                           Groups::kGroupsMax};
+  return HashOf(sizes.data(), sizeof(sizes));
+}
+
+}  // namespace
+
+struct State::Header {
+  // Written once.
+  struct Fixed {
+    std::array<char, 8> magic;
+    std::uint64_t layout;
+    std::uint64_t slots;
+    std::uint64_t pool_bytes;
+    Incarnation incarnation;
+  } fixed;
+  std::uint64_t checksum;  // of `fixed`
+
+  std::atomic<std::uint32_t> takeovers;
+  std::atomic<std::uint32_t> version_wraps;
+  std::atomic<ObjectVersion> bundle_version;
+  std::array<std::atomic<CgroupId>, Groups::kGroupsMax> group_ids;
+
+  static std::size_t TableAt() { return RoundUp(sizeof(Header)); }
+  std::size_t PoolAt() const { return PoolAt(fixed.slots); }
+  static std::size_t PoolAt(std::uint64_t slots) {
+    return TableAt() + RoundUp(slots * sizeof(SlotRecord));
+  }
+};
+
+State::State(std::unique_ptr<Memory> memory) : memory_(std::move(memory)) {}
+
+State::Header& State::header() const { return *reinterpret_cast<Header*>(memory_->data()); }
+
+Result<std::unique_ptr<State>> State::Create(std::uint64_t slots, std::uint64_t pool_bytes,
+                                             MemoryKind kind) {
+  if (const Outcome fits = SlotTable::CheckSize(slots); !fits.ok()) return fits.error();
+  if (const Outcome fits = Pool::CheckSize(pool_bytes); !fits.ok()) return fits.error();
+  auto memory = Memory::Create(Header::PoolAt(slots) + pool_bytes, "pages", kind);
+  if (!memory.ok()) return memory.error();
+  auto* const header = new (memory.value()->data()) Header{};
+  header->fixed = {kMagic, LayoutHash(), slots, pool_bytes, {}};
+  Incarnation& incarnation = header->fixed.incarnation;
+  if (getrandom(incarnation.data(), incarnation.size(), 0) !=
+      static_cast<ssize_t>(incarnation.size())) {
+    return Error{std::string("failed to get random bytes for the incarnation: ") +
+                 std::strerror(errno)};
+  }
+  header->checksum = HashOf(&header->fixed, sizeof(header->fixed));
+  return std::unique_ptr<State>(new State(std::move(memory.value())));
+}
+
+Result<std::unique_ptr<State>> State::Adopt(std::unique_ptr<Memory> memory, std::uint64_t slots,
+                                            std::uint64_t pool_bytes) {
+  std::unique_ptr<State> state(new State(std::move(memory)));
+  const auto refused = [](const std::string& why) { return Error{"the kept memory " + why}; };
+  if (state->memory().bytes() < sizeof(Header)) return refused("is too small for a device");
+  Header& header = state->header();
+  const Header::Fixed& fixed = header.fixed;
+  if (fixed.magic != kMagic) return refused("is not farswap's");
+  if (header.checksum != HashOf(&fixed, sizeof(fixed))) return refused("has a damaged header");
+  if (fixed.layout != LayoutHash()) return refused("has the layout of another version");
+  const auto differs = [&](const char* what, std::uint64_t has, std::uint64_t wanted) {
+    return refused("is of a device of " + std::to_string(has) + " " + what + ", not of " +
+                   std::to_string(wanted));
+  };
+  if (fixed.slots != slots) return differs("pages", fixed.slots, slots);
+  if (fixed.pool_bytes != pool_bytes) return differs("bytes of pool", fixed.pool_bytes, pool_bytes);
+  if (state->memory().bytes() < header.PoolAt() + pool_bytes) return refused("is cut off");
+  ++header.takeovers;
+  return state;
+}
+
+State::Incarnation State::incarnation() const { return header().fixed.incarnation; }
+std::uint32_t State::takeovers() const { return header().takeovers; }
+
+std::span<SlotRecord> State::slots() const {
+  return {reinterpret_cast<SlotRecord*>(memory_->data() + Header::TableAt()), header().fixed.slots};
+}
+
+std::span<std::byte> State::pool() const {
+  return {memory_->data() + header().PoolAt(), header().fixed.pool_bytes};
+}
+
+std::span<std::atomic<CgroupId>, Groups::kGroupsMax> State::group_ids() const {
+  return header().group_ids;
+}
+
+std::atomic<std::uint32_t>& State::version_wraps() const { return header().version_wraps; }
+std::atomic<ObjectVersion>& State::bundle_version() const { return header().bundle_version; }
+
+}  // namespace farswap::tier
