@@ -195,7 +195,7 @@ class Progress:
             left,
             moved_bytes=max(0, self._first_bytes - left.bytes),
             bytes_per_second=rate if rate > 0 else None,
-            eta_s=max(0.0, left.bytes / rate - (now_s - at_s)) if rate > 0 else None,
+            eta_s=_eta_s(left, rate, now_s - at_s) if rate > 0 else None,
             stalled_s=idle_s if idle_s >= STALLED_AFTER_S and left.shards else 0.0,
             hosts_informed=left.silent_ms is None
             or at_s - left.silent_ms / 1000 - _TICKS_S > self._started_s,
@@ -243,6 +243,11 @@ def _report(progress: Progress, look: Callable[[], Left], clock: Callable[[], fl
         raise
     except FarswapError as error:
         return progress.note_no_answer(str(error))
+
+
+def _eta_s(left: Left, rate: float, ago_s: float) -> float:
+    """Until the look that finds the server empty."""
+    return max(0.0, left.bytes / rate + _INTERVAL_S - ago_s) if left.volumes else 0.0
 
 
 def amount(left: Left) -> str:
