@@ -19,33 +19,20 @@
 #include "base/step.h"
 #include "hang_guard.h"
 #include "sanitized.h"
+#include "surviving.h"
 #include "tier/state.h"
 #include "tier_crash_world.h"
 
 namespace farswap::tier {
 namespace {
 
-std::unique_ptr<Memory> MakeSurviving(std::size_t bytes) {
-  for (const MemoryKind kind : kSurvivingKinds) {
-    auto made = Memory::Create(bytes, "test", kind);
-    if (made.ok()) return std::move(made.value());
-  }
-  return nullptr;
-}
-
-std::unique_ptr<State> MakeState() {
-  for (const MemoryKind kind : kSurvivingKinds) {
-    auto made = State::Create(kCrashSlots, kCrashPoolBytes, kind);
-    if (made.ok()) return std::move(made.value());
-  }
-  return nullptr;
-}
-
 class TierCrash : public ::testing::Test {
  protected:
   void SetUp() override {
-    state_ = MakeState();
-    world_ = MakeSurviving(sizeof(CrashWorld));
+    state_ = OfSurvivingKind(
+        [](MemoryKind kind) { return State::Create(kCrashSlots, kCrashPoolBytes, kind); });
+    world_ = OfSurvivingKind(
+        [](MemoryKind kind) { return Memory::Create(sizeof(CrashWorld), "test", kind); });
     if (!state_ || !world_) GTEST_SKIP() << "no memory outlives a process here";
     for (const Memory* memory : std::array<const Memory*, 2>{&state_->memory(), world_.get()}) {
       const Memory::Handle& handle = memory->handle();
@@ -58,7 +45,7 @@ class TierCrash : public ::testing::Test {
   }
   void TearDown() override {
     if (world_) world_->Remove();
-    if (state_) const_cast<Memory&>(state_->memory()).Remove();
+    if (state_) state_->memory().Remove();
   }
 
   void DieAt(Step step, int count) {

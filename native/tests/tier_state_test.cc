@@ -8,6 +8,7 @@
 #include <string>
 #include <vector>
 
+#include "surviving.h"
 #include "tier/state.h"
 #include "tier_fixture.h"
 
@@ -20,19 +21,15 @@ constexpr std::uint64_t kPoolBytes = Pool::kPoolBytesMin;
 class TierState : public TierFixture {
  protected:
   void SetUp() override {
-    for (const MemoryKind kind : kSurvivingKinds) {
-      auto made = State::Create(kSlots, kPoolBytes, kind);
-      if (!made.ok()) continue;
-      state_ = std::move(made.value());
-      handle_ = state_->memory().handle();
-      return;
-    }
-    GTEST_SKIP() << "no memory outlives a process here";
+    state_ =
+        OfSurvivingKind([](MemoryKind kind) { return State::Create(kSlots, kPoolBytes, kind); });
+    if (!state_) GTEST_SKIP() << "no memory outlives a process here";
+    handle_ = state_->memory().handle();
   }
   void TearDown() override {
     TierFixture::TearDown();
     tier_.reset();
-    if (state_) const_cast<Memory&>(state_->memory()).Remove();
+    if (state_) state_->memory().Remove();
   }
 
   std::unique_ptr<Memory> Map() {

@@ -39,7 +39,7 @@ class State {
   static Result<std::unique_ptr<State>> Adopt(std::unique_ptr<Memory> memory, std::uint64_t slots,
                                               std::uint64_t pool_bytes);
 
-  const Memory& memory() const { return *memory_; }
+  Memory& memory() const { return *memory_; }
   Incarnation incarnation() const;
   /// How often it was adopted.
   std::uint32_t takeovers() const;
