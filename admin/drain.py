@@ -11,6 +11,7 @@ shards is drained once each live host was heard after the drain began.
 from __future__ import annotations
 
 import math
+import statistics
 import time
 from collections import deque
 from dataclasses import dataclass
@@ -30,7 +31,10 @@ if TYPE_CHECKING:
 _INTERVAL_S = 1.0
 _PAUSE_FACTOR = 4
 _PAUSE_OF_ETA = 0.1
+# The rate changes as servers come back and shards get scarce. The remaining time is the mean of
+# what these spans give.
 _RATE_OVER_S = 60.0
+_RECENTLY_S = 10.0
 STALLED_AFTER_S = 30.0
 # The server counts silence in ticks of 100 ms.
 _TICKS_S = 0.2
@@ -188,19 +192,27 @@ class Progress:
         self._looks.append((at_s, left.bytes))
         while len(self._looks) > 2 and at_s - self._looks[0][0] > _RATE_OVER_S:
             self._looks.popleft()
-        since_s, before = self._looks[0]
-        rate = (before - left.bytes) / (at_s - since_s) if at_s > since_s else 0.0
+        rates = [rate for rate in (self._rate(_RATE_OVER_S), self._rate(_RECENTLY_S)) if rate > 0]
         idle_s = at_s - self._moved_at_s
         self._last = Report(
             left,
             moved_bytes=max(0, self._first_bytes - left.bytes),
-            bytes_per_second=rate if rate > 0 else None,
-            eta_s=_eta_s(left, rate, now_s - at_s) if rate > 0 else None,
+            bytes_per_second=rates[0] if rates else None,
+            eta_s=_eta_s(left, rates, now_s - at_s) if rates else None,
             stalled_s=idle_s if idle_s >= STALLED_AFTER_S and left.shards else 0.0,
             hosts_informed=left.silent_ms is None
             or at_s - left.silent_ms / 1000 - _TICKS_S > self._started_s,
         )
         return self._last
+
+    def _rate(self, over_s: float) -> float:
+        """Of the looks of the last `over_s`, of the last two at least; in bytes per second."""
+        at_s, left = self._looks[-1]
+        since_s, before = next(
+            (look for look in list(self._looks)[:-1] if at_s - look[0] <= over_s),
+            self._looks[-2] if len(self._looks) > 1 else self._looks[-1],
+        )
+        return (before - left) / (at_s - since_s) if at_s > since_s else 0.0
 
     def note_no_answer(self, why: str) -> Report:
         """Of a look without an answer."""
@@ -245,9 +257,10 @@ def _report(progress: Progress, look: Callable[[], Left], clock: Callable[[], fl
         return progress.note_no_answer(str(error))
 
 
-def _eta_s(left: Left, rate: float, ago_s: float) -> float:
+def _eta_s(left: Left, rates: Sequence[float], ago_s: float) -> float:
     """Until the look that finds the server empty."""
-    return max(0.0, left.bytes / rate + _INTERVAL_S - ago_s) if left.volumes else 0.0
+    moving_s = statistics.fmean(left.bytes / rate for rate in rates)
+    return max(0.0, moving_s + _INTERVAL_S - ago_s) if left.volumes else 0.0
 
 
 def amount(left: Left) -> str:

@@ -70,6 +70,14 @@ class TestProgress:
         assert reports[10].moved_bytes == 10 * MIB
         assert reports[-1].finished
 
+    def test_the_remaining_time_is_the_mean_of_the_last_minute_and_the_last_ten_seconds(
+        self,
+    ) -> None:
+        sizes = [*range(100, 80, -2), *range(80, 74, -1)]
+        reports = follow([*(left(volume("a", size)) for size in sizes), left()])
+        # 25 MiB in 30 s, of which 5 MiB in the last 10 s; 75 MiB are left.
+        assert reports[15].eta_s == pytest.approx((75 * 30 / 25 + 75 * 10 / 5) / 2 + 1)
+
     def test_volumes_without_shards_and_garbage_are_not_waited_for(self) -> None:
         (report,) = follow([left(silent("a", 0), pb.VolumeStatus(bytes=5, garbage=True))])
         assert report.finished
