@@ -23,6 +23,8 @@ namespace farswap::tier {
 
 Pages::Pages(std::unique_ptr<State> state, StaleObjects* stale)
     : state_(std::move(state)),
+      version_wraps_(state_->version_wraps()),
+      bundle_version_(state_->bundle_version()),
       table_(state_->slots()),
       pool_(state_->pool()),
       stale_(stale),
@@ -35,7 +37,7 @@ bool Pages::Intact(SlotIndex slot) const {
 
 Version Pages::NextVersion(const SlotRecord& record) {
   if (record.version == std::numeric_limits<Version>::max()) {
-    state_->version_wraps().fetch_add(1, std::memory_order_relaxed);
+    version_wraps_.fetch_add(1, std::memory_order_relaxed);
   }
   return record.version + 1;
 }
@@ -219,7 +221,7 @@ ObjectVersion Pages::JoinBundle(std::span<const Object> pages) {
     table_.Set(page.key, record);
     Reach(Step::kJoined);
   }
-  return ++state_->bundle_version();
+  return ++bundle_version_;
 }
 
 bool Pages::EndWriteback(const Object& page, PutResult result, Groups::Time now) {
@@ -376,8 +378,7 @@ void Pages::TakeStale(const StaleObjects::Chunk& chunk, std::vector<DiscardItem>
     const auto bundle = static_cast<SlotIndex>(std::countr_zero(bundles));
     const SlotIndex first = chunk.first + bundle * kBundleSlots;
     const auto lock = table_.Lock(first);
-    if (!table_.AnyInBundle(first))
-      stale->push_back({BundleKeyOf(first), state_->bundle_version()});
+    if (!table_.AnyInBundle(first)) stale->push_back({BundleKeyOf(first), bundle_version_});
   }
   const auto end = std::min<std::uint64_t>(slots(), chunk.first + StaleObjects::kChunkSlots);
   ForEach(chunk.first, end, [&](SlotIndex slot) {

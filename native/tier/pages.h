@@ -182,10 +182,12 @@ class Pages final : public StoredObjects {
   void MarkStaleBundles();
   Version NextVersion(const SlotRecord& record);
   ObjectVersion ObjectVersionOf(const SlotRecord& record) const {
-    return PageVersion(state_->version_wraps().load(std::memory_order_relaxed), record.version);
+    return PageVersion(version_wraps_.load(std::memory_order_relaxed), record.version);
   }
 
   const std::unique_ptr<State> state_;
+  std::atomic<std::uint32_t>& version_wraps_;  // of the state, as the next
+  std::atomic<ObjectVersion>& bundle_version_;
   SlotTable table_;
   Pool pool_;
   StaleObjects* const stale_;

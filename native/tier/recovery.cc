@@ -58,7 +58,7 @@ Outcome Pages::Recover(std::uint32_t boot_s) {
 
 // Which bundles on servers hold no slot's page is not kept.
 void Pages::MarkStaleBundles() {
-  if (state_->bundle_version() == 0) return;
+  if (bundle_version_ == 0) return;
   for (std::uint64_t first = 0; first < slots(); first += kBundleSlots) {
     const auto lock = table_.Lock(static_cast<SlotIndex>(first));
     if (!table_.AnyInBundle(static_cast<SlotIndex>(first))) {
