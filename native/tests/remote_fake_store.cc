@@ -206,6 +206,10 @@ grpc::Status FakeStore::Discard(grpc::ServerContext* context, const v1::DiscardR
 // Copies nothing.
 grpc::Status FakeStore::CopyShard(grpc::ServerContext* context, const v1::CopyShardRequest* request,
                                   grpc::ServerWriter<v1::CopyShardResponse>* answers) {
+  {
+    const std::lock_guard lock(mutex_);
+    ++seen_.copy_calls;
+  }
   if (!WaitWhile(context, &Script::hold_copies)) return grpc::Status::CANCELLED;
   v1::CopyShardResponse answer;
   {

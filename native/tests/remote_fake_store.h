@@ -85,6 +85,7 @@ class FakeStore final : private v1::PageStore::Service {
     std::uint64_t batches = 0;
     std::uint64_t fetches = 0;
     std::uint64_t discards = 0;
+    std::uint64_t copy_calls = 0;            // of CopyShard, also those that are held
     std::uint64_t copies = 0;                // of whole shards that it was called to make
     std::vector<std::uint64_t> copied_keys;  // of other copies
     std::vector<std::uint64_t> repaired_keys;

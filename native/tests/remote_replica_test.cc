@@ -282,7 +282,8 @@ TEST_F(ReplicaTest, AReplicaIsDroppedOnceAllPutsToItHaveEnded) {
       *std::ranges::find_if(stores_, [](const FakeStore& store) { return !store.Has(0); });
   joins.Tell([](FakeStore::Script* script) { script->hold_copies = true; });
   leaves.Tell([](FakeStore::Script* script) { script->state = v1::SERVER_STATE_DRAINING; });
-  ASSERT_TRUE(Eventually([&] { return StatesOf(0).back() == "joining"; }));
+  // By then it waits for no Put.
+  ASSERT_TRUE(Eventually([&] { return joins.seen().copy_calls > 0; }));
   leaves.Tell([](FakeStore::Script* script) { script->hold_puts = true; });
   TestBatch batch;
   batch.Add(1, 1);
@@ -358,7 +359,7 @@ TEST_F(ReplicaTest, AReplicaThatLeftIsDroppedOnceItsServerHasAnsweredAllPuts) {
       *std::ranges::find_if(stores_, [](const FakeStore& store) { return !store.Has(0); });
   joins.Tell([](FakeStore::Script* script) { script->hold_copies = true; });
   leaves.Tell([](FakeStore::Script* script) { script->state = v1::SERVER_STATE_DRAINING; });
-  ASSERT_TRUE(Eventually([&] { return StatesOf(0).back() == "joining"; }));
+  ASSERT_TRUE(Eventually([&] { return joins.seen().copy_calls > 0; }));
   ASSERT_EQ(PutOne(*cluster_, 1, 1), PutResult::kAcked);
   ASSERT_TRUE(joins.Has(1));
   // It gets no other replica meanwhile.
