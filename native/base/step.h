@@ -27,8 +27,13 @@ enum class Step : std::uint8_t {
   kSlabTaken,       // from the free ones, not yet of a class
   kRecovered,       // a record, by a successor
   kRecoveredTable,  // all records, not the pool
+  kMemberNamed,     // a memory server's record is complete
+  kShardChanged,    // a shard's set of replicas is another
   kCount,
 };
+
+/// Later ones are of the placement.
+inline constexpr Step kLastTierStep = Step::kRecoveredTable;
 
 #ifdef FARSWAP_STEPS
 void Reach(Step step);

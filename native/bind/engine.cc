@@ -8,15 +8,14 @@ namespace farswap::bind {
 
 Result<std::unique_ptr<Engine>> Engine::Create(EngineConfig config) {
   std::unique_ptr<Engine> engine(new Engine);
-  auto state = tier::State::Create(config.tier.slots, config.tier.pool_bytes_max);
-  if (!state.ok()) return state.error();
-  engine->incarnation_ = state.value()->incarnation();
-  config.cluster.incarnation = engine->incarnation_;
-  config.cluster.slots = config.tier.slots;
-  auto cluster = remote::Cluster::Create(config.cluster);
+  auto made = tier::State::Create(config.tier.slots, config.tier.pool_bytes_max);
+  if (!made.ok()) return made.error();
+  const std::shared_ptr<tier::State> state = std::move(made.value());
+  engine->incarnation_ = state->incarnation();
+  auto cluster = remote::Cluster::Create(std::move(config.cluster), state);
   if (!cluster.ok()) return cluster.error();
   engine->cluster_ = std::move(cluster.value());
-  auto tier = tier::Tier::Create(config.tier, engine->cluster_.get(), std::move(state.value()));
+  auto tier = tier::Tier::Create(config.tier, engine->cluster_.get(), state);
   if (!tier.ok()) return tier.error();
   engine->tier_ = std::move(tier.value());
   engine->cluster_->CompareWith(engine->tier_->stored_objects());

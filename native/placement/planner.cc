@@ -5,15 +5,18 @@
 #include <utility>
 
 #include "base/check.h"
+#include "base/step.h"
 
 namespace farswap::placement {
 
 using enum ReplicaState;
 
-Planner::Planner(const PlannerConfig& config)
+Planner::Planner(const PlannerConfig& config, std::span<std::atomic<std::uint64_t>> words)
     : config_(config),
-      words_(std::make_unique<std::atomic<std::uint64_t>[]>(config.shards)),
+      own_words_(words.empty() ? config.shards : 0),
+      words_(words.empty() ? own_words_ : words),
       random_(config.seed) {
+  FARSWAP_CHECK(words_.size() == config.shards);
   FARSWAP_CHECK(config.replicas >= 1 && config.replicas <= ReplicaSet::kReplicasMax);
   // Hosts do not move shards in step.
   rebalance_at_ = Time(
@@ -60,7 +63,7 @@ std::optional<MemberIndex> Planner::StaleToPromote(const ReplicaSet& set) const 
 
 bool Planner::ReplaceNow(MemberIndex stale) const {
   const State& member = members_[stale];
-  if (member.away) return member.replaced;
+  if (member.away || !member.known) return member.replaced;
   return !member.takes_shards() || member.rest >= config_.repair_after;
 }
 
@@ -240,21 +243,22 @@ std::string Planner::Move(ShardIndex shard, MemberIndex from, MemberIndex to) {
 // --- The one place where a shard's set changes.
 
 void Planner::Change(ShardIndex shard, ReplicaSet set) {
-  const ReplicaSet before = SetOf(shard);
-  const auto indebted = [this](const ReplicaSet& each) {
-    return !each.empty() && each.Count(kCurrent) < config_.replicas;
-  };
-  debt_ += (indebted(set) ? 1u : 0u) - (indebted(before) ? 1u : 0u);
-  crowded_ += (Crowding(set) ? 1u : 0u) - (Crowding(before) ? 1u : 0u);
-  for (const Replica& replica : before.All()) {
-    if (replica.state != kNone) --members_[replica.member].replicas;
-  }
+  Count(SetOf(shard), ~0u);
+  Count(set, 1);
   for (const Replica& replica : set.All()) {
-    if (replica.state == kNone) continue;
-    ++members_[replica.member].replicas;
-    drops_.Forget(replica.member, shard);
+    if (replica.state != kNone) drops_.Forget(replica.member, shard);
   }
   words_[shard].store(set.word(), std::memory_order_release);
+  Reach(Step::kShardChanged);
+}
+
+// Adds `one`, which is 1 or wraps to -1, to each count that the set is in.
+void Planner::Count(const ReplicaSet& set, std::uint32_t one) {
+  if (!set.empty() && set.Count(kCurrent) < config_.replicas) debt_ += one;
+  if (Crowding(set)) crowded_ += one;
+  for (const Replica& replica : set.All()) {
+    if (replica.state != kNone) members_[replica.member].replicas += one;
+  }
 }
 
 // --- Events.
@@ -314,7 +318,10 @@ void Planner::Scan() {
     const bool listed = std::ranges::find(open_domains_, domain) != open_domains_.end();
     if (!listed && members_[member].takes_shards()) open_domains_.push_back(domain);
   }
-  for (ShardIndex shard = 0; shard < config_.shards; ++shard) Consider(shard);
+  for (ShardIndex shard = 0; shard < config_.shards; ++shard) {
+    TrimRecovered(shard);
+    Consider(shard);
+  }
 }
 
 void Planner::Consider(ShardIndex shard) {

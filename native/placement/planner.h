@@ -29,6 +29,15 @@
 //     `repair_after`, the member is replaced.
 //   - A member that is away for less than `repair_after` is waited for, and then gets the changes.
 //
+// A word is true at any instruction of a process that dies: each change is one store, before or
+// after which the set lacks nothing that it says it has. What is under way then ends as it must:
+//
+//   a Put                    its page is the host's again, which replicas may or may not have
+//   a Put that some missed   the same: a page leaves the host once every replica of the set has it
+//   kJoining                 is stale: it may lack what was there before it joined
+//   a drop                   is forgotten; the objects stay there until the shard joins again
+//   untouched                still true: a Put or Discard clears it before it is sent
+//
 // The caller applies what happened, then calls Tick(), and again at NextTick(). One thread at a
 // time; SetOf() is for any thread at any time.
 #pragma once
@@ -37,9 +46,10 @@
 #include <chrono>
 #include <cstddef>
 #include <cstdint>
-#include <memory>
+#include <functional>
 #include <optional>
 #include <random>
+#include <set>
 #include <span>
 #include <string>
 #include <unordered_map>
@@ -92,7 +102,14 @@ struct AwayMember {
 
 class Planner {
  public:
-  explicit Planner(const PlannerConfig& config);
+  /// The map is in `words`, one a shard, zero for one that is not placed; by default its own.
+  explicit Planner(const PlannerConfig& config, std::span<std::atomic<std::uint64_t>> words = {});
+
+  /// Takes over the map of a process that died; called first, with the failure domains of the
+  /// members. These are waited for, and count as away only once MemberAway() says so.
+  void Recover(const std::function<std::uint32_t(MemberIndex)>& domain_of);
+  /// All that the map names.
+  std::set<MemberIndex> Named() const;
 
   /// The sets that new replicas are placed in. Called when members come or go for good.
   void UseCopysets(std::vector<Copyset> copysets);
@@ -192,6 +209,7 @@ class Planner {
   void Miss(ShardIndex shard, MemberIndex member);
   void Resume(ShardIndex shard, MemberIndex stale);
   void Change(ShardIndex shard, ReplicaSet set);
+  void Count(const ReplicaSet& set, std::uint32_t one);
   void Scan();
   void Consider(ShardIndex shard);
   void StartJobs();
@@ -202,6 +220,7 @@ class Planner {
   void Complete(ShardIndex shard, const Job& job);
   void Abandon(ShardIndex shard);
   void Trim(ShardIndex shard);
+  void TrimRecovered(ShardIndex shard);
   void Drop(ShardIndex shard, MemberIndex member);
   void Rebalance();
   bool MoveOneFrom(MemberIndex fullest);
@@ -215,7 +234,8 @@ class Planner {
   std::vector<Copyset> copysets_;
   std::vector<MemberIndex> placeable_;  // the members of the copysets, each once
   std::vector<State> members_;          // by index
-  std::unique_ptr<std::atomic<std::uint64_t>[]> words_;
+  std::vector<std::atomic<std::uint64_t>> own_words_;
+  std::span<std::atomic<std::uint64_t>> words_;  // those, or the caller's
   std::uint32_t debt_ = 0;
   std::uint32_t lost_ = 0;
   std::uint32_t crowded_ = 0;

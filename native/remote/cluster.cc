@@ -55,6 +55,9 @@ std::string Check(const ClusterConfig& config) {
   std::set<std::string> seen;
   for (const std::string& address : config.servers) {
     if (address.empty()) return "a memory server's address is empty";
+    if (address.size() > tier::MemberRecord::kAddressBytesMax) {
+      return "the memory server's address " + address + " is too long";
+    }
     if (!seen.insert(address).second) return "memory server " + address + " is listed twice";
   }
   if (!NameInRange(config.host_id)) return "the host id must have 1 to 128 bytes";
@@ -89,20 +92,31 @@ std::string HostName() {
 
 class Cluster::State final : public SessionPeers, private ShardServers, private Targets {
  public:
-  explicit State(const ClusterConfig& config)
-      : shards({.slots = config.slots,
+  State(const ClusterConfig& config, std::shared_ptr<tier::State> kept)
+      : kept_(std::move(kept)),
+        shards({.slots = config.slots,
                 .host_id = config.host_id,
                 .replicas = config.replicas,
                 .repair_after = config.repair_after,
                 .rebalance_every = config.rebalance_every,
-                .seed = Seed()},
+                .seed = Seed(),
+                .words = kept_ ? kept_->shard_words() : std::span<std::atomic<std::uint64_t>>{}},
                this),
         config_(config),
         nonce_(std::bit_cast<std::array<std::byte, 16>>(std::array{Seed(), Seed()})),
-        members_(config.move_wait, config.spread),
-        gate_(config.answer_wait, config.take_over) {
+        members_(config.move_wait, config.spread,
+                 kept_ ? kept_->members() : std::span<tier::MemberRecord>{}),
+        // Servers know the successor of a process by its takeover count.
+        gate_(config.answer_wait, config.take_over || config.takeover_count > 0) {}
+
+  Outcome Start() {
+    auto gone = members_.Recover(shards.Named(), Clock::now());
+    if (!gone.ok()) return gone.error();
+    shards.Recover();
+    for (const MemberIndex member : gone.value()) shards.OnStoreGone(member);
     shards.Start();
     ListServers({});
+    return std::monostate{};
   }
 
   /// Beside those of the configuration.
@@ -119,8 +133,11 @@ class Cluster::State final : public SessionPeers, private ShardServers, private 
         continue;
       }
       gate_.AddSession();
-      const SessionConfig session{
-          .number = number, .cluster = &config_, .host_name = HostName(), .session_nonce = nonce_};
+      const SessionConfig session{.number = number,
+                                  .cluster = &config_,
+                                  .host_name = HostName(),
+                                  .session_nonce = nonce_,
+                                  .member = members_.BoundTo(number)};
       sessions_[number] = Session::Create(session, this, &completion_thread);
       session_count_.store(number + 1, std::memory_order_release);
     }
@@ -195,6 +212,10 @@ class Cluster::State final : public SessionPeers, private ShardServers, private 
     return any ? PutResult::kServerFull : PutResult::kUnavailable;
   }
 
+ private:
+  const std::shared_ptr<tier::State> kept_;
+
+ public:
   Shards shards;
   ReplicaReads reads{&shards, this};
   std::array<std::atomic<std::uint64_t>, kServersMax> lost_shards{};  // by session
@@ -208,16 +229,17 @@ class Cluster::State final : public SessionPeers, private ShardServers, private 
     for (const auto& session : sessions()) {
       const MemberIndex member = session->connected_member();
       if (member == kNoMember) continue;
+      const placement::Peer peer = PeerOf(member);
       reports.push_back({member, session->report()});
-      const auto id = std::bit_cast<std::array<std::uint64_t, 2>>(members_.UuidOf(member));
-      reports.back().member.id = id[0] ^ id[1];
+      reports.back().member.id = peer.id;
       reports.back().member.leaving |= members_.IsRetired(member);
-      reports.back().member.domain = members_.DomainNumberOf(member);
+      reports.back().member.domain = peer.domain;
     }
     return reports;
   }
-  std::uint32_t DomainOf(MemberIndex member) const override {
-    return members_.DomainNumberOf(member);
+  placement::Peer PeerOf(MemberIndex member) const override {
+    const auto id = std::bit_cast<std::array<std::uint64_t, 2>>(members_.UuidOf(member));
+    return {member, id[0] ^ id[1], members_.DomainNumberOf(member)};
   }
   std::optional<OpenedServer> WhereIs(MemberIndex member) const override {
     const auto number = members_.SessionOf(member);
@@ -239,10 +261,18 @@ class Cluster::State final : public SessionPeers, private ShardServers, private 
   std::array<std::unique_ptr<Session>, kServersMax> sessions_;
 };
 
-Result<std::unique_ptr<Cluster>> Cluster::Create(const ClusterConfig& config) {
+Result<std::unique_ptr<Cluster>> Cluster::Create(ClusterConfig config,
+                                                 std::shared_ptr<tier::State> state) {
+  if (state) {
+    config.incarnation = state->incarnation();
+    config.takeover_count = state->takeovers();
+    config.slots = state->slots().size();
+  }
   std::string problem = Check(config);
   if (!problem.empty()) return Error{std::move(problem)};
-  return std::unique_ptr<Cluster>(new Cluster(std::make_unique<State>(config)));
+  std::unique_ptr<Cluster> cluster(new Cluster(std::make_unique<State>(config, std::move(state))));
+  if (const Outcome started = cluster->state_->Start(); !started.ok()) return started.error();
+  return cluster;
 }
 
 Cluster::Cluster(std::unique_ptr<State> state) : state_(std::move(state)) {}

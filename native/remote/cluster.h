@@ -25,16 +25,22 @@
 #include "remote/placement_info.h"
 #include "remote/session_record.h"
 #include "tier/remote_store.h"
+#include "tier/state.h"
 
 namespace farswap::remote {
 
 class Cluster final : public tier::RemoteStore {
  public:
-  /// Starts connecting, and retries unreachable servers. Fails if the config is out of range.
-  static Result<std::unique_ptr<Cluster>> Create(const ClusterConfig& config);
+  /// Starts connecting, and retries unreachable servers. Fails if the config is out of range or the
+  /// state damaged. The state has the device's shards; none: they end with the process, and the
+  /// config names incarnation and slots. On an adopted state the servers of its shards are dialled
+  /// where they were last, and keep their pages.
+  static Result<std::unique_ptr<Cluster>> Create(ClusterConfig config,
+                                                 std::shared_ptr<tier::State> state = nullptr);
   ~Cluster() override;  // Stop()
 
-  /// Compares servers with these objects from now on, until Stop(). Called before the first Put.
+  /// Compares servers with these objects from now on, until Stop(). Called before the first Put,
+  /// and after the recovery of the tier.
   void CompareWith(tier::StoredObjects* objects);
 
   void Put(tier::PutBatch* batch) override;

@@ -15,7 +15,8 @@ struct ClusterConfig {
   std::string host_id;               // 1..128 bytes
   std::string device;                // 1..128 bytes
   std::array<std::byte, 16> incarnation{};
-  bool take_over = false;  // displace another host that has the volume
+  std::uint32_t takeover_count = 0;  // how often another process adopted the slot table
+  bool take_over = false;            // displace another host that has the volume
   std::uint64_t slots = 0;
   std::size_t replicas = 1;                            // of each page, 1 to 3
   std::string spread = "host";                         // label in which they differ

@@ -4,7 +4,11 @@
 #include <set>
 #include <utility>
 
+#include "base/step.h"
+
 namespace farswap::remote {
+
+using tier::MemberRecord;
 
 namespace {
 
@@ -22,9 +26,42 @@ std::string Hex(const ServerId& id) {
   return text;
 }
 
-Members::Members(std::chrono::milliseconds move_wait, std::string spread)
-    : move_wait_(move_wait), spread_(std::move(spread)) {
+Members::Members(std::chrono::milliseconds move_wait, std::string spread,
+                 std::span<MemberRecord> records)
+    : move_wait_(move_wait), records_(records), spread_(std::move(spread)) {
   for (auto& session : session_of_) session = kNoSession;
+}
+
+Result<std::vector<MemberIndex>> Members::Recover(const std::set<MemberIndex>& named,
+                                                  TimePoint now) {
+  using enum MemberRecord::Standing;
+  const std::lock_guard lock(mutex_);
+  for (const MemberRecord& record : records_) {
+    const auto standing = record.standing.load(std::memory_order_acquire);
+    if (standing == kFree) break;
+    const auto member = static_cast<MemberIndex>(members_.size());
+    AddMember(record.uuid);
+    if (standing == kRemoved) removed_.insert(record.uuid);
+    if (standing == kRemoved || standing == kGone) continue;
+    if (!named.contains(member)) {
+      NoteStanding(member, kGone);
+      continue;
+    }
+    session_of_[member] = static_cast<std::uint16_t>(sessions_.size());
+    sessions_.push_back({.address = record.addresses[standing == kAtSecond].data(),
+                         .listed = false,
+                         .member = member,
+                         .silent_since = now,
+                         .recovered = true});
+  }
+  std::vector<MemberIndex> gone;
+  for (const MemberIndex member : named) {
+    if (member >= members_.size()) {
+      return Error{"the kept memory is damaged: a shard is on a server that is not in it"};
+    }
+    if (session_of_[member] == kNoSession) gone.push_back(member);
+  }
+  return gone;
 }
 
 std::vector<std::size_t> Members::List(std::span<const std::string> addresses,
@@ -36,10 +73,11 @@ std::vector<std::size_t> Members::List(std::span<const std::string> addresses,
     Session& session = sessions_[number];
     const bool was_idle = session.idle();
     session.listed = unknown.erase(session.address) > 0;
-    if (was_idle && session.listed) changed.push_back(number);
+    const bool recovered = std::exchange(session.recovered, false);
+    if (recovered || (was_idle && session.listed)) changed.push_back(number);
   }
   for (const std::string& address : addresses) {
-    if (unknown.erase(address) == 0) continue;
+    if (unknown.erase(address) == 0 || address.size() > MemberRecord::kAddressBytesMax) continue;
     auto session = std::ranges::find_if(sessions_, &Session::idle);
     if (session == sessions_.end()) {
       if (sessions_.size() == sessions_max) break;
@@ -64,8 +102,7 @@ Members::Answer Members::Claim(std::size_t session, const std::string& address,
   const MemberIndex known = Find(uuid);
   if (known == kNoMember) {
     if (members_.size() == kMembersMax) return {.standing = Standing::kTooMany};
-    members_.push_back({.uuid = uuid});
-    UpdateDomain(&members_.back());
+    AddMember(uuid);
     return Bind(session, static_cast<MemberIndex>(members_.size() - 1), run);
   }
   const std::uint16_t holder = session_of_[known];
@@ -92,6 +129,7 @@ std::optional<std::size_t> Members::Remove(const ServerId& uuid, bool in_use) {
     session.member = kNoMember;
     session_of_[member] = kNoSession;
   }
+  if (member != kNoMember) NoteStanding(member, MemberRecord::Standing::kRemoved);
   removed_.insert(uuid);
   return holder == kNoSession ? std::nullopt : std::optional<std::size_t>(holder);
 }
@@ -109,6 +147,11 @@ MemberIndex Members::MemberOf(const ServerId& uuid) const {
 std::string Members::AddressOf(std::size_t session) const {
   const std::lock_guard lock(mutex_);
   return sessions_[session].address;
+}
+
+MemberIndex Members::BoundTo(std::size_t session) const {
+  const std::lock_guard lock(mutex_);
+  return sessions_[session].member;
 }
 
 ServerId Members::UuidOf(MemberIndex member) const {
@@ -162,12 +205,42 @@ MemberIndex Members::Find(const ServerId& uuid) const {
   return found == members_.end() ? kNoMember : static_cast<MemberIndex>(found - members_.begin());
 }
 
+void Members::AddMember(const ServerId& uuid) {
+  const std::size_t member = members_.size();
+  members_.push_back({.uuid = uuid});
+  UpdateDomain(&members_.back());
+  if (member < records_.size()) records_[member].uuid = uuid;
+}
+
+// Before any shard names the member. A process may die meanwhile: the address that it was at last
+// stays.
+void Members::NoteAddress(MemberIndex member, const std::string& address) {
+  using enum MemberRecord::Standing;
+  if (member >= records_.size()) return;
+  MemberRecord& record = records_[member];
+  const auto next = record.standing == kAtFirst ? kAtSecond : kAtFirst;
+  auto& bytes = record.addresses[next == kAtSecond];
+  bytes.fill('\0');
+  std::ranges::copy(address, bytes.begin());
+  NoteStanding(member, next);
+}
+
+void Members::NoteStanding(MemberIndex member, MemberRecord::Standing standing) {
+  if (member >= records_.size()) return;
+  records_[member].standing.store(standing, std::memory_order_release);
+  Reach(Step::kMemberNamed);
+}
+
 Members::Answer Members::Bind(std::size_t session, MemberIndex member, const ServerId& run) {
   Session& binder = sessions_[session];
   Answer answer{.standing = Standing::kAccepted, .member = member};
   if (binder.member != member) {
     answer.gone = std::exchange(binder.member, member);
-    if (answer.gone != kNoMember) session_of_[answer.gone] = kNoSession;
+    if (answer.gone != kNoMember) {
+      NoteStanding(answer.gone, MemberRecord::Standing::kGone);
+      session_of_[answer.gone] = kNoSession;
+    }
+    NoteAddress(member, binder.address);
     session_of_[member].store(static_cast<std::uint16_t>(session), std::memory_order_release);
   }
   binder.answering = true;
@@ -198,6 +271,9 @@ Members::Answer Members::Contest(std::size_t session, MemberIndex member, const 
     answer.standing = Standing::kMoved;
     std::swap(holder.address, sessions_[session].address);
     std::swap(holder.listed, sessions_[session].listed);
+    NoteAddress(member, holder.address);
+    const MemberIndex former = sessions_[session].member;
+    if (former != kNoMember) NoteAddress(former, sessions_[session].address);
   }
   return answer;
 }

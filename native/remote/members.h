@@ -21,6 +21,9 @@
 // An operator removes a store that never comes back. One that answers is retired instead: it stays
 // until its shards have moved away.
 //
+// A successor of a process that died reads from the records of the state which members there are,
+// and where the servers of those with shards were last.
+//
 // No I/O, no clock.
 #pragma once
 
@@ -37,8 +40,10 @@
 #include <string>
 #include <vector>
 
+#include "base/result.h"
 #include "placement/replica_set.h"
 #include "remote/lane.h"
+#include "tier/member_record.h"
 
 namespace farswap::remote {
 
@@ -56,13 +61,21 @@ std::string Hex(const ServerId& id);
 class Members {
  public:
   static constexpr std::size_t kMembersMax = placement::kMembersMax;
+  static_assert(kMembersMax == tier::kMembersMax);
 
-  /// A silent server counts as moved `move_wait` after its last answer.
-  Members(std::chrono::milliseconds move_wait, std::string spread);
+  /// A silent server counts as moved `move_wait` after its last answer. What a successor needs is
+  /// kept in `records`; none: it is not kept.
+  Members(std::chrono::milliseconds move_wait, std::string spread,
+          std::span<tier::MemberRecord> records = {});
 
-  /// Any thread, as all methods. Servers are listed at these addresses, and no others, from now on.
-  /// Returns the sessions, of at most `sessions_max`, that are new or have become listed, perhaps
-  /// with another address.
+  /// Takes over the records of a process that died, of which shards have replicas on the members
+  /// `named`; called first. These have sessions from now on. Returns those whose store is gone.
+  /// Fails if one was never recorded.
+  Result<std::vector<MemberIndex>> Recover(const std::set<MemberIndex>& named, TimePoint now);
+
+  /// Any thread, as all that follow. Servers are listed at these addresses, and no others, from now
+  /// on. Returns the sessions, of at most `sessions_max`, that are new or have become listed,
+  /// perhaps with another address. An address above 263 bytes has none.
   std::vector<std::size_t> List(std::span<const std::string> addresses, std::size_t sessions_max);
   /// The session's address is not listed, and it has no member.
   bool IsIdle(std::size_t session) const;
@@ -100,6 +113,8 @@ class Members {
   MemberIndex MemberOf(const ServerId& uuid) const;
 
   std::string AddressOf(std::size_t session) const;
+  /// The session's member; kNoMember: none.
+  MemberIndex BoundTo(std::size_t session) const;
   ServerId UuidOf(MemberIndex member) const;
 
   // A member's failure domain is the value of the label that replicas are spread by. Without that
@@ -138,14 +153,19 @@ class Members {
     MemberIndex member = kNoMember;
     bool answering = false;
     TimePoint silent_since{};
+    bool recovered = false;  // and not yet returned by List()
   };
 
   MemberIndex Find(const ServerId& uuid) const;
+  void AddMember(const ServerId& uuid);
+  void NoteAddress(MemberIndex member, const std::string& address);
+  void NoteStanding(MemberIndex member, tier::MemberRecord::Standing standing);
   void UpdateDomain(Member* member);
   Answer Bind(std::size_t session, MemberIndex member, const ServerId& run);
   Answer Contest(std::size_t session, MemberIndex member, const ServerId& run, TimePoint now);
 
   const std::chrono::milliseconds move_wait_;
+  const std::span<tier::MemberRecord> records_;
   std::array<std::atomic<std::uint16_t>, kMembersMax> session_of_;
 
   mutable std::mutex mutex_;  // guards the members below

@@ -23,6 +23,7 @@ v1::OpenVolumeRequest OpenRequest(const SessionConfig& config) {
   request.set_host_name(config.host_name);
   request.set_incarnation(cluster.incarnation.data(), cluster.incarnation.size());
   request.set_session_nonce(config.session_nonce.data(), config.session_nonce.size());
+  request.set_takeover_count(cluster.takeover_count);
   request.set_slots(cluster.slots);
   request.set_protocol_min(kProtocol);
   request.set_protocol_max(kProtocol);

@@ -59,7 +59,7 @@ class ServerSession final : public Session, private LaneObserver, private rpc::C
     return opened_;
   }
   void OnDecided() override { OnLaneWork(); }
-  void OnMoved() override;
+  void OnMoved() override { Break("the server has another address now"); }
   void OnRemoved() override;
   void OnListed() override;
   void BeginStop() override;
@@ -83,8 +83,8 @@ class ServerSession final : public Session, private LaneObserver, private rpc::C
   void Rebind(const Members::Answer& answer);
   void WaitWhileIdle();
   std::string AwaitTurn(const v1::OpenVolumeResponse& response);
-  std::string GiveUp();
   void NoteOpened(const v1::OpenVolumeResponse& response, const OpenedAt& at);
+  void Break(const char* why);
   std::string Detach();
   void CloseVolume(const Connection& connection, const OpenedVolume& volume);
   void LearnOwner();
@@ -121,7 +121,7 @@ class ServerSession final : public Session, private LaneObserver, private rpc::C
   DiscardLane discard_lane_;
   HeartbeatLane heartbeat_lane_;
   std::atomic<MemberIndex> connected_member_{kNoMember};
-  SessionRecord record_{Clock::now()};
+  SessionRecord record_;
 
   // Used only by the session's thread.
   MemberIndex member_ = kNoMember;  // of the lanes
@@ -162,7 +162,12 @@ ServerSession::ServerSession(const SessionConfig& session_config, SessionPeers* 
            .compared = [this] { return peers_->ComparedOn(connected_member_); },
            .on_damage =
                [this](const auto& reports) { peers_->OnDamage(connected_member_, reports); }},
-          &peers->members(), &put_lane_, this) {}
+          &peers->members(), &put_lane_, this),
+      record_(Clock::now(), config_.member) {
+  if (config_.member == kNoMember) return;
+  Rebind({.member = config_.member});
+  record_.NoteUuid(peers_->members().UuidOf(member_));
+}
 
 void ServerSession::Start() {
   thread_ = StartThread("fs-remote-" + std::to_string(config_.number), [this] { Run(); });
@@ -237,10 +242,11 @@ std::string ServerSession::ServeOneConnection() {
   connection.heartbeat_stub =
       v1::PageStore::NewStub(rpc::NewChannel(connection.address, cluster_.open_wait));
   get_lane_.Open(connection.get_stub.get(), completions_, volume);
-  heartbeat_lane_.Open(connection.heartbeat_stub.get(), completions_, volume);
   put_lane_.Open(connection.put_stub.get(), completions_, volume);
   discard_lane_.Open(connection.put_stub.get(), completions_, volume);
   NoteOpened(response, {connection.address, volume});
+  // Last: a heartbeat says that the host knows whether the store is intact.
+  heartbeat_lane_.Open(connection.heartbeat_stub.get(), completions_, volume);
   WaitUntil(kNever, [] { return false; });
   const bool orderly = !broken();
   problem = Detach();
@@ -389,18 +395,16 @@ std::string ServerSession::AwaitTurn(const v1::OpenVolumeResponse& response) {
     if (decision == OpeningGate::Decision::kOpen) return "";
     if (const TimePoint until = gate.answers_until(); until > now) again = std::min(again, until);
   }
-  if (for_good) return GiveUp();
+  if (for_good) {
+    const std::lock_guard lock(mutex_);
+    ended_ = true;
+    return record_.GiveUp(owned_since_ != kNever);
+  }
   record_.SetState(owned ? SessionState::kWaiting : record_.Disconnected());
   WaitUntil(again, [&] { return gate.decision() != decision; });
   const std::lock_guard lock(mutex_);
   if (stopping_) return "stopped";
   return broken_ ? refusal_ : "";
-}
-
-std::string ServerSession::GiveUp() {
-  const std::lock_guard lock(mutex_);
-  ended_ = true;
-  return record_.GiveUp(owned_since_ != kNever);
 }
 
 void ServerSession::NoteOpened(const v1::OpenVolumeResponse& response, const OpenedAt& at) {
@@ -546,10 +550,10 @@ void ServerSession::OnVolumeLost(VolumeLoss loss) {
   changed_.notify_all();
 }
 
-void ServerSession::OnMoved() {
+void ServerSession::Break(const char* why) {
   const std::lock_guard lock(mutex_);
   broken_ = true;
-  refusal_ = "the server has another address now";
+  refusal_ = why;
   changed_.notify_all();
 }
 
@@ -563,10 +567,7 @@ void ServerSession::OnRemoved() {
 
 void ServerSession::OnListed() {
   record_.NoteListed(Clock::now());
-  const std::lock_guard lock(mutex_);
-  broken_ = true;
-  refusal_ = "listed again";
-  changed_.notify_all();
+  Break("listed again");
 }
 
 // --- Target -------------------------------------------------------------------------------------

@@ -35,6 +35,7 @@ struct SessionConfig {
   const ClusterConfig* cluster = nullptr;
   std::string host_name;                      // for people, at most 128 bytes
   std::array<std::byte, 16> session_nonce{};  // one per run of the host's daemon
+  MemberIndex member = kNoMember;             // of a process that died: it was at the address
 };
 
 /// A server, and the volume that is open there.

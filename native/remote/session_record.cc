@@ -69,7 +69,7 @@ bool SessionRecord::ever_connected() const {
 SessionState SessionRecord::Disconnected() const {
   const std::lock_guard lock(mutex_);
   if (forgotten_) return SessionState::kForgotten;
-  return connections_ > 0 ? SessionState::kAway : SessionState::kConnecting;
+  return last_member_ != kNoMember ? SessionState::kAway : SessionState::kConnecting;
 }
 
 void SessionRecord::SetState(SessionState state) {

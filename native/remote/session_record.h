@@ -53,7 +53,10 @@ struct SessionStatus {
 
 class SessionRecord {
  public:
-  explicit SessionRecord(TimePoint now) : disconnected_at_(now) {}
+  /// `member`: of a process that died; it was connected.
+  SessionRecord(TimePoint now, MemberIndex member) : last_member_(member), disconnected_at_(now) {
+    state_ = Disconnected();
+  }
 
   SessionStatus Status(TimePoint now) const;
   SessionState state() const;
@@ -82,7 +85,7 @@ class SessionRecord {
  private:
   mutable std::mutex mutex_;  // guards all below
   SessionState state_ = SessionState::kConnecting;
-  MemberIndex last_member_ = kNoMember;
+  MemberIndex last_member_;
   std::string uuid_;
   std::string owner_name_;
   std::string owner_address_;

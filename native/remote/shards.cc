@@ -44,10 +44,18 @@ Shards::Shards(const ShardsConfig& config, const ShardServers* servers)
                 .repair_after = config.repair_after,
                 .rebalance_every = config.rebalance_every,
                 .shard_bytes = tier::kShardSlots * tier::kPageBytes,
-                .seed = config.seed}),
+                .seed = config.seed},
+               config.words),
       copier_(kCopiesMax, this) {}
 
 Shards::~Shards() { Stop(); }
+
+void Shards::Recover() {
+  const std::lock_guard lock(mutex_);
+  for (const MemberIndex member : planner_.Named()) peers_.push_back(servers_.PeerOf(member));
+  planner_.Recover([this](MemberIndex member) { return servers_.PeerOf(member).domain; });
+  UpdateCopysets();
+}
 
 void Shards::Start() {
   copier_.Start();
@@ -112,6 +120,7 @@ bool Shards::MayDrop(const Action& action) const {
 void Shards::CompareWith(tier::StoredObjects* objects) {
   const std::lock_guard lock(mutex_);
   objects_ = objects;
+  Wake();
 }
 
 void Shards::SetReplicas(std::size_t replicas) {
@@ -126,7 +135,7 @@ void Shards::OnSpreadChanged() {
   const std::lock_guard lock(mutex_);
   for (placement::Peer& peer : peers_) {
     placement::Member member = planner_.Reported(peer.member);
-    member.domain = peer.domain = servers_.DomainOf(peer.member);
+    member.domain = peer.domain = servers_.PeerOf(peer.member).domain;
     planner_.Report(peer.member, member);
   }
   UpdateCopysets();
@@ -236,6 +245,8 @@ void Shards::Wake() {
 void Shards::Run() {
   std::vector<Action> actions;
   std::unique_lock lock(mutex_);
+  // A recovered map may have replicas to be compared at once.
+  changed_.wait(lock, [this] { return stopping_ || objects_; });
   while (!stopping_) {
     wake_ = false;
     const placement::Time now = Now();
@@ -299,7 +310,6 @@ void Shards::BeginWork(const Action& action, std::vector<std::uint64_t> repairs)
                  .sources = {},
                  .objects = objects_,
                  .repairs = std::move(repairs)};
-  FARSWAP_CHECK(objects_ || action.kind != Action::Kind::kCompare);
   for (const placement::Replica& replica : planner_.SetOf(action.shard).All()) {
     const bool usable = replica.state == ReplicaState::kCurrent && replica.member != action.member;
     const bool other = action.kind == Action::Kind::kCopy && replica.member != action.source;

@@ -15,6 +15,7 @@
 #include <mutex>
 #include <optional>
 #include <set>
+#include <span>
 #include <string>
 #include <thread>
 #include <vector>
@@ -40,7 +41,8 @@ class ShardServers {
   };
   /// Of the members that are connected.
   virtual std::vector<Report> Reports() const = 0;
-  virtual std::uint32_t DomainOf(MemberIndex member) const = 0;
+  /// Of any member.
+  virtual placement::Peer PeerOf(MemberIndex member) const = 0;
   /// Nothing: the member is not connected.
   virtual std::optional<OpenedServer> WhereIs(MemberIndex member) const = 0;
 
@@ -55,12 +57,18 @@ struct ShardsConfig {
   std::chrono::milliseconds repair_after{};
   std::chrono::milliseconds rebalance_every{};
   std::uint64_t seed = 0;
+  std::span<std::atomic<std::uint64_t>> words{};  // the map; none: its own
 };
 
 class Shards final : public PutObserver, private ShardCopier::Owner {
  public:
   Shards(const ShardsConfig& config, const ShardServers* servers);
   ~Shards();  // after Stop()
+
+  /// Members that the map names.
+  std::set<MemberIndex> Named() const { return planner_.Named(); }
+  /// Takes over the map of a process that died. Before Start().
+  void Recover();
 
   void Start();
   /// Cancels all work. Idempotent.
@@ -87,7 +95,7 @@ class Shards final : public PutObserver, private ShardCopier::Owner {
   /// A Put begins, before it reads a set; returns its era.
   std::uint64_t BeginPut() { return eras_.Begin(); }
 
-  /// Called before the first Put. Used until Stop().
+  /// Called before the first Put. Used until Stop(). Nothing is copied, compared or dropped before.
   void CompareWith(tier::StoredObjects* objects);
   /// See Planner.
   void SetReplicas(std::size_t replicas);

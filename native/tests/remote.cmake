@@ -5,6 +5,7 @@ farswap_test(remote_test
           remote_identity_test.cc remote_members_test.cc
           remote_ownership_test.cc remote_page_server_test.cc remote_queue_test.cc
           remote_repair_queue_test.cc remote_repair_test.cc remote_replica_test.cc
+          remote_successor_test.cc
   LIBRARIES farswap_remote farswap_store farswap_proto)
 
 # Not a test: prints the latency of fetches beside that of a raw ping-pong.

@@ -114,7 +114,7 @@ TEST_F(TierCrash, LosesNoPageHoweverOftenItIsKilled) {
 // Some are taken by recovery, the others at work.
 TEST_F(TierCrash, LosesNoPageAtAnyStep) {
   std::mt19937_64 random(8);
-  for (int step = 0; step < static_cast<int>(Step::kCount) && !HasFailure(); ++step) {
+  for (int step = 0; step <= static_cast<int>(kLastTierStep) && !HasFailure(); ++step) {
     for (int i = 0; i < (kSanitized ? 1 : 6) && !HasFailure(); ++i) {
       SCOPED_TRACE("step " + std::to_string(step) + ", death " + std::to_string(i));
       const bool recovers = step >= static_cast<int>(Step::kRecovered);

@@ -21,7 +21,7 @@
 
 namespace farswap::tier {
 
-Pages::Pages(std::unique_ptr<State> state, StaleObjects* stale)
+Pages::Pages(std::shared_ptr<State> state, StaleObjects* stale)
     : state_(std::move(state)),
       version_wraps_(state_->version_wraps()),
       bundle_version_(state_->bundle_version()),

@@ -58,7 +58,7 @@ class RoomListener {
 class Pages final : public StoredObjects {
  public:
   /// `stale` outlives it.
-  Pages(std::unique_ptr<State> state, StaleObjects* stale);
+  Pages(std::shared_ptr<State> state, StaleObjects* stale);
 
   /// Rebuilds what follows from the records of an adopted state, before any other call. A page that
   /// was being written is local again, as after a write without an answer. Fails if records and
@@ -185,7 +185,7 @@ class Pages final : public StoredObjects {
     return PageVersion(version_wraps_.load(std::memory_order_relaxed), record.version);
   }
 
-  const std::unique_ptr<State> state_;
+  const std::shared_ptr<State> state_;
   std::atomic<std::uint32_t>& version_wraps_;  // of the state, as the next
   std::atomic<ObjectVersion>& bundle_version_;
   SlotTable table_;

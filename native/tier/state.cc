@@ -16,7 +16,7 @@ namespace {
 
 constexpr std::array<char, 8> kMagic{'f', 'a', 'r', 's', 'w', 'a', 'p', '\0'};
 /// Raised by every change of what the memory means that the sizes below do not show.
-constexpr std::uint64_t kLayoutVersion = 1;
+constexpr std::uint64_t kLayoutVersion = 2;
 constexpr std::size_t kAlignBytes = std::size_t{2} << 20;  // of the parts: huge pages
 
 constexpr std::size_t RoundUp(std::size_t bytes) {
@@ -27,9 +27,10 @@ std::uint64_t HashOf(const void* bytes, std::size_t count) { return XXH3_64bits(
 
 /// Of processes that understand each other's memory.
 std::uint64_t LayoutHash() {
-  const std::array<std::uint64_t, 7> sizes{kLayoutVersion,    sizeof(SlotRecord), sizeof(Entry),
-                                           Pool::kSlabBytes,  Pool::LayoutHash(), kBundleSlots,
-                                           Groups::kGroupsMax};
+  const std::array<std::uint64_t, 10> sizes{kLayoutVersion,     sizeof(SlotRecord),   sizeof(Entry),
+                                            Pool::kSlabBytes,   kShardSlots,          kBundleSlots,
+                                            Groups::kGroupsMax, sizeof(MemberRecord), kMembersMax,
+                                            Pool::LayoutHash()};
   return HashOf(sizes.data(), sizeof(sizes));
 }
 
@@ -50,11 +51,19 @@ struct State::Header {
   std::atomic<std::uint32_t> version_wraps;
   std::atomic<ObjectVersion> bundle_version;
   std::array<std::atomic<CgroupId>, Groups::kGroupsMax> group_ids;
+  std::array<MemberRecord, kMembersMax> members;
+  // The shard words follow.
 
-  static std::size_t TableAt() { return RoundUp(sizeof(Header)); }
+  static std::uint64_t Shards(std::uint64_t slots) {
+    return (slots + kShardSlots - 1) / kShardSlots;
+  }
+  std::size_t TableAt() const { return TableAt(fixed.slots); }
   std::size_t PoolAt() const { return PoolAt(fixed.slots); }
+  static std::size_t TableAt(std::uint64_t slots) {
+    return RoundUp(sizeof(Header) + Shards(slots) * sizeof(std::atomic<std::uint64_t>));
+  }
   static std::size_t PoolAt(std::uint64_t slots) {
-    return TableAt() + RoundUp(slots * sizeof(SlotRecord));
+    return TableAt(slots) + RoundUp(slots * sizeof(SlotRecord));
   }
 };
 
@@ -105,7 +114,8 @@ State::Incarnation State::incarnation() const { return header().fixed.incarnatio
 std::uint32_t State::takeovers() const { return header().takeovers; }
 
 std::span<SlotRecord> State::slots() const {
-  return {reinterpret_cast<SlotRecord*>(memory_->data() + Header::TableAt()), header().fixed.slots};
+  return {reinterpret_cast<SlotRecord*>(memory_->data() + header().TableAt()),
+          header().fixed.slots};
 }
 
 std::span<std::byte> State::pool() const {
@@ -115,6 +125,13 @@ std::span<std::byte> State::pool() const {
 std::span<std::atomic<CgroupId>, Groups::kGroupsMax> State::group_ids() const {
   return header().group_ids;
 }
+
+std::span<std::atomic<std::uint64_t>> State::shard_words() const {
+  return {reinterpret_cast<std::atomic<std::uint64_t>*>(memory_->data() + sizeof(Header)),
+          Header::Shards(header().fixed.slots)};
+}
+
+std::span<MemberRecord> State::members() const { return header().members; }
 
 std::atomic<std::uint32_t>& State::version_wraps() const { return header().version_wraps; }
 std::atomic<ObjectVersion>& State::bundle_version() const { return header().bundle_version; }

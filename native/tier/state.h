@@ -1,7 +1,7 @@
-// The memory of a tier: all that a successor needs after the process died at any instruction. It
+// The memory of a host: all that a successor needs after the process died at any instruction. It
 // has no pointers.
 //
-//   │ header │ ids of the groups │ slot table │ pool │
+//   │ header │ ids of the groups │ members │ shard words │ slot table │ pool │
 //
 // Everything else is rebuilt from it (Pages::Recover) or lost: free lists, LRUs, charges and counts
 // follow from the records; counters and latencies start again.
@@ -20,6 +20,7 @@
 #include "base/memory.h"
 #include "base/result.h"
 #include "tier/groups.h"
+#include "tier/member_record.h"
 #include "tier/page.h"
 #include "tier/slot_table.h"
 #include "tier/slot_words.h"
@@ -49,6 +50,10 @@ class State {
   std::span<std::byte> pool() const;
   /// Of the group with each index; kUnknownCgroup: of none.
   std::span<std::atomic<CgroupId>, Groups::kGroupsMax> group_ids() const;
+  /// Where the shards are: a word each, zero for one without pages, and the memory servers that the
+  /// words name. Their meaning is the placement's.
+  std::span<std::atomic<std::uint64_t>> shard_words() const;
+  std::span<MemberRecord> members() const;
   /// How often any slot's version has wrapped. A slot's lock orders its own wraps before reads.
   std::atomic<std::uint32_t>& version_wraps() const;
   /// Version of the bundle sent last. Each attempt has its own: a server may have kept a bundle

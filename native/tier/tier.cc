@@ -21,7 +21,7 @@ Outcome ValidateThreshold(std::uint32_t percent) {
 std::uint32_t BootSeconds() { return static_cast<std::uint32_t>(BootMilliseconds() / 1000); }
 
 Result<std::unique_ptr<Tier>> Tier::Create(const TierConfig& config, RemoteStore* remote,
-                                           std::unique_ptr<State> state) {
+                                           std::shared_ptr<State> state) {
   const Outcome valid = ValidateThreshold(config.accept_threshold_percent);
   if (!valid.ok()) return valid.error();
   if (state == nullptr) {
@@ -36,7 +36,7 @@ Result<std::unique_ptr<Tier>> Tier::Create(const TierConfig& config, RemoteStore
   return tier;
 }
 
-Tier::Tier(const TierConfig& config, RemoteStore* remote, std::unique_ptr<State> state,
+Tier::Tier(const TierConfig& config, RemoteStore* remote, std::shared_ptr<State> state,
            std::unique_ptr<Memory> arenas)
     : config_(config),
       stale_(state->slots().size()),

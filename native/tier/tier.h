@@ -47,7 +47,7 @@ class Tier final : public PageDevice {
   /// `remote` must outlive the tier. Without a state it makes one, which ends with the process.
   /// Fails if memory is short, the config is out of range or an adopted state is damaged.
   static Result<std::unique_ptr<Tier>> Create(const TierConfig& config, RemoteStore* remote,
-                                              std::unique_ptr<State> state = nullptr);
+                                              std::shared_ptr<State> state = nullptr);
   ~Tier() override { StopWriteback(); }
 
   // --- PageDevice
@@ -135,7 +135,7 @@ class Tier final : public PageDevice {
   void StopWriteback();
 
  private:
-  Tier(const TierConfig& config, RemoteStore* remote, std::unique_ptr<State> state,
+  Tier(const TierConfig& config, RemoteStore* remote, std::shared_ptr<State> state,
        std::unique_ptr<Memory> arenas);
 
   // The group of the slot's next page; advisory, since the slot's lock is released again.
