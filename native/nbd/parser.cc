@@ -53,21 +53,32 @@ const RequestError* ValidateRequest(const Request& request, std::uint64_t export
 }
 
 ParserEvent RequestParser::Next(std::span<const std::byte> bytes) {
-  switch (state_) {
-    case State::kHeader:
+  switch (at_.within) {
+    case Within::kHeader:
       return NextHeader(bytes);
-    case State::kPayload:
+    case Within::kPayload:
       return NextPayload(bytes);
-    case State::kSkip:
+    case Within::kSkip:
       return Skip(bytes);
-    case State::kBroken:
+    case Within::kBroken:
       break;
   }
   return Break();
 }
 
+void RequestParser::Unread(const ParserEvent& event, std::size_t bytes) {
+  if (event.kind == ParserEventKind::kRequest) {
+    at_.within = Within::kHeader;
+    return;
+  }
+  FARSWAP_CHECK(event.kind == ParserEventKind::kPayload && bytes <= event.payload.size());
+  at_.within = Within::kPayload;
+  at_.payload_offset = event.offset + event.payload.size() - bytes;
+  at_.remaining += static_cast<std::uint32_t>(bytes);
+}
+
 ParserEvent RequestParser::Break() {
-  state_ = State::kBroken;
+  at_.within = Within::kBroken;
   ParserEvent event;
   event.kind = ParserEventKind::kBroken;
   return event;
@@ -77,23 +88,23 @@ ParserEvent RequestParser::NextHeader(std::span<const std::byte> bytes) {
   if (bytes.size() < kRequestBytes) return {};
   const std::byte* at = bytes.data();
   if (LoadBigEndian<std::uint32_t>(at) != kRequestMagic) return Break();
-  request_.flags = LoadBigEndian<std::uint16_t>(at + 4);
-  request_.command = static_cast<Command>(LoadBigEndian<std::uint16_t>(at + 6));
-  std::memcpy(&request_.cookie, at + 8, sizeof(request_.cookie));
-  request_.offset = LoadBigEndian<std::uint64_t>(at + 16);
-  request_.length = LoadBigEndian<std::uint32_t>(at + 24);
+  at_.request.flags = LoadBigEndian<std::uint16_t>(at + 4);
+  at_.request.command = static_cast<Command>(LoadBigEndian<std::uint16_t>(at + 6));
+  std::memcpy(&at_.request.cookie, at + 8, sizeof(at_.request.cookie));
+  at_.request.offset = LoadBigEndian<std::uint64_t>(at + 16);
+  at_.request.length = LoadBigEndian<std::uint32_t>(at + 24);
 
   ParserEvent event;
   event.consumed = kRequestBytes;
-  event.request = request_;
-  const bool payload_follows = request_.command == Command::kWrite && request_.length > 0;
-  event.refusal = ValidateRequest(request_, export_bytes_);
+  event.request = at_.request;
+  const bool payload_follows = at_.request.command == Command::kWrite && at_.request.length > 0;
+  event.refusal = ValidateRequest(at_.request, export_bytes_);
   if (event.refusal == nullptr) {
     event.kind = ParserEventKind::kRequest;
     if (payload_follows) {
-      state_ = State::kPayload;
-      payload_offset_ = request_.offset;
-      remaining_ = request_.length;
+      at_.within = Within::kPayload;
+      at_.payload_offset = at_.request.offset;
+      at_.remaining = at_.request.length;
     }
     return event;
   }
@@ -101,42 +112,41 @@ ParserEvent RequestParser::NextHeader(std::span<const std::byte> bytes) {
     event.kind = ParserEventKind::kRefused;
     return event;
   }
-  state_ = State::kSkip;
-  remaining_ = request_.length;
-  refusal_ = event.refusal;
+  at_.within = Within::kSkip;
+  at_.remaining = at_.request.length;
   ParserEvent skipped = Skip(bytes.subspan(kRequestBytes));
   skipped.consumed += kRequestBytes;
   return skipped;
 }
 
 ParserEvent RequestParser::NextPayload(std::span<const std::byte> bytes) {
-  FARSWAP_CHECK(remaining_ > 0);
-  const std::size_t pages = std::min<std::size_t>(bytes.size(), remaining_) / tier::kPageBytes;
+  FARSWAP_CHECK(at_.remaining > 0);
+  const std::size_t pages = std::min<std::size_t>(bytes.size(), at_.remaining) / tier::kPageBytes;
   const std::size_t take = pages * tier::kPageBytes;
   if (take == 0) return {};
   ParserEvent event;
   event.kind = ParserEventKind::kPayload;
   event.consumed = take;
-  event.request = request_;
-  event.offset = payload_offset_;
+  event.request = at_.request;
+  event.offset = at_.payload_offset;
   event.payload = bytes.first(take);
-  payload_offset_ += take;
-  remaining_ -= static_cast<std::uint32_t>(take);
-  event.last = remaining_ == 0;
-  if (event.last) state_ = State::kHeader;
+  at_.payload_offset += take;
+  at_.remaining -= static_cast<std::uint32_t>(take);
+  event.last = at_.remaining == 0;
+  if (event.last) at_.within = Within::kHeader;
   return event;
 }
 
 ParserEvent RequestParser::Skip(std::span<const std::byte> bytes) {
-  const std::size_t take = std::min<std::size_t>(bytes.size(), remaining_);
-  remaining_ -= static_cast<std::uint32_t>(take);
+  const std::size_t take = std::min<std::size_t>(bytes.size(), at_.remaining);
+  at_.remaining -= static_cast<std::uint32_t>(take);
   ParserEvent event;
   event.consumed = take;
-  event.request = request_;
-  if (remaining_ == 0) {
-    state_ = State::kHeader;
+  event.request = at_.request;
+  if (at_.remaining == 0) {
+    at_.within = Within::kHeader;
     event.kind = ParserEventKind::kRefused;
-    event.refusal = refusal_;
+    event.refusal = ValidateRequest(at_.request, export_bytes_);
   }
   return event;
 }

@@ -50,14 +50,29 @@ struct ParserEvent {
 
 class RequestParser {
  public:
+  /// Where in the stream a parser is: another one goes on from there, also in another process.
+  struct Position {
+    enum class Within : std::uint8_t { kHeader, kPayload, kSkip, kBroken };
+    Within within = Within::kHeader;
+    Request request;                   // whose payload is under way
+    std::uint64_t payload_offset = 0;  // kPayload: of its next byte, on the device
+    std::uint32_t remaining = 0;       // kPayload, kSkip: bytes of payload to come
+  };
+
   explicit RequestParser(std::uint64_t export_bytes) : export_bytes_(export_bytes) {}
 
   /// `bytes` starts where the previous call's `consumed` ended. Every event but kNeedBytes and
   /// kBroken consumes something, so a loop over Next() ends.
   ParserEvent Next(std::span<const std::byte> bytes);
 
+  /// Takes back the last `bytes` of the latest event: its request, or whole pages of its payload.
+  void Unread(const ParserEvent& event, std::size_t bytes);
+
+  const Position& position() const { return at_; }
+  void set_position(const Position& position) { at_ = position; }
+
  private:
-  enum class State : std::uint8_t { kHeader, kPayload, kSkip, kBroken };
+  using Within = Position::Within;
 
   ParserEvent Break();
   ParserEvent NextHeader(std::span<const std::byte> bytes);
@@ -65,11 +80,7 @@ class RequestParser {
   ParserEvent Skip(std::span<const std::byte> bytes);
 
   const std::uint64_t export_bytes_;
-  State state_ = State::kHeader;
-  Request request_;                        // whose payload is under way
-  std::uint64_t payload_offset_ = 0;       // kPayload: of its next byte, on the device
-  std::uint32_t remaining_ = 0;            // kPayload, kSkip: bytes of payload to come
-  const RequestError* refusal_ = nullptr;  // kSkip
+  Position at_;
 };
 
 }  // namespace farswap::nbd

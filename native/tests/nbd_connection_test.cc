@@ -171,7 +171,7 @@ TEST(Connection, MovesTheLargestRequestsWhole) {
 TEST(Connection, RefusesMoreInitialBytesThanItCanHold) {
   FakeTier tier(8);
   Client client;
-  const Bytes initial(Connection::kReceiveBytes + 1);
+  const Bytes initial(ConnectionState::kReceiveBytes + 1);
   EXPECT_FALSE(Connection::Create(&tier, 8 * kPage, client.server_end(), initial).ok());
   EXPECT_TRUE(client.AtEnd()) << "the socket is owned also when it fails";
 }

@@ -83,16 +83,16 @@ TEST(ParkedRead, StopsParsingWhenThePoolIsEmpty) {
   server.tier.SetRemote(0, 1024);
   server.tier.HoldFetches(true);
   Bytes batch;
-  for (std::uint64_t i = 0; i <= ReplyStream::kParkedReads; ++i) {
+  for (std::uint64_t i = 0; i <= ConnectionState::kParkedReads; ++i) {
     Append(batch, RequestBytes(Command::kRead, i, i * kPage, kPage));
   }
   Append(batch, RequestBytes(Command::kFlush, 1000, 0, 0));
   server.client.Send(batch);
-  server.tier.AwaitHeldFetches(ReplyStream::kParkedReads);
+  server.tier.AwaitHeldFetches(ConnectionState::kParkedReads);
   EXPECT_FALSE(server.client.AnythingToReceive(20)) << "the flush is behind a read that must wait";
   server.tier.HoldFetches(false);
   bool flushed = false;
-  for (std::uint64_t i = 0; i <= ReplyStream::kParkedReads + 1; ++i) {
+  for (std::uint64_t i = 0; i <= ConnectionState::kParkedReads + 1; ++i) {
     const Client::Reply reply = server.client.ReceiveReply();
     EXPECT_EQ(reply.error, 0u);
     if (reply.cookie == 1000) {
@@ -147,7 +147,7 @@ TEST(ParkedRead, LocalPageThatIsDamagedBehindARemoteOneFailsTheRead) {
 }
 
 // The first 100 pages of the read are here, and the next shard begins in it.
-TEST(ParkedRead, TooLargeToBeParkedHoldsUpLaterRequestsAlone) {
+TEST(ParkedRead, OfTheLargestSizeHoldsUpNoOtherRequestThanParkedOnes) {
   constexpr std::uint32_t kPages = kPayloadBytesMax / kPage;
   constexpr tier::SlotIndex kFirst = tier::kShardSlots - 256;
   Server server(2 * tier::kShardSlots);
@@ -158,14 +158,23 @@ TEST(ParkedRead, TooLargeToBeParkedHoldsUpLaterRequestsAlone) {
   Bytes batch = RequestBytes(Command::kFlush, 1, 0, 0);
   Append(batch, RequestBytes(Command::kRead, 2, std::uint64_t{kFirst} * kPage, kPayloadBytesMax));
   Append(batch, RequestBytes(Command::kFlush, 3, 0, 0));
+  Append(batch, RequestBytes(Command::kRead, 4, std::uint64_t{kFirst + 99} * kPage, 2 * kPage));
+  Append(batch, RequestBytes(Command::kFlush, 5, 0, 0));
   server.client.Send(batch);
   EXPECT_EQ(server.client.ReceiveReply().cookie, 1u);
+  EXPECT_EQ(server.client.ReceiveReply().cookie, 3u);
   server.tier.AwaitHeldFetches(6);
-  EXPECT_FALSE(server.client.AnythingToReceive(10));
+  EXPECT_FALSE(server.client.AnythingToReceive(10)) << "there is no memory for the next read";
   server.tier.HoldFetches(false);
   EXPECT_EQ(server.client.ReceiveReply().cookie, 2u);
   EXPECT_TRUE(Same(server.client.Receive(kPayloadBytesMax), bytes));
-  EXPECT_EQ(server.client.ReceiveReply().cookie, 3u);
+  std::map<std::uint64_t, Bytes> rest;
+  for (int i = 0; i < 2; ++i) {
+    const std::uint64_t cookie = server.client.ReceiveReply().cookie;
+    rest[cookie] = cookie == 4 ? server.client.Receive(2 * kPage) : Bytes{};
+  }
+  EXPECT_EQ(rest,
+            (std::map<std::uint64_t, Bytes>{{4, Part(bytes, 99 * kPage, 2 * kPage)}, {5, {}}}));
 }
 
 TEST(ParkedRead, IsAnsweredAfterDisconnect) {

@@ -110,14 +110,14 @@ TEST_F(ParkedWrite, ThatIsRefusedLeavesNoneOfItsOlderPages) {
 }
 
 TEST_F(ParkedWrite, BeyondTheirMemoryIsStoredWhole) {
-  constexpr std::uint32_t kPages = ReplyStream::kParkedStores - 100;
+  constexpr std::uint32_t kPages = ConnectionState::kParkedStores - 100;
   tier_.HoldStores(0, 2 * kPages, true);
   const Bytes pages = RandomBytes(2 * kPages * kPage, 1);
   std::thread sender([&] {
     SendWrite(77, 0, Part(pages, 0, kPages));
     SendWrite(78, kPages, Part(pages, kPages, kPages));
   });
-  tier_.AwaitHeldStores(ReplyStream::kParkedStores);
+  tier_.AwaitHeldStores(ConnectionState::kParkedStores);
   tier_.HoldStores(0, 2 * kPages, false);
   sender.join();
   EXPECT_EQ(server_.client.ReceiveReads({{77, 0}, {78, 0}}).size(), 2u);
@@ -126,7 +126,7 @@ TEST_F(ParkedWrite, BeyondTheirMemoryIsStoredWhole) {
 }
 
 TEST_F(ParkedWrite, OnlyWhatMustWaitWaitsWhenTheirMemoryIsFull) {
-  constexpr std::uint32_t kPages = ReplyStream::kParkedStores;
+  constexpr std::uint32_t kPages = ConnectionState::kParkedStores;
   tier_.HoldStores(0, kPages + 1, true);
   SendWrite(77, 0, RandomBytes(kPages * kPage, 1));
   tier_.AwaitHeldStores(kPages);
