@@ -35,7 +35,7 @@
 //   a Put                    its page is the host's again, which replicas may or may not have
 //   a Put that some missed   the same: a page leaves the host once every replica of the set has it
 //   kJoining                 is stale: it may lack what was there before it joined
-//   a drop                   is forgotten; the objects stay there until the shard joins again
+//   a drop                   is forgotten; OnListed() finds what it was for
 //   untouched                still true: a Put or Discard clears it before it is sent
 //
 // The caller applies what happened, then calls Tick(), and again at NextTick(). One thread at a
@@ -133,6 +133,9 @@ class Planner {
   std::string Move(ShardIndex shard, MemberIndex from, MemberIndex to);
   /// A Put or Discard did not reach the replica.
   void ReplicaMissed(ShardIndex shard, MemberIndex member, Time now);
+
+  /// After Recover(): the member has objects of these shards. It drops those that it is none of.
+  void OnListed(MemberIndex member, std::span<const std::uint64_t> shards);
 
   /// The outcome of an action; of one that was overtaken it changes nothing.
   void Finished(const Action& action, ActionResult result, Time now, Time retry_after = {});

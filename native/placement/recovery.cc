@@ -31,6 +31,13 @@ void Planner::Recover(const std::function<std::uint32_t(MemberIndex)>& domain_of
   scan_wanted_ = true;
 }
 
+void Planner::OnListed(MemberIndex member, std::span<const std::uint64_t> shards) {
+  for (const std::uint64_t each : shards) {
+    const auto shard = static_cast<ShardIndex>(each);
+    if (each < config_.shards && !SetOf(shard).StateOf(member)) Drop(shard, member);
+  }
+}
+
 // A process may die between a replica that becomes current and the one that leaves for it. The
 // others may turn out to be gone, so the choice waits for them.
 void Planner::TrimRecovered(ShardIndex shard) {

@@ -110,12 +110,18 @@ class Cluster::State final : public SessionPeers, private ShardServers, private 
         gate_(config.answer_wait, config.take_over || config.takeover_count > 0) {}
 
   Outcome Start() {
+    const Outcome recovered = config_.takeover_count > 0 ? Recover() : Outcome(std::monostate{});
+    if (!recovered.ok()) return recovered.error();
+    shards.Start();
+    ListServers({});
+    return std::monostate{};
+  }
+
+  Outcome Recover() {
     auto gone = members_.Recover(shards.Named(), Clock::now());
     if (!gone.ok()) return gone.error();
     shards.Recover();
     for (const MemberIndex member : gone.value()) shards.OnStoreGone(member);
-    shards.Start();
-    ListServers({});
     return std::monostate{};
   }
 

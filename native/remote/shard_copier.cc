@@ -62,6 +62,10 @@ class Worker {
 
   FinishedWork Do() {
     FinishedWork finished{.action = work_.action, .result = ActionResult::kFailed};
+    if (work_.list) {
+      if (ListShards(&finished.shards)) finished.result = ActionResult::kDone;
+      return finished;
+    }
     switch (work_.action.kind) {
       case Action::Kind::kCopy:
         if (work_.sources.empty()) break;
@@ -199,6 +203,23 @@ class Worker {
       request.set_cursor(answer.next_cursor());
     } while (request.cursor() != 0);
     return versions;
+  }
+
+  bool ListShards(std::vector<std::uint64_t>* shards) {
+    v1::DescribeRequest request;
+    do {
+      v1::DescribeResponse answer;
+      ShardCopier::Call call(copier_);
+      const grpc::Status status = member_->Describe(call.context(), request, &answer);
+      if (!status.ok() || answer.status() != v1::CALL_STATUS_OK) return false;
+      for (const auto& volume : answer.volumes()) {
+        if (volume.volume_id() != work_.member.volume.id) continue;
+        shards->assign(volume.shards().begin(), volume.shards().end());
+        return true;
+      }
+      request.set_cursor(answer.next_cursor());
+    } while (request.cursor() != 0);
+    return true;
   }
 
   // What is put there after the listing has a higher version, and stays. A replica that joined

@@ -32,13 +32,14 @@ struct OpenedServer {
   OpenedVolume volume;
 };
 
-/// kCopy, kCompare or kDrop, and where.
+/// kCopy, kCompare or kDrop, and where. Or a list of the shards that the member has objects of.
 struct ShardWork {
   placement::Action action;
   OpenedServer member;
   std::vector<OpenedServer> sources;   // kCopy: the first one; kCompare: other current replicas
   tier::StoredObjects* objects;        // kCompare
   std::vector<std::uint64_t> repairs;  // kCopy: of these objects alone, in place of equal versions
+  bool list = false;
 };
 
 struct FinishedWork {
@@ -47,6 +48,7 @@ struct FinishedWork {
   std::chrono::milliseconds retry_after{};
   std::uint64_t copied_objects = 0;
   std::uint64_t missing_pages = 0;  // kCompare: in objects that no replica has
+  std::vector<std::uint64_t> shards{};
 };
 
 class ShardCopier {

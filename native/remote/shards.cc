@@ -29,6 +29,7 @@ constexpr milliseconds kSilentMax{10000};  // of a server during a call
 constexpr std::uint64_t kRepair = UINT64_MAX;
 constexpr std::uint64_t kComparison = UINT64_MAX - 1;
 constexpr std::uint64_t kCheck = UINT64_MAX - 2;
+constexpr std::uint64_t kList = UINT64_MAX - 3;
 
 }  // namespace
 
@@ -55,6 +56,7 @@ void Shards::Recover() {
   for (const MemberIndex member : planner_.Named()) peers_.push_back(servers_.PeerOf(member));
   planner_.Recover([this](MemberIndex member) { return servers_.PeerOf(member).domain; });
   UpdateCopysets();
+  recovered_ = true;
 }
 
 void Shards::Start() {
@@ -155,6 +157,7 @@ std::string Shards::Move(placement::ShardIndex shard, MemberIndex from, MemberIn
 void Shards::OnOpened(MemberIndex member, bool intact) {
   const std::lock_guard lock(mutex_);
   planner_.MemberBack(member, intact);
+  if (recovered_ && listed_.insert(member).second) unlisted_.push_back(member);
   for (std::size_t i = 0; !intact && i < shards_; ++i) {
     const auto shard = static_cast<placement::ShardIndex>(i);
     if (IsOnlyCurrent({shard, member})) checks_.push_back({shard, member});
@@ -263,6 +266,7 @@ void Shards::Run() {
     BeginRepair(now);
     BeginComparison(now);
     BeginCheck(now);
+    BeginList();
     copier_.CancelSilent(Clock::now() - kSilentMax);
     EndSettled(now);
     const placement::Time pause =
@@ -304,12 +308,13 @@ void Shards::EndSettled(placement::Time now) {
   }
 }
 
-void Shards::BeginWork(const Action& action, std::vector<std::uint64_t> repairs) {
+void Shards::BeginWork(const Action& action, std::vector<std::uint64_t> repairs, bool list) {
   ShardWork work{.action = action,
                  .member = {},
                  .sources = {},
                  .objects = objects_,
-                 .repairs = std::move(repairs)};
+                 .repairs = std::move(repairs),
+                 .list = list};
   for (const placement::Replica& replica : planner_.SetOf(action.shard).All()) {
     const bool usable = replica.state == ReplicaState::kCurrent && replica.member != action.member;
     const bool other = action.kind == Action::Kind::kCopy && replica.member != action.source;
@@ -349,6 +354,16 @@ void Shards::EndWork(placement::Time now) {
         checks_.pop_front();
       } else {
         check_at_ = now + kReportEvery;
+      }
+      continue;
+    }
+    if (work.action.job == kList) {
+      list_begun_ = false;
+      unlisted_.pop_front();
+      if (work.result == ActionResult::kDone) {
+        planner_.OnListed(work.action.member, work.shards);
+      } else {
+        listed_.erase(work.action.member);  // until it is back
       }
       continue;
     }
@@ -446,6 +461,14 @@ void Shards::BeginCheck(placement::Time now) {
              .shard = checks_.front().shard,
              .member = checks_.front().member,
              .job = kCheck});
+}
+
+// One member at a time: it drops what a process that died had not yet had it drop.
+void Shards::BeginList() {
+  if (list_begun_ || unlisted_.empty()) return;
+  list_begun_ = true;
+  BeginWork({.kind = Action::Kind::kDrop, .shard = 0, .member = unlisted_.front(), .job = kList},
+            {}, /*list=*/true);
 }
 
 }  // namespace farswap::remote

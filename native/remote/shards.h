@@ -148,10 +148,12 @@ class Shards final : public PutObserver, private ShardCopier::Owner {
     MemberIndex member;
   };
 
+  void BeginList();
   bool IsOnlyCurrent(const Check& check) const;
   bool Settled(const Waiting& waiting) const;
   void Begin(const placement::Action& action);
-  void BeginWork(const placement::Action& action, std::vector<std::uint64_t> repairs = {});
+  void BeginWork(const placement::Action& action, std::vector<std::uint64_t> repairs = {},
+                 bool list = false);
   void BeginRepair(placement::Time now);
   void EndRepair(const FinishedWork& work, placement::Time now);
   void BeginComparison(placement::Time now);
@@ -194,6 +196,10 @@ class Shards final : public PutObserver, private ShardCopier::Owner {
   std::deque<Check> checks_;  // the first one is under way if check_begun_
   bool check_begun_ = false;
   placement::Time check_at_{};
+  bool recovered_ = false;
+  std::set<MemberIndex> listed_;      // or to be, since the recovery
+  std::deque<MemberIndex> unlisted_;  // the first one is under way if list_begun_
+  bool list_begun_ = false;
   std::uint64_t missing_pages_ = 0;
   bool wake_ = false;
   bool stopping_ = false;

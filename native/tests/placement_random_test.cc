@@ -1,4 +1,5 @@
-// Random events against what must hold after each of them, whatever the seed.
+// Random events, and deaths of the host's process between any two changes of its map, against what
+// must hold after each of them, whatever the seed.
 #include <gtest/gtest.h>
 
 #include <algorithm>
@@ -7,9 +8,22 @@
 #include <set>
 #include <vector>
 
+#include "base/step.h"
 #include "placement/planner.h"
 
-namespace farswap::placement {
+namespace farswap {
+namespace {
+
+struct Death {};
+int steps_left = 0;  // before a death; 0: there is none
+
+}  // namespace
+
+void Reach(Step) {
+  if (steps_left > 0 && --steps_left == 0) throw Death();
+}
+
+namespace placement {
 namespace {
 
 using enum ReplicaState;
@@ -24,12 +38,7 @@ using Versions = std::array<std::uint64_t, kSlots>;
 class World {
  public:
   explicit World(std::uint64_t seed) : random_(seed), replicas_(1 + seed % 3) {
-    planner_ = std::make_unique<Planner>(PlannerConfig{.shards = kShards,
-                                                       .replicas = replicas_,
-                                                       .jobs_max = 3,
-                                                       .rebalance_every = Time(5000),
-                                                       .imbalance_max = 0.05,
-                                                       .seed = seed});
+    MakePlanner();
     for (std::size_t i = 0; i < kMembers; ++i) {
       peers_.push_back({.member = static_cast<MemberIndex>(i),
                         .id = HashOf(i, seed),
@@ -37,6 +46,17 @@ class World {
       ReportOne(static_cast<MemberIndex>(i));
     }
     planner_->UseCopysets(MakeCopysets(peers_, replicas_, 3));
+  }
+
+  // Dies at the next but so many changes of the map, or of its recovery.
+  void StepOrDie(int changes) {
+    steps_left = changes;
+    try {
+      Step();
+    } catch (const Death&) {
+      Die();
+    }
+    steps_left = 0;
   }
 
   void Step() {
@@ -64,6 +84,37 @@ class World {
         return Roll(8) == 0 ? ChangeDomains() : Act();
       default:
         return Act();
+    }
+  }
+
+  // A successor takes over.
+  void Die() {
+    actions_.clear();
+    steps_left = static_cast<int>(Roll(4));
+    MakePlanner();
+    try {
+      planner_->Recover([this](MemberIndex member) { return peers_[member].domain; });
+    } catch (const Death&) {
+      return Die();
+    }
+    steps_left = 0;
+    for (ShardIndex shard = 0; shard < kShards; ++shard) {
+      EXPECT_EQ(planner_->SetOf(shard).Count(kJoining), 0u);
+      for (std::size_t slot = 0; slot < kSlots; ++slot) Undo(shard, slot);
+    }
+    Check();
+    planner_->UseCopysets(MakeCopysets(peers_, replicas_, 3));
+    // Sessions find out which members are away.
+    std::vector<Peer> members = peers_;
+    std::ranges::shuffle(members, random_);
+    for (const auto [member, id, domain] : members) {
+      if (away_[member]) {
+        planner_->MemberAway(member, now_);
+      } else {
+        Open(member);
+      }
+      if (Roll(3) == 0) Act();
+      Check();
     }
   }
 
@@ -134,6 +185,17 @@ class World {
   }
 
  private:
+  void MakePlanner() {
+    planner_ = std::make_unique<Planner>(PlannerConfig{.shards = kShards,
+                                                       .replicas = replicas_,
+                                                       .jobs_max = 3,
+                                                       .rebalance_every = Time(5000),
+                                                       .imbalance_max = 0.05,
+                                                       .seed = random_()},
+                                         words_);
+    listed_.fill(false);
+  }
+
   std::size_t Roll(std::size_t count) {
     return std::uniform_int_distribution<std::size_t>(0, count - 1)(random_);
   }
@@ -154,7 +216,18 @@ class World {
   void ComeBack(MemberIndex member) {
     if (!away_[member]) return;
     away_[member] = false;
+    Open(member);
+  }
+
+  void Open(MemberIndex member) {
     planner_->MemberBack(member, Roll(4) > 0);
+    ReportOne(member);
+    if (std::exchange(listed_[member], true)) return;
+    std::vector<std::uint64_t> shards;
+    for (ShardIndex shard = 0; shard < kShards; ++shard) {
+      if (stored_[member][shard] != Versions{}) shards.push_back(shard);
+    }
+    planner_->OnListed(member, shards);
   }
 
   void ChangeReplicas(std::size_t replicas) {
@@ -240,7 +313,9 @@ class World {
   std::mt19937_64 random_;
   std::size_t replicas_;
   std::vector<Peer> peers_;
+  std::vector<std::atomic<std::uint64_t>> words_ = std::vector<std::atomic<std::uint64_t>>(kShards);
   std::unique_ptr<Planner> planner_;
+  std::array<bool, kMembers> listed_{};  // by this planner
   Time now_{};
   std::vector<Action> actions_;
   std::array<bool, kMembers> away_{};
@@ -264,5 +339,21 @@ TEST(PlannerAtRandom, CurrentReplicasHaveEveryWriteAndDebtsArePaid) {
   }
 }
 
+TEST(PlannerAtRandom, SuccessorsOfAProcessThatDiedAtAnyChangeGoOn) {
+  for (std::uint64_t seed = 1; seed <= 300; ++seed) {
+    SCOPED_TRACE(seed);
+    World world(seed);
+    for (int step = 0; step < 400; ++step) {
+      world.StepOrDie(1 + step % 7);
+      world.Check();
+      if (testing::Test::HasFailure()) return;
+    }
+    world.Settle();
+    world.Check();
+    if (testing::Test::HasFailure()) return;
+  }
+}
+
 }  // namespace
-}  // namespace farswap::placement
+}  // namespace placement
+}  // namespace farswap

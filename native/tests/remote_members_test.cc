@@ -3,6 +3,8 @@
 
 #include <chrono>
 #include <cstring>
+#include <memory>
+#include <set>
 #include <string>
 #include <vector>
 
@@ -35,7 +37,25 @@ class MembersTest : public ::testing::Test {
   }
   void Silence(std::size_t session) { members_.NoteSilent(session, now_); }
 
-  Members members_{kMoveWait, "rack"};
+  // Of a process that dies now; addresses by session.
+  struct Successor {
+    std::unique_ptr<Members> members;
+    std::vector<MemberIndex> gone{};
+    std::vector<std::string> addresses{};
+  };
+  Successor Die(const std::set<MemberIndex>& named) {
+    Successor next{.members = std::make_unique<Members>(kMoveWait, "rack", records_)};
+    auto gone = next.members->Recover(named, now_);
+    EXPECT_TRUE(gone.ok());
+    if (gone.ok()) next.gone = gone.value();
+    for (const std::size_t session : next.members->List({}, 256)) {
+      next.addresses.push_back(next.members->AddressOf(session));
+    }
+    return next;
+  }
+
+  std::vector<tier::MemberRecord> records_ = std::vector<tier::MemberRecord>(Members::kMembersMax);
+  Members members_{kMoveWait, "rack", records_};
   TimePoint now_{};
 };
 
@@ -123,6 +143,61 @@ TEST_F(MembersTest, ThereAreAsManyMembersAsAShardCanName) {
     ASSERT_EQ(Claim(0, uuid + 1, 1).standing, Standing::kAccepted);
   }
   EXPECT_EQ(Claim(0, 5000, 1).standing, Standing::kTooMany);
+}
+
+using Addresses = std::vector<std::string>;
+using Indexes = std::vector<MemberIndex>;
+
+TEST_F(MembersTest, SuccessorKnowsAMemberAsSoonAsItIsClaimed) {
+  Claim(1, 7, 1);
+  const Successor next = Die({0});
+  EXPECT_EQ(next.addresses, Addresses{"b:1"});
+  EXPECT_EQ(next.members->SessionOf(0), 0u);
+  EXPECT_EQ(next.members->MemberOf(Id(7)), 0);
+  EXPECT_FALSE(next.members->IsIdle(0));
+  EXPECT_EQ(next.members->Claim(0, "b:1", Id(7), Id(2), now_).standing, Standing::kAccepted);
+  EXPECT_EQ(next.members->List(Addresses{"b:1", "d:1"}, 256), std::vector<std::size_t>{1});
+}
+
+TEST_F(MembersTest, SuccessorFindsMembersWhereTheyWereLast) {
+  Claim(0, 7, 1);
+  Claim(1, 8, 1);
+  Silence(0);
+  Silence(1);
+  ASSERT_EQ(Claim(0, 8, 1).standing, Standing::kMoved);
+  EXPECT_EQ(Die({0, 1}).addresses, (Addresses{"b:1", "a:1"}));
+  Claim(2, 9, 1);
+  Silence(2);
+  Silence(0);
+  ASSERT_EQ(Claim(2, 7, 1).standing, Standing::kMoved);
+  EXPECT_EQ(Die({0, 1, 2}).addresses, (Addresses{"c:1", "a:1", "b:1"}));
+}
+
+TEST_F(MembersTest, SuccessorHasNoSessionsForMembersWithoutShardsThatKeepTheirNumbers) {
+  Claim(0, 7, 1);
+  Claim(1, 8, 1);
+  const Successor next = Die({1});
+  EXPECT_EQ(next.addresses, Addresses{"b:1"});
+  next.members->List(Addresses{"a:1"}, 256);
+  EXPECT_EQ(next.members->Claim(1, "a:1", Id(7), Id(1), now_).member, 0);
+  EXPECT_EQ(Die({0, 1}).gone, Indexes{});
+}
+
+TEST_F(MembersTest, SuccessorLearnsWhichStoresAreGoneOrRemoved) {
+  Claim(0, 7, 1);
+  Claim(0, 8, 2);
+  Claim(1, 9, 1);
+  Silence(1);
+  members_.Remove(Id(9), true);
+  const Successor next = Die({0, 1, 2});
+  EXPECT_EQ(next.addresses, Addresses{"a:1"});
+  EXPECT_EQ(next.gone, (Indexes{0, 2}));
+  EXPECT_EQ(next.members->Claim(0, "a:1", Id(9), Id(1), now_).standing, Standing::kRemoved);
+}
+
+TEST_F(MembersTest, AShardOnAMemberThatWasNeverRecordedIsDamage) {
+  Claim(0, 7, 1);
+  EXPECT_FALSE(Members(kMoveWait, "rack", records_).Recover({0, 1}, now_).ok());
 }
 
 TEST_F(MembersTest, AnAddressHasOneSession) {

@@ -104,10 +104,10 @@ class SuccessorTest : public ::testing::Test {
     return host;
   }
   // Of an empty device, connected with all servers.
-  Host StartFirst(std::size_t replicas) {
+  Host StartFirst(std::size_t replicas, std::chrono::milliseconds outage_wait = 2 * kHangGuard) {
     auto state = tier::State::Create(kSlots, kPoolBytes);
     EXPECT_TRUE(state.ok());
-    Host host = Start(std::move(state.value()), AllServers(), replicas);
+    Host host = Start(std::move(state.value()), AllServers(), replicas, outage_wait);
     for (std::size_t i = 0; i < kServers; ++i) EXPECT_TRUE(Connected(*host.cluster, i));
     return host;
   }
@@ -270,6 +270,21 @@ TEST_F(SuccessorTest, AReplicaThatWasJoiningIsCurrentOnlyOnceItHasAllPages) {
   std::uint64_t objects = 0;
   for (std::size_t i = 0; i < kServers; ++i) objects += ObjectsOn(i);
   EXPECT_EQ(objects, 2 * kShards * kPages);
+  ExpectAll(second, 1);
+}
+
+// A server that is away has shards that it is to drop.
+TEST_F(SuccessorTest, HasServersDropWhatTheDeadOneHadNotYetHadThemDrop) {
+  const Host first = StartFirst(2, 200ms);
+  StoreAll(first, 1);
+  WriteBackAll(first);
+  servers_[0].reset();
+  ASSERT_TRUE(Eventually([&] { return first.cluster->Placement().debt > 0; }));
+  ASSERT_TRUE(first.cluster->SetPlacement(1, std::nullopt).ok());
+  const Host second = Start(Death(first), AllServers(), 1);
+  StartServer(0);
+  ASSERT_TRUE(
+      Eventually([&] { return ObjectsOn(0) + ObjectsOn(1) + ObjectsOn(2) == kShards * kPages; }));
   ExpectAll(second, 1);
 }
 
