@@ -1,13 +1,9 @@
-"""Keys of host.toml, with type, default and range.
-
-A key that this version knows and cannot serve yet (`tier.state`) is refused with that reason,
-never ignored.
-"""
+"""Keys of host.toml, with type, default and range."""
 
 # The decoder reads the annotations at run time: no `from __future__ import annotations` here.
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated, Self
+from typing import Annotated, Literal, Self
 
 import msgspec
 from farswap.common import config as common_config
@@ -32,9 +28,6 @@ NAME_PATTERN = "^[A-Za-z0-9][A-Za-z0-9._-]{0,127}$"
 DEFAULT_CONFIG = Path("/etc/farswap/host.toml")
 MACHINE_ID = Path("/etc/machine-id")
 
-_LATER = "not available in this version"
-
-
 class DeviceSize(ByteSize):
     """Whole pages, and no more than the slot table can count."""
 
@@ -58,15 +51,6 @@ class Replicas(int):
         if not isinstance(number, int) or isinstance(number, bool) or not 1 <= number <= 3:
             raise ValueError(f"{number} is not 1 to 3 replicas")
         return cls(number)
-
-
-class Unavailable:
-    """A key of a later version: set, it is an error."""
-
-    @classmethod
-    def parse(cls, _: object) -> Self:
-        """Raises ValueError with the operator's message."""
-        raise ValueError(_LATER)
 
 
 class DeviceSection(Section, frozen=True):
@@ -95,7 +79,7 @@ class TierSection(Section, frozen=True):
     compressor: Compressor = Compressor("lz4")
     recompress: Recompressor = Recompressor("zstd:1")
     pack: bool = False
-    state: Unavailable | None = None
+    state: Literal["auto", "off", "required"] = "auto"
     store_wait: Annotated[Milliseconds, Within("0ms", "1h")] = Milliseconds(2_000)
 
 
@@ -195,10 +179,17 @@ def load(
     path: Path, overrides: Sequence[str] = (), machine_id_path: Path = MACHINE_ID
 ) -> HostConfig:
     """Raises ConfigError with all problems."""
-    config = common_config.load(HostConfig, path, overrides, check)
+    return parse(common_config.read(path), path.name, overrides, machine_id_path)
+
+
+def parse(
+    text: str, source: str, overrides: Sequence[str] = (), machine_id_path: Path = MACHINE_ID
+) -> HostConfig:
+    """Like load(), of text. `source` is the file's name in messages."""
+    config = common_config.parse(HostConfig, text, source, overrides, check)
     if config.device.host_id is not None:
         return config
-    device = msgspec.structs.replace(config.device, host_id=_machine_id(path, machine_id_path))
+    device = msgspec.structs.replace(config.device, host_id=_machine_id(source, machine_id_path))
     return msgspec.structs.replace(config, device=device)
 
 
@@ -222,14 +213,14 @@ def check(config: HostConfig) -> list[tuple[str, str]]:
     return problems + config_sections.shared_addresses(services)
 
 
-def _machine_id(config_path: Path, machine_id_path: Path) -> str:
+def _machine_id(source: str, machine_id_path: Path) -> str:
     try:
         text = machine_id_path.read_text().strip()
     except (OSError, UnicodeDecodeError):
         text = ""
     if not text or text == "uninitialized":
         problem = (
-            f"{config_path.name}: device.host_id: is missing, and this machine has no "
+            f"{source}: device.host_id: is missing, and this machine has no "
             f"{machine_id_path}: give the host a name of its own"
         )
         raise ConfigError([problem])

@@ -1,9 +1,10 @@
 """farswap-host: the parts of the daemon, in the order in which they start and stop.
 
 Start: engine (pool and tables are allocated and touched), cgroups and attribution (known before the
-first page), memory servers by etcd, NBD listener, kernel device (nothing attached yet), admin
-service, metrics, ready line. Stop: the reverse, once it is certain that the machine does not swap
-to this daemon (safe_stop.py). With a swap unit, systemd swaps off before it stops the daemon.
+first page), kernel device (only the one of an earlier worker is attached), memory servers by etcd,
+NBD listener, admin service, metrics, ready line. Stop: the reverse, once it is certain that the
+machine does not swap to this daemon (safe_stop.py). With a swap unit, systemd swaps off before it
+stops the daemon.
 
 `run()` expects a process that is prepared for the reclaim path, which must precede any thread.
 Nothing here forks or starts a program: a child would have copies of the sockets, and a fork would
@@ -16,10 +17,10 @@ import asyncio
 import gc
 import os
 import resource
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from farswap.client_nbd import volume_claims
 from farswap.client_nbd.admin import service as admin_service
 from farswap.client_nbd.admin.metrics import HostMetrics
 from farswap.client_nbd.attribution import Attribution
@@ -51,6 +52,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
     from farswap.client_nbd.config import HostConfig
+    from farswap.client_nbd.survival.worker import WorkerLink
     from farswap.native import HostEngine, ReclaimProtection
 
     EngineFactory = Callable[[HostConfig], HostEngine]
@@ -61,17 +63,21 @@ _CGROUPS_EVERY_S = 0.5
 _PROACTIVE_EVERY_S = 1.0
 _ATTRIBUTION_EVERY_S = 1.0
 _SERVERS_EVERY_S = 0.5
+_DEVICE_EVERY_S = 0.5
 
 
-def native_engine(config: HostConfig, *, take_over: bool = False) -> HostEngine:
-    """The engine of `config`; `take_over`: displace a host that has the volume.
+def native_engine(
+    config: HostConfig, link: WorkerLink | None = None, *, take_over: bool = False
+) -> HostEngine:
+    """The engine of `config`, with the pages of an earlier worker, if there was one.
 
-    Raises StartError.
+    `take_over`: displace a host that has the volume. Raises StartError.
     """
     from farswap import native  # noqa: PLC0415 - tests run the daemon on an engine of their own
 
+    kept = None if link is None else link.orders.memory
     try:
-        return native.HostEngine(
+        engine = native.HostEngine(
             slots=config.slots,
             pool_bytes_max=config.tier.pool_limit,
             accept_threshold_percent=config.tier.accept_threshold_percent,
@@ -80,26 +86,37 @@ def native_engine(config: HostConfig, *, take_over: bool = False) -> HostEngine:
             servers=[str(address) for address in config.cluster.servers],
             host_id=config.host_id,
             device=config.device.name,
-            take_over=take_over,
+            take_over=take_over and kept is None,
             replicas=config.cluster.replicas,
             spread=config.cluster.spread,
             repair_after_ms=config.cluster.repair_after,
             rebalance_every_ms=config.cluster.rebalance_every,
+            state="off" if link is None else config.tier.state,
+            kept=None if kept is None else (kept.kind, kept.number),
         )
     except RuntimeError as error:
         raise StartError(str(error)) from error
+    if link is not None:
+        link.made(engine)
+    return engine
 
 
 def run(
     config: HostConfig,
     protections: Sequence[ReclaimProtection] | None,
-    make_engine: EngineFactory = native_engine,
+    link: WorkerLink | None = None,
+    *,
+    take_over: bool = False,
     files: KernelFiles | None = None,
 ) -> None:
-    """Serves until a signal. Raises an error of farswap's tree if the start fails."""
+    """Serves until a signal. Raises an error of farswap's tree if the start fails.
+
+    Without a link to a supervisor all pages end with the process.
+    """
     log.configure(config.log.format)
-    with volume_claims.claimed(config):
-        lifecycle.run(_Host(config, protections, files or KernelFiles()).serve(make_engine))
+    make_engine = partial(native_engine, link=link, take_over=take_over)
+    host = _Host(config, protections, files or KernelFiles(), link)
+    lifecycle.run(host.serve(make_engine))
 
 
 class _Host:
@@ -110,8 +127,10 @@ class _Host:
         config: HostConfig,
         protections: Sequence[ReclaimProtection] | None,
         files: KernelFiles,
+        link: WorkerLink | None = None,
     ) -> None:
         self._config = config
+        self._link = link
         self._files = files
         self._identity = Identity("farswap-host")
         self._protections = protections
@@ -124,13 +143,22 @@ class _Host:
         try:
             running = await self._start(make_engine, parts)
         except BaseException:
-            # No page is here yet: devices are attached and named only after the start.
-            await parts.stop()
+            # No page is here yet: devices are attached and named only after the start. Adopted
+            # pages are for the next worker.
+            if not self._adopts:
+                await parts.stop()
             raise
+        if self._link is not None:
+            self._link.serving(running.engine)
         safe = SafeStop(running)
         await safe.wait(signals)
+        running.engine.remove_memory()
         await parts.stop()
         safe.release()
+
+    @property
+    def _adopts(self) -> bool:
+        return self._link is not None and self._link.adopts
 
     async def _start(self, make_engine: EngineFactory, parts: lifecycle.StopStack) -> RunningHost:
         config = self._config
@@ -142,6 +170,11 @@ class _Host:
         groups = await self._follow_cgroups(engine, parts)
         devices = ExportDevices(self._files)
         attribution = await self._attribute(engine, devices, groups, parts)
+        device = KernelDevice(engine, config.device.size, self._files, devices, attribution)
+        parts.push("device", lambda: asyncio.to_thread(device.let_go))
+        reconnect = Periodic("device", device.reconnect, _DEVICE_EVERY_S)
+        parts.push("device watch", reconnect.stop)
+        await reconnect.start()
         membership = Membership(engine, config.cluster)
         parts.push("membership", membership.stop)
         membership.start()
@@ -158,8 +191,6 @@ class _Host:
         )
         parts.push("nbd", listener.stop)
         listen = await listener.start(config.nbd.listen)
-        device = KernelDevice(engine, config.device.size, self._files, devices, attribution)
-        parts.push("device", lambda: asyncio.to_thread(device.let_go))
         running = RunningHost(
             config=config,
             engine=engine,
@@ -180,7 +211,9 @@ class _Host:
         # Objects of the start live until the end: exclude them from garbage collection.
         gc.collect()
         gc.freeze()
-        lifecycle.announce_ready(**ready, pid=os.getpid())
+        # Signals are for the supervisor.
+        main = os.getpid() if self._link is None else self._link.orders.supervisor
+        lifecycle.announce_ready(**ready, pid=main, worker=os.getpid())
         return running
 
     async def _follow_cgroups(self, engine: HostEngine, parts: lifecycle.StopStack) -> CgroupGroups:

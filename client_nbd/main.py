@@ -7,13 +7,19 @@ them import them once that is done.
 
 from __future__ import annotations
 
-from functools import partial, wraps
+from functools import wraps
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
 from farswap.client_nbd import config as host_config
+from farswap.client_nbd import volume_claims
+from farswap.client_nbd.survival import process
+from farswap.client_nbd.survival.memory_keeper import MemoryKeeper
+from farswap.client_nbd.survival.supervisor import WORKER_OPTION, Supervisor, end_like
+from farswap.client_nbd.survival.worker import WorkerLink, end_at_once
 from farswap.common import cli, startup
+from farswap.common import config as common_config
 from farswap.common.address import HOST_ADMIN
 from farswap.common.errors import StartError
 
@@ -36,11 +42,13 @@ PROGRAM = "farswap-host"
     help="Take the volume from another host that has it on the memory servers. That host loses its "
     "pages there, and its programs that read them die. For one start only, not for unit files.",
 )
+@click.option(WORKER_OPTION, type=int, hidden=True, help="Of the supervisor: link to it.")
 @click.pass_context
 def command(
     context: click.Context,
     *,
     take_over: bool,
+    worker: int | None,
     config: Path | None,
     check_config: bool,
     overrides: tuple[str, ...],
@@ -60,16 +68,34 @@ def command(
             raise click.UsageError("--take-over is for the daemon, not for its subcommands")
         context.obj = (config, overrides)
         return
-    loaded = host_config.load(config or host_config.DEFAULT_CONFIG, overrides)
+    path = config or host_config.DEFAULT_CONFIG
+    if worker is not None:
+        _work(WorkerLink(worker), path, overrides, take_over=take_over)
+        return
+    text = common_config.read(path)
+    loaded = host_config.parse(text, path.name, overrides)
     if check_config:
-        click.echo(f"{config or host_config.DEFAULT_CONFIG}: good")
+        click.echo(f"{path}: good")
         return
     startup.become_daemon()
-    protections = _enter_reclaim_path(loaded)
-    # Only now: importing the daemon loads grpc.
-    from farswap.client_nbd import daemon  # noqa: PLC0415
+    if loaded.reclaim.protect:
+        process.enter_reclaim_path()
+    with volume_claims.claimed(loaded):
+        end_like(Supervisor(text, MemoryKeeper(loaded)).run())
 
-    daemon.run(loaded, protections, partial(daemon.native_engine, take_over=take_over))
+
+def _work(link: WorkerLink, path: Path, overrides: tuple[str, ...], *, take_over: bool) -> None:
+    """Everything that the daemon does, in a process that may be replaced."""
+    try:
+        loaded = host_config.parse(link.orders.config, path.name, overrides)
+        startup.become_daemon()
+        protections = _enter_reclaim_path(loaded)
+        # Only now: importing the daemon loads grpc.
+        from farswap.client_nbd import daemon  # noqa: PLC0415
+
+        daemon.run(loaded, protections, link, take_over=take_over)
+    except Exception as error:  # noqa: BLE001 - every one, so that none closes the volume
+        end_at_once(cli.explain(PROGRAM, error))
 
 
 def _enter_reclaim_path(config: HostConfig) -> list[ReclaimProtection] | None:

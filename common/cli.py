@@ -99,11 +99,11 @@ def run(program: str, command: click.Command, args: list[str] | None = None) -> 
     except (Exception, KeyboardInterrupt) as error:
         if not isinstance(error, _EXPECTED) and os.environ.get(_TRACEBACK_VARIABLE):
             raise
-        code = _explain(program, error)
+        code = explain(program, error)
     sys.exit(_end_output(program, code))
 
 
-def _explain(program: str, error: BaseException) -> int:
+def explain(program: str, error: BaseException) -> int:
     """Prints the error, and returns its exit code."""
     code = EXIT_FAILED
     match error:
@@ -140,7 +140,7 @@ def _end_output(program: str, code: int) -> int:
         sys.stdout.flush()
     except OSError as error:
         _give_up(sys.stdout)
-        return code or _explain(program, error)
+        return code or explain(program, error)
     return code
 
 

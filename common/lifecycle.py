@@ -8,13 +8,11 @@ last first. It logs a part that fails to stop, and goes on.
 from __future__ import annotations
 
 import asyncio
-import os
 import signal
-import socket
 from typing import TYPE_CHECKING, Any
 
 import uvloop
-from farswap.common import log
+from farswap.common import log, systemd
 from farswap.common.errors import FarswapError
 from farswap.common.line_writer import LineWriter
 
@@ -54,20 +52,12 @@ def announce_ready(**fields: str | int) -> None:
 
 
 def sd_notify(state: str) -> bool:
-    """Sends `state` to $NOTIFY_SOCKET, sd_notify(3). False if that fails or is not set."""
-    path = os.environ.get("NOTIFY_SOCKET", "")
-    if not path.startswith(("/", "@")):
-        return False
-    # "@" stands for the zero byte of the abstract namespace.
-    target = os.fsencode("\0" + path[1:] if path.startswith("@") else path)
+    """systemd.notify(). False if that fails or is not set."""
     try:
-        with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC) as notify:
-            notify.settimeout(0)
-            notify.sendto(state.encode("utf-8", "backslashreplace"), target)
+        return systemd.notify(state)
     except OSError as error:
         _log.warning("failed to notify systemd", error=error.strerror)
         return False
-    return True
 
 
 class StopSignals:

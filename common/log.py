@@ -61,7 +61,7 @@ def configure(
     )
     global _writer  # noqa: PLW0603 - a process has one stderr
     _writer = writer
-    atexit.register(writer.flush, _FLUSH_S)
+    atexit.register(flush)
     _redirect_python(writer)
 
 
@@ -73,6 +73,12 @@ def logger(part: str) -> FilteringBoundLogger:
 def lines_lost() -> int:
     """Number of lines lost since the process started."""
     return _writer.lost if _writer is not None else 0
+
+
+def flush() -> None:
+    """Writes queued lines, before a process that ends without atexit handlers."""
+    if _writer is not None:
+        _writer.flush(_FLUSH_S)
 
 
 class _Logger(structlog.make_filtering_bound_logger(logging.NOTSET)):  # type: ignore[misc]

@@ -10,6 +10,10 @@ is never disconnected):
   30 s: a restarted daemon then gets the requests of the dead one within a second;
 - a long dead connection timeout: at its end programs get EIO and die.
 
+A device whose connections have ended gets new ones (RECONFIGURE): after a death of the daemon, and
+where the driver ends a new connection along with the old one. The driver keeps a name for the
+device, by which the next worker finds it: the incarnation of its pages, and how it was attached.
+
 All methods block: call them from a worker thread. A lock makes attach and detach exclude each
 other; reading `device` takes no lock.
 """
@@ -18,9 +22,11 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import re
 import socket
 import threading
-from typing import TYPE_CHECKING, Protocol
+import time
+from typing import TYPE_CHECKING, NamedTuple, Protocol
 
 from farswap.client_nbd.kernel import device_use, netlink
 from farswap.client_nbd.kernel import files as kernel_files
@@ -50,6 +56,11 @@ IO_TIMEOUT_MS = 1000
 _FLAGS = netlink.FLAG_HAS_FLAGS | netlink.FLAG_SEND_TRIM
 
 _DETACH_WAIT_MS = 5000
+# The driver notices the end of a connection within milliseconds. Until then it closes new ones.
+_RECONNECT_S = 10.0
+_RECONNECT_RETRY_S = 0.005
+# The driver may end a new connection when it ends the threads of the old one.
+_SETTLE_MS = 50
 
 
 class Attribution(Protocol):
@@ -152,6 +163,45 @@ class KernelDevice:
             if device := self.device():
                 self._let_go(device)
 
+    def reconnect(self) -> None:
+        """Gives connections to devices of these pages that lack some. Call it periodically."""
+        if self._device:
+            if not any(self._engine.wait_connection(id_, 0) for id_ in self._connection_ids):
+                return
+        elif self._engine.takeovers == 0:
+            return
+        if not self._lock.acquire(blocking=False):
+            return
+        try:
+            for index, name in self._files.nbd_backends().items():
+                backend = _Backend.parse(name)
+                if backend is not None and backend.incarnation == self._engine.incarnation.hex():
+                    self._reconnect(index, backend)
+        finally:
+            self._lock.release()
+
+    def _reconnect(self, index: int, backend: _Backend) -> None:
+        device = f"/dev/nbd{index}"
+        if self._device != device:
+            self._devices.add(device, self._files.nbd_number(index))
+            # Before pages arrive, so that each is attributed.
+            self._attribution.start(device)
+            self._dead_connection_timeout_s = backend.dead_connection_timeout_s
+            self._device, self._connection_ids = device, []
+        with self._driver() as driver:
+            while missing := self._missing(backend.connections):
+                for _ in range(missing):
+                    ours = _take_dead_connection(driver, index, backend)
+                    id_ = self._engine.serve(ours.detach(), b"", f"kernel {device}")
+                    self._connection_ids = [*self._connection_ids, id_]
+                self._engine.wait_connection(self._connection_ids[-1], _SETTLE_MS)
+        _log.warning("reconnected", device=device, connections=backend.connections)
+
+    def _missing(self, connections: int) -> int:
+        ids = self._connection_ids
+        self._connection_ids = [id_ for id_ in ids if not self._engine.wait_connection(id_, 0)]
+        return connections - len(self._connection_ids)
+
     def _let_go(self, device: str) -> None:
         with self._driver() as driver:
             try:
@@ -185,6 +235,7 @@ class KernelDevice:
                         flags=_FLAGS | (netlink.FLAG_CAN_MULTI_CONN if count > 1 else 0),
                         timeout_s=0,
                         dead_connection_timeout_s=timeout_s,
+                        backend=str(_Backend(self._engine.incarnation.hex(), count, timeout_s)),
                         descriptors=descriptors,
                     )
                 )
@@ -238,6 +289,60 @@ class KernelDevice:
         for id_ in ids:
             if not self._engine.wait_connection(id_, _DETACH_WAIT_MS):
                 self._engine.close_connection(id_)
+
+
+class _Backend(NamedTuple):
+    """The driver's name for a device."""
+
+    incarnation: str
+    connections: int
+    dead_connection_timeout_s: int
+
+    def __str__(self) -> str:
+        return _BACKEND.format(*self)
+
+    @classmethod
+    def parse(cls, name: str) -> _Backend | None:
+        """None: the device is of another program."""
+        match = re.fullmatch(_BACKEND.format("([0-9a-f]{32})", "([0-9]+)", "([0-9]+)"), name)
+        return match and cls(match[1], int(match[2]), int(match[3]))
+
+
+_BACKEND = "farswap {} connections={} dead_timeout={}s"
+
+
+def _take_dead_connection(driver: NbdNetlink, index: int, backend: _Backend) -> socket.socket:
+    """The daemon's end of a new connection. Raises NotPossibleError.
+
+    The driver acknowledges RECONFIGURE also where it found no connection that has ended: then it
+    has closed the socket.
+    """
+    deadline = time.monotonic() + _RECONNECT_S
+    while True:
+        ours, kernels = socket.socketpair()
+        try:
+            with kernels:
+                driver.reconfigure(
+                    netlink.reconfigure_body(
+                        index=index, backend=str(backend), descriptor=kernels.fileno()
+                    )
+                )
+        except OSError as error:
+            ours.close()
+            raise NotPossibleError(f"/dev/nbd{index}: {_why(error)}") from error
+        if not _is_closed(ours):
+            return ours
+        ours.close()
+        if time.monotonic() > deadline:
+            raise NotPossibleError(f"/dev/nbd{index}: the driver takes no new connection")
+        time.sleep(_RECONNECT_RETRY_S)
+
+
+def _is_closed(ours: socket.socket) -> bool:
+    try:
+        return not ours.recv(1, socket.MSG_PEEK | socket.MSG_DONTWAIT)
+    except BlockingIOError:
+        return False
 
 
 def _in_range(what: str, value: int, limit: int) -> int:

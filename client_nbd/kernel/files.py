@@ -161,6 +161,14 @@ class KernelFiles:
         """The process of a connected nbd device; None if not connected."""
         return self._number(f"sys/block/nbd{index}/pid")
 
+    def nbd_backends(self) -> dict[int, str]:
+        """What the programs that attached nbd devices have named them, by index."""
+        found = {}
+        for file in (self._root / "sys/block").glob("nbd*/backend"):
+            backend = self._bytes(f"sys/block/{file.parent.name}/backend")
+            found[int(file.parent.name[3:])] = backend.decode("utf-8", "replace").strip()
+        return found
+
     def set_io_timeout(self, index: int, timeout_ms: int) -> None:
         """Raises OSError."""
         path = self._root / f"sys/block/nbd{index}/queue/io_timeout"

@@ -1,10 +1,10 @@
-"""The kernel's nbd driver by generic netlink: connect, disconnect, state of a device.
+"""The kernel's nbd driver by generic netlink: connect, reconfigure, disconnect, state of a device.
 
 Two rings. The functions of the first are sans-IO: they turn requests into bytes and bytes into
 values (netlink(7); linux/genetlink.h; linux/nbd-netlink.h). `NbdNetlink` is the thin second
 ring: one socket, one request at a time, blocking with a deadline. Call it from a worker thread.
 
-Not pyroute2: only three commands of one family are needed, and that package brings a framework with
+Not pyroute2: only four commands of one family are needed, and that package brings a framework with
 threads into a daemon in the reclaim path.
 """
 
@@ -41,6 +41,7 @@ _CTRL_ATTR_FAMILY_NAME = 2
 _NBD_VERSION = 1
 _NBD_CMD_CONNECT = 1
 _NBD_CMD_DISCONNECT = 2
+_NBD_CMD_RECONFIGURE = 3
 _NBD_CMD_STATUS = 5
 _NBD_ATTR_INDEX = 1
 _NBD_ATTR_SIZE_BYTES = 2
@@ -50,6 +51,7 @@ _NBD_ATTR_SERVER_FLAGS = 5
 _NBD_ATTR_SOCKETS = 7
 _NBD_ATTR_DEAD_CONN_TIMEOUT = 8
 _NBD_ATTR_DEVICE_LIST = 9
+_NBD_ATTR_BACKEND_IDENTIFIER = 10
 _NBD_SOCK_ITEM = 1
 _NBD_SOCK_FD = 1
 _NBD_DEVICE_INDEX = 1
@@ -142,15 +144,10 @@ def connect_body(
     flags: int,
     timeout_s: int,
     dead_connection_timeout_s: int,
+    backend: str,
     descriptors: Sequence[int],
 ) -> bytes:
     """NBD_CMD_CONNECT."""
-    sockets = b"".join(
-        attribute(
-            _NBD_SOCK_ITEM | _NLA_F_NESTED, attribute(_NBD_SOCK_FD, struct.pack("=I", descriptor))
-        )
-        for descriptor in descriptors
-    )
     return b"".join(
         (
             attribute(_NBD_ATTR_INDEX, struct.pack("=I", index)),
@@ -159,9 +156,29 @@ def connect_body(
             attribute(_NBD_ATTR_SERVER_FLAGS, struct.pack("=Q", flags)),
             attribute(_NBD_ATTR_TIMEOUT, struct.pack("=Q", timeout_s)),
             attribute(_NBD_ATTR_DEAD_CONN_TIMEOUT, struct.pack("=Q", dead_connection_timeout_s)),
-            attribute(_NBD_ATTR_SOCKETS | _NLA_F_NESTED, sockets),
+            _backend(backend),
+            _sockets(descriptors),
         )
     )
+
+
+def reconfigure_body(*, index: int, backend: str, descriptor: int) -> bytes:
+    """NBD_CMD_RECONFIGURE: a socket for a connection that has ended. `backend` as at CONNECT."""
+    return index_body(index) + _backend(backend) + _sockets([descriptor])
+
+
+def _backend(backend: str) -> bytes:
+    return attribute(_NBD_ATTR_BACKEND_IDENTIFIER, backend.encode() + b"\0")
+
+
+def _sockets(descriptors: Sequence[int]) -> bytes:
+    items = b"".join(
+        attribute(
+            _NBD_SOCK_ITEM | _NLA_F_NESTED, attribute(_NBD_SOCK_FD, struct.pack("=I", descriptor))
+        )
+        for descriptor in descriptors
+    )
+    return attribute(_NBD_ATTR_SOCKETS | _NLA_F_NESTED, items)
 
 
 def index_body(index: int) -> bytes:
@@ -209,6 +226,10 @@ class NbdNetlink:
     def connect(self, body: bytes) -> None:
         """`body` is of connect_body(). EBUSY: the device has a server."""
         self._call(self._family, _NBD_CMD_CONNECT, _NBD_VERSION, body)
+
+    def reconfigure(self, body: bytes) -> None:
+        """`body` is of reconfigure_body(). If no connection has ended, the socket is closed."""
+        self._call(self._family, _NBD_CMD_RECONFIGURE, _NBD_VERSION, body)
 
     def disconnect(self, index: int) -> None:
         """The driver sends NBD_CMD_DISC on every socket and releases the device."""

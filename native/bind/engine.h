@@ -2,25 +2,37 @@
 // that attribute pages to cgroups.
 #pragma once
 
-#include <array>
 #include <cstddef>
 #include <cstdint>
 #include <memory>
 #include <mutex>
+#include <optional>
 #include <string>
 #include <vector>
 
+#include "base/memory.h"
 #include "base/result.h"
 #include "bpf/slot_attribution.h"
 #include "nbd/connection_set.h"
 #include "remote/cluster.h"
+#include "tier/state.h"
 #include "tier/tier.h"
 
 namespace farswap::bind {
 
+/// Whether the tier's memory outlives the process.
+enum class Survival : std::uint8_t {
+  kOff,
+  kAuto,      // where the machine has such memory
+  kRequired,  // Create() fails elsewhere
+};
+
 struct EngineConfig {
   tier::TierConfig tier;
   remote::ClusterConfig cluster;  // incarnation and slots are filled in by Create()
+  Survival survival = Survival::kOff;
+  /// Of an earlier process, to be adopted. Its descriptor is Create()'s, also on failure.
+  std::optional<Memory::Handle> kept{};
 };
 
 /// The source of attribution in use.
@@ -51,14 +63,16 @@ class Engine {
   tier::Tier& tier() { return *tier_; }
   remote::Cluster& cluster() { return *cluster_; }
   nbd::ConnectionSet& connections() { return *connections_; }
-  const std::array<std::byte, 16>& incarnation() const { return incarnation_; }
+  const tier::State& state() const { return tier_->state(); }
+  /// Why no memory outlives the process though it may; "": one does, or none is asked for.
+  const std::string& survival_problem() const { return survival_problem_; }
 
  private:
   Engine() = default;
   void StopAttributionLocked();
   AttributionState StateLocked() const;
 
-  std::array<std::byte, 16> incarnation_{};
+  std::string survival_problem_;
   std::unique_ptr<remote::Cluster> cluster_;
   std::unique_ptr<tier::Tier> tier_;
   std::unique_ptr<nbd::ConnectionSet> connections_;

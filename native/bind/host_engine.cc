@@ -2,6 +2,7 @@
 
 #include <nanobind/stl/map.h>
 #include <nanobind/stl/optional.h>
+#include <nanobind/stl/pair.h>
 #include <nanobind/stl/unique_ptr.h>
 
 #include <chrono>
@@ -20,14 +21,39 @@ namespace {
 
 using std::chrono::milliseconds;
 
+/// Its kind, and its descriptor or id.
+using KeptMemory = std::pair<std::string, int>;
+
+Survival SurvivalOf(const std::string& state) {
+  if (state == "off") return Survival::kOff;
+  if (state == "auto") return Survival::kAuto;
+  if (state == "required") return Survival::kRequired;
+  throw nb::value_error("state is not off, auto or required");
+}
+
+MemoryKind KindOf(const std::string& name) {
+  for (const MemoryKind kind : kSurvivingKinds) {
+    if (name == NameOf(kind)) return kind;
+  }
+  throw nb::value_error("no such kind of memory");
+}
+
+KeptMemory MemoryOf(const Engine& self) {
+  const Memory::Handle& handle = self.state().memory().handle();
+  return {NameOf(handle.kind), handle.number};
+}
+
 std::unique_ptr<Engine> CreateEngine(std::uint64_t slots, std::uint64_t pool_bytes_max,
                                      std::uint32_t accept_threshold_percent,
                                      std::uint64_t store_wait_ms, std::uint64_t fetch_wait_ms,
                                      std::vector<std::string> servers, std::string host_id,
                                      std::string device, bool take_over, std::size_t replicas,
                                      std::string spread, std::uint64_t repair_after_ms,
-                                     std::uint64_t rebalance_every_ms) {
+                                     std::uint64_t rebalance_every_ms, const std::string& state,
+                                     const std::optional<KeptMemory>& kept) {
   EngineConfig config;
+  config.survival = SurvivalOf(state);
+  if (kept) config.kept = Memory::Handle{KindOf(kept->first), kept->second};
   config.tier.slots = slots;
   config.tier.pool_bytes_max = pool_bytes_max;
   config.tier.accept_threshold_percent = accept_threshold_percent;
@@ -50,7 +76,8 @@ std::unique_ptr<Engine> CreateEngine(std::uint64_t slots, std::uint64_t pool_byt
 }
 
 nb::bytes Incarnation(const Engine& self) {
-  return nb::bytes(self.incarnation().data(), self.incarnation().size());
+  const tier::State::Incarnation incarnation = self.state().incarnation();
+  return nb::bytes(incarnation.data(), incarnation.size());
 }
 
 std::uint64_t Serve(Engine& self, int fd, const nb::bytes& initial, std::string peer) {
@@ -146,9 +173,21 @@ void BindHostEngine(nb::module_& m) {
       .def(nb::new_(&CreateEngine), nb::kw_only(), "slots"_a, "pool_bytes_max"_a,
            "accept_threshold_percent"_a, "store_wait_ms"_a, "fetch_wait_ms"_a, "servers"_a,
            "host_id"_a, "device"_a, "take_over"_a, "replicas"_a, "spread"_a, "repair_after_ms"_a,
-           "rebalance_every_ms"_a,
+           "rebalance_every_ms"_a, "state"_a, "kept"_a,
+           "`state`: off, auto or required; `kept`: memory of an earlier process, as `memory`. "
            "Starts the engine's threads. RuntimeError if a resource is missing.")
       .def_prop_ro("incarnation", &Incarnation, "16 random bytes that identify the slot table.")
+      .def_prop_ro("memory", &MemoryOf,
+                   "Kind of the memory that has the pages, and its descriptor or id. Of the kind "
+                   "private it ends with the process.")
+      .def_prop_ro("memory_problem", &Engine::survival_problem,
+                   "Why it is private although it may be of another kind, or empty.")
+      .def_prop_ro(
+          "takeovers", [](const Engine& self) { return self.state().takeovers(); },
+          "How often a process has adopted the memory.")
+      .def(
+          "remove_memory", [](Engine& self) { self.state().memory().Remove(); },
+          "No other process can adopt it any more. Before the process ends.")
       .def("serve", &Serve, "fd"_a, "initial"_a, "peer"_a,
            "Serves a stream socket after its NBD handshake; always takes over the descriptor. "
            "`initial`: bytes that the client sent after the handshake. Returns the id.")
