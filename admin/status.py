@@ -40,6 +40,7 @@ def _print(out: Console, status: pb.HostStatus) -> None:
     output.print_program(out, status.info)
     output.print_rows(out, "device", device.rows(status.device))
     output.print_rows(out, "tier", tier.rows(status.tier))
+    output.print_rows(out, "survival", _survival_rows(status.survival))
     output.print_rows(out, "attribution", _attribution_rows(status.attribution))
     _print_servers(out, status)
     if status.HasField("membership"):
@@ -47,6 +48,21 @@ def _print(out: Console, status: pb.HostStatus) -> None:
     if status.servers:
         placement.print_rows(out, status.placement)
     _print_health(out, status)
+
+
+def _survival_rows(survival: pb.SurvivalStatus) -> list[output.Row]:
+    """What happens to the pages when the daemon dies."""
+    private = survival.memory == "private"
+    kept = output.bad("lost with the daemon") if private else f"in memory of kind {survival.memory}"
+    rows: list[output.Row] = [("pages", kept)]
+    if survival.HasField("last_takeover"):
+        last = survival.last_takeover
+        stall = f", stall {output.span(last.stall_ms)}" if last.HasField("stall_ms") else ""
+        rows.append(
+            ("takeovers", f"{survival.takeovers}, the last one of {count(last.pages, 'page')}")
+        )
+        rows.append(("predecessor", f"{last.predecessor}{stall}"))
+    return rows
 
 
 def _attribution_rows(attribution: pb.AttributionStatus) -> list[output.Row]:

@@ -25,8 +25,11 @@ _SLOT_RECORD_BYTES = 16
 # Of the page protocol: host id and device name are 1 to 128 bytes.
 NAME_PATTERN = "^[A-Za-z0-9][A-Za-z0-9._-]{0,127}$"
 
+NBD_PATTERN = "^/dev/nbd[0-9]{1,5}$"
+
 DEFAULT_CONFIG = Path("/etc/farswap/host.toml")
 MACHINE_ID = Path("/etc/machine-id")
+
 
 class DeviceSize(ByteSize):
     """Whole pages, and no more than the slot table can count."""
@@ -54,11 +57,15 @@ class Replicas(int):
 
 
 class DeviceSection(Section, frozen=True):
-    """[device]: the swap device; with the host id it names the volume on the memory servers."""
+    """[device]: the swap device; with the host id it names the volume on the memory servers.
+
+    `kernel` is attached at the start, as a swap area.
+    """
 
     name: Annotated[str, msgspec.Meta(pattern=NAME_PATTERN)]
     size: DeviceSize
     host_id: Annotated[str, msgspec.Meta(pattern=NAME_PATTERN)] | None = None
+    kernel: Annotated[str, msgspec.Meta(pattern=NBD_PATTERN)] | None = None
 
 
 class NbdSection(Section, frozen=True):

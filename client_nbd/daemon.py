@@ -31,6 +31,7 @@ from farswap.client_nbd.cgroups.tree import CgroupTree, detect_root
 from farswap.client_nbd.checks import findings
 from farswap.client_nbd.checks.doctor import Doctor
 from farswap.client_nbd.checks.watch import ServerWatch
+from farswap.client_nbd.kernel import swap_area
 from farswap.client_nbd.kernel.attach import KernelDevice
 from farswap.client_nbd.kernel.device_use import ExportDevices
 from farswap.client_nbd.kernel.files import KernelFiles
@@ -40,7 +41,7 @@ from farswap.client_nbd.running_host import RunningHost
 from farswap.client_nbd.safe_stop import SafeStop, StopGate
 from farswap.client_nbd.settings import TierSettings
 from farswap.common import lifecycle, log, metrics
-from farswap.common.errors import StartError
+from farswap.common.errors import FarswapError, StartError
 from farswap.common.metrics_http import MetricsServer
 from farswap.common.periodic import Periodic
 from farswap.common.rpc_server import RpcServer
@@ -132,7 +133,9 @@ class _Host:
         self._config = config
         self._link = link
         self._files = files
-        self._identity = Identity("farswap-host")
+        # Signals are for the supervisor.
+        self._main_pid = os.getpid() if link is None else link.orders.supervisor
+        self._identity = Identity("farswap-host", self._main_pid)
         self._protections = protections
 
     async def serve(self, make_engine: EngineFactory) -> None:
@@ -175,6 +178,7 @@ class _Host:
         reconnect = Periodic("device", device.reconnect, _DEVICE_EVERY_S)
         parts.push("device watch", reconnect.stop)
         await reconnect.start()
+        await asyncio.to_thread(self._attach, device)
         membership = Membership(engine, config.cluster)
         parts.push("membership", membership.stop)
         membership.start()
@@ -205,16 +209,26 @@ class _Host:
             listen=listen,
             protections=self._protections,
             gate=StopGate(),
+            link=self._link,
         )
         ready = {"nbd": ",".join(address.with_scheme for address in listen)}
         ready |= await _serve_operators(running, parts)
         # Objects of the start live until the end: exclude them from garbage collection.
         gc.collect()
         gc.freeze()
-        # Signals are for the supervisor.
-        main = os.getpid() if self._link is None else self._link.orders.supervisor
-        lifecycle.announce_ready(**ready, pid=main, worker=os.getpid())
+        lifecycle.announce_ready(**ready, pid=self._main_pid, worker=os.getpid())
         return running
+
+    def _attach(self, device: KernelDevice) -> None:
+        """Attaches the configured device, unless an earlier worker has. Raises StartError."""
+        wanted = self._config.device.kernel
+        if wanted is None or device.device() == wanted:
+            return
+        try:
+            device.attach(wanted, 0, 0)
+            swap_area.make(wanted, self._files.node(wanted))
+        except FarswapError as error:
+            raise StartError(str(error)) from error
 
     async def _follow_cgroups(self, engine: HostEngine, parts: lifecycle.StopStack) -> CgroupGroups:
         """Also starts proactive writeback, which works by cgroup."""

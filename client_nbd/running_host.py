@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from farswap.client_nbd.membership import Membership
     from farswap.client_nbd.safe_stop import StopGate
     from farswap.client_nbd.settings import TierSettings
+    from farswap.client_nbd.survival.worker import WorkerLink
     from farswap.common.address import Address
     from farswap.common.version import Identity
     from farswap.native import HostEngine, ReclaimProtection
@@ -24,7 +25,10 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class RunningHost:
-    """`listen` are the NBD addresses, `protections` as of findings.of_protections()."""
+    """`listen` are the NBD addresses, `protections` as of findings.of_protections().
+
+    `link` is None without a supervisor.
+    """
 
     config: HostConfig
     engine: HostEngine
@@ -39,3 +43,4 @@ class RunningHost:
     listen: Sequence[Address]
     protections: Sequence[ReclaimProtection] | None
     gate: StopGate
+    link: WorkerLink | None

@@ -94,51 +94,6 @@ def load(
     return parse(model, read(path), path.name, overrides, check)
 
 
-def parse(self, text: object, /) -> object:
-        """The class method. Raises ValueError with the operator's message."""
-
-
-class Within:
-    """Range of a size or duration: `Annotated[Milliseconds, Within("1s", "1d")]`.
-
-    `zero` is the meaning of 0, if 0 is also allowed.
-    """
-
-    def __init__(self, least: str, most: str, *, zero: str = "") -> None:
-        self._least = least
-        self._most = most
-        self._zero = zero
-
-    def check(self, value: int, kind: type[ByteSize | Milliseconds]) -> None:
-        """Raises ValueError with the operator's message."""
-        least, most = kind.parse(self._least), kind.parse(self._most)
-        if least <= value <= most or (self._zero and value == 0):
-            return
-        or_zero = f", or 0 for {self._zero}" if self._zero else ""
-        raise ValueError(f"{value} is not {self._least} to {self._most}{or_zero}")
-
-
-class _Override(str):
-    """A value from --set: a TOML value, or a string without quotes."""
-
-
-def load(
-    model: type[C], path: Path, overrides: Sequence[str] = (), check: Check[C] | None = None
-) -> C:
-    """Reads `path` as a `model`. Raises ConfigError with all problems."""
-    try:
-        content = path.read_bytes()
-    except OSError as error:
-        raise ConfigError([f"{path}: {error.strerror}"]) from error
-    if content.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
-        raise ConfigError([f"{path}: is UTF-16 text; save it as UTF-8"])
-    try:
-        text = content.removeprefix(codecs.BOM_UTF8).decode()
-    except UnicodeDecodeError as error:
-        raise ConfigError([f"{path}: not UTF-8 text: byte {error.start}"]) from error
-    return parse(model, text, path.name, overrides, check)
-
-
 def parse(
     model: type[C],
     text: str,

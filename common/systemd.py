@@ -5,6 +5,7 @@ sd_notify(3), sd_listen_fds(3). Imports nothing that starts a thread or logs.
 
 from __future__ import annotations
 
+import array
 import os
 import socket
 from typing import TYPE_CHECKING
@@ -24,8 +25,11 @@ def notify(state: str, descriptors: Sequence[int] = ()) -> bool:
     target = os.fsencode("\0" + path[1:] if path.startswith("@") else path)
     with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC) as end:
         end.settimeout(0)
-        message = state.encode("utf-8", "backslashreplace")
-        socket.send_fds(end, [message], descriptors, address=target)
+        message = [state.encode("utf-8", "backslashreplace")]
+        # Not socket.send_fds(), which ignores the address (Python 3.11).
+        rights = array.array("i", descriptors)
+        ancillary = [(socket.SOL_SOCKET, socket.SCM_RIGHTS, rights)] if rights else []
+        end.sendmsg(message, ancillary, 0, target)
     return True
 
 

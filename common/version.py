@@ -25,10 +25,11 @@ def release() -> str:
 
 
 class Identity:
-    """One run of a program; its uptime counts from the constructor."""
+    """One run of a program; its uptime counts from the constructor. `pid` takes its signals."""
 
-    def __init__(self, program: str) -> None:
+    def __init__(self, program: str, pid: int | None = None) -> None:
         self._program = program
+        self._pid = pid or os.getpid()
         self._started_ns = time.monotonic_ns()
 
     def server_info(self) -> types_pb2.ServerInfo:
@@ -38,6 +39,6 @@ class Identity:
             version=release(),
             api_version=API_VERSION,
             uptime_ms=(time.monotonic_ns() - self._started_ns) // 1_000_000,
-            pid=os.getpid(),
+            pid=self._pid,
             log_lines_lost=log.lines_lost(),
         )

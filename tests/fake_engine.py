@@ -59,6 +59,9 @@ def placement(**changed: object) -> native.Placement:
 
 class FakeEngine(EngineDouble):
     incarnation = bytes(range(16))
+    memory = ("private", -1)
+    memory_problem = ""
+    takeovers = 0
 
     def __init__(self, *, slots: int = 1024, writeback_step_bytes: int = PAGE_BYTES) -> None:
         self.slots = slots
@@ -91,6 +94,10 @@ class FakeEngine(EngineDouble):
         self.served[self._next_id] = (fd, peer)
         self._next_id += 1
         return self._next_id - 1
+
+    @override
+    def remove_memory(self) -> None:
+        pass
 
     @override
     def connections(self) -> list[native.NbdConnection]:

@@ -9,19 +9,20 @@ from __future__ import annotations
 import json
 import os
 import re
+import select
 import selectors
 import signal
 import subprocess
 import sys
 import time
 from abc import ABC, abstractmethod
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from hang_guard import HANG_GUARD_S
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
-    from pathlib import Path
 
 Sections = dict[str, dict[str, object]]
 
@@ -51,6 +52,10 @@ def run_program(
         timeout=HANG_GUARD_S,
         check=False,
     )
+
+
+def _children(pid: int) -> list[str]:
+    return Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
 
 
 class Daemon(ABC):
@@ -131,11 +136,19 @@ class Daemon(ABC):
         return text.decode()
 
     def kill(self) -> None:
-        """SIGKILL, and the process is gone."""
+        """SIGKILL, and the process is gone, with its worker."""
         if self.running:
             assert self._process is not None
+            workers = [os.pidfd_open(pid) for pid in self.worker_pids()]
             self._process.kill()
+            for worker in workers:
+                select.select([worker], [], [], HANG_GUARD_S)
+                os.close(worker)
         self._reap(HANG_GUARD_S)
+
+    def worker_pids(self) -> list[int]:
+        """Its living child processes."""
+        return [int(pid) for pid in _children(self.pid)]
 
     def stop(self, timeout_s: float = HANG_GUARD_S) -> int:
         """SIGTERM; the exit code. One that does not end in time is killed and fails the test."""
@@ -210,6 +223,11 @@ class HostDaemon(Daemon):
 
     def __init__(self, name: str, directory: Path, sections: Sections) -> None:
         super().__init__("farswap.client_nbd.main", name, directory, sections)
+
+    @property
+    def worker_pid(self) -> int:
+        """The process that serves."""
+        return int(self.ready["worker"])
 
     @property
     def export(self) -> str:

@@ -5,6 +5,7 @@ Calls to the parts may wait for locks: call from worker threads.
 
 from __future__ import annotations
 
+import os
 from typing import TYPE_CHECKING
 
 from farswap.client_nbd.admin import latency
@@ -54,6 +55,19 @@ def device_status(host: RunningHost) -> pb.DeviceStatus:
         stacked=[text.utf8(name) for name in use.holders],
         host_id=host.config.host_id,
         incarnation=host.engine.incarnation.hex(),
+    )
+
+
+def survival_status(host: RunningHost) -> pb.SurvivalStatus:
+    """The memory that has the pages, and the last takeover of it."""
+    kind, _ = host.engine.memory
+    takeover = None if host.link is None else host.link.takeover
+    return pb.SurvivalStatus(
+        memory=kind,
+        problem=host.engine.memory_problem,
+        worker_pid=os.getpid(),
+        takeovers=host.engine.takeovers,
+        last_takeover=None if takeover is None else of_record(pb.Takeover, takeover),
     )
 
 

@@ -280,6 +280,7 @@ class HostAdminService(host_admin_pb2_grpc.HostAdminServicer):
             servers=[messages.server_status(server) for server in servers],
             placement=messages.placement_status(host.engine.placement()),
             membership=messages.membership_status(host.membership.state()),
+            survival=messages.survival_status(host),
             findings=messages.findings(self._doctor.problems()),
         )
 

@@ -65,6 +65,14 @@ def of_configuration(config: HostConfig) -> list[Finding]:
     return _warnings(risks)
 
 
+def of_survival(problem: str) -> list[Finding]:
+    """`problem`: why the pages end with the daemon's process; empty if they do not."""
+    if not problem:
+        return []
+    remedy = "reserve huge pages at boot, or grant CAP_SYS_ADMIN or CAP_IPC_LOCK to the daemon"
+    return [Finding("warning", "survival", f"{problem}: its death loses all pages", remedy)]
+
+
 def of_stop(waits_for: str) -> list[Finding]:
     """A stop that waits; `waits_for` is empty if there is none."""
     if not waits_for:

@@ -1,7 +1,7 @@
 """`farswap-host attach`, `detach` and `attribute`: short-lived processes beside the daemon.
 
-They do what the daemon must not: start mkswap, wait for swapoff, draw a progress bar. Attach: the
-daemon attaches the device, then mkswap if needed, then swapon(2); a failure undoes earlier steps.
+They do what the daemon must not: wait for swapoff, draw a progress bar. Attach: the daemon attaches
+the device, then a swap area is made if needed, then swapon(2); a failure undoes earlier steps.
 Detach: swapoff(2), then a discard of the whole device, which the kernel omits, then the daemon
 detaches it.
 """
@@ -10,39 +10,30 @@ from __future__ import annotations
 
 import os
 import signal
-import subprocess
 import threading
 import time
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from farswap.client_nbd.kernel import device_use
+from farswap.client_nbd.kernel import device_use, swap_area
 from farswap.client_nbd.kernel import files as kernel_files
 from farswap.client_nbd.kernel.files import KernelFiles
 from farswap.common import cli
 from farswap.common.errors import FarswapError, NotPossibleError
 from farswap.common.rpc_client import RpcClient
-from farswap.common.units import PAGE_BYTES, format_size
+from farswap.common.units import format_size
 from farswap.v1 import host_admin_pb2 as pb
 from farswap.v1 import host_admin_pb2_grpc
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
 if TYPE_CHECKING:
-    from pathlib import Path
-
     from farswap.client_nbd.kernel.files import Discard
     from farswap.client_nbd.kernel.tables import SwapArea
     from farswap.common.address import Address
 
 _CALL_TIMEOUT_S = 30.0
-_MKSWAP_TIMEOUT_S = 60.0
 _POLL_S = 0.1
-
-# The swap header's signature, linux/swap.h: the last bytes of the first page.
-_SIGNATURE = b"SWAPSPACE2"
-# Where file systems, partition tables and volume managers put theirs.
-_PROBE_BYTES = 1 << 20
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,7 +61,7 @@ def attach(
     answer = client.call(stub.Attach, pb.AttachRequest(device=device, connections=connections))
     if swap is not None:
         try:
-            _make_swap_area(device, files.node(device))
+            swap_area.make(device, files.node(device))
             kernel_files.swapon(device, swap.priority, swap.discard)
         except (FarswapError, OSError, KeyboardInterrupt) as error:
             client.call(stub.Detach, pb.DetachRequest(device=device))
@@ -123,26 +114,6 @@ def _connect(address: Address) -> tuple[RpcClient, host_admin_pb2_grpc.HostAdmin
     stub = host_admin_pb2_grpc.HostAdminStub(client.channel)
     client.status(stub.Status, pb.HostStatusRequest())
     return client, stub
-
-
-def _make_swap_area(device: str, node: Path) -> None:
-    """Runs mkswap, unless the device is a swap area. Refuses to overwrite anything else."""
-    with node.open("rb") as file:
-        head = file.read(_PROBE_BYTES)
-    if head[PAGE_BYTES - len(_SIGNATURE) : PAGE_BYTES] == _SIGNATURE:
-        return
-    if any(head):
-        raise NotPossibleError(
-            f"{device} has data that is not a swap area; run mkswap by hand to overwrite it"
-        )
-    try:
-        made = subprocess.run(
-            ["mkswap", node], capture_output=True, text=True, timeout=_MKSWAP_TIMEOUT_S, check=False
-        )
-    except (FileNotFoundError, subprocess.TimeoutExpired) as error:
-        raise NotPossibleError(f"mkswap {device}: {error}") from error
-    if made.returncode:
-        raise NotPossibleError(f"mkswap {device}: {made.stderr.strip()}")
 
 
 def _swapoff(area: SwapArea, files: KernelFiles) -> None:

@@ -9,6 +9,7 @@ what a worker has sent is received also after its death.
 
 from __future__ import annotations
 
+import array
 import contextlib
 import os
 import socket
@@ -113,9 +114,11 @@ class Link:
 
     def receive(self, kind: type[Message]) -> Message:
         """Waits for a message of this kind."""
-        data, descriptors, _, _ = socket.recv_fds(
-            self._socket, _MESSAGE_BYTES_MAX, 1, socket.MSG_CMSG_CLOEXEC
+        # Not socket.recv_fds(), which ignores the flag (Python 3.11).
+        data, ancillary, _, _ = self._socket.recvmsg(
+            _MESSAGE_BYTES_MAX, socket.CMSG_SPACE(4), socket.MSG_CMSG_CLOEXEC
         )
+        descriptors = [number for _, _, rights in ancillary for number in array.array("i", rights)]
         if not data:
             raise EOFError("the other end is closed")
         message = msgspec.json.decode(data, type=kind)

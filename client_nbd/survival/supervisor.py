@@ -178,12 +178,10 @@ class _Signals:
 
     def __enter__(self) -> Self:
         self._wake, write_end = socket.socketpair()
-        self._wake.setblocking(False)
-        write_end.setblocking(False)
+        self._wake.settimeout(0)
+        write_end.settimeout(0)
         self._write_end = write_end
-        self._before = {
-            number: signal.signal(number, lambda *_: None) for number in _STOPPING
-        }
+        self._before = {number: signal.signal(number, lambda *_: None) for number in _STOPPING}
         self._wakeup_before = signal.set_wakeup_fd(write_end.fileno(), warn_on_full_buffer=False)
         return self
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import time
+from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING
 
 from farswap.client_nbd.survival import process
@@ -16,6 +17,18 @@ if TYPE_CHECKING:
 
 _log = log.logger("survival")
 
+# The kind of memory that ends with its process.
+PRIVATE = "private"
+
+
+@dataclass(frozen=True, slots=True)
+class Takeover:
+    """Of the pages of an earlier worker. `stall_ms`: from its end until this one served."""
+
+    predecessor: str
+    stall_ms: int | None
+    pages: int
+
 
 class WorkerLink:
     """Created first of all: this process ends with its supervisor."""
@@ -23,6 +36,7 @@ class WorkerLink:
     def __init__(self, descriptor: int) -> None:
         self._link = Link.inherited(descriptor)
         self.orders = self._link.receive(Orders)
+        self.takeover: Takeover | None = None  # once this worker serves
         process.die_with(self.orders.supervisor)
 
     @property
@@ -33,20 +47,19 @@ class WorkerLink:
     def made(self, engine: HostEngine) -> None:
         """Has the supervisor hold the engine's memory, before it has a page."""
         kind, number = engine.memory
-        if not self.adopts and kind != "private":
+        if not self.adopts and kind != PRIVATE:
             self._send(Report(memory=KeptMemory(kind, number)))
 
     def serving(self, engine: HostEngine) -> None:
         """The worker is ready."""
-        death = self.orders.death
         if self.adopts:
-            _log.warning(
-                "took the pages over",
-                predecessor="unknown" if death is None else death.how,
-                takeovers=engine.takeovers,
-                after_ms=None if death is None else (time.monotonic_ns() - death.at_ns) // 10**6,
-                pages=engine.stats()["recovered"],
+            death = self.orders.death
+            self.takeover = Takeover(
+                "unknown" if death is None else death.how,
+                None if death is None else (time.monotonic_ns() - death.at_ns) // 10**6,
+                engine.stats()["recovered"],
             )
+            _log.warning("took the pages over", **asdict(self.takeover))
         self._send(Report(serving=True))
 
     def _send(self, report: Report) -> None:

@@ -26,8 +26,8 @@ MadeState MakeState(const EngineConfig& config, std::string* problem) {
     for (const MemoryKind kind : kSurvivingKinds) {
       MadeState made = make(kind);
       if (made.ok()) return made;
-      refusals += std::string(refusals.empty() ? "" : "; ") + NameOf(kind) + ": " +
-                  made.error().message;
+      refusals +=
+          std::string(refusals.empty() ? "" : "; ") + NameOf(kind) + ": " + made.error().message;
     }
     *problem = "no memory outlives the daemon: " + refusals;
     if (config.survival == Survival::kRequired) return Error{*problem};

@@ -157,6 +157,21 @@ void BindRecords(nb::module_& m) {
       .def_ro("fetch_p99_us", &Server::fetch_p99_us);
 }
 
+void BindMemory(nb::class_<Engine>& engine) {
+  engine
+      .def_prop_ro("memory", &MemoryOf,
+                   "Kind of the memory that has the pages, and its descriptor or id. Of the kind "
+                   "private it ends with the process.")
+      .def_prop_ro("memory_problem", &Engine::survival_problem,
+                   "Why it is private although it may be of another kind, or empty.")
+      .def_prop_ro(
+          "takeovers", [](const Engine& self) { return self.state().takeovers(); },
+          "How often a process has adopted the memory.")
+      .def(
+          "remove_memory", [](Engine& self) { self.state().memory().Remove(); },
+          "No other process can adopt it any more. Before the process ends.");
+}
+
 }  // namespace
 
 void BindHostEngine(nb::module_& m) {
@@ -169,6 +184,7 @@ void BindHostEngine(nb::module_& m) {
                             "A host's data path: NBD connections, the local tier, memory servers.");
   BindHostTier(m, engine);
   BindHostAttribution(m, engine);
+  BindMemory(engine);
   engine
       .def(nb::new_(&CreateEngine), nb::kw_only(), "slots"_a, "pool_bytes_max"_a,
            "accept_threshold_percent"_a, "store_wait_ms"_a, "fetch_wait_ms"_a, "servers"_a,
@@ -177,17 +193,6 @@ void BindHostEngine(nb::module_& m) {
            "`state`: off, auto or required; `kept`: memory of an earlier process, as `memory`. "
            "Starts the engine's threads. RuntimeError if a resource is missing.")
       .def_prop_ro("incarnation", &Incarnation, "16 random bytes that identify the slot table.")
-      .def_prop_ro("memory", &MemoryOf,
-                   "Kind of the memory that has the pages, and its descriptor or id. Of the kind "
-                   "private it ends with the process.")
-      .def_prop_ro("memory_problem", &Engine::survival_problem,
-                   "Why it is private although it may be of another kind, or empty.")
-      .def_prop_ro(
-          "takeovers", [](const Engine& self) { return self.state().takeovers(); },
-          "How often a process has adopted the memory.")
-      .def(
-          "remove_memory", [](Engine& self) { self.state().memory().Remove(); },
-          "No other process can adopt it any more. Before the process ends.")
       .def("serve", &Serve, "fd"_a, "initial"_a, "peer"_a,
            "Serves a stream socket after its NBD handshake; always takes over the descriptor. "
            "`initial`: bytes that the client sent after the handshake. Returns the id.")

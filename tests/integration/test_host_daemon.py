@@ -46,7 +46,7 @@ def qemu_io(host: HostDaemon, *commands: str) -> None:
 
 def test_ready_line_has_every_address(host_daemon: MakeHost) -> None:
     host = host_daemon()
-    assert list(host.ready) == ["nbd", "admin", "pid"]
+    assert list(host.ready) == ["nbd", "admin", "pid", "worker"]
     assert re.fullmatch(r"unix:/\S+\.nbd,tcp:127\.0\.0\.1:[1-9][0-9]*", host.ready["nbd"])
     assert int(host.ready["pid"]) == host.pid
     for path in (host.nbd_path, host.admin.removeprefix("unix:")):
@@ -69,7 +69,7 @@ def test_a_killed_daemon_comes_back_at_the_same_addresses(host_daemon: MakeHost)
     host.kill()
     assert Path(host.nbd_path).exists()
     host.start()
-    assert {**host.ready, "pid": ""} == {**first, "pid": ""}
+    assert {**host.ready, "pid": "", "worker": ""} == {**first, "pid": "", "worker": ""}
     volume = host.ask("status")["device"]
     assert volume["host_id"] == first_volume["host_id"]
     assert volume["incarnation"] != first_volume["incarnation"]
@@ -193,7 +193,7 @@ def test_a_protected_process_has_its_protections_or_reports_which_it_lacks(
     host_daemon: MakeHost,
 ) -> None:
     host = host_daemon(reclaim={"protect": True})
-    process = Path(f"/proc/{host.pid}")
+    process = Path(f"/proc/{host.worker_pid}")
     refused = {finding["subject"] for finding in host.ask("status")["findings"]}
     locked_kib = int(re.search(r"VmLck:\s+(\d+) kB", (process / "status").read_text())[1])
     assert ("memlock" in refused) == (locked_kib < 8 << 10)

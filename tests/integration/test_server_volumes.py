@@ -104,12 +104,12 @@ def test_a_host_that_was_silent_while_its_volume_was_deleted_reads_errors(
         host.ask("tier", "writeback", "--bytes", "256KiB")
         nbd.write(64 * PAGE_BYTES, pages(64, 8))
         name = "/".join(host.sections["device"][key] for key in ("host_id", "name"))
-        os.kill(host.pid, signal.SIGSTOP)
+        os.kill(host.worker_pid, signal.SIGSTOP)
         try:
             until(lambda: not server.ask("volume", "show", name)["owner_live"])
             assert server.ask("volume", "delete", name, "--yes")["pages"] > 0
         finally:
-            os.kill(host.pid, signal.SIGCONT)
+            os.kill(host.worker_pid, signal.SIGCONT)
         until(lambda: "or an operator deleted it; pages only on" in host.ctl("status").stdout)
         for slot in range(64):
             with pytest.raises(NbdError):

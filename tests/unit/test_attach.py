@@ -32,6 +32,7 @@ class FakeDriver:
         self.disconnected: list[int] = []
         self.connected = False
         self.fail: OSError | None = None
+        self.refusals = 0  # how often RECONFIGURE finds no connection that has ended
 
     def __enter__(self) -> FakeDriver:
         return self
@@ -48,6 +49,16 @@ class FakeDriver:
             number = int.from_bytes(dict(netlink.attributes(item))[1], "little")
             self.sockets.append(socket.socket(fileno=os.dup(number)))
         self.connected = True
+
+    def reconfigure(self, body: bytes) -> None:
+        fields = dict(netlink.attributes(body))
+        self.bodies.append(fields)
+        if self.refusals:
+            self.refusals -= 1
+            return
+        ((_, item),) = netlink.attributes(fields[7])
+        number = int.from_bytes(dict(netlink.attributes(item))[1], "little")
+        self.sockets.append(socket.socket(fileno=os.dup(number)))
 
     def disconnect(self, index: int) -> None:
         self.disconnected.append(index)
@@ -295,3 +306,68 @@ def test_attach_and_detach_exclude_each_other(machine: Machine) -> None:
 
     machine.driver.connect = detach_meanwhile  # type: ignore[method-assign]
     machine.device.attach("/dev/nbd0", 1, 0)
+
+
+# --- After the death of a daemon
+
+
+@pytest.fixture
+def successor(machine: Machine) -> Machine:
+    """What the next worker finds: a device that an earlier one has attached, by two sockets."""
+    machine.device.attach("/dev/nbd0", 2, 777)
+    backend = machine.driver.bodies[0][10].rstrip(b"\0")
+    (machine.root / "sys/block/nbd0/backend").write_bytes(backend + b"\n")
+    machine.devices = ExportDevices(machine.files)
+    machine.driver.sockets.clear()
+    machine.driver.bodies.clear()
+    machine.engine = FakeEngine()
+    machine.engine.takeovers = 1
+    machine.device = machine.kernel_device(lambda: machine.driver)
+    return machine
+
+
+def test_a_successor_gives_new_connections_to_the_device(successor: Machine) -> None:
+    successor.device.reconnect()
+    assert successor.device.device() == "/dev/nbd0"
+    assert len(successor.engine.served) == len(successor.driver.sockets) == 2
+    assert successor.device.dead_connection_timeout_s == 777
+    assert successor.attribution.device == "/dev/nbd0"
+    assert (43, 0) in successor.devices.use().numbers
+    for fd, peer in successor.engine.served.values():
+        assert peer == "kernel /dev/nbd0"
+        os.write(fd, b"x")
+    assert all(kernels.recv(2) == b"x" for kernels in successor.driver.sockets)
+
+
+def test_a_socket_that_the_driver_did_not_take_is_offered_again(successor: Machine) -> None:
+    successor.driver.refusals = 3
+    successor.device.reconnect()
+    assert len(successor.engine.served) == 2
+    assert len(successor.driver.bodies) == 5
+
+
+def test_a_connection_that_the_driver_ends_is_replaced(successor: Machine) -> None:
+    successor.device.reconnect()
+    successor.engine.close_connection(1)
+    successor.device.reconnect()
+    assert list(successor.engine.served) == [2, 3]
+    successor.device.reconnect()
+    assert list(successor.engine.served) == [2, 3]
+
+
+@pytest.mark.parametrize(
+    "backend", ["farswap " + "ff" * 16 + " connections=1 dead_timeout=1s", "/images/disk", ""]
+)
+def test_a_device_of_other_pages_is_left_alone(successor: Machine, backend: str) -> None:
+    (successor.root / "sys/block/nbd0/backend").write_text(backend + "\n")
+    successor.device.reconnect()
+    assert successor.driver.bodies == []
+    assert successor.device.device() == ""
+
+
+def test_a_device_that_was_detached_is_not_reconnected(machine: Machine) -> None:
+    machine.device.attach("/dev/nbd0", 0, 0)
+    machine.engine.close_connection(1)  # nbd-client -d: the driver has no backend any more
+    machine.device.reconnect()
+    assert len(machine.driver.bodies) == 1
+    assert machine.device.device() == ""

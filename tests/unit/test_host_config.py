@@ -73,7 +73,7 @@ def test_the_documented_file_is_good(path: Path, machine_id: Path) -> None:
             "metrics.listen=unix:/run/farswap/host.sock",
             "metrics.listen: unix:/run/farswap/host.sock is taken by admin.listen",
         ),
-        ("tier.state=/dev/hugepages/x", "tier.state: not available in this version"),
+        ("tier.state=on", "tier.state: \"on\": invalid enum value 'on'"),
         ('cluster.etcd=["10.0.0.1:0"]', "cluster.etcd: 10.0.0.1:0 has no port"),
         (
             'cluster.etcd=["10.0.0.1:2379", "10.0.0.1:2379"]',

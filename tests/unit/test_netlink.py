@@ -21,6 +21,7 @@ def test_connect_is_these_bytes() -> None:
         flags=netlink.FLAG_HAS_FLAGS | netlink.FLAG_SEND_TRIM,
         timeout_s=0,
         dead_connection_timeout_s=86400,
+        backend="abc",
         descriptors=[11],
     )
     assert body.hex(" ", 4) == (
@@ -30,6 +31,7 @@ def test_connect_is_these_bytes() -> None:
         "0c000500 21000000 00000000 "  # SERVER_FLAGS
         "0c000400 00000000 00000000 "  # TIMEOUT
         "0c000800 80510100 00000000 "  # DEAD_CONN_TIMEOUT
+        "08000a00 61626300 "  # BACKEND_IDENTIFIER
         "10000780 0c000180 08000100 0b000000"  # SOCKETS { ITEM { FD } }
     )
 
@@ -42,12 +44,22 @@ def test_each_socket_is_an_item_of_its_own() -> None:
         flags=0,
         timeout_s=0,
         dead_connection_timeout_s=1,
+        backend="",
         descriptors=[7, 8],
     )
     sockets = dict(netlink.attributes(body))[7]
     items = [payload for kind, payload in netlink.attributes(sockets) if kind == 1]
     descriptors = [dict(netlink.attributes(item))[1] for item in items]
     assert descriptors == [struct.pack("=I", 7), struct.pack("=I", 8)]
+
+
+def test_reconfigure_is_these_bytes() -> None:
+    body = netlink.reconfigure_body(index=3, backend="abc", descriptor=11)
+    assert body.hex(" ", 4) == (
+        "08000100 03000000 "  # INDEX
+        "08000a00 61626300 "  # BACKEND_IDENTIFIER
+        "10000780 0c000180 08000100 0b000000"  # SOCKETS { ITEM { FD } }
+    )
 
 
 def test_a_request_has_both_headers_and_the_flag_for_an_acknowledgement() -> None:

@@ -1,0 +1,223 @@
+"""The supervisor of the host daemon, with small programs as its workers."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import select
+import signal
+import socket
+import subprocess
+import sys
+import textwrap
+from typing import TYPE_CHECKING
+
+import pytest
+from farswap.client_nbd import config as host_config
+from farswap.client_nbd.survival import supervisor as supervisor_module
+from farswap.client_nbd.survival.link import KeptMemory
+from farswap.client_nbd.survival.memory_keeper import MemoryKeeper
+from farswap.client_nbd.survival.supervisor import Supervisor
+from hang_guard import HANG_GUARD_S
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+# Before each program: the link, and what the supervisor has for it.
+PRELUDE = """
+import os, signal, sys
+from farswap.client_nbd.survival import process
+from farswap.client_nbd.survival.link import KeptMemory, Link, Orders, Report
+
+link = Link.inherited(int(sys.argv[1]))
+orders = link.receive(Orders)
+process.die_with(orders.supervisor)
+
+def keep(text):
+    number = os.memfd_create("test")
+    os.write(number, text)
+    link.send(Report(memory=KeptMemory("tmpfs", number)))
+
+def kept():
+    return os.pread(orders.memory.number, 100, 0).decode()
+
+def serve():
+    link.send(Report(serving=True))
+
+def die():
+    os.kill(os.getpid(), signal.SIGKILL)
+
+def note(text):
+    with open(sys.argv[2], "a") as file:
+        file.write(f"{text}\\n")
+"""
+
+CONFIG = """
+[device]
+name = "swap0"
+size = "4MiB"
+host_id = "h1"
+[nbd]
+listen = []
+[tier]
+pool_limit = "4MiB"
+"""
+
+
+class Bench:
+    """A supervisor of programs, the first of which is the first worker, and so on."""
+
+    def __init__(self, directory: Path) -> None:
+        self.notes = directory / "notes"
+        self.notes.touch()
+        self.config = host_config.parse(CONFIG, "host.toml")
+        self.keeper = MemoryKeeper(self.config, directory)
+        self.programs: list[str] = []
+        self.started = 0
+
+    def run(self, *programs: str) -> int:
+        self.programs = list(programs)
+        return Supervisor(CONFIG, self.keeper, self._start).run()
+
+    def noted(self) -> list[str]:
+        return self.notes.read_text().splitlines()
+
+    def _start(self, link: int) -> int:
+        program = PRELUDE + textwrap.dedent(self.programs[self.started])
+        self.started += 1
+        arguments = [sys.executable, "-c", program, str(link), str(self.notes)]
+        return os.posix_spawn(sys.executable, arguments, os.environ)
+
+
+@pytest.fixture
+def bench(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Bench:
+    monkeypatch.delenv("NOTIFY_SOCKET", raising=False)
+    monkeypatch.setattr(supervisor_module, "_RETRY_S", 0.001)
+    return Bench(tmp_path)
+
+
+def test_an_orderly_end_ends_the_supervisor_and_frees_the_memory(bench: Bench) -> None:
+    assert bench.run("note(orders.memory); keep(b'pages'); serve()") == 0
+    assert bench.noted() == ["None"]
+    assert bench.keeper.memory is None
+
+
+def test_the_next_worker_has_the_memory_of_the_dead_one_and_how_it_died(bench: Bench) -> None:
+    assert (
+        bench.run(
+            "keep(b'pages'); serve(); die()",
+            "note(kept()); note(orders.death.how); serve(); sys.exit(3)",
+            "note(kept()); note(orders.death.how); serve()",
+        )
+        == 0
+    )
+    assert bench.noted() == ["pages", "killed by SIGKILL", "pages", "ended with 3"]
+
+
+def test_each_worker_has_the_configuration_of_the_first(bench: Bench) -> None:
+    bench.run("keep(b''); serve(); note(len(orders.config)); die()", "note(len(orders.config))")
+    assert bench.noted() == [str(len(CONFIG))] * 2
+
+
+def test_without_memory_that_outlives_it_a_worker_is_not_replaced(bench: Bench) -> None:
+    assert bench.run("serve(); die()") == -signal.SIGKILL
+    assert bench.started == 1
+
+
+def test_a_failed_start_ends_the_supervisor(bench: Bench) -> None:
+    assert bench.run("sys.exit(1)") == 1
+    assert bench.started == 1
+
+
+def test_a_failed_start_with_pages_of_an_earlier_supervisor_keeps_them(bench: Bench) -> None:
+    bench.keeper.memory = KeptMemory("tmpfs", os.memfd_create("test"))
+    assert bench.run("sys.exit(1)") == 1
+    assert bench.keeper.memory is not None
+
+
+def test_workers_that_die_before_they_serve_are_replaced_while_pages_are_kept(
+    bench: Bench,
+) -> None:
+    assert bench.run("keep(b'x'); serve(); die()", "die()", "sys.exit(1)", "note(kept())") == 0
+    assert bench.noted() == ["x"]
+
+
+def test_a_signal_waits_for_a_worker_that_serves_the_kept_pages(bench: Bench) -> None:
+    stop = "os.kill(orders.supervisor, signal.SIGTERM)"
+    served = """
+        import threading
+        stopped = threading.Event()
+        signal.signal(signal.SIGTERM, lambda *_: note("stopped") or stopped.set())
+        note("serves")
+        serve()
+        stopped.wait()
+        """
+    assert bench.run(f"keep(b''); serve(); {stop}; signal.pause()", f"{stop}; die()", served) == 0
+    assert bench.noted() == ["serves", "stopped"]
+
+
+def test_a_signal_ends_a_first_worker_that_does_not_serve_yet(bench: Bench) -> None:
+    stop = "os.kill(orders.supervisor, signal.SIGTERM); signal.pause()"
+    assert bench.run(stop) == -signal.SIGTERM
+
+
+def test_a_worker_ends_with_its_supervisor(bench: Bench) -> None:
+    supervise = f"""
+import os, sys
+from farswap.client_nbd.survival.supervisor import Supervisor
+from types import SimpleNamespace
+
+program = {PRELUDE + "note(os.getpid()); os.kill(orders.supervisor, 9); signal.pause()"!r}
+start = lambda link: os.posix_spawn(
+    sys.executable, [sys.executable, "-c", program, str(link), sys.argv[1]], os.environ
+)
+Supervisor("", SimpleNamespace(memory=None), start).run()
+"""
+    subprocess.run([sys.executable, "-c", supervise, str(bench.notes)], check=False)
+    (pid,) = bench.noted()
+    with contextlib.suppress(ProcessLookupError):
+        worker = os.pidfd_open(int(pid))
+        assert select.select([worker], [], [], HANG_GUARD_S)[0]
+        os.close(worker)
+
+
+# --- Beyond the supervisor
+
+
+def test_systemd_keeps_the_memory_and_the_next_supervisor_has_it(
+    bench: Bench, short_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as systemd:
+        systemd.bind(str(short_path / "notify"))
+        monkeypatch.setenv("NOTIFY_SOCKET", str(short_path / "notify"))
+        bench.run("keep(b'pages'); serve(); die()", "note(kept())")
+        stored, descriptors, *_ = socket.recv_fds(systemd, 4096, 1)
+        assert stored.decode().split("\n") == ["FDSTORE=1", "FDNAME=pages-tmpfs", "FDPOLL=0"]
+        assert systemd.recv(4096) == b"FDSTOREREMOVE=1\nFDNAME=pages-tmpfs", "at the orderly end"
+    look = """
+import os
+from types import SimpleNamespace
+from farswap.client_nbd.survival.memory_keeper import MemoryKeeper
+os.environ["LISTEN_PID"] = str(os.getpid())
+config = SimpleNamespace(host_id="h1", device=SimpleNamespace(name="swap0"))
+kept = MemoryKeeper(config).memory
+print(kept.kind, os.pread(kept.number, 100, 0).decode(), os.get_inheritable(kept.number))
+"""
+    found = subprocess.run(
+        ["bash", "-c", f'exec "$@" 3<&{descriptors[0]}', "bash", sys.executable, "-c", look],
+        env=os.environ | {"LISTEN_FDS": "1", "LISTEN_FDNAMES": "pages-tmpfs"},
+        pass_fds=descriptors,
+        stdout=subprocess.PIPE,
+        text=True,
+        check=True,
+    )
+    assert found.stdout == "tmpfs pages False\n"
+
+
+def test_a_segment_is_found_by_the_next_supervisor_until_it_is_discarded(
+    bench: Bench, tmp_path: Path
+) -> None:
+    bench.keeper.keep(KeptMemory("sysv", 4711))
+    assert MemoryKeeper(bench.config, tmp_path).memory == KeptMemory("sysv", 4711)
+    bench.keeper.discard()
+    assert MemoryKeeper(bench.config, tmp_path).memory is None
