@@ -80,6 +80,11 @@ class Daemon(ABC):
         return self._process.pid
 
     @property
+    def worker_pid(self) -> int:
+        """The process that serves; a host daemon has a supervisor as well."""
+        return int(self.ready.get("worker", self.pid))
+
+    @property
     def metrics_url(self) -> str:
         """Of a daemon that has a section [metrics]."""
         return f"http://{self.ready['metrics']}/metrics"
@@ -223,11 +228,6 @@ class HostDaemon(Daemon):
 
     def __init__(self, name: str, directory: Path, sections: Sections) -> None:
         super().__init__("farswap.client_nbd.main", name, directory, sections)
-
-    @property
-    def worker_pid(self) -> int:
-        """The process that serves."""
-        return int(self.ready["worker"])
 
     @property
     def export(self) -> str:

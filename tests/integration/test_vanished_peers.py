@@ -40,7 +40,7 @@ def machines() -> Iterator[TwoMachines]:
 
 def open_sockets(daemon: Daemon) -> int:
     count = 0
-    for descriptor in Path(f"/proc/{daemon.pid}/fd").iterdir():
+    for descriptor in Path(f"/proc/{daemon.worker_pid}/fd").iterdir():
         with contextlib.suppress(FileNotFoundError):  # closed meanwhile
             count += str(descriptor.readlink()).startswith("socket:")
     return count

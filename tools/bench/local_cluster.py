@@ -137,8 +137,8 @@ class LocalCluster:
         self.server_kills += 1
 
     def pids(self) -> list[int]:
-        """Of the daemons that run."""
-        return [daemon.pid for daemon in self._daemons if daemon.running]
+        """Of the processes that serve."""
+        return [daemon.worker_pid for daemon in self._daemons if daemon.running]
 
     def logs(self) -> str:
         """What the daemons wrote, for a failure's report."""

@@ -193,7 +193,7 @@ def _remote_latency(cluster: LocalCluster, ours: LoadSession, effort: Effort) ->
     taken = {kind: Samples() for kind in PLACEMENTS}
     for n in range(effort.rounds):
         for kind, position in PLACEMENTS.items():
-            pin_all([cluster.host.pid, ours.pid], {cpus[position]})
+            pin_all([cluster.host.worker_pid, ours.pid], {cpus[position]})
             floor_us = peers.pingpong_p50_us(
                 FETCH_REQUEST_BYTES, reply_bytes, effort.phase_ms / 1000, cpus[position], cpus[-1]
             )
