@@ -111,17 +111,21 @@ class Daemon(ABC):
                 stderr=log,
                 start_new_session=True,
             )
-        line = self._first_line()
+        self.wait_until_ready()
+        self.keep_addresses()
+
+    def wait_until_ready(self) -> None:
+        """The next ready line."""
+        line = self._next_line()
         assert line.startswith("ready "), f"{self.name} did not start: {line!r}\n{self.log()}"
         words = re.findall(r'(\w+)=(?:"([^"]*)"|(\S+))', line)
         self.ready = {key: quoted or plain for key, quoted, plain in words}
-        self.keep_addresses()
 
     @abstractmethod
     def keep_addresses(self) -> None:
         """Puts the real ports into the configuration, for restarts."""
 
-    def _first_line(self) -> str:
+    def _next_line(self) -> str:
         assert self._process is not None
         assert self._process.stdout is not None
         deadline = time.monotonic() + HANG_GUARD_S
@@ -228,6 +232,11 @@ class HostDaemon(Daemon):
 
     def __init__(self, name: str, directory: Path, sections: Sections) -> None:
         super().__init__("farswap.client_nbd.main", name, directory, sections)
+
+    def kill_worker(self) -> None:
+        """SIGKILL; the next worker serves."""
+        os.kill(self.worker_pid, signal.SIGKILL)
+        self.wait_until_ready()
 
     @property
     def export(self) -> str:

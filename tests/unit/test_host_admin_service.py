@@ -74,6 +74,7 @@ class Running:
             device=device,
             devices=devices,
             gate=self.gate,
+            link=None,
             attribution=attribution,
             files=files,
             identity=Identity("farswap-host"),

@@ -1,0 +1,90 @@
+"""The host daemon's worker is killed: the next one has all its pages, also those on servers."""
+
+from __future__ import annotations
+
+import os
+import random
+import signal
+from typing import TYPE_CHECKING
+
+from fleet import PAGE_BYTES, connected, page, pages, write_back
+from hang_guard import until
+from nbd_client import TRIM, NbdClient
+
+if TYPE_CHECKING:
+    from conftest import MakeHost, MakeServer
+    from daemons import HostDaemon
+
+STEP = 16  # pages a request
+
+
+def write(host: HostDaemon, first: int, count: int, generation: int = 0) -> None:
+    with NbdClient.of(host) as nbd:
+        for slot in range(first, first + count, STEP):
+            nbd.write(slot * PAGE_BYTES, pages(slot, STEP, generation))
+
+
+def verify(host: HostDaemon, first: int, count: int, generation: int = 0) -> None:
+    with NbdClient.of(host) as nbd:
+        for slot in range(first, first + count, STEP):
+            assert nbd.read(slot * PAGE_BYTES, STEP * PAGE_BYTES) == pages(slot, STEP, generation)
+
+
+def test_pages_of_every_state_outlive_the_worker(
+    memory_server: MakeServer, host_daemon: MakeHost
+) -> None:
+    host = host_daemon(memory_server())
+    until(lambda: connected(host))
+    write(host, 0, 256)
+    write_back(host, 256)
+    write(host, 256, 256)
+    with NbdClient.of(host) as nbd:
+        nbd.write(512 * PAGE_BYTES, bytes(STEP * PAGE_BYTES))
+        nbd.command(TRIM, 0, STEP * PAGE_BYTES)
+    before = host.ask("status")
+    incarnation = before["device"]["incarnation"]
+    for deaths in (1, 2):
+        host.kill_worker()
+        after = host.ask("status")
+        assert after["device"]["incarnation"] == incarnation
+        assert after["info"]["pid"] == host.pid
+        survival = after["survival"]
+        assert survival["takeovers"] == deaths
+        assert survival["last_takeover"]["predecessor"] == "killed by SIGKILL"
+        assert survival["last_takeover"]["pages"] == 512
+        assert after["tier"]["remote_pages"] == before["tier"]["remote_pages"]
+        verify(host, STEP, 512 - STEP)
+        with NbdClient.of(host) as nbd:
+            zeros = bytes(STEP * PAGE_BYTES)
+            assert nbd.read(512 * PAGE_BYTES, len(zeros)) == nbd.read(0, len(zeros)) == zeros
+    checks = {check["subject"]: check["level"] for check in host.ask("doctor")["checks"]}
+    assert checks["accounting"] == "ok"
+    assert host.stop() == 0
+
+
+def test_a_worker_killed_under_load_loses_nothing(
+    memory_server: MakeServer, host_daemon: MakeHost
+) -> None:
+    servers = [memory_server(), memory_server()]
+    host = host_daemon(*servers, cluster={"replicas": 2}, tier={"pool_limit": "4MiB"})
+    chosen = random.Random(5)
+    written: dict[int, set[int]] = {}  # generations that a slot may have
+    for generation in range(1, 9):
+        victim = host.worker_pid
+        with NbdClient.of(host) as nbd:
+            for number in range(200):
+                slot = chosen.randrange(2048)
+                if number == 100 + generation:
+                    os.kill(victim, signal.SIGKILL)
+                try:
+                    written.setdefault(slot, {0}).add(generation)
+                    nbd.write(slot * PAGE_BYTES, page(slot, generation))
+                    written[slot] = {generation}
+                except OSError:
+                    break
+        host.wait_until_ready()
+    with NbdClient.of(host) as nbd:
+        for slot, generations in written.items():
+            found = nbd.read(slot * PAGE_BYTES, PAGE_BYTES)
+            allowed = [page(slot, it) if it else bytes(PAGE_BYTES) for it in generations]
+            assert found in allowed, f"slot {slot}"
