@@ -13,6 +13,10 @@ farswap_test(tier_test
 target_compile_definitions(tier_test PRIVATE TIER_CRASH_WORKER="$<TARGET_FILE:tier_crash_worker>")
 add_dependencies(tier_test tier_crash_worker)
 
+# Not a test: prints how long a successor takes to recover.
+add_executable(tier_recovery_bench ${CMAKE_CURRENT_LIST_DIR}/tier_recovery_bench.cc)
+target_link_libraries(tier_recovery_bench PRIVATE farswap_tier)
+
 # The tier as a Python module, for the state machine of tests/property. Not in the wheel.
 if(FARSWAP_PYTHON)
   find_package(Python 3.11 REQUIRED COMPONENTS Interpreter Development.Module)

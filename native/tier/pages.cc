@@ -436,7 +436,6 @@ void Pages::RecoverRecord(SlotIndex slot) {
   SlotRecord record = table_.Get(slot);
   record.group = groups_.Resolve(record.group);
   if (record.state == SlotState::kWriting) Stay(&record, PutResult::kUnavailable);
-  if (std::memcmp(&record, &table_.Get(slot), sizeof(record)) == 0) return;
   table_.Set(slot, record);
   Reach(Step::kRecovered);
 }

@@ -178,8 +178,9 @@ class Pages final : public StoredObjects {
               Groups::Time now);
   void Stay(SlotRecord* next, PutResult result);
 
+  struct Recovered;
   void RecoverRecord(SlotIndex slot);
-  void MarkStaleBundles();
+  bool RecoverSlot(SlotIndex slot, Recovered* all);
   Version NextVersion(const SlotRecord& record);
   ObjectVersion ObjectVersionOf(const SlotRecord& record) const {
     return PageVersion(version_wraps_.load(std::memory_order_relaxed), record.version);

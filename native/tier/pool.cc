@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <cstring>
 #include <new>
+#include <utility>
 
 #include "base/check.h"
 #include "base/step.h"
@@ -57,8 +58,6 @@ std::size_t ClassOf(std::size_t object_bytes) {
   return kClasses.by_units[(bytes + Pool::kAlignBytes - 1) / Pool::kAlignBytes];
 }
 
-constexpr std::uint32_t kSlabUnits = Pool::kSlabBytes / Pool::kAlignBytes;
-
 }  // namespace
 
 Outcome Pool::CheckSize(std::uint64_t bytes_max) {
@@ -82,42 +81,32 @@ Pool::Pool(std::span<std::byte> memory)
   free_slab_count_ = slab_count_;
 }
 
-// An entry is in use if a slot's record names it, and no record names one of a free slab. So a slab
-// whose process died while it took it, with any class, has none.
-std::uint64_t Pool::Recover(const std::function<bool(EntryRef)>& in_use) {
-  std::uint64_t used = 0;
-  free_list_ = kNoSlab;
-  free_slab_count_ = 0;
-  for (std::uint32_t index = slab_count_; index-- > 0;) {
-    const std::uint64_t of_slab = RecoverSlab(index, in_use);
-    if (of_slab == 0) ReturnSlab(index);
-    used += of_slab;
-  }
-  return used;
+Pool::Recovery::Recovery(Pool* pool) : pool_(pool), claimed_(pool->slab_count_) {
+  pool->free_list_ = kNoSlab;
+  pool->free_slab_count_ = 0;
 }
 
-std::uint64_t Pool::RecoverSlab(std::uint32_t index, const std::function<bool(EntryRef)>& in_use) {
+// None: a class that was never set.
+std::uint16_t Pool::CapacityOf(const Slab& slab) {
+  return slab.size_class < kClasses.count ? kClasses.capacity[slab.size_class] : 0;
+}
+
+// Also one that was never handed out.
+void Pool::PushFree(Slab* slab, std::uint16_t position, EntryRef ref) {
+  At(ref)->slot.store(kNoSlot, std::memory_order_relaxed);
+  std::memcpy(static_cast<void*>(At(ref)), &slab->free_head, sizeof(slab->free_head));
+  slab->free_head = position;
+}
+
+void Pool::TakeOver(std::uint32_t index) {
   Slab& slab = slabs_[index];
+  if (slab.used == 0) return ReturnSlab(index);
   const std::size_t size_class = slab.size_class;
-  if (size_class >= kClasses.count) return 0;
-  const std::uint16_t capacity = kClasses.capacity[size_class];
-  for (std::uint16_t position = capacity; position-- > 0;) {
-    const EntryRef ref = RefOf(index, position, size_class);
-    if (in_use(ref)) {
-      ++slab.used;
-      continue;
-    }
-    At(ref)->slot.store(kNoSlot, std::memory_order_relaxed);
-    std::memcpy(static_cast<void*>(At(ref)), &slab.free_head, sizeof(slab.free_head));
-    slab.free_head = position;
-  }
-  if (slab.used == 0) return 0;
-  slab.untouched = capacity;
+  slab.untouched = kClasses.capacity[size_class];
   SizeClass& owner = classes_[size_class];
-  owner.free_entries += capacity - slab.used;
-  if (slab.used < capacity) Link(owner, index);
+  owner.free_entries += slab.untouched - slab.used;
+  if (slab.used < slab.untouched) Link(owner, index);
   entry_bytes_.fetch_add(std::uint64_t{slab.used} * kClasses.bytes[size_class]);
-  return slab.used;
 }
 
 std::uint64_t Pool::LayoutHash() {

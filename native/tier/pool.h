@@ -14,7 +14,6 @@
 #include <atomic>
 #include <cstddef>
 #include <cstdint>
-#include <functional>
 #include <mutex>
 #include <span>
 #include <vector>
@@ -64,6 +63,22 @@ struct Entry {
 static_assert(sizeof(Entry) == 16);
 
 class Pool {
+  static constexpr std::uint32_t kNoSlab = 0xffffffff;
+  static constexpr std::uint32_t kSlabUnits = 8 * (sizeof(Entry) + kPageBytes) / 16;
+  static constexpr std::uint16_t kEndOfList = 0xffff;
+  static constexpr std::size_t kClassesMax = 96;
+
+  struct Slab {
+    std::uint32_t previous = kNoSlab;  // in its class's list of slabs with room, or the free list
+    std::uint32_t next = kNoSlab;
+    std::uint16_t size_class = 0;
+    std::uint16_t used = 0;
+    std::uint16_t free_head = kEndOfList;  // a freed entry's next is in its first two bytes
+    std::uint16_t untouched = 0;           // entries from this index on were never handed out
+    bool listed = false;
+    bool draining = false;
+  };
+
  public:
   static constexpr std::size_t kAlignBytes = 16;
   static constexpr std::size_t kSlabBytes = 8 * (sizeof(Entry) + kPageBytes);
@@ -73,14 +88,59 @@ class Pool {
 
   /// Fails if a pool cannot have so many bytes.
   static Outcome CheckSize(std::uint64_t bytes_max);
-  /// Of a size that passed CheckSize(). All entries are free; see Recover() for memory that has
+  /// Of a size that passed CheckSize(). All entries are free; see Recovery for memory that has
   /// some.
   explicit Pool(std::span<std::byte> memory);
 
-  /// All entries but those in use are free from now on. `in_use(ref)` reads what Allocate() and
-  /// its callers wrote, also of entries that were never allocated. Before any other call. Returns
-  /// how many are in use.
-  std::uint64_t Recover(const std::function<bool(EntryRef)>& in_use);
+  /// Which entries of the memory are in use, before any other call: those that a record names. No
+  /// record names one of a free slab, so a slab whose process died while it took it, with any
+  /// class, has none.
+  class Recovery {
+   public:
+    explicit Recovery(Pool* pool);
+
+    /// A record names the entry. False: the memory has none there.
+    bool Claim(EntryRef ref) {
+      const std::uint32_t slab = ref / kSlabUnits;
+      if (slab >= claimed_.size()) return false;
+      ++claimed_[slab];
+      return true;
+    }
+    /// All entries but those in use are free from now on. in_use(ref) is called for the entries of
+    /// slabs with claims, by ascending address, and reads what Allocate() and its callers wrote,
+    /// also of entries that were never allocated; soon(ref) is called a moment before. False: some
+    /// slab has another number in use than was claimed.
+    template <typename Soon, typename InUse>
+    bool Finish(Soon soon, InUse in_use) {
+      for (std::uint32_t index = 0; index < claimed_.size(); ++index) {
+        if (claimed_[index] > 0 && !FinishSlab(index, soon, in_use)) return false;
+        pool_->TakeOver(index);
+      }
+      return true;
+    }
+
+   private:
+    template <typename Soon, typename InUse>
+    bool FinishSlab(std::uint32_t index, Soon soon, InUse in_use) {
+      Slab& slab = pool_->slabs_[index];
+      const std::uint16_t capacity = pool_->CapacityOf(slab);
+      const auto ref = [&](std::uint16_t position) {
+        return pool_->RefOf(index, position, slab.size_class);
+      };
+      for (std::uint16_t position = 0; position < capacity; ++position) soon(ref(position));
+      for (std::uint16_t position = 0; position < capacity; ++position) {
+        if (in_use(ref(position))) {
+          ++slab.used;
+        } else {
+          pool_->PushFree(&slab, position, ref(position));
+        }
+      }
+      return slab.used == claimed_[index];
+    }
+
+    Pool* const pool_;
+    std::vector<std::uint32_t> claimed_;  // by slab
+  };
 
   /// An unpublished entry with room for an object of `object_bytes` (1..kObjectBytesMax), of its
   /// own class or a slightly larger one; kNoEntry: there is no room.
@@ -131,28 +191,15 @@ class Pool {
   std::size_t EntryBytesOf(EntryRef ref) const;
 
  private:
-  static constexpr std::uint32_t kNoSlab = 0xffffffff;
-  static constexpr std::uint16_t kEndOfList = 0xffff;
-  static constexpr std::size_t kClassesMax = 96;
-
-  struct Slab {
-    std::uint32_t previous = kNoSlab;  // in its class's list of slabs with room, or the free list
-    std::uint32_t next = kNoSlab;
-    std::uint16_t size_class = 0;
-    std::uint16_t used = 0;
-    std::uint16_t free_head = kEndOfList;  // a freed entry's next is in its first two bytes
-    std::uint16_t untouched = 0;           // entries from this index on were never handed out
-    bool listed = false;
-    bool draining = false;
-  };
-
   struct alignas(64) SizeClass {
     std::mutex mutex;
     std::uint32_t with_room = kNoSlab;
     std::uint64_t free_entries = 0;  // in slabs of this class
   };
 
-  std::uint64_t RecoverSlab(std::uint32_t index, const std::function<bool(EntryRef)>& in_use);
+  static std::uint16_t CapacityOf(const Slab& slab);
+  void PushFree(Slab* slab, std::uint16_t position, EntryRef ref);
+  void TakeOver(std::uint32_t index);
   EntryRef AllocateFrom(std::size_t size_class, bool may_take_slab);
   bool TakeSlab(std::size_t size_class);
   void ReturnSlab(std::uint32_t index);
