@@ -6,6 +6,8 @@
 // any page that comes back other than it left is a wrong page. It does not depend on farswap: the
 // expected bytes are computed, never stored, so that they cannot be swapped themselves.
 //
+// `waits_ms` are the pages whose touch took longer than 30 ms, up to a thousand.
+//
 // Prints one JSON object and exits 0 when every page was right, 1 when one was not, 2 on bad use.
 //
 //   page_verifier --mib N [--passes 2] [--rewrite-percent 25] [--seed 1] [--cgroup DIR]
@@ -17,7 +19,12 @@
 #include "stamped_pages.h"
 #include "swapping_program.h"
 
-enum { kReportedMismatches = 5 };
+enum { kReportedMismatches = 5, kWaitsMax = 1000 };
+
+// Pages whose touch took this long; the first ones are reported.
+static const double kLongWaitSeconds = 0.03;
+static double waits[kWaitsMax];
+static size_t wait_count = 0;
 
 struct Options {
   unsigned long mib;
@@ -83,6 +90,11 @@ static void ReportMismatch(const uint64_t* expected, const uint64_t* found, size
           (unsigned long long)found[word]);
 }
 
+static void NoteWait(double began) {
+  const double took = Seconds() - began;
+  if (took > kLongWaitSeconds && wait_count < kWaitsMax) waits[wait_count++] = took;
+}
+
 // One pass over all pages; returns how many were wrong.
 static size_t VerifyPass(const struct Options* options, size_t pages, uint64_t* memory,
                          unsigned char* generations, unsigned pass) {
@@ -93,10 +105,12 @@ static size_t VerifyPass(const struct Options* options, size_t pages, uint64_t* 
     const size_t page = options->sequential ? i : Next(&order);
     uint64_t* words = memory + page * kPageWords;
     RenderPage(expected, options->seed, page, generations[page]);
+    const double began = Seconds();
     if (memcmp(expected, words, kPageBytes) != 0 && wrong++ < kReportedMismatches)
       ReportMismatch(expected, words, page, pass, generations[page]);
     if (Mix(page ^ Mix(pass)) % 100 < options->rewrite_percent)
       RenderPage(words, options->seed, page, ++generations[page]);
+    NoteWait(began);
   }
   return wrong;
 }
@@ -111,8 +125,11 @@ static int Run(const struct Options* options) {
 
   const struct Vmstat before = ReadVmstat();
   const double started = Seconds();
-  for (size_t page = 0; page < pages; ++page)
+  for (size_t page = 0; page < pages; ++page) {
+    const double began = Seconds();
     RenderPage(memory + page * kPageWords, options->seed, page, 0);
+    NoteWait(began);
+  }
   const double filled = Seconds();
   if (options->pause != NULL) {
     char seed[32];
@@ -127,9 +144,11 @@ static int Run(const struct Options* options) {
 
   printf(
       "{\"pages\": %zu, \"passes\": %lu, \"wrong_pages\": %zu, \"swapped_out\": %ld, "
-      "\"swapped_in\": %ld, \"fill_seconds\": %.3f, \"verify_seconds\": %.3f}\n",
+      "\"swapped_in\": %ld, \"fill_seconds\": %.3f, \"verify_seconds\": %.3f, \"waits_ms\": [",
       pages, options->passes, wrong, after.pages_out - before.pages_out,
       after.pages_in - before.pages_in, filled - started, verified - filled);
+  for (size_t i = 0; i < wait_count; ++i) printf("%s%.1f", i == 0 ? "" : ", ", waits[i] * 1e3);
+  printf("]}\n");
   return wrong == 0 ? 0 : 1;
 }
 

@@ -250,6 +250,7 @@ class VerifierResult:
     swapped_in: int
     fill_seconds: float
     verify_seconds: float
+    waits_ms: list[float]  # of touches of pages that took longer than 30 ms
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,44 @@
+"""The host daemon's worker is killed while the machine swaps to it, on a real kernel.
+
+The next worker adopts the memory and gives the device new connections (RECONFIGURE). Programs wait
+about as long as a worker takes to start, which is long in a guest, and never see an error.
+"""
+
+from __future__ import annotations
+
+import statistics
+from typing import TYPE_CHECKING
+
+import pytest
+from vm.guest import TEST_TIMEOUT_S
+
+if TYPE_CHECKING:
+    from vm.host_guest import HostGuest
+
+pytestmark = [pytest.mark.vm, pytest.mark.root, pytest.mark.timeout(TEST_TIMEOUT_S)]
+
+
+def test_killed_workers_lose_no_page_and_cause_no_error(host_guest: HostGuest) -> None:
+    done = host_guest.swap(
+        "survival",
+        size="128MiB",
+        pool_limit="8MiB",
+        mib=48,
+        limit_mib=24,
+        passes=40,
+        kills=12,
+        seed=1,
+    )
+    kills = done.reports()["survival"]["kills"]
+    assert kills == 12
+    waits_ms = done.reports()["verifier"]["waits_ms"]
+    print(f"{kills} kills; {len(waits_ms)} waits, median {statistics.median(waits_ms)} ms, ")
+    print(f"longest {max(waits_ms)} ms")
+    status = host_guest.answer("status")
+    assert status["survival"]["takeovers"] == kills
+    assert status["device"]["attached"] == "/dev/nbd0"
+    checks = {check["subject"]: check for check in host_guest.answer("doctor")["checks"]}
+    for subject in ("accounting", "attribution", "io_timeout"):
+        assert checks[subject]["level"] == "ok", checks[subject]
+    assert "I/O error" not in done.transcript
+    assert "hung" not in done.transcript
