@@ -48,7 +48,7 @@ def set_(session: Session, *, output_format: str, **settings: object) -> None:
     server.toml's `labels`; `host` keeps them on different servers.
 
     Pages are copied, or dropped, in the background; `farswapctl status` shows what is left. The
-    change lasts until the daemon exits; to keep it, edit cluster.replicas and cluster.spread in
+    change lasts until the daemon stops; to keep it, edit cluster.replicas and cluster.spread in
     host.toml.
 
     \b

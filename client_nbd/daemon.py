@@ -291,6 +291,7 @@ async def _serve_operators(host: RunningHost, parts: lifecycle.StopStack) -> dic
     doctor = Doctor(host)
     admin = RpcServer(host.config.admin.listen, host.config.admin.keepalive)
     service = admin_service.HostAdminService(host, doctor)
+    await service.restore()
     admin.add(
         admin_service.SERVICE_NAME,
         host_admin_pb2_grpc.add_HostAdminServicer_to_server,

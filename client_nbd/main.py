@@ -7,7 +7,7 @@ them import them once that is done.
 
 from __future__ import annotations
 
-from functools import wraps
+from functools import partial, wraps
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -17,7 +17,6 @@ from farswap.client_nbd import volume_claims
 from farswap.client_nbd.survival import process
 from farswap.client_nbd.survival.memory_keeper import MemoryKeeper
 from farswap.client_nbd.survival.supervisor import WORKER_OPTION, Supervisor, end_like
-from farswap.client_nbd.survival.worker import WorkerLink, end_at_once
 from farswap.common import cli, startup
 from farswap.common import config as common_config
 from farswap.common.address import HOST_ADMIN
@@ -70,7 +69,7 @@ def command(
         return
     path = config or host_config.DEFAULT_CONFIG
     if worker is not None:
-        _work(WorkerLink(worker), path, overrides, take_over=take_over)
+        _work(worker, path, overrides, take_over=take_over)
         return
     text = common_config.read(path)
     loaded = host_config.parse(text, path.name, overrides)
@@ -80,12 +79,15 @@ def command(
     startup.become_daemon()
     if loaded.reclaim.protect:
         process.enter_reclaim_path()
-    with volume_claims.claimed(loaded):
+    with volume_claims.claimed(loaded, partial(cli.say_error, PROGRAM)):
         end_like(Supervisor(text, MemoryKeeper(loaded)).run())
 
 
-def _work(link: WorkerLink, path: Path, overrides: tuple[str, ...], *, take_over: bool) -> None:
+def _work(descriptor: int, path: Path, overrides: tuple[str, ...], *, take_over: bool) -> None:
     """Everything that the daemon does, in a process that may be replaced."""
+    from farswap.client_nbd.survival.worker import WorkerLink, end_at_once  # noqa: PLC0415
+
+    link = WorkerLink(descriptor)
     try:
         loaded = host_config.parse(link.orders.config, path.name, overrides)
         startup.become_daemon()

@@ -1,6 +1,6 @@
 """Settings of the running tier: those of the configuration, until they are changed.
 
-Changes last until the daemon exits. Calls block for the engine's locks: make them from a worker
+Changes last until the daemon stops. Calls block for the engine's locks: make them from a worker
 thread.
 """
 

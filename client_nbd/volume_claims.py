@@ -26,15 +26,12 @@ import struct
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from farswap.common import log
 from farswap.common.errors import StartError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
 
     from farswap.client_nbd.config import HostConfig
-
-_log = log.logger("claims")
 
 RUNTIME_DIRECTORY = Path("/run/farswap")
 _LOCK_FILE = "volumes.lock"
@@ -43,10 +40,12 @@ _FLOCK = struct.Struct("@hhqqi0q")
 
 
 @contextlib.contextmanager
-def claimed(config: HostConfig, runtime_directory: Path = RUNTIME_DIRECTORY) -> Iterator[None]:
+def claimed(
+    config: HostConfig, warn: Callable[[str], None], runtime_directory: Path = RUNTIME_DIRECTORY
+) -> Iterator[None]:
     """Claims the volumes of `config`. Raises StartError."""
     with contextlib.ExitStack() as claims:
-        lock_file = _lock_file(runtime_directory, claims) if config.cluster.servers else None
+        lock_file = _lock_file(runtime_directory, claims, warn) if config.cluster.servers else None
         for server in config.cluster.servers:
             volume = f"{config.host_id}/{config.device.name}"
             digest = hashlib.sha256(f"{volume} {server}".encode())
@@ -78,15 +77,17 @@ def _bind(name: str, claims: contextlib.ExitStack) -> bool:
     return True
 
 
-def _lock_file(directory: Path, claims: contextlib.ExitStack) -> int | None:
+def _lock_file(
+    directory: Path, claims: contextlib.ExitStack, warn: Callable[[str], None]
+) -> int | None:
     """A descriptor; None without permission to write."""
     try:
         directory.mkdir(mode=0o755, exist_ok=True)
         lock_file = os.open(directory / _LOCK_FILE, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
     except OSError as error:
-        _log.warning(
-            "other daemons for the same volumes are recognized only in this network namespace",
-            problem=f"{directory / _LOCK_FILE}: {error.strerror}",
+        warn(
+            f"{directory / _LOCK_FILE}: {error.strerror}: other daemons for the same volumes are "
+            "recognized only in this network namespace"
         )
         return None
     claims.callback(os.close, lock_file)

@@ -61,6 +61,7 @@ class FakeEngine(EngineDouble):
     incarnation = bytes(range(16))
     memory = ("private", -1)
     memory_problem = ""
+    note = b""
     takeovers = 0
 
     def __init__(self, *, slots: int = 1024, writeback_step_bytes: int = PAGE_BYTES) -> None:
@@ -94,6 +95,11 @@ class FakeEngine(EngineDouble):
         self.served[self._next_id] = (fd, peer)
         self._next_id += 1
         return self._next_id - 1
+
+    @override
+    def note_down(self, note: bytes) -> bool:
+        self.note = note
+        return True
 
     @override
     def remove_memory(self) -> None:

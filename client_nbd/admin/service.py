@@ -11,10 +11,17 @@ import time
 from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 from farswap.client_nbd.admin import messages
+from farswap.client_nbd.admin.operator_settings import OperatorSettings
 from farswap.client_nbd.cgroups.groups import GroupChange
 from farswap.client_nbd.checks import server as server_checks
+from farswap.common import log
 from farswap.common.compressor import Compressor, Recompressor
-from farswap.common.errors import BusyError, InvalidArgumentError, NotPossibleError
+from farswap.common.errors import (
+    BusyError,
+    FarswapError,
+    InvalidArgumentError,
+    NotPossibleError,
+)
 from farswap.common.label import LabelName
 from farswap.common.messages import of_record
 from farswap.common.units import SHARD_SLOTS, Milliseconds
@@ -25,6 +32,7 @@ if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable
 
     import grpc.aio
+    from farswap.client_nbd.attribution import AttributionState
     from farswap.client_nbd.checks.doctor import Doctor
     from farswap.client_nbd.running_host import RunningHost
     from farswap.native import WritebackProgress
@@ -33,6 +41,8 @@ if TYPE_CHECKING:
     _Context = grpc.aio.ServicerContext[Any, Any]
 
 Value = TypeVar("Value")
+
+_log = log.logger("admin")
 
 SERVICE_NAME = pb.DESCRIPTOR.services_by_name["HostAdmin"].full_name
 # Methods that change nothing; calls of all others are audited.
@@ -58,6 +68,22 @@ class HostAdminService(host_admin_pb2_grpc.HostAdminServicer):
     def __init__(self, host: RunningHost, doctor: Doctor) -> None:
         self._host = host
         self._doctor = doctor
+        self._settings = OperatorSettings(host.engine)
+
+    async def restore(self) -> None:
+        """Carries out again what operators had set when an earlier worker died."""
+        methods: dict[type[Message], Callable[[Any], object]] = {
+            pb.SetTierRequest: self._set_tier,
+            pb.SetPlacementRequest: self._set_placement,
+            pb.AttributeRequest: self._attribute,
+            pb.SetCgroupRequest: self._set_cgroup,
+        }
+        for request in self._settings.requests():
+            try:
+                await asyncio.to_thread(methods[type(request)], request)
+            except FarswapError as error:
+                # The cgroup, the device or the room for the setting is gone.
+                _log.warning("a setting was not restored", problem=str(error))
 
     async def Status(  # noqa: N802 - named by the protocol
         self, request: pb.HostStatusRequest, context: _Context
@@ -87,22 +113,16 @@ class HostAdminService(host_admin_pb2_grpc.HostAdminServicer):
         self, request: pb.SetCgroupRequest, context: _Context
     ) -> pb.CgroupStatus:
         """See CgroupGroups.set()."""
-        change = _cgroup_change(request)
-        await asyncio.to_thread(self._host.groups.set, request.path, change)
+        await asyncio.to_thread(self._set_cgroup, request)
+        self._settings.keep(request)
         return await asyncio.to_thread(self._cgroup, request.path)
 
     async def SetTier(  # noqa: N802
         self, request: pb.SetTierRequest, context: _Context
     ) -> pb.TierStatus:
         """See TierSettings.change()."""
-        await asyncio.to_thread(
-            self._host.settings.change,
-            pool_limit=_given(request, "pool_limit_bytes", int),
-            accept_threshold_percent=_given(request, "accept_threshold_percent", int),
-            compressor=_given(request, "compressor", Compressor.parse),
-            recompress=_given(request, "recompress", Recompressor.parse),
-            pack=_given(request, "pack", bool),
-        )
+        await asyncio.to_thread(self._set_tier, request)
+        self._settings.keep(request)
         return await asyncio.to_thread(messages.tier_status, self._host)
 
     async def Writeback(  # noqa: N802
@@ -197,12 +217,8 @@ class HostAdminService(host_admin_pb2_grpc.HostAdminServicer):
         self, request: pb.SetPlacementRequest, context: _Context
     ) -> pb.PlacementStatus:
         """InvalidArgumentError."""
-        replicas = request.replicas if request.HasField("replicas") else None
-        try:
-            spread = LabelName.parse(request.spread) if request.HasField("spread") else None
-            await asyncio.to_thread(self._host.engine.set_placement, replicas, spread)
-        except ValueError as error:
-            raise InvalidArgumentError(str(error)) from error
+        await asyncio.to_thread(self._set_placement, request)
+        self._settings.keep(request)
         return messages.placement_status(self._host.engine.placement())
 
     async def Attach(  # noqa: N802
@@ -229,12 +245,8 @@ class HostAdminService(host_admin_pb2_grpc.HostAdminServicer):
         self, request: pb.AttributeRequest, context: _Context
     ) -> pb.AttributionStatus:
         """See attribution.Attribution."""
-        state = await asyncio.to_thread(
-            self._host.gate.admit,
-            self._host.attribution.start,
-            request.device,
-            replace=request.replace,
-        )
+        state = await asyncio.to_thread(self._attribute, request)
+        self._settings.keep(request)
         return messages.attribution_status(state)
 
     async def SlotOwners(  # noqa: N802
@@ -244,6 +256,30 @@ class HostAdminService(host_admin_pb2_grpc.HostAdminServicer):
         count = min(request.count, _OWNERS_MAX, max(0, self._host.config.slots - request.first))
         owners = await asyncio.to_thread(self._host.engine.slot_owners, request.first, count)
         return pb.SlotOwnersResponse(cgroup_ids=owners)
+
+    def _set_cgroup(self, request: pb.SetCgroupRequest) -> None:
+        self._host.groups.set(request.path, _cgroup_change(request))
+
+    def _set_tier(self, request: pb.SetTierRequest) -> None:
+        self._host.settings.change(
+            pool_limit=_given(request, "pool_limit_bytes", int),
+            accept_threshold_percent=_given(request, "accept_threshold_percent", int),
+            compressor=_given(request, "compressor", Compressor.parse),
+            recompress=_given(request, "recompress", Recompressor.parse),
+            pack=_given(request, "pack", bool),
+        )
+
+    def _set_placement(self, request: pb.SetPlacementRequest) -> None:
+        replicas = request.replicas if request.HasField("replicas") else None
+        try:
+            spread = LabelName.parse(request.spread) if request.HasField("spread") else None
+            self._host.engine.set_placement(replicas, spread)
+        except ValueError as error:
+            raise InvalidArgumentError(str(error)) from error
+
+    def _attribute(self, request: pb.AttributeRequest) -> AttributionState:
+        host = self._host
+        return host.gate.admit(host.attribution.start, request.device, replace=request.replace)
 
     @property
     def _shards(self) -> int:

@@ -18,7 +18,7 @@ The kernel still swaps out pages of a removed cgroup. Its id and its parent's ar
 was never seen alive go to the root group. If the kernel reuses an id, the new cgroup is placed at
 once: until then the engine takes its pages for the removed one's.
 
-Overrides by an operator are kept by path, across removal of the cgroup, until this process exits.
+Overrides by an operator are kept by path, across removal of the cgroup.
 Threads: any; passes and changes exclude each other and block, so call them from worker threads.
 """
 
@@ -150,7 +150,7 @@ class CgroupGroups:
     # --- Operators
 
     def set(self, path: str, change: GroupChange) -> None:
-        """Lasts until this process exits.
+        """Lasts until the daemon stops.
 
         Raises NotFoundError, except for removal of overrides; InvalidArgumentError for values that
         no group can have; NotPossibleError if the engine has no room. Then nothing has changed.

@@ -63,7 +63,7 @@ class Engine {
   tier::Tier& tier() { return *tier_; }
   remote::Cluster& cluster() { return *cluster_; }
   nbd::ConnectionSet& connections() { return *connections_; }
-  const tier::State& state() const { return tier_->state(); }
+  tier::State& state() const { return tier_->state(); }
   /// Why no memory outlives the process though it may; "": one does, or none is asked for.
   const std::string& survival_problem() const { return survival_problem_; }
 

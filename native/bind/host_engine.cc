@@ -80,6 +80,15 @@ nb::bytes Incarnation(const Engine& self) {
   return nb::bytes(incarnation.data(), incarnation.size());
 }
 
+nb::bytes NoteOf(const Engine& self) {
+  const std::span<const std::byte> note = self.state().note();
+  return nb::bytes(note.data(), note.size());
+}
+
+bool NoteDown(Engine& self, const nb::bytes& note) {
+  return self.state().Note({reinterpret_cast<const std::byte*>(note.c_str()), note.size()});
+}
+
 std::uint64_t Serve(Engine& self, int fd, const nb::bytes& initial, std::string peer) {
   const std::span bytes(reinterpret_cast<const std::byte*>(initial.c_str()), initial.size());
   auto id = [&] {
@@ -158,6 +167,7 @@ void BindRecords(nb::module_& m) {
 }
 
 void BindMemory(nb::class_<Engine>& engine) {
+  using namespace nb::literals;
   engine
       .def_prop_ro("memory", &MemoryOf,
                    "Kind of the memory that has the pages, and its descriptor or id. Of the kind "
@@ -167,6 +177,8 @@ void BindMemory(nb::class_<Engine>& engine) {
       .def_prop_ro(
           "takeovers", [](const Engine& self) { return self.state().takeovers(); },
           "How often a process has adopted the memory.")
+      .def_prop_ro("note", &NoteOf, "What note_down() kept in it, maybe of an earlier process.")
+      .def("note_down", &NoteDown, "note"_a, "Replaces `note`; False if it is larger than 64 KiB.")
       .def(
           "remove_memory", [](Engine& self) { self.state().memory().Remove(); },
           "No other process can adopt it any more. Before the process ends.");

@@ -64,6 +64,19 @@ class TierState : public TierFixture {
   Memory::Handle handle_;
 };
 
+TEST_F(TierState, KeepsANote) {
+  EXPECT_TRUE(state_->note().empty());
+  for (const std::size_t size : {std::size_t{3}, State::kNoteBytesMax, std::size_t{1}}) {
+    const std::vector<std::byte> note(size, std::byte{static_cast<unsigned char>(size)});
+    EXPECT_TRUE(state_->Note(note));
+    auto adopted = State::Adopt(Map(), kSlots, kPoolBytes);
+    ASSERT_TRUE(adopted.ok());
+    EXPECT_TRUE(std::ranges::equal(adopted.value()->note(), note));
+  }
+  EXPECT_FALSE(state_->Note(std::vector<std::byte>(State::kNoteBytesMax + 1)));
+  EXPECT_EQ(state_->note().size(), 1u);
+}
+
 TEST_F(TierState, HasItsPagesGroupsAndCountsWithASuccessor) {
   constexpr CgroupId kAbove = 7;
   constexpr CgroupId kRemoved = 8;

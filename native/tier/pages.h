@@ -78,7 +78,7 @@ class Pages final : public StoredObjects {
 
   // --- Looking
 
-  const State& state() const { return *state_; }
+  State& state() const { return *state_; }
   std::uint64_t slots() const { return table_.slots(); }
   std::uint64_t table_bytes() const { return table_.bytes(); }
   std::uint64_t payload_bytes() const { return payload_bytes_.load(std::memory_order_relaxed); }

@@ -3,6 +3,7 @@
 #include <sys/random.h>
 #include <xxhash.h>
 
+#include <algorithm>
 #include <cerrno>
 #include <cstring>
 #include <new>
@@ -16,7 +17,7 @@ namespace {
 
 constexpr std::array<char, 8> kMagic{'f', 'a', 'r', 's', 'w', 'a', 'p', '\0'};
 /// Raised by every change of what the memory means that the sizes below do not show.
-constexpr std::uint64_t kLayoutVersion = 2;
+constexpr std::uint64_t kLayoutVersion = 3;
 constexpr std::size_t kAlignBytes = std::size_t{2} << 20;  // of the parts: huge pages
 
 constexpr std::size_t RoundUp(std::size_t bytes) {
@@ -51,6 +52,13 @@ struct State::Header {
   std::atomic<std::uint32_t> version_wraps;
   std::atomic<ObjectVersion> bundle_version;
   std::array<std::atomic<CgroupId>, Groups::kGroupsMax> group_ids;
+  // Two notes that take turns; this one is in force.
+  std::atomic<std::uint32_t> note;
+  struct Note {
+    std::uint32_t size;
+    std::array<std::byte, kNoteBytesMax> bytes;
+  };
+  std::array<Note, 2> notes;
   std::array<MemberRecord, kMembersMax> members;
   // The shard words follow.
 
@@ -135,5 +143,20 @@ std::span<MemberRecord> State::members() const { return header().members; }
 
 std::atomic<std::uint32_t>& State::version_wraps() const { return header().version_wraps; }
 std::atomic<ObjectVersion>& State::bundle_version() const { return header().bundle_version; }
+
+bool State::Note(std::span<const std::byte> bytes) {
+  if (bytes.size() > kNoteBytesMax) return false;
+  const std::uint32_t next = 1 - header().note;
+  Header::Note& note = header().notes[next];
+  note.size = static_cast<std::uint32_t>(bytes.size());
+  std::ranges::copy(bytes, note.bytes.begin());
+  header().note.store(next, std::memory_order_release);
+  return true;
+}
+
+std::span<const std::byte> State::note() const {
+  const Header::Note& note = header().notes[header().note];
+  return std::span(note.bytes).first(note.size);
+}
 
 }  // namespace farswap::tier

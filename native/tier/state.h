@@ -60,6 +60,12 @@ class State {
   /// whose write seemed to fail.
   std::atomic<ObjectVersion>& bundle_version() const;
 
+  static constexpr std::size_t kNoteBytesMax = std::size_t{64} << 10;
+  /// Replaces the bytes that the control plane keeps for a successor; one call at a time. False:
+  /// too many.
+  bool Note(std::span<const std::byte> bytes);
+  std::span<const std::byte> note() const;
+
  private:
   struct Header;
 

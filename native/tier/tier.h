@@ -115,7 +115,7 @@ class Tier final : public PageDevice {
   TierStats Stats() const;
 
   /// For comparisons with servers.
-  const State& state() const { return pages_.state(); }
+  State& state() const { return pages_.state(); }
   StoredObjects* stored_objects() { return &pages_; }
 
   // --- Proactive writeback

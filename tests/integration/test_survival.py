@@ -88,3 +88,16 @@ def test_a_worker_killed_under_load_loses_nothing(
             found = nbd.read(slot * PAGE_BYTES, PAGE_BYTES)
             allowed = [page(slot, it) if it else bytes(PAGE_BYTES) for it in generations]
             assert found in allowed, f"slot {slot}"
+
+
+def test_what_operators_have_set_outlives_the_worker(host_daemon: MakeHost) -> None:
+    host = host_daemon()
+    host.ask("tier", "set", "--compressor", "zstd:3", "--pool-limit", "6MiB")
+    host.ask("tier", "set", "--pool-limit", "5MiB", "--pack", "on")
+    host.ask("device", "set", "--replicas", "2")
+    before = host.ask("status")["tier"]
+    host.kill_worker()
+    status = host.ask("status")
+    for name in ("compressor", "pool_limit_bytes", "pack"):
+        assert status["tier"][name] == before[name], name
+    assert status["placement"]["replicas_wanted"] == 2

@@ -39,19 +39,19 @@ def config(device: str, *servers: str) -> HostConfig:
 
 
 def refused(wanted: HostConfig, directory: Path) -> str:
-    with pytest.raises(StartError) as raised, volume_claims.claimed(wanted, directory):
+    with pytest.raises(StartError) as raised, volume_claims.claimed(wanted, print, directory):
         pytest.fail("it was claimed")
     return str(raised.value)
 
 
 def test_a_volume_is_one_daemons_until_it_ends(tmp_path: Path) -> None:
-    with volume_claims.claimed(config("a"), tmp_path):
+    with volume_claims.claimed(config("a"), print, tmp_path):
         assert "another farswap-host of this machine has" in refused(config("a"), tmp_path)
-        with volume_claims.claimed(config("b"), tmp_path):
+        with volume_claims.claimed(config("b"), print, tmp_path):
             pass
-        with volume_claims.claimed(config("a", "10.0.0.8:7070"), tmp_path):
+        with volume_claims.claimed(config("a", "10.0.0.8:7070"), print, tmp_path):
             pass
-    with volume_claims.claimed(config("a"), tmp_path):
+    with volume_claims.claimed(config("a"), print, tmp_path):
         pass
 
 
@@ -59,14 +59,14 @@ def test_the_file_excludes_daemons_of_other_network_namespaces(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(socket.socket, "bind", lambda *_: None)
-    with volume_claims.claimed(config("a"), tmp_path):
+    with volume_claims.claimed(config("a"), print, tmp_path):
         assert "another farswap-host of this machine has" in refused(config("a"), tmp_path)
-        with volume_claims.claimed(config("b"), tmp_path):
+        with volume_claims.claimed(config("b"), print, tmp_path):
             pass
 
 
 def test_the_name_excludes_daemons_with_other_files(tmp_path: Path) -> None:
-    with volume_claims.claimed(config("a"), tmp_path / "one"):
+    with volume_claims.claimed(config("a"), print, tmp_path / "one"):
         assert "another farswap-host" in refused(config("a"), tmp_path / "other")
 
 
@@ -75,7 +75,7 @@ def test_without_the_directory_the_name_is_claimed_and_that_is_logged(
 ) -> None:
     nowhere = tmp_path / "file" / "directory"
     (tmp_path / "file").write_text("")
-    with volume_claims.claimed(config("a"), nowhere):
+    with volume_claims.claimed(config("a"), print, nowhere):
         assert "another farswap-host" in refused(config("a"), nowhere)
     logged = capsys.readouterr()
     assert "only in this network namespace" in logged.out + logged.err

@@ -25,7 +25,7 @@ def test_killed_workers_lose_no_page_and_cause_no_error(host_guest: HostGuest) -
         pool_limit="8MiB",
         mib=48,
         limit_mib=24,
-        passes=40,
+        passes=15,
         kills=12,
         seed=1,
     )
