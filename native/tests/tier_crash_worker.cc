@@ -42,16 +42,26 @@ std::atomic<int> steps_left{0};
 
 class Worker {
  public:
-  Worker(std::unique_ptr<State> state, CrashWorld* world) : world_(*world), remote_(world) {
+  Worker(const std::shared_ptr<State>& state, CrashWorld* world) : world_(*world), remote_(world) {
     TierConfig config;
     config.slots = kCrashSlots;
     config.pool_bytes_max = kCrashPoolBytes;
-    auto made = Tier::Create(config, &remote_, std::move(state));
+    CheckRecovery(state, config);
+    auto made = Tier::Create(config, &remote_, state);
     if (!made.ok()) Fail(made.error().message);
     tier_ = std::move(made.value());
     tier_->SetRecompression(Compressor{Codec::kZstd, 1});
     if (const Outcome packs = tier_->SetPacking(true); !packs.ok()) Fail(packs.error().message);
     tier_->UseSlotWords(words_.data());
+  }
+
+  // Before the tier recovers the same memory again, and its threads start.
+  static void CheckRecovery(const std::shared_ptr<State>& state, const TierConfig& config) {
+    StaleObjects stale(kCrashSlots);
+    Pages pages(state, &stale);
+    const Outcome recovered = pages.Recover(config.boot_seconds());
+    if (!recovered.ok()) Fail(recovered.error().message);
+    if (const Outcome fits = pages.Check(); !fits.ok()) Fail(fits.error().message);
   }
 
   // The page of each slot is that of a stamp that it may have, and all are counted.

@@ -151,6 +151,8 @@ class TierFixture : public ::testing::Test {
   }
 
   void ExpectInvariants() {
+    const Outcome fits = tier_->Check();
+    EXPECT_TRUE(fits.ok()) << fits.error().message;
     const TierStats stats = tier_->Stats();
     EXPECT_EQ(stats.pages.held(), Balance(stats.counters));
     std::uint64_t entry_bytes = 0;

@@ -45,7 +45,15 @@ class TierState : public TierFixture {
     ASSERT_TRUE(state.ok()) << state.error().message;
     config_.slots = kSlots;
     config_.pool_bytes_max = pool_limit_bytes_ = kPoolBytes;
-    auto made = Tier::Create(config_, &remote_, std::move(state.value()));
+    const std::shared_ptr<State> adopted = std::move(state.value());
+    {
+      StaleObjects stale(kSlots);
+      Pages pages(adopted, &stale);
+      ASSERT_TRUE(pages.Recover(config_.boot_seconds()).ok());
+      const Outcome fits = pages.Check();
+      ASSERT_TRUE(fits.ok()) << fits.error().message;
+    }
+    auto made = Tier::Create(config_, &remote_, adopted);
     ASSERT_TRUE(made.ok()) << made.error().message;
     tier_ = std::move(made.value());
     words_ = std::vector<std::atomic<SlotWord>>(kSlots);

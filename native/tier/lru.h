@@ -49,6 +49,19 @@ class Lru {
     other->size_.store(0, std::memory_order_relaxed);
   }
 
+  /// Calls f(entry), the hottest first. False: the links do not fit together.
+  template <typename F>
+  bool ForEach(F f) const {
+    EntryRef hotter = kNoEntry;
+    std::uint64_t count = 0;
+    for (EntryRef ref = hottest_; ref != kNoEntry; ref = pool_->At(ref)->colder) {
+      if (pool_->At(ref)->hotter != hotter || ++count > size()) return false;
+      f(ref);
+      hotter = ref;
+    }
+    return hotter == coldest_ && count == size();
+  }
+
   struct Hint {
     EntryRef entry = kNoEntry;
     SlotIndex slot = kNoSlot;

@@ -65,6 +65,10 @@ class Pages final : public StoredObjects {
   /// pool do not fit together.
   Outcome Recover(std::uint32_t boot_s);
 
+  /// For tests, while nothing else runs: what does not follow from the records. Each entry in use
+  /// is named by one record; charges, counts and LRUs are what the records add up to.
+  Outcome Check();
+
   /// Set before any page is stored.
   void ReportRoomTo(RoomListener* listener) { room_ = listener; }
 

@@ -14,6 +14,7 @@
 #include <atomic>
 #include <cstddef>
 #include <cstdint>
+#include <functional>
 #include <mutex>
 #include <span>
 #include <vector>
@@ -163,6 +164,9 @@ class Pool {
   /// False when no class has a slab's worth of room outside its sparsest slab.
   bool BeginDrain(Drain* drain);
   void EndDrain(const Drain& drain);
+
+  /// For tests, while nothing else runs: how many entries are in use, or what does not fit that.
+  Result<std::uint64_t> Check(const std::function<bool(EntryRef)>& in_use) const;
 
   /// How many slabs may be in use, at most all; what is beyond goes back as it becomes free.
   void SetSlabLimit(std::uint32_t slabs);

@@ -114,6 +114,9 @@ class Tier final : public PageDevice {
 
   TierStats Stats() const;
 
+  /// See Pages.
+  Outcome Check() { return pages_.Check(); }
+
   /// For comparisons with servers.
   State& state() const { return pages_.state(); }
   StoredObjects* stored_objects() { return &pages_; }
