@@ -29,11 +29,20 @@ enum class Step : std::uint8_t {
   kRecoveredTable,  // all records, not the pool
   kMemberNamed,     // a memory server's record is complete
   kShardChanged,    // a shard's set of replicas is another
+  kReceived,        // bytes are behind the rest
+  kExecuted,        // replies and the next record are complete
+  kReady,           // and final
+  kSent,            // some of the replies
+  kMovedRest,       // all are sent, and the rest is at the front
+  kNextGeneration,  // has begun
+  kSubmitted,       // a request is in the ring
+  kEntered,         // bytes have gone, and the position is not written
   kCount,
 };
 
-/// Later ones are of the placement.
+/// Later ones are of the placement, then of connections.
 inline constexpr Step kLastTierStep = Step::kRecoveredTable;
+inline constexpr Step kFirstConnectionStep = Step::kReceived;
 
 #ifdef FARSWAP_STEPS
 void Reach(Step step);

@@ -11,6 +11,7 @@
 #include <utility>
 
 #include "base/check.h"
+#include "base/step.h"
 #include "tier/codec.h"
 
 namespace farswap::nbd {
@@ -102,6 +103,7 @@ bool Connection::Receive() {
         socket_->Receive({state_.received.data() + end_, State::kReceiveBytes - end_}, !parked);
     if (got > 0) {
       end_ += static_cast<std::size_t>(got);
+      Reach(Step::kReceived);
       return true;
     }
     if (got != -EAGAIN || !WaitReadable()) return false;
@@ -139,6 +141,7 @@ void Connection::Execute(bool received) {
   next.write_status = now.write_status;
   reply_end_ = 0;
   freed_ = false;
+  if (received) ++now.executions;
   AnswerDone();
   if (received) HandleReceived();
   MakeReady();
@@ -158,9 +161,13 @@ void Connection::MakeReady() {
   next.stream = {socket_->position().received, now.stream.sent + reply_end_};
   next.parser = parser_.position();
   next.ended = stop_ == Stop::kEnded;
+  const bool suspect = now.executions > State::kExecutionsMax && stop_ != Stop::kNeedsBytes;
+  next.executions = suspect ? State::kExecutionsMax : 0;
   next.ready.store(false, std::memory_order_relaxed);
   now.reply_bytes = static_cast<std::uint32_t>(reply_end_);
+  Reach(Step::kExecuted);
   now.ready.store(true, std::memory_order_release);
+  Reach(Step::kReady);
 }
 
 /// Steps 4 to 6 of a generation that is ready. False: the socket is full, and it stays ready.
@@ -174,13 +181,16 @@ bool Connection::Finish(bool may_wait) {
         socket_->Send({state_.reply.data() + sent, now.reply_bytes - sent}, may_wait);
     if (more == -EAGAIN) return false;
     if (more <= 0) gone_ = true;
+    Reach(Step::kSent);
   }
   const Record& next = state_.next();
   if (next.moved_from != next.begin) {
     std::memcpy(state_.received.data() + next.begin, state_.received.data() + next.moved_from,
                 next.end - next.begin);
   }
+  Reach(Step::kMovedRest);
   state_.generation.fetch_add(1, std::memory_order_release);
+  Reach(Step::kNextGeneration);
   return true;
 }
 

@@ -19,6 +19,9 @@
 // A generation ends when all is handled, when the replies are full, or when a request needs memory
 // of parked ones: what is left belongs to the next.
 //
+// A generation during which several processes die is executed one request at a time, and the
+// request that ends the next process is answered EIO (ConnectionState::kExecutionsMax).
+//
 // The holder of the state's mutex runs a generation. The connection's thread holds it, except while
 // it waits for the client with requests parked. Then a thread that completes a parked request runs
 // a generation that receives nothing, and sends what the socket takes; an eventfd wakes the
@@ -109,7 +112,7 @@ class Connection final : private ParkedRequests::Answerer {
 
   // Requests (connection_requests.cc): step 2.
   void HandleReceived();
-  Handled HandleRequest(const Request& request);
+  Handled HandleRequest(const Request& request, bool refuse);
   Handled Read(const Request& request);
   Handled ParkRead(const Request& request, std::span<const std::byte> loaded);
   std::size_t WritePayload(const ParserEvent& event);

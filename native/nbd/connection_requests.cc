@@ -32,6 +32,8 @@ WireError ErrorOf(IoStatus status) {
 }
 
 void Connection::HandleReceived() {
+  const bool one_at_a_time = state_.record().executions > State::kExecutionsMax;
+  const bool refuse = state_.record().executions > State::kExecutionsMax + 1;
   for (;;) {  // ends: every event but the last consumes bytes
     stop_ = Stop::kRepliesFull;
     if (!HasReplyRoom(0)) return;
@@ -47,7 +49,7 @@ void Connection::HandleReceived() {
         stop_ = Stop::kEnded;
         return;
       case ParserEventKind::kRequest: {
-        const Handled handled = HandleRequest(event.request);
+        const Handled handled = HandleRequest(event.request, refuse);
         if (stop_ == Stop::kEnded) return;
         if (handled != Handled::kDone) unread = kRequestBytes;
         if (handled == Handled::kNeedsMemory) stop_ = Stop::kNeedsMemory;
@@ -55,6 +57,7 @@ void Connection::HandleReceived() {
         break;
       }
       case ParserEventKind::kPayload:
+        if (refuse) state_.next().write_status = IoStatus::kIoError;
         unread = WritePayload(event);
         if (unread > 0) stop_ = Stop::kNeedsMemory;
         break;
@@ -64,14 +67,19 @@ void Connection::HandleReceived() {
         Reply(event.refusal->error, event.request.cookie);
         break;
     }
-    if (unread == 0) continue;
-    parser_.Unread(event, unread);
-    begin_ -= unread;
-    return;
+    if (unread > 0) {
+      parser_.Unread(event, unread);
+      begin_ -= unread;
+    }
+    if (unread > 0 || one_at_a_time) return;
   }
 }
 
-Connection::Handled Connection::HandleRequest(const Request& request) {
+Connection::Handled Connection::HandleRequest(const Request& request, bool refuse) {
+  if (refuse && request.command != Command::kWrite && request.command != Command::kDisconnect) {
+    Reply(WireError::kIo, request.cookie);
+    return Handled::kDone;
+  }
   switch (request.command) {
     case Command::kRead:
       return Read(request);

@@ -3,6 +3,8 @@
 // that change it.
 #pragma once
 
+#include <linux/io_uring.h>
+
 #include <array>
 #include <atomic>
 #include <cstddef>
@@ -42,6 +44,9 @@ struct ConnectionState {
   static constexpr std::size_t kParkedWrites = 128;
   static constexpr std::size_t kParkedStores = 512;
   static constexpr std::uint32_t kNoWrite = kParkedWrites;
+  /// Of a generation whose processes die. Then its requests are executed one at a time, and the one
+  /// during which another process dies is answered EIO.
+  static constexpr std::uint32_t kExecutionsMax = 2;
   /// Size of the receive buffer. Larger than socket buffers, so that one call empties a full one.
   static constexpr std::size_t kReceiveBytes = std::size_t{1} << 20;
   /// Size of the reply buffer: the largest READ fits.
@@ -53,6 +58,7 @@ struct ConnectionState {
     std::uint32_t begin = 0;  // [begin, end) of the receive buffer is not yet handled
     std::uint32_t end = 0;
     std::uint32_t moved_from = 0;  // where these bytes are until the generation begins
+    std::uint32_t executions = 0;  // how often they were begun to be handled
     RequestParser::Position parser;
     bool ended = false;  // by DISC or a bad magic: nothing more is received
     // Of the WRITE whose payload arrives: the outcome of its pages that are not parked, and its
@@ -81,6 +87,7 @@ struct ConnectionState {
   RobustMutex mutex;  // held by the thread that runs a generation; guards all of this
   std::atomic<std::uint64_t> generation;
   StreamPosition stream;  // kept by the socket
+  io_uring_params ring;   // of the socket's ring, if it has one
   std::array<Record, 2> records;
   std::array<ParkedRead, kParkedReads> reads;
   std::array<ParkedWrite, kParkedWrites> writes;

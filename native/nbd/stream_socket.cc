@@ -5,6 +5,8 @@
 
 #include <cerrno>
 
+#include "base/step.h"
+
 namespace farswap::nbd {
 
 StreamSocket::~StreamSocket() { close(socket_); }
@@ -16,6 +18,7 @@ ssize_t StreamSocket::Receive(std::span<std::byte> to, bool may_wait) {
     const ssize_t got = recv(socket_, to.data(), to.size(), may_wait ? 0 : MSG_DONTWAIT);
     if (got < 0 && errno == EINTR) continue;
     if (got < 0) return -errno;
+    Reach(Step::kEntered);
     position_.received += static_cast<std::uint64_t>(got);
     return got;
   }
@@ -27,6 +30,7 @@ ssize_t StreamSocket::Send(std::span<const std::byte> bytes, bool may_wait) {
         send(socket_, bytes.data(), bytes.size(), MSG_NOSIGNAL | (may_wait ? 0 : MSG_DONTWAIT));
     if (sent < 0 && errno == EINTR) continue;
     if (sent < 0) return -errno;
+    Reach(Step::kEntered);
     position_.sent += static_cast<std::uint64_t>(sent);
     return sent;
   }

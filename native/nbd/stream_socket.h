@@ -1,6 +1,5 @@
 // The socket of a connection, and how many bytes have gone each way. The positions are written
-// after the system call: a process that dies in between leaves them behind the truth. RingSocket is
-// exact.
+// after the system call: a process that dies in between leaves them behind the truth, unlike
 #pragma once
 
 #include <sys/types.h>

@@ -1,0 +1,70 @@
+// A unix socket whose positions are exact after the death of its process. Each system call on it is
+// a request of an io_uring that the processes share. The kernel itself writes its result into the
+// ring, with the position before it, so a successor finds what the last one did.
+//
+//   the process died                   the successor
+//   before the request was submitted   turns it into one that does nothing
+//   in or after the system call        takes its result from the ring
+//
+// A request never outlives its system call: it completes at once, or fails with EAGAIN.
+#pragma once
+
+#include <linux/io_uring.h>
+
+#include <cstddef>
+#include <cstdint>
+#include <memory>
+
+#include "base/file_descriptor.h"
+#include "base/result.h"
+#include "nbd/stream_socket.h"
+
+namespace farswap::nbd {
+
+class RingSocket final : public StreamSocket {
+ public:
+  /// A ring, to be inherited by all processes that serve one connection. `parameters` says where
+  /// its parts are, to them all.
+  static Result<FileDescriptor> MakeRing(io_uring_params* parameters);
+
+  /// Takes over the socket, also on failure, and borrows the ring. No other process may use them.
+  /// Sets the position to what has been received and sent.
+  static Result<std::unique_ptr<RingSocket>> Create(int socket, int ring,
+                                                    const io_uring_params& parameters,
+                                                    StreamPosition* position);
+  ~RingSocket() override;
+
+  ssize_t Receive(std::span<std::byte> to, bool may_wait) override;
+  ssize_t Send(std::span<const std::byte> bytes, bool may_wait) override;
+
+ private:
+  RingSocket(int socket, int ring, StreamPosition* position)
+      : StreamSocket(socket, position), ring_(ring) {}
+
+  Outcome Map(const io_uring_params& parameters);
+  void Recover();
+  ssize_t Do(std::uint8_t operation, std::uint64_t data, const std::byte* bytes, std::size_t count,
+             short readiness, bool may_wait);
+  std::int32_t Submit(std::uint8_t operation, std::uint64_t data, const std::byte* bytes,
+                      std::size_t count);
+  std::int32_t Enter();
+  std::int32_t Reap();
+
+  const int ring_;
+  std::byte* rings_ = nullptr;
+  std::size_t rings_bytes_ = 0;
+  io_uring_sqe* requests_ = nullptr;
+  std::size_t requests_bytes_ = 0;
+  io_uring_cqe* results_ = nullptr;
+  // Heads and tails are shared with the kernel, which reads the submission's tail only in a system
+  // call: release for what the kernel reads, acquire for what it has written.
+  std::uint32_t* submit_head_ = nullptr;
+  std::uint32_t* submit_tail_ = nullptr;
+  std::uint32_t* submit_order_ = nullptr;
+  std::uint32_t submit_mask_ = 0;
+  std::uint32_t* result_head_ = nullptr;
+  std::uint32_t* result_tail_ = nullptr;
+  std::uint32_t result_mask_ = 0;
+};
+
+}  // namespace farswap::nbd
