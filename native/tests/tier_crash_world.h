@@ -11,21 +11,14 @@
 #include <thread>
 
 #include "base/boot_clock.h"
-#include "stamped_page.h"
 #include "tier/bundle.h"
 #include "tier/remote_store.h"
+#include "written_slot.h"
 
 namespace farswap::tier {
 
 inline constexpr std::uint64_t kCrashSlots = 4096;
 inline constexpr std::uint64_t kCrashPoolBytes = std::uint64_t{4} << 20;
-
-/// Which stamps a slot's page may have: that of the last write that was answered, or that of one
-/// that was not.
-struct WrittenSlot {
-  std::atomic<Stamp> answered;
-  std::atomic<Stamp> begun;
-};
 
 /// An object of a server. A put of it is done when `now` names its bytes: a death before leaves the
 /// earlier ones.
