@@ -184,7 +184,7 @@ class Pages final : public StoredObjects {
 
   struct Recovered;
   void RecoverRecord(SlotIndex slot);
-  bool RecoverSlot(SlotIndex slot, Recovered* all);
+  bool RecoverSlots(SlotIndex first, Recovered* all);
   Version NextVersion(const SlotRecord& record);
   ObjectVersion ObjectVersionOf(const SlotRecord& record) const {
     return PageVersion(version_wraps_.load(std::memory_order_relaxed), record.version);

@@ -58,13 +58,8 @@ Outcome Pages::Recover(std::uint32_t boot_s) {
   groups_.BeginRecovery();
   Recovered all{.pool = Pool::Recovery(&pool_)};
   const Error damaged{"the kept memory is damaged: slots and pool do not fit together"};
-  for (std::uint64_t next = 0; next < slots();) {
-    const auto first = static_cast<SlotIndex>(next);
-    for (const std::uint64_t end = BundleEnd(first); next < end; ++next) {
-      if (!RecoverSlot(static_cast<SlotIndex>(next), &all)) return damaged;
-    }
-    // Which bundles on servers hold no slot's page is not kept.
-    if (bundle_version_ > 0 && !AnyInBundle(first)) stale_->MarkBundle(first);
+  for (std::uint64_t first = 0; first < slots(); first += kBundleSlots) {
+    if (!RecoverSlots(static_cast<SlotIndex>(first), &all)) return damaged;
   }
   Reach(Step::kRecoveredTable);
 
@@ -114,25 +109,28 @@ Outcome Pages::Recover(std::uint32_t boot_s) {
   return std::monostate{};
 }
 
-// False: the record is damaged.
-bool Pages::RecoverSlot(SlotIndex slot, Recovered* all) {
-  const SlotRecord& record = table_.Get(slot);
-  if (record.group >= Groups::kGroupsMax || record.state > SlotState::kClean) return false;
-  const GroupIndex group = groups_.Resolve(record.group);
-  if (group != record.group || record.state == SlotState::kWriting) {
-    RecoverRecord(slot);
+// Those of a bundle. False: a record is damaged.
+bool Pages::RecoverSlots(SlotIndex first, Recovered* all) {
+  for (std::uint64_t next = first, end = BundleEnd(first); next < end; ++next) {
+    const auto slot = static_cast<SlotIndex>(next);
+    const SlotRecord& record = table_.Get(slot);
+    if (record.group >= Groups::kGroupsMax || record.state > SlotState::kClean) return false;
+    const GroupIndex group = groups_.Resolve(record.group);
+    if (group != record.group || record.state == SlotState::kWriting) RecoverRecord(slot);
+    if (record.stale_remote) stale_->Mark(slot);
+    if (record.state == SlotState::kEmpty) continue;
+    Recovered::Sum& sum = all->sums[group];
+    ++sum.by_state[static_cast<std::size_t>(record.state)];
+    const bool away = record.state == SlotState::kRemote || record.state == SlotState::kClean;
+    if (away) ++sum.charge.remote_pages;
+    if (!record.InPool()) continue;
+    if (static_cast<Codec>(record.codec) == Codec::kRaw) ++sum.raw_pages;
+    ++all->in_pool;
+    if (!all->pool.Claim(record.object.entry)) return false;
   }
-  if (record.stale_remote) stale_->Mark(slot);
-  if (record.state == SlotState::kEmpty) return true;
-  Recovered::Sum& sum = all->sums[group];
-  ++sum.by_state[static_cast<std::size_t>(record.state)];
-  if (record.state == SlotState::kRemote || record.state == SlotState::kClean) {
-    ++sum.charge.remote_pages;
-  }
-  if (!record.InPool()) return true;
-  if (static_cast<Codec>(record.codec) == Codec::kRaw) ++sum.raw_pages;
-  ++all->in_pool;
-  return all->pool.Claim(record.object.entry);
+  // Which bundles on servers hold no slot's page is not kept.
+  if (bundle_version_ > 0 && !AnyInBundle(first)) stale_->MarkBundle(first);
+  return true;
 }
 
 }  // namespace farswap::tier
