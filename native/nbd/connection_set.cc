@@ -18,7 +18,16 @@ ConnectionSet::~ConnectionSet() { Stop(); }
 
 Result<std::uint64_t> ConnectionSet::Serve(int socket, std::span<const std::byte> initial,
                                            std::string peer) {
-  auto created = Connection::Create(tier_, export_bytes_, socket, initial);
+  return Start(Connection::Create(tier_, export_bytes_, socket, initial), std::move(peer));
+}
+
+Result<std::uint64_t> ConnectionSet::Serve(ConnectionState* state,
+                                           std::unique_ptr<StreamSocket> socket, std::string peer) {
+  return Start(Connection::Resume(tier_, export_bytes_, state, std::move(socket)), std::move(peer));
+}
+
+Result<std::uint64_t> ConnectionSet::Start(Result<std::unique_ptr<Connection>> created,
+                                           std::string peer) {
   if (!created.ok()) return created.error();
   std::unique_lock lock(mutex_);
   JoinEnded(lock);

@@ -36,6 +36,10 @@ class ConnectionSet {
   /// connection's id; ids count from 1 and are never used again.
   Result<std::uint64_t> Serve(int socket, std::span<const std::byte> initial, std::string peer);
 
+  /// The same for a connection whose state outlives the process, new or to go on with.
+  Result<std::uint64_t> Serve(ConnectionState* state, std::unique_ptr<StreamSocket> socket,
+                              std::string peer);
+
   struct Info {
     std::uint64_t id;
     std::string peer;
@@ -62,6 +66,7 @@ class ConnectionSet {
     std::thread thread;
   };
 
+  Result<std::uint64_t> Start(Result<std::unique_ptr<Connection>> created, std::string peer);
   void ServeUntilEnd(std::uint64_t id, Connection* connection);
   void JoinEnded(std::unique_lock<std::mutex>& lock);
 

@@ -17,6 +17,8 @@ namespace farswap::nbd {
 namespace {
 
 constexpr std::uint32_t kEntries = 8;
+// A client that has sent so much at once has probably sent more by the next call.
+constexpr ssize_t kBusyBytes = 16 << 10;
 // In a request's data: what it is; the position before it is below.
 constexpr std::uint64_t kSends = std::uint64_t{1} << 63;
 constexpr std::uint64_t kNothing = std::uint64_t{1} << 62;
@@ -148,22 +150,26 @@ std::int32_t RingSocket::Submit(std::uint8_t operation, std::uint64_t data, cons
 }
 
 ssize_t RingSocket::Do(std::uint8_t operation, std::uint64_t data, const std::byte* bytes,
-                       std::size_t count, short readiness, bool may_wait) {
-  for (;;) {  // ends with the connection: shutdown(2) makes the socket ready
+                       std::size_t count, bool may_wait, bool wait_first) {
+  const short readiness = operation == IORING_OP_RECV ? POLLIN : POLLOUT;
+  for (bool wait = wait_first;; wait = true) {  // ends: shutdown(2) makes the socket ready
+    pollfd ready{socket_, readiness, 0};
+    if (wait && poll(&ready, 1, -1) < 0 && errno != EINTR) return -errno;
     const std::int32_t result = Submit(operation, data, bytes, count);
-    if (result == -EINTR) continue;
     if (result != -EAGAIN || !may_wait) return result;
-    pollfd wait{socket_, readiness, 0};
-    if (poll(&wait, 1, -1) < 0 && errno != EINTR) return -errno;
   }
 }
 
 ssize_t RingSocket::Receive(std::span<std::byte> to, bool may_wait) {
-  return Do(IORING_OP_RECV, position_.received, to.data(), to.size(), POLLIN, may_wait);
+  const ssize_t got =
+      Do(IORING_OP_RECV, position_.received, to.data(), to.size(), may_wait, may_wait && is_idle_);
+  is_idle_ = got < kBusyBytes;
+  return got;
 }
 
 ssize_t RingSocket::Send(std::span<const std::byte> bytes, bool may_wait) {
-  return Do(IORING_OP_SEND, position_.sent | kSends, bytes.data(), bytes.size(), POLLOUT, may_wait);
+  return Do(IORING_OP_SEND, position_.sent | kSends, bytes.data(), bytes.size(), may_wait,
+            /*wait_first=*/false);
 }
 
 }  // namespace farswap::nbd

@@ -44,13 +44,14 @@ class RingSocket final : public StreamSocket {
   Outcome Map(const io_uring_params& parameters);
   void Recover();
   ssize_t Do(std::uint8_t operation, std::uint64_t data, const std::byte* bytes, std::size_t count,
-             short readiness, bool may_wait);
+             bool may_wait, bool wait_first);
   std::int32_t Submit(std::uint8_t operation, std::uint64_t data, const std::byte* bytes,
                       std::size_t count);
   std::int32_t Enter();
   std::int32_t Reap();
 
   const int ring_;
+  bool is_idle_ = true;  // to wait first saves a request that fails
   std::byte* rings_ = nullptr;
   std::size_t rings_bytes_ = 0;
   io_uring_sqe* requests_ = nullptr;

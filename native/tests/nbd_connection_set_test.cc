@@ -3,6 +3,7 @@
 
 #include "hang_guard.h"
 #include "nbd/connection_set.h"
+#include "nbd/ring_socket.h"
 #include "nbd_client.h"
 #include "nbd_fake_tier.h"
 
@@ -44,6 +45,31 @@ TEST_F(ConnectionSetTest, ListsWhatIsBeingServed) {
   EXPECT_EQ(infos[0].requests, 2u);
   EXPECT_EQ(infos[0].errors, 1u);
   EXPECT_EQ(infos[0].last_refusal, "length is zero");
+}
+
+TEST_F(ConnectionSetTest, ServesAConnectionWhoseStateOutlivesIt) {
+  auto memory = Memory::Create(sizeof(ConnectionState), "test");
+  ASSERT_TRUE(memory.ok());
+  const Bytes initial = RequestBytes(Command::kFlush, 7, 0, 0);
+  ConnectionState* const state =
+      ConnectionState::Begin({memory.value()->data(), memory.value()->bytes()}, initial);
+  auto ring = RingSocket::MakeRing(&state->ring);
+  if (!ring.ok()) GTEST_SKIP() << ring.error().message;
+  Client client;
+  auto socket =
+      RingSocket::Create(client.server_end(), ring.value().get(), state->ring, &state->stream);
+  ASSERT_TRUE(socket.ok());
+  auto id = connections.Serve(state, std::move(socket.value()), "unix pid=1");
+  ASSERT_TRUE(id.ok());
+  EXPECT_EQ(client.ReceiveReply().cookie, 7u);
+  const Bytes page = RandomBytes(kPageBytes, 1);
+  EXPECT_EQ(client.Write(0, page), 0u);
+  EXPECT_EQ(client.Read(0, kPageBytes), page);
+  client.Leave();
+  EXPECT_TRUE(connections.Wait(id.value(), kHangGuard));
+  EXPECT_GT(state->generation, 2u);
+  EXPECT_EQ(state->stream.received, 2 * kRequestBytes + kPageBytes);
+  EXPECT_EQ(state->stream.sent, 3 * kSimpleReplyBytes + kPageBytes);
 }
 
 TEST_F(ConnectionSetTest, ForgetsAConnectionWhoseClientLeaves) {
