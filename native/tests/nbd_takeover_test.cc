@@ -232,7 +232,6 @@ TEST_F(Takeover, AnswersARequestThatEndsThreeWorkersWithAnErrorAndAllOthers) {
 TEST_F(Takeover, WithoutARingFailsWithinTwentyDeaths) {
   UseNoRing();
   Spawn({std::to_string(static_cast<int>(Step::kEntered)), "20"});
-  Spawn();
   VerifyingClient client(client_.socket(), kPoisonedSlot, kDepth);
   EXPECT_TRUE(AwaitDeath(workers_.front()));
   KillAtRandom(20, &client, milliseconds{5000});
