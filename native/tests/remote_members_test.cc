@@ -151,7 +151,7 @@ using Indexes = std::vector<MemberIndex>;
 TEST_F(MembersTest, SuccessorKnowsAMemberAsSoonAsItIsClaimed) {
   Claim(1, 7, 1);
   const Successor next = Die({0});
-  EXPECT_EQ(next.addresses, Addresses{"b:1"});
+  ASSERT_EQ(next.addresses, Addresses{"b:1"});
   EXPECT_EQ(next.members->SessionOf(0), 0u);
   EXPECT_EQ(next.members->MemberOf(Id(7)), 0);
   EXPECT_FALSE(next.members->IsIdle(0));
@@ -177,7 +177,7 @@ TEST_F(MembersTest, SuccessorHasNoSessionsForMembersWithoutShardsThatKeepTheirNu
   Claim(0, 7, 1);
   Claim(1, 8, 1);
   const Successor next = Die({1});
-  EXPECT_EQ(next.addresses, Addresses{"b:1"});
+  ASSERT_EQ(next.addresses, Addresses{"b:1"});
   next.members->List(Addresses{"a:1"}, 256);
   EXPECT_EQ(next.members->Claim(1, "a:1", Id(7), Id(1), now_).member, 0);
   EXPECT_EQ(Die({0, 1}).gone, Indexes{});
@@ -190,7 +190,7 @@ TEST_F(MembersTest, SuccessorLearnsWhichStoresAreGoneOrRemoved) {
   Silence(1);
   members_.Remove(Id(9), true);
   const Successor next = Die({0, 1, 2});
-  EXPECT_EQ(next.addresses, Addresses{"a:1"});
+  ASSERT_EQ(next.addresses, Addresses{"a:1"});
   EXPECT_EQ(next.gone, (Indexes{0, 2}));
   EXPECT_EQ(next.members->Claim(0, "a:1", Id(9), Id(1), now_).standing, Standing::kRemoved);
 }
