@@ -70,6 +70,7 @@ void Connection::Continue() {
   parser_.set_position(record.parser);
   begin_ = record.begin;
   end_ = record.end + (socket_->position().received - record.stream.received);
+  FARSWAP_CHECK(end_ <= State::kReceiveBytes);
   if (record.ended) stop_ = Stop::kEnded;
   RestartParked();
 }
@@ -176,6 +177,7 @@ bool Connection::Finish(bool may_wait) {
   if (!now.ready.load(std::memory_order_relaxed)) return true;
   while (!gone_) {
     const std::uint64_t sent = socket_->position().sent - now.stream.sent;
+    FARSWAP_CHECK(sent <= now.reply_bytes);
     if (sent == now.reply_bytes) break;
     const ssize_t more =
         socket_->Send({state_.reply.data() + sent, now.reply_bytes - sent}, may_wait);
