@@ -5,13 +5,17 @@ from __future__ import annotations
 import os
 import random
 import signal
+import sys
 from typing import TYPE_CHECKING
 
+import service_manager
 from fleet import PAGE_BYTES, connected, page, pages, write_back
 from hang_guard import until
 from nbd_client import TRIM, NbdClient
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from conftest import MakeHost, MakeServer
     from daemons import HostDaemon
 
@@ -88,6 +92,26 @@ def test_a_worker_killed_under_load_loses_nothing(
             found = nbd.read(slot * PAGE_BYTES, PAGE_BYTES)
             allowed = [page(slot, it) if it else bytes(PAGE_BYTES) for it in generations]
             assert found in allowed, f"slot {slot}"
+
+
+def test_pages_outlive_the_whole_unit_if_systemd_keeps_the_memory(
+    memory_server: MakeServer, host_daemon: MakeHost, short_path: Path
+) -> None:
+    manager = [sys.executable, service_manager.__file__, str(short_path / "notify")]
+    host = host_daemon(memory_server(), by=manager)
+    host.by = ()  # for farswapctl
+    until(lambda: connected(host))
+    write(host, 0, 256)
+    write_back(host, 256)
+    write(host, 256, 256)
+    for supervisor_alone in (True, False):
+        pids = [int(host.ready["pid"])] + ([] if supervisor_alone else [host.worker_pid])
+        for pid in pids:
+            os.kill(pid, signal.SIGKILL)
+        host.wait_until_ready()
+        assert host.ask("status")["survival"]["last_takeover"]["predecessor"] == "unknown"
+        verify(host, 0, 512)
+    assert host.stop() == 0
 
 
 def test_what_operators_have_set_outlives_the_worker(host_daemon: MakeHost) -> None:
