@@ -57,7 +57,7 @@ def _survival_rows(survival: pb.SurvivalStatus) -> list[output.Row]:
     rows: list[output.Row] = [("pages", kept)]
     if survival.HasField("last_takeover"):
         last = survival.last_takeover
-        stall = f", stall {output.span(last.stall_ms)}" if last.HasField("stall_ms") else ""
+        stall = f", stall {output.span(round(last.stall_ms))}" if last.HasField("stall_ms") else ""
         rows.append(
             ("takeovers", f"{survival.takeovers}, the last one of {count(last.pages, 'page')}")
         )

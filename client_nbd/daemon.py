@@ -1,10 +1,9 @@
 """farswap-host: the parts of the daemon, in the order in which they start and stop.
 
-Start: engine (pool and tables are allocated and touched), cgroups and attribution (known before the
-first page), kernel device (only the one of an earlier worker is attached), memory servers by etcd,
-NBD listener, admin service, metrics, ready line. Stop: the reverse, once it is certain that the
-machine does not swap to this daemon (safe_stop.py). With a swap unit, systemd swaps off before it
-stops the daemon.
+Start: cgroups and attribution (known before the first page), kernel device (only the one of an
+earlier worker is attached), memory servers by etcd, NBD listener, admin service, metrics, ready
+line. Stop: the reverse, and then the engine, once it is certain that the machine does not swap to
+this daemon (safe_stop.py). With a swap unit, systemd swaps off before it stops the daemon.
 
 `run()` expects a process that is prepared for the reclaim path, which must precede any thread.
 Nothing here forks or starts a program: a child would have copies of the sockets, and a fork would
@@ -16,8 +15,6 @@ from __future__ import annotations
 import asyncio
 import gc
 import os
-import resource
-from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -45,18 +42,15 @@ from farswap.common.errors import FarswapError, StartError
 from farswap.common.metrics_http import MetricsServer
 from farswap.common.periodic import Periodic
 from farswap.common.rpc_server import RpcServer
-from farswap.common.units import PAGE_BYTES
 from farswap.common.version import Identity
 from farswap.v1 import host_admin_pb2_grpc
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Sequence
 
     from farswap.client_nbd.config import HostConfig
     from farswap.client_nbd.survival.worker import WorkerLink
     from farswap.native import HostEngine, ReclaimProtection
-
-    EngineFactory = Callable[[HostConfig], HostEngine]
 
 _log = log.logger("host")
 
@@ -67,47 +61,11 @@ _SERVERS_EVERY_S = 0.5
 _DEVICE_EVERY_S = 0.5
 
 
-def native_engine(
-    config: HostConfig, link: WorkerLink | None = None, *, take_over: bool = False
-) -> HostEngine:
-    """The engine of `config`, with the pages of an earlier worker, if there was one.
-
-    `take_over`: displace a host that has the volume. Raises StartError.
-    """
-    from farswap import native  # noqa: PLC0415 - tests run the daemon on an engine of their own
-
-    kept = None if link is None else link.orders.memory
-    try:
-        engine = native.HostEngine(
-            slots=config.slots,
-            pool_bytes_max=config.tier.pool_limit,
-            accept_threshold_percent=config.tier.accept_threshold_percent,
-            store_wait_ms=config.tier.store_wait,
-            fetch_wait_ms=config.cluster.fetch_wait,
-            servers=[str(address) for address in config.cluster.servers],
-            host_id=config.host_id,
-            device=config.device.name,
-            take_over=take_over and kept is None,
-            replicas=config.cluster.replicas,
-            spread=config.cluster.spread,
-            repair_after_ms=config.cluster.repair_after,
-            rebalance_every_ms=config.cluster.rebalance_every,
-            state="off" if link is None else config.tier.state,
-            kept=None if kept is None else (kept.kind, kept.number),
-        )
-    except RuntimeError as error:
-        raise StartError(str(error)) from error
-    if link is not None:
-        link.made(engine)
-    return engine
-
-
 def run(
     config: HostConfig,
     protections: Sequence[ReclaimProtection] | None,
+    engine: HostEngine,
     link: WorkerLink | None = None,
-    *,
-    take_over: bool = False,
     files: KernelFiles | None = None,
 ) -> None:
     """Serves until a signal. Raises an error of farswap's tree if the start fails.
@@ -115,9 +73,7 @@ def run(
     Without a link to a supervisor all pages end with the process.
     """
     log.configure(config.log.format)
-    make_engine = partial(native_engine, link=link, take_over=take_over)
-    host = _Host(config, protections, files or KernelFiles(), link)
-    lifecycle.run(host.serve(make_engine))
+    lifecycle.run(_Host(config, protections, engine, files or KernelFiles(), link).serve())
 
 
 class _Host:
@@ -127,10 +83,12 @@ class _Host:
         self,
         config: HostConfig,
         protections: Sequence[ReclaimProtection] | None,
+        engine: HostEngine,
         files: KernelFiles,
         link: WorkerLink | None = None,
     ) -> None:
         self._config = config
+        self._engine = engine
         self._link = link
         self._files = files
         # Signals are for the supervisor.
@@ -138,13 +96,13 @@ class _Host:
         self._identity = Identity("farswap-host", self._main_pid)
         self._protections = protections
 
-    async def serve(self, make_engine: EngineFactory) -> None:
+    async def serve(self) -> None:
         signals = lifecycle.StopSignals()
         for finding in findings.of_start(self._config, self._protections):
             _log.warning(finding.message, subject=finding.subject)
         parts = lifecycle.StopStack()
         try:
-            running = await self._start(make_engine, parts)
+            running = await self._start(parts)
         except BaseException:
             # No page is here yet: devices are attached and named only after the start. Adopted
             # pages are for the next worker.
@@ -152,10 +110,10 @@ class _Host:
                 await parts.stop()
             raise
         if self._link is not None:
-            self._link.serving(running.engine)
+            self._link.serves()
         safe = SafeStop(running)
         await safe.wait(signals)
-        running.engine.remove_memory()
+        running.engine.state.remove()
         await parts.stop()
         safe.release()
 
@@ -163,11 +121,8 @@ class _Host:
     def _adopts(self) -> bool:
         return self._link is not None and self._link.adopts
 
-    async def _start(self, make_engine: EngineFactory, parts: lifecycle.StopStack) -> RunningHost:
-        config = self._config
-        _refuse_page_size(resource.getpagesize())
-        _refuse_more_than_there_is(config, self._files)
-        engine = await asyncio.to_thread(make_engine, config)
+    async def _start(self, parts: lifecycle.StopStack) -> RunningHost:
+        config, engine = self._config, self._engine
         parts.push("engine", lambda: asyncio.to_thread(engine.stop))
         settings = await asyncio.to_thread(TierSettings, engine, config.tier)
         groups = await self._follow_cgroups(engine, parts)
@@ -179,6 +134,8 @@ class _Host:
         parts.push("device watch", reconnect.stop)
         await reconnect.start()
         await asyncio.to_thread(self._attach, device)
+        if self._link is not None:
+            self._link.answers(engine)
         membership = Membership(engine, config.cluster)
         parts.push("membership", membership.stop)
         membership.start()
@@ -265,25 +222,6 @@ class _Host:
         parts.push("attribution", follow.stop)
         await follow.start()
         return attribution
-
-
-def _refuse_page_size(kernel_page_bytes: int) -> None:
-    """The kernel swaps whole pages; a slot of tier and protocol is 4 KiB."""
-    if kernel_page_bytes != PAGE_BYTES:
-        raise StartError(
-            f"this kernel has pages of {kernel_page_bytes >> 10} KiB, and farswap supports only "
-            f"{PAGE_BYTES >> 10} KiB: boot a kernel with pages of that size"
-        )
-
-
-def _refuse_more_than_there_is(config: HostConfig, files: KernelFiles) -> None:
-    """The OOM killer would kill other programs: this process is protected."""
-    available = files.available_bytes()
-    if available is not None and config.locked_bytes > available:
-        raise StartError(
-            f"tier.pool_limit and the slot table need {config.locked_bytes >> 20} MiB of memory, "
-            f"but {available >> 20} MiB are available: lower tier.pool_limit or device.size"
-        )
 
 
 async def _serve_operators(host: RunningHost, parts: lifecycle.StopStack) -> dict[str, str]:

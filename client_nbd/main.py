@@ -15,7 +15,7 @@ import click
 from farswap.client_nbd import config as host_config
 from farswap.client_nbd import volume_claims
 from farswap.client_nbd.survival import process
-from farswap.client_nbd.survival.memory_keeper import MemoryKeeper
+from farswap.client_nbd.survival.keeper import Keeper
 from farswap.client_nbd.survival.supervisor import WORKER_OPTION, Supervisor, end_like
 from farswap.common import cli, startup
 from farswap.common import config as common_config
@@ -80,11 +80,13 @@ def command(
     if loaded.reclaim.protect:
         process.enter_reclaim_path()
     with volume_claims.claimed(loaded, partial(cli.say_error, PROGRAM)):
-        end_like(Supervisor(text, MemoryKeeper(loaded)).run())
+        end_like(Supervisor(text, Keeper(loaded)).run())
 
 
 def _work(descriptor: int, path: Path, overrides: tuple[str, ...], *, take_over: bool) -> None:
     """Everything that the daemon does, in a process that may be replaced."""
+    from farswap.client_nbd.kernel.files import KernelFiles  # noqa: PLC0415
+    from farswap.client_nbd.survival import engine as engines  # noqa: PLC0415
     from farswap.client_nbd.survival.worker import WorkerLink, end_at_once  # noqa: PLC0415
 
     link = WorkerLink(descriptor)
@@ -92,10 +94,12 @@ def _work(descriptor: int, path: Path, overrides: tuple[str, ...], *, take_over:
         loaded = host_config.parse(link.orders.config, path.name, overrides)
         startup.become_daemon()
         protections = _enter_reclaim_path(loaded)
+        state = engines.state_of_worker(loaded, link, KernelFiles())
+        engine = engines.native_engine(loaded, state, take_over=take_over and not link.adopts)
         # Only now: importing the daemon loads grpc.
         from farswap.client_nbd import daemon  # noqa: PLC0415
 
-        daemon.run(loaded, protections, link, take_over=take_over)
+        daemon.run(loaded, protections, engine, link)
     except Exception as error:  # noqa: BLE001 - every one, so that none closes the volume
         end_at_once(cli.explain(PROGRAM, error))
 

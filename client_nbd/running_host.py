@@ -44,3 +44,8 @@ class RunningHost:
     protections: Sequence[ReclaimProtection] | None
     gate: StopGate
     link: WorkerLink | None
+
+    @property
+    def survival_problem(self) -> str:
+        """Why the pages end with the process though they need not; "" if they do not."""
+        return "" if self.link is None else self.link.problem

@@ -12,7 +12,7 @@ import time
 from typing import TYPE_CHECKING, Any
 
 from farswap import native
-from native_double import EngineDouble, override, record
+from native_double import EngineDouble, StateDouble, override, record
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -57,15 +57,28 @@ def placement(**changed: object) -> native.Placement:
     return record(native.Placement, **(made | changed))
 
 
-class FakeEngine(EngineDouble):
+class FakeState(StateDouble):
+    """Of a fresh device."""
+
     incarnation = bytes(range(16))
     memory = ("private", -1)
-    memory_problem = ""
-    note = b""
     takeovers = 0
+    note = b""
 
+    @override
+    def note_down(self, note: bytes) -> bool:
+        self.note = note
+        return True
+
+    @override
+    def remove(self) -> None:
+        pass
+
+
+class FakeEngine(EngineDouble):
     def __init__(self, *, slots: int = 1024, writeback_step_bytes: int = PAGE_BYTES) -> None:
         self.slots = slots
+        self._state = FakeState()
         self.served: dict[int, tuple[int, str]] = {}
         self.stopped = False
         self.initial: bytes | None = None  # of the last socket
@@ -86,6 +99,11 @@ class FakeEngine(EngineDouble):
         self.label = 0
         self._next_id = 1
 
+    @property
+    @override
+    def state(self) -> FakeState:
+        return self._state
+
     @override
     def serve(self, fd: int, initial: bytes, peer: str) -> int:
         if self.serve_error is not None:
@@ -95,15 +113,6 @@ class FakeEngine(EngineDouble):
         self.served[self._next_id] = (fd, peer)
         self._next_id += 1
         return self._next_id - 1
-
-    @override
-    def note_down(self, note: bytes) -> bool:
-        self.note = note
-        return True
-
-    @override
-    def remove_memory(self) -> None:
-        pass
 
     @override
     def connections(self) -> list[native.NbdConnection]:

@@ -124,8 +124,8 @@ class Host:
 
     async def start(self) -> asyncio.Task[None]:
         self.loop = asyncio.get_running_loop()
-        host = daemon._Host(self.config, [], self.machine)
-        self.task = asyncio.create_task(host.serve(lambda _: self.engine))
+        host = daemon._Host(self.config, [], self.engine, self.machine)
+        self.task = asyncio.create_task(host.serve())
         ready = asyncio.create_task(self.ready.wait())
         await asyncio.wait(
             [self.task, ready], timeout=HANG_GUARD_S, return_when=asyncio.FIRST_COMPLETED

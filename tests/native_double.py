@@ -10,12 +10,13 @@ from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 if TYPE_CHECKING:
-    from farswap.native import HostEngine
+    from farswap.native import HostEngine, State
     from typing_extensions import override as override  # noqa: PLC0414 - for doubles to import
 
     EngineDouble = HostEngine
+    StateDouble = State
 else:
-    EngineDouble = object
+    EngineDouble = StateDouble = object
 
     def override(method):
         return method

@@ -54,21 +54,25 @@ def device_status(host: RunningHost) -> pb.DeviceStatus:
         swap_areas=[area.name for area in use.areas],
         stacked=[text.utf8(name) for name in use.holders],
         host_id=host.config.host_id,
-        incarnation=host.engine.incarnation.hex(),
+        incarnation=host.engine.state.incarnation.hex(),
     )
 
 
 def survival_status(host: RunningHost) -> pb.SurvivalStatus:
     """The memory that has the pages, and the last takeover of it."""
-    kind, _ = host.engine.memory
-    takeover = None if host.link is None else host.link.takeover
-    return pb.SurvivalStatus(
+    kind, _ = host.engine.state.memory
+    status = pb.SurvivalStatus(
         memory=kind,
-        problem=host.engine.memory_problem,
+        problem=host.survival_problem,
         worker_pid=os.getpid(),
-        takeovers=host.engine.takeovers,
-        last_takeover=None if takeover is None else of_record(pb.Takeover, takeover),
+        takeovers=host.engine.state.takeovers,
     )
+    if host.link is not None and host.link.takeover is not None:
+        death = host.link.death
+        how = "unknown" if death is None else death.how
+        last = of_record(pb.Takeover, host.link.takeover, predecessor=how)
+        status.last_takeover.CopyFrom(last)
+    return status
 
 
 def attribution_status(state: AttributionState) -> pb.AttributionStatus:

@@ -14,7 +14,7 @@ from farswap.v1 import host_admin_pb2 as pb
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from farswap.native import HostEngine
+    from farswap.native import State
 
     Request = pb.SetTierRequest | pb.SetPlacementRequest | pb.AttributeRequest | pb.SetCgroupRequest
 
@@ -22,11 +22,11 @@ _log = log.logger("admin")
 
 
 class OperatorSettings:
-    """Of one engine. For the event loop alone."""
+    """Of one device. For the event loop alone."""
 
-    def __init__(self, engine: HostEngine) -> None:
-        self._engine = engine
-        self._kept = pb.OperatorSettings.FromString(engine.note)
+    def __init__(self, state: State) -> None:
+        self._state = state
+        self._kept = pb.OperatorSettings.FromString(state.note)
 
     def keep(self, request: Request) -> None:
         """A request that was carried out."""
@@ -39,7 +39,7 @@ class OperatorSettings:
                 self._kept.attribution.CopyFrom(request)
             case pb.SetCgroupRequest():
                 self._keep_cgroup(request)
-        if not self._engine.note_down(self._kept.SerializeToString()):
+        if not self._state.note_down(self._kept.SerializeToString()):
             _log.warning("too many settings: the next worker does not have the last one")
 
     def requests(self) -> Iterator[Request]:

@@ -68,7 +68,7 @@ class HostAdminService(host_admin_pb2_grpc.HostAdminServicer):
     def __init__(self, host: RunningHost, doctor: Doctor) -> None:
         self._host = host
         self._doctor = doctor
-        self._settings = OperatorSettings(host.engine)
+        self._settings = OperatorSettings(host.engine.state)
 
     async def restore(self) -> None:
         """Carries out again what operators had set when an earlier worker died."""

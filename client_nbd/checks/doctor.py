@@ -49,7 +49,7 @@ class Doctor:
         return [
             *findings.of_protections(host.protections, swapping=bool(use.areas)),
             *findings.of_configuration(host.config),
-            *findings.of_survival(host.engine.memory_problem),
+            *findings.of_survival(host.survival_problem),
             *kernel_checks.of_kernel(host.files, host.device, use),
             *kernel_checks.attribution(state, expected=expected),
             kernel_checks.discard(

@@ -168,14 +168,17 @@ class KernelDevice:
         if self._device:
             if not any(self._engine.wait_connection(id_, 0) for id_ in self._connection_ids):
                 return
-        elif self._engine.takeovers == 0:
+        elif self._engine.state.takeovers == 0:
             return
         if not self._lock.acquire(blocking=False):
             return
         try:
             for index, name in self._files.nbd_backends().items():
                 backend = _Backend.parse(name)
-                if backend is not None and backend.incarnation == self._engine.incarnation.hex():
+                if (
+                    backend is not None
+                    and backend.incarnation == self._engine.state.incarnation.hex()
+                ):
                     self._reconnect(index, backend)
         finally:
             self._lock.release()
@@ -196,6 +199,9 @@ class KernelDevice:
                     self._connection_ids = [*self._connection_ids, id_]
                 self._engine.wait_connection(self._connection_ids[-1], _SETTLE_MS)
         _log.warning("reconnected", device=device, connections=backend.connections)
+
+    def _backend(self, connections: int, timeout_s: int) -> _Backend:
+        return _Backend(self._engine.state.incarnation.hex(), connections, timeout_s)
 
     def _missing(self, connections: int) -> int:
         ids = self._connection_ids
@@ -235,7 +241,9 @@ class KernelDevice:
                         flags=_FLAGS | (netlink.FLAG_CAN_MULTI_CONN if count > 1 else 0),
                         timeout_s=0,
                         dead_connection_timeout_s=timeout_s,
-                        backend=str(_Backend(self._engine.incarnation.hex(), count, timeout_s)),
+                        backend=str(
+                            _Backend(self._engine.state.incarnation.hex(), count, timeout_s)
+                        ),
                         descriptors=descriptors,
                     )
                 )

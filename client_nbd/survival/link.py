@@ -1,10 +1,10 @@
 """Messages between the supervisor and a worker, over a socketpair.
 
-    supervisor ──▶ worker      Orders, first of all
-    worker ──▶ supervisor      Report, when it has made the memory, and when it serves
+    supervisor ──▶ worker      Orders, first of all; then News
+    worker ──▶ supervisor      Report: what outlives it, and when it serves
 
-A message is JSON; the descriptor of a memory travels with it. The socket keeps messages apart, and
-what a worker has sent is received also after its death.
+A message is JSON; the descriptors of what it names travel with it. The socket keeps messages apart,
+and what a worker has sent is received also after its death.
 """
 
 from __future__ import annotations
@@ -21,30 +21,35 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
 _MESSAGE_BYTES_MAX = 1 << 20
+_DESCRIPTORS_MAX = 250  # SCM_MAX_FD of the kernel: 253
 
-# A kind without a descriptor: a segment is found by its id.
+# A kind of memory without a descriptor: a segment is found by its id.
 SYSV = "sysv"
 
 
-class KeptMemory(msgspec.Struct, frozen=True):
-    """Memory that outlives a worker. `number` is a descriptor of this process, or a System V id."""
+class Kept(msgspec.Struct, frozen=True):
+    """What outlives a worker: memory of a kind, or a socket.
 
+    `number` is a descriptor of this process, or a System V id.
+    """
+
+    name: str
     kind: str
     number: int
 
     @property
-    def descriptors(self) -> tuple[int, ...]:
-        """The descriptor, if it has one."""
-        return () if self.kind == SYSV else (self.number,)
+    def has_descriptor(self) -> bool:
+        """Whether `number` is one."""
+        return self.kind != SYSV
 
     def close(self) -> None:
         """Closes the descriptor."""
-        for descriptor in self.descriptors:
-            os.close(descriptor)
+        if self.has_descriptor:
+            os.close(self.number)
 
 
 class Death(msgspec.Struct, frozen=True):
-    """End of the last worker. `at_ns` is of CLOCK_MONOTONIC."""
+    """End of a worker. `at_ns` is of CLOCK_MONOTONIC, some time after it."""
 
     how: str
     at_ns: int
@@ -53,23 +58,34 @@ class Death(msgspec.Struct, frozen=True):
 class Orders(msgspec.Struct, frozen=True):
     """For a new worker. `config` is the text of the configuration file.
 
-    It stays the same over the workers of a supervisor: memory of other sizes would not fit.
+    It stays the same over the workers of a supervisor: memory of other sizes would not fit. A
+    standby has a worker before it that lives; `death` is that of the last worker, if it is known.
     """
 
     supervisor: int  # its process id
     config: str
-    memory: KeptMemory | None
-    death: Death | None
+    kept: tuple[Kept, ...]
+    standby: bool = False
+    death: Death | None = None
+
+
+class News(msgspec.Struct, frozen=True):
+    """For a worker that waits, or has just taken over."""
+
+    kept: tuple[Kept, ...] = ()
+    dropped: tuple[str, ...] = ()
+    death: Death | None = None
 
 
 class Report(msgspec.Struct, frozen=True):
-    """Of a worker. `memory` was made by it."""
+    """Of a worker. `kept` was made by it; `dropped` are names of what has ended."""
 
-    memory: KeptMemory | None = None
+    kept: tuple[Kept, ...] = ()
+    dropped: tuple[str, ...] = ()
     serving: bool = False
 
 
-Message = TypeVar("Message", Orders, Report)
+Message = TypeVar("Message", Orders, News, Report)
 
 
 class Link:
@@ -107,22 +123,23 @@ class Link:
         finally:
             os.set_inheritable(self.fileno(), False)  # noqa: FBT003
 
-    def send(self, message: Orders | Report) -> None:
-        """The other end has the memory's descriptor as well from then on."""
-        descriptors = message.memory.descriptors if message.memory else ()
+    def send(self, message: Orders | News | Report) -> None:
+        """The other end has the descriptors as well from then on."""
+        descriptors = [kept.number for kept in message.kept if kept.has_descriptor]
         socket.send_fds(self._socket, [msgspec.json.encode(message)], descriptors)
 
     def receive(self, kind: type[Message]) -> Message:
         """Waits for a message of this kind."""
         # Not socket.recv_fds(), which ignores the flag (Python 3.11).
         data, ancillary, _, _ = self._socket.recvmsg(
-            _MESSAGE_BYTES_MAX, socket.CMSG_SPACE(4), socket.MSG_CMSG_CLOEXEC
+            _MESSAGE_BYTES_MAX, socket.CMSG_SPACE(4 * _DESCRIPTORS_MAX), socket.MSG_CMSG_CLOEXEC
         )
-        descriptors = [number for _, _, rights in ancillary for number in array.array("i", rights)]
         if not data:
             raise EOFError("the other end is closed")
         message = msgspec.json.decode(data, type=kind)
-        if not descriptors or message.memory is None:
-            return message
-        here = msgspec.structs.replace(message.memory, number=descriptors[0])
-        return msgspec.structs.replace(message, memory=here)
+        descriptors = iter(array.array("i", ancillary[0][2]) if ancillary else ())
+        here = tuple(
+            msgspec.structs.replace(kept, number=next(descriptors)) if kept.has_descriptor else kept
+            for kept in message.kept
+        )
+        return msgspec.structs.replace(message, kept=here)

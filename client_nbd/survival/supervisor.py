@@ -1,11 +1,13 @@
-"""The supervisor of the host daemon: holds what must outlive a worker, and starts the next one.
+"""The supervisor of the host daemon: holds what must outlive a worker, and starts the next ones.
 
-    farswap-host ── supervisor            descriptors of the memory, claims on the volume
-                        └── worker        everything else; --worker N: the link to the supervisor
+    farswap-host ── supervisor            descriptors of memory and sockets, claims on the volume
+                        ├── worker        serves; --worker N: the link to the supervisor
+                        └── standby       a worker that has mapped the memory and waits
 
-A worker that dies after it served is replaced at once, one that dies before after a delay, which
-grows. The next worker adopts the memory, so no page is lost. An orderly stop, or memory that ends
-with the worker, ends both.
+Every worker waits until no other one serves. So the standby takes over by itself when the active
+one dies, by a mutex in the memory, and the supervisor starts another standby. If both die, it
+starts a worker at once; one that dies before it has served is replaced after a delay, which grows.
+An orderly stop, or memory that ends with the worker, ends all.
 
 The supervisor imports neither grpc nor the native core and starts no thread. It reads neither
 memory nor sockets, and logs nothing: the next worker logs how the last one ended. A worker dies
@@ -23,12 +25,12 @@ import sys
 import time
 from typing import TYPE_CHECKING, NoReturn, Self
 
-from farswap.client_nbd.survival.link import Death, Link, Orders, Report
+from farswap.client_nbd.survival.link import Death, Link, News, Orders, Report
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
 
-    from farswap.client_nbd.survival.memory_keeper import MemoryKeeper
+    from farswap.client_nbd.survival.keeper import Keeper
 
     # Starts a worker, which inherits the descriptor of its link. Returns its process id.
     StartWorker = Callable[[int], int]
@@ -50,80 +52,115 @@ def start_worker(link: int) -> int:
 
 
 class Supervisor:
-    """run() starts workers until one ends in order, or cannot be replaced."""
+    """run() keeps workers until one ends in order, or cannot be replaced."""
 
     def __init__(
-        self, config: str, keeper: MemoryKeeper, start_worker: StartWorker = start_worker
+        self, config: str, keeper: Keeper, start_worker: StartWorker = start_worker
     ) -> None:
         self._config = config
         self._keeper = keeper
         self._start_worker = start_worker
+        self._workers: list[_Worker] = []
+        self._active: _Worker | None = None  # the last one that reported that it serves
         self._death: Death | None = None
         self._has_served = False
         self._stop_by: int | None = None  # of a signal that no worker has yet
+        self._retry_s = 0.0
+        self._start_at_s = 0.0
 
     def run(self) -> int:
         """How the last worker ended: its exit code, or minus a signal's number."""
-        retry_s = 0.0
         with _Signals() as signals:
             while True:
-                worker = _Worker(self._start_worker, self._orders())
-                status = self._attend(worker, signals)
-                code = os.waitstatus_to_exitcode(status)
-                if code == 0:
-                    self._keeper.discard()
-                    return 0
-                if self._is_last(code):
-                    return code
-                self._death = Death(_how(code), time.monotonic_ns())
-                retry_s = 0.0 if worker.served else min(max(_RETRY_S, 2 * retry_s), _RETRY_S_MAX)
-                self._pause(retry_s, signals)
+                self._start_wanted()
+                self._wait(signals)
+                for worker in list(self._workers):
+                    for report in worker.reports():
+                        self._note(worker, report)
+                for worker in [worker for worker in self._workers if worker.ended()]:
+                    code = self._bury(worker)
+                    if code == 0 or self._is_last(code):
+                        self._end_others()
+                        if code == 0:
+                            self._keeper.discard()
+                        return code
+                self._pass_signal()
 
-    def _orders(self) -> Orders:
-        return Orders(
-            supervisor=os.getpid(),
-            config=self._config,
-            memory=self._keeper.memory,
-            death=self._death,
-        )
+    # --- Workers
+
+    def _start_wanted(self) -> None:
+        """One worker, and a standby for one that serves pages that can be adopted."""
+        serves = self._active is not None and self._keeper.has_pages
+        wanted = 2 if serves and self._stop_by is None else 1
+        if len(self._workers) < wanted and time.monotonic() >= self._start_at_s:
+            orders = Orders(
+                supervisor=os.getpid(),
+                config=self._config,
+                kept=tuple(self._keeper.kept.values()),
+                standby=bool(self._workers),
+                death=None if self._workers else self._death,
+            )
+            self._workers.append(_Worker(self._start_worker, orders))
+
+    def _note(self, worker: _Worker, report: Report) -> None:
+        for kept in report.kept:
+            self._keeper.keep(kept)
+        for name in report.dropped:
+            self._keeper.drop(name)
+        for other in self._workers:
+            if other is not worker and (report.kept or report.dropped):
+                other.tell(News(kept=report.kept, dropped=report.dropped))
+        if report.serving:
+            self._active, self._has_served = worker, True
+            self._retry_s = 0.0
+
+    def _bury(self, worker: _Worker) -> int:
+        """Its exit code, or minus the number of the signal that killed it."""
+        self._workers.remove(worker)
+        code = worker.reap()
+        if worker.served or not self._workers:
+            self._death = Death(_how(code), time.monotonic_ns())
+            for successor in self._workers:
+                successor.tell(News(death=self._death))
+        if worker is self._active:
+            self._active = None
+        elif not worker.served:
+            self._retry_s = min(max(_RETRY_S, 2 * self._retry_s), _RETRY_S_MAX)
+            self._start_at_s = time.monotonic() + self._retry_s
+        return code
 
     def _is_last(self, code: int) -> bool:
         """Whether no worker can continue: no page is kept, or the start fails."""
-        if self._keeper.memory is None:
-            return True
-        return code > 0 and not self._has_served
+        if self._workers:
+            return False
+        return not self._keeper.has_pages or (code > 0 and not self._has_served)
 
-    def _attend(self, worker: _Worker, signals: _Signals) -> int:
-        """Until it has ended. Returns its wait status."""
-        while True:
-            ready = signals.wait(worker.descriptors, None)
-            for number in signals.arrived():
-                self._stop_by = number
-            if worker.link in ready or worker.process in ready:
-                for report in worker.reports():
-                    self._note(worker, report)
-            if worker.process in ready:
-                return worker.reap()
-            self._pass_signal(worker)
+    def _end_others(self) -> None:
+        for worker in self._workers:
+            worker.send(signal.SIGKILL)
+            worker.reap()
 
-    def _note(self, worker: _Worker, report: Report) -> None:
-        if report.memory is not None:
-            self._keeper.keep(report.memory)
-        if report.serving:
-            worker.served = self._has_served = True
+    # --- Events
 
-    def _pass_signal(self, worker: _Worker) -> None:
+    def _wait(self, signals: _Signals) -> None:
+        descriptors = [number for worker in self._workers for number in worker.descriptors]
+        left_s = self._start_at_s - time.monotonic()
+        signals.wait(descriptors, left_s if left_s > 0 else None)
+        for number in signals.arrived():
+            self._stop_by = number
+
+    def _pass_signal(self) -> None:
         """Before it serves, a worker that adopts pages must not be stopped."""
-        if self._stop_by is not None and (worker.served or self._keeper.memory is None):
-            worker.send(self._stop_by)
-            self._stop_by = None
-
-    def _pause(self, seconds: float, signals: _Signals) -> None:
-        until = time.monotonic() + seconds
-        while (left := until - time.monotonic()) > 0:
-            signals.wait((), left)
-            for number in signals.arrived():
-                self._stop_by = number
+        if self._stop_by is None:
+            return
+        if self._active is not None:
+            self._active.send(self._stop_by)
+        elif self._keeper.has_pages:
+            return
+        else:
+            for worker in self._workers:
+                worker.send(self._stop_by)
+        self._stop_by = None
 
 
 class _Worker:
@@ -137,40 +174,45 @@ class _Worker:
         with theirs.inheritable() as descriptor:
             self._pid = start(descriptor)
         theirs.close()
-        self.process = os.pidfd_open(self._pid)
+        self._process = os.pidfd_open(self._pid)
         self._linked = True
-
-    @property
-    def link(self) -> int:
-        """Its descriptor."""
-        return self._link.fileno()
 
     @property
     def descriptors(self) -> Sequence[int]:
         """Readable when there is a report, and when the worker has ended."""
-        return [self.process, self.link] if self._linked else [self.process]
+        return [self._process, self._link.fileno()] if self._linked else [self._process]
 
     def reports(self) -> Iterator[Report]:
         """Those that have arrived."""
-        poll = select.poll()
-        poll.register(self.link, select.POLLIN)
-        while self._linked and poll.poll(0):
+        while self._linked and _is_readable(self._link.fileno()):
             try:
-                yield self._link.receive(Report)
+                report = self._link.receive(Report)
             except (EOFError, OSError):
                 self._linked = False
+                return
+            self.served = self.served or report.serving
+            yield report
+
+    def tell(self, news: News) -> None:
+        """Has no effect on one that has ended."""
+        with contextlib.suppress(OSError):
+            self._link.send(news)
 
     def send(self, number: int) -> None:
         """A signal."""
         with contextlib.suppress(ProcessLookupError):
             os.kill(self._pid, number)
 
+    def ended(self) -> bool:
+        """Whether it has, and all its reports are taken."""
+        return not self._linked and _is_readable(self._process)
+
     def reap(self) -> int:
-        """Once it has ended. Returns its wait status."""
+        """Waits for its end. Returns its exit code, or minus the number of a signal."""
         _, status = os.waitpid(self._pid, 0)
-        os.close(self.process)
+        os.close(self._process)
         self._link.close()
-        return status
+        return os.waitstatus_to_exitcode(status)
 
 
 class _Signals:
@@ -192,12 +234,12 @@ class _Signals:
         self._wake.close()
         self._write_end.close()
 
-    def wait(self, descriptors: Sequence[int], timeout_s: float | None) -> set[int]:
-        """Those of `descriptors` that are readable. Also returns when a signal arrives."""
+    def wait(self, descriptors: Sequence[int], timeout_s: float | None) -> None:
+        """Until one is readable, or a signal arrives."""
         poll = select.poll()
         for descriptor in [*descriptors, self._wake.fileno()]:
             poll.register(descriptor, select.POLLIN)
-        return {ready for ready, _ in poll.poll(None if timeout_s is None else timeout_s * 1000)}
+        poll.poll(None if timeout_s is None else timeout_s * 1000)
 
     def arrived(self) -> bytes:
         """The numbers of those that arrived."""
@@ -213,6 +255,12 @@ def end_like(code: int) -> NoReturn:
         signal.signal(-code, signal.SIG_DFL)
         os.kill(os.getpid(), -code)
     sys.exit(code)
+
+
+def _is_readable(descriptor: int) -> bool:
+    poll = select.poll()
+    poll.register(descriptor, select.POLLIN)
+    return bool(poll.poll(0))
 
 
 def _how(code: int) -> str:

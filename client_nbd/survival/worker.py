@@ -4,16 +4,19 @@ from __future__ import annotations
 
 import contextlib
 import os
+import threading
 import time
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING
 
 from farswap.client_nbd.survival import process
-from farswap.client_nbd.survival.link import KeptMemory, Link, Orders, Report
+from farswap.client_nbd.survival.keeper import PAGES
+from farswap.client_nbd.survival.link import Kept, Link, News, Orders, Report
 from farswap.common import log
 
 if TYPE_CHECKING:
-    from farswap.native import HostEngine
+    from farswap.client_nbd.survival.link import Death
+    from farswap.native import HostEngine, State
 
 _log = log.logger("survival")
 
@@ -23,10 +26,9 @@ PRIVATE = "private"
 
 @dataclass(frozen=True, slots=True)
 class Takeover:
-    """Of the pages of an earlier worker. `stall_ms`: from its end until this one served."""
+    """Of the pages of another worker. `stall_ms`: from its end until this one served."""
 
-    predecessor: str
-    stall_ms: int | None
+    stall_ms: float | None
     pages: int
 
 
@@ -36,31 +38,81 @@ class WorkerLink:
     def __init__(self, descriptor: int) -> None:
         self._link = Link.inherited(descriptor)
         self.orders = self._link.receive(Orders)
-        self.takeover: Takeover | None = None  # once this worker serves
+        self._kept = {kept.name: kept for kept in self.orders.kept}
+        self._lock = threading.Lock()
+        self._death = self.orders.death
+        self._adopted_at_ns = 0
+        self._telling = False
+        self.takeover: Takeover | None = None
+        self.problem = ""  # why the pages end with this process though they need not
         process.die_with(self.orders.supervisor)
 
     @property
+    def pages(self) -> Kept | None:
+        """The memory with pages of another worker."""
+        return self._kept.get(PAGES)
+
+    @property
     def adopts(self) -> bool:
-        """Whether there are pages of an earlier worker."""
-        return self.orders.memory is not None
+        """Whether there is one."""
+        return any(kept.name == PAGES for kept in self.orders.kept)
 
-    def made(self, engine: HostEngine) -> None:
-        """Has the supervisor hold the engine's memory, before it has a page."""
-        kind, number = engine.memory
-        if not self.adopts and kind != PRIVATE:
-            self._send(Report(memory=KeptMemory(kind, number)))
+    @property
+    def death(self) -> Death | None:
+        """Of the worker before; None: unknown so far."""
+        with self._lock:
+            return self._death
 
-    def serving(self, engine: HostEngine) -> None:
-        """The worker is ready."""
-        if self.adopts:
-            death = self.orders.death
-            self.takeover = Takeover(
-                "unknown" if death is None else death.how,
-                None if death is None else (time.monotonic_ns() - death.at_ns) // 10**6,
-                engine.stats()["recovered"],
-            )
-            _log.warning("took the pages over", **asdict(self.takeover))
+    def made(self, state: State) -> None:
+        """Has the supervisor hold memory that this worker has made, before it has a page."""
+        kind, number = state.memory
+        if kind != PRIVATE:
+            self._send(Report(kept=(Kept(PAGES, kind, number),)))
+
+    def listen(self) -> None:
+        """Receives news in a thread from now on."""
+        threading.Thread(target=self._listen, name="link", daemon=True).start()
+
+    def adopted(self) -> None:
+        """The worker before is dead, and this one has its pages."""
+        self._adopted_at_ns = time.monotonic_ns()
+
+    def answers(self, engine: HostEngine) -> None:
+        """Requests are answered from now on. There is a log."""
+        if not self.adopts:
+            return
+        # A standby notices the death at once, the supervisor later.
+        died_ns = self._adopted_at_ns if self.orders.standby else 0
+        if self.orders.death is not None:
+            died_ns = self.orders.death.at_ns
+        stall_ms = round((time.monotonic_ns() - died_ns) / 1e6, 1) if died_ns else None
+        self.takeover = Takeover(stall_ms, engine.stats()["recovered"])
+        with self._lock:
+            self._telling = True
+            how = "unknown" if self._death is None else self._death.how
+        _log.warning("took the pages over", predecessor=how, **asdict(self.takeover))
+
+    def serves(self) -> None:
+        """All of the daemon works."""
         self._send(Report(serving=True))
+
+    def _listen(self) -> None:
+        with contextlib.suppress(EOFError, OSError):
+            while True:
+                self._take(self._link.receive(News))
+
+    def _take(self, news: News) -> None:
+        with self._lock:
+            if news.death is not None:
+                self._death = news.death
+            for kept in news.kept:
+                self._kept[kept.name] = kept
+            for name in news.dropped:
+                if (ended := self._kept.pop(name, None)) is not None:
+                    ended.close()
+            telling = self._telling
+        if news.death is not None and telling:
+            _log.warning("the worker before this one has ended", how=news.death.how)
 
     def _send(self, report: Report) -> None:
         # Without a supervisor this process is about to end.

@@ -5,43 +5,12 @@
 #include "tier/state.h"
 
 namespace farswap::bind {
-namespace {
-
-using MadeState = Result<std::unique_ptr<tier::State>>;
-
-MadeState AdoptState(const EngineConfig& config) {
-  auto memory = Memory::Adopt(*config.kept);
-  if (!memory.ok()) return memory.error();
-  return tier::State::Adopt(std::move(memory.value()), config.tier.slots,
-                            config.tier.pool_bytes_max);
-}
-
-// `problem`: why the memory does not outlive the process though it may.
-MadeState MakeState(const EngineConfig& config, std::string* problem) {
-  const auto make = [&](MemoryKind kind) {
-    return tier::State::Create(config.tier.slots, config.tier.pool_bytes_max, kind);
-  };
-  if (config.survival != Survival::kOff) {
-    std::string refusals;
-    for (const MemoryKind kind : kSurvivingKinds) {
-      MadeState made = make(kind);
-      if (made.ok()) return made;
-      refusals +=
-          std::string(refusals.empty() ? "" : "; ") + NameOf(kind) + ": " + made.error().message;
-    }
-    *problem = "no memory outlives the daemon: " + refusals;
-    if (config.survival == Survival::kRequired) return Error{*problem};
-  }
-  return make(MemoryKind::kPrivate);
-}
-
-}  // namespace
-
-Result<std::unique_ptr<Engine>> Engine::Create(EngineConfig config) {
+Result<std::unique_ptr<Engine>> Engine::Create(EngineConfig config,
+                                               std::shared_ptr<tier::State> state) {
   std::unique_ptr<Engine> engine(new Engine);
-  auto made = config.kept ? AdoptState(config) : MakeState(config, &engine->survival_problem_);
-  if (!made.ok()) return made.error();
-  const std::shared_ptr<tier::State> state = std::move(made.value());
+  engine->state_ = state;
+  config.tier.slots = state->slots().size();
+  config.tier.pool_bytes_max = state->pool().size();
   auto cluster = remote::Cluster::Create(std::move(config.cluster), state);
   if (!cluster.ok()) return cluster.error();
   engine->cluster_ = std::move(cluster.value());

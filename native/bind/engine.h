@@ -6,11 +6,9 @@
 #include <cstdint>
 #include <memory>
 #include <mutex>
-#include <optional>
 #include <string>
 #include <vector>
 
-#include "base/memory.h"
 #include "base/result.h"
 #include "bpf/slot_attribution.h"
 #include "nbd/connection_set.h"
@@ -20,19 +18,9 @@
 
 namespace farswap::bind {
 
-/// Whether the tier's memory outlives the process.
-enum class Survival : std::uint8_t {
-  kOff,
-  kAuto,      // where the machine has such memory
-  kRequired,  // Create() fails elsewhere
-};
-
 struct EngineConfig {
   tier::TierConfig tier;
-  remote::ClusterConfig cluster;  // incarnation and slots are filled in by Create()
-  Survival survival = Survival::kOff;
-  /// Of an earlier process, to be adopted. Its descriptor is Create()'s, also on failure.
-  std::optional<Memory::Handle> kept{};
+  remote::ClusterConfig cluster;
 };
 
 /// The source of attribution in use.
@@ -46,7 +34,10 @@ struct AttributionState {
 /// Owns the three layers; starts and stops them in order.
 class Engine {
  public:
-  static Result<std::unique_ptr<Engine>> Create(EngineConfig config);
+  /// Slots and bytes of the pool are those of `state`. If that is adopted, all threads of the
+  /// process before must have ended.
+  static Result<std::unique_ptr<Engine>> Create(EngineConfig config,
+                                                std::shared_ptr<tier::State> state);
   ~Engine() { Stop(); }
 
   /// Fails stores and fetches in progress, then ends connections. Idempotent.
@@ -60,19 +51,17 @@ class Engine {
   AttributionState attribution() const;
   void SetLabel(tier::CgroupId id);
 
+  const std::shared_ptr<tier::State>& state() const { return state_; }
   tier::Tier& tier() { return *tier_; }
   remote::Cluster& cluster() { return *cluster_; }
   nbd::ConnectionSet& connections() { return *connections_; }
-  tier::State& state() const { return tier_->state(); }
-  /// Why no memory outlives the process though it may; "": one does, or none is asked for.
-  const std::string& survival_problem() const { return survival_problem_; }
 
  private:
   Engine() = default;
   void StopAttributionLocked();
   AttributionState StateLocked() const;
 
-  std::string survival_problem_;
+  std::shared_ptr<tier::State> state_;
   std::unique_ptr<remote::Cluster> cluster_;
   std::unique_ptr<tier::Tier> tier_;
   std::unique_ptr<nbd::ConnectionSet> connections_;

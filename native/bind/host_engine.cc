@@ -2,7 +2,7 @@
 
 #include <nanobind/stl/map.h>
 #include <nanobind/stl/optional.h>
-#include <nanobind/stl/pair.h>
+#include <nanobind/stl/shared_ptr.h>
 #include <nanobind/stl/unique_ptr.h>
 
 #include <chrono>
@@ -21,41 +21,14 @@ namespace {
 
 using std::chrono::milliseconds;
 
-/// Its kind, and its descriptor or id.
-using KeptMemory = std::pair<std::string, int>;
-
-Survival SurvivalOf(const std::string& state) {
-  if (state == "off") return Survival::kOff;
-  if (state == "auto") return Survival::kAuto;
-  if (state == "required") return Survival::kRequired;
-  throw nb::value_error("state is not off, auto or required");
-}
-
-MemoryKind KindOf(const std::string& name) {
-  for (const MemoryKind kind : kSurvivingKinds) {
-    if (name == NameOf(kind)) return kind;
-  }
-  throw nb::value_error("no such kind of memory");
-}
-
-KeptMemory MemoryOf(const Engine& self) {
-  const Memory::Handle& handle = self.state().memory().handle();
-  return {NameOf(handle.kind), handle.number};
-}
-
-std::unique_ptr<Engine> CreateEngine(std::uint64_t slots, std::uint64_t pool_bytes_max,
+std::unique_ptr<Engine> CreateEngine(std::shared_ptr<tier::State> state,
                                      std::uint32_t accept_threshold_percent,
                                      std::uint64_t store_wait_ms, std::uint64_t fetch_wait_ms,
                                      std::vector<std::string> servers, std::string host_id,
                                      std::string device, bool take_over, std::size_t replicas,
                                      std::string spread, std::uint64_t repair_after_ms,
-                                     std::uint64_t rebalance_every_ms, const std::string& state,
-                                     const std::optional<KeptMemory>& kept) {
+                                     std::uint64_t rebalance_every_ms) {
   EngineConfig config;
-  config.survival = SurvivalOf(state);
-  if (kept) config.kept = Memory::Handle{KindOf(kept->first), kept->second};
-  config.tier.slots = slots;
-  config.tier.pool_bytes_max = pool_bytes_max;
   config.tier.accept_threshold_percent = accept_threshold_percent;
   config.tier.store_wait = milliseconds(store_wait_ms);
   config.cluster.servers = std::move(servers);
@@ -69,24 +42,10 @@ std::unique_ptr<Engine> CreateEngine(std::uint64_t slots, std::uint64_t pool_byt
   config.cluster.fetch_wait = milliseconds(fetch_wait_ms);
   auto created = [&] {
     nb::gil_scoped_release release;
-    return Engine::Create(std::move(config));
+    return Engine::Create(std::move(config), std::move(state));
   }();
   if (!created.ok()) throw std::runtime_error(created.error().message);
   return std::move(created.value());
-}
-
-nb::bytes Incarnation(const Engine& self) {
-  const tier::State::Incarnation incarnation = self.state().incarnation();
-  return nb::bytes(incarnation.data(), incarnation.size());
-}
-
-nb::bytes NoteOf(const Engine& self) {
-  const std::span<const std::byte> note = self.state().note();
-  return nb::bytes(note.data(), note.size());
-}
-
-bool NoteDown(Engine& self, const nb::bytes& note) {
-  return self.state().Note({reinterpret_cast<const std::byte*>(note.c_str()), note.size()});
 }
 
 std::uint64_t Serve(Engine& self, int fd, const nb::bytes& initial, std::string peer) {
@@ -166,24 +125,6 @@ void BindRecords(nb::module_& m) {
       .def_ro("fetch_p99_us", &Server::fetch_p99_us);
 }
 
-void BindMemory(nb::class_<Engine>& engine) {
-  using namespace nb::literals;
-  engine
-      .def_prop_ro("memory", &MemoryOf,
-                   "Kind of the memory that has the pages, and its descriptor or id. Of the kind "
-                   "private it ends with the process.")
-      .def_prop_ro("memory_problem", &Engine::survival_problem,
-                   "Why it is private although it may be of another kind, or empty.")
-      .def_prop_ro(
-          "takeovers", [](const Engine& self) { return self.state().takeovers(); },
-          "How often a process has adopted the memory.")
-      .def_prop_ro("note", &NoteOf, "What note_down() kept in it, maybe of an earlier process.")
-      .def("note_down", &NoteDown, "note"_a, "Replaces `note`; False if it is larger than 64 KiB.")
-      .def(
-          "remove_memory", [](Engine& self) { self.state().memory().Remove(); },
-          "No other process can adopt it any more. Before the process ends.");
-}
-
 }  // namespace
 
 void BindHostEngine(nb::module_& m) {
@@ -196,15 +137,13 @@ void BindHostEngine(nb::module_& m) {
                             "A host's data path: NBD connections, the local tier, memory servers.");
   BindHostTier(m, engine);
   BindHostAttribution(m, engine);
-  BindMemory(engine);
   engine
-      .def(nb::new_(&CreateEngine), nb::kw_only(), "slots"_a, "pool_bytes_max"_a,
-           "accept_threshold_percent"_a, "store_wait_ms"_a, "fetch_wait_ms"_a, "servers"_a,
-           "host_id"_a, "device"_a, "take_over"_a, "replicas"_a, "spread"_a, "repair_after_ms"_a,
-           "rebalance_every_ms"_a, "state"_a, "kept"_a,
-           "`state`: off, auto or required; `kept`: memory of an earlier process, as `memory`. "
+      .def(nb::new_(&CreateEngine), nb::kw_only(), "state"_a, "accept_threshold_percent"_a,
+           "store_wait_ms"_a, "fetch_wait_ms"_a, "servers"_a, "host_id"_a, "device"_a,
+           "take_over"_a, "replicas"_a, "spread"_a, "repair_after_ms"_a, "rebalance_every_ms"_a,
            "Starts the engine's threads. RuntimeError if a resource is missing.")
-      .def_prop_ro("incarnation", &Incarnation, "16 random bytes that identify the slot table.")
+      .def_prop_ro(
+          "state", [](const Engine& self) { return self.state(); }, "What has the pages.")
       .def("serve", &Serve, "fd"_a, "initial"_a, "peer"_a,
            "Serves a stream socket after its NBD handshake; always takes over the descriptor. "
            "`initial`: bytes that the client sent after the handshake. Returns the id.")

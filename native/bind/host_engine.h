@@ -21,6 +21,9 @@ struct SlotExplanation : tier::Explanation {
   std::vector<remote::Cluster::ReplicaInfo> replicas;
 };
 
+/// Adds State, which has the pages.
+void BindHostState(nb::module_& m);
+
 /// Adds HostEngine, its records and enter_reclaim_path() to the module.
 void BindHostEngine(nb::module_& m);
 

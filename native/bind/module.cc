@@ -7,6 +7,7 @@
 
 NB_MODULE(native, m) {
   m.doc() = "The native core of farswap: the host's data path and the memory server's page store.";
+  farswap::bind::BindHostState(m);
   farswap::bind::BindHostEngine(m);
   farswap::bind::BindPageServer(m);
 }

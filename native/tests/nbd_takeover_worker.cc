@@ -118,9 +118,9 @@ int Run(char** arguments) {
   config.slots = tier::kCrashSlots;
   config.pool_bytes_max = tier::kCrashPoolBytes;
   config.store_wait = kHangGuard;
-  const auto tier = Must(tier::Tier::Create(
-      config, &remote,
-      Must(tier::State::Adopt(std::move(memory), config.slots, config.pool_bytes_max))));
+  auto pages = Must(tier::State::Adopt(std::move(memory), config.slots, config.pool_bytes_max));
+  pages->TakeOver();
+  const auto tier = Must(tier::Tier::Create(config, &remote, std::move(pages)));
   if (const Outcome packs = tier->SetPacking(true); !packs.ok()) Fail(packs.error().message);
   Device device(tier.get(), &remote, world);
   const auto connection =

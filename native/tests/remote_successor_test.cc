@@ -121,6 +121,7 @@ class SuccessorTest : public ::testing::Test {
     std::memcpy(memory.value()->data(), from.data(), from.bytes());
     auto adopted = tier::State::Adopt(std::move(memory.value()), kSlots, kPoolBytes);
     EXPECT_TRUE(adopted.ok()) << adopted.error().message;
+    adopted.value()->TakeOver();
     return std::move(adopted.value());
   }
 

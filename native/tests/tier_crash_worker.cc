@@ -180,6 +180,7 @@ int Run(char** arguments) {
   if (!memory.ok()) Fail(memory.error().message);
   auto state = State::Adopt(std::move(memory.value()), kCrashSlots, kCrashPoolBytes);
   if (!state.ok()) Fail(state.error().message);
+  state.value()->TakeOver();
   Worker worker(std::move(state.value()), reinterpret_cast<CrashWorld*>(world.value()->data()));
   worker.Verify();
   if (write(STDOUT_FILENO, "\n", 1) != 1) return 2;

@@ -76,6 +76,7 @@ int Run(std::uint64_t slots, std::uint64_t count) {
     StaleObjects stale(slots);
     auto first = State::Adopt(map(), slots, pool_bytes);
     Require(first.ok(), "not adopted");
+    first.value()->TakeOver();
     Pages pages(std::move(first.value()), &stale);
     Fill(&pages, count);
   }
@@ -86,6 +87,7 @@ int Run(std::uint64_t slots, std::uint64_t count) {
     Timer timer;
     auto adopted = State::Adopt(map(), slots, pool_bytes);
     Require(adopted.ok(), "not adopted");
+    adopted.value()->TakeOver();
     const double mapped = timer.Lap();
     StaleObjects stale(slots);
     Pages pages(std::move(adopted.value()), &stale);

@@ -43,6 +43,7 @@ class TierState : public TierFixture {
   void AdoptState() {
     auto state = State::Adopt(Map(), kSlots, kPoolBytes);
     ASSERT_TRUE(state.ok()) << state.error().message;
+    state.value()->TakeOver();
     config_.slots = kSlots;
     config_.pool_bytes_max = pool_limit_bytes_ = kPoolBytes;
     const std::shared_ptr<State> adopted = std::move(state.value());

@@ -48,6 +48,7 @@ struct State::Header {
   } fixed;
   std::uint64_t checksum;  // of `fixed`
 
+  Liveness liveness;
   std::atomic<std::uint32_t> takeovers;
   std::atomic<std::uint32_t> version_wraps;
   std::atomic<ObjectVersion> bundle_version;
@@ -93,6 +94,7 @@ Result<std::unique_ptr<State>> State::Create(std::uint64_t slots, std::uint64_t 
     return Error{std::string("failed to get random bytes for the incarnation: ") +
                  std::strerror(errno)};
   }
+  header->liveness.Init();
   header->checksum = HashOf(&header->fixed, sizeof(header->fixed));
   return std::unique_ptr<State>(new State(std::move(memory.value())));
 }
@@ -114,9 +116,12 @@ Result<std::unique_ptr<State>> State::Adopt(std::unique_ptr<Memory> memory, std:
   if (fixed.slots != slots) return differs("pages", fixed.slots, slots);
   if (fixed.pool_bytes != pool_bytes) return differs("bytes of pool", fixed.pool_bytes, pool_bytes);
   if (state->memory().bytes() < header.PoolAt() + pool_bytes) return refused("is cut off");
-  ++header.takeovers;
+  state->adopted_ = true;
   return state;
 }
+
+Liveness& State::liveness() const { return header().liveness; }
+void State::TakeOver() { ++header().takeovers; }
 
 State::Incarnation State::incarnation() const { return header().fixed.incarnation; }
 std::uint32_t State::takeovers() const { return header().takeovers; }

@@ -17,6 +17,7 @@
 #include <memory>
 #include <span>
 
+#include "base/liveness.h"
 #include "base/memory.h"
 #include "base/result.h"
 #include "tier/groups.h"
@@ -35,16 +36,22 @@ class State {
   /// Of an empty device. Fails if memory is short or a size out of range.
   static Result<std::unique_ptr<State>> Create(std::uint64_t slots, std::uint64_t pool_bytes,
                                                MemoryKind kind = MemoryKind::kPrivate);
-  /// Of a device that another process served. Fails, with what does not fit, and leaves the memory
-  /// as it is.
+  /// Of a device that another process serves or served. Fails, with what does not fit, and leaves
+  /// the memory as it is.
   static Result<std::unique_ptr<State>> Adopt(std::unique_ptr<Memory> memory, std::uint64_t slots,
                                               std::uint64_t pool_bytes);
+
+  /// Of the process that serves the device.
+  Liveness& liveness() const;
+  /// Raises the count of takeovers. For an adopted state, once no other process serves it, and
+  /// before anything that follows is called.
+  void TakeOver();
 
   Memory& memory() const { return *memory_; }
   Incarnation incarnation() const;
   /// How often it was adopted.
   std::uint32_t takeovers() const;
-  bool adopted() const { return takeovers() > 0; }
+  bool adopted() const { return adopted_; }
 
   std::span<SlotRecord> slots() const;
   std::span<std::byte> pool() const;
@@ -73,6 +80,7 @@ class State {
   Header& header() const;
 
   const std::unique_ptr<Memory> memory_;
+  bool adopted_ = false;
 };
 
 }  // namespace farswap::tier

@@ -8,7 +8,7 @@ import signal
 import sys
 from typing import TYPE_CHECKING
 
-import service_manager
+import unit_restarts
 from fleet import PAGE_BYTES, connected, page, pages, write_back
 from hang_guard import until
 from nbd_client import TRIM, NbdClient
@@ -97,7 +97,7 @@ def test_a_worker_killed_under_load_loses_nothing(
 def test_pages_outlive_the_whole_unit_if_systemd_keeps_the_memory(
     memory_server: MakeServer, host_daemon: MakeHost, short_path: Path
 ) -> None:
-    manager = [sys.executable, service_manager.__file__, str(short_path / "notify")]
+    manager = [sys.executable, unit_restarts.__file__, str(short_path / "notify")]
     host = host_daemon(memory_server(), by=manager)
     host.by = ()  # for farswapctl
     until(lambda: connected(host))

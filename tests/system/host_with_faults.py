@@ -18,6 +18,7 @@ from farswap.client_nbd import config as host_config
 from farswap.client_nbd import daemon
 from farswap.client_nbd.kernel import files as kernel_files
 from farswap.client_nbd.kernel.files import KernelFiles
+from farswap.client_nbd.survival import engine as engines
 
 if TYPE_CHECKING:
     from farswap.client_nbd.kernel.tables import SwapArea
@@ -49,7 +50,9 @@ def main() -> None:
 
     kernel_files.swapoff = faulty_swapoff
     config = host_config.load(CONFIG)
-    daemon.run(config, None, files=FaultyFiles())
+    files = FaultyFiles()
+    engine = engines.native_engine(config, engines.private_state(config, files))
+    daemon.run(config, None, engine, files=files)
 
 
 if __name__ == "__main__":

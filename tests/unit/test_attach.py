@@ -321,7 +321,7 @@ def successor(machine: Machine) -> Machine:
     machine.driver.sockets.clear()
     machine.driver.bodies.clear()
     machine.engine = FakeEngine()
-    machine.engine.takeovers = 1
+    machine.engine.state.takeovers = 1
     machine.device = machine.kernel_device(lambda: machine.driver)
     return machine
 

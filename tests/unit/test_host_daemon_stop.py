@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 import pytest
 from farswap.client_nbd import daemon, safe_stop
 from farswap.common import unix_socket
-from farswap.common.errors import BindError, StartError
+from farswap.common.errors import BindError
 from farswap.v1 import host_admin_pb2 as pb
 from hang_guard import HANG_GUARD_S
 from host_in_process import Host
@@ -155,25 +155,6 @@ async def test_a_limit_that_is_written_does_not_wait_for_the_next_pass(
         (host.root / "cgroup" / name / "memory.zswap.max").write_text("1048576\n")
         assert await asyncio.to_thread(host.engine.configured.wait, HANG_GUARD_S)
     await host.stop()
-
-
-async def test_a_pool_that_the_machine_has_no_room_for_starts_nothing(host: Host) -> None:
-    host.machine.memory_available(4)  # the pool alone
-    task = await host.start()
-    with pytest.raises(StartError, match="need 4 MiB of memory, but 4 MiB are available"):
-        await task
-    assert host.events == []
-    assert not (host.root / "nbd").exists()
-
-
-async def test_a_kernel_with_larger_pages_is_refused(
-    host: Host, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(daemon.resource, "getpagesize", lambda: 1 << 16)
-    task = await host.start()
-    with pytest.raises(StartError, match="this kernel has pages of 64 KiB"):
-        await task
-    assert host.events == []
 
 
 async def test_a_taken_admin_address_undoes_the_start(host: Host) -> None:

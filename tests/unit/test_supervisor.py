@@ -10,42 +10,56 @@ import socket
 import subprocess
 import sys
 import textwrap
-from typing import TYPE_CHECKING
+from pathlib import Path
 
 import pytest
 from farswap.client_nbd import config as host_config
 from farswap.client_nbd.survival import supervisor as supervisor_module
-from farswap.client_nbd.survival.link import KeptMemory
-from farswap.client_nbd.survival.memory_keeper import MemoryKeeper
+from farswap.client_nbd.survival.keeper import Keeper
+from farswap.client_nbd.survival.link import Kept
 from farswap.client_nbd.survival.supervisor import Supervisor
 from hang_guard import HANG_GUARD_S
-
-if TYPE_CHECKING:
-    from pathlib import Path
 
 # Before each program: the link, and what the supervisor has for it.
 PRELUDE = """
 import os, signal, sys
 from farswap.client_nbd.survival import process
-from farswap.client_nbd.survival.link import KeptMemory, Link, Orders, Report
+from farswap.client_nbd.survival.link import Kept, Link, News, Orders, Report
 
 link = Link.inherited(int(sys.argv[1]))
 orders = link.receive(Orders)
 process.die_with(orders.supervisor)
 
-def keep(text):
+def keep(text, name="pages"):
     number = os.memfd_create("test")
     os.write(number, text)
-    link.send(Report(memory=KeptMemory("tmpfs", number)))
+    link.send(Report(kept=(Kept(name, "tmpfs", number),)))
 
 def kept():
-    return os.pread(orders.memory.number, 100, 0).decode()
+    return os.pread(orders.kept[0].number, 100, 0).decode()
 
 def serve():
     link.send(Report(serving=True))
 
 def die():
     os.kill(os.getpid(), signal.SIGKILL)
+
+later = {}  # what was kept after this worker has started
+
+def turn():
+    # As the mutex in the memory: a standby waits for the death of the active worker.
+    death = orders.death
+    while death is None and orders.standby:
+        news = link.receive(News)
+        death = news.death
+        later.update({kept.name: kept for kept in news.kept})
+        for name in news.dropped:
+            del later[name]
+    return death
+
+def wait_for(text):
+    while text not in open(sys.argv[2]).read().splitlines():
+        pass
 
 def note(text):
     with open(sys.argv[2], "a") as file:
@@ -64,6 +78,10 @@ pool_limit = "4MiB"
 """
 
 
+# Of a worker whose end the next one sees as a standby.
+DIES = "keep(b'pages'); serve(); wait_for('waits'); die()"
+
+
 class Bench:
     """A supervisor of programs, the first of which is the first worker, and so on."""
 
@@ -71,11 +89,12 @@ class Bench:
         self.notes = directory / "notes"
         self.notes.touch()
         self.config = host_config.parse(CONFIG, "host.toml")
-        self.keeper = MemoryKeeper(self.config, directory)
+        self.keeper = Keeper(self.config, directory)
         self.programs: list[str] = []
         self.started = 0
 
     def run(self, *programs: str) -> int:
+        """Further workers wait until they are killed."""
         self.programs = list(programs)
         return Supervisor(CONFIG, self.keeper, self._start).run()
 
@@ -83,8 +102,9 @@ class Bench:
         return self.notes.read_text().splitlines()
 
     def _start(self, link: int) -> int:
-        program = PRELUDE + textwrap.dedent(self.programs[self.started])
+        programs = self.programs[self.started : self.started + 1] or ["signal.pause()"]
         self.started += 1
+        program = PRELUDE + textwrap.dedent(programs[0])
         arguments = [sys.executable, "-c", program, str(link), str(self.notes)]
         return os.posix_spawn(sys.executable, arguments, os.environ)
 
@@ -97,26 +117,57 @@ def bench(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Bench:
 
 
 def test_an_orderly_end_ends_the_supervisor_and_frees_the_memory(bench: Bench) -> None:
-    assert bench.run("note(orders.memory); keep(b'pages'); serve()") == 0
-    assert bench.noted() == ["None"]
-    assert bench.keeper.memory is None
+    assert bench.run("note(len(orders.kept)); keep(b'pages'); serve()") == 0
+    assert bench.noted() == ["0"]
+    assert not bench.keeper.kept
 
 
-def test_the_next_worker_has_the_memory_of_the_dead_one_and_how_it_died(bench: Bench) -> None:
-    assert (
-        bench.run(
-            "keep(b'pages'); serve(); die()",
-            "note(kept()); note(orders.death.how); serve(); sys.exit(3)",
-            "note(kept()); note(orders.death.how); serve()",
-        )
-        == 0
-    )
-    assert bench.noted() == ["pages", "killed by SIGKILL", "pages", "ended with 3"]
+def test_an_orderly_end_ends_the_standby(bench: Bench) -> None:
+    standby = "note(os.getpid()); note('waits'); signal.pause()"
+    assert bench.run("keep(b''); serve(); wait_for('waits')", standby) == 0
+    assert not Path(f"/proc/{bench.noted()[0]}").exists()
+
+
+def test_a_standby_has_the_memory_of_the_dead_one_and_how_it_died(bench: Bench) -> None:
+    successor = "note('waits'); death = turn(); note(kept()); note(death.how); serve()"
+    assert bench.run(DIES, successor) == 0
+    assert bench.noted() == ["waits", "pages", "killed by SIGKILL"]
+
+
+def test_a_standby_has_what_was_kept_after_it_started(bench: Bench) -> None:
+    first = """
+        keep(b'pages')
+        serve()
+        wait_for('waits')
+        for name in 'abc':
+            keep(name.encode(), name)
+        link.send(Report(dropped=('b',)))
+        die()
+        """
+    successor = """
+        note('waits')
+        turn()
+        for name, kept in later.items():
+            note(f"{name} {os.pread(kept.number, 9, 0).decode()}")
+        """
+    assert bench.run(first, successor) == 0
+    assert bench.noted() == ["waits", "a a", "c c"]
+
+
+def test_a_worker_is_started_at_once_when_both_are_dead(bench: Bench) -> None:
+    last = "note(orders.standby); note(orders.death.how); note(kept()); serve()"
+    assert bench.run(DIES, "note('waits'); turn(); sys.exit(3)", last) == 0
+    assert bench.noted() == ["waits", "False", "ended with 3", "pages"]
+
+
+def test_a_standby_that_dies_is_replaced(bench: Bench) -> None:
+    first = "keep(b'pages'); serve(); wait_for('third')"
+    assert bench.run(first, "die()", "die()", "note('third'); signal.pause()") == 0
 
 
 def test_each_worker_has_the_configuration_of_the_first(bench: Bench) -> None:
-    bench.run("keep(b''); serve(); note(len(orders.config)); die()", "note(len(orders.config))")
-    assert bench.noted() == [str(len(CONFIG))] * 2
+    bench.run(DIES, "note('waits'); turn(); note(orders.config == " + repr(CONFIG) + ")")
+    assert bench.noted() == ["waits", "True"]
 
 
 def test_without_memory_that_outlives_it_a_worker_is_not_replaced(bench: Bench) -> None:
@@ -130,21 +181,22 @@ def test_a_failed_start_ends_the_supervisor(bench: Bench) -> None:
 
 
 def test_a_failed_start_with_pages_of_an_earlier_supervisor_keeps_them(bench: Bench) -> None:
-    bench.keeper.memory = KeptMemory("tmpfs", os.memfd_create("test"))
+    bench.keeper.keep(Kept("pages", "tmpfs", os.memfd_create("test")))
     assert bench.run("sys.exit(1)") == 1
-    assert bench.keeper.memory is not None
+    assert bench.keeper.has_pages
 
 
 def test_workers_that_die_before_they_serve_are_replaced_while_pages_are_kept(
     bench: Bench,
 ) -> None:
-    assert bench.run("keep(b'x'); serve(); die()", "die()", "sys.exit(1)", "note(kept())") == 0
-    assert bench.noted() == ["x"]
+    successors = ("note('waits'); turn(); die()", "die()", "sys.exit(1)", "note(kept())")
+    assert bench.run(DIES, *successors) == 0
+    assert bench.noted() == ["waits", "pages"]
 
 
 def test_a_signal_waits_for_a_worker_that_serves_the_kept_pages(bench: Bench) -> None:
     stop = "os.kill(orders.supervisor, signal.SIGTERM)"
-    served = """
+    serves = """
         import threading
         stopped = threading.Event()
         signal.signal(signal.SIGTERM, lambda *_: note("stopped") or stopped.set())
@@ -152,8 +204,8 @@ def test_a_signal_waits_for_a_worker_that_serves_the_kept_pages(bench: Bench) ->
         serve()
         stopped.wait()
         """
-    assert bench.run(f"keep(b''); serve(); {stop}; signal.pause()", f"{stop}; die()", served) == 0
-    assert bench.noted() == ["serves", "stopped"]
+    assert bench.run(DIES, f"note('waits'); turn(); {stop}; die()", serves) == 0
+    assert bench.noted() == ["waits", "serves", "stopped"]
 
 
 def test_a_signal_ends_a_first_worker_that_does_not_serve_yet(bench: Bench) -> None:
@@ -171,7 +223,7 @@ program = {PRELUDE + "note(os.getpid()); os.kill(orders.supervisor, 9); signal.p
 start = lambda link: os.posix_spawn(
     sys.executable, [sys.executable, "-c", program, str(link), sys.argv[1]], os.environ
 )
-Supervisor("", SimpleNamespace(memory=None), start).run()
+Supervisor("", SimpleNamespace(kept={{}}, has_pages=False), start).run()
 """
     subprocess.run([sys.executable, "-c", supervise, str(bench.notes)], check=False)
     (pid,) = bench.noted()
@@ -190,17 +242,17 @@ def test_systemd_keeps_the_memory_and_the_next_supervisor_has_it(
     with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as systemd:
         systemd.bind(str(short_path / "notify"))
         monkeypatch.setenv("NOTIFY_SOCKET", str(short_path / "notify"))
-        bench.run("keep(b'pages'); serve(); die()", "note(kept())")
+        bench.run(DIES, "note('waits'); turn()")
         stored, descriptors, *_ = socket.recv_fds(systemd, 4096, 1)
         assert stored.decode().split("\n") == ["FDSTORE=1", "FDNAME=pages-tmpfs", "FDPOLL=0"]
         assert systemd.recv(4096) == b"FDSTOREREMOVE=1\nFDNAME=pages-tmpfs", "at the orderly end"
     look = """
 import os
 from types import SimpleNamespace
-from farswap.client_nbd.survival.memory_keeper import MemoryKeeper
+from farswap.client_nbd.survival.keeper import Keeper
 os.environ["LISTEN_PID"] = str(os.getpid())
 config = SimpleNamespace(host_id="h1", device=SimpleNamespace(name="swap0"))
-kept = MemoryKeeper(config).memory
+kept = Keeper(config).kept["pages"]
 print(kept.kind, os.pread(kept.number, 100, 0).decode(), os.get_inheritable(kept.number))
 """
     found = subprocess.run(
@@ -217,7 +269,8 @@ print(kept.kind, os.pread(kept.number, 100, 0).decode(), os.get_inheritable(kept
 def test_a_segment_is_found_by_the_next_supervisor_until_it_is_discarded(
     bench: Bench, tmp_path: Path
 ) -> None:
-    bench.keeper.keep(KeptMemory("sysv", 4711))
-    assert MemoryKeeper(bench.config, tmp_path).memory == KeptMemory("sysv", 4711)
+    segment = Kept("pages", "sysv", 4711)
+    bench.keeper.keep(segment)
+    assert Keeper(bench.config, tmp_path).kept == {"pages": segment}
     bench.keeper.discard()
-    assert MemoryKeeper(bench.config, tmp_path).memory is None
+    assert not Keeper(bench.config, tmp_path).kept

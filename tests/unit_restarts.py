@@ -1,6 +1,6 @@
 """Restarts a program when it dies, as systemd restarts a unit, with its descriptor store.
 
-`python service_manager.py NOTIFY_SOCKET PROGRAM...`; SIGTERM goes to the program. Ends with it once
+`python unit_restarts.py NOTIFY_SOCKET PROGRAM...`; SIGTERM goes to the program. Ends with it once
 it ends with code 0. Only what farswap uses: FDSTORE, FDSTOREREMOVE, LISTEN_FDS.
 """
 
