@@ -49,7 +49,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from farswap.client_nbd.config import HostConfig
-    from farswap.client_nbd.survival.worker import WorkerLink
+    from farswap.client_nbd.survival.connections import Connections
     from farswap.native import HostEngine, ReclaimProtection
 
 _log = log.logger("host")
@@ -59,13 +59,13 @@ _PROACTIVE_EVERY_S = 1.0
 _ATTRIBUTION_EVERY_S = 1.0
 _SERVERS_EVERY_S = 0.5
 _DEVICE_EVERY_S = 0.5
+_CONNECTIONS_EVERY_S = 0.5
 
 
 def run(
     config: HostConfig,
     protections: Sequence[ReclaimProtection] | None,
-    engine: HostEngine,
-    link: WorkerLink | None = None,
+    connections: Connections,
     files: KernelFiles | None = None,
 ) -> None:
     """Serves until a signal. Raises an error of farswap's tree if the start fails.
@@ -73,7 +73,7 @@ def run(
     Without a link to a supervisor all pages end with the process.
     """
     log.configure(config.log.format)
-    lifecycle.run(_Host(config, protections, engine, files or KernelFiles(), link).serve())
+    lifecycle.run(_Host(config, protections, connections, files or KernelFiles()).serve())
 
 
 class _Host:
@@ -83,13 +83,13 @@ class _Host:
         self,
         config: HostConfig,
         protections: Sequence[ReclaimProtection] | None,
-        engine: HostEngine,
+        connections: Connections,
         files: KernelFiles,
-        link: WorkerLink | None = None,
     ) -> None:
         self._config = config
-        self._engine = engine
-        self._link = link
+        self._connections = connections
+        self._engine = connections.engine
+        self._link = link = connections.link
         self._files = files
         # Signals are for the supervisor.
         self._main_pid = os.getpid() if link is None else link.orders.supervisor
@@ -128,7 +128,8 @@ class _Host:
         groups = await self._follow_cgroups(engine, parts)
         devices = ExportDevices(self._files)
         attribution = await self._attribute(engine, devices, groups, parts)
-        device = KernelDevice(engine, config.device.size, self._files, devices, attribution)
+        serve = self._connections.serve
+        device = KernelDevice(engine, serve, config.device.size, self._files, devices, attribution)
         parts.push("device", lambda: asyncio.to_thread(device.let_go))
         reconnect = Periodic("device", device.reconnect, _DEVICE_EVERY_S)
         parts.push("device watch", reconnect.stop)
@@ -136,6 +137,10 @@ class _Host:
         await asyncio.to_thread(self._attach, device)
         if self._link is not None:
             self._link.answers(engine)
+            self._link.tell()
+        sweep = Periodic("connections", self._connections.drop_ended, _CONNECTIONS_EVERY_S)
+        parts.push("connections", sweep.stop)
+        await sweep.start()
         membership = Membership(engine, config.cluster)
         parts.push("membership", membership.stop)
         membership.start()
@@ -146,6 +151,7 @@ class _Host:
             export_name=config.device.name,
             export_bytes=config.device.size,
             engine=engine,
+            serve=serve,
             connections_max=config.nbd.connections_max,
             handshake_timeout_ms=config.nbd.handshake_timeout,
             keepalive_ms=config.nbd.keepalive,

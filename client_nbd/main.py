@@ -87,6 +87,7 @@ def _work(descriptor: int, path: Path, overrides: tuple[str, ...], *, take_over:
     """Everything that the daemon does, in a process that may be replaced."""
     from farswap.client_nbd.kernel.files import KernelFiles  # noqa: PLC0415
     from farswap.client_nbd.survival import engine as engines  # noqa: PLC0415
+    from farswap.client_nbd.survival.connections import Connections  # noqa: PLC0415
     from farswap.client_nbd.survival.worker import WorkerLink, end_at_once  # noqa: PLC0415
 
     link = WorkerLink(descriptor)
@@ -95,11 +96,16 @@ def _work(descriptor: int, path: Path, overrides: tuple[str, ...], *, take_over:
         startup.become_daemon()
         protections = _enter_reclaim_path(loaded)
         state = engines.state_of_worker(loaded, link, KernelFiles())
-        engine = engines.native_engine(loaded, state, take_over=take_over and not link.adopts)
+        engine = engines.native_engine(
+            loaded, state, link.orders.rings, take_over=take_over and not link.adopts
+        )
+        connections = Connections(engine, link)
+        if connections.adopt():
+            link.answers(engine)
         # Only now: importing the daemon loads grpc.
         from farswap.client_nbd import daemon  # noqa: PLC0415
 
-        daemon.run(loaded, protections, engine, link)
+        daemon.run(loaded, protections, connections)
     except Exception as error:  # noqa: BLE001 - every one, so that none closes the volume
         end_at_once(cli.explain(PROGRAM, error))
 

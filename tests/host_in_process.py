@@ -15,6 +15,7 @@ from farswap.client_nbd import config as host_config
 from farswap.client_nbd import daemon
 from farswap.client_nbd.kernel import files as kernel_files
 from farswap.client_nbd.kernel.attach import KernelDevice
+from farswap.client_nbd.survival.connections import Connections
 from farswap.common import config as common_config
 from farswap.common import lifecycle
 from farswap.common.rpc_client import RpcClient
@@ -124,7 +125,7 @@ class Host:
 
     async def start(self) -> asyncio.Task[None]:
         self.loop = asyncio.get_running_loop()
-        host = daemon._Host(self.config, [], self.engine, self.machine)
+        host = daemon._Host(self.config, [], Connections(self.engine, None), self.machine)
         self.task = asyncio.create_task(host.serve())
         ready = asyncio.create_task(self.ready.wait())
         await asyncio.wait(

@@ -79,6 +79,7 @@ class KernelDevice:
     def __init__(
         self,
         engine: HostEngine,
+        serve: Callable[[int, bytes, str], int],
         size_bytes: int,
         files: KernelFiles,
         devices: ExportDevices,
@@ -86,6 +87,7 @@ class KernelDevice:
         open_driver: Callable[[], NbdNetlink] = NbdNetlink,
     ) -> None:
         self._engine = engine
+        self._serve = serve
         self._size_bytes = size_bytes
         self._files = files
         self._devices = devices
@@ -190,12 +192,16 @@ class KernelDevice:
             # Before pages arrive, so that each is attributed.
             self._attribution.start(device)
             self._dead_connection_timeout_s = backend.dead_connection_timeout_s
-            self._device, self._connection_ids = device, []
+            # Those of the worker before, with which this one goes on.
+            known = [it.id for it in self._engine.connections() if it.peer == f"kernel {device}"]
+            self._device, self._connection_ids = device, known
+        if not self._missing(backend.connections):
+            return
         with self._driver() as driver:
             while missing := self._missing(backend.connections):
                 for _ in range(missing):
                     ours = _take_dead_connection(driver, index, backend)
-                    id_ = self._engine.serve(ours.detach(), b"", f"kernel {device}")
+                    id_ = self._serve(ours.detach(), b"", f"kernel {device}")
                     self._connection_ids = [*self._connection_ids, id_]
                 self._engine.wait_connection(self._connection_ids[-1], _SETTLE_MS)
         _log.warning("reconnected", device=device, connections=backend.connections)
@@ -232,7 +238,7 @@ class KernelDevice:
                     ours, kernels = socket.socketpair()
                     kernel_ends.enter_context(kernels)
                     descriptors.append(kernels.fileno())
-                    ids.append(self._engine.serve(ours.detach(), b"", f"kernel {device}"))
+                    ids.append(self._serve(ours.detach(), b"", f"kernel {device}"))
                 driver.connect(
                     netlink.connect_body(
                         index=index,

@@ -31,10 +31,14 @@ from farswap.client_nbd.nbd.handshake import (
 from farswap.common import listening, log, unix_socket
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
 
     from farswap.common.address import Address
     from farswap.native import HostEngine
+
+    # As HostEngine.serve().
+    Serve = Callable[[int, bytes, str], int]
+
 
 HANDSHAKES_MAX = 64
 _RECEIVE_BYTES = 64 << 10
@@ -55,12 +59,14 @@ class NbdListener:
         export_name: str,
         export_bytes: int,
         engine: HostEngine,
+        serve: Serve,
         connections_max: int,
         handshake_timeout_ms: int,
         keepalive_ms: int,
     ) -> None:
         self._export = Export(export_name, export_bytes, "farswap swap device")
         self._engine = engine
+        self._serve = serve
         self._connections_max = connections_max
         self._handshake_timeout_s = handshake_timeout_ms / 1000
         self._keepalive_ms = keepalive_ms
@@ -163,7 +169,7 @@ class NbdListener:
         if client.family != socket.AF_UNIX:
             client.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         try:
-            connection = self._engine.serve(client.detach(), initial, peer)
+            connection = self._serve(client.detach(), initial, peer)
         except RuntimeError as error:
             _log.error("failed to serve a client", peer=peer, error=str(error))
             return

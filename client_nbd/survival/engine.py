@@ -9,8 +9,11 @@ from farswap.common.errors import StartError
 from farswap.common.units import PAGE_BYTES
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from farswap.client_nbd.config import HostConfig
     from farswap.client_nbd.kernel.files import KernelFiles
+    from farswap.client_nbd.survival.link import Ring
     from farswap.client_nbd.survival.worker import WorkerLink
     from farswap.native import HostEngine, State
 
@@ -64,7 +67,9 @@ def _fresh_state(config: HostConfig, link: WorkerLink, files: KernelFiles) -> St
     return private_state(config, files)
 
 
-def native_engine(config: HostConfig, state: State, *, take_over: bool = False) -> HostEngine:
+def native_engine(
+    config: HostConfig, state: State, rings: Sequence[Ring] = (), *, take_over: bool = False
+) -> HostEngine:
     """`take_over`: displace a host that has the volume. Raises StartError."""
     from farswap import native  # noqa: PLC0415 - as above
 
@@ -82,6 +87,7 @@ def native_engine(config: HostConfig, state: State, *, take_over: bool = False) 
             spread=config.cluster.spread,
             repair_after_ms=config.cluster.repair_after,
             rebalance_every_ms=config.cluster.rebalance_every,
+            rings=[(ring.descriptor, bytes.fromhex(ring.parameters)) for ring in rings],
         )
     except RuntimeError as error:
         raise StartError(str(error)) from error

@@ -39,7 +39,8 @@ class Keeper:
         return PAGES in self.kept
 
     def keep(self, kept: Kept) -> None:
-        """In place of nothing. The descriptor is the keeper's."""
+        """In place of what had the name. The descriptor is the keeper's."""
+        self.drop(kept.name)
         self.kept[kept.name] = kept
         if kept.name != PAGES:
             return

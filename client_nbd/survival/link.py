@@ -48,6 +48,13 @@ class Kept(msgspec.Struct, frozen=True):
             os.close(self.number)
 
 
+class Ring(msgspec.Struct, frozen=True):
+    """An io_uring: its descriptor, the same in all workers, and its io_uring_params in hex."""
+
+    descriptor: int
+    parameters: str
+
+
 class Death(msgspec.Struct, frozen=True):
     """End of a worker. `at_ns` is of CLOCK_MONOTONIC, some time after it."""
 
@@ -65,6 +72,7 @@ class Orders(msgspec.Struct, frozen=True):
     supervisor: int  # its process id
     config: str
     kept: tuple[Kept, ...]
+    rings: tuple[Ring, ...] = ()
     standby: bool = False
     death: Death | None = None
 

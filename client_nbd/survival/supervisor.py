@@ -26,6 +26,7 @@ import time
 from typing import TYPE_CHECKING, NoReturn, Self
 
 from farswap.client_nbd.survival.link import Death, Link, News, Orders, Report
+from farswap.client_nbd.survival.rings import make_rings
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
@@ -37,6 +38,8 @@ if TYPE_CHECKING:
 
 WORKER_OPTION = "--worker"
 
+# NBD connections with which a successor goes on.
+_COVERED_CONNECTIONS = 16
 _RETRY_S = 0.1
 _RETRY_S_MAX = 5.0
 _STOPPING = (signal.SIGTERM, signal.SIGINT)
@@ -60,6 +63,7 @@ class Supervisor:
         self._config = config
         self._keeper = keeper
         self._start_worker = start_worker
+        self._rings = make_rings(_COVERED_CONNECTIONS)
         self._workers: list[_Worker] = []
         self._active: _Worker | None = None  # the last one that reported that it serves
         self._death: Death | None = None
@@ -97,6 +101,7 @@ class Supervisor:
                 supervisor=os.getpid(),
                 config=self._config,
                 kept=tuple(self._keeper.kept.values()),
+                rings=self._rings,
                 standby=bool(self._workers),
                 death=None if self._workers else self._death,
             )

@@ -69,6 +69,19 @@ class WorkerLink:
         if kind != PRIVATE:
             self._send(Report(kept=(Kept(PAGES, kind, number),)))
 
+    def keep(self, *kept: Kept) -> None:
+        """Has the supervisor hold these."""
+        self._send(Report(kept=kept))
+
+    def drop(self, name: str) -> None:
+        """Of what was kept."""
+        self._send(Report(dropped=(name,)))
+
+    def take_kept(self) -> dict[str, Kept]:
+        """What the worker before had, but its pages. The descriptors are the caller's."""
+        with self._lock:
+            return {name: self._kept.pop(name) for name in [*self._kept] if name != PAGES}
+
     def listen(self) -> None:
         """Receives news in a thread from now on."""
         threading.Thread(target=self._listen, name="link", daemon=True).start()
@@ -78,8 +91,8 @@ class WorkerLink:
         self._adopted_at_ns = time.monotonic_ns()
 
     def answers(self, engine: HostEngine) -> None:
-        """Requests are answered from now on. There is a log."""
-        if not self.adopts:
+        """Requests are answered from now on, or were before."""
+        if not self.adopts or self.takeover is not None:
             return
         # A standby notices the death at once, the supervisor later.
         died_ns = self._adopted_at_ns if self.orders.standby else 0
@@ -87,10 +100,14 @@ class WorkerLink:
             died_ns = self.orders.death.at_ns
         stall_ms = round((time.monotonic_ns() - died_ns) / 1e6, 1) if died_ns else None
         self.takeover = Takeover(stall_ms, engine.stats()["recovered"])
+
+    def tell(self) -> None:
+        """Logs the takeover; before there is no log."""
         with self._lock:
             self._telling = True
             how = "unknown" if self._death is None else self._death.how
-        _log.warning("took the pages over", predecessor=how, **asdict(self.takeover))
+        if self.takeover is not None:
+            _log.warning("took the pages over", predecessor=how, **asdict(self.takeover))
 
     def serves(self) -> None:
         """All of the daemon works."""
@@ -105,11 +122,10 @@ class WorkerLink:
         with self._lock:
             if news.death is not None:
                 self._death = news.death
-            for kept in news.kept:
-                self._kept[kept.name] = kept
-            for name in news.dropped:
+            for name in (*news.dropped, *(kept.name for kept in news.kept)):
                 if (ended := self._kept.pop(name, None)) is not None:
                     ended.close()
+            self._kept |= {kept.name: kept for kept in news.kept}
             telling = self._telling
         if news.death is not None and telling:
             _log.warning("the worker before this one has ended", how=news.death.how)

@@ -16,7 +16,7 @@ namespace farswap {
 /// In memory that the processes share.
 class Liveness {
  public:
-  static constexpr std::size_t kThreadsMax = 255;
+  static constexpr std::size_t kThreadsMax = 2047;
 
   /// Before any process serves.
   void Init();

@@ -20,6 +20,8 @@ Result<std::unique_ptr<Engine>> Engine::Create(EngineConfig config,
   engine->cluster_->CompareWith(engine->tier_->stored_objects());
   engine->connections_ = std::make_unique<nbd::ConnectionSet>(engine->tier_.get(),
                                                               config.tier.slots * tier::kPageBytes);
+  engine->kept_connections_ =
+      std::make_unique<nbd::KeptConnections>(engine->connections_.get(), config.rings);
   return engine;
 }
 

@@ -12,6 +12,7 @@
 #include "base/result.h"
 #include "bpf/slot_attribution.h"
 #include "nbd/connection_set.h"
+#include "nbd/kept_connections.h"
 #include "remote/cluster.h"
 #include "tier/state.h"
 #include "tier/tier.h"
@@ -21,6 +22,8 @@ namespace farswap::bind {
 struct EngineConfig {
   tier::TierConfig tier;
   remote::ClusterConfig cluster;
+  /// For connections that outlive the process.
+  std::vector<nbd::KeptConnections::Ring> rings{};
 };
 
 /// The source of attribution in use.
@@ -55,6 +58,7 @@ class Engine {
   tier::Tier& tier() { return *tier_; }
   remote::Cluster& cluster() { return *cluster_; }
   nbd::ConnectionSet& connections() { return *connections_; }
+  nbd::KeptConnections& kept_connections() { return *kept_connections_; }
 
  private:
   Engine() = default;
@@ -65,6 +69,7 @@ class Engine {
   std::unique_ptr<remote::Cluster> cluster_;
   std::unique_ptr<tier::Tier> tier_;
   std::unique_ptr<nbd::ConnectionSet> connections_;
+  std::unique_ptr<nbd::KeptConnections> kept_connections_;
 
   mutable std::mutex attribution_mutex_;  // guards what follows
   std::unique_ptr<bpf::SlotAttribution> attribution_;

@@ -2,15 +2,19 @@
 
 #include <nanobind/stl/map.h>
 #include <nanobind/stl/optional.h>
+#include <nanobind/stl/pair.h>
 #include <nanobind/stl/shared_ptr.h>
+#include <nanobind/stl/tuple.h>
 #include <nanobind/stl/unique_ptr.h>
 
 #include <chrono>
+#include <cstring>
 #include <memory>
 #include <optional>
 #include <span>
 #include <stdexcept>
 #include <string>
+#include <tuple>
 #include <utility>
 #include <vector>
 
@@ -27,8 +31,15 @@ std::unique_ptr<Engine> CreateEngine(std::shared_ptr<tier::State> state,
                                      std::vector<std::string> servers, std::string host_id,
                                      std::string device, bool take_over, std::size_t replicas,
                                      std::string spread, std::uint64_t repair_after_ms,
-                                     std::uint64_t rebalance_every_ms) {
+                                     std::uint64_t rebalance_every_ms,
+                                     const std::vector<std::pair<int, nb::bytes>>& rings) {
   EngineConfig config;
+  for (const auto& [descriptor, parameters] : rings) {
+    nbd::KeptConnections::Ring& ring = config.rings.emplace_back();
+    if (parameters.size() != sizeof(ring.parameters)) throw nb::value_error("no io_uring_params");
+    ring.descriptor = descriptor;
+    std::memcpy(&ring.parameters, parameters.c_str(), sizeof(ring.parameters));
+  }
   config.tier.accept_threshold_percent = accept_threshold_percent;
   config.tier.store_wait = milliseconds(store_wait_ms);
   config.cluster.servers = std::move(servers);
@@ -53,6 +64,39 @@ std::uint64_t Serve(Engine& self, int fd, const nb::bytes& initial, std::string 
   auto id = [&] {
     nb::gil_scoped_release release;
     return self.connections().Serve(fd, bytes, std::move(peer));
+  }();
+  if (!id.ok()) throw std::runtime_error(id.error().message);
+  return id.value();
+}
+
+// Index of the place, and kind and descriptor or id of its memory.
+using Place = std::tuple<std::size_t, std::string, int>;
+
+std::optional<Place> ReserveConnection(Engine& self) {
+  const auto place = [&] {
+    nb::gil_scoped_release release;
+    return self.kept_connections().Reserve();
+  }();
+  if (!place) return std::nullopt;
+  return Place{place->index, NameOf(place->memory.kind), place->memory.number};
+}
+
+std::uint64_t ServeKept(Engine& self, std::size_t index, int fd, const nb::bytes& initial,
+                        const std::string& peer) {
+  const std::span bytes(reinterpret_cast<const std::byte*>(initial.c_str()), initial.size());
+  auto id = [&] {
+    nb::gil_scoped_release release;
+    return self.kept_connections().Begin(index, fd, bytes, peer);
+  }();
+  if (!id.ok()) throw std::runtime_error(id.error().message);
+  return id.value();
+}
+
+std::uint64_t AdoptConnection(Engine& self, std::size_t index, const std::string& kind, int number,
+                              int fd) {
+  auto id = [&] {
+    nb::gil_scoped_release release;
+    return self.kept_connections().Adopt(index, {KindOf(kind), number}, fd);
   }();
   if (!id.ok()) throw std::runtime_error(id.error().message);
   return id.value();
@@ -125,6 +169,23 @@ void BindRecords(nb::module_& m) {
       .def_ro("fetch_p99_us", &Server::fetch_p99_us);
 }
 
+void BindKeptConnections(nb::class_<Engine>& engine) {
+  using namespace nb::literals;
+  engine
+      .def("reserve_connection", &ReserveConnection,
+           "A place for a connection that outlives the process: its index, and kind and number of "
+           "its memory, which is the engine's. None: there is no place.")
+      .def("serve_kept", &ServeKept, "index"_a, "fd"_a, "initial"_a, "peer"_a,
+           "As serve(), in a place that was reserved.")
+      .def("adopt_connection", &AdoptConnection, "index"_a, "kind"_a, "number"_a, "fd"_a,
+           "Goes on with a connection of a process that has died, in the place of that index. "
+           "Always takes over both descriptors. RuntimeError if it has not begun, or has ended.")
+      .def(
+          "ended_connections", [](Engine& self) { return self.kept_connections().TakeEnded(); },
+          nb::call_guard<nb::gil_scoped_release>(),
+          "Places whose connection has ended since the last call.");
+}
+
 }  // namespace
 
 void BindHostEngine(nb::module_& m) {
@@ -137,11 +198,14 @@ void BindHostEngine(nb::module_& m) {
                             "A host's data path: NBD connections, the local tier, memory servers.");
   BindHostTier(m, engine);
   BindHostAttribution(m, engine);
+  BindKeptConnections(engine);
   engine
       .def(nb::new_(&CreateEngine), nb::kw_only(), "state"_a, "accept_threshold_percent"_a,
            "store_wait_ms"_a, "fetch_wait_ms"_a, "servers"_a, "host_id"_a, "device"_a,
            "take_over"_a, "replicas"_a, "spread"_a, "repair_after_ms"_a, "rebalance_every_ms"_a,
-           "Starts the engine's threads. RuntimeError if a resource is missing.")
+           "rings"_a,
+           "`rings`: io_urings of the supervisor, each with its io_uring_params. Starts the "
+           "engine's threads. RuntimeError if a resource is missing.")
       .def_prop_ro(
           "state", [](const Engine& self) { return self.state(); }, "What has the pages.")
       .def("serve", &Serve, "fd"_a, "initial"_a, "peer"_a,

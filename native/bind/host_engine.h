@@ -21,6 +21,9 @@ struct SlotExplanation : tier::Explanation {
   std::vector<remote::Cluster::ReplicaInfo> replicas;
 };
 
+/// Of the name of a kind that outlives its process.
+MemoryKind KindOf(const std::string& name);
+
 /// Adds State, which has the pages.
 void BindHostState(nb::module_& m);
 

@@ -14,10 +14,6 @@
 #include "tier/state.h"
 
 namespace farswap::bind {
-namespace {
-
-using tier::State;
-using SharedState = std::shared_ptr<State>;
 
 MemoryKind KindOf(const std::string& name) {
   for (const MemoryKind kind : kSurvivingKinds) {
@@ -25,6 +21,11 @@ MemoryKind KindOf(const std::string& name) {
   }
   throw nb::value_error("no such kind of memory");
 }
+
+namespace {
+
+using tier::State;
+using SharedState = std::shared_ptr<State>;
 
 SharedState Made(Result<std::unique_ptr<State>> made) {
   if (!made.ok()) throw std::runtime_error(made.error().message);

@@ -84,6 +84,11 @@ struct ConnectionState {
   Record& record() { return records[generation.load(std::memory_order_relaxed) % 2]; }
   Record& next() { return records[(generation.load(std::memory_order_relaxed) + 1) % 2]; }
 
+  // Of a kept connection (kept_connections.h).
+  std::atomic<bool> serving;  // it has begun, and has not ended
+  std::uint64_t layout;
+  std::array<char, 64> peer;  // its name for the operator, with a final zero
+
   RobustMutex mutex;  // held by the thread that runs a generation; guards all of this
   std::atomic<std::uint64_t> generation;
   StreamPosition stream;  // kept by the socket

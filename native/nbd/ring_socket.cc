@@ -85,6 +85,10 @@ Outcome RingSocket::Map(const io_uring_params& parameters) {
 }
 
 RingSocket::~RingSocket() {
+  if (on_end_) {
+    Shutdown();
+    on_end_();
+  }
   if (rings_ != nullptr) munmap(rings_, rings_bytes_);
   if (requests_ != nullptr) munmap(requests_, requests_bytes_);
 }

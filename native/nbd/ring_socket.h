@@ -13,7 +13,9 @@
 
 #include <cstddef>
 #include <cstdint>
+#include <functional>
 #include <memory>
+#include <utility>
 
 #include "base/file_descriptor.h"
 #include "base/result.h"
@@ -33,6 +35,9 @@ class RingSocket final : public StreamSocket {
                                                     const io_uring_params& parameters,
                                                     StreamPosition* position);
   ~RingSocket() override;
+  /// `on_end` is called when this process ends the connection, whose peer then sees its end
+  /// although other processes hold the socket.
+  void OnEnd(std::function<void()> on_end) { on_end_ = std::move(on_end); }
 
   ssize_t Receive(std::span<std::byte> to, bool may_wait) override;
   ssize_t Send(std::span<const std::byte> bytes, bool may_wait) override;
@@ -50,6 +55,7 @@ class RingSocket final : public StreamSocket {
   std::int32_t Enter();
   std::int32_t Reap();
 
+  std::function<void()> on_end_;
   const int ring_;
   bool is_idle_ = true;  // to wait first saves a request that fails
   std::byte* rings_ = nullptr;

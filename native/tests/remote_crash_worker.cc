@@ -150,6 +150,7 @@ int Run(char** arguments, char** end) {
   if (!memory.ok()) Fail(memory.error().message);
   auto state = tier::State::Adopt(std::move(memory.value()), kCrashSlots, kCrashPoolBytes);
   if (!state.ok()) Fail(state.error().message);
+  state.value()->TakeOver();
   Worker worker(std::move(state.value()), reinterpret_cast<CrashWorld*>(world.value()->data()),
                 {arguments + 6, end});
   worker.Verify();

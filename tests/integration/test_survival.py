@@ -94,6 +94,36 @@ def test_a_worker_killed_under_load_loses_nothing(
             assert found in allowed, f"slot {slot}"
 
 
+def test_a_client_does_not_notice_the_death_of_the_worker(
+    memory_server: MakeServer, host_daemon: MakeHost
+) -> None:
+    host = host_daemon(memory_server())
+    until(lambda: connected(host))
+    with NbdClient.of(host) as nbd, NbdClient.connect_tcp(host.nbd_tcp) as remote:
+        remote.negotiate(host.export)
+        for death in range(1, 4):
+            for client, first in ((nbd, 0), (remote, 512)):
+                for slot in range(first, first + 256, STEP):
+                    client.write(slot * PAGE_BYTES, pages(slot, STEP, death))
+            host.ctl("tier", "writeback", "--bytes", "512KiB")
+            victim = host.worker_pid
+            os.kill(victim, signal.SIGKILL)
+            for client, first in ((nbd, 512), (remote, 0)):
+                for slot in range(first, first + 256, STEP):
+                    found = client.read(slot * PAGE_BYTES, STEP * PAGE_BYTES)
+                    assert found == pages(slot, STEP, death)
+            host.wait_until_ready()
+            status = host.ask("status")
+            peers = {connection["peer"] for connection in status["device"]["connections"]}
+            assert {peer.partition(":")[0].partition("=")[0] for peer in peers} == {
+                "unix pid",
+                "tcp",
+            }
+            assert status["survival"]["takeovers"] == death
+            until(lambda: len(host.worker_pids()) == 2)  # the next standby
+    until(lambda: not host.ask("status")["device"]["connections"])
+
+
 def test_pages_outlive_the_whole_unit_if_systemd_keeps_the_memory(
     memory_server: MakeServer, host_daemon: MakeHost, short_path: Path
 ) -> None:

@@ -19,6 +19,7 @@ from farswap.client_nbd import daemon
 from farswap.client_nbd.kernel import files as kernel_files
 from farswap.client_nbd.kernel.files import KernelFiles
 from farswap.client_nbd.survival import engine as engines
+from farswap.client_nbd.survival.connections import Connections
 
 if TYPE_CHECKING:
     from farswap.client_nbd.kernel.tables import SwapArea
@@ -52,7 +53,7 @@ def main() -> None:
     config = host_config.load(CONFIG)
     files = FaultyFiles()
     engine = engines.native_engine(config, engines.private_state(config, files))
-    daemon.run(config, None, engine, files=files)
+    daemon.run(config, None, Connections(engine, None), files)
 
 
 if __name__ == "__main__":

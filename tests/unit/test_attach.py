@@ -108,7 +108,13 @@ class Machine:
 
     def kernel_device(self, open_driver: Callable[[], FakeDriver]) -> KernelDevice:
         return KernelDevice(
-            self.engine, SIZE, self.files, self.devices, self.attribution, open_driver
+            self.engine,
+            self.engine.serve,
+            SIZE,
+            self.files,
+            self.devices,
+            self.attribution,
+            open_driver,
         )
 
 

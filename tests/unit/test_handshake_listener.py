@@ -43,6 +43,7 @@ def make(
         export_name="swap0",
         export_bytes=1 << 20,
         engine=engine,
+        serve=engine.serve,
         connections_max=connections_max,
         handshake_timeout_ms=handshake_timeout_ms,
         keepalive_ms=keepalive_ms,

@@ -62,8 +62,8 @@ class Running:
         files = KernelFiles(root)
         devices = ExportDevices(files)
         attribution = Attribution(self.engine, CONFIG.attribution, files, devices, lambda _: 0)
-        size = CONFIG.device.size
-        device = KernelDevice(self.engine, size, files, devices, attribution, self._no_driver)
+        stands = (CONFIG.device.size, files, devices, attribution, self._no_driver)
+        device = KernelDevice(self.engine, self.engine.serve, *stands)
         self.gate = StopGate()
         host = RunningHost(
             config=CONFIG,
