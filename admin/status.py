@@ -55,6 +55,9 @@ def _survival_rows(survival: pb.SurvivalStatus) -> list[output.Row]:
     private = survival.memory == "private"
     kept = output.bad("lost with the daemon") if private else f"in memory of kind {survival.memory}"
     rows: list[output.Row] = [("pages", kept)]
+    if not private:
+        waits = output.good("waits") if survival.standby else output.bad("none")
+        rows.append(("standby", waits))
     if survival.HasField("last_takeover"):
         last = survival.last_takeover
         stall = f", stall {output.span(round(last.stall_ms))}" if last.HasField("stall_ms") else ""

@@ -241,6 +241,62 @@ def attribute(address: Address, *, device: str, replace: bool) -> None:
     swap_commands.attribute(address, device, replace=replace)
 
 
+@command.group()
+def state() -> None:
+    """Show or discard memory with pages that a daemon has left behind.
+
+    A start with the same device adopts it, or refuses it if it has other sizes. Only System V
+    segments (Linux before 6.4) are left behind: other memory is held by the daemon's supervisor, or
+    by systemd until the unit is stopped.
+    """
+
+
+@state.command("show")
+@click.option(
+    "--output", "-o", type=click.Choice(["table", "json"]), default="table", help="Output format."
+)
+@click.option("--config", type=click.Path(path_type=Path), metavar="FILE", help="Config file.")
+@click.pass_obj
+def show_state(
+    parent: tuple[Path | None, tuple[str, ...]], /, output: str, config: Path | None
+) -> None:
+    """Show its sizes, and whether the next start adopts it.
+
+    \b
+    Example:
+      farswap-host state show --config /etc/farswap/host.toml
+    """
+    from farswap.client_nbd.survival import state_commands  # noqa: PLC0415
+
+    state_commands.show(_configuration(parent, config), output)
+
+
+@state.command("discard")
+@click.option("--config", type=click.Path(path_type=Path), metavar="FILE", help="Config file.")
+@click.option("--yes", is_flag=True, help="Do not ask.")
+@click.pass_obj
+def discard_state(
+    parent: tuple[Path | None, tuple[str, ...]], /, config: Path | None, *, yes: bool
+) -> None:
+    """Free it. Programs that swapped to the device lose their pages.
+
+    \b
+    Example:
+      farswap-host state discard --yes
+    """
+    from farswap.client_nbd.survival import state_commands  # noqa: PLC0415
+
+    loaded = _configuration(parent, config)
+    if not yes:
+        click.confirm(f"Discard all pages of {loaded.device.name}?", abort=True)
+    state_commands.discard(loaded)
+
+
+def _configuration(parent: tuple[Path | None, tuple[str, ...]], config: Path | None) -> HostConfig:
+    path = config or parent[0] or host_config.DEFAULT_CONFIG
+    return host_config.load(path, parent[1])
+
+
 def main() -> None:
     """The console script."""
     cli.run(PROGRAM, command)

@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from farswap.client_nbd.survival.worker import PRIVATE
+
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
@@ -47,5 +49,10 @@ class RunningHost:
 
     @property
     def survival_problem(self) -> str:
-        """Why the pages end with the process though they need not; "" if they do not."""
-        return "" if self.link is None else self.link.problem
+        """Why a death would lose pages, or hold up programs; "" if it would not."""
+        if self.link is None:
+            return ""
+        if self.link.problem:
+            return f"{self.link.problem}: the daemon's death loses all pages"
+        kept = self.engine.state.memory[0] != PRIVATE
+        return "no standby waits to take over" if kept and not self.link.has_standby else ""

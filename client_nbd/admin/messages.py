@@ -63,9 +63,10 @@ def survival_status(host: RunningHost) -> pb.SurvivalStatus:
     kind, _ = host.engine.state.memory
     status = pb.SurvivalStatus(
         memory=kind,
-        problem=host.survival_problem,
+        problem="" if host.link is None else host.link.problem,
         worker_pid=os.getpid(),
         takeovers=host.engine.state.takeovers,
+        standby=host.link is not None and host.link.has_standby,
     )
     if host.link is not None and host.link.takeover is not None:
         death = host.link.death

@@ -66,11 +66,14 @@ def of_configuration(config: HostConfig) -> list[Finding]:
 
 
 def of_survival(problem: str) -> list[Finding]:
-    """`problem`: why the pages end with the daemon's process; empty if they do not."""
+    """`problem` as of RunningHost.survival_problem."""
     if not problem:
         return []
-    remedy = "reserve huge pages at boot, or grant CAP_SYS_ADMIN or CAP_IPC_LOCK to the daemon"
-    return [Finding("warning", "survival", f"{problem}: its death loses all pages", remedy)]
+    remedy = (
+        "see the log for workers that end; for memory reserve huge pages at boot, or grant "
+        "CAP_SYS_ADMIN or CAP_IPC_LOCK to the daemon"
+    )
+    return [Finding("warning", "survival", problem, remedy)]
 
 
 def of_stop(waits_for: str) -> list[Finding]:

@@ -30,6 +30,7 @@ def state_of_worker(config: HostConfig, link: WorkerLink, files: KernelFiles) ->
             )
         except RuntimeError as error:
             raise StartError(str(error)) from error
+        link.waits()
     else:
         state = _fresh_state(config, link, files)
         link.made(state)

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from farswap.client_nbd.config import HostConfig
 
 RUNTIME_DIRECTORY = Path("/run/farswap")
+SEGMENTS = Path("/proc/sysvipc/shm")
 
 # The memory with the pages. It alone is of use to another supervisor.
 PAGES = "pages"
@@ -80,8 +81,20 @@ def _stored() -> Kept | None:
     return pages
 
 
+def attached_processes(segment: int) -> int | None:
+    """How many processes have mapped a System V segment; None: it does not exist."""
+    columns, *lines = (line.split() for line in SEGMENTS.read_text().splitlines())
+    for line in lines:
+        fields = dict(zip(columns, line, strict=True))
+        if fields["shmid"] == str(segment):
+            return int(fields["nattch"])
+    return None
+
+
 def _recorded(record: Path) -> Kept | None:
     try:
-        return Kept(PAGES, SYSV, int(record.read_text()))
+        segment = int(record.read_text())
+        exists = attached_processes(segment) is not None
     except (OSError, ValueError):
         return None
+    return Kept(PAGES, SYSV, segment) if exists else None

@@ -83,13 +83,18 @@ class News(msgspec.Struct, frozen=True):
     kept: tuple[Kept, ...] = ()
     dropped: tuple[str, ...] = ()
     death: Death | None = None
+    standby: bool | None = None  # whether one waits now; None: as before
 
 
 class Report(msgspec.Struct, frozen=True):
-    """Of a worker. `kept` was made by it; `dropped` are names of what has ended."""
+    """Of a worker. `kept` was made by it; `dropped` are names of what has ended.
+
+    `waiting`: it has the memory of another worker and waits for its end; `serving`: all works.
+    """
 
     kept: tuple[Kept, ...] = ()
     dropped: tuple[str, ...] = ()
+    waiting: bool = False
     serving: bool = False
 
 

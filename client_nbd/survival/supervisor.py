@@ -115,6 +115,8 @@ class Supervisor:
         for other in self._workers:
             if other is not worker and (report.kept or report.dropped):
                 other.tell(News(kept=report.kept, dropped=report.dropped))
+        if report.waiting and worker is not self._active and self._active is not None:
+            self._active.tell(News(standby=True))
         if report.serving:
             self._active, self._has_served = worker, True
             self._retry_s = 0.0
@@ -130,6 +132,8 @@ class Supervisor:
         if worker is self._active:
             self._active = None
         elif not worker.served:
+            if self._active is not None:
+                self._active.tell(News(standby=False))
             self._retry_s = min(max(_RETRY_S, 2 * self._retry_s), _RETRY_S_MAX)
             self._start_at_s = time.monotonic() + self._retry_s
         return code

@@ -44,6 +44,7 @@ class WorkerLink:
         self._adopted_at_ns = 0
         self._telling = False
         self.takeover: Takeover | None = None
+        self.has_standby = False
         self.problem = ""  # why the pages end with this process though they need not
         process.die_with(self.orders.supervisor)
 
@@ -81,6 +82,10 @@ class WorkerLink:
         """What the worker before had, but its pages. The descriptors are the caller's."""
         with self._lock:
             return {name: self._kept.pop(name) for name in [*self._kept] if name != PAGES}
+
+    def waits(self) -> None:
+        """The memory of the worker before is mapped, and only its end is missing."""
+        self._send(Report(waiting=True))
 
     def listen(self) -> None:
         """Receives news in a thread from now on."""
@@ -122,6 +127,8 @@ class WorkerLink:
         with self._lock:
             if news.death is not None:
                 self._death = news.death
+            if news.standby is not None:
+                self.has_standby = news.standby
             for name in (*news.dropped, *(kept.name for kept in news.kept)):
                 if (ended := self._kept.pop(name, None)) is not None:
                     ended.close()

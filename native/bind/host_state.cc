@@ -58,6 +58,14 @@ SharedState Adopt(const std::string& kind, int number, std::uint64_t slots,
   return Made(State::Adopt(std::move(memory.value()), slots, pool_bytes));
 }
 
+SharedState Inspect(const std::string& kind, int number) {
+  const Memory::Handle handle{KindOf(kind), number};
+  nb::gil_scoped_release release;
+  auto memory = Memory::Adopt(handle);
+  if (!memory.ok()) throw std::runtime_error(memory.error().message);
+  return Made(State::Inspect(std::move(memory.value())));
+}
+
 std::pair<std::string, int> MemoryOf(const State& self) {
   const Memory::Handle& handle = self.memory().handle();
   return {NameOf(handle.kind), handle.number};
@@ -98,6 +106,11 @@ void BindHostState(nb::module_& m) {
       .def_static("adopt", &Adopt, "kind"_a, "number"_a, "slots"_a, "pool_bytes"_a,
                   "Of another process: a kind, and a descriptor, which is always taken over, or an "
                   "id. Does not wait for that process's end. RuntimeError if it does not fit.")
+      .def_static("inspect", &Inspect, "kind"_a, "number"_a, "As adopt(), of any size, to look at.")
+      .def_prop_ro(
+          "slots", [](const State& self) { return self.slots().size(); }, "Size of the device.")
+      .def_prop_ro(
+          "pool_bytes", [](const State& self) { return self.pool().size(); }, "Size of the pool.")
       .def("serve", &Serve,
            "Waits until no other process serves the device. This thread must live as long as the "
            "process, and the state is never unmapped.")

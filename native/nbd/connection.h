@@ -2,15 +2,14 @@
 // outlives the process, so that another one with the same socket goes on at any instruction, and
 // each request is answered once.
 //
-//   step                                        in the state           a successor
-//   1 receive behind the rest                   the received bytes     takes what the kernel
-//   counted 2 execute every complete request of them,   pages, replies, and    executes them again:
-//   nothing
-//     and answer parked ones that are done      the next record        was answered yet
-//   3 ready = true                              the replies are final
-//   4 send the replies                          nothing                sends what the kernel did
-//   not 5 move the rest to the front                the same bytes         moves it again 6
-//   generation + 1                            the next record counts
+//   step                               in the state         a successor
+//   1 receive behind the rest          the received bytes   takes what the kernel has counted
+//   2 execute the complete requests,   pages, replies,      executes them again: nothing was
+//     answer parked ones               the next record      answered yet
+//   3 ready = true                     replies are final
+//   4 send the replies                 nothing              sends what the kernel has not
+//   5 move the rest to the front       the same bytes       moves it again
+//   6 generation + 1                   next record counts
 //
 // Stores, loads and trims may be done twice. No step but 1 and 4 needs the kernel's word, and no
 // request is written down. Bytes go through large buffers: pages are compressed from what was

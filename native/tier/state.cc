@@ -26,6 +26,8 @@ constexpr std::size_t RoundUp(std::size_t bytes) {
 
 std::uint64_t HashOf(const void* bytes, std::size_t count) { return XXH3_64bits(bytes, count); }
 
+Error Refused(const std::string& why) { return Error{"the kept memory " + why}; }
+
 /// Of processes that understand each other's memory.
 std::uint64_t LayoutHash() {
   const std::array<std::uint64_t, 10> sizes{kLayoutVersion,     sizeof(SlotRecord),   sizeof(Entry),
@@ -99,24 +101,30 @@ Result<std::unique_ptr<State>> State::Create(std::uint64_t slots, std::uint64_t 
   return std::unique_ptr<State>(new State(std::move(memory.value())));
 }
 
+Result<std::unique_ptr<State>> State::Inspect(std::unique_ptr<Memory> memory) {
+  std::unique_ptr<State> state(new State(std::move(memory)));
+  if (state->memory().bytes() < sizeof(Header)) return Refused("is too small for a device");
+  const Header& header = state->header();
+  const Header::Fixed& fixed = header.fixed;
+  if (fixed.magic != kMagic) return Refused("is not farswap's");
+  if (header.checksum != HashOf(&fixed, sizeof(fixed))) return Refused("has a damaged header");
+  if (fixed.layout != LayoutHash()) return Refused("has the layout of another version");
+  if (state->memory().bytes() < header.PoolAt() + fixed.pool_bytes) return Refused("is cut off");
+  return state;
+}
+
 Result<std::unique_ptr<State>> State::Adopt(std::unique_ptr<Memory> memory, std::uint64_t slots,
                                             std::uint64_t pool_bytes) {
-  std::unique_ptr<State> state(new State(std::move(memory)));
-  const auto refused = [](const std::string& why) { return Error{"the kept memory " + why}; };
-  if (state->memory().bytes() < sizeof(Header)) return refused("is too small for a device");
-  Header& header = state->header();
-  const Header::Fixed& fixed = header.fixed;
-  if (fixed.magic != kMagic) return refused("is not farswap's");
-  if (header.checksum != HashOf(&fixed, sizeof(fixed))) return refused("has a damaged header");
-  if (fixed.layout != LayoutHash()) return refused("has the layout of another version");
+  auto state = Inspect(std::move(memory));
+  if (!state.ok()) return state;
+  const Header::Fixed& fixed = state.value()->header().fixed;
   const auto differs = [&](const char* what, std::uint64_t has, std::uint64_t wanted) {
-    return refused("is of a device of " + std::to_string(has) + " " + what + ", not of " +
+    return Refused("is of a device of " + std::to_string(has) + " " + what + ", not of " +
                    std::to_string(wanted));
   };
   if (fixed.slots != slots) return differs("pages", fixed.slots, slots);
   if (fixed.pool_bytes != pool_bytes) return differs("bytes of pool", fixed.pool_bytes, pool_bytes);
-  if (state->memory().bytes() < header.PoolAt() + pool_bytes) return refused("is cut off");
-  state->adopted_ = true;
+  state.value()->adopted_ = true;
   return state;
 }
 

@@ -40,6 +40,8 @@ class State {
   /// the memory as it is.
   static Result<std::unique_ptr<State>> Adopt(std::unique_ptr<Memory> memory, std::uint64_t slots,
                                               std::uint64_t pool_bytes);
+  /// The same of any size, to look at.
+  static Result<std::unique_ptr<State>> Inspect(std::unique_ptr<Memory> memory);
 
   /// Of the process that serves the device.
   Liveness& liveness() const;

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import json
 import os
 import random
 import signal
 import sys
+from functools import partial
 from typing import TYPE_CHECKING
 
+import pytest
 import unit_restarts
+from daemons import run_program, toml
 from fleet import PAGE_BYTES, connected, page, pages, write_back
 from hang_guard import until
 from nbd_client import TRIM, NbdClient
@@ -120,7 +124,7 @@ def test_a_client_does_not_notice_the_death_of_the_worker(
                 "tcp",
             }
             assert status["survival"]["takeovers"] == death
-            until(lambda: len(host.worker_pids()) == 2)  # the next standby
+            until(lambda: host.ask("status")["survival"]["standby"])
     until(lambda: not host.ask("status")["device"]["connections"])
 
 
@@ -142,6 +146,47 @@ def test_pages_outlive_the_whole_unit_if_systemd_keeps_the_memory(
         assert host.ask("status")["survival"]["last_takeover"]["predecessor"] == "unknown"
         verify(host, 0, 512)
     assert host.stop() == 0
+
+
+# Without it no file system can be mounted, as on Linux before 6.4 no tmpfs with `noswap`.
+WITHOUT_MOUNTS = ["setpriv", "--bounding-set", "-sys_admin", "--inh-caps", "-sys_admin"]
+
+
+@pytest.mark.root
+@pytest.mark.skipif(os.geteuid() != 0, reason="needs root: drops a capability")
+def test_a_system_v_segment_outlives_the_supervisor_until_it_is_discarded(
+    host_daemon: MakeHost,
+) -> None:
+    host = host_daemon(by=WITHOUT_MOUNTS)
+    assert host.ask("status")["survival"]["memory"] == "sysv"
+    write(host, 0, 256)
+    state = partial(run_program, "farswap.client_nbd.main", "state")
+    assert (
+        "a daemon has the memory"
+        in state("discard", "--yes", "--config", str(host.config_path)).stderr
+    )
+    host.kill()
+    shown = json.loads(state("show", "-o", "json", "--config", str(host.config_path)).stdout)
+    assert (shown["memory"], shown["size_bytes"], shown["fits"]) == ("sysv", 64 << 20, True)
+    host.start()
+    verify(host, 0, 256)
+    assert host.ask("status")["survival"]["takeovers"] == 1
+    host.kill()
+
+    host.sections["tier"]["pool_limit"] = "16MiB"
+    host.config_path.write_text(toml(host.sections))
+    refused = run_program("farswap.client_nbd.main", "--config", str(host.config_path))
+    assert refused.returncode == 1
+    assert "is of a device of 8388608 bytes of pool, not of 16777216" in refused.stderr
+    assert json.loads(
+        state("show", "-o", "json", "--config", str(host.config_path)).stdout
+    ) == shown | {"fits": False, "takeovers": 1}
+    assert state("discard", "--yes", "--config", str(host.config_path)).returncode == 0
+    assert state("show", "--config", str(host.config_path)).returncode == 1
+    host.start()
+    assert host.ask("status")["tier"]["stored_pages"] == 0
+    assert host.stop() == 0
+    assert state("show", "--config", str(host.config_path)).returncode == 1
 
 
 def test_what_operators_have_set_outlives_the_worker(host_daemon: MakeHost) -> None:

@@ -11,6 +11,7 @@ import subprocess
 import sys
 import textwrap
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
 from farswap.client_nbd import config as host_config
@@ -19,6 +20,9 @@ from farswap.client_nbd.survival.keeper import Keeper
 from farswap.client_nbd.survival.link import Kept
 from farswap.client_nbd.survival.supervisor import Supervisor
 from hang_guard import HANG_GUARD_S
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
 
 # Before each program: the link, and what the supervisor has for it.
 PRELUDE = """
@@ -266,11 +270,25 @@ print(kept.kind, os.pread(kept.number, 100, 0).decode(), os.get_inheritable(kept
     assert found.stdout == "tmpfs pages False\n"
 
 
+@pytest.fixture
+def segment() -> Iterator[int]:
+    made = subprocess.run(["ipcmk", "-M", "4096"], stdout=subprocess.PIPE, text=True, check=True)
+    number = int(made.stdout.split()[-1])
+    yield number
+    subprocess.run(["ipcrm", "-m", str(number)], check=False, stderr=subprocess.DEVNULL)
+
+
 def test_a_segment_is_found_by_the_next_supervisor_until_it_is_discarded(
-    bench: Bench, tmp_path: Path
+    bench: Bench, tmp_path: Path, segment: int
 ) -> None:
-    segment = Kept("pages", "sysv", 4711)
-    bench.keeper.keep(segment)
-    assert Keeper(bench.config, tmp_path).kept == {"pages": segment}
+    kept = Kept("pages", "sysv", segment)
+    bench.keeper.keep(kept)
+    assert Keeper(bench.config, tmp_path).kept == {"pages": kept}
     bench.keeper.discard()
+    assert not Keeper(bench.config, tmp_path).kept
+
+
+def test_a_segment_that_is_gone_is_not_kept(bench: Bench, tmp_path: Path, segment: int) -> None:
+    bench.keeper.keep(Kept("pages", "sysv", segment))
+    subprocess.run(["ipcrm", "-m", str(segment)], check=True)
     assert not Keeper(bench.config, tmp_path).kept
