@@ -12,6 +12,7 @@ import os
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from farswap.client_nbd.kernel import tables
 from farswap.client_nbd.survival.link import SYSV, Kept
 from farswap.common import systemd
 
@@ -83,11 +84,11 @@ def _stored() -> Kept | None:
 
 def attached_processes(segment: int) -> int | None:
     """How many processes have mapped a System V segment; None: it does not exist."""
-    columns, *lines = (line.split() for line in SEGMENTS.read_text().splitlines())
+    columns, *lines = tables.rows(SEGMENTS.read_bytes())
     for line in lines:
         fields = dict(zip(columns, line, strict=True))
-        if fields["shmid"] == str(segment):
-            return int(fields["nattch"])
+        if int(fields[b"shmid"]) == segment:
+            return int(fields[b"nattch"])
     return None
 
 

@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from chaos.cluster import ChaosCluster, Server
 
 FREEZE_S = 10.0
+KILLS_MAX = 10  # of a worker, in one fault
 # Above the times after which a host does without a server, below those after which it replaces it.
 SECONDS = (0.5, 12.0)
 
@@ -106,6 +107,19 @@ def _drain(_cluster: ChaosCluster, server: Server, _fault: Fault) -> None:
             raise RuntimeError(f"server {words[0]} failed: {done.stderr}")
 
 
+def _kill_worker(cluster: ChaosCluster, server: Server, fault: Fault) -> None:
+    """The host's worker is killed, several times, also with the server away or its successor."""
+    if fault.way % 2:
+        server.kill()
+    pause = random.Random(fault.way)
+    for _ in range(1 + fault.way // 2 % KILLS_MAX):
+        cluster.host.kill_worker()
+        # Before, while and after the next standby starts.
+        time.sleep(pause.uniform(0, fault.seconds / KILLS_MAX))
+    if fault.way % 2:
+        server.start()
+
+
 KINDS: dict[str, Callable[[ChaosCluster, Server, Fault], None]] = {
     "kill": _kill,
     "freeze": _freeze,
@@ -115,6 +129,7 @@ KINDS: dict[str, Callable[[ChaosCluster, Server, Fault], None]] = {
     "stall": _stall,
     "wipe": _wipe,
     "drain": _drain,
+    "worker": _kill_worker,
 }
 
 
