@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 
 from farswap.client_nbd.admin import latency
 from farswap.client_nbd.checks.tier import STATES, held, states
+from farswap.client_nbd.survival.worker import PRIVATE
 from farswap.common import metrics
 from prometheus_client.core import CounterMetricFamily, InfoMetricFamily
 from prometheus_client.registry import Collector
@@ -119,6 +120,7 @@ class HostMetrics(Collector):
         yield from self._placement()
         yield from self._membership()
         yield from self._device()
+        yield from self._survival()
         yield from self._attribution()
         levels = Counter(finding.level for finding in self._doctor.problems())
         yield metrics.gauges(
@@ -126,6 +128,17 @@ class HostMetrics(Collector):
             "Problems of this host; see farswapctl doctor.",
             ["level"],
             [([level], levels[level]) for level in ("warning", "error")],
+        )
+
+    def _survival(self) -> Iterator[Metric]:
+        state, link = self._host.engine.state, self._host.link
+        if link is None or state.memory[0] == PRIVATE:
+            return
+        yield metrics.gauge(
+            "farswap_standby", "1 if a standby waits to take over.", int(link.has_standby)
+        )
+        yield metrics.gauge(
+            "farswap_takeovers", "How often a worker has adopted the pages.", state.takeovers
         )
 
     def _tier(self) -> Iterator[Metric]:

@@ -6,7 +6,7 @@
 
 namespace farswap::bind {
 Result<std::unique_ptr<Engine>> Engine::Create(EngineConfig config,
-                                               std::shared_ptr<tier::State> state) {
+                                               const std::shared_ptr<tier::State>& state) {
   std::unique_ptr<Engine> engine(new Engine);
   engine->state_ = state;
   config.tier.slots = state->slots().size();

@@ -40,7 +40,7 @@ class Engine {
   /// Slots and bytes of the pool are those of `state`. If that is adopted, all threads of the
   /// process before must have ended.
   static Result<std::unique_ptr<Engine>> Create(EngineConfig config,
-                                                std::shared_ptr<tier::State> state);
+                                                const std::shared_ptr<tier::State>& state);
   ~Engine() { Stop(); }
 
   /// Fails stores and fetches in progress, then ends connections. Idempotent.

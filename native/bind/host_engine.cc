@@ -25,7 +25,7 @@ namespace {
 
 using std::chrono::milliseconds;
 
-std::unique_ptr<Engine> CreateEngine(std::shared_ptr<tier::State> state,
+std::unique_ptr<Engine> CreateEngine(const std::shared_ptr<tier::State>& state,
                                      std::uint32_t accept_threshold_percent,
                                      std::uint64_t store_wait_ms, std::uint64_t fetch_wait_ms,
                                      std::vector<std::string> servers, std::string host_id,
@@ -53,7 +53,7 @@ std::unique_ptr<Engine> CreateEngine(std::shared_ptr<tier::State> state,
   config.cluster.fetch_wait = milliseconds(fetch_wait_ms);
   auto created = [&] {
     nb::gil_scoped_release release;
-    return Engine::Create(std::move(config), std::move(state));
+    return Engine::Create(std::move(config), state);
   }();
   if (!created.ok()) throw std::runtime_error(created.error().message);
   return std::move(created.value());

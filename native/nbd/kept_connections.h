@@ -46,7 +46,7 @@ class KeptConnections {
                               const std::string& peer);
   /// Goes on with a connection of a process that died. Takes over both descriptors, also on
   /// failure: the connection has not begun, has ended, or is of another version.
-  Result<std::uint64_t> Adopt(std::size_t index, const Memory::Handle& memory, int socket);
+  Result<std::uint64_t> Adopt(std::size_t index, const Memory::Handle& handle, int socket);
   /// Places whose connection has ended since the last call.
   std::vector<std::size_t> TakeEnded();
 

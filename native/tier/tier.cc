@@ -42,7 +42,7 @@ Tier::Tier(const TierConfig& config, RemoteStore* remote, std::shared_ptr<State>
       stale_(state->slots().size()),
       pages_(std::move(state), &stale_),
       recovered_(pages_.state().adopted() ? pages_.Recover(config_.boot_seconds())
-                                  : Outcome(std::monostate{})),
+                                          : Outcome(std::monostate{})),
       owners_(&pages_),
       fetches_(config_, remote, &pages_),
       stores_(config_, &pages_, &owners_),

@@ -65,6 +65,7 @@ def samples(engine: FakeEngine, tmp_path: Path) -> Samples:
         devices=SimpleNamespace(use=lambda: SimpleNamespace(used_bytes=5 << 20)),
         attribution=SimpleNamespace(state=lambda: STATE),
         membership=SimpleNamespace(state=lambda: ETCD),
+        link=SimpleNamespace(has_standby=True),
         files=KernelFiles(tmp_path),
         config=SimpleNamespace(device=SimpleNamespace(size=1 << 30)),
     )
