@@ -113,6 +113,8 @@ class _Host:
             self._link.serves()
         safe = SafeStop(running)
         await safe.wait(signals)
+        if self._link is not None:
+            await asyncio.to_thread(self._link.ends)
         running.engine.state.remove()
         await parts.stop()
         safe.release()

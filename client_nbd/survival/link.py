@@ -84,18 +84,21 @@ class News(msgspec.Struct, frozen=True):
     dropped: tuple[str, ...] = ()
     death: Death | None = None
     standby: bool | None = None  # whether one waits now; None: as before
+    alone: bool = False  # the answer to a report of an ending
 
 
 class Report(msgspec.Struct, frozen=True):
     """Of a worker. `kept` was made by it; `dropped` are names of what has ended.
 
-    `waiting`: it has the memory of another worker and waits for its end; `serving`: all works.
+    `waiting`: it has the memory of another worker and waits for its end; `serving`: all works;
+    `ending`: in order, so that no other worker may take over.
     """
 
     kept: tuple[Kept, ...] = ()
     dropped: tuple[str, ...] = ()
     waiting: bool = False
     serving: bool = False
+    ending: bool = False
 
 
 Message = TypeVar("Message", Orders, News, Report)

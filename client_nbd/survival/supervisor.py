@@ -68,6 +68,7 @@ class Supervisor:
         self._active: _Worker | None = None  # the last one that reported that it serves
         self._death: Death | None = None
         self._has_served = False
+        self._ending = False  # in order: without a standby, which would take over
         self._stop_by: int | None = None  # of a signal that no worker has yet
         self._retry_s = 0.0
         self._start_at_s = 0.0
@@ -84,7 +85,7 @@ class Supervisor:
                 for worker in [worker for worker in self._workers if worker.ended()]:
                     code = self._bury(worker)
                     if code == 0 or self._is_last(code):
-                        self._end_others()
+                        self._end_all_but(None)
                         if code == 0:
                             self._keeper.discard()
                         return code
@@ -95,7 +96,7 @@ class Supervisor:
     def _start_wanted(self) -> None:
         """One worker, and a standby for one that serves pages that can be adopted."""
         serves = self._active is not None and self._keeper.has_pages
-        wanted = 2 if serves and self._stop_by is None else 1
+        wanted = 2 if serves and self._stop_by is None and not self._ending else 1
         if len(self._workers) < wanted and time.monotonic() >= self._start_at_s:
             orders = Orders(
                 supervisor=os.getpid(),
@@ -106,6 +107,7 @@ class Supervisor:
                 death=None if self._workers else self._death,
             )
             self._workers.append(_Worker(self._start_worker, orders))
+            self._ending = False
 
     def _note(self, worker: _Worker, report: Report) -> None:
         for kept in report.kept:
@@ -117,6 +119,10 @@ class Supervisor:
                 other.tell(News(kept=report.kept, dropped=report.dropped))
         if report.waiting and worker is not self._active and self._active is not None:
             self._active.tell(News(standby=True))
+        if report.ending:
+            self._ending = True
+            self._end_all_but(worker)
+            worker.tell(News(standby=False, alone=True))
         if report.serving:
             self._active, self._has_served = worker, True
             self._retry_s = 0.0
@@ -144,10 +150,11 @@ class Supervisor:
             return False
         return not self._keeper.has_pages or (code > 0 and not self._has_served)
 
-    def _end_others(self) -> None:
-        for worker in self._workers:
+    def _end_all_but(self, stays: _Worker | None) -> None:
+        for worker in [worker for worker in self._workers if worker is not stays]:
             worker.send(signal.SIGKILL)
             worker.reap()
+            self._workers.remove(worker)
 
     # --- Events
 
@@ -221,6 +228,7 @@ class _Worker:
         _, status = os.waitpid(self._pid, 0)
         os.close(self._process)
         self._link.close()
+        self._linked = False
         return os.waitstatus_to_exitcode(status)
 
 

@@ -20,6 +20,8 @@ if TYPE_CHECKING:
 
 _log = log.logger("survival")
 
+_ALONE_S = 10.0
+
 # The kind of memory that ends with its process.
 PRIVATE = "private"
 
@@ -40,6 +42,7 @@ class WorkerLink:
         self.orders = self._link.receive(Orders)
         self._kept = {kept.name: kept for kept in self.orders.kept}
         self._lock = threading.Lock()
+        self._alone = threading.Event()
         self._death = self.orders.death
         self._adopted_at_ns = 0
         self._telling = False
@@ -69,6 +72,12 @@ class WorkerLink:
         kind, number = state.memory
         if kind != PRIVATE:
             self._send(Report(kept=(Kept(PAGES, kind, number),)))
+
+    def ends(self) -> None:
+        """In order: returns when no other worker can take over. Blocks."""
+        self._send(Report(ending=True))
+        # Without a supervisor this process is about to end.
+        self._alone.wait(_ALONE_S)
 
     def keep(self, *kept: Kept) -> None:
         """Has the supervisor hold these."""
@@ -134,6 +143,8 @@ class WorkerLink:
                     ended.close()
             self._kept |= {kept.name: kept for kept in news.kept}
             telling = self._telling
+        if news.alone:
+            self._alone.set()
         if news.death is not None and telling:
             _log.warning("the worker before this one has ended", how=news.death.how)
 

@@ -132,6 +132,22 @@ def test_an_orderly_end_ends_the_standby(bench: Bench) -> None:
     assert not Path(f"/proc/{bench.noted()[0]}").exists()
 
 
+def test_a_worker_that_ends_in_order_has_no_standby_first(bench: Bench) -> None:
+    ends = """
+        keep(b'')
+        serve()
+        wait_for('waits')
+        link.send(Report(ending=True))
+        while not link.receive(News).alone:
+            pass
+        (standby,) = [line for line in open(sys.argv[2]).read().split() if line.isdigit()]
+        note(os.path.exists(f"/proc/{standby}"))
+        """
+    assert bench.run(ends, "note(os.getpid()); note('waits'); signal.pause()") == 0
+    assert bench.noted()[-1] == "False"
+    assert bench.started == 2
+
+
 def test_a_standby_has_the_memory_of_the_dead_one_and_how_it_died(bench: Bench) -> None:
     successor = "note('waits'); death = turn(); note(kept()); note(death.how); serve()"
     assert bench.run(DIES, successor) == 0
