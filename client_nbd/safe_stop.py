@@ -8,8 +8,9 @@ After a signal, in a thread, since each step may block or fail:
 4. check again that there is no swap area, and no doubt.
 
 After any failure the daemon goes on serving, logs the reason once, and tries again, by itself and
-at each further signal. Only SIGKILL ends it earlier, which loses the pages swapped to it. Swap by
-an unnamed client of the NBD socket (a loop device over FUSE, a VM's disk) is invisible.
+at each further signal. Only SIGKILL to the supervisor ends it earlier, which loses the pages that
+are swapped to it unless systemd keeps them. Swap by an unnamed client of the NBD socket (a loop
+device over FUSE, a VM's disk) is invisible.
 """
 
 from __future__ import annotations
@@ -48,7 +49,7 @@ _EXTENSION_US = 60_000_000
 # Memory that must be left after all pages are swapped in.
 _SPARE_BYTES = 64 << 20
 
-_FORCE = "SIGKILL ends the daemon at once; programs lose their swapped pages"
+_FORCE = "SIGKILL to the supervisor ends it; then programs lose pages that systemd does not keep"
 
 
 class StopGate:
