@@ -7,6 +7,8 @@
 
 NB_MODULE(native, m) {
   m.doc() = "The native core of farswap: the host's data path and the memory server's page store.";
+  // A process ends with its State, which must not be unmapped.
+  nanobind::set_leak_warnings(false);
   farswap::bind::BindHostState(m);
   farswap::bind::BindHostEngine(m);
   farswap::bind::BindPageServer(m);

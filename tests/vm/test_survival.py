@@ -5,7 +5,9 @@ The next worker has the same memory and the same socket: the kernel notices noth
 
 from __future__ import annotations
 
+import shutil
 import statistics
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
@@ -13,6 +15,8 @@ from vm.guest import TEST_TIMEOUT_S
 
 if TYPE_CHECKING:
     from vm.host_guest import HostGuest
+
+UNIT = Path(__file__).parents[2] / "deploy/systemd/farswap-host.service"
 
 pytestmark = [pytest.mark.vm, pytest.mark.root, pytest.mark.timeout(TEST_TIMEOUT_S)]
 
@@ -44,3 +48,24 @@ def test_killed_workers_lose_no_page_and_cause_no_error(host_guest: HostGuest) -
         assert noticed not in kernel
     assert "I/O error" not in done.transcript
     assert "hung" not in done.transcript
+
+
+def test_killed_units_lose_no_page(host_guest: HostGuest) -> None:
+    shutil.copy(UNIT, host_guest.shared)
+    done = host_guest.swap(
+        "survival_unit",
+        size="128MiB",
+        pool_limit="8MiB",
+        mib=48,
+        limit_mib=24,
+        passes=2,
+        kills=3,
+        seed=2,
+    )
+    kills = done.reports()["survival"]["kills"]
+    assert kills == 3
+    print(f"{kills} kills, longest wait {max(done.reports()['verifier']['waits_ms'])} ms")
+    status = host_guest.answer("status")
+    assert status["survival"]["takeovers"] == kills
+    assert status["device"]["attached"] == "/dev/nbd0"
+    assert "I/O error" not in done.transcript
