@@ -40,8 +40,7 @@ class Machine:
         (root / "cgroup").mkdir()
         (root / "proc/pressure").mkdir(parents=True)
         self.engine = native.HostEngine(
-            slots=4096,
-            pool_bytes_max=8 << 20,
+            state=native.State.create(4096, 8 << 20),
             accept_threshold_percent=90,
             store_wait_ms=int(HANG_GUARD_S * 1000),
             fetch_wait_ms=int(HANG_GUARD_S * 1000),
@@ -53,6 +52,7 @@ class Machine:
             spread="host",
             repair_after_ms=300_000,
             rebalance_every_ms=600_000,
+            rings=[],
         )
         ours, theirs = socket.socketpair()
         self.engine.serve(theirs.detach(), b"", "test")
