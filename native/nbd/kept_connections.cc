@@ -44,8 +44,12 @@ Result<std::uint64_t> KeptConnections::Begin(std::size_t index, int socket,
   std::copy_n(peer.begin(), length, state->peer.begin());
   state->peer[length] = '\0';
   state->layout = ConnectionState::Layout();
+  auto ring = MakeSocket(index, state, owned.release());
+  if (!ring.ok()) return ring.error();
+  // What the ring had of an earlier connection does not count.
+  state->stream = {};
   state->serving.store(true, std::memory_order_release);
-  return Serve(index, state, owned.release(), peer);
+  return connections_.Serve(state, std::move(ring.value()), peer);
 }
 
 Result<std::uint64_t> KeptConnections::Adopt(std::size_t index, const Memory::Handle& handle,
@@ -61,23 +65,26 @@ Result<std::uint64_t> KeptConnections::Adopt(std::size_t index, const Memory::Ha
   if (!state->serving.load(std::memory_order_acquire)) return Error{"it has not begun, or ended"};
   if (state->layout != ConnectionState::Layout()) return Error{"it is of another version"};
   slots_[index].in_use = true;
-  return Serve(index, state, owned.release(), state->peer.data());
+  auto ring = MakeSocket(index, state, owned.release());
+  if (!ring.ok()) return ring.error();
+  return connections_.Serve(state, std::move(ring.value()), state->peer.data());
 }
 
-Result<std::uint64_t> KeptConnections::Serve(std::size_t index, ConnectionState* state, int socket,
-                                             std::string peer) {
-  auto ring =
+Result<std::unique_ptr<RingSocket>> KeptConnections::MakeSocket(std::size_t index,
+                                                                ConnectionState* state,
+                                                                int socket) {
+  auto made =
       RingSocket::Create(socket, slots_[index].ring.descriptor, state->ring, &state->stream);
-  if (!ring.ok()) {
+  const auto end = [this, state, index] {
     state->serving = false;
     Release(index);
-    return ring.error();
+  };
+  if (made.ok()) {
+    made.value()->OnEnd(end);
+  } else {
+    end();
   }
-  ring.value()->OnEnd([this, state, index] {
-    state->serving = false;
-    Release(index);
-  });
-  return connections_.Serve(state, std::move(ring.value()), std::move(peer));
+  return made;
 }
 
 void KeptConnections::Release(std::size_t index) {

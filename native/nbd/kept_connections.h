@@ -22,6 +22,7 @@
 #include "base/memory.h"
 #include "base/result.h"
 #include "nbd/connection_set.h"
+#include "nbd/ring_socket.h"
 
 namespace farswap::nbd {
 
@@ -57,8 +58,8 @@ class KeptConnections {
     bool in_use = false;
   };
 
-  Result<std::uint64_t> Serve(std::size_t index, ConnectionState* state, int socket,
-                              std::string peer);
+  Result<std::unique_ptr<RingSocket>> MakeSocket(std::size_t index, ConnectionState* state,
+                                                 int socket);
   void Release(std::size_t index);
 
   ConnectionSet& connections_;
