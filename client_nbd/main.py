@@ -7,6 +7,8 @@ them import them once that is done.
 
 from __future__ import annotations
 
+import importlib
+import threading
 from functools import partial, wraps
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -95,6 +97,9 @@ def _work(descriptor: int, path: Path, overrides: tuple[str, ...], *, take_over:
         loaded = host_config.parse(link.orders.config, path.name, overrides)
         startup.become_daemon()
         protections = _enter_reclaim_path(loaded)
+        if link.orders.standby:
+            # Beside the wait: once programs wait for this worker, the processor is for their pages.
+            threading.Thread(target=_load_daemon, name="load", daemon=True).start()
         state = engines.state_of_worker(loaded, link, KernelFiles())
         engine = engines.native_engine(
             loaded, state, link.orders.rings, take_over=take_over and not link.adopts
@@ -108,6 +113,10 @@ def _work(descriptor: int, path: Path, overrides: tuple[str, ...], *, take_over:
         daemon.run(loaded, protections, connections)
     except Exception as error:  # noqa: BLE001 - every one, so that none closes the volume
         end_at_once(cli.explain(PROGRAM, error))
+
+
+def _load_daemon() -> None:
+    importlib.import_module("farswap.client_nbd.daemon")
 
 
 def _enter_reclaim_path(config: HostConfig) -> list[ReclaimProtection] | None:
