@@ -20,6 +20,8 @@ std::optional<KeptConnections::Place> KeptConnections::Reserve() {
   if (slot == slots_.end()) return std::nullopt;
   for (const MemoryKind kind : kSurvivingKinds) {
     if (slot->memory) break;
+    // A segment would outlive the supervisor, whose sockets do not.
+    if (kind == MemoryKind::kSysv) continue;
     auto made = Memory::Create(sizeof(ConnectionState), "nbd connection", kind);
     if (made.ok()) slot->memory = std::move(made.value());
   }

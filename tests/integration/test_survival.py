@@ -6,6 +6,7 @@ import json
 import os
 import random
 import signal
+import subprocess
 import sys
 from functools import partial
 from typing import TYPE_CHECKING
@@ -157,6 +158,7 @@ WITHOUT_MOUNTS = ["setpriv", "--bounding-set", "-sys_admin", "--inh-caps", "-sys
 def test_a_system_v_segment_outlives_the_supervisor_until_it_is_discarded(
     host_daemon: MakeHost,
 ) -> None:
+    segments_before = subprocess.run(["ipcs", "-m"], stdout=subprocess.PIPE, check=True).stdout
     host = host_daemon(by=WITHOUT_MOUNTS)
     assert host.ask("status")["survival"]["memory"] == "sysv"
     write(host, 0, 256)
@@ -186,6 +188,8 @@ def test_a_system_v_segment_outlives_the_supervisor_until_it_is_discarded(
     host.start()
     assert host.ask("status")["tier"]["stored_pages"] == 0
     assert host.stop() == 0
+    segments = subprocess.run(["ipcs", "-m"], stdout=subprocess.PIPE, check=True).stdout
+    assert segments == segments_before
     assert state("show", "--config", str(host.config_path)).returncode == 1
 
 
