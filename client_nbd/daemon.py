@@ -108,6 +108,8 @@ class _Host:
             # pages are for the next worker.
             if not self._adopts:
                 await parts.stop()
+                if self._link is not None:
+                    self._link.discards(self._engine.state)
             raise
         if self._link is not None:
             self._link.serves()
@@ -143,6 +145,8 @@ class _Host:
         sweep = Periodic("connections", self._connections.drop_ended, _CONNECTIONS_EVERY_S)
         parts.push("connections", sweep.stop)
         await sweep.start()
+        if self._link is not None:
+            await asyncio.to_thread(self._link.await_death)
         membership = Membership(engine, config.cluster)
         parts.push("membership", membership.stop)
         membership.start()

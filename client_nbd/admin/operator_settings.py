@@ -36,7 +36,7 @@ class OperatorSettings:
             case pb.SetPlacementRequest():
                 self._kept.placement.MergeFrom(request)
             case pb.AttributeRequest():
-                self._kept.attribution.CopyFrom(request)
+                self._keep_attribution(request)
             case pb.SetCgroupRequest():
                 self._keep_cgroup(request)
         if not self._state.note_down(self._kept.SerializeToString()):
@@ -45,7 +45,13 @@ class OperatorSettings:
     def requests(self) -> Iterator[Request]:
         """Those of an earlier worker, to be carried out again."""
         for field, request in self._kept.ListFields():
-            yield from request if field.name == "cgroups" else (request,)
+            yield from request if field.name in ("attributions", "cgroups") else (request,)
+
+    def _keep_attribution(self, request: pb.AttributeRequest) -> None:
+        """Also of devices that are attributed no more: the machine may swap to them."""
+        others = [kept for kept in self._kept.attributions if kept.device != request.device]
+        del self._kept.attributions[:]
+        self._kept.attributions.extend([*others, request])
 
     def _keep_cgroup(self, request: pb.SetCgroupRequest) -> None:
         for kept in self._kept.cgroups:

@@ -36,17 +36,18 @@ class Connections:
             return 0
         kept = self._keeper.take_kept()
         adopted = 0
-        for name, socket in kept.items():
-            memory = kept.get(_MEMORY + name.removeprefix(_SOCKET))
-            if not name.startswith(_SOCKET) or memory is None:
+        for name in [name for name in kept if name.startswith(_MEMORY)]:
+            index = int(name.removeprefix(_MEMORY))
+            memory, socket = kept[name], kept.get(f"{_SOCKET}{index}")
+            if socket is None:
+                memory.close()
                 continue
-            index = int(name.removeprefix(_SOCKET))
             try:
                 self.engine.adopt_connection(index, memory.kind, memory.number, socket.number)
                 adopted += 1
             except RuntimeError:
                 # It had not begun, or had ended.
-                self._keeper.drop(name)
+                self._keeper.drop(socket.name)
         return adopted
 
     def serve(self, fd: int, initial: bytes, peer: str) -> int:

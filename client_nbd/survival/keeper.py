@@ -54,22 +54,23 @@ class Keeper:
                 systemd.store(_STORED_PREFIX + kept.kind, kept.number)
 
     def drop(self, name: str) -> None:
-        """What has ended."""
-        if (kept := self.kept.pop(name, None)) is not None:
-            kept.close()
-
-    def discard(self) -> None:
-        """All of it, of a device without pages. The worker has removed segments."""
-        pages = self.kept.get(PAGES)
-        for name in list(self.kept):
-            self.drop(name)
-        if pages is None:
+        """What has ended; of the pages, a device without any. The worker has removed segments."""
+        kept = self.kept.pop(name, None)
+        if kept is None:
+            return
+        kept.close()
+        if name != PAGES:
             return
         with contextlib.suppress(OSError):
-            if pages.kind == SYSV:
+            if kept.kind == SYSV:
                 self._record.unlink()
             else:
-                systemd.remove_stored(_STORED_PREFIX + pages.kind)
+                systemd.remove_stored(_STORED_PREFIX + kept.kind)
+
+    def discard(self) -> None:
+        """All of it."""
+        for name in list(self.kept):
+            self.drop(name)
 
 
 def _stored() -> Kept | None:

@@ -84,14 +84,14 @@ class News(msgspec.Struct, frozen=True):
     dropped: tuple[str, ...] = ()
     death: Death | None = None
     standby: bool | None = None  # whether one waits now; None: as before
-    alone: bool = False  # the answer to a report of an ending
+    answer: int = 0  # to the report with this number: it has been carried out
 
 
 class Report(msgspec.Struct, frozen=True):
     """Of a worker. `kept` was made by it; `dropped` are names of what has ended.
 
     `waiting`: it has the memory of another worker and waits for its end; `serving`: all works;
-    `ending`: in order, so that no other worker may take over.
+    `ending`: in order, so that no other worker may take over. A report with a number is answered.
     """
 
     kept: tuple[Kept, ...] = ()
@@ -99,6 +99,7 @@ class Report(msgspec.Struct, frozen=True):
     waiting: bool = False
     serving: bool = False
     ending: bool = False
+    number: int = 0
 
 
 Message = TypeVar("Message", Orders, News, Report)
@@ -144,11 +145,16 @@ class Link:
         descriptors = [kept.number for kept in message.kept if kept.has_descriptor]
         socket.send_fds(self._socket, [msgspec.json.encode(message)], descriptors)
 
-    def receive(self, kind: type[Message]) -> Message:
-        """Waits for a message of this kind."""
-        # Not socket.recv_fds(), which ignores the flag (Python 3.11).
+    def never_wait(self) -> None:
+        """From now on send() and receive() raise BlockingIOError instead."""
+        self._socket.settimeout(0)
+
+    def receive(self, kind: type[Message], *, wait: bool = True) -> Message:
+        """A message of this kind. Raises BlockingIOError if there is none and it may not wait."""
+        # Not socket.recv_fds(), which ignores the flags (Python 3.11).
+        flags = socket.MSG_CMSG_CLOEXEC | (0 if wait else socket.MSG_DONTWAIT)
         data, ancillary, _, _ = self._socket.recvmsg(
-            _MESSAGE_BYTES_MAX, socket.CMSG_SPACE(4 * _DESCRIPTORS_MAX), socket.MSG_CMSG_CLOEXEC
+            _MESSAGE_BYTES_MAX, socket.CMSG_SPACE(4 * _DESCRIPTORS_MAX), flags
         )
         if not data:
             raise EOFError("the other end is closed")

@@ -84,10 +84,12 @@ class Supervisor:
                         self._note(worker, report)
                 for worker in [worker for worker in self._workers if worker.ended()]:
                     code = self._bury(worker)
-                    if code == 0 or self._is_last(code):
+                    # Nothing swaps to a worker that is ending, however it ends.
+                    if code == 0 or self._ending:
                         self._end_all_but(None)
-                        if code == 0:
-                            self._keeper.discard()
+                        self._keeper.discard()
+                        return code
+                    if self._is_last(code):
                         return code
                 self._pass_signal()
 
@@ -107,7 +109,6 @@ class Supervisor:
                 death=None if self._workers else self._death,
             )
             self._workers.append(_Worker(self._start_worker, orders))
-            self._ending = False
 
     def _note(self, worker: _Worker, report: Report) -> None:
         for kept in report.kept:
@@ -122,10 +123,12 @@ class Supervisor:
         if report.ending:
             self._ending = True
             self._end_all_but(worker)
-            worker.tell(News(standby=False, alone=True))
+            worker.tell(News(standby=False))
         if report.serving:
             self._active, self._has_served = worker, True
             self._retry_s = 0.0
+        if report.number:
+            worker.tell(News(answer=report.number))  # last: a standby has the news
 
     def _bury(self, worker: _Worker) -> int:
         """Its exit code, or minus the number of the signal that killed it."""
@@ -187,6 +190,7 @@ class _Worker:
         ours, theirs = Link.pair()
         self._link = ours
         ours.send(orders)
+        ours.never_wait()
         with theirs.inheritable() as descriptor:
             self._pid = start(descriptor)
         theirs.close()
@@ -210,9 +214,14 @@ class _Worker:
             yield report
 
     def tell(self, news: News) -> None:
-        """Has no effect on one that has ended."""
-        with contextlib.suppress(OSError):
+        """Has no effect on one that has ended. A standby that takes no news is killed."""
+        try:
             self._link.send(news)
+        except BlockingIOError:
+            if not self.served:
+                self.send(signal.SIGKILL)
+        except OSError:
+            pass
 
     def send(self, number: int) -> None:
         """A signal."""

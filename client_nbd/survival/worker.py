@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import contextlib
 import os
+import select
 import threading
 import time
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING
 
+import msgspec
 from farswap.client_nbd.survival import process
 from farswap.client_nbd.survival.keeper import PAGES
 from farswap.client_nbd.survival.link import Kept, Link, News, Orders, Report
@@ -20,7 +22,7 @@ if TYPE_CHECKING:
 
 _log = log.logger("survival")
 
-_ALONE_S = 10.0
+_ANSWER_S = 10.0
 
 # The kind of memory that ends with its process.
 PRIVATE = "private"
@@ -41,8 +43,10 @@ class WorkerLink:
         self._link = Link.inherited(descriptor)
         self.orders = self._link.receive(Orders)
         self._kept = {kept.name: kept for kept in self.orders.kept}
+        # Guards what news change; held while they are received, so that none is between.
         self._lock = threading.Lock()
-        self._alone = threading.Event()
+        self._changed = threading.Condition(self._lock)
+        self._asked = self._answered = 0  # numbers of reports
         self._death = self.orders.death
         self._adopted_at_ns = 0
         self._telling = False
@@ -73,15 +77,18 @@ class WorkerLink:
         if kind != PRIVATE:
             self._send(Report(kept=(Kept(PAGES, kind, number),)))
 
+    def discards(self, state: State) -> None:
+        """The memory, of a device that no page was stored on: its volume is closed."""
+        state.remove()
+        self.drop(PAGES)
+
     def ends(self) -> None:
         """In order: returns when no other worker can take over. Blocks."""
-        self._send(Report(ending=True))
-        # Without a supervisor this process is about to end.
-        self._alone.wait(_ALONE_S)
+        self._ask(Report(ending=True))
 
     def keep(self, *kept: Kept) -> None:
-        """Has the supervisor hold these."""
-        self._send(Report(kept=kept))
+        """Returns when the supervisor holds these, and a standby has them too. Blocks."""
+        self._ask(Report(kept=kept))
 
     def drop(self, name: str) -> None:
         """Of what was kept."""
@@ -90,6 +97,9 @@ class WorkerLink:
     def take_kept(self) -> dict[str, Kept]:
         """What the worker before had, but its pages. The descriptors are the caller's."""
         with self._lock:
+            with contextlib.suppress(EOFError, OSError):
+                while True:
+                    self._take(self._link.receive(News, wait=False))
             return {name: self._kept.pop(name) for name in [*self._kept] if name != PAGES}
 
     def waits(self) -> None:
@@ -108,12 +118,22 @@ class WorkerLink:
         """Requests are answered from now on, or were before."""
         if not self.adopts or self.takeover is not None:
             return
-        # A standby notices the death at once, the supervisor later.
-        died_ns = self._adopted_at_ns if self.orders.standby else 0
-        if self.orders.death is not None:
-            died_ns = self.orders.death.at_ns
-        stall_ms = round((time.monotonic_ns() - died_ns) / 1e6, 1) if died_ns else None
-        self.takeover = Takeover(stall_ms, engine.stats()["recovered"])
+        # A standby that waits notices the death first, else the supervisor does.
+        noticed_ns = [self._adopted_at_ns] if self.orders.standby else []
+        if (death := self.death) is not None:
+            noticed_ns.append(death.at_ns)
+        stall_ms = (time.monotonic_ns() - min(noticed_ns)) / 1e6 if noticed_ns else None
+        pages = engine.stats()["recovered"]
+        self.takeover = Takeover(stall_ms and round(stall_ms, 1), pages)
+
+    def await_death(self) -> None:
+        """Returns when the kernel has closed the sockets of the worker before. Blocks.
+
+        Its mutex is free earlier, and its addresses would seem to be in use.
+        """
+        with self._changed:
+            if self.orders.standby:
+                self._changed.wait_for(lambda: self._death is not None, _ANSWER_S)
 
     def tell(self) -> None:
         """Logs the takeover; before there is no log."""
@@ -128,25 +148,34 @@ class WorkerLink:
         self._send(Report(serving=True))
 
     def _listen(self) -> None:
+        poll = select.poll()
+        poll.register(self._link.fileno(), select.POLLIN)
         with contextlib.suppress(EOFError, OSError):
-            while True:
-                self._take(self._link.receive(News))
+            while poll.poll():
+                with self._lock, contextlib.suppress(BlockingIOError):
+                    self._take(self._link.receive(News, wait=False))
 
     def _take(self, news: News) -> None:
-        with self._lock:
-            if news.death is not None:
-                self._death = news.death
-            if news.standby is not None:
-                self.has_standby = news.standby
-            for name in (*news.dropped, *(kept.name for kept in news.kept)):
-                if (ended := self._kept.pop(name, None)) is not None:
-                    ended.close()
-            self._kept |= {kept.name: kept for kept in news.kept}
-            telling = self._telling
-        if news.alone:
-            self._alone.set()
-        if news.death is not None and telling:
-            _log.warning("the worker before this one has ended", how=news.death.how)
+        """With the lock."""
+        if news.standby is not None:
+            self.has_standby = news.standby
+        for name in (*news.dropped, *(kept.name for kept in news.kept)):
+            if (ended := self._kept.pop(name, None)) is not None:
+                ended.close()
+        self._kept |= {kept.name: kept for kept in news.kept}
+        self._answered = max(self._answered, news.answer)
+        if news.death is not None:
+            self._death = news.death
+            if self._telling:
+                _log.warning("the worker before this one has ended", how=news.death.how)
+        self._changed.notify_all()
+
+    def _ask(self, report: Report) -> None:
+        with self._changed:
+            self._asked = number = self._asked + 1
+            self._send(msgspec.structs.replace(report, number=number))
+            # Without a supervisor this process is about to end.
+            self._changed.wait_for(lambda: self._answered >= number, _ANSWER_S)
 
     def _send(self, report: Report) -> None:
         # Without a supervisor this process is about to end.

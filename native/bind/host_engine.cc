@@ -183,7 +183,7 @@ void BindKeptConnections(nb::class_<Engine>& engine) {
       .def(
           "ended_connections", [](Engine& self) { return self.kept_connections().TakeEnded(); },
           nb::call_guard<nb::gil_scoped_release>(),
-          "Places whose connection has ended since the last call.");
+          "Places whose connection has ended since the last call, and that have no other one.");
 }
 
 }  // namespace

@@ -3,8 +3,6 @@
 // that change it.
 #pragma once
 
-#include <linux/io_uring.h>
-
 #include <array>
 #include <atomic>
 #include <cstddef>
@@ -92,7 +90,6 @@ struct ConnectionState {
   RobustMutex mutex;  // held by the thread that runs a generation; guards all of this
   std::atomic<std::uint64_t> generation;
   StreamPosition stream;  // kept by the socket
-  io_uring_params ring;   // of the socket's ring, if it has one
   std::array<Record, 2> records;
   std::array<ParkedRead, kParkedReads> reads;
   std::array<ParkedWrite, kParkedWrites> writes;

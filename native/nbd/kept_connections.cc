@@ -28,6 +28,7 @@ std::optional<KeptConnections::Place> KeptConnections::Reserve() {
   if (!slot->memory) return std::nullopt;
   ConnectionState::At({slot->memory->data(), slot->memory->bytes()})->serving = false;
   slot->in_use = true;
+  std::erase(ended_, static_cast<std::size_t>(slot - slots_.begin()));
   return Place{static_cast<std::size_t>(slot - slots_.begin()), slot->memory->handle()};
 }
 
@@ -41,7 +42,6 @@ Result<std::uint64_t> KeptConnections::Begin(std::size_t index, int socket,
     return Error{"too many bytes after the handshake"};
   }
   ConnectionState* const state = ConnectionState::Begin({memory.data(), memory.bytes()}, initial);
-  state->ring = slots_[index].ring.parameters;
   const std::size_t length = std::min(peer.size(), state->peer.size() - 1);
   std::copy_n(peer.begin(), length, state->peer.begin());
   state->peer[length] = '\0';
@@ -75,8 +75,8 @@ Result<std::uint64_t> KeptConnections::Adopt(std::size_t index, const Memory::Ha
 Result<std::unique_ptr<RingSocket>> KeptConnections::MakeSocket(std::size_t index,
                                                                 ConnectionState* state,
                                                                 int socket) {
-  auto made =
-      RingSocket::Create(socket, slots_[index].ring.descriptor, state->ring, &state->stream);
+  const Ring& ring = slots_[index].ring;
+  auto made = RingSocket::Create(socket, ring.descriptor, ring.parameters, &state->stream);
   const auto end = [this, state, index] {
     state->serving = false;
     Release(index);

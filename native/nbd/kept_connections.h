@@ -48,7 +48,7 @@ class KeptConnections {
   /// Goes on with a connection of a process that died. Takes over both descriptors, also on
   /// failure: the connection has not begun, has ended, or is of another version.
   Result<std::uint64_t> Adopt(std::size_t index, const Memory::Handle& handle, int socket);
-  /// Places whose connection has ended since the last call.
+  /// Places whose connection has ended since the last call, and that have no other one.
   std::vector<std::size_t> TakeEnded();
 
  private:

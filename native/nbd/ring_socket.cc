@@ -16,7 +16,6 @@
 namespace farswap::nbd {
 namespace {
 
-constexpr std::uint32_t kEntries = 8;
 // A client that has sent so much at once has probably sent more by the next call.
 constexpr ssize_t kBusyBytes = 16 << 10;
 // In a request's data: what it is; the position before it is below.
@@ -34,14 +33,6 @@ void Release(std::uint32_t* word, std::uint32_t value) {
 Error Failure(const char* what) { return Error{std::string(what) + ": " + std::strerror(errno)}; }
 
 }  // namespace
-
-Result<FileDescriptor> RingSocket::MakeRing(io_uring_params* parameters) {
-  *parameters = {};
-  FileDescriptor ring(static_cast<int>(syscall(SYS_io_uring_setup, kEntries, parameters)));
-  if (!ring.open()) return Failure("io_uring_setup");
-  if ((parameters->features & IORING_FEAT_SINGLE_MMAP) == 0) return Error{"io_uring is too old"};
-  return ring;
-}
 
 Result<std::unique_ptr<RingSocket>> RingSocket::Create(int socket, int ring,
                                                        const io_uring_params& parameters,

@@ -17,7 +17,6 @@
 #include <memory>
 #include <utility>
 
-#include "base/file_descriptor.h"
 #include "base/result.h"
 #include "nbd/stream_socket.h"
 
@@ -25,11 +24,8 @@ namespace farswap::nbd {
 
 class RingSocket final : public StreamSocket {
  public:
-  /// A ring, to be inherited by all processes that serve one connection. `parameters` says where
-  /// its parts are, to them all.
-  static Result<FileDescriptor> MakeRing(io_uring_params* parameters);
-
-  /// Takes over the socket, also on failure, and borrows the ring. No other process may use them.
+  /// Takes over the socket, also on failure, and borrows the ring, of eight requests or more, which
+  /// all processes that serve the connection inherit. No other process may use them now.
   /// Sets the position to what has been received and sent.
   static Result<std::unique_ptr<RingSocket>> Create(int socket, int ring,
                                                     const io_uring_params& parameters,

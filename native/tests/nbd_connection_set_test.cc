@@ -1,7 +1,11 @@
 // The life of connections.
 #include <gtest/gtest.h>
 
+#include <cerrno>
+#include <cstring>
+
 #include "hang_guard.h"
+#include "made_ring.h"
 #include "nbd/connection_set.h"
 #include "nbd/ring_socket.h"
 #include "nbd_client.h"
@@ -53,11 +57,11 @@ TEST_F(ConnectionSetTest, ServesAConnectionWhoseStateOutlivesIt) {
   const Bytes initial = RequestBytes(Command::kFlush, 7, 0, 0);
   ConnectionState* const state =
       ConnectionState::Begin({memory.value()->data(), memory.value()->bytes()}, initial);
-  auto ring = RingSocket::MakeRing(&state->ring);
-  if (!ring.ok()) GTEST_SKIP() << ring.error().message;
+  io_uring_params parameters;
+  const FileDescriptor ring = MadeRing(&parameters);
+  if (!ring.open()) GTEST_SKIP() << "io_uring: " << std::strerror(errno);
   Client client;
-  auto socket =
-      RingSocket::Create(client.server_end(), ring.value().get(), state->ring, &state->stream);
+  auto socket = RingSocket::Create(client.server_end(), ring.get(), parameters, &state->stream);
   ASSERT_TRUE(socket.ok());
   auto id = connections.Serve(state, std::move(socket.value()), "unix pid=1");
   ASSERT_TRUE(id.ok());

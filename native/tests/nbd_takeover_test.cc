@@ -6,9 +6,11 @@
 #include <unistd.h>
 
 #include <algorithm>
+#include <cerrno>
 #include <chrono>
 #include <csignal>
 #include <cstdlib>
+#include <cstring>
 #include <memory>
 #include <random>
 #include <string>
@@ -18,6 +20,7 @@
 #include "base/file_descriptor.h"
 #include "base/step.h"
 #include "hang_guard.h"
+#include "made_ring.h"
 #include "nbd/ring_socket.h"
 #include "nbd_takeover_world.h"
 #include "nbd_verifying_client.h"
@@ -79,9 +82,9 @@ class Takeover : public ::testing::Test {
     return inherited_.back().get();
   }
   void UseRing() {
-    auto ring = RingSocket::MakeRing(&world_->connection.ring);
-    if (!ring.ok()) GTEST_SKIP() << ring.error().message;
-    arguments_.push_back(std::to_string(Inherited(ring.value().get())));
+    const FileDescriptor ring = MadeRing(&world_->ring);
+    if (!ring.open()) GTEST_SKIP() << "io_uring: " << std::strerror(errno);
+    arguments_.push_back(std::to_string(Inherited(ring.get())));
   }
   void UseNoRing() { arguments_.emplace_back("-1"); }
 

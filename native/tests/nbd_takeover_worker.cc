@@ -19,6 +19,7 @@
 #include "nbd/connection.h"
 #include "nbd/ring_socket.h"
 #include "nbd_takeover_world.h"
+#include "surviving.h"
 #include "tier/state.h"
 #include "tier/tier.h"
 
@@ -90,10 +91,6 @@ T Must(Result<T> result) {
   return std::move(result.value());
 }
 
-Memory::Handle HandleOf(const char* kind, const char* number) {
-  return {static_cast<MemoryKind>(std::atoi(kind)), std::atoi(number)};
-}
-
 int Run(char** arguments) {
   auto memory = Must(Memory::Adopt(HandleOf(arguments[1], arguments[2])));
   const auto world_memory = Must(Memory::Adopt(HandleOf(arguments[3], arguments[4])));
@@ -109,7 +106,7 @@ int Run(char** arguments) {
   if (ring < 0) {
     stream = std::make_unique<StreamSocket>(socket, &state->stream);
   } else {
-    stream = Must(RingSocket::Create(socket, ring, state->ring, &state->stream));
+    stream = Must(RingSocket::Create(socket, ring, world.ring, &state->stream));
   }
   Count(&world.counts, *state, written);
 

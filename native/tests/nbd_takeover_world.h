@@ -2,6 +2,7 @@
 // descriptor.
 #pragma once
 
+#include <linux/io_uring.h>
 #include <sys/types.h>
 
 #include <atomic>
@@ -34,6 +35,7 @@ struct TakeoverWorld {
   std::atomic<bool> poisoned;
   TakeoverCounts counts;
   tier::CrashWorld servers;
+  io_uring_params ring;
   alignas(tier::kPageBytes) ConnectionState connection;
 };
 

@@ -17,6 +17,7 @@
 #include "awaited_io.h"
 #include "remote/cluster.h"
 #include "remote_crash_world.h"
+#include "surviving.h"
 #include "tier/state.h"
 #include "tier/tier.h"
 
@@ -138,10 +139,6 @@ class Worker {
   std::vector<Stamp> stamps_ = std::vector<Stamp>(kCrashPages);
   const Stamp started_at_ = std::random_device{}() >> 1;
 };
-
-Memory::Handle HandleOf(const char* kind, const char* number) {
-  return {static_cast<MemoryKind>(std::atoi(kind)), std::atoi(number)};
-}
 
 int Run(char** arguments, char** end) {
   auto world = Memory::Adopt(HandleOf(arguments[3], arguments[4]));

@@ -19,6 +19,7 @@
 
 #include "awaited_io.h"
 #include "base/step.h"
+#include "surviving.h"
 #include "tier/state.h"
 #include "tier/tier.h"
 #include "tier_crash_world.h"
@@ -168,10 +169,6 @@ class Worker {
   std::vector<Stamp> stamps_ = std::vector<Stamp>(kCrashSlots);
   const Stamp started_at_ = std::random_device{}() >> 1;
 };
-
-Memory::Handle HandleOf(const char* kind, const char* number) {
-  return {static_cast<MemoryKind>(std::atoi(kind)), std::atoi(number)};
-}
 
 int Run(char** arguments) {
   auto world = Memory::Adopt(HandleOf(arguments[3], arguments[4]));

@@ -48,3 +48,10 @@ def test_a_worker_goes_on_from_the_settings_of_the_one_before(state: FakeState) 
     OperatorSettings(state).keep(pb.SetTierRequest(pack=True))
     OperatorSettings(state).keep(pb.SetTierRequest(compressor="lz4"))
     assert kept(state) == [pb.SetTierRequest(compressor="lz4", pack=True)]
+
+
+def test_every_named_device_is_kept_in_the_order_of_the_last_requests(state: FakeState) -> None:
+    settings = OperatorSettings(state)
+    for device in ("/dev/loop1", "/dev/loop2", "/dev/loop1"):
+        settings.keep(pb.AttributeRequest(device=device, replace=True))
+    assert [request.device for request in kept(state)] == ["/dev/loop2", "/dev/loop1"]

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
+import small_host
 from farswap.client_nbd import config as host_config
 from farswap.client_nbd.survival import supervisor as supervisor_module
 from farswap.client_nbd.survival.keeper import Keeper
@@ -48,6 +49,11 @@ def serve():
 def die():
     os.kill(os.getpid(), signal.SIGKILL)
 
+def ask(**report):
+    link.send(Report(number=7, **report))
+    while link.receive(News).answer != 7:
+        pass
+
 later = {}  # what was kept after this worker has started
 
 def turn():
@@ -70,18 +76,6 @@ def note(text):
         file.write(f"{text}\\n")
 """
 
-CONFIG = """
-[device]
-name = "swap0"
-size = "4MiB"
-host_id = "h1"
-[nbd]
-listen = []
-[tier]
-pool_limit = "4MiB"
-"""
-
-
 # Of a worker whose end the next one sees as a standby.
 DIES = "keep(b'pages'); serve(); wait_for('waits'); die()"
 
@@ -92,7 +86,7 @@ class Bench:
     def __init__(self, directory: Path) -> None:
         self.notes = directory / "notes"
         self.notes.touch()
-        self.config = host_config.parse(CONFIG, "host.toml")
+        self.config = host_config.parse(small_host.TEXT, "host.toml")
         self.keeper = Keeper(self.config, directory)
         self.programs: list[str] = []
         self.started = 0
@@ -100,7 +94,7 @@ class Bench:
     def run(self, *programs: str) -> int:
         """Further workers wait until they are killed."""
         self.programs = list(programs)
-        return Supervisor(CONFIG, self.keeper, self._start).run()
+        return Supervisor(small_host.TEXT, self.keeper, self._start).run()
 
     def noted(self) -> list[str]:
         return self.notes.read_text().splitlines()
@@ -137,9 +131,7 @@ def test_a_worker_that_ends_in_order_has_no_standby_first(bench: Bench) -> None:
         keep(b'')
         serve()
         wait_for('waits')
-        link.send(Report(ending=True))
-        while not link.receive(News).alone:
-            pass
+        ask(ending=True)
         (standby,) = [line for line in open(sys.argv[2]).read().split() if line.isdigit()]
         note(os.path.exists(f"/proc/{standby}"))
         """
@@ -180,13 +172,48 @@ def test_a_worker_is_started_at_once_when_both_are_dead(bench: Bench) -> None:
     assert bench.noted() == ["waits", "False", "ended with 3", "pages"]
 
 
+def test_a_worker_has_its_answer_when_the_standby_has_the_news(bench: Bench) -> None:
+    first = """
+        keep(b'pages')
+        serve()
+        wait_for('waits')
+        ask(kept=(Kept('late', 'tmpfs', os.memfd_create('late')),))
+        die()
+        """
+    successor = """
+        note('waits')
+        note([kept.name for kept in link.receive(News).kept])
+        turn()
+        """
+    assert bench.run(first, successor) == 0
+    assert bench.noted() == ["waits", "['late']"]
+
+
+def test_a_standby_that_takes_no_news_holds_nobody_up(bench: Bench) -> None:
+    first = """
+        keep(b'pages')
+        serve()
+        wait_for('waits')
+        for number in range(2000):
+            ask(kept=(Kept('a', 'tmpfs', os.memfd_create('a')),))
+        """
+    assert bench.run(first, "note('waits'); signal.pause()") == 0
+
+
+def test_a_worker_that_dies_while_it_ends_is_the_last(bench: Bench) -> None:
+    ends = "keep(b'pages'); serve(); wait_for('waits'); ask(ending=True); die()"
+    assert bench.run(ends, "note('waits'); signal.pause()") == -signal.SIGKILL
+    assert bench.started == 2
+    assert not bench.keeper.kept
+
+
 def test_a_standby_that_dies_is_replaced(bench: Bench) -> None:
     first = "keep(b'pages'); serve(); wait_for('third')"
     assert bench.run(first, "die()", "die()", "note('third'); signal.pause()") == 0
 
 
 def test_each_worker_has_the_configuration_of_the_first(bench: Bench) -> None:
-    bench.run(DIES, "note('waits'); turn(); note(orders.config == " + repr(CONFIG) + ")")
+    bench.run(DIES, "note('waits'); turn(); note(orders.config == " + repr(small_host.TEXT) + ")")
     assert bench.noted() == ["waits", "True"]
 
 

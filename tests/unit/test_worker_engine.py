@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 import pytest
+import small_host
 from fake_machine import FakeMachine
 from farswap.client_nbd import config as host_config
 from farswap.client_nbd.survival import engine as engines
@@ -13,19 +14,7 @@ from farswap.common.errors import StartError
 if TYPE_CHECKING:
     from pathlib import Path
 
-CONFIG = host_config.parse(
-    """
-    [device]
-    name = "swap0"
-    size = "4MiB"
-    host_id = "h1"
-    [nbd]
-    listen = []
-    [tier]
-    pool_limit = "4MiB"
-    """,
-    "host.toml",
-)
+CONFIG = host_config.parse(small_host.TEXT, "host.toml")
 
 
 @pytest.fixture
