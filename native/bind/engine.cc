@@ -5,6 +5,7 @@
 #include "tier/state.h"
 
 namespace farswap::bind {
+
 Result<std::unique_ptr<Engine>> Engine::Create(EngineConfig config,
                                                const std::shared_ptr<tier::State>& state) {
   std::unique_ptr<Engine> engine(new Engine);

@@ -1,5 +1,6 @@
 // The socket of a connection, and how many bytes have gone each way. The positions are written
-// after the system call: a process that dies in between leaves them behind the truth, unlike
+// after the system call: a process that dies in between leaves them behind the truth. RingSocket
+// does not.
 #pragma once
 
 #include <sys/types.h>

@@ -1,7 +1,7 @@
 // The memory of a host: all that a successor needs after the process died at any instruction. It
 // has no pointers.
 //
-//   │ header │ ids of the groups │ members │ shard words │ slot table │ pool │
+//   │ header │ mutexes │ ids of the groups │ notes │ members │ shard words │ slot table │ pool │
 //
 // Everything else is rebuilt from it (Pages::Recover) or lost: free lists, LRUs, charges and counts
 // follow from the records; counters and latencies start again.

@@ -117,8 +117,8 @@ class Tier final : public PageDevice {
   /// See Pages.
   Outcome Check() { return pages_.Check(); }
 
-  /// For comparisons with servers.
   State& state() const { return pages_.state(); }
+  /// For comparisons with servers.
   StoredObjects* stored_objects() { return &pages_; }
 
   // --- Proactive writeback
